@@ -1,0 +1,56 @@
+# Every target needs .venv and makes it by itself. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-translation demo-masked test test-all check docs schema clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## the pinned packages and this project, in .venv
+
+$(STAMP): requirements.lock pyproject.toml
+	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+	    if $$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "setting up $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "Python 3.11 or newer with venv is needed; name one with: make setup PYTHON=/path/to/python3" >&2; exit 1
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## train a small language model and a variant of it, compare them, continue a prompt
+	$(BIN)/python -m training.demo lm
+
+demo-translation: $(STAMP) ## train the original encoder-decoder to translate English to German
+	$(BIN)/python -m training.demo translation
+
+demo-masked: $(STAMP) ## train an encoder to fill in blanked characters
+	$(BIN)/python -m training.demo masked
+
+test: $(STAMP) ## the tests, without the slow ones
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(STAMP) ## all tests
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP) ## lint, format, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+docs: $(STAMP) ## build the site into site/
+	$(BIN)/mkdocs build --strict
+
+schema: $(STAMP) ## write the generated files anew: JSON Schema and block reference
+	$(BIN)/blockformer schema
+
+clean: ## remove what the tools wrote, but neither .venv nor runs
+	rm -rf build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
