@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
+TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-translation demo-masked test test-all check docs schema clean
+.PHONY: help setup demo demo-translation demo-masked test test-all check docs schema lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +22,8 @@ $(STAMP): requirements.lock pyproject.toml
 	    fi; \
 	done; \
 	echo "Python 3.11 or newer with venv is needed; name one with: make setup PYTHON=/path/to/python3" >&2; exit 1
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	$(PIP) install -r requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: $(STAMP) ## train a small language model and a variant of it, compare them, continue a prompt
@@ -50,6 +52,20 @@ docs: $(STAMP) ## build the site into site/
 
 schema: $(STAMP) ## write the generated files anew: JSON Schema and block reference
 	$(BIN)/blockformer schema
+
+# In a venv of its own, so that nothing tried by hand gets in. Torch's own companions (CUDA, Triton) differ by machine and
+# are pinned by torch itself; a local suffix such as +cpu names a file that other machines do not find.
+lock: VENV := .venv-lock
+lock: ## resolve pyproject.toml anew into requirements.lock
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet 'torch==$(TORCH)' '.[dev,docs,hf]'
+	{ echo '# Everything that is installed with torch $(TORCH) and the extras dev, docs and hf, exactly.'; \
+	  echo '# Made by `make lock`; installed by `make setup`. Not for editing by hand.'; \
+	  $(PIP) freeze --all --exclude pip --exclude blockformer | sed -E '/^(nvidia|cuda|triton)/d; s/\+[[:alnum:].]+$$//'; \
+	} > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf $(VENV)
 
 clean: ## remove what the tools wrote, but neither .venv nor runs
 	rm -rf build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
