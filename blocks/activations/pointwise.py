@@ -1,0 +1,108 @@
+"""The common pointwise non-linearities."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blocks.base import Activation
+from registry import register
+
+
+@register("relu")
+class ReLU(Activation):
+    """max(x, 0), as in the original Transformer."""
+
+    paper = "Nair & Hinton, 2010"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
+@register("relu2")
+class ReLUSquared(Activation):
+    """max(x, 0)^2."""
+
+    paper = "So et al., 2021, arXiv:2109.08668"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+@register("gelu")
+class GELU(Activation):
+    """x * Phi(x) with the normal distribution's Phi."""
+
+    paper = "Hendrycks & Gimpel, 2016, arXiv:1606.08415"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
+
+@register("gelu_tanh")
+class GELUTanh(Activation):
+    """GELU with Phi approximated by a tanh, as GPT-2 computes it."""
+
+    paper = "Hendrycks & Gimpel, 2016, arXiv:1606.08415"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh")
+
+
+@register("silu")
+class SiLU(Activation):
+    """x * sigmoid(x), also called swish."""
+
+    paper = "Elfwing et al., 2017, arXiv:1702.03118; Ramachandran et al., 2017, arXiv:1710.05941"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x)
+
+
+@register("sigmoid")
+class Sigmoid(Activation):
+    """1 / (1 + exp(-x)); in a gated feed-forward it gives the original GLU."""
+
+    paper = "Dauphin et al., 2016, arXiv:1612.08083"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x)
+
+
+@register("tanh")
+class Tanh(Activation):
+    """tanh(x)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+@register("identity")
+class Identity(Activation):
+    """x itself: makes the feed-forward linear, or bilinear if it is gated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x

@@ -1,0 +1,58 @@
+"""From a recipe to a model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from blocks.models.base import Model
+from registry import Recipe, load
+from registry.recipe import Overrides
+
+
+def check(recipe: Recipe) -> Model:
+    """Build a recipe without memory, on the meta device: sizes are compared, parameters counted, nothing is allocated.
+
+    Raises:
+        RecipeError: blocks do not fit each other; every such place is named.
+    """
+    with torch.device("meta"), _Undrawn():
+        return cast("Model", recipe.build())
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the default initial values of torch's modules: they would be overwritten, and cost most of the time."""
+
+    skipped = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in self.skipped else func(*args, **(kwargs or {}))
+
+
+def build(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Overrides = (),
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """A model with initial values.
+
+    Args:
+        recipe: a path, the bare name of an installed recipe, a mapping, or a loaded recipe.
+        overrides: ``{"decoder.depth": 2}`` or ``["decoder.depth=2"]``; not with a loaded recipe.
+        seed: of the initial values.
+        device: where the parameters are.
+        dtype: of the parameters; None: torch's default.
+
+    Raises:
+        RecipeError: something is wrong with the recipe; all of it is named.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load(recipe, overrides)
+    model = check(loaded).to(dtype).to_empty(device=device)
+    if torch.device(device).type != "meta":
+        model.initialise(seed)
+    return model

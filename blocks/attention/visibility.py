@@ -1,0 +1,58 @@
+"""Which key each query may look at."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from blocks.base import Context
+
+
+class Visibility(NamedTuple):
+    """What a backend needs to know.
+
+    ``mask`` is (B or 1, 1, T, S) or (B, 1, 1, S) bool, True where a query may look; None: everywhere. ``causal`` says that
+    besides query t sees keys 0..t of equally many, which a backend may know how to do without a mask.
+    """
+
+    mask: Tensor | None
+    causal: bool
+
+
+def visibility(context: Context, *, causal: bool, window: int | None = None) -> Visibility:
+    """Self-attention: what padding, documents, causality and the window leave; made once a forward for all who share it."""
+    return context.once(("visibility", causal, window), lambda: _visibility(context, causal, window))
+
+
+def memory_visibility(context: Context) -> Visibility:
+    """Cross-attention: everything of the memory that is not padding."""
+    mask = context.memory_mask
+    return Visibility(None if mask is None else mask[:, None, None, :], causal=False)
+
+
+def _visibility(context: Context, causal: bool, window: int | None) -> Visibility:
+    length, keys = context.length, context.offset + context.length
+    if window is not None and window >= keys:
+        window = None
+    parts: list[Tensor] = []
+    if context.attention_mask is not None:
+        parts.append(context.attention_mask[:, None, None, :])
+    if context.documents is not None:
+        parts.append((context.documents[:, :, None] == context.documents[:, None, :])[:, None])
+    plainly_causal = causal and window is None and context.offset == 0 and not parts
+    if (causal and length > 1 or window is not None) and not plainly_causal:
+        parts.append(_band(context, keys, causal, window))
+    mask: Tensor | None = None
+    for part in parts:
+        mask = part if mask is None else mask & part
+    return Visibility(mask, plainly_causal and length > 1)
+
+
+def _band(context: Context, keys: int, causal: bool, window: int | None) -> Tensor:
+    device = context.positions.device
+    distance = torch.arange(context.offset, keys, device=device)[:, None] - torch.arange(keys, device=device)  # (T, S)
+    if causal:
+        seen = distance >= 0
+        return (seen if window is None else seen & (distance < window))[None, None]
+    assert window is not None
+    return (distance.abs() < window)[None, None]

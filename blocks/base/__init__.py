@@ -1,0 +1,58 @@
+"""The contracts: where a block sits, what it sees when it runs, and one abstract class per slot.
+
+Shape legend, used everywhere: B batch, T time (queries), S keys, D model width, H heads, G key/value heads, K head width,
+V vocabulary.
+"""
+
+from blocks.base.cache import Cache, KeyValues
+from blocks.base.component import Component
+from blocks.base.context import Context
+from blocks.base.site import Site
+from blocks.base.slots import (
+    Activation,
+    AttentionPositions,
+    Embedding,
+    EmbeddingFactory,
+    Factory,
+    FeedForward,
+    Head,
+    HeadFactory,
+    Init,
+    InputPositions,
+    Layer,
+    Mixer,
+    Norm,
+    Plain,
+    Residual,
+    Role,
+    Stack,
+    Transform,
+    TransformFactory,
+)
+
+__all__ = [
+    "Activation",
+    "AttentionPositions",
+    "Cache",
+    "Component",
+    "Context",
+    "Embedding",
+    "EmbeddingFactory",
+    "Factory",
+    "FeedForward",
+    "Head",
+    "HeadFactory",
+    "Init",
+    "InputPositions",
+    "KeyValues",
+    "Layer",
+    "Mixer",
+    "Norm",
+    "Plain",
+    "Residual",
+    "Role",
+    "Site",
+    "Stack",
+    "Transform",
+    "TransformFactory",
+]

@@ -1,0 +1,61 @@
+"""What every block is: a module that knows its site, its initial values and its cost."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from blocks.base.site import Site
+from registry import Block
+
+
+class Component(nn.Module, Block):
+    """A block that is an ``nn.Module``.
+
+    ``outputs`` names the child modules whose result goes straight into the residual stream, which some initial values
+    scale by depth; ``absent`` is True for a block that stands for nothing, so that its parent leaves the sublayer out.
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ()
+    absent: ClassVar[bool] = False
+
+    def __init__(self, site: Site | None = None) -> None:
+        super().__init__()
+        self.site = site
+
+    @classmethod
+    def hollow(cls) -> Self:
+        block = cls.__new__(cls)
+        nn.Module.__init__(block)
+        return block
+
+    def constants(self) -> Mapping[str, float]:
+        """Parameters that start at one value, by their name inside this block; all others are drawn by the init."""
+        return {}
+
+    def flops_per_token(self, length: int) -> float:
+        """Floating-point operations of the matrix products in one forward, a token, in a sequence of ``length`` tokens.
+
+        A product of (m, k) by (k, n) counts 2mkn; masked scores count as computed; norms and activations are left out.
+        """
+        return sum(flops_per_token(child, length) for child in self.children())
+
+    def components(self) -> Iterator[tuple[str, "Component"]]:
+        """Every block in this one, itself first, with its parameter-name prefix."""
+        for name, module in self.named_modules():
+            if isinstance(module, Component):
+                yield name, module
+
+
+def flops_per_token(module: nn.Module, length: int) -> float:
+    """As :meth:`Component.flops_per_token`, for any module: a Linear multiplies, other modules do what their children do."""
+    if isinstance(module, Component):
+        return module.flops_per_token(length)
+    if isinstance(module, nn.Linear):
+        return 2 * module.in_features * module.out_features
+    return sum(flops_per_token(child, length) for child in module.children())
+
+
+def described(module: Any) -> str:
+    """The slot and class of a block, for messages."""
+    return f"{module.slot} {type(module).__name__}"

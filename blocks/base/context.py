@@ -1,0 +1,95 @@
+"""What a block may know of its inputs, when it runs."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from blocks.base.cache import Cache, S
+
+T = TypeVar("T")
+
+
+@dataclass
+class Context:
+    """One forward's surroundings, shared by all layers.
+
+    Attributes:
+        positions: (B or 1, T) int, the place of each token in its own text, from 0; padding and documents are accounted for.
+        offset: number of tokens that the cache held before these.
+        attention_mask: (B, S) bool over cached and new tokens, True for a token and False for padding; None: no padding.
+        documents: (B, T) int, equal for tokens of the same document; None: one document a row.
+        memory: (B, S, D) output of the encoder, for cross mixers.
+        memory_mask: (B, S) bool, like ``attention_mask``, for ``memory``.
+        cache: what was remembered of earlier tokens, if decoding.
+        layer: index of the layer that runs, kept up to date only if there is a cache.
+    """
+
+    positions: Tensor
+    offset: int = 0
+    attention_mask: Tensor | None = None
+    documents: Tensor | None = None
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
+    cache: Cache | None = None
+    layer: int = 0
+    shared: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
+
+    @property
+    def length(self) -> int:
+        """T, the number of tokens in this forward."""
+        return self.positions.shape[1]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made once a forward for all who ask with the same ``key``. It must hold no parameters."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return cast("T", self.shared[key])
+
+    def state(self, name: str, make: Callable[[], S]) -> S | None:
+        """The cache's state for the mixer ``name`` of the layer that runs; None without a cache."""
+        return None if self.cache is None else self.cache.state(self.layer, name, make)
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> "Context":
+        """The context of ``tokens`` (B, T) or of vectors (B, T, D).
+
+        Raises:
+            ValueError: a mask has another shape than the tokens, or documents come with a cache.
+        """
+        batch, length = tokens.shape[:2]
+        for name, value in (("attention_mask", attention_mask), ("documents", documents)):
+            if value is not None and value.shape != (batch, length):
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, but the tokens have {(batch, length)}")
+        if documents is not None and cache is not None:
+            raise ValueError("documents cannot be given together with a cache: decoding continues one text a row")
+        offset = 0 if cache is None else cache.length
+        mask = None if attention_mask is None else attention_mask.bool()
+        if cache is not None:
+            mask = cache.extend_mask(mask, batch, length, tokens.device)
+        if positions is None:
+            positions = _positions(length, offset, mask, documents, tokens.device)
+        elif positions.ndim == 1:
+            positions = positions[None]
+        return cls(positions, offset, mask, documents, cache=cache)
+
+
+def _positions(length: int, offset: int, mask: Tensor | None, documents: Tensor | None, device: torch.device) -> Tensor:
+    index = torch.arange(offset, offset + length, device=device)[None]
+    if documents is not None:
+        new = torch.ones_like(documents, dtype=torch.bool)
+        new[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        return index - torch.where(new, index, 0).cummax(dim=1).values
+    if mask is not None:
+        return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:] if length else mask[:, :0].long()
+    return index

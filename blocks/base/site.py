@@ -1,0 +1,28 @@
+"""Where a block sits, known when it is built."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Everything that a block may know of its surroundings.
+
+    Attributes:
+        dim: width of the vectors that come in and go out.
+        max_length: longest sequence, in tokens, that the model promises to take.
+        depth: number of layers in the stack around the block.
+        layer: index of the layer around the block, from 0.
+        causal: a token may see itself and earlier ones only.
+        memory_dim: width of the encoder's output if the block looks at one (a cross mixer, or what holds one).
+    """
+
+    dim: int
+    max_length: int = 2048
+    depth: int = 1
+    layer: int = 0
+    causal: bool = True
+    memory_dim: int | None = None
+
+    def resized(self, dim: int) -> "Site":
+        """The same place with vectors of another width."""
+        return replace(self, dim=dim)

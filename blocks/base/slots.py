@@ -1,0 +1,249 @@
+"""One abstract class per slot: its contract, and nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
+
+from torch import Generator, Tensor, nn
+
+from blocks.base.component import Component
+from blocks.base.context import Context
+from blocks.base.site import Site
+from registry import AsRecipe, Block
+
+T = TypeVar("T")
+Factory = Annotated[Callable[[Site], T], AsRecipe()]
+Plain = Annotated[Callable[[], T], AsRecipe()]
+Role = Literal["matrix", "output", "embedding"]
+
+
+class Activation(Component, ABC):
+    """A pointwise non-linearity."""
+
+    slot = "activation"
+    given = ()
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(...) -> (...)"""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Norm(Component, ABC):
+    """Normalises the last axis."""
+
+    slot = "norm"
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class InputPositions(Component, ABC):
+    """Says where a token stands by a vector that is added to its embedding."""
+
+    slot = "input_positions"
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(B, T, D) embeddings -> (B, T, D) embeddings with positions."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, context: Context) -> Tensor: ...
+
+
+class AttentionPositions(Component, ABC):
+    """Says where tokens stand inside a mixer: rotates queries and keys, or adds to the scores."""
+
+    slot = "attention_positions"
+
+    def rotate(self, x: Tensor, context: Context) -> Tensor:
+        """Queries or keys (B, H, T, K) -> the same, placed at ``context.positions``."""
+        return x
+
+    def prepare(self, context: Context) -> None:
+        """Make what all layers share, before the first runs."""
+
+
+class Mixer(Component, ABC):
+    """Moves information between tokens. It must obey ``site.causal``, and read ``context.memory`` if ``site.memory_dim``."""
+
+    slot = "mixer"
+    works: ClassVar[frozenset[str]] = frozenset({"causal", "bidirectional", "cross"})
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        place = "cross" if site.memory_dim is not None else "causal" if site.causal else "bidirectional"
+        if place not in self.works:
+            raise ValueError(f"{type(self).__name__} does not work {place}, only {' and '.join(sorted(self.works))}")
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
+
+    def prepare(self, context: Context) -> None:
+        """Make what all layers share, before the first runs."""
+
+    @property
+    def cached_per_token(self) -> int:
+        """Numbers that the cache keeps for each token seen."""
+        return 0
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, context: Context) -> Tensor: ...
+
+
+class FeedForward(Component, ABC):
+    """Changes each token on its own."""
+
+    slot = "feedforward"
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Residual(Component, ABC):
+    """Wires one sublayer into the stream."""
+
+    slot = "residual"
+
+    @abstractmethod
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor: ...
+
+
+class Layer(Component, ABC):
+    """One step of the residual stream."""
+
+    slot = "layer"
+    usual = "sequential"
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
+
+    @abstractmethod
+    def prepare(self, context: Context) -> None:
+        """Let the mixers make what all layers share, before the first runs."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, context: Context) -> Tensor: ...
+
+
+class Stack(Component, ABC):
+    """Layers in order, and the norm after them."""
+
+    slot = "stack"
+    usual = "layers"
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Number of layers that a token passes."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, context: Context) -> Tensor: ...
+
+
+class Embedding(Component, ABC):
+    """Token ids to vectors. ``table`` (V, width) is what a tied head multiplies with."""
+
+    slot = "embedding"
+    given = ("site", "vocab_size", "tokens")
+    usual = "token"
+    width: int
+    tokens: nn.Embedding
+
+    @property
+    def table(self) -> Tensor:
+        """The token vectors, (V, width)."""
+        return self.tokens.weight
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, context: Context, segments: Tensor | None = None) -> Tensor:
+        """(B, T) ids -> (B, T, D)"""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, tokens: Tensor, context: Context, segments: Tensor | None = None) -> Tensor: ...
+
+
+EmbeddingFactory = Annotated[Callable[[Site, int, nn.Embedding | None], Embedding], AsRecipe()]
+
+
+class Transform(Component, ABC):
+    """A last change of the vectors before they become logits."""
+
+    slot = "transform"
+    given = ("site", "width")
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, width)"""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
+
+TransformFactory = Annotated[Callable[[Site, int], Transform], AsRecipe()]
+
+
+class Head(Component, ABC):
+    """Vectors to logits. It is given the vocabulary's size and the width of the embedding's token table."""
+
+    slot = "head"
+    given = ("site", "vocab_size", "width")
+
+    @abstractmethod
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        """(B, T, D) and the embedding's table (V, width) -> (B, T, V)"""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, table: Tensor) -> Tensor: ...
+
+
+HeadFactory = Annotated[Callable[[Site, int, int], Head], AsRecipe()]
+
+
+class Init(Block, ABC):
+    """Draws the initial values of one parameter at a time, so that they depend on nothing but its name and the seed."""
+
+    slot = "init"
+    given = ()
+
+    @abstractmethod
+    def draw(self, weight: Tensor, role: Role, depth: int, generator: Generator) -> None:
+        """Fill ``weight`` in place.
+
+        Args:
+            weight: float32 on CPU; of a matrix (..., out, in), of an embedding (rows, width).
+            role: an ``output`` is a matrix whose result goes straight into the residual stream.
+            depth: number of layers in the stack around it, 1 outside a stack.
+            generator: seeded by (seed, parameter name).
+        """

@@ -1,0 +1,75 @@
+"""A learned vector for each token."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from blocks.base import Context, Embedding, Factory, InputPositions, Norm, Site
+from blocks.positions.sinusoidal import SinusoidalPositions
+from registry import NonNegative, Positive, PositiveFloat, Probability, register
+
+
+@register("token")
+class TokenEmbedding(Embedding):
+    """scale * table[token] + positions + segments, then norm, dropout, and a projection if the table has its own width.
+
+    Args:
+        scale: factor on the token vectors; sqrt_dim is the root of their width, as in the original Transformer.
+        positions: what is added for the place of a token.
+        segments: number of segment ids (BERT's token types), each with a vector that is added; 0 for none.
+        norm: over the sum; null for none.
+        dropout: share of the channels set to zero while training.
+        width: width of the table; null: the model's. A narrower one is projected up (factorised, as in ALBERT).
+    """
+
+    paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.4; Devlin et al., 2018, arXiv:1810.04805"
+
+    def __init__(
+        self,
+        site: Site,
+        vocab_size: int,
+        tokens: nn.Embedding | None,
+        *,
+        scale: Literal["sqrt_dim"] | PositiveFloat = 1.0,
+        positions: Factory[InputPositions] = SinusoidalPositions,
+        segments: NonNegative = 0,
+        norm: Factory[Norm] | None = None,
+        dropout: Probability = 0.0,
+        width: Positive | None = None,
+    ) -> None:
+        super().__init__(site)
+        self.width = width or site.dim
+        self.scale = self.width**0.5 if scale == "sqrt_dim" else scale
+        narrow = site.resized(self.width)
+        self._shared = (tokens,) if tokens is not None else ()  # in a tuple, so that only its owner registers it
+        if tokens is None:
+            self.tokens = nn.Embedding(vocab_size, self.width)
+        elif tokens.embedding_dim != self.width:
+            raise ValueError(f"the shared token table has width {tokens.embedding_dim}, but width={self.width} is asked for")
+        self.positions = positions(narrow)
+        self.segments = nn.Embedding(segments, self.width) if segments else None
+        self.norm = norm(narrow) if norm else None
+        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(self.width, site.dim) if self.width != site.dim else None
+
+    @property
+    def table(self) -> Tensor:
+        return self._tokens.weight
+
+    @property
+    def _tokens(self) -> nn.Embedding:
+        return self._shared[0] if self._shared else self.tokens
+
+    def forward(self, tokens: Tensor, context: Context, segments: Tensor | None = None) -> Tensor:
+        x = self._tokens(tokens)
+        if self.scale != 1.0:
+            x = x * self.scale
+        x = self.positions(x, context)
+        if self.segments is not None:
+            x = x + (self.segments(segments) if segments is not None else self.segments.weight[0])
+        elif segments is not None:
+            raise ValueError("segment ids were given, but this embedding has segments=0")
+        if self.norm is not None:
+            x = self.norm(x)
+        x = self.dropout(x)
+        return x if self.project is None else self.project(x)

@@ -1,0 +1,19 @@
+"""No feed-forward."""
+
+from torch import Tensor
+
+from blocks.base import FeedForward, Site
+from registry import register
+
+
+@register("none")
+class NoFeedForward(FeedForward):
+    """Leave the sublayer out, with its norm and residual, to see what the feed-forward is worth."""
+
+    absent = True
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x

@@ -1,0 +1,32 @@
+"""BERT's transform before the vocabulary."""
+
+from torch import Tensor, nn
+
+from blocks.activations.pointwise import GELU
+from blocks.base import Activation, Factory, Norm, Plain, Site, Transform
+from blocks.norms.layer import LayerNorm
+from registry import register
+
+
+@register("mlm")
+class MLMTransform(Transform):
+    """norm(activation(dense(x))), into the width of the token table.
+
+    Args:
+        activation: the non-linearity.
+        norm: the norm after it.
+        bias: a bias in the dense projection.
+    """
+
+    paper = "Devlin et al., 2018, arXiv:1810.04805"
+
+    def __init__(
+        self, site: Site, width: int, *, activation: Plain[Activation] = GELU, norm: Factory[Norm] = LayerNorm, bias: bool = True
+    ) -> None:
+        super().__init__(site)
+        self.dense = nn.Linear(site.dim, width, bias=bias)
+        self.activation = activation()
+        self.norm = norm(site.resized(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.activation(self.dense(x)))

@@ -1,0 +1,39 @@
+"""Logits from the embedding's own table."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blocks.base import Head, Site, TransformFactory
+from registry import register
+
+
+@register("tied")
+class TiedHead(Head):
+    """x times the token table, transposed: one matrix reads tokens and writes them.
+
+    Args:
+        bias: a learned number for each token, added to its logit.
+        transform: what happens to the vectors first; null for nothing.
+    """
+
+    paper = "Press & Wolf, 2016, arXiv:1608.05859"
+
+    def __init__(self, site: Site, vocab_size: int, width: int, *, bias: bool = False, transform: TransformFactory | None = None) -> None:
+        super().__init__(site)
+        if transform is None and width != site.dim:
+            raise ValueError(f"the token table has width {width} and the model dim={site.dim}; a tied head then needs a transform")
+        self.transform = transform(site, width) if transform else None
+        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
+        self.size = vocab_size * width
+
+    def constants(self) -> Mapping[str, float]:
+        return {"bias": 0.0}
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return F.linear(x if self.transform is None else self.transform(x), table, self.bias)
+
+    def flops_per_token(self, length: int) -> float:
+        return super().flops_per_token(length) + 2 * self.size

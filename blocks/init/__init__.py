@@ -1,0 +1,1 @@
+"""Initial values of parameters, keyed by name."""

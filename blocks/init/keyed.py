@@ -1,0 +1,52 @@
+"""Initial values that depend on (seed, parameter name) and on nothing else.
+
+Changing one block leaves every other parameter bit-identical: the ground on which variants are compared. Values are drawn in
+float32 on the CPU, so neither device, dtype nor sharding changes them.
+"""
+
+import hashlib
+
+import torch
+from torch import Generator, nn
+
+from blocks.base import Component, Init, Role
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, init: Init, seed: int) -> None:
+    """Fill every parameter of ``model``: constants as their blocks say, biases with 0, all else as ``init`` draws."""
+    owners = dict(model.named_modules())
+    for name, parameter in model.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        owner = owners[path]
+        constant = owner.constants().get(leaf) if isinstance(owner, Component) else 0.0 if leaf == "bias" else None
+        if constant is not None:
+            parameter.fill_(constant)
+            continue
+        value = torch.empty(parameter.shape, dtype=torch.float32)
+        init.draw(value, _role(owners, path), _depth(owners, path), generator(seed, name))
+        parameter.copy_(value)
+
+
+def generator(seed: int, name: str) -> Generator:
+    """A CPU generator seeded by the pair."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+def _role(owners: dict[str, nn.Module], path: str) -> Role:
+    if isinstance(owners[path], nn.Embedding):
+        return "embedding"
+    parent, _, child = path.rpartition(".")
+    above = owners[parent]
+    return "output" if isinstance(above, Component) and child in above.outputs else "matrix"
+
+
+def _depth(owners: dict[str, nn.Module], path: str) -> int:
+    """The depth of the stack around a parameter, from the nearest block that knows its site."""
+    while path:
+        owner = owners[path]
+        if isinstance(owner, Component) and owner.site is not None:
+            return owner.site.depth
+        path = path.rpartition(".")[0]
+    return 1

@@ -1,0 +1,1 @@
+"""One Transformer layer: its sublayers and their order."""

@@ -1,0 +1,55 @@
+"""Sublayers one after another."""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from blocks.attention.softmax import MultiHeadAttention
+from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Residual, Site
+from blocks.feedforward.mlp import MLP
+from blocks.residual.pre import PreNorm
+from registry import register
+
+
+@register("sequential")
+class SequentialLayer(Layer):
+    """Mixer, then (in the decoder of an encoder-decoder) cross mixer, then feed-forward, each wired by ``residual``.
+
+    Args:
+        mixer: moves information between the tokens.
+        cross: looks at the encoder's output; built only where there is an encoder.
+        feedforward: changes each token on its own.
+        residual: wires each of them into the stream; every sublayer has its own.
+    """
+
+    paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1"
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        mixer: Factory[Mixer] = MultiHeadAttention,
+        cross: Factory[Mixer] = MultiHeadAttention,
+        feedforward: Factory[FeedForward] = MLP,
+        residual: Factory[Residual] = PreNorm,
+    ) -> None:
+        super().__init__(site)
+        own = replace(site, memory_dim=None)
+        self.mixer, self.mixer_residual = mixer(own), residual(own)
+        crosses = site.memory_dim is not None
+        self.cross, self.cross_residual = (cross(site), residual(own)) if crosses else (None, None)
+        built = feedforward(own)
+        self.feedforward, self.feedforward_residual = (None, None) if built.absent else (built, residual(own))
+
+    def prepare(self, context: Context) -> None:
+        self.mixer.prepare(context)
+        if self.cross is not None:
+            self.cross.prepare(context)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = self.mixer_residual(x, lambda y: self.mixer(y, context))
+        if (cross := self.cross) is not None and self.cross_residual is not None:
+            x = self.cross_residual(x, lambda y: cross(y, context))
+        if self.feedforward is not None and self.feedforward_residual is not None:
+            x = self.feedforward_residual(x, self.feedforward)
+        return x

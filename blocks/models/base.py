@@ -1,0 +1,53 @@
+"""What all models share."""
+
+from abc import ABC, abstractmethod
+
+from blocks.base import Component, Embedding, Init, Mixer, Stack
+from blocks.init.keyed import initialise
+
+
+class Model(Component, ABC):
+    """Token ids to logits. A model has ``vocab_size``, ``max_length`` and ``dim``, and knows its ``init``."""
+
+    slot = "model"
+    given = ()
+
+    def __init__(self, *, dim: int, vocab_size: int, max_length: int, init: Init) -> None:
+        super().__init__()
+        self.dim, self.vocab_size, self.max_length, self.init = dim, vocab_size, max_length, init
+
+    def initialise(self, seed: int = 0) -> None:
+        """Draw all initial values; each depends on ``seed`` and its parameter's name alone."""
+        initialise(self, self.init, seed)
+
+    def parameters_by_slot(self) -> dict[str, int]:
+        """How many parameters each slot's blocks own; their sum is the model's size."""
+        owners = {name: component.slot for name, component in self.components()}
+        sizes: dict[str, int] = {}
+        for name, parameter in self.named_parameters():
+            path = name
+            while path not in owners:
+                path = path.rpartition(".")[0]
+            sizes[owners[path]] = sizes.get(owners[path], 0) + parameter.numel()
+        return sizes
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """decoder_only, encoder_only or encoder_decoder: how it is called and trained."""
+
+    @property
+    def size(self) -> int:
+        """Number of parameters, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def width_of(embedding: Embedding) -> int:
+    """Width of the token table, which a head is told."""
+    return embedding.table.shape[1]
+
+
+def cached_per_token(stack: Stack) -> int:
+    """Numbers that a cache keeps for each token, over all mixers that look at the text itself."""
+    mixers = [module for module in stack.modules() if isinstance(module, Mixer)]
+    return sum(mixer.cached_per_token for mixer in mixers if mixer.site is not None and mixer.site.memory_dim is None)

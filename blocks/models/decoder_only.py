@@ -1,0 +1,85 @@
+"""Language models that write from left to right."""
+
+from torch import Tensor
+
+from blocks.base import Cache, Context, EmbeddingFactory, Factory, HeadFactory, Init, Plain, Site, Stack
+from blocks.embeddings.token import TokenEmbedding
+from blocks.heads.tied import TiedHead
+from blocks.init.schemes import Normal
+from blocks.models.base import Model, cached_per_token, width_of
+from blocks.stacks.layers import LayerStack
+from registry import Positive, register
+
+
+@register("decoder_only")
+class DecoderOnly(Model):
+    """Predicts the next token from those before it: embedding, one causal stack, head.
+
+    Args:
+        dim: width of the residual stream.
+        vocab_size: number of token ids.
+        max_length: longest sequence, in tokens.
+        embedding: ids to vectors.
+        decoder: the layers.
+        head: vectors to logits.
+        init: how initial values are drawn.
+    """
+
+    paper = "Liu et al., 2018, arXiv:1801.10198; Radford et al., 2018"
+
+    def __init__(
+        self,
+        *,
+        dim: Positive = 512,
+        vocab_size: Positive = 32000,
+        max_length: Positive = 2048,
+        embedding: EmbeddingFactory = TokenEmbedding,
+        decoder: Factory[Stack] = LayerStack,
+        head: HeadFactory = TiedHead,
+        init: Plain[Init] = Normal,
+    ) -> None:
+        super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
+        site = Site(dim=dim, max_length=max_length, causal=True)
+        self.embedding = embedding(site, vocab_size, None)
+        self.decoder = decoder(site)
+        self.head = head(site, vocab_size, width_of(self.embedding))
+
+    @property
+    def kind(self) -> str:
+        return "decoder_only"
+
+    def new_cache(self) -> Cache:
+        """An empty cache: give it to successive calls, each with the tokens that follow."""
+        return Cache(self.decoder.depth)
+
+    @property
+    def cached_per_token(self) -> int:
+        """Numbers that the cache keeps for each token, over all layers."""
+        return cached_per_token(self.decoder)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits of the token that follows each.
+
+        Args:
+            tokens: (B, T) ids.
+            attention_mask: (B, T) bool, True for a token, False for padding (on either side).
+            documents: (B, T) int; tokens see only those of their own document, and positions start anew in each.
+            positions: (B, T) or (T,) int, if they are not to be counted.
+            cache: from :meth:`new_cache`; holds the tokens before these.
+
+        Returns:
+            (B, T, V)
+        """
+        context = Context.of(tokens, attention_mask=attention_mask, documents=documents, positions=positions, cache=cache)
+        x = self.decoder(self.embedding(tokens, context), context)
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        return self.head(x, self.embedding.table)

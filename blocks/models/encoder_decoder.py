@@ -1,0 +1,117 @@
+"""Models that read one text and write another."""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from blocks.base import Cache, Context, EmbeddingFactory, Factory, HeadFactory, Init, Plain, Site, Stack
+from blocks.embeddings.token import TokenEmbedding
+from blocks.heads.tied import TiedHead
+from blocks.init.schemes import Xavier
+from blocks.models.base import Model, cached_per_token, width_of
+from blocks.stacks.layers import LayerStack
+from registry import Positive, register
+
+
+@register("encoder_decoder")
+class EncoderDecoder(Model):
+    """Reads a source with a bidirectional stack and writes a target with a causal one that looks at it through cross mixers.
+
+    Args:
+        dim: width of the residual stream, in both stacks.
+        vocab_size: number of token ids of the target, and of the source unless it has its own.
+        source_vocab_size: number of token ids of the source, if it is another vocabulary.
+        max_length: longest source and longest target, in tokens.
+        embedding: source ids to vectors.
+        target_embedding: target ids to vectors; null: made as ``embedding``.
+        share_tokens: source and target use one token table.
+        encoder: the layers that read.
+        decoder: the layers that write.
+        head: vectors to logits; a tied head uses the target's table.
+        init: how initial values are drawn.
+    """
+
+    paper = "Vaswani et al., 2017, arXiv:1706.03762"
+
+    def __init__(
+        self,
+        *,
+        dim: Positive = 512,
+        vocab_size: Positive = 32000,
+        source_vocab_size: Positive | None = None,
+        max_length: Positive = 512,
+        embedding: EmbeddingFactory = TokenEmbedding,
+        target_embedding: EmbeddingFactory | None = None,
+        share_tokens: bool = True,
+        encoder: Factory[Stack] = LayerStack,
+        decoder: Factory[Stack] = LayerStack,
+        head: HeadFactory = TiedHead,
+        init: Plain[Init] = Xavier,
+    ) -> None:
+        super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
+        source_size = source_vocab_size or vocab_size
+        if share_tokens and source_size != vocab_size:
+            raise ValueError(f"share_tokens needs one vocabulary, but source_vocab_size={source_size} and vocab_size={vocab_size}")
+        reading = Site(dim=dim, max_length=max_length, causal=False)
+        writing = Site(dim=dim, max_length=max_length, causal=True)
+        self.embedding = embedding(reading, source_size, None)
+        shared = self.embedding.tokens if share_tokens else None
+        self.target_embedding = (target_embedding or embedding)(writing, vocab_size, shared)
+        self.encoder = encoder(reading)
+        self.decoder = decoder(replace(writing, memory_dim=dim))
+        self.head = head(writing, vocab_size, width_of(self.target_embedding))
+
+    @property
+    def kind(self) -> str:
+        return "encoder_decoder"
+
+    def new_cache(self) -> Cache:
+        """An empty cache: give it to successive calls of :meth:`decode`, each with the target tokens that follow."""
+        return Cache(self.decoder.depth)
+
+    @property
+    def cached_per_token(self) -> int:
+        """Numbers that the cache keeps for each target token, over all layers (those of the source not counted)."""
+        return cached_per_token(self.decoder)
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of the token that follows each target token.
+
+        Args:
+            source: (B, S) ids.
+            target: (B, T) ids, beginning with the start token.
+            source_mask: (B, S) bool, True for a token, False for padding (on either side).
+            target_mask: (B, T) bool, likewise.
+
+        Returns:
+            (B, T, V)
+        """
+        return self.decode(target, self.encode(source, source_mask), source_mask, target_mask)
+
+    def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
+        """The memory (B, S, D) of a source (B, S)."""
+        context = Context.of(source, attention_mask=source_mask)
+        return self.encoder(self.embedding(source, context), context)
+
+    def decode(
+        self,
+        target: Tensor,
+        memory: Tensor,
+        source_mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of the token that follows each of ``target``, which follow those in the cache."""
+        context = Context.of(target, attention_mask=target_mask, cache=cache)
+        context.memory, context.memory_mask = memory, None if source_mask is None else source_mask.bool()
+        x = self.decoder(self.target_embedding(target, context), context)
+        if cache is not None:
+            cache.length += target.shape[1]
+        return self.head(x, self.target_embedding.table)

@@ -1,0 +1,84 @@
+"""Models that read a whole text at once."""
+
+from torch import Tensor
+
+from blocks.base import Context, EmbeddingFactory, Factory, HeadFactory, Init, Plain, Site, Stack
+from blocks.embeddings.token import TokenEmbedding
+from blocks.heads.tied import TiedHead
+from blocks.init.schemes import Normal
+from blocks.models.base import Model, width_of
+from blocks.stacks.layers import LayerStack
+from registry import Positive, register
+
+
+@register("encoder_only")
+class EncoderOnly(Model):
+    """Predicts tokens from all around them: embedding, one bidirectional stack, head.
+
+    Args:
+        dim: width of the residual stream.
+        vocab_size: number of token ids.
+        max_length: longest sequence, in tokens.
+        embedding: ids to vectors.
+        encoder: the layers.
+        head: vectors to logits.
+        init: how initial values are drawn.
+    """
+
+    paper = "Devlin et al., 2018, arXiv:1810.04805"
+
+    def __init__(
+        self,
+        *,
+        dim: Positive = 512,
+        vocab_size: Positive = 32000,
+        max_length: Positive = 512,
+        embedding: EmbeddingFactory = TokenEmbedding,
+        encoder: Factory[Stack] = LayerStack,
+        head: HeadFactory = TiedHead,
+        init: Plain[Init] = Normal,
+    ) -> None:
+        super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
+        site = Site(dim=dim, max_length=max_length, causal=False)
+        self.embedding = embedding(site, vocab_size, None)
+        self.encoder = encoder(site)
+        self.head = head(site, vocab_size, width_of(self.embedding))
+
+    @property
+    def kind(self) -> str:
+        return "encoder_only"
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        segments: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of the token at each place.
+
+        Args:
+            tokens: (B, T) ids.
+            segments: (B, T) segment ids, for an embedding that has some; all 0 if not given.
+            attention_mask: (B, T) bool, True for a token, False for padding (on either side).
+            documents: (B, T) int; tokens see only those of their own document, and positions start anew in each.
+            positions: (B, T) or (T,) int, if they are not to be counted.
+
+        Returns:
+            (B, T, V)
+        """
+        return self.head(self.encode(tokens, segments, attention_mask, documents, positions), self.embedding.table)
+
+    def encode(
+        self,
+        tokens: Tensor,
+        segments: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """The vectors before the head, (B, T, D); arguments as in :meth:`forward`."""
+        context = Context.of(tokens, attention_mask=attention_mask, documents=documents, positions=positions)
+        return self.encoder(self.embedding(tokens, context, segments), context)

@@ -1,0 +1,37 @@
+"""Layer normalisation."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blocks.base import Norm, Site
+from registry import PositiveFloat, register
+
+
+@register("layer")
+class LayerNorm(Norm):
+    """Centre and scale each vector: (x - mean) / sqrt(var + eps) * (offset + weight) + bias.
+
+    Args:
+        eps: added to the variance before the root.
+        weight: learn a scale for each channel.
+        bias: learn a shift for each channel.
+        offset: added to the learned scale; 1 keeps weights around 0, where weight decay pulls them.
+    """
+
+    paper = "Ba et al., 2016, arXiv:1607.06450"
+
+    def __init__(self, site: Site, *, eps: PositiveFloat = 1e-5, weight: bool = True, bias: bool = True, offset: float = 0.0) -> None:
+        super().__init__(site)
+        self.shape, self.eps, self.offset = (site.dim,), eps, offset
+        self.weight = nn.Parameter(torch.full(self.shape, 1.0 - offset)) if weight else None
+        self.bias = nn.Parameter(torch.zeros(self.shape)) if bias else None
+
+    def constants(self) -> Mapping[str, float]:
+        return {"weight": 1.0 - self.offset, "bias": 0.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight + self.offset if self.weight is not None and self.offset else self.weight
+        return F.layer_norm(x, self.shape, weight, self.bias, self.eps)

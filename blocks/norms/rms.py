@@ -1,0 +1,38 @@
+"""Root-mean-square normalisation."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blocks.base import Norm, Site
+from registry import PositiveFloat, register
+
+
+@register("rms")
+class RMSNorm(Norm):
+    """Scale each vector to unit root mean square: x / sqrt(mean(x^2) + eps) * (offset + weight) + bias.
+
+    Args:
+        eps: added to the mean square before the root.
+        weight: learn a scale for each channel.
+        bias: learn a shift for each channel.
+        offset: added to the learned scale; 1 keeps weights around 0, where weight decay pulls them.
+    """
+
+    paper = "Zhang & Sennrich, 2019, arXiv:1910.07467"
+
+    def __init__(self, site: Site, *, eps: PositiveFloat = 1e-6, weight: bool = True, bias: bool = False, offset: float = 0.0) -> None:
+        super().__init__(site)
+        self.shape, self.eps, self.offset = (site.dim,), eps, offset
+        self.weight = nn.Parameter(torch.full(self.shape, 1.0 - offset)) if weight else None
+        self.bias = nn.Parameter(torch.zeros(self.shape)) if bias else None
+
+    def constants(self) -> Mapping[str, float]:
+        return {"weight": 1.0 - self.offset, "bias": 0.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight + self.offset if self.weight is not None and self.offset else self.weight
+        y = F.rms_norm(x, self.shape, weight, self.eps)
+        return y if self.bias is None else y + self.bias

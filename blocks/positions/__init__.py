@@ -1,0 +1,1 @@
+"""Positions: added to embeddings, or applied inside a mixer."""

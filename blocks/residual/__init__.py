@@ -1,0 +1,1 @@
+"""How a sublayer is wired into the residual stream."""

@@ -1,0 +1,29 @@
+"""The norm after the sum."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from blocks.base import Factory, Norm, Residual, Site
+from blocks.norms.layer import LayerNorm
+from registry import Probability, register
+
+
+@register("post")
+class PostNorm(Residual):
+    """norm(x + dropout(f(x))), as in the original Transformer and BERT. Put no norm after such a stack.
+
+    Args:
+        norm: what stands after the sum.
+        dropout: share of the sublayer's output set to zero while training.
+    """
+
+    paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1"
+
+    def __init__(self, site: Site, *, norm: Factory[Norm] = LayerNorm, dropout: Probability = 0.0) -> None:
+        super().__init__(site)
+        self.norm = norm(site)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.norm(x + self.dropout(sublayer(x)))

@@ -1,0 +1,29 @@
+"""The norm before the sublayer."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from blocks.base import Factory, Norm, Residual, Site
+from blocks.norms.layer import LayerNorm
+from registry import Probability, register
+
+
+@register("pre")
+class PreNorm(Residual):
+    """x + dropout(f(norm(x))): the stream itself is never normalised, so deep stacks train without warm-up.
+
+    Args:
+        norm: what stands before the sublayer.
+        dropout: share of the sublayer's output set to zero while training.
+    """
+
+    paper = "Xiong et al., 2020, arXiv:2002.04745"
+
+    def __init__(self, site: Site, *, norm: Factory[Norm] = LayerNorm, dropout: Probability = 0.0) -> None:
+        super().__init__(site)
+        self.norm = norm(site)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return x + self.dropout(sublayer(self.norm(x)))

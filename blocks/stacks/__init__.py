@@ -1,0 +1,1 @@
+"""Layers in order, and the norm after them."""

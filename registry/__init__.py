@@ -1,0 +1,37 @@
+"""Name a block, read its recipe schema off its signature, build it from a recipe. Imports neither torch nor blocks."""
+
+from registry.core import Block, Entry, Parameter, entries, entry_of, register, slots
+from registry.errors import Mark, Problem, RecipeError, RegistrationError
+from registry.plugins import PluginError
+from registry.recipe import Recipe, find, installed, load
+from registry.spec import AsRecipe, Spec, parse
+from registry.types import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, Share
+
+__all__ = [
+    "AsRecipe",
+    "Block",
+    "Entry",
+    "Mark",
+    "NonNegative",
+    "NonNegativeFloat",
+    "Parameter",
+    "PluginError",
+    "Positive",
+    "PositiveFloat",
+    "Probability",
+    "Problem",
+    "Recipe",
+    "RecipeError",
+    "RegistrationError",
+    "Runtime",
+    "Share",
+    "Spec",
+    "entries",
+    "entry_of",
+    "find",
+    "installed",
+    "load",
+    "parse",
+    "register",
+    "slots",
+]

@@ -1,0 +1,140 @@
+"""Put recipes together: deep merge, ``like``, dotted overrides, and types written out."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from registry.core import Entry, Parameter, as_recipe, entries
+from registry.errors import Mark, Problem, RecipeError, nearest
+from registry.spec import with_type
+from registry.strict_yaml import Map, Seq
+from registry.trees import from_plain
+
+Path = tuple[str | int, ...]
+
+
+def merged(base: Any, change: Any) -> Any:
+    """``change`` laid over ``base``, key by key; a block whose ``type`` changes starts afresh."""
+    if isinstance(base, Map) and isinstance(change, str) and base.get("type") == change:
+        return base
+    if not isinstance(base, Map) or not isinstance(change, Map):
+        return change
+    if "type" in base and change.get("type", base["type"]) != base["type"]:
+        return change
+    both = Map(base, base.marks | change.marks, base.mark)
+    for key, value in change.items():
+        both[key] = merged(base[key], value) if key in base else value
+    return both
+
+
+def overridden(tree: Map, key: str, value: Any, mark: Mark) -> Map:
+    """Lay ``value`` over the place ``a.b.c`` of ``tree``; a number in the key is an index of a list.
+
+    Raises:
+        RecipeError: the key is not of that form, or its index is outside the list.
+    """
+    parts = key.split(".")
+    if not all(parts):
+        raise RecipeError([Problem(mark, "", "must have the form key.key=value")])
+    return cast("Map", _set(tree, parts, from_plain(value, mark), mark))
+
+
+def _set(node: Any, parts: list[str], value: Any, mark: Mark) -> Any:
+    if not parts:
+        return merged(node, value)
+    part, rest = parts[0], parts[1:]
+    if isinstance(node, Seq) and part.isdigit():
+        index = int(part)
+        if index >= len(node):
+            raise RecipeError([Problem(mark, "", f"index {index} is outside a list of {len(node)}")])
+        items, marks = list(node), list(node.marks)
+        items[index], marks[index] = _set(items[index], rest, value, mark), mark
+        return Seq(items, marks)
+    inner = node.get(part) if isinstance(node, Map) else None
+    return merged(node, Map({part: _set(inner, rest, value, mark)}, {part: mark}, mark))
+
+
+def without_like(node: Any) -> Any:
+    """Resolve ``like: sibling`` in every mapping of named blocks.
+
+    Raises:
+        RecipeError: there is no such sibling, or they lead in a circle.
+    """
+    if isinstance(node, Seq):
+        return Seq([without_like(item) for item in node], node.marks)
+    if not isinstance(node, Map):
+        return node
+    done = Map(node, node.marks, node.mark)
+    for key in node:
+        done[key] = without_like(_alike(node, key, ()))
+    return done
+
+
+def _alike(siblings: Map, key: str, seen: tuple[str, ...]) -> Any:
+    value = siblings[key]
+    if not isinstance(value, Map) or "like" not in value:
+        return value
+    name, mark = value["like"], value.marks["like"]
+    others = [other for other in siblings if other != key]
+    if name not in others:
+        hint = nearest(str(name), others) or f"known: {', '.join(others) or 'none'}"
+        raise RecipeError([Problem(mark, f"{key}.like", f"there is no {name!r} beside {key!r}; {hint}")])
+    if name in seen:
+        raise RecipeError([Problem(mark, f"{key}.like", f"leads in a circle: {' -> '.join((*seen, key, name))}")])
+    change = Map({k: v for k, v in value.items() if k != "like"}, value.marks, value.mark)
+    return merged(_alike(siblings, name, (*seen, key)), change)
+
+
+def typed(slot: str, value: Any, default: Any = None, *, filled: bool = False) -> Any:
+    """The tree with every block's ``type`` written out; ``filled`` adds the blocks that only the defaults name.
+
+    What cannot be understood is left as it is: checking is not done here.
+    """
+    written = _mapping(value)
+    if not isinstance(written, Mapping) or "like" in written:
+        return cast("Any", written)
+    tree = _as_map(cast("Mapping[str, Any]", written))
+    tree = Map(with_type(tree, default), tree.marks, tree.mark)
+    usual = next((entry.block.usual for entry in entries(slot).values()), None)
+    name = tree.get("type", usual)
+    entry = entries(slot).get(name) if isinstance(name, str) else None
+    if entry is None:
+        return tree
+    result = Map({"type": name} | tree, tree.marks, tree.mark)
+    for key, parameter in entry.parameters.items():
+        if parameter.slot and (key in tree or filled):
+            result[key] = _typed_parameter(parameter, tree.get(key, parameter.default), filled)
+    return result
+
+
+def _typed_parameter(parameter: Parameter, value: Any, filled: bool) -> Any:
+    slot = cast("str", parameter.slot)
+    if parameter.arity == "many" and isinstance(value, list | tuple):
+        items = [typed(slot, item, filled=filled) for item in cast("list[Any]", value)]
+        return Seq(items, value.marks if isinstance(value, Seq) else None)
+    if parameter.arity == "named" and isinstance(value, Mapping):
+        tree = _as_map(cast("Mapping[str, Any]", value))
+        return Map({name: typed(slot, item, filled=filled) for name, item in tree.items()}, tree.marks, tree.mark)
+    return value if value is None else typed(slot, value, parameter.default, filled=filled)
+
+
+def blocks_in(slot: str, tree: Any, path: Path = ()) -> Iterator[tuple[Path, Entry]]:
+    """Every block of a filled tree (see :func:`typed`): its key path and its entry."""
+    if not isinstance(tree, Map) or (entry := entries(slot).get(tree.get("type", ""))) is None:
+        return
+    yield path, entry
+    for key, parameter in entry.parameters.items():
+        inner = tree.get(key)
+        if not parameter.slot or inner is None:
+            continue
+        many = inner.items() if parameter.arity == "named" and isinstance(inner, Map) else enumerate(inner) if isinstance(inner, Seq) else None
+        for suffix, item in many if many is not None else [((), inner)]:
+            yield from blocks_in(parameter.slot, item, (*path, key, *((suffix,) if many is not None else ())))
+
+
+def _mapping(value: Any) -> Any:
+    value = as_recipe(value)
+    return Map({"type": value}) if isinstance(value, str) else value
+
+
+def _as_map(value: Mapping[str, Any]) -> Map:
+    return value if isinstance(value, Map) else Map(value)

@@ -1,0 +1,155 @@
+"""Recipe files: find one, resolve what it says, and check it against the registry."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+from registry.diagnosis import diagnosed
+from registry.errors import Mark, Problem, RecipeError, nearest
+from registry.merge import merged, overridden, typed, without_like
+from registry.spec import Spec, collecting_failures, parse
+from registry.strict_yaml import Map, parse_text, read
+from registry.trees import dotted, from_plain, plain, where
+
+ROOT = "model"
+Overrides = Mapping[str, Any] | Iterable[str]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe: its name, the Spec that builds the model, and the tree that remembers where all was written."""
+
+    name: str
+    spec: Spec[Any]
+    tree: Map
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical form, without what does not change the model."""
+        return self.spec.hash
+
+    def dump(self) -> dict[str, Any]:
+        """The canonical form as plain data: every default filled in, the order fixed."""
+        return self.spec.dump()
+
+    def to_yaml(self) -> str:
+        """The canonical form as YAML that :func:`load` reads back to the same hash."""
+        return yaml.safe_dump(self.dump(), sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+
+    def build(self, *given: Any) -> Any:
+        """Build the model.
+
+        Raises:
+            RecipeError: sizes do not fit each other; every such place is named at once.
+        """
+        with collecting_failures() as failures:
+            built = self.spec(*given)
+        if not failures:
+            return built
+        paths = {id(spec): path for path, spec in self.spec.walk()}
+        unexpected = [error for _, error in failures if not isinstance(error, ValueError)]
+        if len(unexpected) == len(failures):
+            raise unexpected[0]
+        wrong = [(spec, error) for spec, error in failures if isinstance(error, ValueError)]
+        raise RecipeError(self._problem(paths.get(id(spec), ()), str(error)) for spec, error in wrong)
+
+    def _problem(self, path: tuple[str | int, ...], message: str) -> Problem:
+        return Problem(where(self.tree, path), dotted(path), message)
+
+
+def load(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
+    """Read a recipe and check it against the registry.
+
+    Args:
+        source: a path, the bare name of an installed recipe, or a mapping that says what a file would.
+        overrides: ``{"decoder.depth": 2}`` or ``["decoder.depth=2"]``, laid over in order.
+
+    Raises:
+        RecipeError: all problems at once, each with file, line, key and remedy.
+    """
+    name, tree = _source(source)
+    tree = _as_model(tree)
+    for key, value, mark in assignments(overrides):
+        tree = _as_model(overridden(tree, key, value, mark))
+    tree = _as_model(without_like(tree))
+    try:
+        return Recipe(name, parse(ROOT, plain(tree)), tree)
+    except ValidationError as error:
+        raise RecipeError(diagnosed(ROOT, tree, error)) from None
+    except PydanticCustomError as error:
+        raise RecipeError([Problem(where(tree, ("type",)), "", error.message())]) from None
+
+
+def assignments(overrides: Overrides) -> Iterator[tuple[str, Any, Mark]]:
+    """Each override as its key, its value and where it was said; the value of a text ``key=value`` is YAML."""
+    if isinstance(overrides, Mapping):
+        pairs = cast("Mapping[str, Any]", overrides).items()
+        yield from ((key, value, Mark(f"override {key}={value}")) for key, value in pairs)
+        return
+    for text in overrides:
+        mark = Mark(f"override {text}")
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise RecipeError([Problem(mark, "", "must have the form key.key=value")])
+        yield key, parse_text(value, str(mark)), mark
+
+
+def find(name: str | Path) -> Path:
+    """The file of a recipe given by path or by the bare name of an installed one.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        raise RecipeError([Problem(Mark(str(name)), "", "there is no such file")])
+    known = installed()
+    if str(name) in known:
+        return known[str(name)]
+    hint = nearest(str(name), known) or f"known: {', '.join(known)}"
+    raise RecipeError([Problem(Mark(str(name)), "", f"no recipe has this name; {hint} (a file needs its ending, .yaml)")])
+
+
+def installed() -> dict[str, Path]:
+    """The recipes that come with the package, by bare name."""
+    here = Path(__file__).parent
+    folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("**/*.yaml"))}
+
+
+def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map]:
+    if isinstance(source, Mapping):
+        return str(source.get("type", "recipe")), from_plain(source, Mark("recipe"))
+    path = find(source)
+    return path.stem, _with_base(path, ())
+
+
+def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:
+    if path.resolve() in seen:
+        raise RecipeError([Problem(Mark(str(path)), "extends", f"leads in a circle: {' -> '.join(p.name for p in (*seen, path))}")])
+    tree = read(path)
+    if "extends" not in tree:
+        return tree
+    base, mark = tree["extends"], tree.marks["extends"]
+    change = Map({key: value for key, value in tree.items() if key != "extends"}, tree.marks, tree.mark)
+    if not isinstance(base, str):
+        raise RecipeError([Problem(mark, "extends", "must be one path or one name of a recipe")])
+    try:
+        beside = path.parent / base
+        found = beside if Path(base).suffix and beside.is_file() else find(base)
+    except RecipeError as error:
+        raise RecipeError([Problem(mark, "extends", f"{base!r}: {error.problems[0].message}")]) from None
+    return merged(_as_model(_with_base(found, (*seen, path.resolve()))), change)
+
+
+def _as_model(tree: Map) -> Map:
+    """Types written out, except that a model whose own type is missing or unknown stays as it is."""
+    result = typed(ROOT, tree)
+    return result if isinstance(result, Map) else tree
