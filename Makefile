@@ -48,7 +48,7 @@ check: $(STAMP) ## lint, format, types, import directions
 	$(BIN)/pyright
 
 docs: $(STAMP) ## build the site into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 schema: $(STAMP) ## write the generated files anew: JSON Schema and block reference
 	$(BIN)/blockformer schema
