@@ -25,10 +25,12 @@ def check(recipe: Recipe) -> Model:
 class _Undrawn(TorchFunctionMode):
     """Leaves out the default initial values of torch's modules: they would be overwritten, and cost most of the time."""
 
-    skipped = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_})
+    drawn = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_})
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in self.skipped else func(*args, **(kwargs or {}))
+        if func in self.drawn or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def build(
