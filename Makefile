@@ -17,7 +17,7 @@ setup: $(STAMP) ## the pinned packages and this project, in .venv
 
 $(STAMP): requirements.lock pyproject.toml
 	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
-	    if $$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        echo "setting up $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); \
 	    fi; \
 	done; \
