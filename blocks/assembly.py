@@ -13,7 +13,7 @@ from registry.recipe import Overrides
 
 
 def check(recipe: Recipe) -> Model:
-    """Build a recipe without memory, on the meta device: sizes are compared, parameters counted, nothing is allocated.
+    """Build a recipe on the meta device: sizes are compared, parameters counted, nothing allocated.
 
     Raises:
         RecipeError: blocks do not fit each other; every such place is named.

@@ -1,9 +1,9 @@
 """The signature is the schema.
 
-    @register("attention")
-    class MultiHeadAttention(Mixer):
-        def __init__(self, site: Site, *, heads: Positive = 8) -> None: ...
-                           ^ where it sits   ^ what a recipe may say about it
+@register("attention")
+class MultiHeadAttention(Mixer):
+    def __init__(self, site: Site, *, heads: Positive = 8) -> None: ...
+                       ^ where it sits   ^ what a recipe may say about it
 """
 
 import inspect
@@ -37,7 +37,7 @@ class Block:
 
     @classmethod
     def hollow(cls) -> Self:
-        """An instance without parameters that stands in for a block that could not be built, while errors are collected."""
+        """An empty instance, to stand in for a block that could not be built while errors are collected."""
         return cls.__new__(cls)
 
 
@@ -99,7 +99,9 @@ def register(name: str) -> Callable[[B], B]:
 
     def decorate(block: B) -> B:
         if taken := entries(block.slot).get(name):
-            raise RegistrationError(f"{block.slot} {name!r} already names {taken.block.__module__}.{taken.block.__qualname__}")
+            raise RegistrationError(
+                f"{block.slot} {name!r} already names {taken.block.__module__}.{taken.block.__qualname__}"
+            )
         parameters = _parameters(block)
         entry = Entry(name, block, parameters, _model(block, parameters))
         _ENTRIES.setdefault(block.slot, {})[name] = entry
@@ -111,7 +113,10 @@ def register(name: str) -> Callable[[B], B]:
 
 def _parameters(block: type[Block]) -> dict[str, Parameter]:
     hints = get_type_hints(block.__init__, include_extras=True)
-    described = {item.arg_name: item.description or "" for item in parse_docstring(block.__doc__ or "", DocstringStyle.GOOGLE).params}
+    described = {
+        item.arg_name: item.description or ""
+        for item in parse_docstring(block.__doc__ or "", DocstringStyle.GOOGLE).params
+    }
     parameters: dict[str, Parameter] = {}
     for parameter in _after_the_star(block):
         name = parameter.name
@@ -133,7 +138,9 @@ def _after_the_star(block: type[Block]) -> list[inspect.Parameter]:
     _, *parameters = inspect.signature(block.__init__).parameters.values()
     given = tuple(parameter.name for parameter in parameters[: len(block.given)])
     if given != block.given or any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters[: len(given)]):
-        raise RegistrationError(f"{block.__qualname__}.__init__ must begin ({', '.join(('self', *block.given))}, *, ...)")
+        raise RegistrationError(
+            f"{block.__qualname__}.__init__ must begin ({', '.join(('self', *block.given))}, *, ...)"
+        )
     return parameters[len(given) :]
 
 
@@ -146,7 +153,9 @@ def _check(block: type[Block], parameter: inspect.Parameter, hints: Mapping[str,
 
 
 def _model(block: type[Block], parameters: Mapping[str, Parameter]) -> type[BaseModel]:
-    fields: dict[str, Any] = {p.name: (p.annotation, Field(p.default, description=p.description)) for p in parameters.values()}
+    fields: dict[str, Any] = {
+        p.name: (p.annotation, Field(p.default, description=p.description)) for p in parameters.values()
+    }
     config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
     return create_model(block.__name__, __config__=config, __doc__=block.__doc__, __module__=block.__module__, **fields)
 
@@ -165,8 +174,11 @@ def as_recipe(default: Any) -> Any:
         partially = cast("partial[Any]", default)
         if partially.args:
             raise RegistrationError(f"{partially}: a default may bind keyword arguments only")
-        return {"type": as_recipe(partially.func), **{key: as_recipe(value) for key, value in partially.keywords.items()}}
-    if isinstance(default, type) and issubclass(default, Block):
+        return {
+            "type": as_recipe(partially.func),
+            **{key: as_recipe(value) for key, value in partially.keywords.items()},
+        }
+    if isinstance(default, type) and issubclass(cast("type[Any]", default), Block):
         if default not in _NAMES:
             raise RegistrationError(f"{default.__qualname__} is used as a default but is not registered")
         return _NAMES[default]

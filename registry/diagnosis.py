@@ -19,22 +19,21 @@ def diagnosed(slot: str, tree: Map, error: ValidationError) -> list[Problem]:
     found: dict[Path, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         found.setdefault(_written(tree, details["loc"]), []).append(details)
-    problems = [Problem(where(tree, path), dotted(path), _message(slot, filled, path, group)) for path, group in found.items()]
+    problems = [
+        Problem(where(tree, path), dotted(path), _message(slot, filled, path, group)) for path, group in found.items()
+    ]
     return sorted(problems, key=lambda problem: (problem.mark.source, problem.mark.line or 0))
 
 
-def _written(tree: Any, location: Path) -> Path:
+def _written(tree: Map, location: Path) -> Path:
     """The part of pydantic's location that is a path in the recipe; the rest names members of a union."""
-    path: Path = ()
-    for key in location:
-        if isinstance(tree, Map) and isinstance(key, str) and key in tree:
-            tree = tree[key]
-        elif isinstance(tree, Seq) and isinstance(key, int) and key < len(tree):
-            tree = tree[key]
-        else:
-            break
-        path = (*path, key)
-    return path
+    node: Any = tree
+    for index, key in enumerate(location):
+        keys = node if isinstance(node, Map) else range(len(node)) if isinstance(node, Seq) else ()
+        if key not in keys:
+            return location[:index]
+        node = cast("Any", node)[key]
+    return location
 
 
 def _message(slot: str, filled: Any, path: Path, group: list[ErrorDetails]) -> str:
@@ -55,7 +54,9 @@ def _wish(details: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else f"{value!r}" if not isinstance(value, dict | tuple) else f"a {'mapping' if isinstance(value, dict) else 'list'}"
+    if isinstance(value, dict | tuple):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return "null" if value is None else repr(value)
 
 
 def _unknown_key(slot: str, filled: Any, path: Path) -> str:
@@ -67,7 +68,9 @@ def _unknown_key(slot: str, filled: Any, path: Path) -> str:
 
 
 def _advice(known: dict[Path, Entry], parent: Path, here: Entry, key: str) -> Iterator[str]:
-    homes = sorted((path for path, entry in known.items() if key in entry.parameters), key=lambda path: _distance(path, parent))
+    homes = sorted(
+        (path for path, entry in known.items() if key in entry.parameters), key=lambda path: _distance(path, parent)
+    )
     if homes:
         yield f"it belongs in {dotted((*homes[0], key))!r}"
         return

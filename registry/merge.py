@@ -126,13 +126,15 @@ def blocks_in(slot: str, tree: Any, path: Path = ()) -> Iterator[tuple[Path, Ent
         inner = tree.get(key)
         if not parameter.slot or inner is None:
             continue
-        many = inner.items() if parameter.arity == "named" and isinstance(inner, Map) else enumerate(inner) if isinstance(inner, Seq) else None
-        for suffix, item in many if many is not None else [((), inner)]:
-            yield from blocks_in(parameter.slot, item, (*path, key, *((suffix,) if many is not None else ())))
+        if parameter.arity == "one":
+            yield from blocks_in(parameter.slot, inner, (*path, key))
+            continue
+        for suffix, item in inner.items() if isinstance(inner, Map) else enumerate(inner):
+            yield from blocks_in(parameter.slot, item, (*path, key, suffix))
 
 
 def _mapping(value: Any) -> Any:
-    value = as_recipe(value)
+    value = value if isinstance(value, Map) else as_recipe(value)
     return Map({"type": value}) if isinstance(value, str) else value
 
 

@@ -114,7 +114,9 @@ def find(name: str | Path) -> Path:
     if str(name) in known:
         return known[str(name)]
     hint = nearest(str(name), known) or f"known: {', '.join(known)}"
-    raise RecipeError([Problem(Mark(str(name)), "", f"no recipe has this name; {hint} (a file needs its ending, .yaml)")])
+    raise RecipeError(
+        [Problem(Mark(str(name)), "", f"no recipe has this name; {hint} (a file needs its ending, .yaml)")]
+    )
 
 
 def installed() -> dict[str, Path]:
@@ -133,7 +135,9 @@ def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map]:
 
 def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:
     if path.resolve() in seen:
-        raise RecipeError([Problem(Mark(str(path)), "extends", f"leads in a circle: {' -> '.join(p.name for p in (*seen, path))}")])
+        raise RecipeError(
+            [Problem(Mark(str(path)), "extends", f"leads in a circle: {' -> '.join(p.name for p in (*seen, path))}")]
+        )
     tree = read(path)
     if "extends" not in tree:
         return tree

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Spec(Generic[T]):
         return {"type": self.entry.name} | {key: _plain(value) for key, value in self.params}
 
     def identity(self) -> dict[str, Any]:
-        """:meth:`dump` without the parameters that do not change which model it is (see :class:`registry.types.Runtime`)."""
+        """:meth:`dump` without what does not change which model it is (see :class:`registry.types.Runtime`)."""
         keep = {name for name, parameter in self.entry.parameters.items() if not parameter.runtime}
         return {"type": self.entry.name} | {key: _plain(value, True) for key, value in self.params if key in keep}
 
@@ -84,7 +84,7 @@ _FAILURES: ContextVar["list[tuple[Spec[Any], Exception]] | None"] = ContextVar("
 
 
 @contextmanager
-def collecting_failures() -> Iterator["list[tuple[Spec[Any], Exception]]"]:
+def collecting_failures() -> Generator["list[tuple[Spec[Any], Exception]]"]:
     """Inside, a block that cannot be built is recorded and replaced by a hollow one, so that all failures are found."""
     failures: list[tuple[Spec[Any], Exception]] = []
     token = _FAILURES.set(failures)
@@ -101,17 +101,15 @@ def parse(slot: str, value: Any) -> Spec[Any]:
         pydantic.ValidationError: parameters are wrong.
         pydantic_core.PydanticCustomError: there is no such block, or no ``type`` where none is implied.
     """
-    match as_recipe(value):
-        case Spec() as spec if cast("Spec[Any]", spec).entry.slot == slot:
-            return cast("Spec[Any]", spec)
-        case str(name):
-            entry, params = _entry(slot, name), cast("dict[str, Any]", {})
-        case Mapping() as mapping:
-            params = dict(cast("Mapping[str, Any]", mapping))
-            name = params.pop("type", None) or _usual(slot)
-            entry = _entry(slot, name)
-        case other:
-            raise PydanticCustomError("block", "{slot} must be a name or a mapping with its 'type', not {other}", {"slot": slot, "other": repr(other)})
+    value = as_recipe(value)
+    if isinstance(value, Spec) and (spec := cast("Spec[Any]", value)).entry.slot == slot:
+        return spec
+    if not isinstance(value, str | Mapping):
+        context = {"slot": slot, "value": repr(cast("Any", value))}
+        raise PydanticCustomError("block", "{slot} must be a name or a mapping with its 'type', not {value}", context)
+    params: dict[str, Any] = {"type": value} if isinstance(value, str) else dict(cast("Mapping[str, Any]", value))
+    name = params.pop("type", None)
+    entry = _entry(slot, _usual(slot) if name is None else name)
     for key, parameter in entry.parameters.items():
         if parameter.slot and key in params:
             params[key] = with_type(params[key], parameter.default)

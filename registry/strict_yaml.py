@@ -10,6 +10,8 @@ from registry.errors import Mark, Problem, RecipeError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000  # counted after aliases are followed, so that nested aliases cannot explode
+MAX_DEPTH = 100
+PLAIN_TAGS = frozenset({"map", "seq", "str", "int", "float", "bool", "null"})
 
 
 class Map(dict[str, Any]):
@@ -42,7 +44,11 @@ def _resolve(tag: str, pattern: str, first: str) -> None:
 _resolve("null", r"~|null|Null|NULL|", "~nN")
 _resolve("bool", r"true|True|TRUE|false|False|FALSE", "tTfF")
 _resolve("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789")
-_resolve("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+0123456789.")
+_resolve(
+    "float",
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    "-+0123456789.",
+)
 cast("Any", _Loader).yaml_implicit_resolvers.setdefault("", []).append(("tag:yaml.org,2002:null", re.compile("^$")))
 
 
@@ -74,7 +80,7 @@ def parse_text(text: str, source: str) -> Any:
         RecipeError: the text is not YAML, or uses a feature that recipes do not have.
     """
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = cast("yaml.Node | None", cast("Any", yaml).compose(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         raise _failure(Mark(source, at.line + 1 if at else None), f"is not YAML: {error.problem}") from error
@@ -87,18 +93,17 @@ class _Builder:
     def __init__(self, source: str) -> None:
         self.source = source
         self.nodes = 0
-        self.constructor = _Loader("")
 
     def value(self, node: yaml.Node, depth: int = 0) -> Any:
         self.nodes += 1
-        if self.nodes > MAX_NODES or depth > 100:
+        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
             raise _failure(self.mark(node), "is too large or too deeply nested (aliases counted where they are used)")
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS:
+            raise _failure(self.mark(node), f"tag {node.tag!r} is not allowed: a recipe is plain data")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, depth)
         if isinstance(node, yaml.SequenceNode):
             return Seq([self.value(item, depth + 1) for item in node.value], [self.mark(item) for item in node.value])
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in ("str", "int", "float", "bool", "null"):
-            raise _failure(self.mark(node), f"tag {node.tag!r} is not allowed; a recipe is plain data")
         return self.scalar(node)
 
     def scalar(self, node: yaml.Node) -> Any:
@@ -116,9 +121,13 @@ class _Builder:
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str) or key_node.tag == "tag:yaml.org,2002:merge" or key == "<<":
-                raise _failure(self.mark(key_node), "keys must be plain names; to build on another layer say 'like: name'")
+                raise _failure(
+                    self.mark(key_node), "keys must be plain names; to build on another layer say 'like: name'"
+                )
             if key in result:
-                raise _failure(self.mark(key_node), f"key {key!r} is given twice; first at line {result.marks[key].line}")
+                raise _failure(
+                    self.mark(key_node), f"key {key!r} is given twice; first at line {result.marks[key].line}"
+                )
             result[key], result.marks[key] = self.value(value_node, depth + 1), self.mark(key_node)
         return result
 

@@ -7,9 +7,9 @@ from registry.errors import Mark
 from registry.strict_yaml import Map, Seq
 
 
-def where(tree: Any, path: Iterable[str | int]) -> Mark:
+def where(root: Map, path: Iterable[str | int]) -> Mark:
     """The mark of the deepest key on ``path`` that was written somewhere."""
-    mark = tree.mark if isinstance(tree, Map) and tree.mark else Mark("recipe")
+    mark, tree = root.mark or Mark("recipe"), cast("Any", root)
     for key in path:
         marks = getattr(tree, "marks", None)
         try:

@@ -1,7 +1,7 @@
 """Ways to compute softmax attention; each gives what ``eager`` gives.
 
-Queries (B, H, T, K), keys (B, G, S, K) and values (B, G, S, K') with H a multiple of G -> (B, H, T, K'). A query that may
-look nowhere gets zeros.
+Queries (B, H, T, K), keys (B, G, S, K) and values (B, G, S, K') with H a multiple of G -> (B, H, T, K'). A query that
+may look nowhere gets zeros.
 """
 
 from collections.abc import Callable

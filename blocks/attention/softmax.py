@@ -32,7 +32,10 @@ class MultiHeadAttention(Mixer):
         backend: how it is computed; auto chooses the fastest that can, and all agree.
     """
 
-    paper = "Vaswani et al., 2017, arXiv:1706.03762; Shazeer, 2019, arXiv:1911.02150; Ainslie et al., 2023, arXiv:2305.13245"
+    paper = (
+        "Vaswani et al., 2017, arXiv:1706.03762; multi-query: Shazeer, 2019, arXiv:1911.02150; "
+        "grouped-query: Ainslie et al., 2023, arXiv:2305.13245"
+    )
     outputs = ("out",)
 
     def __init__(
@@ -103,7 +106,7 @@ class MultiHeadAttention(Mixer):
         return (k, v) if state is None else state.append(k, v)
 
     def _heads(self, x: Tensor, norm: Norm | None = None) -> Tensor:
-        x = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
+        x = x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, H, T, K)
         return x if norm is None else norm(x)
 
     def flops_per_token(self, length: int) -> float:

@@ -11,8 +11,8 @@ from blocks.base import Context
 class Visibility(NamedTuple):
     """What a backend needs to know.
 
-    ``mask`` is (B or 1, 1, T, S) or (B, 1, 1, S) bool, True where a query may look; None: everywhere. ``causal`` says that
-    besides query t sees keys 0..t of equally many, which a backend may know how to do without a mask.
+    ``mask`` is (B or 1, 1, T, S) or (B, 1, 1, S) bool, True where a query may look; None: everywhere. ``causal`` says
+    that query t sees keys 0..t of equally many, which a backend may know how to do without a mask.
     """
 
     mask: Tensor | None
@@ -20,7 +20,7 @@ class Visibility(NamedTuple):
 
 
 def visibility(context: Context, *, causal: bool, window: int | None = None) -> Visibility:
-    """Self-attention: what padding, documents, causality and the window leave; made once a forward for all who share it."""
+    """Self-attention: what padding, documents, causality and the window leave; made once a forward."""
     return context.once(("visibility", causal, window), lambda: _visibility(context, causal, window))
 
 
@@ -40,7 +40,7 @@ def _visibility(context: Context, causal: bool, window: int | None) -> Visibilit
     if context.documents is not None:
         parts.append((context.documents[:, :, None] == context.documents[:, None, :])[:, None])
     plainly_causal = causal and window is None and context.offset == 0 and not parts
-    if (causal and length > 1 or window is not None) and not plainly_causal:
+    if ((causal and length > 1) or window is not None) and not plainly_causal:
         parts.append(_band(context, keys, causal, window))
     mask: Tensor | None = None
     for part in parts:

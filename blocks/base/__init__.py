@@ -1,7 +1,7 @@
 """The contracts: where a block sits, what it sees when it runs, and one abstract class per slot.
 
-Shape legend, used everywhere: B batch, T time (queries), S keys, D model width, H heads, G key/value heads, K head width,
-V vocabulary.
+Shape legend, used everywhere: B batch, T time (queries), S keys, D model width, H heads, G key/value heads,
+K head width, V vocabulary.
 """
 
 from blocks.base.cache import Cache, KeyValues

@@ -50,7 +50,7 @@ class KeyValues:
 
 
 class Cache:
-    """What a model remembers of the tokens that it has seen: one set of states a layer, and which tokens were padding."""
+    """What a model remembers of the tokens it has seen: the states of every layer, and which tokens were padding."""
 
     def __init__(self, depth: int) -> None:
         self.layers: list[dict[str, State]] = [{} for _ in range(depth)]
@@ -62,7 +62,7 @@ class Cache:
         return self.layers[layer].setdefault(name, make())  # pyright: ignore[reportReturnType]
 
     def extend_mask(self, mask: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor | None:
-        """Add the mask (B, T) of ``length`` new tokens and return the mask (B, S) of all; None while nothing is padding."""
+        """Add the mask (B, T) of ``length`` new tokens; return that (B, S) of all, None while nothing is padding."""
         if mask is None and self.attention_mask is None:
             return None
         before = self.attention_mask

@@ -1,7 +1,7 @@
 """What every block is: a module that knows its site, its initial values and its cost."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from torch import nn
 
@@ -12,8 +12,8 @@ from registry import Block
 class Component(nn.Module, Block):
     """A block that is an ``nn.Module``.
 
-    ``outputs`` names the child modules whose result goes straight into the residual stream, which some initial values
-    scale by depth; ``absent`` is True for a block that stands for nothing, so that its parent leaves the sublayer out.
+    ``outputs`` names the child modules whose result goes straight into the residual stream, which some inits scale by
+    depth; ``absent`` is True for a block that stands for nothing, so that its parent leaves the sublayer out.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ()
@@ -34,15 +34,15 @@ class Component(nn.Module, Block):
         return {}
 
     def flops_per_token(self, length: int) -> float:
-        """Floating-point operations of the matrix products in one forward, a token, in a sequence of ``length`` tokens.
+        """Floating-point operations of a forward's matrix products for one token in a sequence of ``length``.
 
-        A product of (m, k) by (k, n) counts 2mkn; masked scores count as computed; norms and activations are left out.
+        A product of (m, k) by (k, n) counts 2mkn, masked scores count as computed, norms and activations do not count.
         """
         return sum(flops_per_token(child, length) for child in self.children())
 
     def components(self) -> Iterator[tuple[str, "Component"]]:
         """Every block in this one, itself first, with its parameter-name prefix."""
-        for name, module in self.named_modules():
+        for name, module in cast("Iterator[tuple[str, nn.Module]]", self.named_modules()):
             if isinstance(module, Component):
                 yield name, module
 
@@ -54,8 +54,3 @@ def flops_per_token(module: nn.Module, length: int) -> float:
     if isinstance(module, nn.Linear):
         return 2 * module.in_features * module.out_features
     return sum(flops_per_token(child, length) for child in module.children())
-
-
-def described(module: Any) -> str:
-    """The slot and class of a block, for messages."""
-    return f"{module.slot} {type(module).__name__}"

@@ -17,9 +17,9 @@ class Context:
     """One forward's surroundings, shared by all layers.
 
     Attributes:
-        positions: (B or 1, T) int, the place of each token in its own text, from 0; padding and documents are accounted for.
+        positions: (B or 1, T) int, place of each token in its own text, from 0; padding and documents are allowed for.
         offset: number of tokens that the cache held before these.
-        attention_mask: (B, S) bool over cached and new tokens, True for a token and False for padding; None: no padding.
+        attention_mask: (B, S) bool over cached and new tokens, True for a token, False for padding; None: no padding.
         documents: (B, T) int, equal for tokens of the same document; None: one document a row.
         memory: (B, S, D) output of the encoder, for cross mixers.
         memory_mask: (B, S) bool, like ``attention_mask``, for ``memory``.
@@ -43,7 +43,7 @@ class Context:
         return self.positions.shape[1]
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` returns, made once a forward for all who ask with the same ``key``. It must hold no parameters."""
+        """What ``make`` returns, made once a forward for all who ask with this ``key``. It must hold no parameters."""
         if key not in self.shared:
             self.shared[key] = make()
         return cast("T", self.shared[key])

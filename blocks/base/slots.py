@@ -74,7 +74,11 @@ class AttentionPositions(Component, ABC):
 
 
 class Mixer(Component, ABC):
-    """Moves information between tokens. It must obey ``site.causal``, and read ``context.memory`` if ``site.memory_dim``."""
+    """Moves information between tokens.
+
+    It obeys ``site.causal``, and reads ``context.memory`` where there is a ``site.memory_dim``. ``works`` says where it
+    can stand.
+    """
 
     slot = "mixer"
     works: ClassVar[frozenset[str]] = frozenset({"causal", "bidirectional", "cross"})

@@ -45,7 +45,9 @@ class TokenEmbedding(Embedding):
         if tokens is None:
             self.tokens = nn.Embedding(vocab_size, self.width)
         elif tokens.embedding_dim != self.width:
-            raise ValueError(f"the shared token table has width {tokens.embedding_dim}, but width={self.width} is asked for")
+            raise ValueError(
+                f"the shared token table has width {tokens.embedding_dim}, but width={self.width} is asked for"
+            )
         self.positions = positions(narrow)
         self.segments = nn.Embedding(segments, self.width) if segments else None
         self.norm = norm(narrow) if norm else None

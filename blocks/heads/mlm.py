@@ -21,7 +21,13 @@ class MLMTransform(Transform):
     paper = "Devlin et al., 2018, arXiv:1810.04805"
 
     def __init__(
-        self, site: Site, width: int, *, activation: Plain[Activation] = GELU, norm: Factory[Norm] = LayerNorm, bias: bool = True
+        self,
+        site: Site,
+        width: int,
+        *,
+        activation: Plain[Activation] = GELU,
+        norm: Factory[Norm] = LayerNorm,
+        bias: bool = True,
     ) -> None:
         super().__init__(site)
         self.dense = nn.Linear(site.dim, width, bias=bias)

@@ -17,7 +17,9 @@ class OwnHead(Head):
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.4"
 
-    def __init__(self, site: Site, vocab_size: int, width: int, *, bias: bool = False, transform: TransformFactory | None = None) -> None:
+    def __init__(
+        self, site: Site, vocab_size: int, width: int, *, bias: bool = False, transform: TransformFactory | None = None
+    ) -> None:
         super().__init__(site)
         self.transform = transform(site, width) if transform else None
         self.project = nn.Linear(width if transform else site.dim, vocab_size, bias=bias)

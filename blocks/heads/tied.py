@@ -21,10 +21,14 @@ class TiedHead(Head):
 
     paper = "Press & Wolf, 2016, arXiv:1608.05859"
 
-    def __init__(self, site: Site, vocab_size: int, width: int, *, bias: bool = False, transform: TransformFactory | None = None) -> None:
+    def __init__(
+        self, site: Site, vocab_size: int, width: int, *, bias: bool = False, transform: TransformFactory | None = None
+    ) -> None:
         super().__init__(site)
         if transform is None and width != site.dim:
-            raise ValueError(f"the token table has width {width} and the model dim={site.dim}; a tied head then needs a transform")
+            raise ValueError(
+                f"the token table has width {width} and the model dim={site.dim}; a tied head then needs a transform"
+            )
         self.transform = transform(site, width) if transform else None
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
         self.size = vocab_size * width

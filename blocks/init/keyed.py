@@ -1,10 +1,12 @@
 """Initial values that depend on (seed, parameter name) and on nothing else.
 
-Changing one block leaves every other parameter bit-identical: the ground on which variants are compared. Values are drawn in
-float32 on the CPU, so neither device, dtype nor sharding changes them.
+Changing one block leaves every other parameter bit-identical: the ground on which variants are compared. Values are
+drawn in float32 on the CPU, so neither device, dtype nor sharding changes them.
 """
 
 import hashlib
+from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Generator, nn
@@ -15,7 +17,7 @@ from blocks.base import Component, Init, Role
 @torch.no_grad()
 def initialise(model: nn.Module, init: Init, seed: int) -> None:
     """Fill every parameter of ``model``: constants as their blocks say, biases with 0, all else as ``init`` draws."""
-    owners = dict(model.named_modules())
+    owners = dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules()))
     for name, parameter in model.named_parameters():
         path, _, leaf = name.rpartition(".")
         owner = owners[path]

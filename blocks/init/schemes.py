@@ -25,7 +25,7 @@ class Normal(Init):
 
 @register("depth_scaled")
 class DepthScaled(Init):
-    """A normal distribution, narrower by sqrt(2 * depth) for what is added to the residual stream, which so keeps its scale.
+    """A normal distribution, narrower by sqrt(2 * depth) for what is added to the residual stream, to keep its scale.
 
     Args:
         std: standard deviation of everything else.

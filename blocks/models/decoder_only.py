@@ -78,7 +78,9 @@ class DecoderOnly(Model):
         Returns:
             (B, T, V)
         """
-        context = Context.of(tokens, attention_mask=attention_mask, documents=documents, positions=positions, cache=cache)
+        context = Context.of(
+            tokens, attention_mask=attention_mask, documents=documents, positions=positions, cache=cache
+        )
         x = self.decoder(self.embedding(tokens, context), context)
         if cache is not None:
             cache.length += tokens.shape[1]

@@ -15,7 +15,7 @@ from registry import Positive, register
 
 @register("encoder_decoder")
 class EncoderDecoder(Model):
-    """Reads a source with a bidirectional stack and writes a target with a causal one that looks at it through cross mixers.
+    """Reads a source with a bidirectional stack, and writes a target with a causal one that looks at it.
 
     Args:
         dim: width of the residual stream, in both stacks.
@@ -51,7 +51,9 @@ class EncoderDecoder(Model):
         super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
         source_size = source_vocab_size or vocab_size
         if share_tokens and source_size != vocab_size:
-            raise ValueError(f"share_tokens needs one vocabulary, but source_vocab_size={source_size} and vocab_size={vocab_size}")
+            raise ValueError(
+                f"share_tokens needs one vocabulary, but source_vocab_size={source_size} and vocab_size={vocab_size}"
+            )
         reading = Site(dim=dim, max_length=max_length, causal=False)
         writing = Site(dim=dim, max_length=max_length, causal=True)
         self.embedding = embedding(reading, source_size, None)

@@ -23,7 +23,9 @@ class LayerNorm(Norm):
 
     paper = "Ba et al., 2016, arXiv:1607.06450"
 
-    def __init__(self, site: Site, *, eps: PositiveFloat = 1e-5, weight: bool = True, bias: bool = True, offset: float = 0.0) -> None:
+    def __init__(
+        self, site: Site, *, eps: PositiveFloat = 1e-5, weight: bool = True, bias: bool = True, offset: float = 0.0
+    ) -> None:
         super().__init__(site)
         self.shape, self.eps, self.offset = (site.dim,), eps, offset
         self.weight = nn.Parameter(torch.full(self.shape, 1.0 - offset)) if weight else None

@@ -23,7 +23,9 @@ class RMSNorm(Norm):
 
     paper = "Zhang & Sennrich, 2019, arXiv:1910.07467"
 
-    def __init__(self, site: Site, *, eps: PositiveFloat = 1e-6, weight: bool = True, bias: bool = False, offset: float = 0.0) -> None:
+    def __init__(
+        self, site: Site, *, eps: PositiveFloat = 1e-6, weight: bool = True, bias: bool = False, offset: float = 0.0
+    ) -> None:
         super().__init__(site)
         self.shape, self.eps, self.offset = (site.dim,), eps, offset
         self.weight = nn.Parameter(torch.full(self.shape, 1.0 - offset)) if weight else None

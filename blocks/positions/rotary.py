@@ -21,11 +21,15 @@ class RotaryPositions(AttentionPositions):
 
     paper = "Su et al., 2021, arXiv:2104.09864"
 
-    def __init__(self, site: Site, *, theta: PositiveFloat = 10000.0, fraction: Share = 1.0, interleaved: bool = False) -> None:
+    def __init__(
+        self, site: Site, *, theta: PositiveFloat = 10000.0, fraction: Share = 1.0, interleaved: bool = False
+    ) -> None:
         super().__init__(site)
         self.width = int(site.dim * fraction)
         if self.width % 2 or not self.width:
-            raise ValueError(f"rotary positions pair channels, but fraction={fraction} of a head of {site.dim} is {self.width}")
+            raise ValueError(
+                f"rotary positions pair channels, but fraction={fraction} of a head of {site.dim} is {self.width}"
+            )
         self.theta, self.interleaved = theta, interleaved
 
     def prepare(self, context: Context) -> None:

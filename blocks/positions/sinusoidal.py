@@ -21,7 +21,9 @@ class SinusoidalPositions(InputPositions):
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.5"
 
-    def __init__(self, site: Site, *, theta: PositiveFloat = 10000.0, layout: Literal["interleaved", "halves"] = "interleaved") -> None:
+    def __init__(
+        self, site: Site, *, theta: PositiveFloat = 10000.0, layout: Literal["interleaved", "halves"] = "interleaved"
+    ) -> None:
         super().__init__(site)
         if site.dim % 2:
             raise ValueError(f"sinusoidal positions pair channels, but dim={site.dim} is odd")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -48,16 +48,19 @@ class LayerStack(Stack):
         return len(self.layers)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        for layer in self.layers:
-            layer.prepare(context)  # pyright: ignore
-        for index, layer in enumerate(self.layers):
+        layers = cast("list[Layer]", self.layers)
+        for layer in layers:
+            layer.prepare(context)
+        for index, layer in enumerate(layers):
             if context.cache is not None:
                 context.layer = index
             x = layer(x, context)
         return x if self.norm is None else self.norm(x)
 
 
-def _plan(depth: int, layers: Mapping[str, object] | None, pattern: tuple[str, ...] | None, rest: str) -> list[str | None]:
+def _plan(
+    depth: int, layers: Mapping[str, object] | None, pattern: tuple[str, ...] | None, rest: str
+) -> list[str | None]:
     """The name of every layer, None where all are alike."""
     if layers is None and pattern is None:
         return [None] * depth
@@ -68,5 +71,7 @@ def _plan(depth: int, layers: Mapping[str, object] | None, pattern: tuple[str, .
     if unused := [name for name in layers if name not in pattern]:
         raise ValueError(f"layers has {unused[0]!r}, but pattern never uses it")
     if depth % len(pattern) and rest == "error":
-        raise ValueError(f"a pattern of {len(pattern)} layers does not fill depth={depth}; say 'rest: cut' to break off inside it")
+        raise ValueError(
+            f"a pattern of {len(pattern)} layers does not fill depth={depth}; say 'rest: cut' to break off inside it"
+        )
     return [pattern[index % len(pattern)] for index in range(depth)]
