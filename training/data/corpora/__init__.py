@@ -1,0 +1,1 @@
+"""Where text comes from: what is installed anyway (`docstrings`, `cldr`) and the user's own files."""
