@@ -23,7 +23,7 @@ def check(recipe: Recipe) -> Model:
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves out the default initial values of torch's modules: they would be overwritten, and cost most of the time."""
+    """Leaves out torch's own initial values: they would be overwritten, and cost most of the time."""
 
     drawn = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_})
 

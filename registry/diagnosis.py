@@ -1,13 +1,13 @@
 """Turn pydantic's findings about a recipe into lines that a user can act on."""
 
-from collections.abc import Iterator
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from registry.core import Entry, entries
-from registry.errors import Problem, nearest
+from registry.errors import Problem, nearest, shown
 from registry.merge import Path, blocks_in, typed
 from registry.strict_yaml import Map, Seq
 from registry.trees import dotted, where
@@ -40,52 +40,57 @@ def _message(slot: str, filled: Any, path: Path, group: list[ErrorDetails]) -> s
     first = group[0]
     if first["type"] == "extra_forbidden":
         return _unknown_key(slot, filled, path)
-    if first["type"] in ("unknown_block", "no_type", "block", "value_error"):
-        return first["msg"].removeprefix("Value error, ")
-    wishes = dict.fromkeys(_wish(details) for details in group)
-    return f"must be {' or '.join(wishes)}, not {_shown(first['input'])}"
+    if first["type"] == "unknown_block":
+        return first["msg"] + _home(slot, filled, path, first.get("ctx", {}).get("home", ""))
+    if first["type"] in ("no_type", "block"):
+        return first["msg"]
+    deepest = max(len(details["loc"]) for details in group)  # of a union, the member that got furthest was meant
+    meant = [details for details in group if len(details["loc"]) == deepest]
+    wishes = dict.fromkeys(_wish(details) for details in meant)
+    return f"must be {' or '.join(wishes)}, not {shown(meant[0]['input'])}"
 
 
 def _wish(details: ErrorDetails) -> str:
-    message = details["msg"]
-    for prefix in ("Input should be ", "Input should "):
-        message = message.removeprefix(prefix)
-    return message.removeprefix("a valid ")
+    known = {"int_type": "an integer", "float_type": "a number", "bool_type": "true or false", "string_type": "text"}
+    known |= {"tuple_type": "a list", "mapping_type": "a mapping"}
+    message = details["msg"].removeprefix("Input should be ").removeprefix("Input should ")
+    return known.get(details["type"], message)
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, dict | tuple):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    return "null" if value is None else repr(value)
+def _home(slot: str, filled: Any, path: Path, home: str) -> str:
+    """Where a block of the slot ``home`` would stand in this recipe."""
+    known = dict(blocks_in(slot, filled))
+    places = [
+        (*at, name) for at, entry in known.items() for name, p in entry.parameters.items() if home and p.slot == home
+    ]
+    return f"; it could stand in {dotted(_nearest(places, path))!r}" if places else ""
 
 
 def _unknown_key(slot: str, filled: Any, path: Path) -> str:
     *parents, key = path
     known = dict(blocks_in(slot, filled))
     here = known[tuple(parents)]
-    message = f"{here.slot} {here.name!r} has no parameter {key!r}"
-    return f"{message}; {'; '.join(_advice(known, tuple(parents), here, str(key)))}"
+    return f"{here.slot} {here.name!r} has no parameter {key!r}; {_advice(known, tuple(parents), here, str(key))}"
 
 
-def _advice(known: dict[Path, Entry], parent: Path, here: Entry, key: str) -> Iterator[str]:
-    homes = sorted(
-        (path for path, entry in known.items() if key in entry.parameters), key=lambda path: _distance(path, parent)
-    )
-    if homes:
-        yield f"it belongs in {dotted((*homes[0], key))!r}"
-        return
-    if close := nearest(key, here.parameters):
-        yield close
-        return
-    siblings = [entry.name for entry in entries(here.slot).values() if key in entry.parameters]
-    if siblings:
-        yield f"{here.slot} {siblings[0]!r} has it"
-    elsewhere = {(*path, name) for path, entry in known.items() for name in entry.parameters}
-    if close := nearest(key, {str(path[-1]) for path in elsewhere}):
-        name = close.split("'")[1]
-        home = min((path for path in elsewhere if path[-1] == name), key=lambda path: _distance(path, parent))
-        yield f"did you mean {dotted(home)!r}?"
-    yield f"known: {', '.join(here.parameters) or 'none'}"
+def _advice(known: dict[Path, Entry], parent: Path, here: Entry, key: str) -> str:
+    close = nearest(key, here.parameters)
+    if homes := [(*path, key) for path, entry in known.items() if key in entry.parameters]:
+        home = _nearest(homes, parent)
+        place = f"in {dotted(home)!r}" if len(home) > 1 else "at the top level"
+        return f"it belongs {place}{f' (or {close})' if close else ''}"
+    if close:
+        return close
+    if siblings := [entry.name for entry in entries(here.slot).values() if key in entry.parameters]:
+        return f"{here.slot} {siblings[0]!r} has it"
+    elsewhere = [(*path, name) for path, entry in known.items() for name in entry.parameters]
+    if alike := get_close_matches(key, {str(path[-1]) for path in elsewhere}, n=1):
+        return f"did you mean {dotted(_nearest([path for path in elsewhere if path[-1] == alike[0]], parent))!r}?"
+    return f"known: {', '.join(here.parameters) or 'none'}"
+
+
+def _nearest(places: list[Path], path: Path) -> Path:
+    return min(places, key=lambda place: _distance(place, path))
 
 
 def _distance(path: Path, other: Path) -> tuple[int, int]:

@@ -1,8 +1,10 @@
 """What is wrong with a recipe: every problem on a line of its own."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 
 class RegistrationError(TypeError):
@@ -44,3 +46,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """``did you mean 'x'?`` for the known name most like ``name``, or nothing."""
     close = get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def shown(value: Any) -> str:
+    """A wrong value as the user wrote it, cut short if it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else f"{text[:36]} ..."

@@ -7,7 +7,7 @@ from registry.core import Entry, Parameter, as_recipe, entries
 from registry.errors import Mark, Problem, RecipeError, nearest
 from registry.spec import with_type
 from registry.strict_yaml import Map, Seq
-from registry.trees import from_plain
+from registry.trees import dotted, from_plain
 
 Path = tuple[str | int, ...]
 
@@ -53,35 +53,36 @@ def _set(node: Any, parts: list[str], value: Any, mark: Mark) -> Any:
     return merged(node, Map({part: _set(inner, rest, value, mark)}, {part: mark}, mark))
 
 
-def without_like(node: Any) -> Any:
+def without_like(node: Any, path: Path = ()) -> Any:
     """Resolve ``like: sibling`` in every mapping of named blocks.
 
     Raises:
         RecipeError: there is no such sibling, or they lead in a circle.
     """
     if isinstance(node, Seq):
-        return Seq([without_like(item) for item in node], node.marks)
+        return Seq([without_like(item, (*path, index)) for index, item in enumerate(node)], node.marks)
     if not isinstance(node, Map):
         return node
     done = Map(node, node.marks, node.mark)
     for key in node:
-        done[key] = without_like(_alike(node, key, ()))
+        done[key] = without_like(_alike(node, key, (), path), (*path, key))
     return done
 
 
-def _alike(siblings: Map, key: str, seen: tuple[str, ...]) -> Any:
+def _alike(siblings: Map, key: str, seen: tuple[str, ...], path: Path) -> Any:
     value = siblings[key]
     if not isinstance(value, Map) or "like" not in value:
         return value
     name, mark = value["like"], value.marks["like"]
     others = [other for other in siblings if other != key]
+    here = dotted((*path, key, "like"))
     if name not in others:
         hint = nearest(str(name), others) or f"known: {', '.join(others) or 'none'}"
-        raise RecipeError([Problem(mark, f"{key}.like", f"there is no {name!r} beside {key!r}; {hint}")])
+        raise RecipeError([Problem(mark, here, f"there is no {name!r} beside {key!r}; {hint}")])
     if name in seen:
-        raise RecipeError([Problem(mark, f"{key}.like", f"leads in a circle: {' -> '.join((*seen, key, name))}")])
+        raise RecipeError([Problem(mark, here, f"leads in a circle: {' -> '.join((*seen, key, name))}")])
     change = Map({k: v for k, v in value.items() if k != "like"}, value.marks, value.mark)
-    return merged(_alike(siblings, name, (*seen, key)), change)
+    return merged(_alike(siblings, name, (*seen, key), path), change)
 
 
 def typed(slot: str, value: Any, default: Any = None, *, filled: bool = False) -> Any:

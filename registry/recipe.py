@@ -96,7 +96,7 @@ def assignments(overrides: Overrides) -> Iterator[tuple[str, Any, Mark]]:
         key, equals, value = text.partition("=")
         if not equals:
             raise RecipeError([Problem(mark, "", "must have the form key.key=value")])
-        yield key, parse_text(value, str(mark)), mark
+        yield key, parse_text(value, str(mark), lines=False), mark
 
 
 def find(name: str | Path) -> Path:
@@ -123,7 +123,7 @@ def installed() -> dict[str, Path]:
     """The recipes that come with the package, by bare name."""
     here = Path(__file__).parent
     folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("**/*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map]:

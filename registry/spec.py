@@ -12,7 +12,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from registry.core import Entry, as_recipe, entries, slots
-from registry.errors import nearest
+from registry.errors import nearest, shown
 from registry.factory import FactoryMarker, slot_of
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ def parse(slot: str, value: Any) -> Spec[Any]:
     if isinstance(value, Spec) and (spec := cast("Spec[Any]", value)).entry.slot == slot:
         return spec
     if not isinstance(value, str | Mapping):
-        context = {"slot": slot, "value": repr(cast("Any", value))}
+        context = {"slot": slot, "value": shown(cast("Any", value))}
         raise PydanticCustomError("block", "{slot} must be a name or a mapping with its 'type', not {value}", context)
     params: dict[str, Any] = {"type": value} if isinstance(value, str) else dict(cast("Mapping[str, Any]", value))
     name = params.pop("type", None)
@@ -161,7 +161,9 @@ def _entry(slot: str, name: Any) -> Entry:
     if isinstance(name, str) and (entry := entries(slot).get(name)):
         return entry
     known = sorted(entries(slot))
-    elsewhere = [other for other in slots() if other != slot and name in entries(other)]
-    hint = nearest(str(name), known) or (f"{name!r} is one of {elsewhere[0]}" if elsewhere else "")
-    context = {"slot": slot, "name": repr(name), "hint": hint, "known": ", ".join(known)}
-    raise PydanticCustomError("unknown_block", "no {slot} is called {name}; {hint} known: {known}", context)
+    home = next((other for other in slots() if other != slot and name in entries(other)), "")
+    hints = (nearest(str(name), known), f"{name!r} is one of {home};" if home else "")
+    context = {"slot": slot, "name": shown(name), "home": home, "hint": "".join(f" {hint}" for hint in hints if hint)}
+    raise PydanticCustomError(
+        "unknown_block", "no {slot} is called {name};{hint} known: {known}", context | {"known": ", ".join(known)}
+    )

@@ -73,8 +73,8 @@ def read(path: Path) -> Map:
     return value
 
 
-def parse_text(text: str, source: str) -> Any:
-    """Parse one YAML document into Map, Seq and scalars; ``source`` names it in errors.
+def parse_text(text: str, source: str, *, lines: bool = True) -> Any:
+    """Parse one YAML document into Map, Seq and scalars; ``source`` names it in errors, with the line if ``lines``.
 
     Raises:
         RecipeError: the text is not YAML, or uses a feature that recipes do not have.
@@ -83,7 +83,9 @@ def parse_text(text: str, source: str) -> Any:
         node = cast("yaml.Node | None", cast("Any", yaml).compose(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
-        raise _failure(Mark(source, at.line + 1 if at else None), f"is not YAML: {error.problem}") from error
+        remedy = "; indent with spaces, not tabs" if error.problem and "'\\t'" in error.problem else ""
+        mark = Mark(source, at.line + 1 if at and lines else None)
+        raise _failure(mark, f"is not YAML: {error.problem}{remedy}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise _failure(Mark(source), f"is not YAML: {str(error).splitlines()[0]}") from error
     return None if node is None else _Builder(source).value(node)

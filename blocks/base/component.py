@@ -48,7 +48,7 @@ class Component(nn.Module, Block):
 
 
 def flops_per_token(module: nn.Module, length: int) -> float:
-    """As :meth:`Component.flops_per_token`, for any module: a Linear multiplies, other modules do what their children do."""
+    """As :meth:`Component.flops_per_token`, for any module: a Linear multiplies, others do what their children do."""
     if isinstance(module, Component):
         return module.flops_per_token(length)
     if isinstance(module, nn.Linear):
