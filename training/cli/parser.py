@@ -1,0 +1,41 @@
+"""What the light commands share: how they read options and recipes."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that keeps line breaks in its texts and answers a mistake with one line."""
+
+    def __init__(self, *, prog: str, description: str, usage: str | None = None, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with status 2."""
+        print(f"{self.prog}: {message} (see `{self.prog} --help`)", file=sys.stderr)
+        sys.exit(2)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Let ``--set decoder.depth=4`` change a recipe, any number of times."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change the recipe, as in --set decoder.depth=4; may be repeated, and applies in order",
+    )
+
+
+def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
+    """Let ``--format`` choose one of ``formats``, the first if it is not given."""
+    parser.add_argument("--format", choices=formats, default=formats[0], help=f"default: {formats[0]}")
