@@ -4,7 +4,7 @@ from registry.core import Block, Entry, Parameter, entries, entry_of, register, 
 from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
 from registry.recipe import Recipe, find, installed, load
-from registry.spec import AsRecipe, Spec, parse
+from registry.spec import AsRecipe, Spec, parse, spec_of
 from registry.types import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, Share
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "parse",
     "register",
     "slots",
+    "spec_of",
 ]

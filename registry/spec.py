@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
+from weakref import finalize
 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -29,7 +30,7 @@ class Spec(Generic[T]):
         block = cast("Any", self.entry.block)
         failures = _FAILURES.get()
         try:
-            return block(*given, **dict(self.params))
+            built = block(*given, **dict(self.params))
         except Exception as error:
             if failures is None:
                 error.add_note(f"  while building {self.entry.slot} {self.entry.name!r}")
@@ -37,6 +38,9 @@ class Spec(Generic[T]):
             if isinstance(error, ValueError) or not failures:
                 failures.append((self, error))
             return block.hollow()
+        _BUILT_FROM[id(built)] = self
+        finalize(built, _BUILT_FROM.pop, id(built))
+        return built
 
     def dump(self) -> dict[str, Any]:
         """The canonical mapping: ``type`` first, every default filled in, in the order of the signature."""
@@ -78,6 +82,14 @@ class Spec(Generic[T]):
 
     def __repr__(self) -> str:
         return f"{self.entry.name}({', '.join(f'{key}={value!r}' for key, value in self.params)})"
+
+
+_BUILT_FROM: "dict[int, Spec[Any]]" = {}  # by identity: a block may define equality
+
+
+def spec_of(block: Any) -> "Spec[Any] | None":
+    """The Spec that built ``block``; None if a constructor was called directly."""
+    return _BUILT_FROM.get(id(block))
 
 
 _FAILURES: ContextVar["list[tuple[Spec[Any], Exception]] | None"] = ContextVar("failures", default=None)
