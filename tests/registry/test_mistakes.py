@@ -91,7 +91,7 @@ MISTAKES = {
     ),
     "like itself": (
         NAMED.replace("{}", "{like: b}").replace("LIKE", "a"),
-        "r.yaml:7: decoder.layers.a.like:",
+        "r.yaml:8: decoder.layers.b.like:",
         "circle",
     ),
     "a base that is missing": ("extends: nothere.yaml\n", "r.yaml:1: extends:", "there is no such file"),
