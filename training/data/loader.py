@@ -38,7 +38,8 @@ class TrainingLoader:
     def __init__(self, samples: Samples, batch_size: int, *, seed: int = 0, rank: int = 0, world: int = 1) -> None:
         _check_share(batch_size, world)
         if len(samples) < batch_size:
-            raise DataError(f"the training text makes {len(samples)} rows, fewer than batch_size {batch_size}")
+            problem = f"the training text makes {len(samples)} rows, fewer than batch_size {batch_size}"
+            raise DataError(f"{problem}: lower batch_size or length")
         self._samples, self._batch_size, self._seed = samples, batch_size, seed
         self._rank, self._world = rank, world
         self._order: tuple[int, NDArray[np.int64]] | None = None

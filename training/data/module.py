@@ -11,7 +11,7 @@ from training.data.errors import DataError
 from training.data.loader import EvaluationLoader, TrainingLoader
 from training.data.prepared import Prepared, prepare
 from training.data.samples import MaskedRows, PackedRows, PaddedPairs, Samples
-from training.data.tokenizer import Tokenizer
+from training.data.tokenizer import LEAST, Tokenizer
 
 Objective = Literal["causal_lm", "masked_lm", "seq2seq"]
 Split = Literal["train", "validation", "test"]
@@ -205,6 +205,11 @@ def _check(data: TextData) -> None:
     problems = {
         "length must be at least 2": data.length < 2,
         "batch_size must be at least 1": data.batch_size < 1,
+        "pairs must be at least 1": data.pairs < 1,
+        "max_bytes must be at least 1": data.max_bytes is not None and data.max_bytes < 1,
+        f"vocab_size {data.wanted_vocab_size} is too small for bpe: special tokens and bytes alone are {LEAST}": (
+            data.tokenizer_kind == "bpe" and (data.wanted_vocab_size or LEAST) < LEAST
+        ),
         "mask_rate must be above 0 and at most 1": not 0 < data.mask_rate <= 1,
         "validation and test must be shares of at least 0 that leave something to train on": (
             min(data.shares.values()) < 0 or sum(data.shares.values()) >= 1

@@ -1,4 +1,4 @@
-"""Many token sequences as one memory-mapped array, so that text larger than memory costs no memory."""
+"""Many token sequences as one memory-mapped array, which all processes of a machine share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class Sequences:
     @classmethod
     def open(cls, folder: Path, name: str) -> "Sequences":
         """Map what `save` wrote into memory."""
-        mode = "r" if (folder / f"{name}.tokens.npy").stat().st_size > 4096 else None  # an empty array cannot be mapped
+        mode = "r" if (folder / f"{name}.tokens.npy").stat().st_size > 4096 else None  # nothing cannot be mapped
         return cls(np.load(folder / f"{name}.tokens.npy", mmap_mode=mode), np.load(folder / f"{name}.offsets.npy"))
 
 

@@ -20,6 +20,8 @@ from training.data.errors import DataError
 PAD, BOS, EOS, MASK = range(4)
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<mask>")
 _FIRST = len(SPECIAL)
+LEAST = _FIRST + 256
+"""The smallest vocabulary that can spell any text."""
 
 
 class Tokenizer:
@@ -125,9 +127,8 @@ class BPETokenizer(Tokenizer):
         Raises:
             DataError: `vocab_size` is less than the special tokens and the bytes need.
         """
-        least = _FIRST + 256
-        if vocab_size < least:
-            raise DataError(f"vocab_size {vocab_size} is too small for bpe: special tokens and bytes alone are {least}")
+        if vocab_size < LEAST:
+            raise DataError(f"vocab_size {vocab_size} is too small for bpe: special tokens and bytes alone are {LEAST}")
         library = Library(models.BPE())
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         library.decoder = decoders.ByteLevel()

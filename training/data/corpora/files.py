@@ -29,9 +29,13 @@ class Files:
         """The files of every split, in a fixed order."""
         return {split: _expand(getattr(self, split)) for split in SPLITS}
 
+    def given(self) -> set[str]:
+        """The splits beside training that have files of their own."""
+        return {split for split in self.shares if getattr(self, split)}
+
     def taken(self) -> dict[str, float]:
         """The shares that are taken from the training files."""
-        return {split: share for split, share in self.shares.items() if not getattr(self, split)}
+        return {split: share for split, share in self.shares.items() if split not in self.given()}
 
 
 def load_text(files: Files) -> Corpus:
@@ -49,7 +53,7 @@ def load_text(files: Files) -> Corpus:
         taken = held_out(splits["train"], shares, str)
     else:
         taken = _tails(splits["train"], shares)
-    return _corpus("text", own, {split: taken[split] or splits[split] for split in SPLITS}, paired=False)
+    return _corpus("text", own, taken | {split: splits[split] for split in files.given()}, paired=False)
 
 
 def load_pairs(files: Files) -> Corpus:
@@ -61,7 +65,7 @@ def load_pairs(files: Files) -> Corpus:
     own = files.own()
     splits = {split: [pair for path in paths for pair in _read_pairs(path)] for split, paths in own.items()}
     taken = held_out(splits["train"], files.taken(), lambda pair: pair[0])
-    return _corpus("pairs", own, {split: taken[split] or splits[split] for split in SPLITS}, paired=True)
+    return _corpus("pairs", own, taken | {split: splits[split] for split in files.given()}, paired=True)
 
 
 def _corpus(
