@@ -1,17 +1,60 @@
 """What is registered, in words: for the command line, the block reference and editors."""
 
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from docstring_parser import parse as parse_docstring
-from docstring_parser.common import DocstringStyle
+from registry.core import Entry, entries, slots
+from registry.schema import parameter_type
+from registry.words import details, in_words, prose, summary
 
-from registry.core import Block, Entry, Parameter, entries, slots
+
+@dataclass(frozen=True)
+class DescribedParameter:
+    """One parameter as a recipe's author reads it."""
+
+    name: str
+    type: str
+    default: Any
+    description: str
 
 
-def summary(block: type[Block]) -> str:
-    """The first sentence or line of a block's docstring."""
-    found = parse_docstring(block.__doc__ or "", DocstringStyle.GOOGLE)
-    return " ".join((found.short_description or "").split())
+@dataclass(frozen=True)
+class DescribedBlock:
+    """One block: what it computes, where the idea comes from, what a recipe may say about it."""
+
+    slot: str
+    name: str
+    summary: str
+    details: str
+    paper: str
+    parameters: tuple[DescribedParameter, ...]
+
+
+def catalogue() -> dict[str, list[DescribedBlock]]:
+    """Every block of every slot, both in alphabetical order."""
+    return {slot: [described(entry) for _, entry in sorted(entries(slot).items())] for slot in slots()}
+
+
+def described(entry: Entry) -> DescribedBlock:
+    """A registered block in words."""
+    parameters = (
+        DescribedParameter(p.name, in_words(parameter_type(p.annotation)), p.default, prose(p.description))
+        for p in entry.parameters.values()
+    )
+    block = entry.block
+    return DescribedBlock(entry.slot, entry.name, summary(block), details(block), block.paper, tuple(parameters))
+
+
+def meaning(slot: str) -> str:
+    """One line on what a slot is for: the first of the docstring of the class that stands for it."""
+    block = next(iter(entries(slot).values())).block
+    owner = next(base for base in block.__mro__ if "slot" in vars(base))
+    return summary(owner)
+
+
+def keys_of(slot: str) -> list[str]:
+    """The recipe keys that open a slot, the most frequent first."""
+    found = [
+        p.name for other in slots() for e in entries(other).values() for p in e.parameters.values() if p.slot == slot
+    ]
+    return sorted(dict.fromkeys(found), key=lambda key: (-found.count(key), found.index(key)))

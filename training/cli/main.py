@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _can_be_mended(error: Exception) -> bool:
-    """The project defines exception classes for the user's mistakes only; any other exception is a fault of a program."""
+    """The project defines exception classes for the user's mistakes only; any other exception is a bug."""
     return type(error).__module__.partition(".")[0] in ROOMS
 
 
@@ -87,7 +87,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     parser.add_argument(
-        "--plugin", metavar="MODULE", help="import a module that registers blocks, before or after COMMAND; may be repeated"
+        "--plugin",
+        metavar="MODULE",
+        help="import a module that registers blocks, before or after COMMAND; may be repeated",
     )
     parser.add_argument("verb", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
     return parser

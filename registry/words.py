@@ -1,0 +1,91 @@
+"""Docstrings, values and types, in the words of those who write recipes."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from docstring_parser import parse as parse_docstring
+from docstring_parser.common import DocstringStyle
+
+_NUMBERS = {
+    "integer > 0": "positive integer",
+    "integer >= 0": "integer from 0",
+    "number > 0": "positive number",
+    "number >= 0": "number from 0",
+}
+
+
+def summary(documented: type) -> str:
+    """The first sentence of a docstring, on one line."""
+    return _parts(documented)[0]
+
+
+def details(documented: type) -> str:
+    """What follows the first sentence of a docstring, without its sections, on one line."""
+    return _parts(documented)[1]
+
+
+def prose(text: str) -> str:
+    """Docstring text on one line, with `code` in single quotes."""
+    return " ".join(text.split()).replace("``", "`")
+
+
+def _parts(documented: type) -> tuple[str, str]:
+    parsed = parse_docstring(documented.__doc__ or "", DocstringStyle.GOOGLE)
+    text = prose(f"{parsed.short_description or ''} {parsed.long_description or ''}")
+    first, stop, rest = text.partition(". ")
+    return first + stop.rstrip(), rest
+
+
+def recipe_for(slot: str) -> str:
+    """What fills a slot: ``recipe for a norm``, ``recipe for an init``, ``recipe for input_positions``."""
+    article = "" if slot.endswith("s") else "an " if slot[0] in "aeiou" else "a "
+    return f"recipe for {article}{slot}"
+
+
+def in_words(schema: Mapping[str, Any]) -> str:
+    """A JSON Schema of a parameter as prose: ``positive integer or null``, ``recipe for a norm``."""
+    return " or ".join(dict.fromkeys(_words(schema)))
+
+
+def shown(value: Any) -> str:
+    """A value as a recipe would write it: ``null``, ``1e-5``, ``[q, k]``."""
+    if isinstance(value, bool | None):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return re.sub(r"e([+-])0+", r"e\1", repr(value)).replace("e+", "e").removesuffix(".0")
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(shown, cast('list[Any]', value)))}]"
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return f"{{{', '.join(f'{key}: {shown(item)}' for key, item in items)}}}"
+    return str(value)
+
+
+def _words(schema: Mapping[str, Any]) -> Iterator[str]:
+    kind = schema.get("type")
+    if "title" in schema:
+        yield schema["title"]
+    elif "anyOf" in schema:
+        for member in schema["anyOf"]:
+            yield from _words(member)
+    elif "const" in schema:
+        yield shown(schema["const"])
+    elif "enum" in schema:
+        *others, last = map(shown, schema["enum"])
+        yield f"{', '.join(others)} or {last}" if others else last
+    elif kind == "array":
+        yield f"list of {in_words(schema['items'])}"
+    elif kind == "object":
+        yield f"mapping of names to {in_words(schema['additionalProperties'])}"
+    elif kind in ("integer", "number"):
+        yield _number(schema)
+    else:
+        yield {"boolean": "true or false", "string": "text"}.get(cast("str", kind), cast("str", kind))
+
+
+def _number(schema: Mapping[str, Any]) -> str:
+    bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    limits = [f"{sign} {shown(schema[key])}" for key, sign in bounds.items() if key in schema]
+    phrase = f"{schema['type']} {' and '.join(limits)}".strip()
+    return _NUMBERS.get(phrase, phrase)

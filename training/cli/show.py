@@ -1,0 +1,92 @@
+"""`blockformer show`: what a recipe builds and what it costs, without building it in memory."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from training.cli.parser import Parser, add_format, add_overrides
+
+if TYPE_CHECKING:
+    from blocks.models.base import Model
+    from registry import Recipe
+
+FORMULA = """\
+FLOPs per token: a product of an (m, k) and a (k, n) matrix counts 2mkn; the scores of attention count as computed,
+masked or not, in a sequence of max_length tokens; norms and activations are left out. A training step costs three
+times as much. In an encoder-decoder it is for one source token and one target token.
+Cache per token: how many numbers decoding keeps for each token seen, over all layers."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a recipe's model as a tree, as JSON, or as the canonical YAML."""
+    options = _parser().parse_args(arguments)
+    import blocks  # these and torch only now, so that --help answers at once
+    import registry
+
+    recipe = registry.load(options.recipe, options.overrides)
+    model = blocks.check(recipe)
+    if options.format == "yaml":
+        print(recipe.to_yaml(), end="")
+    elif options.format == "json":
+        print(json.dumps(_facts(recipe, model), indent=2))
+    else:
+        _print(recipe, model)
+    return 0
+
+
+def _facts(recipe: "Recipe", model: "Model") -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "kind": model.kind,
+        "hash": recipe.hash,
+        "parameters": model.size,
+        "parameters_by_slot": model.parameters_by_slot(),
+        "flops_per_token": model.flops_per_token(model.max_length),
+        "cached_per_token": getattr(model, "cached_per_token", None),
+        "tensors": {name: list(parameter.shape) for name, parameter in model.named_parameters()},
+        "recipe": recipe.dump(),
+    }
+
+
+def _print(recipe: "Recipe", model: "Model") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from training.cli.tree import aligned, rows
+
+    console = Console(highlight=False)
+    for row, (name, detail, parameters) in zip(lines := rows(model), aligned(lines), strict=True):
+        block, colon, kind = name.partition(": ")
+        is_block = bool(colon) or row.depth == 0
+        line = Text.assemble((block + colon, "" if is_block else "dim"), (kind, "bold cyan"), "  ")
+        line.append(detail, "" if is_block else "dim").append("  ").append(parameters, "" if is_block else "dim")
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+    console.print()
+    for fact, value in _summary(recipe, model):
+        console.print(Text.assemble((f"{fact:<18}", "bold"), value), soft_wrap=True)
+
+
+def _summary(recipe: "Recipe", model: "Model") -> Iterator[tuple[str, str]]:
+    yield "parameters", f"{model.size:,}"
+    for slot, size in model.parameters_by_slot().items():
+        yield f"  {slot}", f"{size:,} ({size / model.size:.1%})"
+    yield (
+        "FLOPs per token",
+        f"{model.flops_per_token(model.max_length):,.0f} forward, in a sequence of {model.max_length:,}",
+    )
+    if (cached := getattr(model, "cached_per_token", None)) is not None:
+        yield "cache per token", f"{cached:,} numbers"
+    yield "hash", recipe.hash
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="blockformer show",
+        description="Show what a recipe builds: blocks with their settings, shapes, parameters, FLOPs and cache.",
+        epilog=FORMULA,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a file, or the name of an installed recipe")
+    add_overrides(parser)
+    add_format(parser, "tree", "json", "yaml")
+    return parser
