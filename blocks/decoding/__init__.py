@@ -1,8 +1,12 @@
-"""Decoding: from a model to text. Greedy, sampled and beam search for models that write, blanks filled in by those that read."""
+"""Decoding: from a model to text.
 
-from blocks.decoding.beam import Hypothesis, beam_search, length_penalty
+Greedy, sampled or by beam search where a model writes, blanks filled in where it reads.
+"""
+
+from blocks.decoding.beam import beam_search
 from blocks.decoding.choosing import Choose, greedy, sampler
 from blocks.decoding.filling import Blank, fill
+from blocks.decoding.search import Hypothesis, length_penalty
 from blocks.decoding.streaming import Step, generate, stream
 
 __all__ = [

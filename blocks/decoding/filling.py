@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from blocks.decoding.lists import integers, numbers
 from blocks.models.base import Model
 
 
@@ -28,8 +29,8 @@ class Blank:
 def fill(model: Model, tokens: Sequence[int], mask: int, *, top: int = 5) -> tuple[list[int], list[Blank]]:
     """Fill the blanks of a text one at a time, that of which the model is surest first.
 
-    What is filled in counts as text for the other blanks, so that neighbours fit each other, as they need not if all are
-    filled at once (Ghazvininejad et al., 2019, arXiv:1904.09324, revise such guesses instead).
+    What is filled in counts as text for the other blanks, so that neighbours fit each other, as they need not if all
+    are filled at once (Ghazvininejad et al., 2019, arXiv:1904.09324, revise such guesses instead).
 
     Args:
         model: encoder_only, in evaluation mode.
@@ -50,11 +51,11 @@ def fill(model: Model, tokens: Sequence[int], mask: int, *, top: int = 5) -> tup
         probabilities = _probabilities(model, text, mask)[open_places]
         surest = int(probabilities.amax(dim=-1).argmax())
         best = probabilities[surest].topk(min(top, probabilities.shape[-1]))
-        candidates = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        candidates = tuple(zip(integers(best.indices), numbers(best.values), strict=True))
         blank = Blank(int(open_places[surest]), candidates[0][0], candidates)
         text[0, blank.place] = blank.token
         filled.append(blank)
-    return text[0].tolist(), sorted(filled, key=lambda blank: blank.place)
+    return integers(text[0]), sorted(filled, key=lambda blank: blank.place)
 
 
 def _probabilities(model: Model, text: Tensor, mask: int) -> Tensor:
@@ -68,7 +69,7 @@ def _check(model: Model, tokens: Sequence[int], mask: int) -> None:
     if model.kind != "encoder_only":
         raise ValueError(f"a model of kind {model.kind} does not fill in blanks")
     if model.training:
-        raise ValueError("the model is in training mode, where dropout changes what it fills in: call model.eval() first")
+        raise ValueError("the model is in training mode, where dropout changes its answers: call model.eval() first")
     if mask not in tokens:
         raise ValueError("the text has no blank to fill in")
     if len(tokens) > model.max_length:

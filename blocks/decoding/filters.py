@@ -7,7 +7,7 @@ NEVER = float("-inf")
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """logits / temperature: below 1 the likely becomes likelier, above 1 all become more alike.
+    """Divide logits: a temperature below 1 makes the likely likelier, one above 1 makes all more alike.
 
     Args:
         logits: (..., V).
@@ -38,7 +38,9 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Leave the nucleus: the fewest tokens whose probabilities sum to at least ``p`` (Holtzman et al., 2019, arXiv:1904.09751).
+    """Leave the nucleus: the fewest tokens whose probabilities sum to at least ``p``.
+
+    Holtzman et al., 2019, arXiv:1904.09751.
 
     Args:
         logits: (..., V); the others become -inf.

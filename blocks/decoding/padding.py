@@ -20,7 +20,7 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device | None = None) 
         ValueError: there is no row, or an empty one.
     """
     if not rows or not all(rows):
-        raise ValueError("there is nothing to start from: give at least one row, and in each at least one token (a start token)")
+        raise ValueError("there is nothing to start from: each row needs at least one token, such as a start token")
     width = max(map(len, rows))
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
     for row, ids in zip(tokens, rows, strict=True):

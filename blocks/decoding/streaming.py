@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from blocks.decoding.choosing import Choose, greedy
-from blocks.decoding.padding import pad_left
+from blocks.decoding.lists import integers
 from blocks.decoding.writer import Writer, room
 from blocks.models.base import Model
 
@@ -44,19 +44,20 @@ def stream(
     Raises:
         ValueError: a prompt is empty or too long, or the model cannot write.
     """
-    left = {row: room(model, prompt, max_new_tokens) for row, prompt in enumerate(prompts)}
-    writer = Writer(model, sources, use_cache=use_cache)
-    tokens, mask = pad_left(prompts, writer.device)
+    writer = Writer(model, prompts, sources, use_cache=use_cache)
+    left: dict[int, int] = {row: room(model, prompt, max_new_tokens) for row, prompt in enumerate(prompts)}
+    logits = writer.begin()
     while left:
-        chosen = choose(writer.advance(tokens, mask))
-        step = dict(zip(left, chosen.tolist(), strict=True))
+        chosen = choose(logits)
+        step = dict(zip(left, integers(chosen), strict=True))
         yield [None if step.get(row) == eos else step.get(row) for row in range(len(prompts))]
         left = {row: left[row] - 1 for row, token in step.items() if token != eos and left[row] > 1}
         if 0 < len(left) < len(step):  # rows that have ended cost no more
             kept = torch.tensor([place for place, row in enumerate(step) if row in left], device=writer.device)
             writer.keep(kept)
             chosen = chosen[kept]
-        tokens, mask = chosen[:, None], None
+        if left:
+            logits = writer.advance(chosen)
 
 
 def generate(

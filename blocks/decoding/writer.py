@@ -11,41 +11,49 @@ from blocks.models.base import Model
 from blocks.models.decoder_only import DecoderOnly
 from blocks.models.encoder_decoder import EncoderDecoder
 
+Text = tuple[Tensor, Tensor | None]
+"""(N, T) ids and their mask, None if there is no padding."""
+
 
 class Writer:
-    """Texts that a model writes side by side: give it the next tokens of each, it gives the logits of those that follow.
+    """Texts that a model writes side by side: told what each goes on with, it gives the logits of what follows.
 
     Args:
         model: decoder_only or encoder_decoder, in evaluation mode.
+        prompts: N rows of ids that the texts begin with; they may differ in length.
         sources: N rows of ids that an encoder_decoder reads; they may differ in length.
         use_cache: remember keys and values; without, each step runs the whole text again, to the same effect.
 
     Raises:
-        ValueError: the model cannot write, is in training mode, or sources are missing or misplaced.
+        ValueError: the model cannot write, is in training mode, or a row is missing, misplaced, empty or too long.
     """
 
-    def __init__(self, model: Model, sources: Sequence[Sequence[int]] | None = None, *, use_cache: bool = True) -> None:
-        _check(model, sources)
-        self.model = model
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Sequence[int]],
+        sources: Sequence[Sequence[int]] | None = None,
+        *,
+        use_cache: bool = True,
+    ) -> None:
+        _check(model, prompts, sources)
+        self.model, self.prompts = model, prompts
         self.device = next(model.parameters()).device
         self.cache = cast("DecoderOnly", model).new_cache() if use_cache else None
         self.memory: Tensor | None = None
         self.source_mask: Tensor | None = None
-        self._seen: tuple[Tensor, Tensor | None] | None = None
+        self._seen: Text | None = None
         if sources is not None:
             source, self.source_mask = pad_left(sources, self.device)
             self.memory = cast("EncoderDecoder", model).encode(source, self.source_mask)
 
-    def advance(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (N, V) of what follows ``tokens`` (N, T), which follow all given before.
+    def begin(self) -> Tensor:
+        """Logits (N, V) of what follows the prompts."""
+        return self._after(*pad_left(self.prompts, self.device))
 
-        Args:
-            tokens: next ids of each row.
-            mask: (N, T) bool, False for padding; None: there is none.
-        """
-        if self.cache is None:
-            tokens, mask = self._seen = _joined(self._seen, tokens, mask)
-        return self._forward(tokens, mask)[:, -1]
+    def advance(self, tokens: Tensor) -> Tensor:
+        """Logits (N, V) of what follows ``tokens`` (N,), one for each row, which follow all before."""
+        return self._after(tokens[:, None], None)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the rows ``rows`` (N',) in this order; a row may be left out, or taken several times."""
@@ -59,42 +67,50 @@ class Writer:
         if self.source_mask is not None:
             self.source_mask = self.source_mask[rows]
 
-    def _forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def _after(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        if self.cache is None:
+            tokens, mask = self._seen = _joined(self._seen, tokens, mask)
         if self.memory is None:
-            return cast("DecoderOnly", self.model)(tokens, attention_mask=mask, cache=self.cache)
-        return cast("EncoderDecoder", self.model).decode(tokens, self.memory, self.source_mask, mask, self.cache)
+            logits = cast("DecoderOnly", self.model)(tokens, attention_mask=mask, cache=self.cache)
+        else:
+            logits = cast("EncoderDecoder", self.model).decode(tokens, self.memory, self.source_mask, mask, self.cache)
+        return logits[:, -1]
 
 
 def room(model: Model, prompt: Sequence[int], max_new_tokens: int) -> int:
-    """How many tokens may follow a prompt: no more than asked for, and the model is fed ``max_length`` tokens at most.
+    """How many tokens may follow a prompt: as many as asked for, while the model is fed no more than ``max_length``.
 
     Raises:
-        ValueError: the prompt alone is longer, or none is asked for.
+        ValueError: none is asked for.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    if len(prompt) > model.max_length:
-        raise ValueError(f"the prompt has {len(prompt)} tokens, but the model's max_length is {model.max_length}")
     return min(max_new_tokens, model.max_length - len(prompt) + 1)
 
 
-def _check(model: Model, sources: Sequence[Sequence[int]] | None) -> None:
+def _check(model: Model, prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None) -> None:
     if model.kind not in ("decoder_only", "encoder_decoder"):
-        raise ValueError(f"an {model.kind} model does not write from left to right")
+        raise ValueError(f"a model of kind {model.kind} does not write from left to right")
     if model.training:
-        raise ValueError("the model is in training mode, where dropout changes what it writes: call model.eval() first")
+        raise ValueError("the model is in training mode, where dropout changes its answers: call model.eval() first")
     if (sources is None) == (model.kind == "encoder_decoder"):
         raise ValueError(f"a model of kind {model.kind} {'needs sources' if sources is None else 'reads no sources'}")
-    longest = max(map(len, sources), default=0) if sources is not None else 0
-    if longest > model.max_length:
-        raise ValueError(f"a source has {longest} tokens, but the model's max_length is {model.max_length}")
+    if sources is not None and len(sources) != len(prompts):
+        raise ValueError(f"there are {len(sources)} sources, but {len(prompts)} prompts")
+    for name, rows in (("prompt", prompts), ("source", sources or ())):
+        longest = max(map(len, rows), default=0)
+        if longest > model.max_length:
+            raise ValueError(f"a {name} has {longest} tokens, but the model's max_length is {model.max_length}")
 
 
-def _joined(seen: tuple[Tensor, Tensor | None] | None, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _joined(seen: Text | None, tokens: Tensor, mask: Tensor | None) -> Text:
     if seen is None:
         return tokens, mask
     before, mask_before = seen
     if mask is not None or mask_before is not None:
-        whole = [torch.ones_like(t, dtype=torch.bool) if m is None else m for t, m in ((before, mask_before), (tokens, mask))]
-        mask = torch.cat(whole, dim=1)
+        mask = torch.cat([_whole(before, mask_before), _whole(tokens, mask)], dim=1)
     return torch.cat([before, tokens], dim=1), mask
+
+
+def _whole(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask

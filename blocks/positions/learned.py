@@ -18,6 +18,8 @@ class LearnedPositions(InputPositions):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         length = context.offset + context.length
+        if length > self.table.num_embeddings and context.attention_mask is not None:
+            length = int(context.positions.max()) + 1  # padding takes up no positions
         if length > self.table.num_embeddings:
             raise ValueError(
                 f"a sequence of {length} tokens is longer than max_length={self.table.num_embeddings}, "
