@@ -51,7 +51,7 @@ docs: $(STAMP) ## build the site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 schema: $(STAMP) ## write the generated files anew: JSON Schema and block reference
-	$(BIN)/blockformer schema
+	$(BIN)/blockformer schema --out recipes/schema.json --reference docs/blocks
 
 # In a venv of its own, so that nothing tried by hand gets in. Torch's own companions (CUDA, Triton) differ by machine and
 # are pinned by torch itself; a local suffix such as +cpu names a file that other machines do not find.

@@ -10,10 +10,11 @@ from registry.words import details, in_words, prose, summary
 
 @dataclass(frozen=True)
 class DescribedParameter:
-    """One parameter as a recipe's author reads it."""
+    """One parameter as a recipe's author reads it; ``slot`` is the slot that it opens, if any."""
 
     name: str
     type: str
+    slot: str | None
     default: Any
     description: str
 
@@ -38,7 +39,7 @@ def catalogue() -> dict[str, list[DescribedBlock]]:
 def described(entry: Entry) -> DescribedBlock:
     """A registered block in words."""
     parameters = (
-        DescribedParameter(p.name, in_words(parameter_type(p.annotation)), p.default, prose(p.description))
+        DescribedParameter(p.name, in_words(parameter_type(p.annotation)), p.slot, p.default, prose(p.description))
         for p in entry.parameters.values()
     )
     block = entry.block

@@ -77,7 +77,7 @@ def _words(schema: Mapping[str, Any]) -> Iterator[str]:
     elif kind == "array":
         yield f"list of {in_words(schema['items'])}"
     elif kind == "object":
-        yield f"mapping of names to {in_words(schema['additionalProperties'])}"
+        yield f"names, each with its {in_words(schema['additionalProperties'])}"
     elif kind in ("integer", "number"):
         yield _number(schema)
     else:

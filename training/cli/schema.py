@@ -1,0 +1,60 @@
+"""`blockformer schema`: the files that are made from the registered blocks."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.cli.parser import Parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the JSON Schema, or write it and the block reference to files."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    import blocks  # noqa: F401  (importing registers; these and torch only now, so that --help answers at once)
+    from registry.reference import pages
+    from registry.schema import schema
+
+    text = json.dumps(schema(), indent=1) + "\n"
+    files = {options.out: text} if options.out else {}
+    if options.reference:
+        files |= {options.reference / name: page for name, page in pages().items()}
+    for path, content in files.items():
+        try:
+            write(path, content)
+        except OSError as error:
+            parser.error(f"cannot write {path}: {error.strerror}")
+    if not files:
+        sys.stdout.write(text)
+    return 0
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file at once, so that nobody reads half of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="blockformer schema",
+        description="Print the JSON Schema of recipes, with which an editor completes, explains and checks them.",
+        epilog="In an editor: begin a recipe with `# yaml-language-server: $schema=FILE`.\n"
+        "With --plugin both know the plug-in's blocks too.",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the schema there instead")
+    parser.add_argument(
+        "--reference", type=Path, metavar="FOLDER", help="write the block reference there, a page a slot"
+    )
+    return parser
