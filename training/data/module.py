@@ -68,7 +68,7 @@ class TextData(lightning.LightningDataModule):
         separate_documents: bool = True,
         seed: int = 0,
         packages: list[str] | None = None,
-        max_bytes: int | None = 4_000_000,
+        max_bytes: int | None = 2_000_000,
         locale: str = "de",
         pairs: int = 40_000,
     ) -> None:

@@ -6,11 +6,13 @@ run logs them and a hash; only runs with equal hashes were trained on the same t
 """
 
 import ast
+import gc
 import hashlib
 import platform
 import sysconfig
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata, util
 from pathlib import Path
@@ -21,7 +23,7 @@ from training.data.errors import DataError
 
 PYTHON = "python"
 DEFAULT = (PYTHON, "numpy", "lightning", "torchmetrics", "networkx", "sympy", "torch")
-_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "__pycache__"}
+_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "pydoc_data"}
 _SHORTEST = 80  # characters; shorter docstrings repeat what the name says
 
 
@@ -50,14 +52,15 @@ def _make(names: Sequence[str], max_bytes: int | None, shares: Mapping[str, floa
     documents: list[str] = []
     seen: set[str] = set()
     size = 0
-    for document in _documents(names):
-        new = [part for part in document if part not in seen]
-        seen.update(new)
-        if new:
-            documents.append("\n\n".join(new))
-            size += len(documents[-1].encode())
-        if max_bytes is not None and size >= max_bytes:
-            break
+    with _no_cycles():
+        for document in _documents(names):
+            new = [part for part in document if part not in seen]
+            seen.update(new)
+            if new:
+                documents.append("\n\n".join(new))
+                size += len(documents[-1].encode())
+            if max_bytes is not None and size >= max_bytes:
+                break
     if len(documents) < 3:
         raise DataError(f"docstrings: {', '.join(names)} hold too little documentation ({len(documents)} documents)")
     facts = {"dataset": "docstrings", "versions": {name: _version(name) for name in names}, "max_bytes": max_bytes}
@@ -90,6 +93,18 @@ def _definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast
             if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 yield child
             yield from _definitions(child)
+
+
+@contextmanager
+def _no_cycles() -> Iterator[None]:
+    """Spare the garbage collector from walking syntax trees, which hold no cycles: half the time of parsing."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _is_unicode(text: str) -> bool:
