@@ -63,7 +63,8 @@ def _home(slot: str, filled: Any, path: Path, home: str) -> str:
     places = [
         (*at, name) for at, entry in known.items() for name, p in entry.parameters.items() if home and p.slot == home
     ]
-    return f"; it could stand in {dotted(_nearest(places, path))!r}" if places else ""
+    named = sorted({dotted(place) for place in places}, key=lambda place: (-place.count("."), place))
+    return f"; it could stand in {' or '.join(map(repr, named[:3]))}" if places else ""
 
 
 def _unknown_key(slot: str, filled: Any, path: Path) -> str:

@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from registry.core import Entry, as_recipe, entries, slots
 from registry.errors import nearest, shown
 from registry.factory import FactoryMarker, slot_of
+from registry.trees import plain
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ class Spec(Generic[T]):
             yield from child.walk(path + key)
 
     def __reduce__(self) -> Any:  # the params class is made at registration, so pickle by recipe
-        return parse, (self.entry.slot, self.dump())
+        return parse, (self.entry.slot, plain(self.dump()))
 
     def __repr__(self) -> str:
         return f"{self.entry.name}({', '.join(f'{key}={value!r}' for key, value in self.params)})"

@@ -73,6 +73,24 @@ class SiLU(Activation):
         return F.silu(x)
 
 
+@register("swish")
+class Swish(Activation):
+    """x * sigmoid(beta * x); beta 1.702 comes close to GELU.
+
+    Args:
+        beta: how sharp the gate is.
+    """
+
+    paper = "Ramachandran et al., 2017, arXiv:1710.05941; Hendrycks & Gimpel, 2016, arXiv:1606.08415"
+
+    def __init__(self, *, beta: float = 1.702) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.beta * x)
+
+
 @register("sigmoid")
 class Sigmoid(Activation):
     """1 / (1 + exp(-x)); in a gated feed-forward it gives the original GLU."""

@@ -4,47 +4,139 @@ Queries (B, H, T, K), keys (B, G, S, K) and values (B, G, S, K') with H a multip
 may look nowhere gets zeros.
 """
 
+import warnings
 from collections.abc import Callable
-from typing import Literal
+from functools import cache
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
 from blocks.attention.visibility import Visibility
 
-Backend = Literal["auto", "eager", "sdpa"]
-Attend = Callable[[Tensor, Tensor, Tensor, Visibility, float, float], Tensor]
+Backend = Literal["auto", "eager", "sdpa", "flex"]
 
 
-def eager(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float, dropout: float) -> Tensor:
+class Scoring(NamedTuple):
+    """What happens to the scores: ``softmax(cap(q k^T * scale) + bias)``.
+
+    Attributes:
+        scale: factor on the scores.
+        dropout: share of the weights set to zero.
+        softcap: scores are squashed to c * tanh(score / c), if given.
+        bias: (B or 1, H, T, S), added.
+        sinks: (H,), a score of every head that joins the softmax and takes weight away from all keys.
+    """
+
+    scale: float
+    dropout: float = 0.0
+    softcap: float | None = None
+    bias: Tensor | None = None
+    sinks: Tensor | None = None
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Visibility, Scoring], Tensor]
+
+
+def eager(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """softmax(q k^T * scale) v, step by step: the reference, and the one to read."""
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = q @ k.transpose(-2, -1) * scale  # (B, H, T, S)
-    mask = visible.mask
-    if visible.causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    scores = q @ k.transpose(-2, -1) * scoring.scale  # (B, H, T, S)
+    if scoring.softcap is not None:
+        scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
+    if scoring.bias is not None:
+        scores = scores + scoring.bias.to(scores.dtype)
+    mask = visible.full(q)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+    if scoring.sinks is not None:
+        scores = torch.cat(
+            [scores, scoring.sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:3], 1)], dim=-1
+        )
+    weights = scores.softmax(dim=-1, dtype=torch.float32)[..., : k.shape[2]].to(q.dtype)
     if mask is not None:
         weights = weights.masked_fill(~mask, 0.0)  # a query that sees nothing would otherwise see everything
-    return F.dropout(weights, dropout) @ v
+    return F.dropout(weights, scoring.dropout) @ v
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float, dropout: float) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """PyTorch's fused kernels (flash, memory-efficient, cuDNN), which never hold the (T, S) scores."""
-    grouped = q.shape[1] != k.shape[1]
+    mask, causal = visible
+    if scoring.bias is not None or scoring.sinks is not None:
+        mask, causal = _additive(q, k, visible, scoring), False
+    if scoring.sinks is not None:
+        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))  # one more key, whose score is the sink and value is 0
     return F.scaled_dot_product_attention(
-        q, k, v, visible.mask, dropout, is_causal=visible.causal, scale=scale, enable_gqa=grouped
+        q, k, v, mask, scoring.dropout, causal, scale=scoring.scale, enable_gqa=q.shape[1] != k.shape[1]
     )
 
 
-BACKENDS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa}
+def _additive(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
+    """Mask, bias and sinks as one tensor (B or 1, H or 1, T, S or S+1) that is added to the scores."""
+    added = torch.zeros(1, 1, q.shape[2], k.shape[2], device=q.device) if scoring.bias is None else scoring.bias
+    mask = visible.full(q)
+    if mask is not None:
+        added = added.masked_fill(~mask, -torch.inf)
+    if scoring.sinks is not None:
+        column = scoring.sinks.view(1, -1, 1, 1).expand(added.shape[0], -1, q.shape[2], 1)
+        added = torch.cat([added.expand(-1, q.shape[1], -1, -1).to(column.dtype), column], dim=-1)
+    return added.to(q.dtype)
 
 
-def choose(backend: Backend) -> str:
-    """The name of the backend that ``auto`` stands for: sdpa can do all that is asked of it here."""
-    return "sdpa" if backend == "auto" else backend
+def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
+    """FlexAttention: a kernel is generated from a description of the scores. On a CPU it has no backward pass."""
+    mask, bias, cap = visible.full(q), scoring.bias, scoring.softcap
+
+    def score(value: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        if cap is not None:
+            value = cap * torch.tanh(value / cap)
+        if bias is not None:
+            value = value + bias[b % bias.shape[0], h, i, j]
+        if mask is None:
+            return value
+        return torch.where(_at(mask, b, i, j), value, -torch.inf)
+
+    attend = cast("Any", compiled_flex() if q.is_cuda else flex_attention)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        grouped = q.shape[1] != k.shape[1]
+        y, auxiliary = attend(
+            q, k, v, score_mod=score, scale=scoring.scale, enable_gqa=grouped, return_aux=AuxRequest(lse=True)
+        )
+    if scoring.sinks is None:
+        return y
+    kept = torch.sigmoid(auxiliary.lse - scoring.sinks[None, :, None])  # the share of the softmax that keys get
+    return y * kept[..., None].to(y.dtype)
+
+
+def _at(mask: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """Entry of a mask (B or 1, 1, T or 1, S)."""
+    return mask[b % mask.shape[0], 0, i % mask.shape[2], j]
+
+
+@cache
+def compiled_flex() -> Any:
+    """The kernel generator, compiled on first use."""
+    return torch.compile(flex_attention, dynamic=False)
+
+
+BACKENDS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa, "flex": flex}
+
+
+def choose(backend: Backend, *, softcap: bool, dropout: bool) -> Attend:
+    """The backend of this name; ``auto`` is the fastest one that can do what is asked.
+
+    Raises:
+        ValueError: the backend cannot do it.
+    """
+    if backend == "auto":
+        return eager if softcap else sdpa
+    if backend == "sdpa" and softcap:
+        raise ValueError("backend=sdpa has no softcap; choose eager or flex")
+    if backend == "flex" and dropout:
+        raise ValueError("backend=flex has no dropout; choose eager or sdpa")
+    return BACKENDS[backend]

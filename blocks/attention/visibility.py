@@ -18,6 +18,13 @@ class Visibility(NamedTuple):
     mask: Tensor | None
     causal: bool
 
+    def full(self, queries: Tensor) -> Tensor | None:
+        """The mask with ``causal`` written out, for queries (B, H, T, K)."""
+        if not self.causal:
+            return self.mask
+        length = queries.shape[2]
+        return torch.ones(length, length, dtype=torch.bool, device=queries.device).tril()
+
 
 def visibility(context: Context, *, causal: bool, window: int | None = None) -> Visibility:
     """Self-attention: what padding, documents, causality and the window leave; made once a forward."""
@@ -41,18 +48,17 @@ def _visibility(context: Context, causal: bool, window: int | None) -> Visibilit
         parts.append((context.documents[:, :, None] == context.documents[:, None, :])[:, None])
     plainly_causal = causal and window is None and context.offset == 0 and not parts
     if ((causal and length > 1) or window is not None) and not plainly_causal:
-        parts.append(_band(context, keys, causal, window))
+        parts.append(_band(context, causal, window))
     mask: Tensor | None = None
     for part in parts:
         mask = part if mask is None else mask & part
     return Visibility(mask, plainly_causal and length > 1)
 
 
-def _band(context: Context, keys: int, causal: bool, window: int | None) -> Tensor:
-    device = context.positions.device
-    distance = torch.arange(context.offset, keys, device=device)[:, None] - torch.arange(keys, device=device)  # (T, S)
+def _band(context: Context, causal: bool, window: int | None) -> Tensor:
+    distance = context.distances()  # (T, S)
     if causal:
-        seen = distance >= 0
-        return (seen if window is None else seen & (distance < window))[None, None]
+        seen = distance <= 0
+        return (seen if window is None else seen & (distance > -window))[None, None]
     assert window is not None
     return (distance.abs() < window)[None, None]

@@ -25,6 +25,7 @@ class Context:
         memory_mask: (B, S) bool, like ``attention_mask``, for ``memory``.
         cache: what was remembered of earlier tokens, if decoding.
         layer: index of the layer that runs, kept up to date only if there is a cache.
+        bias: (B or 1, H, T, S) float32, what the stack adds to the scores of all its mixers.
     """
 
     positions: Tensor
@@ -35,6 +36,7 @@ class Context:
     memory_mask: Tensor | None = None
     cache: Cache | None = None
     layer: int = 0
+    bias: Tensor | None = None
     shared: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
 
     @property
@@ -47,6 +49,15 @@ class Context:
         if key not in self.shared:
             self.shared[key] = make()
         return cast("T", self.shared[key])
+
+    def distances(self) -> Tensor:
+        """Place of each key minus place of each query, (T, S) int."""
+
+        def make() -> Tensor:
+            keys = torch.arange(self.offset + self.length, device=self.positions.device)
+            return keys[None, :] - keys[self.offset :, None]
+
+        return self.once("distances", make)
 
     def state(self, name: str, make: Callable[[], S]) -> S | None:
         """The cache's state for the mixer ``name`` of the layer that runs; None without a cache."""

@@ -14,6 +14,7 @@ class Site:
         layer: index of the layer around the block, from 0.
         causal: a token may see itself and earlier ones only.
         memory_dim: width of the encoder's output if the block looks at one (a cross mixer, or what holds one).
+        heads: number of heads that a block inside a mixer serves, one by one; ``dim`` is then the width of one.
     """
 
     dim: int
@@ -22,7 +23,8 @@ class Site:
     layer: int = 0
     causal: bool = True
     memory_dim: int | None = None
+    heads: int | None = None
 
-    def resized(self, dim: int) -> "Site":
-        """The same place with vectors of another width."""
-        return replace(self, dim=dim)
+    def resized(self, dim: int, heads: int | None = None) -> "Site":
+        """The same place with vectors of another width, of each of ``heads`` heads."""
+        return replace(self, dim=dim, heads=heads)

@@ -1,7 +1,7 @@
 """One abstract class per slot: its contract, and nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from torch import Generator, Tensor, nn
@@ -60,14 +60,47 @@ class InputPositions(Component, ABC):
         def __call__(self, x: Tensor, context: Context) -> Tensor: ...
 
 
+class RotaryScaling(Component, ABC):
+    """Stretches rotary positions to longer texts than a model was trained on."""
+
+    slot = "rotary_scaling"
+    given = ("width", "theta")
+
+    @abstractmethod
+    def stretched(self, frequencies: Tensor, length: int) -> Tensor:
+        """Angles per token (width/2,) float32 -> the same for a text of ``length`` tokens."""
+
+    def magnitude(self) -> float:
+        """Factor on the turned queries and keys."""
+        return 1.0
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for scalings that do the same, which can share their tables."""
+        settings = {name: value for name, value in vars(self).items() if isinstance(value, int | float | tuple)}
+        return type(self), *sorted(settings.items())
+
+
+ScalingFactory = Annotated[Callable[[int, float], RotaryScaling], AsRecipe()]
+
+
 class AttentionPositions(Component, ABC):
-    """Says where tokens stand inside a mixer: rotates queries and keys, or adds to the scores."""
+    """Says where tokens stand inside a mixer: turns queries and keys, or adds to the scores.
+
+    ``site.dim`` is the width of a head and ``site.heads`` their number; a stack that shares one among its mixers knows
+    neither, so that what ``rotates`` cannot stand there.
+    """
 
     slot = "attention_positions"
+    rotates: ClassVar[bool] = False
 
     def rotate(self, x: Tensor, context: Context) -> Tensor:
         """Queries or keys (B, H, T, K) -> the same, placed at ``context.positions``."""
         return x
+
+    def bias(self, context: Context) -> Tensor | None:
+        """What is added to the scores, (B or 1, H, T, S) float32, or nothing."""
+        return None
 
     def prepare(self, context: Context) -> None:
         """Make what all layers share, before the first runs."""

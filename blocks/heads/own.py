@@ -1,9 +1,13 @@
 """Logits from a matrix of its own."""
 
+from typing import Literal
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.base import Head, Site, TransformFactory
-from registry import register
+from blocks.heads.finish import Finish
+from registry import PositiveFloat, register
 
 
 @register("own")
@@ -13,16 +17,28 @@ class OwnHead(Head):
     Args:
         bias: a learned number for each token, added to its logit.
         transform: what happens to the vectors first; null for nothing.
+        scale: factor on the logits; inverse_sqrt_dim is the inverse root of the model's width.
+        softcap: squash the logits to c * tanh(logit / c); null: leave them.
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.4"
 
     def __init__(
-        self, site: Site, vocab_size: int, width: int, *, bias: bool = False, transform: TransformFactory | None = None
+        self,
+        site: Site,
+        vocab_size: int,
+        width: int,
+        *,
+        bias: bool = False,
+        transform: TransformFactory | None = None,
+        scale: Literal["inverse_sqrt_dim"] | PositiveFloat = 1.0,
+        softcap: PositiveFloat | None = None,
     ) -> None:
         super().__init__(site)
         self.transform = transform(site, width) if transform else None
         self.project = nn.Linear(width if transform else site.dim, vocab_size, bias=bias)
+        self.finish = Finish(site.dim, scale, softcap)
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        return self.project(x if self.transform is None else self.transform(x))
+        x = x if self.transform is None else self.transform(x)
+        return self.finish(F.linear(x, self.project.weight), self.project.bias)

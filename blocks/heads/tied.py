@@ -1,13 +1,15 @@
 """Logits from the embedding's own table."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.base import Head, Site, TransformFactory
-from registry import register
+from blocks.heads.finish import Finish
+from registry import PositiveFloat, register
 
 
 @register("tied")
@@ -17,12 +19,22 @@ class TiedHead(Head):
     Args:
         bias: a learned number for each token, added to its logit.
         transform: what happens to the vectors first; null for nothing.
+        scale: factor on the logits; inverse_sqrt_dim is the inverse root of the model's width.
+        softcap: squash the logits to c * tanh(logit / c); null: leave them.
     """
 
     paper = "Press & Wolf, 2016, arXiv:1608.05859"
 
     def __init__(
-        self, site: Site, vocab_size: int, width: int, *, bias: bool = False, transform: TransformFactory | None = None
+        self,
+        site: Site,
+        vocab_size: int,
+        width: int,
+        *,
+        bias: bool = False,
+        transform: TransformFactory | None = None,
+        scale: Literal["inverse_sqrt_dim"] | PositiveFloat = 1.0,
+        softcap: PositiveFloat | None = None,
     ) -> None:
         super().__init__(site)
         if transform is None and width != site.dim:
@@ -32,12 +44,13 @@ class TiedHead(Head):
         self.transform = transform(site, width) if transform else None
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
         self.size = vocab_size * width
+        self.finish = Finish(site.dim, scale, softcap)
 
     def constants(self) -> Mapping[str, float]:
         return {"bias": 0.0}
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        return F.linear(x if self.transform is None else self.transform(x), table, self.bias)
+        return self.finish(F.linear(x if self.transform is None else self.transform(x), table), self.bias)
 
     def flops_per_token(self, length: int) -> float:
         return super().flops_per_token(length) + 2 * self.size

@@ -20,6 +20,9 @@ class SequentialLayer(Layer):
         cross: looks at the encoder's output; built only where there is an encoder.
         feedforward: changes each token on its own.
         residual: wires each of them into the stream; every sublayer has its own.
+        mixer_residual: wires the mixer, if otherwise than ``residual`` says.
+        cross_residual: wires the cross mixer, if otherwise.
+        feedforward_residual: wires the feed-forward, if otherwise.
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1"
@@ -32,14 +35,18 @@ class SequentialLayer(Layer):
         cross: Factory[Mixer] = MultiHeadAttention,
         feedforward: Factory[FeedForward] = MLP,
         residual: Factory[Residual] = PreNorm,
+        mixer_residual: Factory[Residual] | None = None,
+        cross_residual: Factory[Residual] | None = None,
+        feedforward_residual: Factory[Residual] | None = None,
     ) -> None:
         super().__init__(site)
         own = replace(site, memory_dim=None)
-        self.mixer, self.mixer_residual = mixer(own), residual(own)
+        self.mixer, self.mixer_residual = mixer(own), (mixer_residual or residual)(own)
         crosses = site.memory_dim is not None
-        self.cross, self.cross_residual = (cross(site), residual(own)) if crosses else (None, None)
+        self.cross, self.cross_residual = (cross(site), (cross_residual or residual)(own)) if crosses else (None, None)
         built = feedforward(own)
-        self.feedforward, self.feedforward_residual = (None, None) if built.absent else (built, residual(own))
+        wiring = feedforward_residual or residual
+        self.feedforward, self.feedforward_residual = (None, None) if built.absent else (built, wiring(own))
 
     def prepare(self, context: Context) -> None:
         self.mixer.prepare(context)

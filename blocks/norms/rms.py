@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.base import Norm, Site
+from blocks.norms.affine import affine
 from registry import PositiveFloat, register
 
 
@@ -27,14 +28,16 @@ class RMSNorm(Norm):
         self, site: Site, *, eps: PositiveFloat = 1e-6, weight: bool = True, bias: bool = False, offset: float = 0.0
     ) -> None:
         super().__init__(site)
-        self.shape, self.eps, self.offset = (site.dim,), eps, offset
-        self.weight = nn.Parameter(torch.full(self.shape, 1.0 - offset)) if weight else None
-        self.bias = nn.Parameter(torch.zeros(self.shape)) if bias else None
+        self.eps, self.offset = eps, offset
+        shape = (site.dim,) if site.heads is None else (site.heads, site.dim)
+        self.weight = nn.Parameter(torch.full(shape, 1.0 - offset)) if weight else None
+        self.bias = nn.Parameter(torch.zeros(shape)) if bias else None
 
     def constants(self) -> Mapping[str, float]:
         return {"weight": 1.0 - self.offset, "bias": 0.0}
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight + self.offset if self.weight is not None and self.offset else self.weight
-        y = F.rms_norm(x, self.shape, weight, self.eps)
-        return y if self.bias is None else y + self.bias
+        if self.bias is not None or (self.site is not None and self.site.heads is not None):
+            return affine(F.rms_norm(x, x.shape[-1:], eps=self.eps), weight, self.bias)
+        return F.rms_norm(x, x.shape[-1:], weight, self.eps)

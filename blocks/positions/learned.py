@@ -3,26 +3,31 @@
 from torch import Tensor, nn
 
 from blocks.base import Context, InputPositions, Site
-from registry import register
+from registry import NonNegative, register
 
 
 @register("learned")
 class LearnedPositions(InputPositions):
-    """Add a trained vector for each of the model's ``max_length`` positions; longer sequences are refused."""
+    """Add a trained vector for each of the model's ``max_length`` positions; longer sequences are refused.
+
+    Args:
+        offset: rows of the table before that of the first position.
+    """
 
     paper = "Gehring et al., 2017, arXiv:1705.03122; used by BERT and GPT-2"
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, offset: NonNegative = 0) -> None:
         super().__init__(site)
-        self.table = nn.Embedding(site.max_length, site.dim)
+        self.offset, self.max_length = offset, site.max_length
+        self.table = nn.Embedding(site.max_length + offset, site.dim)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         length = context.offset + context.length
-        if length > self.table.num_embeddings and context.attention_mask is not None:
-            length = int(context.positions.max()) + 1  # padding takes up no positions
-        if length > self.table.num_embeddings:
+        if length > self.max_length:  # then look closer, since padding and documents take up fewer positions
+            length = int(context.positions.max()) + 1
+        if length > self.max_length:
             raise ValueError(
-                f"a sequence of {length} tokens is longer than max_length={self.table.num_embeddings}, "
+                f"a sequence of {length} tokens is longer than max_length={self.max_length}, "
                 "and learned positions end there"
             )
-        return x + self.table(context.positions)
+        return x + self.table(context.positions + self.offset if self.offset else context.positions)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from blocks.base import AttentionPositions, Context, Site
+from blocks.base import AttentionPositions, Context, ScalingFactory, Site
 from registry import PositiveFloat, Share, register
 
 
@@ -17,12 +17,20 @@ class RotaryPositions(AttentionPositions):
         theta: longest wavelength, in tokens, over 2 pi.
         fraction: share of each head's channels that is turned; the rest sees no position.
         interleaved: pair neighbouring channels (the paper, GPT-J) instead of the two halves (GPT-NeoX, Llama).
+        scaling: stretches the angles to longer texts; null: not.
     """
 
     paper = "Su et al., 2021, arXiv:2104.09864"
+    rotates = True
 
     def __init__(
-        self, site: Site, *, theta: PositiveFloat = 10000.0, fraction: Share = 1.0, interleaved: bool = False
+        self,
+        site: Site,
+        *,
+        theta: PositiveFloat = 10000.0,
+        fraction: Share = 1.0,
+        interleaved: bool = False,
+        scaling: ScalingFactory | None = None,
     ) -> None:
         super().__init__(site)
         self.width = int(site.dim * fraction)
@@ -31,18 +39,25 @@ class RotaryPositions(AttentionPositions):
                 f"rotary positions pair channels, but fraction={fraction} of a head of {site.dim} is {self.width}"
             )
         self.theta, self.interleaved = theta, interleaved
+        self.scaling = scaling(self.width, theta) if scaling else None
+        self._key = ("rotary", theta, self.width, None if self.scaling is None else self.scaling.key)
 
     def prepare(self, context: Context) -> None:
         self.tables(context)
 
     def tables(self, context: Context) -> tuple[Tensor, Tensor]:
         """Cosines and sines of all angles, (B or 1, 1, T, width/2) float32; made once a forward."""
-        return context.once(("rotary", self.theta, self.width), lambda: self._tables(context.positions))
+        return context.once(self._key, lambda: self._tables(context))
 
-    def _tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _tables(self, context: Context) -> tuple[Tensor, Tensor]:
+        positions = context.positions
         exponents = torch.arange(0, self.width, 2, device=positions.device, dtype=torch.float32) / self.width
-        angles = positions[:, None, :, None] * self.theta**-exponents
-        return angles.cos(), angles.sin()
+        frequencies, magnitude = 1.0 / self.theta**exponents, 1.0
+        if self.scaling is not None:
+            frequencies = self.scaling.stretched(frequencies, context.offset + context.length)
+            magnitude = self.scaling.magnitude()
+        angles = positions[:, None, :, None] * frequencies
+        return angles.cos() * magnitude, angles.sin() * magnitude
 
     def rotate(self, x: Tensor, context: Context) -> Tensor:
         cos, sin = self.tables(context)

@@ -6,10 +6,10 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from blocks.base import Context, Factory, Layer, Norm, Site, Stack
+from blocks.base import AttentionPositions, Context, Factory, Layer, Norm, Site, Stack
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.layer import LayerNorm
-from registry import NonNegative, register
+from registry import NonNegative, Positive, register
 
 
 @register("layers")
@@ -19,11 +19,16 @@ class LayerStack(Stack):
     Args:
         depth: number of layers.
         layer: what every layer is, if they are all alike.
-        layers: layers by name, for ``pattern``; one may start from another with ``like: name``.
-        pattern: names of ``layers`` from the first layer on, repeated to fill ``depth``.
+        layers: layers by name, for ``first`` and ``pattern``; one may start from another with ``like: name``.
+        first: names of the layers before the pattern begins.
+        pattern: names of ``layers``, repeated from there to fill ``depth``.
         rest: what to do if the pattern does not fill ``depth`` exactly: refuse (error) or break off inside it (cut).
+        distinct: number of layers with weights of their own, each run depth / distinct times in a row; null: all.
+        positions: what adds to the scores of all mixers that look at the text itself; null: nothing in common.
         norm: after the last layer; null for none, as with post-norm layers.
     """
+
+    paper = "sharing of layers: Lan et al., 2019, arXiv:1909.11942"
 
     def __init__(
         self,
@@ -32,46 +37,68 @@ class LayerStack(Stack):
         depth: NonNegative = 6,
         layer: Factory[Layer] = SequentialLayer,
         layers: Mapping[str, Factory[Layer]] | None = None,
+        first: tuple[str, ...] = (),
         pattern: tuple[str, ...] | None = None,
         rest: Literal["error", "cut"] = "error",
+        distinct: Positive | None = None,
+        positions: Factory[AttentionPositions] | None = None,
         norm: Factory[Norm] | None = LayerNorm,
     ) -> None:
         super().__init__(site)
         site = replace(site, depth=depth)
-        plan = _plan(depth, layers, pattern, rest)
+        self.turns = _turns(depth, distinct)
+        plan = _plan(depth // self.turns, layers, first, pattern, rest)
         makers = [layer if name is None or layers is None else layers[name] for name in plan]
         self.layers = nn.ModuleList(make(replace(site, layer=index)) for index, make in enumerate(makers))
+        self.positions = positions(site) if positions else None
+        if self.positions is not None and self.positions.rotates:
+            raise ValueError("positions that turn queries and keys stand in each mixer, not in the stack")
         self.norm = norm(site) if norm else None
 
     @property
     def depth(self) -> int:
-        return len(self.layers)
+        return len(self.layers) * self.turns
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         layers = cast("list[Layer]", self.layers)
+        if self.positions is not None:
+            context.bias = self.positions.bias(context)
         for layer in layers:
             layer.prepare(context)
-        for index, layer in enumerate(layers):
+        for index in range(self.depth):
             if context.cache is not None:
                 context.layer = index
-            x = layer(x, context)
+            x = layers[index // self.turns](x, context)
         return x if self.norm is None else self.norm(x)
+
+    def flops_per_token(self, length: int) -> float:
+        return super().flops_per_token(length) * self.turns
+
+
+def _turns(depth: int, distinct: int | None) -> int:
+    """How many times in a row each layer runs."""
+    if distinct is not None and (distinct > depth or depth % distinct):
+        raise ValueError(f"depth={depth} is not a multiple of distinct={distinct}")
+    return 1 if distinct is None else depth // distinct
 
 
 def _plan(
-    depth: int, layers: Mapping[str, object] | None, pattern: tuple[str, ...] | None, rest: str
+    depth: int, layers: Mapping[str, object] | None, first: tuple[str, ...], pattern: tuple[str, ...] | None, rest: str
 ) -> list[str | None]:
     """The name of every layer, None where all are alike."""
-    if layers is None and pattern is None:
+    if layers is None and pattern is None and not first:
         return [None] * depth
     if not layers or not pattern:
         raise ValueError("layers and pattern belong together: name the layers in one and lay them out in the other")
-    if unknown := [name for name in pattern if name not in layers]:
+    if unknown := [name for name in (*first, *pattern) if name not in layers]:
         raise ValueError(f"pattern names {unknown[0]!r}, but layers has only {', '.join(layers)}")
-    if unused := [name for name in layers if name not in pattern]:
+    if unused := [name for name in layers if name not in (*first, *pattern)]:
         raise ValueError(f"layers has {unused[0]!r}, but pattern never uses it")
-    if depth % len(pattern) and rest == "error":
+    left = depth - len(first)
+    if left < 0 or (left % len(pattern) and rest == "error"):
+        before = f"{len(first)} first layers and " if first else ""
         raise ValueError(
-            f"a pattern of {len(pattern)} layers does not fill depth={depth}; say 'rest: cut' to break off inside it"
+            f"{before}a pattern of {len(pattern)} layers does not fill depth={depth}; "
+            "say 'rest: cut' to break off inside it"
         )
-    return [pattern[index % len(pattern)] for index in range(depth)]
+    return [*first, *(pattern[index % len(pattern)] for index in range(left))]

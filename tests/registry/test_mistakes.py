@@ -54,7 +54,7 @@ MISTAKES = {
         "one of attention_positions",
         "'decoder.layer.mixer.positions'",
     ),
-    "an unknown activation": (layer("feedforward: {activation: swish}"), "no activation is called", "silu"),
+    "an unknown activation": (layer("feedforward: {activation: sylu}"), "no activation is called", "silu"),
     "a wrong item of a list": (
         layer("mixer: {bias: [q, x]}"),
         "decoder.layer.mixer.bias:",

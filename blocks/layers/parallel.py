@@ -1,0 +1,55 @@
+"""Sublayers side by side."""
+
+from torch import Tensor, nn
+
+from blocks.attention.softmax import MultiHeadAttention
+from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Norm, Site
+from blocks.feedforward.mlp import MLP
+from blocks.norms.layer import LayerNorm
+from registry import Probability, register
+
+
+@register("parallel")
+class ParallelLayer(Layer):
+    """x + mixer(norm(x)) + feedforward(norm(x)): both read the same stream, so that they can run at once.
+
+    Args:
+        mixer: moves information between the tokens.
+        feedforward: changes each token on its own.
+        norm: before the mixer and, unless ``feedforward_norm`` is given, before the feed-forward too.
+        feedforward_norm: another norm before the feed-forward; null: both read the same normed vectors.
+        dropout: share of each sublayer's output set to zero while training.
+    """
+
+    paper = "Wang & Komatsuzaki, 2021 (GPT-J); two norms: Black et al., 2022, arXiv:2204.06745"
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        mixer: Factory[Mixer] = MultiHeadAttention,
+        feedforward: Factory[FeedForward] = MLP,
+        norm: Factory[Norm] = LayerNorm,
+        feedforward_norm: Factory[Norm] | None = None,
+        dropout: Probability = 0.0,
+    ) -> None:
+        super().__init__(site)
+        if site.memory_dim is not None:
+            raise ValueError(
+                "a parallel layer has no cross mixer; in the decoder of an encoder_decoder choose sequential"
+            )
+        self.mixer, self.norm = mixer(site), norm(site)
+        built = feedforward(site)
+        self.feedforward = None if built.absent else built
+        self.feedforward_norm = feedforward_norm(site) if feedforward_norm and not built.absent else None
+        self.dropout = nn.Dropout(dropout)
+
+    def prepare(self, context: Context) -> None:
+        self.mixer.prepare(context)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        y = self.norm(x)
+        mixed = x + self.dropout(self.mixer(y, context))
+        if self.feedforward is None:
+            return mixed
+        return mixed + self.dropout(self.feedforward(y if self.feedforward_norm is None else self.feedforward_norm(x)))

@@ -1,0 +1,31 @@
+"""Normalisation to a learned length."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from blocks.base import Norm, Site
+from registry import PositiveFloat, register
+
+
+@register("scale")
+class ScaleNorm(Norm):
+    """g * x / max(|x|, eps) with one learned number g, which starts at the root of the width.
+
+    Args:
+        eps: smallest length to divide by.
+    """
+
+    paper = "Nguyen & Salazar, 2019, arXiv:1910.05895"
+
+    def __init__(self, site: Site, *, eps: PositiveFloat = 1e-5) -> None:
+        super().__init__(site)
+        self.eps, self.initial = eps, site.dim**0.5
+        self.weight = nn.Parameter(torch.full((1,) if site.heads is None else (site.heads, 1), self.initial))
+
+    def constants(self) -> Mapping[str, float]:
+        return {"weight": self.initial}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight / x.square().sum(dim=-1, keepdim=True).sqrt().clamp(min=self.eps)

@@ -1,0 +1,49 @@
+"""Learned biases for distance."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from blocks.base import AttentionPositions, Context, Site
+from blocks.positions.alibi import heads_of
+from registry import Positive, register
+
+
+@register("t5")
+class RelativeBias(AttentionPositions):
+    """Add a learned number for the bucket of the distance to every score; near distances have a bucket each.
+
+    Half of the buckets are exact, the others grow logarithmically up to ``max_distance``; without causality, half of
+    all are for what lies ahead. In a stack's ``positions`` one table serves all layers (T5).
+
+    Args:
+        buckets: number of buckets.
+        max_distance: all distances from here on share the last bucket, in tokens.
+        heads: number of heads, where it is shared by the layers of a stack; inside a mixer it knows it.
+    """
+
+    paper = "Raffel et al., 2019, arXiv:1910.10683, section 2.1"
+
+    def __init__(
+        self, site: Site, *, buckets: Positive = 32, max_distance: Positive = 128, heads: Positive | None = None
+    ) -> None:
+        super().__init__(site)
+        self.buckets, self.max_distance, self.causal = buckets, max_distance, site.causal
+        self.table = nn.Embedding(buckets, heads_of(site, heads))
+
+    def bias(self, context: Context) -> Tensor:
+        key = ("buckets", self.buckets, self.max_distance, self.causal)
+        buckets = context.once(key, lambda: self._bucket(context.distances()))
+        return self.table(buckets).permute(2, 0, 1)[None]  # (1, H, T, S)
+
+    def _bucket(self, distances: Tensor) -> Tensor:
+        """(T, S) key minus query -> (T, S) bucket"""
+        if self.causal:
+            count, ahead, far = self.buckets, 0, (-distances).clamp(min=0)
+        else:
+            count, ahead, far = self.buckets // 2, (distances > 0) * (self.buckets // 2), distances.abs()
+        exact = count // 2
+        growth = torch.log(far.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        shared = (exact + (growth * (count - exact)).long()).clamp(max=count - 1)
+        return ahead + torch.where(far < exact, far, shared)

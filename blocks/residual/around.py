@@ -1,0 +1,77 @@
+"""Residuals around a residual: each changes what the sublayer gives, and leaves the wiring to ``inner``."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from blocks.base import Factory, Residual, Site
+from blocks.residual.pre import PreNorm
+from registry import Probability, register
+
+
+@register("scaled")
+class Scaled(Residual):
+    """The sublayer's output times a constant.
+
+    Args:
+        by: the constant.
+        inner: how the sublayer is wired.
+    """
+
+    paper = "IBM Granite Team, 2024 (residual multiplier); Yang et al., 2022, arXiv:2203.03466"
+
+    def __init__(self, site: Site, *, by: float = 1.0, inner: Factory[Residual] = PreNorm) -> None:
+        super().__init__(site)
+        self.by, self.inner = by, inner(site)
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.inner(x, lambda y: sublayer(y) * self.by)
+
+
+@register("layerscale")
+class LayerScale(Residual):
+    """The sublayer's output times a learned number for each channel, which starts small.
+
+    Args:
+        initial: where the numbers start; 0 makes every layer the identity at first.
+        inner: how the sublayer is wired.
+    """
+
+    paper = "Touvron et al., 2021, arXiv:2103.17239; from 0: Bachlechner et al., 2020, arXiv:2003.04887"
+
+    def __init__(self, site: Site, *, initial: float = 1e-4, inner: Factory[Residual] = PreNorm) -> None:
+        super().__init__(site)
+        self.initial, self.inner = initial, inner(site)
+        self.gain = nn.Parameter(torch.full((site.dim,), initial))
+
+    def constants(self) -> Mapping[str, float]:
+        return {"gain": self.initial}
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.inner(x, lambda y: sublayer(y) * self.gain)
+
+
+@register("stochastic_depth")
+class StochasticDepth(Residual):
+    """While training, the sublayer's output is left out for a random share of the batch, more often in later layers.
+
+    Layer l of L is left out with probability rate * (l + 1) / L; what remains is scaled up to the same mean.
+
+    Args:
+        rate: share of the batch that skips the last layer's sublayers.
+        inner: how the sublayer is wired.
+    """
+
+    paper = "Huang et al., 2016, arXiv:1603.09382"
+
+    def __init__(self, site: Site, *, rate: Probability = 0.1, inner: Factory[Residual] = PreNorm) -> None:
+        super().__init__(site)
+        self.inner = inner(site)
+        self.keep = 1.0 - rate * (site.layer + 1) / site.depth
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        if not self.training or self.keep == 1.0:
+            return self.inner(x, sublayer)
+        kept = torch.rand(x.shape[0], 1, 1, device=x.device, dtype=torch.float32) < self.keep
+        return self.inner(x, lambda y: sublayer(y) * (kept / self.keep).to(y.dtype))

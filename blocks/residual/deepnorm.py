@@ -1,0 +1,38 @@
+"""A post-norm residual for very deep stacks."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from blocks.base import Factory, Norm, Residual, Site
+from blocks.norms.layer import LayerNorm
+from registry import PositiveFloat, Probability, register
+
+
+@register("deepnorm")
+class DeepNorm(Residual):
+    """norm(alpha * x + dropout(f(x))): the stream outweighs each sublayer, the more so the deeper the stack.
+
+    Args:
+        alpha: weight of the stream; null: (2 * depth)^(1/4), as for a stack alone.
+        norm: what stands after the sum.
+        dropout: share of the sublayer's output set to zero while training.
+    """
+
+    paper = "Wang et al., 2022, arXiv:2203.00555"
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        alpha: PositiveFloat | None = None,
+        norm: Factory[Norm] = LayerNorm,
+        dropout: Probability = 0.0,
+    ) -> None:
+        super().__init__(site)
+        self.alpha = alpha or (2 * site.depth) ** 0.25
+        self.norm = norm(site)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.norm(self.alpha * x + self.dropout(sublayer(x)))

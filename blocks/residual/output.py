@@ -1,0 +1,29 @@
+"""The norm on the sublayer's output."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from blocks.base import Factory, Norm, Residual, Site
+from blocks.norms.layer import LayerNorm
+from registry import Probability, register
+
+
+@register("output")
+class OutputNorm(Residual):
+    """x + dropout(norm(f(x))): the norm stands inside the branch, after the sublayer.
+
+    Args:
+        norm: what stands after the sublayer.
+        dropout: share of the sublayer's output set to zero while training.
+    """
+
+    paper = "Liu et al., 2021, arXiv:2111.09883; OLMo Team, 2025, arXiv:2501.00656"
+
+    def __init__(self, site: Site, *, norm: Factory[Norm] = LayerNorm, dropout: Probability = 0.0) -> None:
+        super().__init__(site)
+        self.norm = norm(site)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return x + self.dropout(self.norm(sublayer(x)))

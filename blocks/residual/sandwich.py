@@ -1,0 +1,38 @@
+"""Norms on both sides of the sublayer."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from blocks.base import Factory, Norm, Residual, Site
+from blocks.norms.layer import LayerNorm
+from registry import Probability, register
+
+
+@register("sandwich")
+class SandwichNorm(Residual):
+    """x + dropout(after(f(before(x)))): what joins the stream has a controlled size.
+
+    Args:
+        norm: what stands before the sublayer and, unless ``after`` says otherwise, after it.
+        after: what stands after the sublayer; null: as ``norm``.
+        dropout: share of the sublayer's output set to zero while training.
+    """
+
+    paper = "Ding et al., 2021, arXiv:2105.13290; used by Gemma 2"
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        norm: Factory[Norm] = LayerNorm,
+        after: Factory[Norm] | None = None,
+        dropout: Probability = 0.0,
+    ) -> None:
+        super().__init__(site)
+        self.norm = norm(site)
+        self.after = (after or norm)(site)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return x + self.dropout(self.after(sublayer(self.norm(x))))
