@@ -77,12 +77,14 @@ def _ranges(indices: Iterable[int]) -> str:
 
 
 def _settings(spec: Spec | None) -> str:
-    """The parameters that say which block it is, without those that are off and those that are blocks themselves."""
+    """The parameters that say which block it is, without those that are off, or a word that is the default."""
     if spec is None:
         return ""
-    own = ((key, value) for key, value in spec.params if not spec.entry.parameters[key].slot)
-    on = ((key, value) for key, value in own if value and not spec.entry.parameters[key].runtime)
-    return ", ".join(f"{key} {shown(value)}" for key, value in on)
+    known = spec.entry.parameters
+    own = (
+        (known[key], value) for key, value in spec.params if value and not known[key].slot and not known[key].runtime
+    )
+    return ", ".join(f"{p.name} {shown(value)}" for p, value in own if value != p.default or not isinstance(value, str))
 
 
 def aligned(lines: list[Row]) -> Iterator[tuple[str, str, str]]:

@@ -1,0 +1,194 @@
+"""The command line as its user meets it: fast, and one clear line for every mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from training.cli.main import VERBS, main
+
+ROOT = Path(__file__).parents[3]
+BLOCKFORMER = [
+    sys.executable,
+    "-P",
+    "-m",
+    "training.cli.main",
+]  # -P: like a console script, without the working directory
+LIGHT = ("check", "show", "blocks", "schema")
+PLUGIN = """
+from blocks.base import Norm, Site
+from registry import register
+
+@register("twice")
+class Twice(Norm):
+    \"\"\"2x.\"\"\"
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+
+    def forward(self, x):
+        return 2 * x
+"""
+
+
+def command(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    whole = [*BLOCKFORMER, *arguments]
+    return subprocess.run(whole, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def imported_by(*arguments: str) -> set[str]:
+    program = (
+        "import sys\nfrom training.cli.main import main\n"
+        f"try:\n    main({list(arguments)!r})\nexcept SystemExit:\n    pass\n"
+        "print('\\n' + ' '.join(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(answer.stdout.splitlines()[-1].split())
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a refused command prints to stderr, which must be one line."""
+    try:
+        status = main(arguments)
+    except SystemExit as left:
+        status = left.code
+    output = capsys.readouterr()
+    assert (status, output.out) == (2, "")
+    (line,) = output.err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), *((verb, "--help") for verb in LIGHT)], ids=" ".join
+)
+def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    assert not imported_by(*arguments) & {"torch", "lightning", "wandb", "pydantic"}
+
+
+def test_help_answers_within_half_a_second() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        command("--help")
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("arguments", [("check", "gpt2"), ("show", "gpt2"), ("blocks",), ("schema",)], ids=" ".join)
+def test_light_commands_import_neither_lightning_nor_wandb(arguments: tuple[str, ...]) -> None:
+    loaded = imported_by(*arguments)
+    assert "torch" in loaded
+    assert not loaded & {"lightning", "wandb"}
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {verb} " in text for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", LIGHT)
+def test_every_light_command_has_a_module_of_its_name(verb: str) -> None:
+    assert callable(import_module(f"training.cli.{verb}").main)
+
+
+def test_without_a_command_the_help_stands_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("usage: blockformer")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["chek"], "there is no command 'chek'; did you mean 'check'?"),
+        (["nothing-like-it"], "there is no command 'nothing-like-it'; known: fit,"),
+        (["check"], "blockformer check: the following arguments are required: RECIPE"),
+        (["check", "gpt2", "--sett", "a=1"], "unrecognized arguments: --sett"),
+        (["show", "gpt2", "--format", "xml"], "invalid choice: 'xml'"),
+        (["blocks", "nrom"], "no slot is called 'nrom'; did you mean 'norm'?"),
+        (["blocks", "norm/rsm"], "no norm is called 'rsm'; did you mean 'rms'?"),
+        (["show", "gtp2"], "no recipe has this name; did you mean 'gpt2'?"),
+        (["show", "gpt2", "--set", "dim"], "override dim: must have the form key.key=value"),
+        (["show", "gpt2", "--set", "decoder.dept=2"], "did you mean 'depth'?"),
+        (["schema", "--out", "/dev/null/schema.json"], "cannot write /dev/null/schema.json: "),
+        (["--plugin", "no_such_module", "blocks"], "plug-in 'no_such_module' cannot be loaded: ModuleNotFoundError"),
+        (["blocks", "--plugin"], "--plugin needs the name of a module"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_answered_with_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], answer: str
+) -> None:
+    assert answer in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_plug_in_from_the_working_directory_adds_its_blocks(tmp_path: Path, place: str) -> None:
+    (tmp_path / "my_norms.py").write_text(PLUGIN)
+    plugin, rest = ["--plugin", "my_norms"], ["check", "gpt2", "--set", "decoder.norm=twice"]
+    answer = command(*(plugin + rest if place == "before" else rest + plugin), folder=tmp_path)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.startswith("gpt2: ok")
+
+
+def test_a_plug_in_that_is_installed_is_loaded_without_being_named(tmp_path: Path) -> None:
+    (tmp_path / "their_norms.py").write_text(PLUGIN)
+    metadata = tmp_path / "their_norms-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-norms\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[blockformer.blocks]\nnorms = their_norms\n")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    whole = [*BLOCKFORMER, "blocks", "norm/twice"]
+    answer = subprocess.run(whole, env=environment, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "2x." in answer.stdout
+
+
+def test_a_recipe_names_no_module(tmp_path: Path) -> None:
+    (tmp_path / "my_norms.py").write_text(PLUGIN + "\nprint('imported')\n")
+    (tmp_path / "r.yaml").write_text("type: decoder_only\ndecoder: {norm: my_norms.Twice}\n")
+    answer = command("check", "r.yaml", folder=tmp_path)
+    assert answer.returncode == 2
+    assert "imported" not in answer.stdout
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    answer = subprocess.run(
+        [*BLOCKFORMER, "schema"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (answer.returncode, answer.stderr) == (141, "")
+
+
+def test_an_interrupt_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\nopen('started', 'w').close()\ntime.sleep(60)\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    whole = [*BLOCKFORMER, "--plugin", "slow", "blocks"]
+    running = subprocess.Popen(whole, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.05)
+        assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=30)
+    assert (running.returncode, errors) == (130, "")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("training.cli.check.main", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["check", "gpt2"])
