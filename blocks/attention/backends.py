@@ -121,7 +121,7 @@ def _at(mask: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
 @cache
 def compiled_flex() -> Any:
     """The kernel generator, compiled on first use."""
-    return torch.compile(flex_attention, dynamic=False)
+    return cast("Any", torch).compile(flex_attention, dynamic=False)
 
 
 BACKENDS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa, "flex": flex}

@@ -13,17 +13,17 @@ class HeadProjection(nn.Linear):
     """A linear projection to ``heads`` heads; what it gives can be normalised and clipped before it is turned."""
 
     def __init__(self, width: int, heads: int, head_dim: int, *, bias: bool) -> None:
-        super().__init__(width, heads * head_dim, bias=bias)
+        super().__init__(width, heads * head_dim, bias=bias)  # pyright: ignore[reportUnknownMemberType]
         self.heads, self.head_dim = heads, head_dim
 
     def forward(
-        self, x: Tensor, norm: Norm | None = None, over: NormOver = "head", clip: float | None = None
+        self, input: Tensor, norm: Norm | None = None, over: NormOver = "head", clip: float | None = None
     ) -> Tensor:
         """(B, T, D) -> (B, H, T, K)"""
-        y = super().forward(x)
+        y = super().forward(input)
         if norm is not None and over == "projection":
             y = norm(y)
-        y = y.view(*x.shape[:2], self.heads, self.head_dim)
+        y = y.view(*input.shape[:2], self.heads, self.head_dim)
         if norm is not None and over != "projection":
             y = norm(y)
         if clip is not None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar, cast
 
 from torch import Generator, Tensor, nn
 
@@ -77,8 +77,8 @@ class RotaryScaling(Component, ABC):
     @property
     def key(self) -> Hashable:
         """Equal for scalings that do the same, which can share their tables."""
-        settings = {name: value for name, value in vars(self).items() if isinstance(value, int | float | tuple)}
-        return type(self), *sorted(settings.items())
+        settings = cast("dict[str, object]", vars(self)).items()
+        return type(self), tuple(sorted((name, repr(value)) for name, value in settings if not name.startswith("_")))
 
 
 ScalingFactory = Annotated[Callable[[int, float], RotaryScaling], AsRecipe()]
