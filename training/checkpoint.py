@@ -1,0 +1,90 @@
+"""Read checkpoints: a file alone gives back its model, and reading it runs no code of its."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blocks import build
+from blocks.models.base import Model
+from registry import RecipeError
+from registry import load as load_recipe
+from training.metadata import FORMAT, METADATA, CheckpointError
+
+__all__ = ["CheckpointError", "load", "read", "read_metadata", "weights"]
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
+    """Build the model of a checkpoint and give it its weights.
+
+    Args:
+        path: a checkpoint that `blockformer fit` wrote.
+        device: where the model shall be.
+
+    Returns:
+        The model, in evaluation mode, and the checkpoint's metadata: `recipe`, `kind`, `objective`, `tokenizer` (as
+        ``Tokenizer.dump`` gave it), `data`, `step`, `tokens`, `evaluation` and more, see
+        :func:`training.metadata.describe`.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it is no checkpoint of this project.
+    """
+    content = read(path)
+    metadata = content[METADATA]
+    try:
+        model = build(load_recipe(metadata["recipe"]), device=device)
+        model.load_state_dict(weights(content))
+    except RecipeError as error:
+        plugins = metadata.get("plugins")
+        hint = f" (it was trained with --plugin {' --plugin '.join(plugins)})" if plugins else ""
+        raise CheckpointError(f"{path}: its recipe is not valid here: {error.problems[0]}{hint}") from error
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: its weights do not fit its recipe: {' '.join(str(error).split())[:200]}"
+        ) from error
+    return model.eval(), metadata
+
+
+def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The model's own state out of a checkpoint's, which counts the LightningModule around it."""
+    prefix = "model."
+    return {key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)}
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's metadata; its tensors are not read.
+
+    Raises:
+        CheckpointError: as for :func:`load`.
+    """
+    return read(path, mmap=True)[METADATA]
+
+
+def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Everything in a checkpoint, restricted to tensors and plain data (`weights_only`), in main memory.
+
+    Raises:
+        CheckpointError: as for :func:`load`.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: is a folder, not a checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: is not a checkpoint of blockformer (it holds more than tensors and plain data)"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: is cut short or damaged, or is no checkpoint") from error
+    if not isinstance(content, dict) or METADATA not in content:
+        raise CheckpointError(f"{path}: is not a checkpoint of blockformer")
+    if content[METADATA].get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {content[METADATA].get('format')}; this version reads format {FORMAT}"
+        )
+    return content

@@ -1,0 +1,70 @@
+"""Write checkpoints so that the name never stands for half of one."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from training.checkpoint import read
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Save beside the target, reach the disk, then rename.
+
+    Lightning's own writer stages in the temporary folder: on another file system its last move is a copy that others
+    see grow. It also holds the whole file in memory a second time.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        write_atomically(Path(path), lambda stream: torch.save(checkpoint, stream))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Tensors and plain data only, whatever is asked.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or not of this project.
+        """
+        return read(path)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Give ``path`` new content in one step: after a crash it holds all of the old or all of the new.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(draft).chmod(0o666 & ~_umask())  # mkstemp gives the owner alone access
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+    _reach_disk(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _reach_disk(folder: Path) -> None:
+    """Make the renaming itself durable; not every system lets folders be synced."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
