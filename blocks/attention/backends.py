@@ -89,16 +89,17 @@ def _additive(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> Te
 
 def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """FlexAttention: a kernel is generated from a description of the scores. On a CPU it has no backward pass."""
-    mask, bias, cap = visible.full(q), scoring.bias, scoring.softcap
+    shape, cap = (q.shape[0], -1, q.shape[2], k.shape[2]), scoring.softcap
+    mask, bias = visible.full(q), scoring.bias
+    mask = None if mask is None else mask.expand(shape)
+    bias = None if bias is None else bias.expand(shape)
 
     def score(value: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         if cap is not None:
             value = cap * torch.tanh(value / cap)
         if bias is not None:
-            value = value + bias[b % bias.shape[0], h, i, j]
-        if mask is None:
-            return value
-        return torch.where(_at(mask, b, i, j), value, -torch.inf)
+            value = value + bias[b, h, i, j]
+        return value if mask is None else torch.where(mask[b, 0, i, j], value, -torch.inf)
 
     attend = cast("Any", compiled_flex() if q.is_cuda else flex_attention)
     with warnings.catch_warnings():
@@ -111,11 +112,6 @@ def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring)
         return y
     kept = torch.sigmoid(auxiliary.lse - scoring.sinks[None, :, None])  # the share of the softmax that keys get
     return y * kept[..., None].to(y.dtype)
-
-
-def _at(mask: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """Entry of a mask (B or 1, 1, T or 1, S)."""
-    return mask[b % mask.shape[0], 0, i % mask.shape[2], j]
 
 
 @cache

@@ -23,7 +23,7 @@ class Visibility(NamedTuple):
         if not self.causal:
             return self.mask
         length = queries.shape[2]
-        return torch.ones(length, length, dtype=torch.bool, device=queries.device).tril()
+        return torch.ones(1, 1, length, length, dtype=torch.bool, device=queries.device).tril()
 
 
 def visibility(context: Context, *, causal: bool, window: int | None = None) -> Visibility:
