@@ -1,0 +1,204 @@
+"""Run what the documentation shows.
+
+A page is one story: its snippets run in order, in one empty folder.
+
+* ```yaml is a whole recipe and must check without a problem. With title="name.yaml" it is saved under that name first.
+* ```python runs; with a title it is saved only, for later snippets to import.
+* ```bash runs and must succeed. ```console has `$ command` lines, each followed by exactly what it prints; a line `...`
+  stands for any lines, and where nothing follows the command must succeed. `make TARGET` is not run; it must exist.
+* ```toml and ```json must parse. ```text is not looked at.
+
+A comment right above a snippet says that it is something else:
+
+* `<!-- fragment of RECIPE at KEY -->`: the YAML is laid over that place of an installed recipe (`at .`: all of it).
+* `<!-- wrong -->`: a recipe that is meant to be wrong. `<!-- settings -->`: YAML that is no recipe.
+* `<!-- not run: REASON -->`.
+
+What trains, validates or generates runs with the slow tests only, as does all that follows it on the page.
+
+`python -m tests.docs.snippets PAGE...` writes the present output into a page's ```console snippets.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import blocks
+import registry
+from registry.strict_yaml import parse_text
+from training.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(
+    r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S
+)
+IN_PROCESS = {"check", "show", "blocks", "schema"}
+SLOW = re.compile(r"^(?:\$ )?blockformer (?:fit|validate|test|predict|generate)\b(?!.*--help)", re.M)
+LANGUAGES = {"yaml", "python", "bash", "console", "toml", "json", "text"}
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """One fenced block: its language, the comment above it, its title, its text, and its first line in the page."""
+
+    language: str
+    mark: str
+    title: str
+    code: str
+    line: int
+
+    @property
+    def slow(self) -> bool:
+        """Whether it trains or uses what was trained."""
+        return bool(SLOW.search(self.code)) and not self.mark.startswith("not run: ")
+
+
+def snippets(text: str) -> list[Snippet]:
+    """Every fenced block of a page.
+
+    Raises:
+        ValueError: a fence is written in a way that would not be recognised, or its language is unknown.
+    """
+    found = list(FENCE.finditer(text))
+    if 2 * len(found) != len(re.findall(r"^\s*```", text, re.M)):
+        raise ValueError("every fence must start its line and name its language")
+    result: list[Snippet] = []
+    for match in found:
+        if match["language"] not in LANGUAGES:
+            raise ValueError(f"unknown language {match['language']}")
+        title = re.search(r'title="([^"]*)"', match["info"])
+        line = text.count("\n", 0, match.start("code")) + 1
+        result.append(Snippet(match["language"], match["mark"] or "", title[1] if title else "", match["code"], line))
+    return result
+
+
+class Page:
+    """The folder in which one page's snippets run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        tools = folder / ".bin"
+        tools.mkdir()
+        command = tools / "blockformer"
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m training.cli.main "$@"\n')
+        command.chmod(0o755)
+        (tools / "python").symlink_to(sys.executable)
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        quiet = {"WANDB_MODE": "offline", "COLUMNS": "120", "PYTHONWARNINGS": "ignore"}
+        self.environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", **quiet}
+
+    def check(self, snippet: Snippet) -> None:
+        """Run or read a snippet.
+
+        Raises:
+            AssertionError: it does not do what the page says.
+        """
+        if snippet.mark.startswith("not run: "):
+            return
+        if snippet.title:
+            (self.folder / snippet.title).write_text(snippet.code)
+        if check := getattr(self, f"_{snippet.language}", None):
+            check(snippet)
+
+    def _python(self, snippet: Snippet) -> None:
+        if not snippet.title:
+            answer = self._run([sys.executable, "-c", snippet.code])
+            assert answer.returncode == 0, answer.stdout
+
+    def _bash(self, snippet: Snippet) -> None:
+        for command in commands(snippet.code):
+            status, printed = self.run(command)
+            assert status == 0, f"$ {command}\n{printed}"
+
+    def _console(self, snippet: Snippet) -> None:
+        for command, expected in conversation(snippet.code):
+            status, printed = self.run(command)
+            assert agrees(expected, printed) if expected else status == 0, f"$ {command}\n{printed}"
+
+    def _toml(self, snippet: Snippet) -> None:
+        tomllib.loads(snippet.code)
+
+    def _json(self, snippet: Snippet) -> None:
+        json.loads(snippet.code)
+
+    def _yaml(self, snippet: Snippet) -> None:
+        tree = parse_text(snippet.code, f"line {snippet.line}")
+        if fragment := re.fullmatch(r"fragment of (\S+) at (\S+)", snippet.mark):
+            name, place = fragment.groups()
+            prefix = "" if place == "." else f"{place}."
+            blocks.check(registry.load(name, {f"{prefix}{key}": value for key, value in tree.items()}))
+        elif snippet.mark not in ("wrong", "settings"):
+            path = self.folder / (snippet.title or f"line{snippet.line}.yaml")
+            path.write_text(snippet.code)
+            blocks.check(registry.load(path))
+
+    def run(self, command: str) -> tuple[int, str]:
+        """The status of a shell command, and what it prints to stdout and stderr."""
+        words = shlex.split(command, comments=True)
+        if words[0] == "make":
+            targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+            assert {word for word in words[1:] if "=" not in word} <= set(targets), f"no such target: {command}"
+            return 0, ""
+        if words[0] == "blockformer" and words[1] in IN_PROCESS and not {"|", ">", "&&", "--plugin", ";"} & set(words):
+            return self._in_process(words[1:])
+        answer = self._run(["bash", "-c", command])
+        return answer.returncode, answer.stdout
+
+    def _in_process(self, words: list[str]) -> tuple[int, str]:
+        output = io.StringIO()
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            try:
+                return main(words), output.getvalue()
+            except SystemExit as left:
+                return int(left.code or 0), output.getvalue()
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.run(command, cwd=self.folder, env=self.environment, text=True, check=False, **both)
+
+
+def commands(code: str) -> list[str]:
+    """The commands of a ```bash snippet, one a line unless a backslash joins them."""
+    return [line for line in code.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+
+
+def conversation(code: str) -> Iterator[tuple[str, str]]:
+    """The commands of a ```console snippet, each with what it should print."""
+    for part in re.split(r"^\$ ", code, flags=re.M)[1:]:
+        command, _, expected = re.sub(r"\\\n(?:> )?", " ", part).partition("\n")
+        yield command, expected
+
+
+def agrees(expected: str, printed: str) -> bool:
+    """Whether the output is the expected one; a line ``...`` stands for any lines."""
+    fixed = re.split(r"^\.\.\.$", expected.strip(), flags=re.M)
+    return re.fullmatch("(?s:.*)".join(map(re.escape, fixed)), printed.strip()) is not None
+
+
+def rewritten(text: str, folder: Path) -> str:
+    """The page with present outputs in its ```console snippets, those with a ``...`` line excepted."""
+    page = Page(folder)
+    for snippet in snippets(text):
+        if snippet.language != "console" or "\n...\n" in snippet.code or snippet.mark:
+            page.check(snippet)
+            continue
+        said = "".join(f"$ {command}\n{page.run(command)[1]}" for command, _ in conversation(snippet.code))
+        text = text.replace(f"```console\n{snippet.code}```", f"```console\n{said}```")
+    return text
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as temporary:
+            changed = rewritten(Path(name).read_text(), Path(temporary))
+        Path(name).write_text(changed)

@@ -1,0 +1,40 @@
+"""Files that are made from the blocks are those that the blocks would make now; `make schema` writes them anew."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import registry
+from registry.reference import pages
+from registry.strict_yaml import parse_text
+from tests.docs.snippets import ROOT, snippets
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the command writes, in a process of its own, where no test has registered a block."""
+    folder = tmp_path_factory.mktemp("made")
+    command = [sys.executable, "-m", "training.cli.main", "schema"]
+    options = ["--out", str(folder / "schema.json"), "--reference", str(folder / "blocks")]
+    subprocess.run([*command, *options], cwd=ROOT, check=True)
+    return folder
+
+
+def test_the_schema_is_not_stale(made: Path) -> None:
+    assert (ROOT / "recipes" / "schema.json").read_text() == (made / "schema.json").read_text()
+
+
+def test_no_page_of_the_block_reference_is_stale(made: Path) -> None:
+    stored = {path.name: path.read_text() for path in (ROOT / "docs" / "blocks").glob("*")}
+    assert stored == {path.name: path.read_text() for path in (made / "blocks").iterdir()}
+
+
+@pytest.mark.parametrize("slot", registry.slots())
+def test_the_example_of_every_block_builds_that_block_with_its_defaults(slot: str) -> None:
+    examples = [parse_text(snippet.code, slot) for snippet in snippets(pages()[f"{slot}.md"])]
+    trees = examples if slot == "model" else [tree for example in examples for tree in example.values()]
+    assert {tree["type"] for tree in trees} == set(registry.entries(slot))
+    for tree in trees:
+        assert registry.parse(slot, registry.trees.plain(tree)).dump() == registry.parse(slot, tree["type"]).dump()
