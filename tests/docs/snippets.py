@@ -4,13 +4,13 @@ A page is one story: its snippets run in order, in one empty folder.
 
 * ```yaml is a whole recipe and must check without a problem. With title="name.yaml" it is saved under that name first.
 * ```python runs; with a title it is saved only, for later snippets to import.
-* ```bash runs and must succeed. ```console has `$ command` lines, each followed by exactly what it prints; a line `...`
-  stands for any lines, and where nothing follows the command must succeed. `make TARGET` is not run; it must exist.
+* ```bash runs and must succeed. ```console has `$ command` lines, each followed by exactly what it prints; `...` stands
+  for anything, and where nothing follows the command must succeed. `make TARGET` is not run; it must exist.
 * ```toml and ```json must parse. ```text is not looked at.
 
 A comment right above a snippet says that it is something else:
 
-* `<!-- fragment of RECIPE at KEY -->`: the YAML is laid over that place of an installed recipe (`at .`: all of it).
+* `<!-- fragment of RECIPE at KEY -->`: the YAML is laid over that place of a recipe, installed or of this page.
 * `<!-- wrong -->`: a recipe that is meant to be wrong. `<!-- settings -->`: YAML that is no recipe.
 * `<!-- not run: REASON -->`.
 
@@ -135,8 +135,9 @@ class Page:
         tree = parse_text(snippet.code, f"line {snippet.line}")
         if fragment := re.fullmatch(r"fragment of (\S+) at (\S+)", snippet.mark):
             name, place = fragment.groups()
-            prefix = "" if place == "." else f"{place}."
-            blocks.check(registry.load(name, {f"{prefix}{key}": value for key, value in tree.items()}))
+            own = self.folder / name
+            changes = {f"{place}.{key}": value for key, value in tree.items()}
+            blocks.check(registry.load(own if own.exists() else name, changes))
         elif snippet.mark not in ("wrong", "settings"):
             path = self.folder / (snippet.title or f"line{snippet.line}.yaml")
             path.write_text(snippet.code)
@@ -180,16 +181,16 @@ def conversation(code: str) -> Iterator[tuple[str, str]]:
 
 
 def agrees(expected: str, printed: str) -> bool:
-    """Whether the output is the expected one; a line ``...`` stands for any lines."""
-    fixed = re.split(r"^\.\.\.$", expected.strip(), flags=re.M)
-    return re.fullmatch("(?s:.*)".join(map(re.escape, fixed)), printed.strip()) is not None
+    """Whether the output is the expected one; ``...`` stands for anything."""
+    fixed = map(re.escape, expected.strip().split("..."))
+    return re.fullmatch(".*".join(fixed), printed.strip(), flags=re.S) is not None
 
 
 def rewritten(text: str, folder: Path) -> str:
-    """The page with present outputs in its ```console snippets, those with a ``...`` line excepted."""
+    """The page with present outputs in its ```console snippets, those with ``...`` excepted."""
     page = Page(folder)
     for snippet in snippets(text):
-        if snippet.language != "console" or "\n...\n" in snippet.code or snippet.mark:
+        if snippet.language != "console" or "..." in snippet.code or snippet.mark:
             page.check(snippet)
             continue
         said = "".join(f"$ {command}\n{page.run(command)[1]}" for command, _ in conversation(snippet.code))

@@ -56,6 +56,7 @@ def test_a_conversation_is_split_into_commands_and_answers() -> None:
     [
         ("a\nb\n", "a\nb", True),
         ("a\n...\nb\n", "a\n1\n2\nb\n", True),
+        ("hash 1...\n", "hash 12\n", True),
         ("a\n", "a\nb\n", False),
         ("a.c\n", "abc\n", False),
     ],
