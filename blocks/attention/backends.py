@@ -70,9 +70,13 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring)
         mask, causal = _additive(q, k, visible, scoring), False
     if scoring.sinks is not None:
         k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))  # one more key, whose score is the sink and value is 0
-    return F.scaled_dot_product_attention(
+    width = v.shape[-1]
+    if q.is_cpu and width < k.shape[-1]:
+        v = F.pad(v, (0, k.shape[-1] - width))  # the CPU has a fused kernel for equal widths only
+    y = F.scaled_dot_product_attention(
         q, k, v, mask, scoring.dropout, causal, scale=scoring.scale, enable_gqa=q.shape[1] != k.shape[1]
     )
+    return y[..., :width]
 
 
 def _additive(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:

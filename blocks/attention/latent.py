@@ -1,0 +1,148 @@
+"""Attention whose keys and values are made from one narrow vector a token."""
+
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from blocks.attention.backends import Backend, Scoring, choose
+from blocks.attention.projection import HeadProjection
+from blocks.attention.visibility import visibility
+from blocks.base import AttentionPositions, Context, Factory, KeyValues, Mixer, Norm, Site
+from blocks.norms.rms import RMSNorm
+from blocks.positions.rotary import RotaryPositions
+from registry import Positive, PositiveFloat, Probability, Runtime, register
+
+Projection = Literal["q_down", "q", "kv_down", "k", "k_rotary", "v", "out"]
+PAIRWISE = partial(RotaryPositions, interleaved=True)
+
+
+@register("latent")
+class LatentAttention(Mixer):
+    """Multi-head attention whose keys and values are projected up from a normalised latent vector that heads share.
+
+    With c = norm(kv_down x), a head's values are its part of v(c), and its keys its part of k(c) beside the turned
+    k_rotary(x), which is the same for all heads. A cache keeps nothing but c and that.
+
+    Args:
+        heads: number of heads.
+        head_dim: width of the part of a head's queries and keys that knows no position; null: the model's over heads.
+        rotary_dim: width of the part that does; null: half of ``head_dim``, rounded up to an even number.
+        value_dim: width of a head's values; null: ``head_dim``.
+        kv_rank: width of the latent; null: 4 * ``head_dim``.
+        q_rank: width of a latent that the queries are projected up from; null: they come straight from the input.
+        norm: of the latents.
+        positions: what is applied to the rotary part of queries and keys.
+        scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim + rotary_dim).
+        bias: biases in all projections, or a list of those that have one: q_down, q, kv_down, k, k_rotary, v, out.
+        window: a token sees only those closer than this many tokens, itself included; null: all.
+        dropout: share of the attention weights set to zero while training.
+        backend: how it is computed; auto chooses the fastest that can, and all agree.
+    """
+
+    paper = "DeepSeek-AI, 2024, arXiv:2405.04434, section 2.1"
+    outputs = ("out",)
+    works = frozenset({"causal", "bidirectional"})
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        heads: Positive = 8,
+        head_dim: Positive | None = None,
+        rotary_dim: Positive | None = None,
+        value_dim: Positive | None = None,
+        kv_rank: Positive | None = None,
+        q_rank: Positive | None = None,
+        norm: Factory[Norm] = RMSNorm,
+        positions: Factory[AttentionPositions] = PAIRWISE,
+        scale: PositiveFloat | None = None,
+        bias: bool | tuple[Projection, ...] = False,
+        window: Positive | None = None,
+        dropout: Probability = 0.0,
+        backend: Annotated[Backend, Runtime()] = "auto",
+    ) -> None:
+        super().__init__(site)
+        if head_dim is None and site.dim % heads:
+            raise ValueError(f"dim={site.dim} is not a multiple of heads={heads}; change one of them or give head_dim")
+        self.heads, self.head_dim = heads, head_dim or site.dim // heads
+        self.rotary_dim = rotary_dim or 2 * -(-self.head_dim // 4)
+        self.value_dim, self.kv_rank = value_dim or self.head_dim, kv_rank or 4 * self.head_dim
+        self.scale = (self.head_dim + self.rotary_dim) ** -0.5 if scale is None else scale
+        self.causal, self.window, self.dropout = site.causal, window, dropout
+        self.attend = choose(backend, softcap=False, dropout=dropout > 0)
+        self.positions = positions(site.resized(self.rotary_dim, heads))
+        self._project(site, q_rank, norm, bias)
+
+    def _project(
+        self, site: Site, q_rank: int | None, norm: Factory[Norm], bias: bool | tuple[Projection, ...]
+    ) -> None:
+        def biased(name: Projection) -> bool:
+            return bias if isinstance(bias, bool) else name in bias
+
+        if q_rank is None and not isinstance(bias, bool) and "q_down" in bias:
+            raise ValueError("bias names q_down, which is there only with a q_rank")
+        width, rank = self.head_dim + self.rotary_dim, self.kv_rank
+        self.q_down = nn.Linear(site.dim, q_rank, bias=biased("q_down")) if q_rank else None
+        self.q_norm = norm(site.resized(q_rank)) if q_rank else None
+        self.q = HeadProjection(q_rank or site.dim, self.heads, width, bias=biased("q"))
+        self.kv_down = nn.Linear(site.dim, rank, bias=biased("kv_down"))
+        self.kv_norm = norm(site.resized(rank))
+        self.k = HeadProjection(rank, self.heads, self.head_dim, bias=biased("k"))
+        self.v = HeadProjection(rank, self.heads, self.value_dim, bias=biased("v"))
+        self.k_rotary = HeadProjection(site.dim, 1, self.rotary_dim, bias=biased("k_rotary"))
+        self.out = nn.Linear(self.heads * self.value_dim, site.dim, bias=biased("out"))
+        self.can_absorb = not biased("k") and not biased("v")
+
+    def prepare(self, context: Context) -> None:
+        visibility(context, causal=self.causal, window=self.window)
+        self.positions.prepare(context)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q = self._queries(x, context)
+        latent = self.kv_norm(self.kv_down(x))[:, None]  # (B, 1, T, R)
+        k_rotary = self.positions.rotate(self.k_rotary(x), context)  # (B, 1, T, rotary_dim)
+        state = context.state("mixer", KeyValues)
+        if state is not None:
+            latent, k_rotary = state.append(latent, k_rotary)  # of all S tokens so far
+        one = state is not None and context.length == 1
+        read = self._absorbed if one and self.can_absorb and not self.training else self._expanded
+        y = read(q, latent, k_rotary, context)  # (B, H, T, value_dim)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    def _queries(self, x: Tensor, context: Context) -> Tensor:
+        """(B, T, D) -> (B, H, T, head_dim + rotary_dim), the last ``rotary_dim`` turned."""
+        if self.q_down is not None and self.q_norm is not None:
+            x = self.q_norm(self.q_down(x))
+        q: Tensor = self.q(x)
+        turned = self.positions.rotate(q[..., self.head_dim :], context)
+        return torch.cat([q[..., : self.head_dim], turned], dim=-1)
+
+    def _expanded(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
+        """Make the keys and values of every head: the fewest operations for many queries."""
+        k, v = self.k(latent[:, 0]), self.v(latent[:, 0])  # (B, H, S, ...)
+        return self._attend(q, torch.cat([k, k_rotary.expand(-1, self.heads, -1, -1)], dim=-1), v, context)
+
+    def _absorbed(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
+        """Bring the query to the latents, q (k c) = (q k) c, and their mean to the values: the fewest for one query."""
+        q_latent = q[..., : self.head_dim] @ self.k.weight.view(self.heads, self.head_dim, self.kv_rank)
+        q = torch.cat([q_latent, q[..., self.head_dim :]], dim=-1)
+        k = torch.cat([latent, k_rotary], dim=-1)
+        y = self._attend(q, k, k, context)[..., : self.kv_rank]  # the latents, as kernels like equal widths
+        return y @ self.v.weight.view(self.heads, self.value_dim, self.kv_rank).transpose(1, 2)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        visible = visibility(context, causal=self.causal, window=self.window)
+        biases = [bias for bias in (self.positions.bias(context), context.bias) if bias is not None]
+        added = sum(biases[1:], biases[0]) if biases else None
+        return self.attend(q, k, v, visible, Scoring(self.scale, self.dropout if self.training else 0.0, bias=added))
+
+    def flops_per_token(self, length: int) -> float:
+        span = min(length, self.window) if self.window else length
+        widths = self.head_dim + self.rotary_dim + self.value_dim
+        return super().flops_per_token(length) + 2 * self.heads * widths * span
+
+    @property
+    def cached_per_token(self) -> int:
+        return self.kv_rank + self.rotary_dim
