@@ -1,12 +1,15 @@
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+ROOT = Path(__file__).parents[2]
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "brew", "potions"]
-Fit = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +30,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def arguments(text: Path) -> list[str]:
-    """What makes `fit` train a tiny model on that text, in epochs of a few steps."""
+@pytest.fixture(scope="session")
+def arguments(text: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What makes `fit` train a tiny model on that text, in epochs of a few steps, and keep the run in a folder."""
     return [
         *("--recipe", "tiny_decoder", "--recipe.decoder.depth", "1", "--recipe.embedding.dropout", "0.1"),
         *("--data.dataset", "text", f"--data.files={text}", "--data.tokenizer", "bytes"),
@@ -39,17 +42,46 @@ def arguments(text: Path) -> list[str]:
     ]
 
 
-@pytest.fixture
-def fit(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLOCKFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the session's runs lie in."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def fit(arguments: list[str], runs: Path) -> Callable[..., Path]:
     """Run `blockformer fit` in this process and give the run's folder."""
     from training.cli.fit import main
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "cache"))
-
-    def run(*more: str, name: str, base: bool = True) -> Path:
-        status = main(["fit", *(arguments if base else []), "--run.name", name, *more])
+    def run(*more: str, name: str, given: list[str] = arguments) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda descriptor: None)  # the tests need no durable files
+            status = main(["fit", *given, "--run.root", str(runs), "--run.name", name, *more])
         assert status == 0
-        return tmp_path / "runs" / name
+        return runs / name
 
     return run
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., "subprocess.Popen[str]"]:
+    """Start `blockformer` in a process of its own."""
+
+    def begin(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "training.cli.main", *arguments]
+        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "BLOCKFORMER_RUN"))
+        }
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "text": True}
+        return subprocess.Popen(command, env=inherited | settings | environment, **pipes)
+
+    return begin

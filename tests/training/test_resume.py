@@ -11,12 +11,21 @@ from training.loggers.files import read_rows
 
 Fit = Callable[..., Path]
 CLOCKS = ("seconds", "tokens_per_second", "peak_memory_mib")
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--run.wandb", "disabled"]
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
     return [
         {key: value for key, value in row.items() if key not in CLOCKS} for row in read_rows(folder / "metrics.jsonl")
     ]
+
+
+def state(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return weights(read(folder / "checkpoints" / f"{name}.ckpt"))
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def crash_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,29 +40,108 @@ def crash_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Meter, "after_step", dying)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("step", [2, 4, 5, 6, 7, 11])
+def steps(accumulate: int) -> list[str]:
+    interval = [
+        "--trainer.val_check_interval",
+        str(3 * accumulate),
+        "--trainer.accumulate_grad_batches",
+        str(accumulate),
+    ]
+    return ["--trainer.max_steps", "12", "--run.save_every", "1", *interval]
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def whole(fit: Fit, request: pytest.FixtureRequest) -> tuple[int, Path]:
+    """A run that nothing stopped, through epochs of 11 batches, with the batches that make a step."""
+    return request.param, fit(*steps(request.param), name=f"whole-{request.param}")
+
+
+@pytest.mark.parametrize("step", [2, 4, 6, 7, 12])
 def test_a_run_that_crashed_continues_exactly(
-    fit: Fit, monkeypatch: pytest.MonkeyPatch, step: int, accumulate: int
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, whole: tuple[int, Path], step: int
 ) -> None:
-    steps = ["--trainer.max_steps", "12", "--trainer.val_check_interval", str(3 * accumulate), "--run.save_every", "1"]
-    steps += ["--trainer.accumulate_grad_batches", str(accumulate)]
-    whole = fit(*steps, name="whole")
+    accumulate, unbroken = whole
+    name = f"broken-{accumulate}-{step}"
     with monkeypatch.context() as patch:
         crash_after(step, patch)
         with pytest.raises(MemoryError):
-            fit(*steps, name="broken")
-    fit(
-        "--ckpt_path",
-        "last",
-        "--trainer.enable_progress_bar",
-        "false",
-        "--run.wandb",
-        "disabled",
-        name="broken",
-        base=False,
+            fit(*steps(accumulate), name=name)
+    broken = fit("--ckpt_path", "last", *QUIET, name=name, given=[])
+    assert figures(broken) == figures(unbroken)
+    assert same(state(broken), state(unbroken))
+
+
+def test_a_longer_run_continues_a_finished_one(fit: Fit) -> None:
+    constant = ["--optimizer.schedule", "constant", "--trainer.val_check_interval", "4"]
+    whole = fit("--trainer.max_steps", "14", *constant, name="long")
+    fit("--trainer.max_steps", "8", *constant, name="extended")
+    extended = fit("--ckpt_path", "last", "--trainer.max_steps", "14", *QUIET, name="extended", given=[])
+    assert same(state(extended), state(whole))
+    assert [row["step"] for row in figures(extended)] == [row["step"] for row in figures(whole)]
+
+
+def test_what_is_said_when_continuing_overrules_the_checkpoint(fit: Fit) -> None:
+    fit("--trainer.max_steps", "4", "--optimizer.schedule", "constant", name="slower")
+    folder = fit(
+        "--ckpt_path", "last", "--trainer.max_steps", "6", "--optimizer.lr", "1e-5", *QUIET, name="slower", given=[]
     )
-    broken = whole.parent / "broken"
-    assert figures(broken) == figures(whole)
-    ours, theirs = (weights(read(folder / "checkpoints" / "last.ckpt")) for folder in (broken, whole))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    rates = {row["step"]: row["learning_rate"] for row in figures(folder) if "learning_rate" in row}
+    assert rates[4] == 1e-3
+    assert rates[6] == 1e-5
+
+
+def test_how_often_a_run_validates_does_not_change_what_it_learns(fit: Fit) -> None:
+    often = fit("--trainer.max_steps", "6", "--trainer.val_check_interval", "1", name="often")
+    never = fit("--trainer.max_steps", "6", "--trainer.limit_val_batches", "0", name="never")
+    assert same(state(often), state(never))
+
+
+def test_a_fresh_run_does_not_move_into_the_folder_of_another(fit: Fit) -> None:
+    from training.errors import UserError
+
+    folder = fit("--trainer.max_steps", "2", name="taken")
+    before = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"holds a run already: continue it with --ckpt_path last"):
+        fit("--trainer.max_steps", "2", name="taken")
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name_of_the_difference(fit: Fit, arguments: list[str]) -> None:
+    from training.metadata import CheckpointError
+
+    fit("--trainer.max_steps", "2", name="other")
+    with pytest.raises(CheckpointError, match="decoder.depth is 1 there and 3 here"):
+        fit("--ckpt_path", "last", "--recipe.decoder.depth", "3", name="other")
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_whole_one_beside_it_named(fit: Fit) -> None:
+    from training.metadata import CheckpointError
+
+    folder = fit("--trainer.max_steps", "4", "--trainer.val_check_interval", "2", name="cut")
+    last = folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-5000])
+    with pytest.raises(CheckpointError, match=r"last.ckpt: is cut short.*best.ckpt \(step 4\) is whole"):
+        fit("--ckpt_path", "last", *QUIET, name="cut", given=[])
+    fit("--ckpt_path", "best", "--trainer.max_steps", "5", *QUIET, name="cut", given=[])
+    assert figures(folder)[-1]["step"] == 5
+
+
+def test_a_run_whose_loss_is_no_number_stops_and_is_not_saved(
+    arguments: list[str], runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training.cli.fit import main
+
+    diverge = [
+        "--optimizer.lr",
+        "1e30",
+        "--optimizer.warmup_steps",
+        "0",
+        "--trainer.max_steps",
+        "30",
+        "--run.save_every",
+        "1",
+    ]
+    status = main(["fit", *arguments, "--run.root", str(runs), "--run.name", "nan", *diverge])
+    assert status == 1
+    assert "the loss or its gradient is not finite since step" in capsys.readouterr().err
+    assert all(tensor.isfinite().all() for tensor in state(runs / "nan").values())
