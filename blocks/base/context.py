@@ -37,7 +37,7 @@ class Context:
     cache: Cache | None = None
     layer: int = 0
     bias: Tensor | None = None
-    shared: dict[Hashable, Any] = field(default_factory=dict)  # torch.compile cannot call dict[...]
+    shared: dict[Hashable, Any] = field(default_factory=lambda: {})  # noqa: PIE807 (dict[...] stops torch.compile)
 
     @property
     def length(self) -> int:
