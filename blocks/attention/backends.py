@@ -57,7 +57,7 @@ def eager(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring
         scores = torch.cat(
             [scores, scoring.sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:3], 1)], dim=-1
         )
-    weights = scores.softmax(dim=-1, dtype=torch.float32)[..., : k.shape[2]].to(q.dtype)
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))[..., : k.shape[2]].to(q.dtype)
     if mask is not None:
         weights = weights.masked_fill(~mask, 0.0)  # a query that sees nothing would otherwise see everything
     return F.dropout(weights, scoring.dropout) @ v

@@ -1,0 +1,20 @@
+"""The conformance suite: what every block has to hold to, ready to be run on yours.
+
+```python
+from blocks.conformance import parametrize_checks
+from my_package import MyMixer
+
+@parametrize_checks([MyMixer])
+def test_conforms(subject, check):
+    check(subject)
+```
+
+A check is a plain function of a :class:`Subject` (a block, its parameters, and where it stands) that raises
+AssertionError. :mod:`blocks.conformance.table` says which apply to which slot. Importing this package needs no pytest.
+"""
+
+from blocks.conformance.parametrize import pairs, parametrize_checks
+from blocks.conformance.subject import Place, Subject, subjects
+from blocks.conformance.table import Check, checks
+
+__all__ = ["Check", "Place", "Subject", "checks", "pairs", "parametrize_checks", "subjects"]

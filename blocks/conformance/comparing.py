@@ -1,0 +1,65 @@
+"""Equality, and which token influences which."""
+
+from types import FunctionType
+
+import torch
+from torch import Tensor, nn
+
+from blocks.base import Component
+from blocks.conformance.example import Example, example
+from blocks.conformance.running import run
+from blocks.conformance.subject import Subject
+
+EXACT, CLOSE, COARSE = 0.0, 1e-9, 1e-5  # of the largest value; CLOSE is for float64
+
+
+def assert_same(actual: Tensor, expected: Tensor, what: str, tolerance: float = CLOSE) -> None:
+    """Both have the same shape and differ by no more than ``tolerance`` of the largest expected value."""
+    assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)} is not {tuple(expected.shape)}"
+    if not expected.numel():
+        return
+    assert bool(torch.isfinite(actual).all()), f"{what}: not all values are finite"
+    actual, expected = actual.detach().double(), expected.detach().double()
+    difference = (actual - expected).abs()
+    worst, allowed = float(difference.max()), tolerance * float(expected.abs().max())
+    if worst > allowed:
+        place = [int(i) for i in torch.unravel_index(difference.argmax(), difference.shape)]
+        raise AssertionError(f"{what}: differs by {worst:.3g} at {place}, and {allowed:.3g} is allowed")
+
+
+def alike(block: nn.Module, other: nn.Module) -> bool:
+    """Whether two blocks are built the same: the same modules with the same settings, whatever their weights."""
+    return [_settings(module) for module in block.modules()] == [_settings(module) for module in other.modules()]
+
+
+def _settings(module: nn.Module) -> tuple[type, dict[str, object]]:
+    plain = (bool, int, float, str, type(None), FunctionType)
+    return type(module), {name: value for name, value in vars(module).items() if isinstance(value, plain)}
+
+
+def pairs_in(table: Tensor) -> list[tuple[int, int]]:
+    """Where a (T, T) table is True, as (output, input)."""
+    return [(int(t), int(s)) for t, s in torch.nonzero(table)]
+
+
+def influence(subject: Subject, block: Component, given: Example) -> Tensor:
+    """(T, T) bool: whether output t changes, by even one bit, when input s does."""
+    other = example(subject, seed=1, batch=given.x.shape[0], length=given.x.shape[1])
+    before = run(block, given)
+    columns: list[Tensor] = []
+    for time in range(given.x.shape[1]):
+        changed = given.with_tail(time, other).with_tail(time + 1, given)
+        columns.append((run(block, changed) != before).flatten(2).any(-1).any(0))
+    return torch.stack(columns, dim=1)
+
+
+def sensitivity(block: Component, given: Example) -> Tensor:
+    """(T, T) bool: whether the derivative of output t by input s is anything but exactly zero. For vectors only."""
+    x = given.x.detach().requires_grad_()
+    y = run(block, Example(x, given.mask, given.documents, given.memory, given.memory_mask))
+    weights = torch.linspace(0.5, 1.5, y[0, 0].numel(), dtype=y.dtype).view(y.shape[2:])
+    rows: list[Tensor] = []
+    for time in range(y.shape[1]):
+        (slope,) = torch.autograd.grad((y[:, time] * weights).sum(), x, retain_graph=True)
+        rows.append((slope != 0).flatten(2).any(-1).any(0))
+    return torch.stack(rows)

@@ -1,0 +1,94 @@
+"""Every way to compute a block gives the same."""
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Literal, cast, get_args, get_origin
+
+import torch
+from torch import Tensor
+
+from blocks.base import Component
+from blocks.conformance.comparing import COARSE, assert_same
+from blocks.conformance.example import Example, example
+from blocks.conformance.gradients import backward, floating, gradients_of
+from blocks.conformance.running import run
+from blocks.conformance.subject import Path, Subject
+
+
+def check_backends_agree(subject: Subject) -> None:
+    """Values and gradients are the same by every backend that takes the block: plain, padded, with documents.
+
+    A backend may refuse the block when it is built, and may have no gradient on this device.
+    """
+    for path in subject.keys("backend"):
+        builds = _builds(subject, path)
+        assert builds, f"no backend takes {subject.id}"
+        for what, given in _situations(subject).items():
+            found = {name: _all_of(block, given) for name, block in builds.items()}
+            reference = next(iter(found))
+            for name, tensors in found.items():
+                for key, tensor in tensors.items():
+                    message = f"{'.'.join(map(str, path))}: {name} against {reference}, {what}, {key}"
+                    assert_same(tensor, found[reference][key], message, 1e-7)
+
+
+def check_compiles(subject: Subject) -> None:
+    """torch.compile takes it whole, without a graph break, and it gives the same values and gradients."""
+    block, given = subject.build(), example(subject)
+    expected, gradients = run(block, given), gradients_of(block, given)
+    torch.compiler.reset()
+    compiled = cast("Any", torch).compile(run, backend="aot_eager", fullgraph=True, dynamic=False)
+    block.zero_grad(set_to_none=True)
+    given = floating(given)
+    y = cast("Tensor", compiled(block, given))
+    assert_same(y, expected, "compiled", COARSE)
+    backward(y)
+    for name, parameter in block.named_parameters():
+        assert parameter.grad is not None, f"compiled, {name} has no gradient"
+        assert_same(parameter.grad, gradients[name], f"compiled, the gradient of {name}", COARSE)
+
+
+def _builds(subject: Subject, path: Path) -> dict[str, Component]:
+    found: dict[str, Component] = {}
+    for name in _choices(subject, path):
+        with suppress(ValueError):
+            found[name] = subject.put(path, name).build()
+    return found
+
+
+def _choices(subject: Subject, path: Path) -> tuple[str, ...]:
+    """What may be said at ``path``: ``eager`` first, if it is among it."""
+    owner = next(spec for place, spec in subject.spec.walk() if place == path[:-1])
+    names = _literals(owner.entry.parameters[str(path[-1])].annotation)
+    return tuple(sorted(names, key=lambda name: name != "eager"))
+
+
+def _literals(annotation: Any) -> tuple[str, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(name for argument in get_args(annotation) for name in _literals(argument))
+
+
+def _situations(subject: Subject) -> dict[str, Example]:
+    plain = example(subject)
+    rows = torch.ones(plain.x.shape[:2], dtype=torch.bool)
+    rows[1] = False
+    found = {
+        "plain": plain,
+        "one token": plain.span(0, 1),
+        "padded": plain.padded(2, 1, example(subject, seed=1)),
+        "a row of padding": replace(plain, mask=rows),
+    }
+    if plain.memory is not None:
+        found["a memory of padding"] = replace(plain, memory_mask=rows[:, :1].expand(plain.memory.shape[:2]))
+    else:
+        found["documents"] = replace(plain, documents=torch.tensor([[0, 0, 1, 1, 1]] * 2))
+    return found
+
+
+def _all_of(block: Component, given: Example) -> dict[str, Tensor]:
+    with torch.no_grad():
+        found = {"output": run(block, given)}
+    with suppress(NotImplementedError):
+        found |= gradients_of(block, given)
+    return found

@@ -1,0 +1,59 @@
+"""What a block says that it costs is what it costs."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from blocks.base import Cache, Mixer
+from blocks.conformance.example import Example, example
+from blocks.conformance.running import new_cache, run
+from blocks.conformance.subject import Subject
+from blocks.models.base import Model
+
+LENGTH = 6
+
+
+def check_counts_its_flops(subject: Subject) -> None:
+    """flops_per_token is what torch counts on the meta device, where a window computes only what it sees."""
+    # imported here, because it is slow to import and nobody else needs it
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        block = subject.make()
+    given = _meta(example(subject, length=LENGTH, memory_length=LENGTH, dtype=torch.float32))
+    with FlopCounterMode(display=False) as counter:
+        run(block, given)
+    told = block.flops_per_token(LENGTH) * given.x.shape[0] * LENGTH
+    assert told == counter.get_total_flops(), f"{told:.0f} told, {counter.get_total_flops()} counted"
+
+
+def check_counts_its_parameters(subject: Subject) -> None:
+    """The parameters of all slots add up to the model's, shared ones counted once."""
+    model = subject.make()
+    assert isinstance(model, Model)
+    size = sum(parameter.numel() for parameter in set(model.parameters()))
+    assert model.size == size == sum(model.parameters_by_slot().values())
+
+
+def check_counts_its_cache(subject: Subject) -> None:
+    """cached_per_token is how much a cache has grown a token, in numbers, once a text has been read."""
+    block, given = subject.build(), example(subject, length=LENGTH)
+    if isinstance(block, Mixer) and subject.place == "cross":
+        return  # what it keeps does not grow
+    cache = new_cache(block)
+    run(block, given, cache)
+    told = int(cast("Any", block).cached_per_token) * given.x.shape[0] * LENGTH
+    kept = _kept(cache)
+    assert told == kept, f"{told} numbers told, {kept} kept"
+
+
+def _kept(cache: Cache) -> int:
+    """Numbers that grow with the text: all but the states called ``cross``."""
+    states = [state for layer in cache.layers for name, state in layer.items() if name != "cross"]
+    tensors = [value for state in states for value in vars(state).values() if isinstance(value, Tensor)]
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _meta(given: Example) -> Example:
+    return Example(*(value.to("meta") if isinstance(value, Tensor) else value for value in vars(given).values()))

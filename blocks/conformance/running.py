@@ -1,0 +1,106 @@
+"""How a block of each slot is called."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from blocks.attention.backends import Scoring, eager
+from blocks.attention.visibility import visibility
+from blocks.base import (
+    Activation,
+    AttentionPositions,
+    Cache,
+    Component,
+    Context,
+    Embedding,
+    FeedForward,
+    Head,
+    InputPositions,
+    KeyValues,
+    Layer,
+    Mixer,
+    Norm,
+    Residual,
+    Stack,
+    Transform,
+)
+from blocks.conformance.example import Example
+from blocks.conformance.subject import DIM, HEADS, VOCABULARY
+from blocks.models.base import Model
+
+
+def run(block: Component, example: Example, cache: Cache | None = None) -> Tensor:
+    """What ``block`` makes of an example: (B, T, ...).
+
+    Raises:
+        TypeError: nobody has said how a block of this slot is called.
+    """
+    match block:
+        case Model():
+            return _model(block, example, cache)
+        case Activation() | Norm() | FeedForward() | Transform():
+            return block(example.x)
+        case Residual():
+            return block(example.x, lambda y: 1.5 * torch.tanh(y))
+        case Head():
+            return block(example.x, _table(example.x))
+        case _:
+            context = _context(example, cache)
+            y = _placed(block, example.x, context)
+            if cache is not None:
+                cache.length += example.x.shape[1]
+            return y
+
+
+def new_cache(block: Component) -> Cache:
+    """An empty cache for decoding with a block alone or with a model."""
+    if isinstance(block, Model):
+        return cast("Any", block).new_cache()
+    return Cache(block.depth if isinstance(block, Stack) else 1)
+
+
+def _placed(block: Component, x: Tensor, context: Context) -> Tensor:
+    match block:
+        case Mixer() | Layer():
+            block.prepare(context)
+            return block(x, context)
+        case Stack() | InputPositions() | Embedding():
+            return block(x, context)
+        case AttentionPositions():
+            return _bare_attention(block, x, context)
+        case _:
+            raise TypeError(f"blocks.conformance.running does not know how a {block.slot} is called")
+
+
+def _bare_attention(positions: AttentionPositions, x: Tensor, context: Context) -> Tensor:
+    """Softmax attention without projections: positions show only in what it gives."""
+    positions.prepare(context)
+    heads = x.view(*x.shape[:2], HEADS, x.shape[2] // HEADS).transpose(1, 2)  # (B, H, T, K)
+    turned = positions.rotate(heads, context)
+    state = context.state("mixer", KeyValues)
+    keys, values = (turned, heads) if state is None else state.append(turned, heads)
+    visible = visibility(context, causal=positions.site is None or positions.site.causal)
+    y = eager(turned, keys, values, visible, Scoring(0.3, bias=positions.bias(context)))
+    return y.transpose(1, 2).flatten(2)
+
+
+def _context(example: Example, cache: Cache | None) -> Context:
+    context = Context.of(example.x, attention_mask=example.mask, documents=example.documents, cache=cache)
+    context.memory, context.memory_mask = example.memory, example.memory_mask
+    return context
+
+
+def _model(model: Any, example: Example, cache: Cache | None) -> Tensor:
+    if model.kind == "encoder_decoder":
+        if cache is None:
+            return model(example.memory, example.x, source_mask=example.memory_mask, target_mask=example.mask)
+        memory = model.encode(example.memory, example.memory_mask)
+        return model.decode(example.x, memory, example.memory_mask, example.mask, cache)
+    extra = {} if cache is None else {"cache": cache}
+    return model(example.x, attention_mask=example.mask, documents=example.documents, **extra)
+
+
+def _table(x: Tensor) -> Tensor:
+    """A token table for a head: any fixed numbers will do."""
+    return torch.linspace(-1.0, 1.0, VOCABULARY * DIM, dtype=x.dtype, device=x.device).sin().view(VOCABULARY, DIM)
