@@ -89,10 +89,9 @@ class Page:
         self.folder = folder
         tools = folder / ".bin"
         tools.mkdir()
-        command = tools / "blockformer"
-        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m training.cli.main "$@"\n')
-        command.chmod(0o755)
-        (tools / "python").symlink_to(sys.executable)
+        for name, arguments in (("blockformer", "-P -m training.cli.main"), ("python", "")):
+            (tools / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments} "$@"\n')
+            (tools / name).chmod(0o755)
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
         quiet = {"WANDB_MODE": "offline", "COLUMNS": "120", "PYTHONWARNINGS": "ignore"}
         self.environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", **quiet}
