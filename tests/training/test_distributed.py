@@ -1,3 +1,5 @@
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from training.checkpoint import read, weights
+from tests.training.waiting import wait_for
+from training.checkpoint import read, read_metadata, weights
 from training.loggers.files import read_rows
 
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
@@ -39,3 +42,23 @@ def test_two_processes_train_like_one(
     states = read(runs / "two" / "checkpoints" / "last.ckpt")["random_states"]
     assert len(states) == 2
     assert not torch.equal(states[0]["torch"], states[1]["torch"])
+
+
+@pytest.mark.slow
+def test_a_signal_to_any_rank_stops_all_after_a_checkpoint(
+    start: Callable[..., Any], masked: list[str], runs: Path
+) -> None:
+    long = [*masked, "--trainer.max_steps", "100000", "--run.name", "signalled", *TWO]
+    process = start("fit", *long)
+    rows = runs / "signalled" / "metrics.jsonl"
+    try:
+        wait_for(lambda: len(read_rows(rows)) > 5, process)
+        (second,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(second), signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()  # the other process ends with it, as it loses its peer
+    assert process.returncode == 143, output
+    assert "stopped by SIGTERM after step" in output
+    step = read_metadata(runs / "signalled" / "checkpoints" / "last.ckpt")["step"]
+    assert read_rows(rows)[-1]["step"] == step

@@ -110,7 +110,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name_of_the_difference(fit:
     from training.metadata import CheckpointError
 
     fit("--trainer.max_steps", "2", name="other")
-    with pytest.raises(CheckpointError, match="decoder.depth is 1 there and 3 here"):
+    with pytest.raises(CheckpointError, match=r"decoder\.depth is 1 there and 3 here"):
         fit("--ckpt_path", "last", "--recipe.decoder.depth", "3", name="other")
 
 

@@ -1,7 +1,7 @@
 """Read what W&B kept offline: `run-ID.wandb`, a log of protobuf records framed as LevelDB frames its own.
 
-The file begins with `:W&B`, two bytes of magic and a version. Blocks of 32 KiB follow (the first counts the file's header);
-a record, or a piece of one, has 4 bytes of checksum, 2 of length and 1 that says which piece it is. No piece crosses a
+The file begins with `:W&B`, two bytes of magic and a version. Blocks of 32 KiB follow, the first with the file's header
+in it; a record, or a piece of one, has 4 bytes of checksum, 2 of length and 1 that says which piece it is. No piece crosses a
 block's end. A file that was cut off yields the whole records before the cut.
 """
 
@@ -71,7 +71,7 @@ def records(data: bytes) -> Iterator[Any]:
         assert checksum == zlib.crc32(bytes([piece]) + body)
         place, pieces = place + HEAD + length, pieces + body
         if piece in (WHOLE, END):
-            record, pieces = Record(), pieces
+            record = Record()
             record.ParseFromString(pieces)
             pieces = b""
             yield record

@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from training.cli.fit_help import page
+
 if TYPE_CHECKING:
     from training.cli.lightning import TrainingCLI
 
 NOT_FOR_USERS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    "Couldn't infer the batch indices",
     r"The number of training batches .* is smaller than the logging interval",  # the last step is always reported
 )
 PLAINER = (
@@ -36,6 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         RecipeError, UserError, DataError: as for 2.
     """
+    if {"-h", "--help"} & set(arguments) and arguments[-1] != "all":
+        print(page(arguments[0]), end="")
+        return 0
     from lightning.pytorch.utilities import rank_zero_only
 
     from registry import RecipeError
@@ -71,6 +78,9 @@ def run(arguments: Sequence[str]) -> "TrainingCLI":
     from training.cli.request import read_request
     from training.errors import UserError
 
+    arguments = list(arguments)
+    if arguments[-2:] == ["--help", "all"]:
+        arguments[-2:] = ["--recipe", "gpt2", "--help"]  # any recipe will do to make the parser
     request = read_request(arguments[0], arguments[1:])
     try:
         return TrainingCLI(request)

@@ -1,10 +1,10 @@
 """LightningCLI with our module, data, defaults, callbacks and loggers."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse.typing import register_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -12,17 +12,18 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from registry import RecipeError
-from training import callbacks as own
-from training.checkpoint_io import AtomicCheckpointIO, write_atomically
+from training.callbacks import Predictions
+from training.checkpoint_io import AtomicCheckpointIO
+from training.cli.equipment import callbacks_of, listed, loggers_of
+from training.cli.report import keep_evaluation, save_settings, say_begin, say_end
 from training.cli.request import Request
 from training.data.errors import DataError
 from training.data.module import TextData
 from training.errors import UserError
-from training.loggers import FileLogger, WandbRun
 from training.module import TrainingModule
 from training.optim import OptimizerSettings
 from training.recipe_argument import RecipeArgument
-from training.run_folder import CHECKPOINTS, RunSettings, folder_of, fresh_folder
+from training.run_folder import RunSettings, folder_of, fresh_folder
 
 register_type(RecipeArgument, serializer=RecipeArgument.dump, deserializer=RecipeArgument.read)
 
@@ -34,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "use_distributed_sampler": False,  # the loaders share each batch among ranks by themselves
 }
 USUAL_LENGTH = 128  # tokens; long texts cost more than a first run should
+PREDICTIONS = "predictions.jsonl"
 VALIDATIONS = 10  # in a run whose steps are counted, where nothing else is said
 
 
@@ -65,7 +67,9 @@ class TrainingCLI(LightningCLI):
         )
         parser.add_class_arguments(RunSettings, "run")
         parser.add_class_arguments(OptimizerSettings, "optimizer")
-        parser.set_defaults({"data.length": min(USUAL_LENGTH, self.request.model.max_length)})
+        model = self.request.model
+        dataset = "cldr" if model.kind == "encoder_decoder" else "docstrings"
+        parser.set_defaults({"data.dataset": dataset, "data.length": min(USUAL_LENGTH, model.max_length)})
         parser.link_arguments("recipe", "model.recipe")
         parser.link_arguments("optimizer", "model.optimizer", apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
@@ -125,9 +129,16 @@ class TrainingCLI(LightningCLI):
         self.run: RunSettings = self._get(self.config_init, "run")
         self.folder = self._folder()
         config["default_root_dir"] = config["default_root_dir"] or str(self.folder)
-        config["logger"] = self._loggers(config["logger"])
-        config["callbacks"] = [*self._callbacks(config), *_listed(config["callbacks"])]
-        config["plugins"] = [*_listed(config["plugins"]), AtomicCheckpointIO()]
+        own: list[Any] = []
+        if self.request.verb == "fit":
+            config["logger"] = loggers_of(self.run, self.folder, config["logger"])
+            own = callbacks_of(self.run, self.folder, self.model.seed, config)
+        else:
+            config["logger"] = False
+            config["enable_progress_bar"] = config["enable_progress_bar"] is not False and sys.stdout.isatty()
+            own = [Predictions(self.folder / PREDICTIONS)] if self.request.verb == "predict" else []
+        config["callbacks"] = [*own, *listed(config["callbacks"])]
+        config["plugins"] = [*listed(config["plugins"]), AtomicCheckpointIO()]
         self.model.provenance = {"variant": self.request.variant, "config": self.saved, "plugins": self.request.plugins}
         return self.trainer_class(**config)
 
@@ -142,45 +153,24 @@ class TrainingCLI(LightningCLI):
         continues = home is not None and home.resolve() == named.resolve()
         return named if continues else fresh_folder(self.run, self.request.variant, first=self.first)
 
-    def _loggers(self, further: Any) -> list[Any]:
-        if self.request.verb != "fit":
-            return []
-        mode = self.run.wandb if further is not False else "disabled"
-        about = {key: getattr(self.run, key) for key in ("project", "group", "job_type")}
-        weights_and_biases = WandbRun(self.folder, mode, tags=tuple(self.run.tags), name=self.folder.name, **about)
-        return [
-            FileLogger(self.folder),
-            weights_and_biases,
-            *(_listed(further) if not isinstance(further, bool) else []),
-        ]
-
-    def _callbacks(self, config: dict[str, Any]) -> list[Any]:
-        if self.request.verb == "predict":
-            return [own.Predictions(self.folder / "predictions.jsonl")]
-        if self.request.verb != "fit":
-            return []
-        guard, meter = own.Guard(), own.Meter()
-        saves = config["enable_checkpointing"] is not False
-        checkpoints = (
-            own.Checkpoints(self.folder / CHECKPOINTS, self.run.save_every, self.run.monitor, guard) if saves else None
-        )
-        shows = [own.Progress(meter)] if config["enable_progress_bar"] is not False else []
-        order = [guard, own.RandomState(self.model.seed), meter, *shows, checkpoints, own.StopOnSignal(checkpoints)]
-        return [callback for callback in order if callback is not None]
-
     def before_fit(self) -> None:
         """Leave beside the run what repeats it."""
         if self.first and not self.trainer.fast_dev_run:
-            self.save(self.folder)
+            save_settings(self.folder, self.request.recipe.to_yaml(), self.saved)
+            say_begin(self.request.variant, self.model.model, self.folder)
 
-    def save(self, folder: Path) -> None:
-        """Write `recipe.yaml`, the canonical recipe, and `config.yaml`, from which the run can be repeated."""
-        config = yaml.safe_dump(self.saved, sort_keys=False, default_flow_style=False, allow_unicode=True)
-        for name, text in (("recipe.yaml", self.request.recipe.to_yaml()), ("config.yaml", config)):
-            write_atomically(folder / name, lambda stream, text=text: stream.write(text.encode()))
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        if self.first and not self.trainer.fast_dev_run:
+            say_end(self.folder, self.trainer.loggers)
 
+    def after_validate(self) -> None:
+        """Keep the figures."""
+        if self.first:
+            keep_evaluation(self.folder, self.request.verb, Path(self.settings.ckpt_path), self.model.evaluation)
 
-def _listed(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+    after_test = after_validate
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        print(f"predictions: {self.folder / PREDICTIONS}")

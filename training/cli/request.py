@@ -89,6 +89,8 @@ def read_request(verb: str, arguments: Sequence[str]) -> Request:
     """
     given = _sorted(arguments)
     checkpoint = _checkpoint(given)
+    if checkpoint is None and verb != "fit":
+        raise UserError(f"{verb} which model? Say --ckpt_path with a checkpoint, or last or best of a run")
     if checkpoint is not None:
         _complete(given, checkpoint)
     if given.source is None:

@@ -60,6 +60,7 @@ class WandbRun(Logger):
     ) -> None:
         super().__init__()
         self.folder, self.broken, self.run = folder, False, cast("Any", None)
+        self._place = ""
         self.mode = wandb_mode() if mode == "auto" else mode
         self._about = {
             "project": project,
@@ -101,6 +102,10 @@ class WandbRun(Logger):
                 f"W&B cannot be reached ({type(error).__name__}); this run is kept offline: wandb sync", file=sys.stderr
             )
             self.run = begin(mode="offline", config=by_key(params))
+        folder = Path(self.run.settings.sync_dir)
+        folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        offline = f"W&B, offline: see it with `wandb leet {folder}`, send it with `wandb sync {folder}`"
+        self._place = offline if self.run.offline else f"W&B: {self.run.url}"
         for axis in AXES:
             self.run.define_metric(axis, hidden=True)
         for figures in ("train/*", "val/*"):
@@ -113,6 +118,11 @@ class WandbRun(Logger):
             artifact = wandb.Artifact(f"recipe-{self.run.id}", type="recipe")
             artifact.add_file(str(recipe))
             self.run.log_artifact(artifact)
+
+    @property
+    def place(self) -> str:
+        """One line that says where the run can be seen; empty if it is nowhere."""
+        return self._place
 
     @rank_zero_only
     @harmless

@@ -1,0 +1,50 @@
+"""`blockformer fit --help`: what most runs need, on one page, without waiting for Lightning."""
+
+HELP = """\
+usage: blockformer {verb} --recipe RECIPE [options]
+
+{meaning}
+
+the model
+  --recipe RECIPE            a file, or the name of an installed recipe
+  --recipe.KEY VALUE         change it, as in --recipe.decoder.depth 4; may be repeated, applies in order
+  --plugin MODULE            import a module that registers blocks
+
+the run
+  --config FILE              settings as YAML, {{group: {{option: value}}}}; may hold the recipe; may be repeated
+  --ckpt_path last           continue; or best, or a file. Settings that aren't given are the checkpoint's
+  --run.name NAME            the folder, under --run.root (runs); recipe and time unless given
+  --run.save_every 200       steps between checkpoints
+  --run.wandb auto           auto, online, offline or disabled; --run.project, .group, .job_type, .tags
+  --seed_everything 0        of initial values, order of the data and dropout
+
+the data
+  --data.dataset docstrings  docstrings, cldr, text or pairs; cldr if there is a source to translate
+  --data.files FILES         for text and pairs
+  --data.tokenizer bpe       bpe or bytes
+  --data.length 128          tokens in a row
+  --data.batch_size 32       rows in a batch, of all processes together
+
+training
+  --trainer.max_steps N      or --trainer.max_epochs N; one epoch unless given
+  --optimizer.lr 1e-3        peak, after --optimizer.warmup_steps 100
+  --optimizer.schedule cosine  cosine, inverse_sqrt or constant
+  --optimizer.weight_decay 0.1  of matrices
+  --model.label_smoothing 0  and --model.compile true
+  --trainer.accumulate_grad_batches 1, --trainer.gradient_clip_val 1.0, --trainer.val_check_interval N
+  --trainer.devices 2 --trainer.strategy ddp, --trainer.accelerator auto, --trainer.precision bf16-mixed
+
+`blockformer {verb} --help all` lists every option; --print_config prints all settings as a configuration file.
+Exit status: 0; 1 if the run failed; 2 if something given is wrong; 143 or 130 if SIGTERM or Ctrl-C stopped the run.
+"""
+MEANINGS = {
+    "fit": "Train the model that a recipe describes.",
+    "validate": "Score a checkpoint (--ckpt_path) on the validation data.",
+    "test": "Score a checkpoint (--ckpt_path) on the test data.",
+    "predict": "Write what a checkpoint (--ckpt_path) predicts for the test data.",
+}
+
+
+def page(verb: str) -> str:
+    """The help of one of the four."""
+    return HELP.format(verb=verb, meaning=MEANINGS[verb])
