@@ -121,11 +121,13 @@ def _block(entry: Entry, *, changed: bool = False) -> Schema:
     if changed:
         key, description = ("extends", EXTENDS) if entry.slot == ROOT else ("like", LIKE)
         properties[key] = {"type": "string", "description": description}
-    properties |= {parameter.name: _property(parameter, changed) for parameter in entry.parameters.values()}
+    properties |= {parameter.name: _property(entry, parameter, changed) for parameter in entry.parameters.values()}
     return {"description": summary(entry.block), "properties": properties, "additionalProperties": False}
 
 
-def _property(parameter: Parameter, changed: bool) -> Schema:
+def _property(entry: Entry, parameter: Parameter, changed: bool) -> Schema:
+    if changed and not parameter.slot:
+        return _ref(f"{_block_name(entry)}/properties/{parameter.name}")
     found = parameter_type(parameter.annotation, parameter.default, changed=changed)
     return {"description": prose(parameter.description), "default": parameter.default, **found}
 

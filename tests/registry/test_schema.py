@@ -125,7 +125,7 @@ def test_explains_every_parameter() -> None:
         f"{name}.{key}"
         for name, found in definitions.items()
         for key, value in found["properties"].items()
-        if not value.get("description")
+        if not value.get("description") and "$ref" not in value
     ]
     assert definitions
     assert silent == []
