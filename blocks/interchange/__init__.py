@@ -1,0 +1,19 @@
+"""Read and write Hugging Face folders; what a published architecture is in our terms stands in data files alone."""
+
+from blocks.interchange.adapter import HuggingFaceNames
+from blocks.interchange.errors import InterchangeError
+from blocks.interchange.family import Family
+from blocks.interchange.folder import write_folder
+from blocks.interchange.importing import Imported, read_folder
+from blocks.interchange.library import families, load_family
+
+__all__ = [
+    "Family",
+    "HuggingFaceNames",
+    "Imported",
+    "InterchangeError",
+    "families",
+    "load_family",
+    "read_folder",
+    "write_folder",
+]

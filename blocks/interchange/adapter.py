@@ -1,0 +1,60 @@
+"""Call our models by Hugging Face's names."""
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from blocks.models.base import Model
+from blocks.models.decoder_only import DecoderOnly
+from blocks.models.encoder_decoder import EncoderDecoder
+from blocks.models.encoder_only import EncoderOnly
+
+
+class HuggingFaceNames(nn.Module):
+    """A model that takes the input names of Hugging Face's, so that code written for those can call it.
+
+    Positions need not be given: they skip padding, as in the original of every family.
+
+    Args:
+        model: decoder_only, encoder_only or encoder_decoder.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V).
+
+        Args:
+            input_ids: (B, T) ids; the source of an encoder_decoder.
+            attention_mask: (B, T), 1 for a token, 0 for padding.
+            token_type_ids: (B, T) segment ids, for an encoder_only with segments.
+            decoder_input_ids: (B, T) ids of the target of an encoder_decoder, beginning with the start token.
+            decoder_attention_mask: (B, T), likewise.
+
+        Raises:
+            ValueError: an input is missing, or is not one of this kind of model.
+        """
+        kind, mask = self.model.kind, None if attention_mask is None else attention_mask.bool()
+        if (decoder_input_ids is None) == (kind == "encoder_decoder"):
+            raise ValueError(
+                f"a model of kind {kind} {'needs' if decoder_input_ids is None else 'takes no'} decoder_input_ids"
+            )
+        if token_type_ids is not None and kind != "encoder_only":
+            raise ValueError(f"a model of kind {kind} takes no token_type_ids")
+        if kind == "decoder_only":
+            return cast("DecoderOnly", self.model)(input_ids, attention_mask=mask)
+        if kind == "encoder_only":
+            return cast("EncoderOnly", self.model)(input_ids, segments=token_type_ids, attention_mask=mask)
+        target_mask = None if decoder_attention_mask is None else decoder_attention_mask.bool()
+        return cast("EncoderDecoder", self.model)(
+            input_ids, cast("Tensor", decoder_input_ids), source_mask=mask, target_mask=target_mask
+        )

@@ -1,0 +1,52 @@
+"""The folder that an import writes, so that it is there whole or not at all."""
+
+import shutil
+from pathlib import Path
+from secrets import token_hex
+
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+
+from blocks.interchange.errors import InterchangeError
+from blocks.interchange.importing import Imported
+
+RECIPE, WEIGHTS = "recipe.yaml", "model.safetensors"
+COPIED = ("tokenizer.json",)
+
+
+def write_folder(imported: Imported, out: str | Path) -> Path:
+    """Write ``recipe.yaml`` and ``model.safetensors``, and copy ``tokenizer.json`` if there is one.
+
+    Args:
+        imported: what to write.
+        out: a folder that does not exist yet.
+
+    Raises:
+        InterchangeError: it exists, or cannot be written.
+    """
+    out = Path(out)
+    if out.exists():
+        raise InterchangeError.at(out, "exists already; remove it, or choose another place with --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = out.parent / f".{out.name}.{token_hex(4)}"
+        draft.mkdir()
+    except OSError as error:
+        raise InterchangeError.at(out, f"cannot be written: {error.strerror or error}") from None
+    try:
+        _write(imported, draft)
+        draft.replace(out)
+    except OSError as error:
+        raise InterchangeError.at(out, f"cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+def _write(imported: Imported, folder: Path) -> None:
+    header = f"# Imported from a Hugging Face folder by the family {imported.family.name}.\n"
+    (folder / RECIPE).write_text(header + imported.recipe.to_yaml(), encoding="utf-8")
+    tensors = {name: tensor.contiguous() for name, tensor in imported.parameters.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "recipe_hash": imported.recipe.hash})
+    for name in COPIED:
+        if (imported.folder / name).is_file():
+            shutil.copyfile(imported.folder / name, folder / name)
