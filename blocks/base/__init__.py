@@ -1,12 +1,14 @@
 """The contracts: where a block sits, what it sees when it runs, and one abstract class per slot.
 
 Shape legend, used everywhere: B batch, T time (queries), S keys, D model width, H heads, G key/value heads,
-K head width, V vocabulary.
+K head width, V vocabulary, N tokens in any order, E experts.
 """
 
 from blocks.base.cache import Cache, KeyValues
 from blocks.base.component import Component
 from blocks.base.context import Context
+from blocks.base.feedforward import Expert, FeedForward, Router
+from blocks.base.linear import Linear
 from blocks.base.site import Site
 from blocks.base.slots import (
     Activation,
@@ -14,7 +16,6 @@ from blocks.base.slots import (
     Embedding,
     EmbeddingFactory,
     Factory,
-    FeedForward,
     Head,
     HeadFactory,
     Init,
@@ -40,6 +41,7 @@ __all__ = [
     "Context",
     "Embedding",
     "EmbeddingFactory",
+    "Expert",
     "Factory",
     "FeedForward",
     "Head",
@@ -48,12 +50,14 @@ __all__ = [
     "InputPositions",
     "KeyValues",
     "Layer",
+    "Linear",
     "Mixer",
     "Norm",
     "Plain",
     "Residual",
     "Role",
     "RotaryScaling",
+    "Router",
     "ScalingFactory",
     "Site",
     "Stack",

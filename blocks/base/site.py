@@ -15,6 +15,7 @@ class Site:
         causal: a token may see itself and earlier ones only.
         memory_dim: width of the encoder's output if the block looks at one (a cross mixer, or what holds one).
         heads: number of heads that a block inside a mixer serves, one by one; ``dim`` is then the width of one.
+        experts: number of experts that a feed-forward stands for, or that a router chooses from.
     """
 
     dim: int
@@ -24,6 +25,7 @@ class Site:
     causal: bool = True
     memory_dim: int | None = None
     heads: int | None = None
+    experts: int | None = None
 
     def resized(self, dim: int, heads: int | None = None) -> "Site":
         """The same place with vectors of another width, of each of ``heads`` heads."""

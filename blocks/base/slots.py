@@ -139,20 +139,6 @@ class Mixer(Component, ABC):
         def __call__(self, x: Tensor, context: Context) -> Tensor: ...
 
 
-class FeedForward(Component, ABC):
-    """Changes each token on its own."""
-
-    slot = "feedforward"
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)"""
-
-    if TYPE_CHECKING:
-
-        def __call__(self, x: Tensor) -> Tensor: ...
-
-
 class Residual(Component, ABC):
     """Wires one sublayer into the stream."""
 

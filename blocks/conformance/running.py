@@ -22,11 +22,12 @@ from blocks.base import (
     Mixer,
     Norm,
     Residual,
+    Router,
     Stack,
     Transform,
 )
 from blocks.conformance.example import Example
-from blocks.conformance.subject import DIM, HEADS, VOCABULARY
+from blocks.conformance.subject import DIM, EXPERTS, HEADS, VOCABULARY
 from blocks.models.base import Model
 
 
@@ -39,12 +40,17 @@ def run(block: Component, example: Example, cache: Cache | None = None) -> Tenso
     match block:
         case Model():
             return _model(block, example, cache)
-        case Activation() | Norm() | FeedForward() | Transform():
+        case Activation() | Norm() | Transform():
+            return block(example.x)
+        case FeedForward():
+            block.prepare(_context(example, cache))
             return block(example.x)
         case Residual():
             return block(example.x, lambda y: 1.5 * torch.tanh(y))
         case Head():
             return block(example.x, _table(example.x))
+        case Router():
+            return _weights_of_all(block, example)
         case _:
             context = _context(example, cache)
             y = _placed(block, example.x, context)
@@ -83,6 +89,14 @@ def _bare_attention(positions: AttentionPositions, x: Tensor, context: Context) 
     visible = visibility(context, causal=positions.site is None or positions.site.causal)
     y = eager(turned, keys, values, visible, Scoring(0.3, bias=positions.bias(context)))
     return y.transpose(1, 2).flatten(2)
+
+
+def _weights_of_all(router: Router, example: Example) -> Tensor:
+    """(B, T, E): each expert's weight, 0 for those that are not chosen."""
+    router.prepare(_context(example, None))
+    weights, chosen = router(example.x.flatten(0, 1))
+    every = weights.new_zeros(len(weights), EXPERTS).scatter(1, chosen, weights)
+    return every.view(*example.x.shape[:2], EXPERTS).to(example.x.dtype)
 
 
 def _context(example: Example, cache: Cache | None) -> Context:

@@ -5,12 +5,12 @@ import torch
 from blocks.conformance.comparing import COARSE, assert_same
 from blocks.conformance.example import Example, example
 from blocks.conformance.running import run
-from blocks.conformance.subject import DIM, VOCABULARY, Subject
+from blocks.conformance.subject import DIM, EXPERTS, VOCABULARY, Subject
 
 
 def check_keeps_the_shape(subject: Subject) -> None:
-    """(B, T, D) comes out, or (B, T, V) of what gives logits."""
-    width = VOCABULARY if subject.slot in ("head", "model") else DIM
+    """(B, T, D) comes out, or (B, T, V) of what gives logits, or (B, T, E) of what weighs experts."""
+    width = {"head": VOCABULARY, "model": VOCABULARY, "router": EXPERTS}.get(subject.slot, DIM)
     shape = tuple(run(subject.build(), example(subject)).shape)
     assert shape == (2, 5, width), f"out came {shape}, not {(2, 5, width)}"
 

@@ -15,7 +15,7 @@ from registry import Block, Spec, entries, entry_of, parse
 Place = Literal["causal", "bidirectional", "cross"]
 Path = tuple[str | int, ...]
 
-DIM, MEMORY_DIM, HEADS, VOCABULARY, MAX_LENGTH = 32, 24, 4, 41, 16
+DIM, MEMORY_DIM, HEADS, EXPERTS, VOCABULARY, MAX_LENGTH = 32, 24, 4, 8, 41, 16
 SITES: Mapping[Place, Site] = {
     "causal": Site(dim=DIM, max_length=MAX_LENGTH, depth=2, layer=1),
     "bidirectional": Site(dim=DIM, max_length=MAX_LENGTH, depth=2, layer=1, causal=False),
@@ -67,6 +67,8 @@ class Subject:
     def site(self) -> Site:
         """Where the block is told that it sits."""
         site = SITES[self.place]
+        if self.slot == "router":
+            return replace(site, experts=EXPERTS)
         return site.resized(DIM // HEADS, HEADS) if self.slot == "attention_positions" else site
 
     @property

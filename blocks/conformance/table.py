@@ -8,6 +8,7 @@ from blocks.conformance import (
     counting,
     decoding,
     documenting,
+    experts,
     gradients,
     initial,
     padding,
@@ -80,7 +81,8 @@ WRITING: Checks = (
 BY_SLOT: Mapping[str, Checks] = {
     "activation": (*MODULE, *ALONE, counting.check_counts_its_flops),
     "norm": (*MODULE, *ALONE, counting.check_counts_its_flops),
-    "feedforward": (*MODULE, *ALONE, counting.check_counts_its_flops),
+    "feedforward": (*MODULE, *ALONE, counting.check_counts_its_flops, experts.check_stands_for_each_expert),
+    "router": (*MODULE, *ALONE, counting.check_counts_its_flops),
     "transform": (*MODULE, *ALONE, counting.check_counts_its_flops),
     "head": (*MODULE, *ALONE, counting.check_counts_its_flops),
     "residual": (*MODULE, *ALONE, counting.check_counts_its_flops),

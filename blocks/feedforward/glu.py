@@ -1,25 +1,31 @@
 """The gated feed-forward."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU
-from blocks.base import Activation, FeedForward, Plain, Site
-from registry import Positive, Probability, register
+from blocks.base import Activation, Expert, Linear, Plain, Site
+from registry import Positive, PositiveFloat, Probability, register
+
+Projection = Literal["gate", "up", "down"]
 
 
 @register("glu")
-class GLU(FeedForward):
+class GLU(Expert):
     """down(activation(gate(x)) * up(x)): SwiGLU with silu, GEGLU with gelu, the original GLU with sigmoid.
 
     Args:
         hidden: width of gate and up; null: 8/3 of the model's width, rounded up to a multiple of 8, which costs the
             parameters of a plain feed-forward of four times the width.
         activation: the non-linearity on the gate.
-        bias: biases in all three projections.
+        bias: biases in all projections, or a list of those that have one out of gate, up, down.
+        limit: gate(x) is cut off above this, and up(x) above this and below its negative; null: they are not.
+        up_offset: number added to up(x), after it was cut off.
         dropout: share of the hidden channels set to zero while training.
     """
 
-    paper = "Shazeer, 2020, arXiv:2002.05202"
+    paper = "Shazeer, 2020, arXiv:2002.05202; limit and offset: OpenAI, 2025, arXiv:2508.10925"
     outputs = ("down",)
 
     def __init__(
@@ -28,16 +34,24 @@ class GLU(FeedForward):
         *,
         hidden: Positive | None = None,
         activation: Plain[Activation] = SiLU,
-        bias: bool = False,
+        bias: bool | tuple[Projection, ...] = False,
+        limit: PositiveFloat | None = None,
+        up_offset: float = 0.0,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
         hidden = hidden or 8 * -(-site.dim // 3)
-        self.gate = nn.Linear(site.dim, hidden, bias=bias)
-        self.up = nn.Linear(site.dim, hidden, bias=bias)
-        self.activation = activation()
+        biased = ("gate", "up", "down") if bias is True else bias or ()
+        self.gate = Linear(site, site.dim, hidden, bias="gate" in biased)
+        self.up = Linear(site, site.dim, hidden, bias="up" in biased)
+        self.activation, self.limit, self.up_offset = activation(), limit, up_offset
         self.dropout = nn.Dropout(dropout)
-        self.down = nn.Linear(hidden, site.dim, bias=bias)
+        self.down = Linear(site, hidden, site.dim, bias="down" in biased)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.dropout(self.activation(self.gate(x)) * self.up(x)))
+    def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
+        gate, up = self.gate(x, offsets), self.up(x, offsets)
+        if self.limit is not None:
+            gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+        if self.up_offset:
+            up = up + self.up_offset
+        return self.down(self.dropout(self.activation(gate) * up), offsets)

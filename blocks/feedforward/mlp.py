@@ -1,20 +1,24 @@
 """The plain feed-forward."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import ReLU
-from blocks.base import Activation, FeedForward, Plain, Site
+from blocks.base import Activation, Expert, Linear, Plain, Site
 from registry import Positive, Probability, register
+
+Projection = Literal["up", "down"]
 
 
 @register("mlp")
-class MLP(FeedForward):
+class MLP(Expert):
     """down(activation(up(x))), the same for every token.
 
     Args:
         hidden: width between the two projections; null: four times the model's width.
         activation: the non-linearity between them.
-        bias: biases in both projections.
+        bias: biases in both projections, or a list of those that have one out of up, down.
         dropout: share of the hidden channels set to zero while training.
     """
 
@@ -27,15 +31,16 @@ class MLP(FeedForward):
         *,
         hidden: Positive | None = None,
         activation: Plain[Activation] = ReLU,
-        bias: bool = True,
+        bias: bool | tuple[Projection, ...] = True,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
         hidden = hidden or 4 * site.dim
-        self.up = nn.Linear(site.dim, hidden, bias=bias)
+        biased = ("up", "down") if bias is True else bias or ()
+        self.up = Linear(site, site.dim, hidden, bias="up" in biased)
         self.activation = activation()
         self.dropout = nn.Dropout(dropout)
-        self.down = nn.Linear(hidden, site.dim, bias=bias)
+        self.down = Linear(site, hidden, site.dim, bias="down" in biased)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.dropout(self.activation(self.up(x))))
+    def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
+        return self.down(self.dropout(self.activation(self.up(x, offsets))), offsets)

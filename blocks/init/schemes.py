@@ -54,4 +54,5 @@ class Xavier(Init):
         if role == "embedding":
             weight.normal_(0.0, weight.shape[-1] ** -0.5, generator=generator)
         else:
-            nn.init.xavier_uniform_(weight.flatten(0, -2), generator=generator)
+            for matrix in weight.view(-1, *weight.shape[-2:]):  # of experts, each has one
+                nn.init.xavier_uniform_(matrix, generator=generator)

@@ -46,6 +46,8 @@ class ParallelLayer(Layer):
 
     def prepare(self, context: Context) -> None:
         self.mixer.prepare(context)
+        if self.feedforward is not None:
+            self.feedforward.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y = self.norm(x)

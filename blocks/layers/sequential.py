@@ -50,6 +50,8 @@ class SequentialLayer(Layer):
 
     def prepare(self, context: Context) -> None:
         self.mixer.prepare(context)
+        if self.feedforward is not None:
+            self.feedforward.prepare(context)
         if self.cross is not None:
             self.cross.prepare(context)
 

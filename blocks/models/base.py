@@ -1,8 +1,12 @@
 """What all models share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
-from blocks.base import Component, Embedding, Init, Mixer, Stack
+import torch
+from torch import Tensor
+
+from blocks.base import Component, Embedding, Init, Mixer, Router, Stack
 from blocks.init.keyed import initialise
 
 
@@ -19,6 +23,29 @@ class Model(Component, ABC):
     def initialise(self, seed: int = 0) -> None:
         """Draw all initial values; each depends on ``seed`` and its parameter's name alone."""
         initialise(self, self.init, seed)
+
+    def auxiliary_loss(self) -> Tensor:
+        """What training adds to the loss, a scalar: the sum over all routers; 0 if there are none, or in evaluation.
+
+        To be asked for once after each forward in training mode, before the backward pass.
+        """
+        found = [router.auxiliary_loss() for router in self.routers]
+        losses = [loss for loss in found if loss is not None]
+        return torch.stack(losses).sum() if losses else torch.zeros((), device=next(self.parameters()).device)
+
+    def update(self, reduce: Callable[[Tensor], Tensor] = lambda counts: counts) -> None:
+        """Change what gradients do not reach, such as the biases of loss-free balancing, after an optimizer step.
+
+        Args:
+            reduce: adds a tensor up over all processes that train together.
+        """
+        for router in self.routers:
+            router.update(reduce)
+
+    @property
+    def routers(self) -> list[Router]:
+        """All that choose experts for tokens."""
+        return [module for module in self.modules() if isinstance(module, Router)]
 
     def parameters_by_slot(self) -> dict[str, int]:
         """How many parameters each slot's blocks own; their sum is the model's size."""

@@ -1,0 +1,83 @@
+"""The slots of what changes each token on its own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from blocks.base.component import Component
+from blocks.base.context import Context
+from blocks.base.site import Site
+
+
+class FeedForward(Component, ABC):
+    """Changes each token on its own. One that can be an expert is an :class:`Expert`."""
+
+    slot = "feedforward"
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        if site.experts is not None and not isinstance(self, Expert):
+            raise ValueError(f"{type(self).__name__} cannot be an expert: it has one set of weights for all tokens")
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
+
+    def prepare(self, context: Context) -> None:
+        """Learn of the padding, which is not to be counted, before the first layer runs."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Expert(FeedForward, ABC):
+    """A feed-forward that at a site of experts stands for all of them.
+
+    It needs nothing but :class:`~blocks.base.Linear` for its projections, each of which takes ``offsets``; all between
+    them is pointwise, and may have no parameters.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D), or of experts (N, D) -> (N, D).
+
+        Args:
+            x: of experts, rows sorted by expert.
+            offsets: (experts,) int32, where the rows of each expert end; None: there are no experts.
+        """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, offsets: Tensor | None = None) -> Tensor: ...
+
+
+class Router(Component, ABC):
+    """Chooses ``top_k`` of the ``site.experts`` experts for each token."""
+
+    slot = "router"
+    top_k: int
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, D) -> the chosen experts' weights (N, top_k), in the dtype of ``x`` or wider, and indices (N, top_k)."""
+
+    def prepare(self, context: Context) -> None:
+        """Learn of the padding, which is not to be counted, before the first layer runs."""
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """What training adds to the loss for the last forward, a scalar; asked for once after each."""
+        return None
+
+    def update(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Change what gradients do not reach, after an optimizer step.
+
+        Args:
+            reduce: adds a tensor up over all processes that train together.
+        """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]: ...

@@ -1,0 +1,57 @@
+"""Tokens into the order of their experts, and back."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+class _Take(Function):
+    """Rows by index, each taken equally often; the backward pass takes too, so that it adds in a fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.rows = x.shape[0]
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (places,), (grad,) = ctx.saved_tensors, grads
+        taken = grad.index_select(0, places)
+        times = len(places) // max(ctx.rows, 1)
+        return taken.view(ctx.rows, times, grad.shape[1]).sum(1) if times != 1 else taken, None, None
+
+
+class Sorting:
+    """Which rows go to which expert, in the order of the experts.
+
+    Args:
+        chosen: (N, k) indices of the experts of each token.
+        experts: how many there are.
+
+    Attributes:
+        offsets: (experts,) int32, where the rows of each expert end.
+    """
+
+    def __init__(self, chosen: Tensor, experts: int) -> None:
+        flat = chosen.flatten()
+        self.top_k = chosen.shape[1]
+        ordered, self.order = flat.sort(stable=True)
+        self.places = torch.empty_like(self.order).scatter_(0, self.order, torch.arange(len(flat), device=flat.device))
+        every = torch.arange(experts, device=flat.device)
+        self.offsets = torch.searchsorted(ordered, every, right=True, out_int32=True)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(N, D) -> (N * k, D), each token once for each of its experts."""
+        return _taken(x, self.order // self.top_k, self.places)
+
+    def gather(self, y: Tensor, weights: Tensor) -> Tensor:
+        """(N * k, D) -> (N, D), what its experts gave for each token, times their ``weights`` (N, k), added up."""
+        of_tokens = _taken(y, self.places, self.order).view(*weights.shape, y.shape[1])
+        return (of_tokens * weights.to(y.dtype)[..., None]).sum(1)
+
+
+def _taken(x: Tensor, index: Tensor, places: Tensor) -> Tensor:
+    return cast("Any", _Take).apply(x, index, places)

@@ -1,0 +1,1 @@
+"""Routers: they choose the experts of each token."""

@@ -1,0 +1,160 @@
+"""Each token chooses its experts."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Literal, Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blocks.base import Context, Router, Site
+from blocks.routing.balance import Balance
+from registry import NonNegativeFloat, Positive, PositiveFloat, register
+
+Function = Callable[[Tensor], Tensor]
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
+
+
+def _softmax(x: Tensor) -> Tensor:
+    return x.softmax(-1)
+
+
+def _normalised(x: Tensor) -> Tensor:
+    return x / (x.sum(-1, keepdim=True) + 1e-20)  # of sigmoids it can be 0
+
+
+def _share_of_sigmoids(logits: Tensor) -> Tensor:
+    return _normalised(logits.sigmoid())
+
+
+_SCORES: Mapping[str, Function] = {"softmax": _softmax, "sigmoid": torch.sigmoid, "logits": _itself}
+_WEIGHTS: Mapping[str, Function] = {"scores": _itself, "normalised": _normalised, "softmax": _softmax}
+_PROBABILITIES: Mapping[str, Function] = {"softmax": _softmax, "sigmoid": _share_of_sigmoids, "logits": _softmax}
+_BEST = {"max": 1, "top2": 2}  # experts that count for their group
+
+
+@register("top_k")
+class TopKRouter(Router):
+    """The experts with the greatest scores, which are a function of W x, computed in float32 or wider.
+
+    Softmax, then top-k (Mixtral) is ``scores: softmax``; top-k, then softmax (GPT-OSS) is ``scores: logits`` with
+    ``weights: softmax``; sigmoid (DeepSeek-V3) is ``scores: sigmoid``.
+
+    Args:
+        top_k: number of experts for each token.
+        scores: what the experts are compared by: W x itself (logits), its softmax over all experts, or its sigmoid.
+        weights: what the chosen are weighted by: their scores, these divided by their sum (normalised), or the softmax
+            over them.
+        scale: factor on the weights.
+        bias: a bias beside W.
+        groups: number of groups that the experts are divided into, a divisor of their number; neighbours are together.
+        top_groups: number of groups out of which a token's experts come; null: all.
+        group_score: what groups are compared by: their best score (max) or the sum of their two best (top2).
+        balance_loss: coefficient of the load-balancing loss of this router, which is least, with the value ``top_k``,
+            if all experts are chosen equally often.
+        balance_rate: loss-free balancing: a bias joins the scores when experts are compared, not in their weights, and
+            moves by this much after each training step, down for those chosen too often, up for the others. 0: there is
+            such a bias, but it stays as it is. null: there is none.
+    """
+
+    paper = (
+        "Shazeer et al., 2017, arXiv:1701.06538; loss: Fedus et al., 2021, arXiv:2101.03961; loss-free: Wang et al., "
+        "2024, arXiv:2408.15664; sigmoid and groups: DeepSeek-AI, 2024, arXiv:2412.19437"
+    )
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        top_k: Positive = 2,
+        scores: Literal["softmax", "sigmoid", "logits"] = "softmax",
+        weights: Literal["scores", "normalised", "softmax"] = "normalised",
+        scale: PositiveFloat = 1.0,
+        bias: bool = False,
+        groups: Positive = 1,
+        top_groups: Positive | None = None,
+        group_score: Literal["max", "top2"] = "max",
+        balance_loss: NonNegativeFloat = 0.01,
+        balance_rate: NonNegativeFloat | None = None,
+    ) -> None:
+        super().__init__(site)
+        experts = site.experts or 1
+        _check(experts, top_k, groups, top_groups, _BEST[group_score])
+        if scores == "logits" and weights == "normalised":
+            raise ValueError("weights=normalised divides by the sum of the scores, which of logits can be 0")
+        self.top_k, self.scale = top_k, scale
+        self.scores, self.weights = scores, weights
+        self.groups, self.top_groups, self.group_score = groups, top_groups or groups, group_score
+        self.linear = nn.Linear(site.dim, experts, bias=bias)
+        self.rate, self.selection_bias = balance_rate, None
+        if balance_rate is not None:
+            self.selection_bias = nn.Parameter(torch.zeros(experts), requires_grad=False)
+        self.balance = Balance(experts, balance_loss) if balance_loss or balance_rate else None
+
+    def constants(self) -> Mapping[str, float]:
+        return {"selection_bias": 0.0}
+
+    def prepare(self, context: Context) -> None:
+        if self.balance is not None and self.training:
+            mask = context.attention_mask
+            self.balance.begin(None if mask is None else mask[:, mask.shape[1] - context.length :].flatten())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self._logits(x)
+        scores = _SCORES[self.scores](logits)
+        chosen = self._choose(scores.detach())
+        if self.balance is not None and self.training:
+            self.balance.record(logits, chosen)
+        return _WEIGHTS[self.weights](scores.gather(1, chosen)) * self.scale, chosen
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """(N, E), not rounded to 16 bits, which would choose other experts."""
+        dtype, device = torch.promote_types(x.dtype, torch.float32), x.device.type
+        weight, bias = self.linear.weight.to(dtype), cast("Tensor | None", self.linear.bias)
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            return F.linear(x.to(dtype), weight, None if bias is None else bias.to(dtype))
+
+    def _choose(self, scores: Tensor) -> Tensor:
+        if self.selection_bias is not None:
+            scores = scores + self.selection_bias
+        if self.top_groups < self.groups:
+            grouped = scores.view(len(scores), self.groups, -1)
+            best = grouped.topk(_BEST[self.group_score]).values.sum(-1)
+            kept = torch.zeros_like(best, dtype=torch.bool).scatter_(1, best.topk(self.top_groups).indices, True)
+            scores = grouped.masked_fill(~kept[..., None], -torch.inf).flatten(1)
+        return scores.topk(self.top_k).indices
+
+    def auxiliary_loss(self) -> Tensor | None:
+        if self.balance is None or not self.training:
+            return None
+        return self.balance.loss(_PROBABILITIES[self.scores])
+
+    def update(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        counts = None if self.balance is None else self.balance.take_load()
+        if counts is not None and self.selection_bias is not None and self.rate:
+            counts = reduce(counts)
+            with torch.no_grad():
+                self.selection_bias += self.rate * (counts.mean() - counts).sign()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Keep the selection bias in float32: in bfloat16 its small steps would be rounded off."""
+        module = super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
+        if self.selection_bias is not None:
+            self.selection_bias.data = self.selection_bias.data.float()
+        return module
+
+
+def _check(experts: int, top_k: int, groups: int, top_groups: int | None, best: int) -> None:
+    if experts % groups:
+        raise ValueError(f"experts={experts} is not a multiple of groups={groups}")
+    if (top_groups or groups) > groups:
+        raise ValueError(f"top_groups={top_groups} is more than groups={groups}")
+    within = (top_groups or groups) * experts // groups
+    if top_k > within:
+        raise ValueError(f"top_k={top_k} is more than the {within} experts that there are to choose from")
+    if top_groups and experts // groups < best:
+        raise ValueError(f"group_score=top2 needs groups of two experts, but {experts} in groups={groups} have one")
