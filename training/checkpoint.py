@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 
@@ -75,12 +76,12 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is a folder, not a checkpoint") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: is not a checkpoint of blockformer (it holds more than tensors and plain data)"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: is cut short or damaged, or is no checkpoint") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        if isinstance(error, pickle.UnpicklingError) and is_zipfile(path):
+            reason = "is not a checkpoint of blockformer (it holds more than tensors and plain data)"
+        else:
+            reason = "is cut short or damaged, or is no checkpoint"
+        raise CheckpointError(f"{path}: {reason}") from error
     if not isinstance(content, dict) or METADATA not in content:
         raise CheckpointError(f"{path}: is not a checkpoint of blockformer")
     if content[METADATA].get("format") != FORMAT:

@@ -20,7 +20,8 @@ class CheckpointError(UserError):
 
 def describe(module: "TrainingModule") -> dict[str, Any]:
     """The metadata of a run at this moment, made of mappings, lists, texts and numbers only."""
-    trainer, data = module.trainer, getattr(module.trainer, "datamodule", None)
+    trainer = module.trainer
+    data: Any = getattr(trainer, "datamodule", None)
     tokenizer = getattr(data, "tokenizer", None)
     return {
         "format": FORMAT,

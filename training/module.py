@@ -109,7 +109,8 @@ class TrainingModule(L.LightningModule):
         parts = self.trainer.accumulate_grad_batches
         if parts > 1:
             total = self.window[TARGETS].clamp(min=1).to(self._unit.dtype)
-            torch._foreach_mul_(self._gradients(), self._unit * parts / total)
+            for gradient in self._gradients():
+                gradient.mul_(self._unit * parts / total)
 
     def configure_gradient_clipping(
         self,

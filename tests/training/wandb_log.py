@@ -1,8 +1,8 @@
 """Read what W&B kept offline: `run-ID.wandb`, a log of protobuf records framed as LevelDB frames its own.
 
 The file begins with `:W&B`, two bytes of magic and a version. Blocks of 32 KiB follow, the first with the file's header
-in it; a record, or a piece of one, has 4 bytes of checksum, 2 of length and 1 that says which piece it is. No piece crosses a
-block's end. A file that was cut off yields the whole records before the cut.
+in it; a record, or a piece of one, has 4 bytes of checksum, 2 of length and 1 that says which piece it is. No piece
+crosses a block's end. A file that was cut off yields the whole records before the cut.
 """
 
 import json

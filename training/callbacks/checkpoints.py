@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from training.callbacks.guard import Guard
-from training.callbacks.steps import AfterStep
+from training.callbacks.steps import AfterStep, rehearses
 from training.errors import UserError
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -45,7 +45,7 @@ class Checkpoints(AfterStep, Checkpoint):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.fast_dev_run:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or rehearses(trainer):
             return
         value = self._monitored(trainer)
         if self.best is None or value < self.best:
@@ -72,7 +72,7 @@ class Checkpoints(AfterStep, Checkpoint):
             NonFiniteError: the run has diverged.
             OSError: the file cannot be written; the one before stays.
         """
-        if trainer.fast_dev_run:
+        if rehearses(trainer):
             return
         self.guard.check()
         trainer.save_checkpoint(self.folder / LAST)

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from training.callbacks.steps import AfterStep, logs
 from training.loggers.facts import facts_of
+from training.loggers.files import FileLogger
 from training.module import TrainingModule
 from training.objectives import Score
 
@@ -44,7 +45,7 @@ class Meter(AfterStep):
         facts = facts_of(trainer, pl_module)
         for logger in trainer.loggers:
             logger.log_hyperparams(facts)
-            if hasattr(logger, "rewind"):
+            if isinstance(logger, FileLogger):
                 logger.rewind(trainer.global_step)
         self._since = self._lap = time.perf_counter()  # now that what the loggers needed to begin is done
         self._lap_tokens = pl_module.tokens_seen.item()

@@ -55,7 +55,7 @@ class Progress(ProgressBar):
             self._bar.add_task("", total=pl_module.total_steps or None, completed=trainer.global_step)
             self._bar.start()
 
-    def on_train_batch_end(  # type: ignore[override]
+    def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TrainingModule)

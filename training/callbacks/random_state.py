@@ -69,8 +69,9 @@ def seed(run: int, rank: int, step: int) -> None:
 
 def current() -> State:
     """The states of the generators that this process draws from, as tensors and plain data."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
-    numpy = (str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss))
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    numpy = numpy | {"state": {"key": keys, "pos": int(numpy["state"]["pos"])}}
     state: State = {"torch": torch.get_rng_state(), "numpy": numpy, "python": random.getstate()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -80,8 +81,9 @@ def current() -> State:
 def restore(state: State) -> None:
     """Put generators back to what :func:`current` gave."""
     torch.set_rng_state(state["torch"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    numpy = state["numpy"]
+    keys = numpy["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state(numpy | {"state": {"key": keys, "pos": numpy["state"]["pos"]}})
     random.setstate(state["python"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -1,5 +1,7 @@
 """When, in a run, something is due."""
 
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
@@ -23,7 +25,12 @@ class AfterStep(Callback):
         raise NotImplementedError
 
 
-def logs(trainer: Trainer, step: int) -> bool:
+def rehearses(trainer: Any) -> bool:
+    """Whether this is only `trainer.fast_dev_run`, which leaves nothing behind."""
+    return bool(trainer.fast_dev_run)
+
+
+def logs(trainer: Any, step: int) -> bool:
     """Whether figures are reported after this step: at each interval and at the end."""
     return step % max(1, trainer.log_every_n_steps) == 0 or step == trainer.max_steps
 

@@ -43,12 +43,11 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments) and arguments[-1] != "all":
         print(page(arguments[0]), end="")
         return 0
-    from lightning.pytorch.utilities import rank_zero_only
-
     from registry import RecipeError
     from training.callbacks import InterruptedRun, NonFiniteError
     from training.data.errors import DataError
     from training.errors import UserError
+    from training.processes import is_first
 
     _quieten()
     try:
@@ -58,11 +57,11 @@ def main(arguments: Sequence[str]) -> int:
     except NonFiniteError as error:
         return _leave(f"the run failed: {error}", 1)
     except OSError as error:
-        if rank_zero_only.rank or not error.strerror:
+        if not is_first() or not error.strerror:
             raise
         return _leave(f"the run failed: {error.filename or 'a file'}: {error.strerror}", 1)
     except (UserError, RecipeError, DataError):
-        if rank_zero_only.rank == 0:
+        if is_first():
             raise
         return 2  # the first process says what is wrong
     return 0
@@ -107,9 +106,9 @@ def readable(message: str, options: Sequence[str]) -> str:
 
 def _leave(message: str, status: int) -> int:
     """Say it once; other ranks end quietly, since the launcher kills the first one if it sees another fail."""
-    from lightning.pytorch.utilities import rank_zero_only
+    from training.processes import is_first
 
-    if rank_zero_only.rank:
+    if not is_first():
         return 0
     print(message, file=sys.stderr)
     return status

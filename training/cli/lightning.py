@@ -9,10 +9,10 @@ from jsonargparse.typing import register_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
 
 from registry import RecipeError
 from training.callbacks import Predictions
+from training.callbacks.steps import rehearses
 from training.checkpoint_io import AtomicCheckpointIO
 from training.cli.equipment import callbacks_of, listed, loggers_of
 from training.cli.report import keep_evaluation, save_settings, say_begin, say_end
@@ -22,6 +22,7 @@ from training.data.module import TextData
 from training.errors import UserError
 from training.module import TrainingModule
 from training.optim import OptimizerSettings
+from training.processes import is_first
 from training.recipe_argument import RecipeArgument
 from training.run_folder import RunSettings, folder_of, fresh_folder
 
@@ -48,7 +49,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.first = rank_zero_only.rank == 0
+        self.first = is_first()
         super().__init__(
             TrainingModule,
             TextData,
@@ -155,13 +156,13 @@ class TrainingCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Leave beside the run what repeats it."""
-        if self.first and not self.trainer.fast_dev_run:
+        if self.first and not rehearses(self.trainer):
             save_settings(self.folder, self.request.recipe.to_yaml(), self.saved)
             say_begin(self.request.variant, self.model.model, self.folder)
 
     def after_fit(self) -> None:
         """Say where everything is."""
-        if self.first and not self.trainer.fast_dev_run:
+        if self.first and not rehearses(self.trainer):
             say_end(self.folder, self.trainer.loggers)
 
     def after_validate(self) -> None:

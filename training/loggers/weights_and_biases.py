@@ -110,14 +110,14 @@ class WandbRun(Logger):
             self.run.define_metric(axis, hidden=True)
         for figures in ("train/*", "val/*"):
             self.run.define_metric(figures, step_metric="tokens")
-        self._log_recipe(wandb)
+        self._log_recipe(wandb, self.run)
 
-    def _log_recipe(self, wandb: Any) -> None:
+    def _log_recipe(self, wandb: Any, run: Any) -> None:
         recipe = self.folder / "recipe.yaml"
         if recipe.is_file():
-            artifact = wandb.Artifact(f"recipe-{self.run.id}", type="recipe")
+            artifact = wandb.Artifact(f"recipe-{run.id}", type="recipe")
             artifact.add_file(str(recipe))
-            self.run.log_artifact(artifact)
+            run.log_artifact(artifact)
 
     @property
     def place(self) -> str:

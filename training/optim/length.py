@@ -1,6 +1,6 @@
 """How many batches make an epoch, and how many optimizer steps a run."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from training.errors import UserError
 from training.optim.settings import OptimizerSettings
@@ -58,9 +58,7 @@ def steps_in_run(trainer: "Trainer", settings: OptimizerSettings) -> int:
 
 def batches_in_epoch(trainer: "Trainer") -> int:
     """Batches of one rank in what Lightning calls an epoch."""
-    if trainer.datamodule is not None:  # type: ignore[attr-defined]
-        loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-    else:
-        loader = trainer.fit_loop._data_source.instance
+    data: Any = getattr(trainer, "datamodule", None)
+    loader: Any = data.train_dataloader() if data is not None else trainer.fit_loop._data_source.instance
     length, limit = len(loader), trainer.limit_train_batches
     return min(length, limit) if isinstance(limit, int) else int(length * limit)

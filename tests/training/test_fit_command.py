@@ -1,0 +1,203 @@
+"""What `fit` makes of its command line, in this process."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import registry
+from training.checkpoint import read_metadata
+from training.cli.fit_help import MEANINGS, page
+from training.cli.main import main
+from training.loggers.files import read_rows
+
+Fit = Callable[..., Path]
+QUIET = ["--trainer.enable_progress_bar", "false", "--run.wandb", "disabled"]
+
+
+def recipe_of(folder: Path) -> dict[str, Any]:
+    return read_metadata(folder / "checkpoints" / "last.ckpt")["recipe"]
+
+
+@pytest.fixture(scope="module")
+def short(fit: Fit) -> Path:
+    """A run of two steps."""
+    return fit("--trainer.max_steps", "2", "--recipe.decoder.layer.mixer.kv_heads=1", name="short")
+
+
+def test_overrides_change_what_is_trained_and_nothing_else(short: Path, arguments: list[str]) -> None:
+    plain = registry.load("tiny_decoder", ["decoder.depth=1", "embedding.dropout=0.1"]).dump()
+    trained = recipe_of(short)
+    assert trained["decoder"]["layer"]["mixer"].pop("kv_heads") == 1
+    assert plain["decoder"]["layer"]["mixer"].pop("kv_heads") == 2
+    assert trained == plain
+
+
+def test_the_recipe_is_saved_in_canonical_form(short: Path) -> None:
+    assert (
+        registry.load(short / "recipe.yaml").hash == read_metadata(short / "checkpoints" / "last.ckpt")["recipe_hash"]
+    )
+    assert yaml.safe_load((short / "config.yaml").read_text())["recipe"] == recipe_of(short)
+
+
+def test_the_saved_configuration_repeats_the_run_under_another_name(fit: Fit, short: Path, runs: Path) -> None:
+    again = fit("--config", str(short / "config.yaml"), name="again", given=[])
+    assert recipe_of(again) == recipe_of(short)
+    losses = [[row.get("train/loss") for row in read_rows(folder / "metrics.jsonl")] for folder in (again, short)]
+    assert losses[0] == losses[1]
+
+
+def test_an_override_applies_to_the_recipe_of_a_configuration_file(fit: Fit, short: Path) -> None:
+    changed = fit("--config", str(short / "config.yaml"), "--recipe.decoder.depth", "2", name="deeper", given=[])
+    assert recipe_of(changed)["decoder"]["depth"] == 2
+    assert recipe_of(changed)["decoder"]["layer"]["mixer"]["kv_heads"] == 1
+
+
+def test_a_recipe_on_the_command_line_overrules_that_of_a_file(fit: Fit, short: Path) -> None:
+    other = fit("--config", str(short / "config.yaml"), "--recipe", "tiny_decoder", name="overruled", given=[])
+    assert recipe_of(other)["decoder"]["layer"]["mixer"]["kv_heads"] == 2
+
+
+def test_a_later_file_overrules_an_earlier_one_key_by_key(fit: Fit, short: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("optimizer: {lr: 1e-2}\n")
+    folder = fit("--config", str(short / "config.yaml"), "--config", str(overlay), name="overlaid", given=[])
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert settings["optimizer"]["lr"] == 0.01
+    assert settings["optimizer"]["warmup_steps"] == 2
+
+
+def test_last_means_that_of_the_run_whose_configuration_is_given(fit: Fit, short: Path, runs: Path) -> None:
+    fit("--config", str(short / "config.yaml"), name="mine", given=[])
+    mine = runs / "mine"
+    status = main(
+        ["fit", "--config", str(mine / "config.yaml"), "--ckpt_path", "last", "--trainer.max_steps", "3", *QUIET]
+    )
+    assert status == 0
+    assert read_rows(mine / "metrics.jsonl")[-1]["step"] == 3
+
+
+def test_validate_and_test_need_a_checkpoint_alone(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = str(short / "checkpoints" / "last.ckpt")
+    assert main(["validate", "--ckpt_path", checkpoint]) == 0
+    assert main(["test", "--ckpt_path", checkpoint]) == 0
+    validated, tested = read_rows(short / "evaluations.jsonl")
+    training = read_rows(short / "metrics.jsonl")[-1]
+    assert validated["val/loss"] == training["val/loss"]
+    assert tested["test/loss"] > 0
+    assert f"validate {checkpoint}: loss {training['val/loss']:.4f}" in capsys.readouterr().out
+
+
+def test_predict_writes_text_beside_text(short: Path) -> None:
+    assert main(["predict", "--ckpt_path", str(short / "checkpoints" / "last.ckpt")]) == 0
+    rows = read_rows(short / "predictions.jsonl")
+    assert set(rows[0]) == {"predicted", "target", "accuracy"}
+    assert "quick" in " ".join(row["target"] for row in rows)
+
+
+def test_a_checkpoints_settings_cannot_name_code(short: Path) -> None:
+    from training.cli.request import harmless
+
+    settings = {"trainer": {"max_steps": 3, "callbacks": ["os.system"], "logger": "os.system", "strategy": "os.system"}}
+    assert harmless(settings | {"plugin": ["os"]}) == {"trainer": {"max_steps": 3}, "run": {}}
+
+
+def test_the_page_of_help_names_only_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--help", "all"])
+    assert end.value.code == 0
+    known = set(re.findall(r"--[\w.]+", capsys.readouterr().out)) | {
+        "--plugin",
+        "--recipe.KEY",
+        "--recipe.decoder.depth",
+        "--help",
+    }
+    for verb in MEANINGS:
+        assert set(re.findall(r"--[\w.]+\w", page(verb))) <= known
+
+
+WRONG = {
+    "--optimizer.lr fast": "--optimizer.lr: expected float, not fast",
+    "--optimiser.lr 1": "there is no option --optimiser.lr; did you mean --optimizer.lr?",
+    "--optimizer.schedule cosin": "--optimizer.schedule: expected 'cosine', 'inverse_sqrt', 'constant', not cosin",
+    "--optimizer.lr -1": "optimizer: lr cannot be -1.0",
+    "--optim.lr 1": "there is no option --optim.lr; did you mean --optimizer.lr?",
+    "--trainer.max_steps many": "--trainer.max_steps: expected int, not many",
+    "--trainer.accelerator abacus": "You selected an invalid accelerator name",
+    "--trainer.gradient_clip_val -3": "trainer.gradient_clip_val cannot be -3",
+    "--trainer.callbacks nowhere.Callback": "No module named 'nowhere'",
+    "--trainer.accumulate_grad_batches 2 --trainer.val_check_interval 3": "of which 2 make a step",
+    "--recipe.decoder.dept 4": "stack 'layers' has no parameter 'dept'; did you mean 'depth'?",
+    "--recipe.dim 33": "dim=33 is not a multiple of heads=4",
+    "--recipe gpt2": "--recipe is given 2 times; a variant is a file that says `extends: tiny_decoder`",
+    "--recipe.decoder.depth": "--recipe.decoder.depth needs a value",
+    "--config nowhere.yaml": "nowhere.yaml: cannot be read",
+    "--data.files nowhere.txt": "nowhere.txt: no such file",
+    "--data.length 4000": "data.length 4000 is more than the recipe's max_length 64",
+    "--data.batch_size 9999": "fewer than batch_size 9999",
+    "--model.objective seq2seq": "objective seq2seq trains encoder_decoder models, and this one is decoder_only",
+    "--model.label_smoothing 2": "label_smoothing 2.0 must be at least 0 and below 1",
+    "--run.name a/b": "run.name 'a/b' must be the name of a folder",
+    "--run.monitor val/los": "run.monitor val/los is none of the figures val/accuracy",
+    "--ckpt_path nowhere.ckpt": "nowhere.ckpt: there is no such file",
+    "--ckpt_path last": "there is no such checkpoint",
+}
+
+
+@pytest.mark.parametrize("more", WRONG)
+def test_a_mistake_ends_in_one_clear_line(
+    more: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        *arguments,
+        "--run.root",
+        str(tmp_path),
+        "--run.name",
+        "wrong",
+        "--trainer.max_steps",
+        "1",
+        *more.split(),
+    ]
+    assert main(["fit", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert WRONG[more] in line
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        ("trainer: {max_stepz: 3}", "there is no option --trainer.max_stepz; did you mean --trainer.max_steps?"),
+        ("trainer: {max_steps: 3}\ntrainer: {}", "overlay.yaml:2: key 'trainer' is given twice; first at line 1"),
+        ("recipe: [gpt2]", "recipe must be a name, a path or a mapping"),
+        ("a: [", "overlay.yaml:2: is not YAML"),
+    ],
+)
+def test_a_mistake_in_a_configuration_file_is_named(
+    content: str, answer: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(f"{content}\n")
+    assert main(["fit", *arguments, "--run.root", str(tmp_path), "--config", str(overlay)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert answer in line
+
+
+def test_no_recipe_is_answered_with_the_names_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--trainer.max_steps", "1"]) == 2
+    assert re.search(r"which model\? Say --recipe .* gpt2", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("kind", ["text", "tensors", "module"])
+def test_a_file_that_is_no_checkpoint_is_refused(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "foreign.ckpt"
+    if kind == "text":
+        path.write_text("hello")
+    else:
+        torch.save({"weights": torch.zeros(2)} if kind == "tensors" else torch.nn.Linear(1, 1), path)
+    assert main(["validate", "--ckpt_path", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: is ")
