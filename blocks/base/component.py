@@ -1,6 +1,6 @@
 """What every block is: a module that knows its site, its initial values and its cost."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Self, cast
 
 from torch import nn
@@ -29,8 +29,11 @@ class Component(nn.Module, Block):
         nn.Module.__init__(block)
         return block
 
-    def constants(self) -> Mapping[str, float]:
-        """Parameters that start at one value, by their name inside this block; all others are drawn by the init."""
+    def constants(self) -> Mapping[str, float | Sequence[float]]:
+        """Parameters that start at known values, by their name inside this block; all others are drawn by the init.
+
+        A sequence stands along the last axis.
+        """
         return {}
 
     def flops_per_token(self, length: int) -> float:

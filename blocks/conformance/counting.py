@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from blocks.base import Cache, Mixer
+from blocks.base import Component, Mixer
 from blocks.conformance.example import Example, example
 from blocks.conformance.running import new_cache, run
 from blocks.conformance.subject import Subject
@@ -37,20 +37,21 @@ def check_counts_its_parameters(subject: Subject) -> None:
 
 
 def check_counts_its_cache(subject: Subject) -> None:
-    """cached_per_token is how much a cache has grown a token, in numbers, once a text has been read."""
-    block, given = subject.build(), example(subject, length=LENGTH)
+    """cached_per_token is how many numbers a cache holds more for a text that is one token longer."""
+    block = subject.build()
     if isinstance(block, Mixer) and subject.place == "cross":
         return  # what it keeps does not grow
+    short, long = (example(subject, length=length) for length in (LENGTH, 2 * LENGTH))
+    told = int(cast("Any", block).cached_per_token) * short.x.shape[0] * LENGTH
+    grown = _kept(block, long) - _kept(block, short)
+    assert told == grown, f"{told} numbers told, but the cache grew by {grown}"
+
+
+def _kept(block: Component, given: Example) -> int:
+    """Numbers in a cache after one text."""
     cache = new_cache(block)
     run(block, given, cache)
-    told = int(cast("Any", block).cached_per_token) * given.x.shape[0] * LENGTH
-    kept = _kept(cache)
-    assert told == kept, f"{told} numbers told, {kept} kept"
-
-
-def _kept(cache: Cache) -> int:
-    """Numbers that grow with the text: all but the states called ``cross``."""
-    states = [state for layer in cache.layers for name, state in layer.items() if name != "cross"]
+    states = [state for layer in cache.layers for state in layer.values()]
     tensors = [value for state in states for value in vars(state).values() if isinstance(value, Tensor)]
     return sum(tensor.numel() for tensor in tensors)
 

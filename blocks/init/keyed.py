@@ -23,7 +23,7 @@ def initialise(model: nn.Module, init: Init, seed: int) -> None:
         owner = owners[path]
         constant = owner.constants().get(leaf) if isinstance(owner, Component) else 0.0 if leaf == "bias" else None
         if constant is not None:
-            parameter.fill_(constant)
+            parameter.copy_(torch.tensor(constant))
             continue
         value = torch.empty(parameter.shape, dtype=torch.float32)
         init.draw(value, _role(owners, path), _depth(owners, path), generator(seed, name))

@@ -1,0 +1,134 @@
+"""Gated DeltaNet."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blocks.activations.pointwise import SiLU
+from blocks.base import Activation, Context, Factory, Mixer, Norm, Plain, Site
+from blocks.norms.rms import RMSNorm
+from blocks.recurrent.convolution import short_convolution
+from blocks.recurrent.delta_rule import delta_rule_flops, gated_delta_rule
+from blocks.recurrent.precision import at_least_float32, without_autocast
+from blocks.recurrent.rows import Rows, rows_of
+from blocks.recurrent.state import RecurrentState
+from registry import Positive, register
+
+
+@register("gated_delta")
+class GatedDelta(Mixer):
+    """A memory per head that each token decays, corrects under its key, and reads with its query.
+
+    M_t = a_t M_(t-1) + k_t (b_t (v_t - a_t M_(t-1)^T k_t))^T and y_t = M_t^T q_t, with q, k and v after a short
+    convolution, q and k of unit length, b = sigmoid(beta(x)), a = exp(-exp(log_rate) * softplus(step(x) + step_bias));
+    the result is out(norm(y) * silu(gate(x))). What it remembers does not grow with the text.
+
+    Args:
+        heads: number of query and key heads.
+        value_heads: number of value heads, each with its own memory, a multiple of ``heads``; null: as many.
+        head_dim: width of a query and key; null: the model's width over ``heads``.
+        value_dim: width of a head's values; null: ``head_dim``.
+        kernel: number of tokens that the convolution sees, the token itself included.
+        activation: after the convolution.
+        norm: of each head's result, before the gate.
+    """
+
+    paper = "Yang et al., 2024, arXiv:2412.06464"
+    outputs = ("out",)
+    works = frozenset({"causal"})
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        heads: Positive = 8,
+        value_heads: Positive | None = None,
+        head_dim: Positive | None = None,
+        value_dim: Positive | None = None,
+        kernel: Positive = 4,
+        activation: Plain[Activation] = SiLU,
+        norm: Factory[Norm] = RMSNorm,
+    ) -> None:
+        super().__init__(site)
+        self.heads, self.value_heads = heads, value_heads or heads
+        if self.value_heads % heads:
+            raise ValueError(f"value_heads={value_heads} is not a multiple of heads={heads}")
+        if head_dim is None and site.dim % heads:
+            raise ValueError(f"dim={site.dim} is not a multiple of heads={heads}; change one of them or give head_dim")
+        self.head_dim = head_dim or site.dim // heads
+        self.value_dim = value_dim or self.head_dim
+        keys, values = heads * self.head_dim, self.value_heads * self.value_dim
+        self.q = nn.Linear(site.dim, keys, bias=False)
+        self.k = nn.Linear(site.dim, keys, bias=False)
+        self.v = nn.Linear(site.dim, values, bias=False)
+        self.convolution = nn.Parameter(torch.zeros(2 * keys + values, kernel))
+        self.activation = activation()
+        self.beta = nn.Linear(site.dim, self.value_heads, bias=False)
+        self.step = nn.Linear(site.dim, self.value_heads, bias=False)
+        self.step_bias = nn.Parameter(torch.zeros(self.value_heads))
+        self.log_rate = nn.Parameter(torch.zeros(self.value_heads))
+        self.gate = nn.Linear(site.dim, values, bias=False)
+        self.norm = norm(site.resized(self.value_dim))
+        self.out = nn.Linear(values, site.dim, bias=False)
+
+    def constants(self) -> Mapping[str, float | Sequence[float]]:
+        """The convolution starts as the identity, and the heads with memories that fade over 1 to 1000 tokens."""
+        steps = [10 ** (-3 * head / max(1, self.value_heads - 1)) for head in range(self.value_heads)]
+        identity = [0.0] * (self.convolution.shape[1] - 1) + [1.0]
+        return {
+            "convolution": identity,
+            "step_bias": [math.log(math.expm1(step)) for step in steps],  # the inverse of softplus
+            "log_rate": 0.0,
+        }
+
+    def prepare(self, context: Context) -> None:
+        rows_of(context)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        rows, state = rows_of(context), context.state("mixer", RecurrentState)
+        arranged = rows.arrange(x)
+        q, k, v = self._heads(arranged, rows, state)
+        beta, logs = self._gates(arranged, rows)
+        with without_autocast(x):
+            y, memory = gated_delta_rule(q, k, v, beta, logs, rows.texts, None if state is None else state.memory)
+        if state is not None:
+            state.memory = memory
+        y = self.norm(rows.restore(y.transpose(1, 2)).to(x.dtype))  # (B, T, H, V)
+        return self.out((y * F.silu(self.gate(x)).view_as(y)).flatten(2))
+
+    def _heads(self, x: Tensor, rows: Rows, state: RecurrentState | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys (B, H, T, K) and values (B, H, T, V) of every value head."""
+        mixed = torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+        mixed = at_least_float32(self.activation(short_convolution(mixed, self.convolution, rows, state)))
+        keys = self.heads * self.head_dim
+        qk = unit(mixed[..., : 2 * keys].view(*x.shape[:2], 2 * self.heads, self.head_dim)).transpose(1, 2)
+        v = mixed[..., 2 * keys :].view(*x.shape[:2], self.value_heads, self.value_dim).transpose(1, 2)
+        q, k = qk.repeat_interleave(self.value_heads // self.heads, dim=1).chunk(2, dim=1)
+        return q * self.head_dim**-0.5, k, v
+
+    def _gates(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """How much each token replaces, and the logarithm of what it keeps, (B, H, T); padding does neither."""
+        beta = at_least_float32(self.beta(x)).sigmoid()
+        step = softplus(at_least_float32(self.step(x)) + self.step_bias)
+        logs = -at_least_float32(self.log_rate).exp() * step
+        tokens = rows.tokens(x.shape[1])
+        if tokens is not None:
+            beta, logs = beta * tokens[..., None], logs * tokens[..., None]
+        return beta.transpose(1, 2), logs.transpose(1, 2)
+
+    def flops_per_token(self, length: int) -> float:
+        rule = delta_rule_flops(length, self.head_dim, self.value_dim)
+        return super().flops_per_token(length) + self.value_heads * rule
+
+
+def unit(x: Tensor) -> Tensor:
+    """(..., K) -> (..., K) of length 1, or 0 for 0."""
+    return x * (x.square().sum(dim=-1, keepdim=True) + 1e-6).rsqrt()
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)); torch's own has a gradient that torch.compile gets wrong for transposed tensors."""
+    return torch.logaddexp(x, torch.zeros_like(x))

@@ -1,0 +1,99 @@
+"""Linear attention."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blocks.base import Context, Mixer, Site
+from blocks.recurrent.additive import additive_rule, additive_rule_flops
+from blocks.recurrent.precision import at_least_float32, without_autocast
+from blocks.recurrent.rows import Rows, rows_of
+from blocks.recurrent.state import RecurrentState
+from registry import Positive, PositiveFloat, register
+
+
+@register("linear")
+class LinearAttention(Mixer):
+    """Attention with a kernel instead of the softmax: f(q) sum_s f(k_s) v_s^T / (f(q) sum_s f(k_s)).
+
+    The sums go over what a token may see, and need to be made only once: its cost grows with the text, not with its
+    square, and what it remembers does not grow at all.
+
+    Args:
+        heads: number of heads.
+        head_dim: width of a head; null: the model's width over ``heads``.
+        feature: what f is: elu(x) + 1 as in the paper, or relu(x).
+        bias: biases in all projections.
+        eps: added to the divisor, which is 0 where no feature of the query meets one of a key.
+    """
+
+    paper = "Katharopoulos et al., 2020, arXiv:2006.16236"
+    outputs = ("out",)
+    works = frozenset({"causal", "bidirectional"})
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        heads: Positive = 8,
+        head_dim: Positive | None = None,
+        feature: Literal["elu", "relu"] = "elu",
+        bias: bool = False,
+        eps: PositiveFloat = 1e-6,
+    ) -> None:
+        super().__init__(site)
+        if head_dim is None and site.dim % heads:
+            raise ValueError(f"dim={site.dim} is not a multiple of heads={heads}; change one of them or give head_dim")
+        self.heads, self.head_dim = heads, head_dim or site.dim // heads
+        self.causal, self.feature, self.eps = site.causal, feature, eps
+        inner = heads * self.head_dim
+        self.q = nn.Linear(site.dim, inner, bias=bias)
+        self.k = nn.Linear(site.dim, inner, bias=bias)
+        self.v = nn.Linear(site.dim, inner, bias=bias)
+        self.out = nn.Linear(inner, site.dim, bias=bias)
+
+    def prepare(self, context: Context) -> None:
+        rows_of(context)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        rows, state = rows_of(context), context.state("mixer", RecurrentState)
+        q, k, v = (at_least_float32(rows.arrange(y)) for y in (self.q(x), self.k(x), self.v(x)))
+        q, k, v = self._heads(self._featured(q)), self._heads(self._featured(k)), self._heads(v)
+        tokens = rows.tokens(x.shape[1])
+        if tokens is not None:
+            k = k * tokens[:, None, :, None]
+        with without_autocast(x):
+            y = self._read(q, k, F.pad(v, (0, 1), value=1.0), rows, state)  # one more value of 1, to sum the weights
+        y = y[..., :-1] / (y[..., -1:] + self.eps)
+        return self.out(rows.restore(y.transpose(1, 2).flatten(2)).to(x.dtype))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, self.head_dim).transpose(1, 2)  # (B, H, T, K)
+
+    def _featured(self, x: Tensor) -> Tensor:
+        positive = x.clamp(min=0.0)
+        return positive if self.feature == "relu" else positive + x.clamp(max=0.0).exp()
+
+    def _read(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, state: RecurrentState | None) -> Tensor:
+        """The sums of all that each token may see, not yet divided, (B, H, T, K + 1)."""
+        if not self.causal:
+            return _from_both_sides(q, k, v, rows.texts)
+        y, memory = additive_rule(q, k, v, rows.texts, None if state is None else state.memory)
+        if state is not None:
+            state.memory = memory
+        return y
+
+    def flops_per_token(self, length: int) -> float:
+        width = self.head_dim
+        read = additive_rule_flops(length, width, width + 1) if self.causal else 4 * width * (width + 1)
+        return super().flops_per_token(length) + self.heads * read
+
+
+def _from_both_sides(q: Tensor, k: Tensor, v: Tensor, texts: Tensor | None) -> Tensor:
+    """Each token reads the whole of its text: what stands before it and itself, and what stands after."""
+    if texts is None:
+        return q @ (k.transpose(-2, -1) @ v)
+    before, _ = additive_rule(q, k, v, texts)
+    after, _ = additive_rule(q.flip(2), k.flip(2), v.flip(2), texts.flip(1), itself=False)
+    return before + after.flip(2)

@@ -1,0 +1,260 @@
+"""Recurrent mixers, against the recurrences that their papers write down and against another implementation."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import blocks
+from blocks.base import Cache, Context, Mixer, Site
+from blocks.init.keyed import initialise
+from blocks.init.schemes import Normal, Xavier
+from blocks.recurrent import additive, chunks
+from blocks.recurrent.additive import additive_rule
+from blocks.recurrent.delta_rule import gated_delta_rule
+from blocks.recurrent.gated_delta import GatedDelta
+from blocks.recurrent.linear import LinearAttention
+from registry import RecipeError, parse
+
+SITE = Site(dim=32)
+LENGTHS = [1, 5, 64, 65, 150]
+DELTA: dict[str, Any] = {"type": "gated_delta", "heads": 2, "value_heads": 4, "head_dim": 8, "value_dim": 6}
+MIXERS: list[dict[str, Any]] = [DELTA, {**DELTA, "kernel": 1}, {"type": "linear", "heads": 4}]
+
+
+def mixer(recipe: dict[str, Any], site: Site = SITE, dtype: torch.dtype = torch.float64) -> Any:
+    block: Any = parse("mixer", recipe)(site)
+    initialise(block, Xavier(), 0)
+    with torch.no_grad():
+        for index, parameter in enumerate(block.parameters()):
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
+    return block.to(dtype).eval()
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def run(block: Mixer, x: Tensor, cache: Cache | None = None, **context: Any) -> Tensor:
+    y = block(x, Context.of(x, cache=cache, **context))
+    if cache is not None:
+        cache.length += x.shape[1]
+    return y
+
+
+def written(length: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """q, k (B, H, T, K), v (B, H, T, V), beta, logs (B, H, T)."""
+    q, k = normal(2, 3, length, 8, seed=seed), F.normalize(normal(2, 3, length, 8, seed=seed + 1), dim=-1)
+    v, beta = normal(2, 3, length, 6, seed=seed + 2), normal(2, 3, length, seed=seed + 3).sigmoid()
+    return q, k, v, beta, -normal(2, 3, length, seed=seed + 4).exp()
+
+
+def delta_by_token(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, logs: Tensor, memory: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    memory = torch.zeros(2, 3, 8, 6, dtype=q.dtype) if memory is None else memory
+    found: list[Tensor] = []
+    for t in range(q.shape[2]):
+        memory = memory * logs[:, :, t, None, None].exp()
+        held = torch.einsum("bhk,bhkv->bhv", k[:, :, t], memory)
+        memory = memory + torch.einsum("bhk,bhv->bhkv", k[:, :, t], beta[:, :, t, None] * (v[:, :, t] - held))
+        found.append(torch.einsum("bhk,bhkv->bhv", q[:, :, t], memory))
+    return torch.stack(found, dim=2), memory
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("continued", [False, True])
+def test_the_delta_rule_by_chunks_is_the_one_by_tokens(length: int, continued: bool) -> None:
+    memory = normal(2, 3, 8, 6, seed=9) if continued else None
+    for ours, plain in zip(
+        gated_delta_rule(*written(length), memory=memory), delta_by_token(*written(length), memory), strict=True
+    ):
+        torch.testing.assert_close(ours, plain, rtol=0.0, atol=1e-11)
+
+
+def test_the_delta_rule_starts_anew_with_each_text() -> None:
+    inputs = written(200)
+    texts = torch.tensor([0] * 3 + [1] * 130 + [2] * 1 + [3] * 66)
+    both = torch.stack([texts, torch.zeros_like(texts)])
+    y, _ = gated_delta_rule(*inputs, texts=both)
+    torch.testing.assert_close(y[1:], delta_by_token(*inputs)[0][1:], rtol=0.0, atol=1e-11)
+    for text in range(4):
+        part = texts == text
+        alone, _ = delta_by_token(*(tensor[:, :, part] for tensor in inputs))
+        torch.testing.assert_close(y[:1, :, part], alone[:1], rtol=0.0, atol=1e-11)
+
+
+def test_memories_that_fade_at_once_are_exact() -> None:
+    q, k, v, beta, _ = written(70)
+    fading = torch.full((2, 3, 70), -300.0, dtype=q.dtype)
+    y, _ = gated_delta_rule(q.float(), k.float(), v.float(), beta.float(), fading.float())
+    expected, _ = delta_by_token(q, k, v, beta, fading)
+    torch.testing.assert_close(y.double(), expected, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("itself", [False, True])
+def test_sums_by_chunks_are_those_over_all_earlier_tokens(length: int, itself: bool) -> None:
+    q, k, v, *_ = written(length)
+    texts = (torch.arange(length) // 40)[None].expand(2, -1)
+    seen = (texts[:, :, None] == texts[:, None, :]).tril(0 if itself else -1)
+    y, _ = additive_rule(q, k, v, texts, itself=itself)
+    torch.testing.assert_close(y, ((q @ k.transpose(-2, -1)) * seen[:, None]) @ v, rtol=0.0, atol=1e-11)
+    _, memory = additive_rule(q, k, v, memory=normal(2, 3, 8, 6, seed=9))
+    torch.testing.assert_close(memory, normal(2, 3, 8, 6, seed=9) + k.transpose(-2, -1) @ v, rtol=0.0, atol=1e-11)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("feature", ["elu", "relu"])
+def test_linear_attention_weighs_by_features(causal: bool, feature: str) -> None:
+    block = mixer({"type": "linear", "heads": 4, "feature": feature}, replace(SITE, causal=causal))
+    x = normal(2, 70, 32)
+    q, k, v = (layer(x).view(2, 70, 4, 8).transpose(1, 2) for layer in (block.q, block.k, block.v))
+    q, k = (F.relu(part) if feature == "relu" else F.elu(part) + 1 for part in (q, k))
+    weights = q @ k.transpose(-2, -1)
+    weights = weights.tril() if causal else weights
+    y = (weights @ v) / (weights.sum(-1, keepdim=True) + 1e-6)
+    torch.testing.assert_close(run(block, x), block.out(y.transpose(1, 2).flatten(2)), rtol=0.0, atol=1e-11)
+
+
+@torch.no_grad()
+def test_linear_attention_from_both_sides_keeps_documents_apart() -> None:
+    block, x = mixer({"type": "linear", "heads": 4}, replace(SITE, causal=False)), normal(1, 100, 32)
+    documents = torch.tensor([[7] * 20 + [2] * 70 + [3] * 10])
+    y = run(block, x, documents=documents)
+    for document in (7, 2, 3):
+        part = documents[0] == document
+        torch.testing.assert_close(y[:, part], run(block, x[:, part]), rtol=0.0, atol=1e-11)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("heads", [(2, 4), (3, 3)])
+def test_gated_delta_equals_qwen3_next(heads: tuple[int, int]) -> None:
+    modelling = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+    config = modelling.Qwen3NextConfig(
+        hidden_size=32,
+        linear_num_key_heads=heads[0],
+        linear_num_value_heads=heads[1],
+        linear_key_head_dim=8,
+        linear_value_head_dim=6,
+        linear_conv_kernel_dim=4,
+        num_hidden_layers=1,
+        layer_types=["linear_attention"],
+    )
+    theirs = modelling.Qwen3NextGatedDeltaNet(config, 0).eval()
+    ours = mixer({**DELTA, "heads": heads[0], "value_heads": heads[1]}, dtype=torch.float32)
+    theirs.load_state_dict(weights_of_qwen3_next(ours), strict=True)
+    x, mask = normal(2, 150, 32).float(), torch.ones(2, 150, dtype=torch.bool)
+    mask[1, :9] = False
+    expected = theirs(x, attention_mask=mask)
+    y = run(ours, x, attention_mask=mask)
+    assert float((y - expected)[mask].abs().max()) <= 2e-5 * float(expected.abs().max())
+
+
+def weights_of_qwen3_next(ours: GatedDelta) -> dict[str, Tensor]:
+    """Ours as theirs: projections side by side, for one key head after another."""
+
+    def by_key_head(*weights: Tensor) -> Tensor:
+        return torch.cat([weight.view(ours.heads, -1, 32) for weight in weights], dim=1).flatten(0, 1)
+
+    return {
+        "in_proj_qkvz.weight": by_key_head(ours.q.weight, ours.k.weight, ours.v.weight, ours.gate.weight),
+        "in_proj_ba.weight": by_key_head(ours.beta.weight, ours.step.weight),
+        "conv1d.weight": ours.convolution[:, None],
+        "dt_bias": ours.step_bias,
+        "A_log": ours.log_rate,
+        "norm.weight": ours.norm.get_parameter("weight"),
+        "out_proj.weight": ours.out.weight,
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("recipe", MIXERS, ids=str)
+@pytest.mark.parametrize("sizes", [[150, 1, 1], [1] * 5, [70, 3, 64, 1], [2, 0, 66]])
+def test_decoding_in_parts_gives_what_the_whole_gives(recipe: dict[str, Any], sizes: list[int]) -> None:
+    block, x, cache = mixer(recipe), normal(2, sum(sizes), 32), Cache(1)
+    parts = torch.cat([run(block, part, cache) for part in x.split(sizes, dim=1)], dim=1)
+    torch.testing.assert_close(parts, run(block, x), rtol=0.0, atol=1e-11)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("recipe", MIXERS, ids=str)
+def test_padding_anywhere_neither_writes_nor_decays(recipe: dict[str, Any]) -> None:
+    block, x, cache = mixer(recipe), normal(2, 90, 32), Cache(1)
+    mask = torch.rand(2, 90, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask[1, 40:] = False
+    ends = ((0, 45), (45, 46), (46, 90))
+    parts = [run(block, x[:, a:b], cache, attention_mask=mask[:, a:b]) for a, b in ends]
+    whole = run(block, x, attention_mask=mask)
+    for row in range(2):
+        alone = run(block, x[row, mask[row]][None])[0]
+        torch.testing.assert_close(whole[row, mask[row]], alone, rtol=0.0, atol=1e-11)
+        torch.testing.assert_close(torch.cat(parts, dim=1)[row, mask[row]], alone, rtol=0.0, atol=1e-11)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("recipe", MIXERS, ids=str)
+def test_documents_and_padding_together(recipe: dict[str, Any]) -> None:
+    block, x = mixer(recipe), normal(1, 12, 32)
+    documents = torch.tensor([[0, 5, 5, 5, 0, 5, 8, 8, 8, 8, 0, 0]])
+    y = run(block, x, attention_mask=documents > 0, documents=documents)
+    for document in (5, 8):
+        part = documents[0] == document
+        torch.testing.assert_close(y[:, part], run(block, x[:, part]), rtol=0.0, atol=1e-11)
+
+
+@pytest.mark.parametrize("recipe", MIXERS, ids=str)
+def test_the_future_is_hidden_across_chunks(recipe: dict[str, Any]) -> None:
+    block, x = mixer(recipe), normal(1, 130, 32).requires_grad_()
+    for time in (0, 63, 64, 100):
+        (slope,) = torch.autograd.grad(run(block, x)[:, time].sum(), x)
+        assert slope[:, time].any()
+        assert not slope[:, time + 1 :].any()
+
+
+def test_what_is_remembered_does_not_grow() -> None:
+    for recipe in MIXERS:
+        block = mixer(recipe)
+        found = [Cache(1), Cache(1)]
+        for cache, length in zip(found, (3, 90), strict=True):
+            run(block, normal(2, length, 32), cache)
+        short, long = ([v.shape for v in vars(c.layers[0]["mixer"]).values() if v is not None] for c in found)
+        assert short == long
+        assert block.cached_per_token == 0
+
+
+def test_heads_start_with_memories_of_different_spans() -> None:
+    block = GatedDelta(Site(dim=32), heads=4)
+    initialise(block, Normal(), 0)
+    torch.testing.assert_close(F.softplus(block.step_bias), torch.tensor([1.0, 0.1, 0.01, 0.001]))
+    assert block.convolution[:, -1].eq(1).all()
+    assert not block.convolution[:, :-1].any()
+
+
+def test_cost_for_a_token_grows_up_to_a_chunk_only() -> None:
+    for block in (LinearAttention(SITE), GatedDelta(SITE)):
+        assert block.flops_per_token(8) < block.flops_per_token(64) == block.flops_per_token(4096)
+
+
+def test_chunks_are_as_few_and_as_equal_as_can_be() -> None:
+    assert [chunks.layout(length) for length in (0, 1, 64, 65, 130)] == [(1, 1), (1, 1), (1, 64), (2, 33), (3, 44)]
+    assert additive.additive_rule_flops(65, 8, 6) * 65 == additive.additive_rule_flops(33, 8, 6) * 66
+
+
+def test_an_encoder_with_a_gated_memory_is_refused() -> None:
+    layer = {"mixer": "gated_delta"}
+    with pytest.raises(RecipeError, match="GatedDelta does not work bidirectional, only causal"):
+        blocks.build({"type": "encoder_only", "dim": 32, "vocab_size": 8, "encoder": {"depth": 1, "layer": layer}})
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [({"heads": 5}, "dim=32 is not a multiple of heads=5"), ({"value_heads": 12}, "value_heads=12 is not a multiple")],
+)
+def test_gated_delta_refuses_what_does_not_fit(params: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse("mixer", {"type": "gated_delta", **params})(SITE)
