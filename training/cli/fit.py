@@ -49,7 +49,6 @@ def main(arguments: Sequence[str]) -> int:
     from training.errors import UserError
     from training.processes import is_first
 
-    _quieten()
     try:
         run(arguments)
     except InterruptedRun as stop:
@@ -77,6 +76,7 @@ def run(arguments: Sequence[str]) -> "TrainingCLI":
     from training.cli.request import read_request
     from training.errors import UserError
 
+    _quieten()
     arguments = list(arguments)
     if arguments[-2:] == ["--help", "all"]:
         arguments[-2:] = ["--recipe", "gpt2", "--help"]  # any recipe will do to make the parser

@@ -90,8 +90,10 @@ class TrainingCLI(LightningCLI):
         return self.config[self.request.verb]
 
     def before_instantiate_classes(self) -> None:
+        data, trainer = self.settings.data, self.settings.trainer
+        if data.tokenizer == "bpe" and data.vocab_size is None:
+            data.vocab_size = self.request.model.vocab_size
         self.saved = self._dumped()
-        trainer = self.settings.trainer
         if (trainer.gradient_clip_val or 0) < 0:
             raise UserError(f"trainer.gradient_clip_val cannot be {trainer.gradient_clip_val}; 0 is for not clipping")
         if trainer.max_steps == -1 and trainer.max_epochs is None and trainer.max_time is None:
@@ -100,8 +102,6 @@ class TrainingCLI(LightningCLI):
             trainer.val_check_interval = max(1, trainer.max_steps // VALIDATIONS) * trainer.accumulate_grad_batches
         if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch == 1:
             trainer.check_val_every_n_epoch = None  # count batches on through the epochs
-        if self.settings.data.tokenizer == "bpe" and self.settings.data.vocab_size is None:
-            self.settings.data.vocab_size = self.request.model.vocab_size
         if self.request.checkpoint is not None:
             self.settings.ckpt_path = str(self.request.checkpoint)
 
