@@ -6,14 +6,17 @@ from blocks.interchange.family import Family
 from blocks.interchange.folder import write_folder
 from blocks.interchange.importing import Imported, read_folder
 from blocks.interchange.library import families, load_family
+from blocks.interchange.verification import Verification, verify
 
 __all__ = [
     "Family",
     "HuggingFaceNames",
     "Imported",
     "InterchangeError",
+    "Verification",
     "families",
     "load_family",
     "read_folder",
+    "verify",
     "write_folder",
 ]

@@ -2,7 +2,7 @@
 
 import ast
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol, cast
 
 from blocks.interchange.expression import ExpressionError
@@ -171,7 +171,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 
 def _items(left: Any, right: Any, product: bool) -> float:
     """How many items the product or the sum of two values has, 0 if it is a number."""
-    if not isinstance(left, list) and not isinstance(right, list):
+    if all(isinstance(side, int | float) for side in (left, right)):
         return 0
-    first, second = (float(FUNCTIONS["len"](side) if isinstance(side, list) else side) for side in (left, right))
+    first, second = (len(side) if isinstance(side, Sized) else float(side) for side in (left, right))
     return first * second if product else first + second

@@ -15,11 +15,13 @@ VERBS = {
     "test": "score a trained model on the test data",
     "predict": "write what a trained model predicts",
     "generate": "continue a prompt with a trained model",
+    "import": "turn a published model into a recipe and its weights",
     "check": "say all that is wrong with recipes",
     "show": "show what a recipe builds: blocks, shapes, parameters, cost",
     "blocks": "list the slots, the blocks in them and their parameters",
     "schema": "write the JSON Schema of recipes, for editors, and the block reference",
 }
+MODULES = {"import": "import_"}  # where the verb is no name for a module
 TRAINER = ("fit", "validate", "test", "predict")
 ROOMS = ("registry", "blocks", "training")
 INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports for SIGINT and SIGPIPE
@@ -74,7 +76,7 @@ def _run(arguments: list[str]) -> int:
         _load(plugins)
     if options.verb in TRAINER:
         return import_module("training.cli.fit").main([options.verb, *rest])
-    return import_module(f"training.cli.{options.verb}").main(rest)
+    return import_module(f"training.cli.{MODULES.get(options.verb, options.verb)}").main(rest)
 
 
 def _parser() -> Parser:
