@@ -16,7 +16,7 @@ the run
   --run.name NAME            the folder, under --run.root (runs); recipe and time unless given
   --run.save_every 200       steps between checkpoints
   --run.wandb auto           auto, online, offline or disabled; --run.project, .group, .job_type, .tags
-  --seed_everything 0        of initial values, order of the data and dropout
+  --seed_everything 0        of initial values and dropout; --data.seed 0 is of the data's order
 
 the data
   --data.dataset docstrings  docstrings, cldr, text or pairs; cldr if there is a source to translate

@@ -74,7 +74,6 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("recipe", "model.recipe")
         parser.link_arguments("optimizer", "model.optimizer", apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
-        parser.link_arguments("seed_everything", "data.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         parsers = self._parser(self.request.verb)
