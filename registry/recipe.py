@@ -52,14 +52,20 @@ class Recipe:
         if not failures:
             return built
         paths = {id(spec): path for path, spec in self.spec.walk()}
-        unexpected = [error for _, error in failures if not isinstance(error, ValueError)]
-        if len(unexpected) == len(failures):
-            raise unexpected[0]
-        wrong = [(spec, error) for spec, error in failures if isinstance(error, ValueError)]
-        raise RecipeError(self._problem(paths.get(id(spec), ()), str(error)) for spec, error in wrong)
+        wrong = [(spec, reason) for spec, error in failures if (reason := _reason(error))]
+        if not wrong:
+            raise failures[0][1]
+        raise RecipeError(self._problem(paths.get(id(spec), ()), reason) for spec, reason in wrong)
 
     def _problem(self, path: tuple[str | int, ...], message: str) -> Problem:
         return Problem(where(self.tree, path), dotted(path), message)
+
+
+def _reason(error: Exception) -> str:
+    """What a recipe's author can mend; nothing if the block itself is at fault."""
+    if isinstance(error, ValueError):
+        return str(error)
+    return "a size is too large for a tensor" if "overflow" in str(error).lower() else ""
 
 
 def load(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
 
     known = catalogue()
     slot, _, name = (options.place or "").partition("/")
-    if slot and slot not in known:
+    if options.place is not None and slot not in known:
         parser.error(_unknown("slot", slot, known))
     chosen = known.get(slot, [])
     if name:

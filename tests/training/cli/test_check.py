@@ -43,6 +43,16 @@ def test_overrides_apply_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{size:,} parameters" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "size", ["dim=3000000000000", "max_length=9223372036854775807", "max_length=100000000000000000000"]
+)
+def test_a_size_beyond_any_tensor_is_a_mistake_like_others(capsys: pytest.CaptureFixture[str], size: str) -> None:
+    assert main(["check", "gpt2", "--set", size]) == 2
+    output = capsys.readouterr()
+    assert output.err
+    assert all(line.endswith("a size is too large for a tensor") for line in output.err.splitlines())
+
+
 @pytest.mark.parametrize("name", registry.installed())
 def test_a_check_takes_under_50_ms(name: str) -> None:
     def seconds() -> float:  # of this process, so that other programs do not count

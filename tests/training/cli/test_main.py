@@ -116,6 +116,7 @@ def test_without_a_command_the_help_stands_on_stderr(capsys: pytest.CaptureFixtu
         (["check", "gpt2", "--sett", "a=1"], "unrecognized arguments: --sett"),
         (["show", "gpt2", "--format", "xml"], "invalid choice: 'xml'"),
         (["blocks", "nrom"], "no slot is called 'nrom'; did you mean 'norm'?"),
+        (["blocks", "/rms"], "no slot is called ''; known: activation,"),
         (["blocks", "norm/rsm"], "no norm is called 'rsm'; did you mean 'rms'?"),
         (["show", "gtp2"], "no recipe has this name; did you mean 'gpt2'?"),
         (["show", "gpt2", "--set", "dim"], "override dim: must have the form key.key=value"),
