@@ -122,7 +122,7 @@ class TopKRouter(Router):
         if self.selection_bias is not None:
             scores = scores + self.selection_bias
         if self.top_groups < self.groups:
-            grouped = scores.view(len(scores), self.groups, -1)
+            grouped = scores.view(len(scores), self.groups, scores.shape[1] // self.groups)
             best = grouped.topk(_BEST[self.group_score]).values.sum(-1)
             kept = torch.zeros_like(best, dtype=torch.bool).scatter_(1, best.topk(self.top_groups).indices, True)
             scores = grouped.masked_fill(~kept[..., None], -torch.inf).flatten(1)
