@@ -106,7 +106,7 @@ def _unfit(filling: Filling, file: Path) -> Iterator[Problem]:
             yield Problem(mark, key, f"is {config[key]}, but family {family.name!r} handles only {wish}")
     require = family.section("require")
     for text, message in require.items():
-        if not filling.computed(text, "require", require.marks[text]):
+        if message is not None and not filling.computed(text, "require", require.marks[text]):
             yield Problem(mark, "", f"{message} ({text} does not hold)")
 
 

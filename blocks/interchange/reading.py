@@ -109,7 +109,7 @@ def _apply(claim: Claim, tensors: Mapping[int, Tensor], shapes: Shapes, reading:
     for name, tensor in zip(targets, rule.layout.split(whole, [shapes[name] for name in targets]), strict=True):
         if name in reading.parameters:
             raise ValueError(f"gives {name}, which another tensor gives too")
-        reading.parameters[name] = tensor
+        reading.parameters[name] = tensor.contiguous()
 
 
 def _left_over(left: list[str], names: Names, stored: Mapping[str, Tensor], places: Mapping[str, str]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from blocks.interchange.filling import OMITTED, Filling
 from blocks.interchange.naming import INDEX, Pattern
 from blocks.interchange.pieces import Layout
 from registry import Mark
-from registry.errors import nearest
+from registry.errors import nearest, shown
 from registry.strict_yaml import Map
 
 KEYS = {"to": (str, list), "transpose": bool, "groups": int, "axis": int, "reshape": list, "otherwise": (int, float)}
@@ -101,7 +101,10 @@ def named(filling: Filling, text: str, mark: Mark) -> str:
     """A name of a tensor with the family's own names filled in; what is left in braces is an index."""
     for name in INDEX.findall(text):
         if name in filling.family.templates:
-            text = text.replace(f"{{{name}}}", str(filling.computed(name, f"tensors.{text}", mark)))
+            value = filling.computed(name, f"tensors.{text}", mark)
+            if not isinstance(value, str | int):
+                raise InterchangeError.at(mark, f"{{{name}}} must be text or a number, not {shown(value)}", text)
+            text = text.replace(f"{{{name}}}", str(value))
     return text
 
 
