@@ -23,7 +23,8 @@ class TrainingModule(L.LightningModule):
     """Trains the model of a recipe.
 
     Every target weighs the same, on whichever rank and in whichever part of an accumulated batch it lies: gradients are
-    those of (sum of losses over the global batch) / (targets in the global batch).
+    those of (sum of losses over the global batch) / (targets in the global batch). What the model itself adds to the
+    loss, as routers do, counts for each part of a batch by its targets, and is not in the reported loss.
 
     Args:
         recipe: what to build.
@@ -92,6 +93,7 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, sums = self.objective(self.model, batch)
+        loss = loss + (self.model.auxiliary_loss() * sums[TARGETS]).to(loss.dtype)
         sums = self._over_ranks(sums)
         if self.window is None:
             self._unit = sums[TARGETS].clamp(min=1).to(loss.dtype)
@@ -111,6 +113,11 @@ class TrainingModule(L.LightningModule):
             total = self.window[TARGETS].clamp(min=1).to(self._unit.dtype)
             for gradient in self._gradients():
                 gradient.mul_(self._unit * parts / total)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and then what only the model itself can change, before anything is saved."""
+        super().optimizer_step(*args, **kwargs)
+        self.model.update(self._over_ranks)
 
     def configure_gradient_clipping(
         self,
