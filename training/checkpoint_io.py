@@ -1,5 +1,6 @@
 """Write checkpoints so that the name never stands for half of one."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
@@ -48,10 +49,20 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(stream.fileno())
         Path(draft).chmod(0o666 & ~_umask())  # mkstemp gives the owner alone access
         Path(draft).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(draft).unlink(missing_ok=True)
+        # torch reports a full disk as a wrong position in its archive; what the system said came before.
+        told = error if isinstance(error, OSError) else error.__context__
+        if isinstance(told, OSError):
+            raise OSError(told.errno or errno.EIO, told.strerror or str(told), str(path)) from error
         raise
     _reach_disk(path.parent)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what writers left that were killed; nobody else may be writing there."""
+    for draft in folder.glob(".*.tmp"):
+        draft.unlink(missing_ok=True)
 
 
 def _umask() -> int:

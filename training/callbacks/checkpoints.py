@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from training.callbacks.guard import Guard
 from training.callbacks.steps import AfterStep, rehearses
+from training.checkpoint_io import remove_drafts
 from training.errors import UserError
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -39,6 +40,8 @@ class Checkpoints(AfterStep, Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved = trainer.global_step if trainer.ckpt_path else -1
+        if trainer.is_global_zero:
+            remove_drafts(self.folder)
 
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         if step == trainer.max_steps or (self.every and step % self.every == 0):
