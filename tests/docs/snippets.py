@@ -186,7 +186,7 @@ def agrees(expected: str, printed: str) -> bool:
 
 
 def rewritten(text: str, folder: Path) -> str:
-    """The page with present outputs in its ```console snippets, up to the first that trains; those with ``...`` excepted."""
+    """The page with present outputs in its ```console snippets without ``...``, up to the first that trains."""
     page = Page(folder)
     for snippet in snippets(text):
         if snippet.slow:
