@@ -35,9 +35,9 @@ def additive_rule(
     if memory is None:
         memory = torch.zeros_like(writes[:, :, 0])
     before: list[Tensor] = []
-    for n in range(writes.shape[2]):
+    for write, whole in zip(writes.unbind(2), left.whole.unbind(2), strict=True):
         before.append(memory)
-        memory = memory * left.whole[:, :, n] + writes[:, :, n]
+        memory = memory * whole + write
     scores = (q @ k.transpose(-2, -1)) * (left.between if itself else left.between.tril(-1))
     y = (q * left.from_start) @ torch.stack(before, dim=2) + scores @ v
     return joined(y, length), memory

@@ -40,19 +40,18 @@ def gated_delta_rule(
     added, replaced = _solved(k, v, beta, left.between, left.from_start)
     reads = torch.cat([replaced, q * left.from_start], dim=-2)  # both read the memory before the chunk
     writes = (k * left.to_end).transpose(-2, -1)
-    if memory is None:
-        memory = q.new_zeros(*q.shape[:2], k.shape[-1], v.shape[-1])
+    held = q.new_zeros(*q.shape[:2], k.shape[-1], v.shape[-1]) if memory is None else memory
     before: list[Tensor] = []
     news: list[Tensor] = []
-    for n in range(q.shape[2]):
-        held, carried = (reads[:, :, n] @ memory).chunk(2, dim=-2)
-        new = added[:, :, n] - held
-        memory = memory * left.whole[:, :, n] + writes[:, :, n] @ new
-        before.append(carried)
-        news.append(new)
+    # unbind, because the gradient of an index is as large as all chunks together
+    for read, write, add, whole in zip(*(part.unbind(2) for part in (reads, writes, added, left.whole)), strict=True):
+        known, earlier = (read @ held).chunk(2, dim=-2)
+        before.append(earlier)
+        news.append(add - known)
+        held = held * whole + write @ news[-1]
     scores = (q @ k.transpose(-2, -1)) * left.between
     y = torch.stack(before, dim=2) + scores @ torch.stack(news, dim=2)
-    return joined(y, length), memory
+    return joined(y, length), held
 
 
 def _solved(k: Tensor, v: Tensor, beta: Tensor, between: Tensor, from_start: Tensor) -> tuple[Tensor, Tensor]:

@@ -258,3 +258,38 @@ def test_an_encoder_with_a_gated_memory_is_refused() -> None:
 def test_gated_delta_refuses_what_does_not_fit(params: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse("mixer", {"type": "gated_delta", **params})(SITE)
+
+
+@torch.no_grad()
+def test_memories_and_attention_write_the_same_text_with_a_cache() -> None:
+    model: Any = blocks.build("tiny_hybrid", dtype=torch.float64).eval()
+    kinds = [type(layer.mixer).__name__ for layer in model.decoder.layers]
+    assert kinds == ["GatedDelta"] * 3 + ["LatentAttention"]
+    assert model.cached_per_token == 16 + 4
+    tokens, cache = torch.randint(260, (2, 20), generator=torch.Generator().manual_seed(0)), model.new_cache()
+    mask = torch.ones(2, 20, dtype=torch.bool)
+    mask[1, :5] = False
+    parts = [model(tokens[:, :8], attention_mask=mask[:, :8], cache=cache)]
+    parts += [model(token, cache=cache) for token in tokens[:, 8:].split(1, dim=1)]
+    whole, alone = model(tokens, attention_mask=mask), model(tokens[1:, 5:])
+    torch.testing.assert_close(torch.cat(parts, dim=1)[mask], whole[mask], rtol=0.0, atol=1e-11)
+    torch.testing.assert_close(whole[1:, 5:], alone, rtol=0.0, atol=1e-11)
+
+
+def test_memories_learn_to_recall() -> None:
+    """Which symbol stood after this one, in a text in which that could be any: log(8) if nothing were remembered."""
+    layer = {"mixer": {"type": "gated_delta", "heads": 4}, "feedforward": "none"}
+    recipe = {"dim": 32, "vocab_size": 8, "embedding": {"positions": "none"}, "decoder": {"depth": 2, "layer": layer}}
+    model: Any = blocks.build({"type": "decoder_only", **recipe}, seed=0)
+    optimizer, generator = torch.optim.AdamW(model.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
+    losses: list[float] = []
+    for _ in range(160):
+        symbols = torch.rand(32, 8, generator=generator).argsort(dim=1)
+        tokens = torch.cat([symbols, symbols], dim=1)
+        loss = F.cross_entropy(model(tokens[:, :-1])[:, 8:].flatten(0, 1), tokens[:, 9:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 2.0
+    assert losses[-1] < 0.5
