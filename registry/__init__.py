@@ -5,11 +5,12 @@ from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
 from registry.recipe import Recipe, find, installed, load
 from registry.spec import AsRecipe, Spec, parse, spec_of
-from registry.types import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, Share
+from registry.types import Depth, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, Share
 
 __all__ = [
     "AsRecipe",
     "Block",
+    "Depth",
     "Entry",
     "Mark",
     "NonNegative",

@@ -6,6 +6,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 Positive = Annotated[int, Gt(0)]
 NonNegative = Annotated[int, Ge(0)]
+Depth = Annotated[int, Ge(0), Le(10_000)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Probability = Annotated[float, Ge(0), Lt(1)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from blocks.base import AttentionPositions, Context, Factory, Layer, Norm, Site, Stack
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.layer import LayerNorm
-from registry import NonNegative, Positive, register
+from registry import Depth, Positive, register
 
 
 @register("layers")
@@ -34,7 +34,7 @@ class LayerStack(Stack):
         self,
         site: Site,
         *,
-        depth: NonNegative = 6,
+        depth: Depth = 6,
         layer: Factory[Layer] = SequentialLayer,
         layers: Mapping[str, Factory[Layer]] | None = None,
         first: tuple[str, ...] = (),
