@@ -88,7 +88,11 @@ def names_of(filling: Filling) -> Names:
     """What a family says of names beside its rules, for one config."""
     family = filling.family
     tied = family.section("tied")
-    same = {named(filling, name, tied.marks[name]): str(value) for name, value in tied.items() if value is not None}
+    same = {
+        named(filling, name, tied.marks[name]): str(value)
+        for name in tied
+        if (value := filling.fill(tied[name], f"tied.{name}", tied.marks[name])) not in (None, OMITTED)
+    }
     mark = family.tree.marks.get("unused", Mark(str(family.path)))
     return Names(
         {name: named(filling, value, mark) for name, value in same.items()},

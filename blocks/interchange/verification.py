@@ -60,7 +60,9 @@ def verify(imported: Imported, length: int = 32) -> Verification:
     inputs = _inputs(model, read_config(imported.folder / "config.json"), min(length, model.max_length))
     recorder = _Recorder(model)
     with torch.no_grad():
-        theirs, ours = original(**inputs, output_hidden_states=True), HuggingFaceNames(model)(**inputs)
+        plainly = {} if model.kind == "encoder_only" else {"use_cache": False}  # some mask the future only without
+        theirs = original(**inputs, **plainly, output_hidden_states=True)
+        ours = HuggingFaceNames(model)(**inputs)
     kept = inputs["attention_mask"].bool()
     written = torch.ones_like(inputs["decoder_input_ids"]).bool() if "decoder_input_ids" in inputs else kept
     layers = dict(_layers(recorder, theirs, kept, written))
@@ -103,7 +105,7 @@ def _inputs(model: Model, config: Mapping[str, Any], length: int) -> dict[str, T
     inputs = {"input_ids": ids, "attention_mask": mask}
     if model.kind == "encoder_decoder":
         inputs["decoder_input_ids"] = _ids(model.vocab_size, padding, (2, max(1, length * 3 // 4)), generator)
-    elif model.kind == "encoder_only" and config.get("type_vocab_size", 1) > 1:
+    elif getattr(model.embedding, "segments", None) is not None and config.get("type_vocab_size", 1) > 1:
         inputs["token_type_ids"] = (torch.arange(length) >= length // 2).long().expand(2, -1) * mask
     return inputs
 

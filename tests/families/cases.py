@@ -1,0 +1,403 @@
+"""Tiny configs of every family, and of the branches that its data file has.
+
+Sizes are all different where the architecture lets them be, so that no two can be taken for one another. Windows and
+trained lengths are shorter than the texts that the tests run.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+VOCAB, POSITIONS = 83, 40
+IDS = {"bos_token_id": 1, "eos_token_id": 2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model: the class of transformers that defines it, and its config."""
+
+    name: str
+    model: str
+    config: dict[str, Any]
+    model_type: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CASES: list[Case] = []
+
+
+def case(name: str, model: str, model_type: str, *parts: dict[str, Any], **config: Any) -> None:
+    """Add a case whose config is made of parts, the later ones laid over the earlier."""
+    merged: dict[str, Any] = {}
+    for part in (*parts, config):
+        merged |= part
+    CASES.append(Case(name, model, merged, model_type))
+
+
+def rope(theta: float = 800.0, kind: str = "default", **settings: Any) -> dict[str, Any]:
+    return {"rope_type": kind, "rope_theta": theta, **settings}
+
+
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}
+LONG = {"max_position_embeddings": POSITIONS, "pad_token_id": 0, **IDS}
+LLAMA = {**SIZES, **LONG, "num_key_value_heads": 2, "rms_norm_eps": 2e-3, "rope_parameters": rope()}
+FOUR = {"num_hidden_layers": 4}
+WIDE = {"head_dim": 20}
+LAYERED = {**FOUR, "sliding_window": 5}
+ALTERNATING = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+NORMED = {"layer_norm_eps": 2e-3}
+GPT = {
+    "vocab_size": VOCAB,
+    "n_embd": 48,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": POSITIONS,
+    "layer_norm_epsilon": 2e-3,
+    **IDS,
+}
+BERT = {**SIZES, **LONG, **NORMED, "type_vocab_size": 3}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 36}
+STRETCHED = {"factor": 3.0, "original_max_position_embeddings": 8}
+
+# decoders
+case("gpt2", "GPT2LMHeadModel", "gpt2", GPT)
+case("gpt2 with a width of its own", "GPT2LMHeadModel", "gpt2", GPT, n_inner=72, activation_function="relu")
+case("gpt_bigcode", "GPTBigCodeForCausalLM", "gpt_bigcode", GPT)
+case("gpt_bigcode with all heads", "GPTBigCodeForCausalLM", "gpt_bigcode", GPT, multi_query=False)
+NEO = {
+    "hidden_size": 48,
+    "num_heads": 4,
+    "num_layers": 4,
+    "window_size": 5,
+    "vocab_size": VOCAB,
+    "layer_norm_epsilon": 2e-3,
+}
+case(
+    "gpt_neo",
+    "GPTNeoForCausalLM",
+    "gpt_neo",
+    NEO,
+    IDS,
+    attention_types=[[["global", "local"], 2]],
+    max_position_embeddings=40,
+)
+NEOX = {**SIZES, **LONG, **NORMED, "rope_parameters": rope(partial_rotary_factor=0.5)}
+case("gpt_neox", "GPTNeoXForCausalLM", "gpt_neox", NEOX)
+case("gpt_neox in sequence", "GPTNeoXForCausalLM", "gpt_neox", NEOX, use_parallel_residual=False, attention_bias=False)
+case("gptj", "GPTJForCausalLM", "gptj", GPT, rotary_dim=6)
+OPT = {"vocab_size": VOCAB, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 56}
+case(
+    "opt", "OPTForCausalLM", "opt", OPT, IDS, max_position_embeddings=POSITIONS, pad_token_id=1, word_embed_proj_dim=48
+)
+case("opt without biases", "OPTForCausalLM", "opt", OPT, IDS, enable_bias=False, layer_norm_elementwise_affine=False)
+BLOOM = {"vocab_size": VOCAB, "hidden_size": 48, "n_layer": 3, "layer_norm_epsilon": 2e-3}
+case("bloom", "BloomForCausalLM", "bloom", BLOOM, IDS, n_head=4)
+case("bloom with six heads", "BloomForCausalLM", "bloom", BLOOM, IDS, n_head=6)
+FALCON = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "layer_norm_epsilon": 2e-3,
+    "max_position_embeddings": POSITIONS,
+    **IDS,
+    "rope_parameters": rope(),
+}
+case("falcon", "FalconForCausalLM", "falcon", FALCON, multi_query=True, parallel_attn=True)
+case("falcon with all heads", "FalconForCausalLM", "falcon", FALCON, multi_query=False, parallel_attn=False, bias=True)
+NEWER = {"new_decoder_architecture": True, "num_kv_heads": 2}
+case("falcon of the newer design", "FalconForCausalLM", "falcon", FALCON, NEWER)
+case(
+    "falcon of the newer design with one norm", "FalconForCausalLM", "falcon", FALCON, NEWER, num_ln_in_parallel_attn=1
+)
+case("llama", "LlamaForCausalLM", "llama", LLAMA)
+case(
+    "llama with every flag",
+    "LlamaForCausalLM",
+    "llama",
+    LLAMA,
+    WIDE,
+    attention_bias=True,
+    mlp_bias=True,
+    tie_word_embeddings=True,
+)
+case("llama linear", "LlamaForCausalLM", "llama", LLAMA, rope_parameters=rope(kind="linear", factor=3.0))
+case(
+    "llama dynamic",
+    "LlamaForCausalLM",
+    "llama",
+    LLAMA,
+    max_position_embeddings=16,
+    rope_parameters=rope(kind="dynamic", factor=3.0),
+)
+BANDS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, **STRETCHED}
+case("llama llama3", "LlamaForCausalLM", "llama", LLAMA, rope_parameters=rope(kind="llama3", **BANDS))
+case("llama yarn", "LlamaForCausalLM", "llama", LLAMA, rope_parameters=rope(kind="yarn", **STRETCHED))
+case(
+    "llama yarn with a magnitude",
+    "LlamaForCausalLM",
+    "llama",
+    LLAMA,
+    rope_parameters=rope(kind="yarn", attention_factor=1.3, **STRETCHED),
+)
+case("mistral", "MistralForCausalLM", "mistral", LLAMA, WIDE, sliding_window=5)
+case("mistral without a window", "MistralForCausalLM", "mistral", LLAMA, sliding_window=None)
+case("mixtral", "MixtralForCausalLM", "mixtral", LLAMA, num_local_experts=5, num_experts_per_tok=2, sliding_window=7)
+case("qwen2", "Qwen2ForCausalLM", "qwen2", LLAMA, LAYERED, use_sliding_window=True, max_window_layers=1)
+case("qwen2 without windows", "Qwen2ForCausalLM", "qwen2", LLAMA, LAYERED, tie_word_embeddings=True)
+MLP_ONLY = {"num_experts": 5, "shared_expert_intermediate_size": 44, "mlp_only_layers": [0]}
+case("qwen2_moe", "Qwen2MoeForCausalLM", "qwen2_moe", LLAMA, LAYERED, EXPERTS, MLP_ONLY)
+case(
+    "qwen2_moe normalised",
+    "Qwen2MoeForCausalLM",
+    "qwen2_moe",
+    LLAMA,
+    FOUR,
+    EXPERTS,
+    num_experts=5,
+    norm_topk_prob=True,
+    decoder_sparse_step=2,
+    qkv_bias=False,
+)
+case("qwen3", "Qwen3ForCausalLM", "qwen3", LLAMA, WIDE, attention_bias=True)
+case("gemma", "GemmaForCausalLM", "gemma", LLAMA, WIDE)
+CAPPED = {**LAYERED, **WIDE, "query_pre_attn_scalar": 30, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0}
+case("gemma2", "Gemma2ForCausalLM", "gemma2", LLAMA, CAPPED)
+case(
+    "gemma2 all global, not capped",
+    "Gemma2ForCausalLM",
+    "gemma2",
+    LLAMA,
+    WIDE,
+    layer_types=["full_attention"] * 3,
+    attn_logit_softcapping=None,
+    final_logit_softcapping=None,
+)
+LOCAL = {"sliding_attention": rope(90.0), "full_attention": rope(900.0, "linear", factor=3.0)}
+case(
+    "gemma3",
+    "Gemma3ForCausalLM",
+    "gemma3_text",
+    LLAMA,
+    LAYERED,
+    WIDE,
+    ALTERNATING,
+    rope_parameters=LOCAL,
+    query_pre_attn_scalar=30,
+)
+case("phi", "PhiForCausalLM", "phi", SIZES, LONG, NORMED, rope_parameters=rope(partial_rotary_factor=0.5))
+case("phi with normed queries", "PhiForCausalLM", "phi", SIZES, LONG, NORMED, qk_layernorm=True, num_key_value_heads=2)
+LISTS = {"short_factor": [1.0, 1.2, 1.4, 1.6], "long_factor": [1.5, 2.0, 3.0, 5.0]}
+LONGROPE = {
+    "rope_parameters": rope(kind="longrope", partial_rotary_factor=2 / 3, original_max_position_embeddings=8, **LISTS)
+}
+case("phi3", "Phi3ForCausalLM", "phi3", LLAMA, sliding_window=5, original_max_position_embeddings=POSITIONS)
+case(
+    "phi3 longrope",
+    "Phi3ForCausalLM",
+    "phi3",
+    LLAMA,
+    LONGROPE,
+    original_max_position_embeddings=8,
+    tie_word_embeddings=True,
+)
+case("olmo", "OlmoForCausalLM", "olmo", LLAMA, clip_qkv=0.9)
+case("olmo2", "Olmo2ForCausalLM", "olmo2", LLAMA)
+case("olmoe", "OlmoeForCausalLM", "olmoe", LLAMA, num_experts=5, num_experts_per_tok=2, clip_qkv=1.1)
+STABLE = {**SIZES, **LONG, **NORMED, "num_key_value_heads": 2, "rope_parameters": rope(partial_rotary_factor=0.5)}
+case("stablelm", "StableLmForCausalLM", "stablelm", STABLE, use_qkv_bias=True)
+case("stablelm in parallel", "StableLmForCausalLM", "stablelm", STABLE, use_parallel_residual=True, qk_layernorm=True)
+case("cohere", "CohereForCausalLM", "cohere", STABLE, rope_parameters=rope(), logit_scale=0.3, use_qk_norm=True)
+case(
+    "cohere without normed queries", "CohereForCausalLM", "cohere", STABLE, rope_parameters=rope(), attention_bias=True
+)
+MULTIPLIERS = {
+    "embedding_multiplier": 2.5,
+    "residual_multiplier": 0.45,
+    "attention_multiplier": 0.2,
+    "logits_scaling": 1.7,
+}
+case("granite", "GraniteForCausalLM", "granite", LLAMA, MULTIPLIERS, mlp_bias=True)
+case(
+    "granitemoe", "GraniteMoeForCausalLM", "granitemoe", LLAMA, MULTIPLIERS, num_local_experts=5, num_experts_per_tok=2
+)
+case("glm4", "Glm4ForCausalLM", "glm4", LLAMA, WIDE, rope_parameters=rope(partial_rotary_factor=0.5))
+case("smollm3", "SmolLM3ForCausalLM", "smollm3", LLAMA, FOUR, no_rope_layers=[1, 0, 1, 1])
+case(
+    "smollm3 with windows",
+    "SmolLM3ForCausalLM",
+    "smollm3",
+    LLAMA,
+    LAYERED,
+    use_sliding_window=True,
+    no_rope_layer_interval=2,
+)
+case(
+    "nemotron",
+    "NemotronForCausalLM",
+    "nemotron",
+    LLAMA,
+    WIDE,
+    norm_eps=2e-3,
+    rope_parameters=rope(partial_rotary_factor=0.5),
+)
+case(
+    "persimmon",
+    "PersimmonForCausalLM",
+    "persimmon",
+    SIZES,
+    LONG,
+    NORMED,
+    rope_parameters=rope(partial_rotary_factor=0.5),
+)
+case("persimmon without normed queries", "PersimmonForCausalLM", "persimmon", SIZES, LONG, NORMED, qk_layernorm=False)
+XGLM = {
+    "vocab_size": VOCAB,
+    "d_model": 48,
+    "num_layers": 3,
+    "attention_heads": 4,
+    "ffn_dim": 56,
+    "max_position_embeddings": POSITIONS,
+}
+case("xglm", "XGLMForCausalLM", "xglm", XGLM, IDS, pad_token_id=0, scale_embedding=True)
+case("ernie4_5", "Ernie4_5ForCausalLM", "ernie4_5", LLAMA, WIDE, use_bias=True)
+case("arcee", "ArceeForCausalLM", "arcee", LLAMA, WIDE)
+case("seed_oss", "SeedOssForCausalLM", "seed_oss", LLAMA, WIDE, attention_out_bias=True)
+case("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", LLAMA, WIDE)
+YARN = {"rope_parameters": rope(kind="yarn", mscale=0.8, mscale_all_dim=1.2, **STRETCHED)}
+MLA = {"kv_lora_rank": 18, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10, "num_key_value_heads": 4}
+GROUPED = {
+    "n_routed_experts": 6,
+    "n_group": 3,
+    "topk_group": 2,
+    **EXPERTS,
+    "routed_scaling_factor": 1.4,
+    "first_k_dense_replace": 1,
+}
+DEEPSEEK = {**LLAMA, **MLA, **GROUPED}
+case(
+    "deepseek_v2",
+    "DeepseekV2ForCausalLM",
+    "deepseek_v2",
+    DEEPSEEK,
+    q_lora_rank=None,
+    n_shared_experts=2,
+    topk_method="group_limited_greedy",
+)
+case(
+    "deepseek_v2 yarn",
+    "DeepseekV2ForCausalLM",
+    "deepseek_v2",
+    DEEPSEEK,
+    YARN,
+    q_lora_rank=22,
+    n_shared_experts=1,
+    attention_bias=True,
+)
+case("deepseek_v3", "DeepseekV3ForCausalLM", "deepseek_v3", DEEPSEEK, YARN, q_lora_rank=22, n_shared_experts=1)
+case(
+    "deepseek_v3 in halves",
+    "DeepseekV3ForCausalLM",
+    "deepseek_v3",
+    DEEPSEEK,
+    q_lora_rank=None,
+    rope_interleave=False,
+    norm_topk_prob=False,
+)
+SHARP = {"rope_parameters": rope(kind="yarn", truncate=False, **STRETCHED), "swiglu_limit": 1.2, "swiglu_alpha": 1.5}
+case("gpt_oss", "GptOssForCausalLM", "gpt_oss", LLAMA, LAYERED, WIDE, SHARP, num_local_experts=5, num_experts_per_tok=2)
+EXAONE = {**LAYERED, **EXPERTS, "num_experts": 5, "num_shared_experts": 2, "first_k_dense_replace": 1}
+case("exaone_moe", "ExaoneMoeForCausalLM", "exaone_moe", LLAMA, EXAONE, sliding_window_pattern=2)
+DOTS = {**EXPERTS, "n_routed_experts": 5, "n_shared_experts": 2, "first_k_dense_replace": 1, "sliding_window": 5}
+case("dots1", "Dots1ForCausalLM", "dots1", LLAMA, FOUR, DOTS, max_window_layers=2, norm_topk_prob=True)
+
+# encoders
+case("bert", "BertForMaskedLM", "bert", BERT)
+case("bert with another activation", "BertForMaskedLM", "bert", BERT, hidden_act="relu")
+case("roberta", "RobertaForMaskedLM", "roberta", BERT, pad_token_id=1, type_vocab_size=1)
+case("xlm-roberta", "XLMRobertaForMaskedLM", "xlm-roberta", BERT, pad_token_id=1)
+case("roberta_prelayernorm", "RobertaPreLayerNormForMaskedLM", "roberta-prelayernorm", BERT, pad_token_id=1)
+case("megatron_bert", "MegatronBertForMaskedLM", "megatron-bert", BERT)
+DISTIL = {
+    "vocab_size": VOCAB,
+    "dim": 48,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_dim": 56,
+    "max_position_embeddings": POSITIONS,
+}
+case("distilbert", "DistilBertForMaskedLM", "distilbert", DISTIL, pad_token_id=0)
+case("albert", "AlbertForMaskedLM", "albert", BERT, FOUR, embedding_size=24, num_hidden_groups=2)
+case("albert with one group", "AlbertForMaskedLM", "albert", BERT, FOUR, embedding_size=24)
+case("mpnet", "MPNetForMaskedLM", "mpnet", BERT, pad_token_id=1)
+PER_KIND = {"rope_parameters": {"full_attention": rope(900.0), "sliding_attention": rope(90.0)}, "local_attention": 6}
+MODERN = {**SIZES, **LONG, **FOUR, **PER_KIND, "norm_eps": 2e-3, "cls_token_id": 1, "sep_token_id": 2}
+case("modernbert", "ModernBertForMaskedLM", "modernbert", MODERN)
+case(
+    "modernbert with biases",
+    "ModernBertForMaskedLM",
+    "modernbert",
+    MODERN,
+    attention_bias=True,
+    mlp_bias=True,
+    norm_bias=True,
+    classifier_bias=True,
+    layer_types=["sliding_attention"] * 4,
+)
+case("gte", "GteForMaskedLM", "gte", BERT, rope_parameters=rope())
+
+# encoder-decoders
+T5 = {
+    "vocab_size": VOCAB,
+    "d_model": 48,
+    "d_kv": 10,
+    "d_ff": 56,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+}
+BUCKETS = {"relative_attention_num_buckets": 10, "relative_attention_max_distance": 13, "layer_norm_epsilon": 2e-3}
+STARTS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+case("t5", "T5ForConditionalGeneration", "t5", T5, BUCKETS, STARTS)
+case(
+    "t5 v1.1",
+    "T5ForConditionalGeneration",
+    "t5",
+    T5,
+    BUCKETS,
+    STARTS,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)
+case("umt5", "UMT5ForConditionalGeneration", "umt5", T5, BUCKETS, STARTS)
+BART = {"vocab_size": VOCAB, "d_model": 48, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4}
+BART |= {
+    "decoder_attention_heads": 6,
+    "encoder_ffn_dim": 56,
+    "decoder_ffn_dim": 60,
+    "max_position_embeddings": POSITIONS,
+}
+BART |= {"pad_token_id": 0, **IDS, "decoder_start_token_id": 2, "forced_eos_token_id": None}
+case("bart", "BartForConditionalGeneration", "bart", BART)
+case(
+    "bart with scaled embeddings",
+    "BartForConditionalGeneration",
+    "bart",
+    BART,
+    scale_embedding=True,
+    activation_function="relu",
+)
+case("plbart", "PLBartForConditionalGeneration", "plbart", BART)
+case("marian", "MarianMTModel", "marian", BART, scale_embedding=True, activation_function="swish")
+APART = {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False, "decoder_vocab_size": 71}
+case("marian with two vocabularies", "MarianMTModel", "marian", BART, APART)
+case("pegasus", "PegasusForConditionalGeneration", "pegasus", BART, scale_embedding=True)
+FSMT = {key: value for key, value in BART.items() if key != "vocab_size"} | {"pad_token_id": 1, "bos_token_id": 0}
+case("fsmt", "FSMTForConditionalGeneration", "fsmt", FSMT, langs=["en", "de"], src_vocab_size=VOCAB, tgt_vocab_size=71)
