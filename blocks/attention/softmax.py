@@ -90,6 +90,8 @@ class MultiHeadAttention(Mixer):
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
         self.gate, self.gate_activation = (nn.Linear(site.dim, inner, bias=False), gate()) if gate else (None, None)
         self.positions = positions(site.resized(self.head_dim, heads))
+        if self.cross and (window is not None or not isinstance(self.positions, NoAttentionPositions)):
+            raise ValueError("a cross mixer knows no distances from target to source: leave out window and positions")
 
     def constants(self) -> Mapping[str, float]:
         return {"sinks": 0.0}

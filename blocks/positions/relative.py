@@ -30,6 +30,13 @@ class RelativeBias(AttentionPositions):
     ) -> None:
         super().__init__(site)
         self.buckets, self.max_distance, self.causal = buckets, max_distance, site.causal
+        exact = self._exact()
+        if exact < 1:
+            raise ValueError(f"buckets={buckets} is too few, at least {2 if site.causal else 4} are needed here")
+        if max_distance <= exact:
+            raise ValueError(
+                f"max_distance={max_distance} must be more than the {exact} distances with their own bucket"
+            )
         self.table = nn.Embedding(buckets, heads_of(site, heads))
 
     def bias(self, context: Context) -> Tensor:
@@ -37,13 +44,17 @@ class RelativeBias(AttentionPositions):
         buckets = context.once(key, lambda: self._bucket(context.distances()))
         return self.table(buckets).permute(2, 0, 1)[None]  # (1, H, T, S)
 
+    def _exact(self) -> int:
+        """How many distances have a bucket of their own."""
+        return self.buckets // 2 if self.causal else self.buckets // 4
+
     def _bucket(self, distances: Tensor) -> Tensor:
         """(T, S) key minus query -> (T, S) bucket"""
         if self.causal:
             count, ahead, far = self.buckets, 0, (-distances).clamp(min=0)
         else:
             count, ahead, far = self.buckets // 2, (distances > 0) * (self.buckets // 2), distances.abs()
-        exact = count // 2
+        exact = self._exact()
         growth = torch.log(far.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
         shared = (exact + (growth * (count - exact)).long()).clamp(max=count - 1)
         return ahead + torch.where(far < exact, far, shared)
