@@ -9,12 +9,13 @@ def test_conforms(subject, check):
     check(subject)
 ```
 
-A check is a plain function of a :class:`Subject` (a block, its parameters, and where it stands) that raises
-AssertionError. :mod:`blocks.conformance.table` says which apply to which slot. Importing this package needs no pytest.
+``parametrize_checks(registered("my_package"))`` takes every block of a package. A check is a plain function of a
+:class:`Subject` (a block, its parameters, and where it stands) that raises AssertionError;
+:mod:`blocks.conformance.table` says which apply to which slot. Importing this package needs no pytest.
 """
 
 from blocks.conformance.parametrize import pairs, parametrize_checks
-from blocks.conformance.subject import Place, Subject, subjects
+from blocks.conformance.subject import Place, Subject, registered, subjects
 from blocks.conformance.table import Check, checks
 
-__all__ = ["Check", "Place", "Subject", "checks", "pairs", "parametrize_checks", "subjects"]
+__all__ = ["Check", "Place", "Subject", "checks", "pairs", "parametrize_checks", "registered", "subjects"]

@@ -57,7 +57,8 @@ def gradients_of(block: Component, given: Example, *, again: bool = False) -> di
     # the module goes through an argument, so that the gradient reaches it even where no input needs one
     y = cast("Any", checkpoint)(run, block, given, use_reentrant=False) if again else run(block, given)
     backward(y)
-    unused = [name for name, parameter in block.named_parameters() if parameter.grad is None]
+    learned = [(name, parameter) for name, parameter in block.named_parameters() if parameter.requires_grad]
+    unused = [name for name, parameter in learned if parameter.grad is None]
     assert not unused, f"not used in the forward: {', '.join(unused)}"
     found = {name: parameter.grad.clone() for name, parameter in block.named_parameters() if parameter.grad is not None}
     return found if given.x.grad is None else {"x": given.x.grad, **found}

@@ -33,10 +33,10 @@ def check_works_in_bfloat16(subject: Subject) -> None:
     """In bfloat16, by its parameters or by autocast, it computes about what it does in float64."""
     exact = run(subject.build(), example(subject))
     half = run(subject.build(torch.bfloat16), example(subject, dtype=torch.bfloat16))
-    assert_same(half, exact, "bfloat16 against float64", 0.06)
+    assert_same(half, exact, "bfloat16 against float64", 0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = run(subject.build(torch.float32), example(subject, dtype=torch.float32))
-    assert_same(mixed, exact, "autocast against float64", 0.06)
+    assert_same(mixed, exact, "autocast against float64", 0.1)
 
 
 def check_takes_one_token(subject: Subject) -> None:

@@ -10,7 +10,7 @@ from blocks.base import Component, Site
 from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import Xavier
 from blocks.models.base import Model
-from registry import Block, Spec, entries, entry_of, parse
+from registry import Block, Spec, entries, entry_of, parse, slots
 
 Place = Literal["causal", "bidirectional", "cross"]
 Path = tuple[str | int, ...]
@@ -44,12 +44,14 @@ class Subject:
         name: its name there.
         params: what a recipe says about it; its defaults otherwise.
         place: where it stands: in a decoder, in an encoder, or in a decoder that looks at an encoder's output.
+        label: what reports call it; a name made of all else if empty.
     """
 
     slot: str
     name: str
     params: Mapping[str, Any] = field(default_factory=dict[str, Any])
     place: Place = "causal"
+    label: str = ""
 
     @classmethod
     def of(cls, block: type[Block], params: Mapping[str, Any] | None = None, place: Place = "causal") -> "Subject":
@@ -58,7 +60,9 @@ class Subject:
 
     @property
     def id(self) -> str:
-        """``mixer/attention/cross[window=3]``"""
+        """``mixer/attention/cross[window=3]``, unless it has a label."""
+        if self.label:
+            return self.label
         place = f"/{self.place}" if self.slot in PLACES else ""
         said = ",".join(f"{key}={_brief(value)}" for key, value in self.params.items() if SMALL.get(key) != value)
         return f"{self.slot}/{self.name}{place}{f'[{said}]' if said else ''}"
@@ -144,6 +148,16 @@ def subjects(slot: str, name: str) -> list[Subject]:
         host = Subject("attention_positions", "rotary", {"scaling": name})
         return [Subject(slot, name), host, replace(host, place="bidirectional")]
     return [subject for place in PLACES.get(slot, ("causal",)) if _stands(subject := small(slot, name, place))]
+
+
+def registered(package: str) -> list[Subject]:
+    """Every block that a package registers, at every place where it works."""
+    found: list[Subject] = []
+    for slot in slots():
+        for name, entry in entries(slot).items():
+            if f"{entry.block.__module__}.".startswith(f"{package}."):
+                found += subjects(slot, name)
+    return found
 
 
 def _stands(subject: Subject) -> bool:

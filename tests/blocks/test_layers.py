@@ -1,0 +1,79 @@
+"""Layers against torch's own, before and after the norm, in encoder and decoder."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from blocks.attention.softmax import MultiHeadAttention
+from blocks.base import Context, Site
+from blocks.conformance import Subject
+from blocks.layers.sequential import SequentialLayer
+
+DIM, HEADS, HIDDEN = 32, 4, 48
+
+
+def layer(*, norm_first: bool, cross: bool) -> SequentialLayer:
+    attention = {"type": "attention", "heads": HEADS, "bias": True}
+    residual = {"type": "pre" if norm_first else "post", "norm": "layer"}
+    params = {
+        "mixer": attention,
+        "cross": attention,
+        "feedforward": {"type": "mlp", "hidden": HIDDEN, "activation": "gelu"},
+        "residual": residual,
+    }
+    site = Site(dim=DIM, causal=cross, memory_dim=DIM if cross else None)
+    made = Subject("layer", "sequential", params).spec(site)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return made.double().eval()
+
+
+def copy_attention(ours: MultiHeadAttention, theirs: nn.MultiheadAttention) -> None:
+    theirs.in_proj_weight.copy_(torch.cat([ours.q.weight, ours.k.weight, ours.v.weight]))
+    theirs.in_proj_bias.copy_(torch.cat([ours.q.bias, ours.k.bias, ours.v.bias]))
+    theirs.out_proj.load_state_dict(ours.out.state_dict())
+
+
+@torch.no_grad()
+def copy_layer(ours: SequentialLayer, theirs: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> None:
+    copy_attention(ours.mixer, theirs.self_attn)
+    sublayers = [ours.mixer_residual]
+    if isinstance(theirs, nn.TransformerDecoderLayer):
+        copy_attention(ours.cross, theirs.multihead_attn)
+        sublayers.append(ours.cross_residual)
+    sublayers.append(ours.feedforward_residual)
+    for number, residual in enumerate(sublayers, start=1):
+        getattr(theirs, f"norm{number}").load_state_dict(residual.norm.state_dict())
+    theirs.linear1.load_state_dict(ours.feedforward.up.state_dict())
+    theirs.linear2.load_state_dict(ours.feedforward.down.state_dict())
+
+
+def vectors(time: int, seed: int) -> Tensor:
+    return torch.randn(2, time, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm_first", [True, False], ids=["pre", "post"])
+def test_an_encoder_layer_equals_torch_s(norm_first: bool) -> None:
+    ours, x = layer(norm_first=norm_first, cross=False), vectors(6, 0)
+    theirs = nn.TransformerEncoderLayer(
+        DIM, HEADS, HIDDEN, dropout=0.0, activation="gelu", batch_first=True, norm_first=norm_first
+    ).double()
+    copy_layer(ours, theirs)
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    expected = theirs(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(ours(x, Context.of(x, attention_mask=mask))[mask], expected[mask])
+
+
+@pytest.mark.parametrize("norm_first", [True, False], ids=["pre", "post"])
+def test_a_decoder_layer_equals_torch_s(norm_first: bool) -> None:
+    ours, x, memory = layer(norm_first=norm_first, cross=True), vectors(5, 0), vectors(7, 1)
+    theirs = nn.TransformerDecoderLayer(
+        DIM, HEADS, HIDDEN, dropout=0.0, activation="gelu", batch_first=True, norm_first=norm_first
+    ).double()
+    copy_layer(ours, theirs)
+    mask = torch.tensor([[True] * 7, [True] * 3 + [False] * 4])
+    context = Context.of(x)
+    context.memory, context.memory_mask = memory, mask
+    hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    expected = theirs(x, memory, tgt_mask=hidden, memory_key_padding_mask=~mask)
+    torch.testing.assert_close(ours(x, context), expected)

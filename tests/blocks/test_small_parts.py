@@ -1,0 +1,158 @@
+"""Norms, feed-forwards, embeddings, heads and initial values against second implementations."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import blocks
+from blocks.base import Activation, Component, Context, Embedding, Site
+from blocks.conformance import Subject
+from blocks.init.keyed import generator
+from blocks.init.schemes import DepthScaled, Normal, Xavier
+from registry import entries
+
+DIM = 12
+
+
+def made(slot: str, name: str, **params: Any) -> Any:
+    return Subject(slot, name, params).build()
+
+
+def x(*shape: int) -> Tensor:
+    return torch.randn(*shape, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def wide() -> Tensor:
+    return torch.randn(3, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def copied(ours: Component, theirs: nn.Module) -> nn.Module:
+    theirs.load_state_dict(ours.state_dict())
+    return theirs
+
+
+def test_layer_norm_is_torch_s() -> None:
+    ours = made("norm", "layer", eps=1e-3)
+    torch.testing.assert_close(ours(wide()), copied(ours, nn.LayerNorm(32, eps=1e-3).double())(wide()))
+
+
+def test_rms_norm_is_torch_s() -> None:
+    ours = made("norm", "rms", eps=1e-3)
+    torch.testing.assert_close(ours(wide()), copied(ours, nn.RMSNorm(32, eps=1e-3).double())(wide()))
+
+
+@pytest.mark.parametrize("name", ["layer", "rms"])
+def test_a_norm_with_an_offset_starts_as_one_without(name: str) -> None:
+    plain, shifted = (Subject("norm", name, {"offset": offset}).make() for offset in (0.0, 1.0))
+    torch.testing.assert_close(plain(wide().float()), shifted(wide().float()))
+    assert not shifted.weight.any()
+
+
+FORMULAS = {
+    "relu": lambda x: x.clamp(min=0),
+    "relu2": lambda x: x.clamp(min=0) ** 2,
+    "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
+    "gelu_tanh": lambda x: x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,
+    "silu": lambda x: x / (1 + torch.exp(-x)),
+    "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
+    "tanh": lambda x: (torch.exp(x) - torch.exp(-x)) / (torch.exp(x) + torch.exp(-x)),
+    "identity": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_an_activation_is_its_formula(name: str) -> None:
+    block: Activation = made("activation", name)
+    torch.testing.assert_close(block(wide()), FORMULAS[name](wide()))
+
+
+def test_a_plain_feedforward_is_two_products_with_a_non_linearity_between() -> None:
+    block = made("feedforward", "mlp", activation="relu")
+    expected = (wide() @ block.up.weight.T + block.up.bias).clamp(min=0) @ block.down.weight.T + block.down.bias
+    torch.testing.assert_close(block(wide()), expected)
+    assert block.up.out_features == 4 * 32
+
+
+def test_a_gated_feedforward_multiplies_its_gate() -> None:
+    block = made("feedforward", "glu", activation="sigmoid")
+    expected = (torch.sigmoid(wide() @ block.gate.weight.T) * (wide() @ block.up.weight.T)) @ block.down.weight.T
+    torch.testing.assert_close(block(wide()), expected)
+
+
+def test_a_gated_feedforward_costs_what_a_plain_one_costs() -> None:
+    gated, plain = (
+        sum(p.numel() for p in Subject("feedforward", name, params).spec(Site(dim=384)).parameters())
+        for name, params in (("glu", {}), ("mlp", {"bias": False}))
+    )
+    assert gated == plain
+
+
+def embedded(block: Embedding, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
+    return block(tokens, Context.of(tokens), segments)
+
+
+def test_an_embedding_is_the_scaled_row_and_what_is_added() -> None:
+    block = made("embedding", "token", scale="sqrt_dim", positions="learned", segments=3)
+    tokens, segments = torch.tensor([[5, 2, 5]]), torch.tensor([[0, 2, 1]])
+    expected = block.table[tokens] * 32**0.5 + block.positions.table.weight[:3] + block.segments.weight[segments]
+    torch.testing.assert_close(embedded(block, tokens, segments), expected)
+    torch.testing.assert_close(embedded(block, tokens), embedded(block, tokens, torch.zeros_like(segments)))
+
+
+def test_segments_that_an_embedding_has_not_are_refused() -> None:
+    with pytest.raises(ValueError, match="segments=0"):
+        embedded(made("embedding", "token"), torch.tensor([[1]]), torch.tensor([[1]]))
+
+
+def test_a_narrow_table_is_projected_up() -> None:
+    block = made("embedding", "token", width=6, positions="none")
+    assert block.table.shape[1] == 6
+    tokens = torch.tensor([[1, 2]])
+    torch.testing.assert_close(embedded(block, tokens), block.project(block.table[tokens]))
+
+
+def test_a_tied_head_reads_the_table_backwards() -> None:
+    block, table = made("head", "tied", bias=True), torch.randn(41, 32, dtype=torch.float64)
+    torch.testing.assert_close(block(wide(), table), torch.einsum("td,vd->tv", wide(), table) + block.bias)
+
+
+def test_one_table_serves_source_target_and_head() -> None:
+    model = blocks.build("tiny_encoder_decoder")
+    tables = [name for name, p in model.named_parameters() if tuple(p.shape) == (260, 32)]
+    assert tables == ["embedding.tokens.weight"]
+    apart = blocks.build("tiny_encoder_decoder", {"share_tokens": False})
+    assert apart.size == model.size + 260 * 32
+
+
+def drawn(init: Normal | DepthScaled | Xavier, role: Any, depth: int = 1) -> Tensor:
+    weight = torch.empty(300, 200)
+    init.draw(weight, role, depth, generator(0, "weight"))
+    return weight
+
+
+def test_initial_values_are_as_wide_as_declared() -> None:
+    assert drawn(Normal(std=0.5), "matrix").std() == pytest.approx(0.5, rel=0.02)
+    assert drawn(DepthScaled(std=0.5), "matrix", depth=8).std() == pytest.approx(0.5, rel=0.02)
+    assert drawn(DepthScaled(std=0.5), "output", depth=8).std() == pytest.approx(0.5 / 4, rel=0.02)
+    assert drawn(Xavier(), "matrix").std() == pytest.approx((2 / 500) ** 0.5, rel=0.02)
+    assert drawn(Xavier(), "embedding").std() == pytest.approx(200**-0.5, rel=0.02)
+
+
+def test_what_joins_the_stream_is_scaled_by_depth_and_nothing_else() -> None:
+    shallow, deep = (blocks.build("gpt2", {"decoder.depth": depth, "dim": 96, "vocab_size": 50}) for depth in (1, 9))
+    for name, weight in shallow.named_parameters():
+        other = deep.get_parameter(name)
+        scaled = name.endswith(("out.weight", "down.weight"))
+        torch.testing.assert_close(other, weight / 3 if scaled else weight)
+
+
+def test_blocks_without_a_paper_are_those_that_are_nobody_s_idea() -> None:
+    silent = {
+        f"{slot}/{name}"
+        for slot in ("activation", "norm", "feedforward", "mixer", "residual", "layer", "head", "embedding", "model")
+        for name, entry in entries(slot).items()
+        if not entry.block.paper and entry.block.__module__.startswith("blocks.")
+    }
+    assert silent == {"activation/identity", "activation/tanh", "feedforward/none", "norm/none"}
