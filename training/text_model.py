@@ -75,6 +75,7 @@ class TextModel:
         max_new_tokens: int,
         sources: Sequence[str] | None = None,
         beams: int = 4,
+        best: int = 1,
         alpha: float = 0.6,
     ) -> list[list[tuple[str, float]]]:
         """Continue texts by :func:`~blocks.decoding.beam_search`: what is found for each and its score, best first.
@@ -92,6 +93,7 @@ class TextModel:
                 max_new_tokens=max_new_tokens,
                 eos=self.tokenizer.eos,
                 beams=beams,
+                best=best,
                 alpha=alpha,
             )
             results += [[(self.tokenizer.decode(one.tokens), one.score) for one in row] for row in found]

@@ -19,6 +19,7 @@ def beam_search(
     sources: Sequence[Sequence[int]] | None = None,
     eos: int | None = None,
     beams: int = 4,
+    best: int = 1,
     alpha: float = 0.6,
     use_cache: bool = True,
 ) -> list[list[Hypothesis]]:
@@ -26,9 +27,9 @@ def beam_search(
 
     Each step extends all that is on the beam by every token and keeps the most probable. A text that ends leaves the
     beam, which becomes narrower by it; so one beam is greedy decoding, and a beam wide enough for all texts misses
-    none. The search for a prompt is over when nothing on its beam can overtake the best that has ended. Texts cut off
-    by the limits of :func:`~blocks.decoding.streaming.stream` come after those that ended. The paper's coverage penalty
-    is left out.
+    none. The search for a prompt is over when nothing on its beam can come among the ``best`` that have ended. Texts
+    cut off by the limits of :func:`~blocks.decoding.streaming.stream` come after those that ended. The paper's coverage
+    penalty is left out.
 
     Args:
         model: decoder_only or encoder_decoder, in evaluation mode.
@@ -37,6 +38,7 @@ def beam_search(
         sources: B rows of ids for an encoder_decoder to read.
         eos: the id that ends a text; None: none does, and the best of the longest texts are found.
         beams: texts kept at each step, at least 1.
+        best: how many texts are wanted for each prompt, at most ``beams``; more may be found.
         alpha: exponent of :func:`~blocks.decoding.search.length_penalty`, at least 0.
         use_cache: remember keys and values instead of running the whole text at each step; the result is the same.
 
@@ -45,8 +47,10 @@ def beam_search(
     """
     if beams < 1 or alpha < 0:
         raise ValueError(f"beams={beams} must be at least 1, and alpha={alpha} at least 0")
+    if not 1 <= best <= beams:
+        raise ValueError(f"a search with beams={beams} cannot find the best={best} texts")
     writer = Writer(model, prompts, sources, use_cache=use_cache)
-    searches = [Search(room(model, prompt, max_new_tokens), beams, alpha, eos) for prompt in prompts]
+    searches = [Search(room(model, prompt, max_new_tokens), beams, alpha, eos, best) for prompt in prompts]
     going, logits = searches, writer.begin()
     while going:
         parents, tokens = _step(going, logits.float().log_softmax(dim=-1))

@@ -42,6 +42,7 @@ class Search:
         beams: texts kept at each step, those that have ended included.
         alpha: exponent of the length penalty.
         eos: the id that ends a text; None: none does.
+        best: how many texts are wanted.
         beam: the texts that go on, most probable first: their tokens and log-probability.
         found: the texts that have left the beam.
     """
@@ -50,6 +51,7 @@ class Search:
     beams: int
     alpha: float
     eos: int | None
+    best: int = 1
     beam: list[tuple[tuple[int, ...], float]] = field(default_factory=lambda: [((), 0.0)])
     found: list[Hypothesis] = field(default_factory=list[Hypothesis])
 
@@ -96,10 +98,10 @@ class Search:
         return bool(self.beam)
 
     def _decided(self) -> bool:
-        """Whether nothing on the beam can still overtake what was found."""
-        if not self.beam or not self.found:
+        """Whether nothing on the beam can still come among the best that are wanted."""
+        if not self.beam or len(self.found) < self.best:
             return False
         tokens, total = self.beam[0]
         # At best the most probable loses nothing more and gets long; a log-probability is negative, so length helps it.
         reach = total / length_penalty(len(tokens) + self.steps, self.alpha)
-        return any(hypothesis.score >= reach for hypothesis in self.found)
+        return self.ranking()[self.best - 1].score >= reach

@@ -106,7 +106,7 @@ def test_an_encoder_decoder_translates_each_line(save, capsys) -> None:
     assert out == "".join(f"{row[0][0]}\n" for row in found)
     assert found[0][0][0] != found[1][0][0]
     three = answer(capsys, path, "--prompt", "one", "--max-new-tokens", 7, "--beams", 3, "--samples", 3)
-    (found,) = TextModel.load(path).search([""], sources=["one"], max_new_tokens=7, beams=3)
+    (found,) = TextModel.load(path).search([""], sources=["one"], max_new_tokens=7, beams=3, best=3)
     assert three == "".join(f"{score:.3f}\t{text}\n" for text, score in found)
     greedy = answer(capsys, path, "--prompt", "one", "--greedy", "--max-new-tokens", 7)
     assert greedy == "".join(TextModel.load(path).stream("", source="one", max_new_tokens=7)) + "\n"
@@ -175,7 +175,7 @@ def test_what_would_control_a_terminal_is_not_sent_to_one(save, monkeypatch) -> 
         (
             "encoder_decoder",
             ["--prompt", "a", "--beams", "2", "--samples", "3"],
-            "a search with 2 beams finds no 3 texts",
+            "a search with 2 beams cannot find 3 texts",
         ),
         ("encoder_decoder", ["--prompt", "a" * 60], "a source has 61 tokens"),
         ("encoder_only", ["--prompt", "no blank"], "write _ for every missing token"),

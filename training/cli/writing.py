@@ -72,12 +72,13 @@ def _search(model: TextModel, text: str, options: Namespace) -> None:
     begin, sources = _task(model, text)
     beams, samples = 4 if options.beams is None else options.beams, _samples(options)
     if samples > beams:
-        raise ValueError(f"a search with {beams} beams finds no {samples} texts: give more --beams or fewer --samples")
+        raise ValueError(f"a search with {beams} beams cannot find {samples} texts: more --beams or fewer --samples")
     results = model.search(
         [begin] * len(sources),
         sources=None if sources == [None] else [source or "" for source in sources],
         max_new_tokens=_tokens(model, begin, options),
         beams=beams,
+        best=samples,
         alpha=0.6 if options.length_penalty is None else options.length_penalty,
     )
     for found in results:

@@ -101,6 +101,16 @@ def test_hypotheses_come_best_first_and_tell_their_probability(make) -> None:
         assert hypothesis.score == pytest.approx(expected / length_penalty(len(body), 0.6), rel=1e-5)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_as_many_of_the_best_are_found_as_are_wanted(make, alpha) -> None:
+    for seed in range(4):
+        model = make("learned", vocab_size=SIZE, seed=seed)
+        options = {"max_new_tokens": STEPS, "eos": EOS, "beams": SIZE**STEPS, "alpha": alpha}
+        (found,) = beam_search(model, [[1]], best=5, **options)
+        expected = [body for _, body in exhaustive(model, [1], None, alpha)]
+        assert [hypothesis.tokens for hypothesis in found[:5]] == expected[:5]
+
+
 def test_the_search_ends_with_the_models_max_length(make) -> None:
     model = make("learned", max_length=6)
     found = beam_search(model, [[1], [2, 3, 4, 5]], max_new_tokens=100, beams=2)
@@ -108,6 +118,6 @@ def test_the_search_ends_with_the_models_max_length(make) -> None:
 
 
 def test_a_width_or_penalty_out_of_range_is_refused(make) -> None:
-    for wrong in ({"beams": 0}, {"alpha": -1.0}):
+    for wrong in ({"best": 5}, {"best": 0}, {"beams": 0}, {"alpha": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             beam_search(make("learned"), [[1]], max_new_tokens=1, **wrong)
