@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[2]
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "brew", "potions"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
+    """Models so small only lose time to threads; for the whole session, as runs are made for whole modules."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
