@@ -93,7 +93,8 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, sums = self.objective(self.model, batch)
-        loss = loss + (self.model.auxiliary_loss() * sums[TARGETS]).to(loss.dtype)
+        here = sums[TARGETS].to(loss.dtype, copy=True)  # as adding up over ranks changes the sums in place
+        loss = loss + self.model.auxiliary_loss(self._over_ranks) * here
         sums = self._over_ranks(sums)
         if self.window is None:
             self._unit = sums[TARGETS].clamp(min=1).to(loss.dtype)
@@ -117,7 +118,7 @@ class TrainingModule(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and then what only the model itself can change, before anything is saved."""
         super().optimizer_step(*args, **kwargs)
-        self.model.update(self._over_ranks)
+        self.model.update()
 
     def configure_gradient_clipping(
         self,

@@ -67,16 +67,16 @@ class Router(Component, ABC):
     def prepare(self, context: Context) -> None:
         """Learn of the padding, which is not to be counted, before the first layer runs."""
 
-    def auxiliary_loss(self) -> Tensor | None:
-        """What training adds to the loss for the last forward, a scalar; asked for once after each."""
-        return None
-
-    def update(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Change what gradients do not reach, after an optimizer step.
+    def auxiliary_loss(self, reduce: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """What training adds to the loss for the last forward, a scalar; asked for once after each.
 
         Args:
             reduce: adds a tensor up over all processes that train together.
         """
+        return None
+
+    def update(self) -> None:
+        """Change what gradients do not reach, after an optimizer step."""
 
     if TYPE_CHECKING:
 

@@ -24,23 +24,22 @@ class Model(Component, ABC):
         """Draw all initial values; each depends on ``seed`` and its parameter's name alone."""
         initialise(self, self.init, seed)
 
-    def auxiliary_loss(self) -> Tensor:
+    def auxiliary_loss(self, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
         """What training adds to the loss, a scalar: the sum over all routers; 0 if there are none, or in evaluation.
 
         To be asked for once after each forward in training mode, before the backward pass.
-        """
-        found = [router.auxiliary_loss() for router in self.routers]
-        losses = [loss for loss in found if loss is not None]
-        return torch.stack(losses).sum() if losses else torch.zeros((), device=next(self.parameters()).device)
-
-    def update(self, reduce: Callable[[Tensor], Tensor] = lambda counts: counts) -> None:
-        """Change what gradients do not reach, such as the biases of loss-free balancing, after an optimizer step.
 
         Args:
             reduce: adds a tensor up over all processes that train together.
         """
+        found = [router.auxiliary_loss(reduce) for router in self.routers]
+        losses = [loss for loss in found if loss is not None]
+        return torch.stack(losses).sum() if losses else torch.zeros((), device=next(self.parameters()).device)
+
+    def update(self) -> None:
+        """Change what gradients do not reach, such as the biases of loss-free balancing, after an optimizer step."""
         for router in self.routers:
-            router.update(reduce)
+            router.update()
 
     @property
     def routers(self) -> list[Router]:

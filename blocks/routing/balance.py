@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Function = Callable[[Tensor], Tensor]
+
 
 def load(chosen: Tensor, experts: int, mask: Tensor | None = None) -> Tensor:
     """How many tokens chose each expert, (E,) float32.
@@ -20,7 +22,7 @@ def load(chosen: Tensor, experts: int, mask: Tensor | None = None) -> Tensor:
     return counts.scatter_add_(0, chosen.flatten(), counted.flatten().float())
 
 
-def balance_loss(probabilities: Tensor, chosen: Tensor, mask: Tensor | None = None) -> Tensor:
+def balance_loss(probabilities: Tensor, share: Tensor, mask: Tensor | None = None) -> Tensor:
     """E * sum over experts of f_e * P_e, a scalar; k if all experts are chosen equally often, more if they are not.
 
     f_e is the share of tokens that chose e, P_e the mean probability of e; gradients flow through P_e only. With k = 1
@@ -28,14 +30,13 @@ def balance_loss(probabilities: Tensor, chosen: Tensor, mask: Tensor | None = No
 
     Args:
         probabilities: (N, E) that the router gives each expert, before it chooses.
-        chosen: (N, k) indices of the chosen.
+        share: (E,) f, on all processes that train together.
         mask: (N,) bool, False for tokens that are not counted; None: all are.
     """
     tokens, experts = probabilities.shape
-    counts = load(chosen, experts, mask)
     kept = probabilities if mask is None else probabilities * mask[:, None]
     counted = max(tokens, 1) if mask is None else mask.sum().clamp(min=1)
-    return experts * (counts / counted * kept.sum(0) / counted).sum()
+    return experts * (share * kept.sum(0) / counted).sum()
 
 
 class Balance:
@@ -64,11 +65,12 @@ class Balance:
         if self.passes is not None:
             self.passes.append((logits, chosen))
 
-    def loss(self, probabilities: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """The loss of the forward that was recorded, which ends here; it joins the load.
+    def loss(self, probabilities: Function, reduce: Function) -> Tensor | None:
+        """The loss of the forward that was recorded, which ends here; its choices join the load.
 
         Args:
             probabilities: what the router makes of the logits.
+            reduce: adds a tensor up over all processes that train together.
 
         Raises:
             RuntimeError: nothing was begun since the last loss.
@@ -79,13 +81,13 @@ class Balance:
                 "mode, and let the prepare of a layer call the prepare of its feed-forward"
             )
         passes, self.passes = self.passes, None
-        with torch.no_grad():
-            for _, chosen in passes:
-                counts = load(chosen, self.experts, self.mask)
-                self.load = counts if self.load is None else self.load + counts
-        if not self.coefficient:
-            return None
-        losses = [balance_loss(probabilities(logits), chosen, self.mask) for logits, chosen in passes]
+        losses: list[Tensor] = []
+        for logits, chosen in passes:
+            counts = reduce(load(chosen, self.experts, self.mask))
+            self.load = counts if self.load is None else self.load + counts
+            if self.coefficient:
+                share = counts * chosen.shape[1] / counts.sum().clamp(min=1)
+                losses.append(balance_loss(probabilities(logits), share, self.mask))
         return self.coefficient * sum(losses[1:], losses[0]) if losses else None
 
     def take_load(self) -> Tensor | None:

@@ -128,15 +128,14 @@ class TopKRouter(Router):
             scores = grouped.masked_fill(~kept[..., None], -torch.inf).flatten(1)
         return scores.topk(self.top_k).indices
 
-    def auxiliary_loss(self) -> Tensor | None:
+    def auxiliary_loss(self, reduce: Callable[[Tensor], Tensor]) -> Tensor | None:
         if self.balance is None or not self.training:
             return None
-        return self.balance.loss(_PROBABILITIES[self.scores])
+        return self.balance.loss(_PROBABILITIES[self.scores], reduce)
 
-    def update(self, reduce: Callable[[Tensor], Tensor]) -> None:
+    def update(self) -> None:
         counts = None if self.balance is None else self.balance.take_load()
         if counts is not None and self.selection_bias is not None and self.rate:
-            counts = reduce(counts)
             with torch.no_grad():
                 self.selection_bias += self.rate * (counts.mean() - counts).sign()
 

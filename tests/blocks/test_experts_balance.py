@@ -42,6 +42,10 @@ def ids(rows: int = 3, length: int = 8) -> Tensor:
     return torch.randint(50, (rows, length), generator=torch.Generator().manual_seed(2))
 
 
+def itself(counts: Tensor) -> Tensor:
+    return counts
+
+
 def test_softmax_then_top_k() -> None:
     x, of = tokens(), router(top_k=2, weights="scores")
     best = of.linear(x).softmax(-1).topk(2)
@@ -88,10 +92,9 @@ def test_chooses_in_float32_under_autocast_too() -> None:
 
 def test_the_loss_is_least_where_all_are_chosen_equally_often() -> None:
     chosen = torch.arange(EXPERTS).view(-1, 2)
-    uniform = torch.full((3, EXPERTS), 1 / EXPERTS)
-    assert float(balance_loss(uniform, chosen)) == pytest.approx(2.0)
-    collapsed = torch.eye(EXPERTS)[[0, 0, 0]]
-    assert float(balance_loss(collapsed, torch.tensor([[0, 1]] * 3))) == pytest.approx(EXPERTS)
+    uniform, collapsed = torch.full((3, EXPERTS), 1 / EXPERTS), torch.eye(EXPERTS)[[0, 0, 0]]
+    assert float(balance_loss(uniform, load(chosen, EXPERTS) / 3)) == pytest.approx(2.0)
+    assert float(balance_loss(collapsed, load(torch.zeros_like(chosen), EXPERTS) / 3)) == pytest.approx(2 * EXPERTS)
     assert load(chosen, EXPERTS, torch.tensor([True, False, True])).tolist() == [1, 1, 0, 0, 1, 1]
 
 
@@ -105,10 +108,26 @@ def test_a_model_adds_up_the_losses_of_its_routers() -> None:
     expected = torch.zeros(())
     for each, rows in zip(built.routers, seen, strict=True):
         probabilities = cast("TopKRouter", each).linear(rows).softmax(-1)
-        expected = expected + 0.5 * balance_loss(probabilities, probabilities.topk(2).indices)
+        share = load(probabilities.topk(2).indices, EXPERTS) / len(rows)
+        expected = expected + 0.5 * balance_loss(probabilities, share)
     torch.testing.assert_close(found, expected)
     found.backward()
     assert all(bool(cast("TopKRouter", each).linear.weight.grad.any()) for each in built.routers)
+
+
+def test_the_loss_of_a_batch_does_not_depend_on_how_processes_share_it() -> None:
+    of, rows = router(balance_loss=1.0), tokens(40)
+
+    def loss(part: Tensor, reduce: Any) -> Tensor:
+        of.prepare(Context.of(part[None]))
+        of(part)
+        found = of.auxiliary_loss(reduce)
+        assert found is not None
+        return found
+
+    whole = loss(rows, itself)
+    halves = [loss(part, lambda counts: load(of(rows)[1], EXPERTS)) for part in rows.split(20)]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, whole)
 
 
 def test_there_is_no_loss_without_routers_or_coefficient_or_training() -> None:
@@ -188,18 +207,23 @@ def test_compiles_whole_with_the_same_gradients_and_counts() -> None:
 
 def test_biases_move_against_the_load() -> None:
     of = router(balance_rate=0.25, balance_loss=0.0)
+    asked: list[Tensor] = []
+
+    def doubled(counted: Tensor) -> Tensor:  # as if another process had the same
+        asked.append(counted)
+        return 2 * counted
+
     for rows in (tokens(20), tokens(20, seed=3)):  # two parts of one batch
         of.prepare(Context.of(rows[None]))
         of(rows)
-        assert of.auxiliary_loss() is None
+        assert of.auxiliary_loss(doubled) is None
     counts = load(of(torch.cat([tokens(20), tokens(20, seed=3)]))[1], EXPERTS)
-    asked: list[Tensor] = []
-    of.update(lambda counted: asked.append(counted) or 2 * counted)
-    assert asked[0].tolist() == counts.tolist()
+    of.update()
+    assert sum(asked).tolist() == counts.tolist()
     assert of.selection_bias is not None
     assert of.selection_bias.tolist() == (0.25 * (counts.mean() - counts).sign()).tolist()
     before = of.selection_bias.clone()
-    of.update(lambda counted: counted)
+    of.update()
     assert torch.equal(of.selection_bias, before), "nothing was counted since"
 
 
@@ -214,8 +238,8 @@ def test_loss_free_balancing_evens_out_the_load() -> None:
     for _ in range(100):
         of.prepare(Context.of(x[None]))
         of(x)
-        of.auxiliary_loss()
-        of.update(lambda counted: counted)
+        of.auxiliary_loss(itself)
+        of.update()
     assert before > 1.3
     assert unevenness() < 1.05
 
@@ -228,7 +252,7 @@ def test_the_balance_loss_evens_out_the_load() -> None:
         of.prepare(Context.of(x[None]))
         counts = load(of(x)[1], EXPERTS)
         ratios.append(float(counts.max() / counts.mean()))
-        loss = of.auxiliary_loss()
+        loss = of.auxiliary_loss(itself)
         assert loss is not None
         descent.zero_grad()
         loss.backward()

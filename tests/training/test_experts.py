@@ -1,14 +1,18 @@
 """Training a mixture of experts."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as L
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import blocks
 import registry
+from training.checkpoint import read, weights
 from training.module import TrainingModule
 from training.optim import OptimizerSettings
 from training.recipe_argument import RecipeArgument
@@ -69,3 +73,26 @@ def test_biases_move_once_after_each_step_against_the_load_of_all_its_parts() ->
     (found,), (expected,) = module.model.routers, model.routers
     assert torch.equal(cast("Any", found).selection_bias, cast("Any", expected).selection_bias)
     assert bool(cast("Any", found).selection_bias.any())
+
+
+@pytest.mark.slow
+def test_two_processes_balance_like_one(
+    fit: Callable[..., Path], start: Callable[..., Any], text: Path, runs: Path
+) -> None:
+    balance = "{type: moe, experts: 4, expert: {hidden: 16}, router: {balance_rate: 0.01, balance_loss: 1.0}}"
+    arguments = [
+        *("--recipe", "tiny_decoder", "--recipe.decoder.depth", "1", f"--recipe.decoder.layer.feedforward={balance}"),
+        *("--data.dataset", "text", f"--data.files={text}", "--data.tokenizer", "bytes", "--data.length", "32"),
+        *("--data.batch_size", "8", "--trainer.accelerator", "cpu", "--trainer.max_steps", "4"),
+        *("--run.wandb", "disabled", "--run.root", str(runs), "--optimizer.warmup_steps", "0"),
+    ]
+    process = start(
+        "fit", *arguments, "--run.name", "experts_two", "--trainer.devices", "2", "--trainer.strategy", "ddp"
+    )
+    one = fit(name="experts_one", given=[*arguments, "--trainer.enable_progress_bar", "false"])
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    both = [weights(read(run / "checkpoints" / "last.ckpt")) for run in (runs / "experts_two", one)]
+    for name, tensor in both[0].items():
+        torch.testing.assert_close(tensor, both[1][name], rtol=1e-4, atol=1e-6, msg=name)
+    assert any(bool(tensor.any()) for name, tensor in both[0].items() if "selection_bias" in name)
