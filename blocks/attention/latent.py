@@ -144,5 +144,9 @@ class LatentAttention(Mixer):
         return super().flops_per_token(length) + 2 * self.heads * widths * span
 
     @property
+    def scored_heads(self) -> int:
+        return self.heads
+
+    @property
     def cached_per_token(self) -> int:
         return self.kv_rank + self.rotary_dim

@@ -155,6 +155,10 @@ class MultiHeadAttention(Mixer):
         return super().flops_per_token(length) + 4 * self.heads * self.head_dim * span
 
     @property
+    def scored_heads(self) -> int:
+        return 0 if self.cross else self.heads
+
+    @property
     def cached_per_token(self) -> int:
         return 2 * self.kv_heads * self.head_dim
 

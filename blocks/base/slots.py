@@ -93,6 +93,8 @@ class AttentionPositions(Component, ABC):
 
     slot = "attention_positions"
     rotates: ClassVar[bool] = False
+    heads: int | None = None
+    """Number of heads to whose scores it adds; None: it adds nothing."""
 
     def rotate(self, x: Tensor, context: Context) -> Tensor:
         """Queries or keys (B, H, T, K) -> the same, placed at ``context.positions``."""
@@ -128,6 +130,11 @@ class Mixer(Component, ABC):
 
     def prepare(self, context: Context) -> None:
         """Make what all layers share, before the first runs."""
+
+    @property
+    def scored_heads(self) -> int:
+        """Number of heads to whose scores it adds ``context.bias``; 0: it has no such scores."""
+        return 0
 
     @property
     def cached_per_token(self) -> int:
@@ -186,6 +193,11 @@ class Stack(Component, ABC):
     @abstractmethod
     def depth(self) -> int:
         """Number of layers that a token passes."""
+
+    @property
+    def turns(self) -> int:
+        """How many times each of its layers runs."""
+        return 1
 
     if TYPE_CHECKING:
 

@@ -76,4 +76,5 @@ def width_of(embedding: Embedding) -> int:
 def cached_per_token(stack: Stack) -> int:
     """Numbers that a cache keeps for each token, over all mixers that look at the text itself."""
     mixers = [module for module in stack.modules() if isinstance(module, Mixer)]
-    return sum(mixer.cached_per_token for mixer in mixers if mixer.site is not None and mixer.site.memory_dim is None)
+    own = [mixer for mixer in mixers if mixer.site is not None and mixer.site.memory_dim is None]
+    return sum(mixer.cached_per_token for mixer in own) * stack.turns

@@ -28,4 +28,4 @@ class ScaleNorm(Norm):
         return {"weight": self.initial}
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight / x.square().sum(dim=-1, keepdim=True).sqrt().clamp(min=self.eps)
+        return x * self.weight / x.square().sum(dim=-1, keepdim=True).clamp(min=self.eps**2).sqrt()

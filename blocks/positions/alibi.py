@@ -24,7 +24,8 @@ class ALiBi(AttentionPositions):
 
     def __init__(self, site: Site, *, heads: Positive | None = None) -> None:
         super().__init__(site)
-        self.heads = heads_of(site, heads)
+        self.heads = count = heads_of(site, heads)
+        self.slopes = alibi_slopes(count)
 
     def prepare(self, context: Context) -> None:
         self.bias(context)
@@ -33,7 +34,7 @@ class ALiBi(AttentionPositions):
         return context.once(("alibi", self.heads), lambda: self._bias(context))
 
     def _bias(self, context: Context) -> Tensor:
-        slopes = torch.tensor(alibi_slopes(self.heads), device=context.positions.device)
+        slopes = torch.tensor(self.slopes, device=context.positions.device)
         return (-slopes[:, None, None] * context.distances().abs())[None]
 
 

@@ -37,7 +37,8 @@ class RelativeBias(AttentionPositions):
             raise ValueError(
                 f"max_distance={max_distance} must be more than the {exact} distances with their own bucket"
             )
-        self.table = nn.Embedding(buckets, heads_of(site, heads))
+        self.heads = heads_of(site, heads)
+        self.table = nn.Embedding(buckets, self.heads)
 
     def bias(self, context: Context) -> Tensor:
         key = ("buckets", self.buckets, self.max_distance, self.causal)

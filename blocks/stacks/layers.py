@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from blocks.base import AttentionPositions, Context, Factory, Layer, Norm, Site, Stack
+from blocks.base import AttentionPositions, Context, Factory, Layer, Mixer, Norm, Site, Stack
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.layer import LayerNorm
 from registry import Depth, Positive, register
@@ -46,18 +46,32 @@ class LayerStack(Stack):
     ) -> None:
         super().__init__(site)
         site = replace(site, depth=depth)
-        self.turns = _turns(depth, distinct)
+        self._turns = _turns(depth, distinct)
         plan = _plan(depth // self.turns, layers, first, pattern, rest)
         makers = [layer if name is None or layers is None else layers[name] for name in plan]
         self.layers = nn.ModuleList(make(replace(site, layer=index)) for index, make in enumerate(makers))
         self.positions = positions(site) if positions else None
-        if self.positions is not None and self.positions.rotates:
-            raise ValueError("positions that turn queries and keys stand in each mixer, not in the stack")
+        if self.positions is not None:
+            self._check_positions(self.positions)
         self.norm = norm(site) if norm else None
+
+    def _check_positions(self, positions: AttentionPositions) -> None:
+        if positions.rotates:
+            raise ValueError("positions that turn queries and keys stand in each mixer, not in the stack")
+        scored = {mixer.scored_heads for mixer in self.modules() if isinstance(mixer, Mixer)} - {0}
+        if positions.heads is not None and scored != {positions.heads}:
+            found = ", ".join(map(str, sorted(scored))) or "none"
+            raise ValueError(
+                f"positions add to the scores of heads={positions.heads}, but the mixers of these layers have: {found}"
+            )
 
     @property
     def depth(self) -> int:
         return len(self.layers) * self.turns
+
+    @property
+    def turns(self) -> int:
+        return self._turns
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         layers = cast("list[Layer]", self.layers)
