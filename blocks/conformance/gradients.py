@@ -37,6 +37,15 @@ def check_gradients_are_right(subject: Subject) -> None:
         torch.autograd.gradcheck(call, tensors, fast_mode=True, eps=1e-6, atol=1e-5)
 
 
+def check_survives_zeros(subject: Subject) -> None:
+    """Vectors of nothing but zeros, which padding leaves, have finite results and gradients."""
+    block, given = subject.build(), example(subject)
+    zeros = Example(torch.zeros_like(given.x), memory=given.memory)
+    assert bool(torch.isfinite(run(block, zeros)).all()), "zeros give values that are not finite"
+    for name, gradient in gradients_of(block, zeros).items():
+        assert bool(torch.isfinite(gradient).all()), f"at zeros, the gradient of {name} is not finite"
+
+
 def check_can_be_computed_again(subject: Subject) -> None:
     """Activation checkpointing changes neither values nor gradients, with dropout neither."""
     for path in chances(subject):

@@ -44,6 +44,7 @@ MODULE: Checks = (
     shaping.check_leaves_its_inputs_alone,
     gradients.check_gradients_reach_every_parameter,
     gradients.check_gradients_are_right,
+    gradients.check_survives_zeros,
     gradients.check_can_be_computed_again,
     seeing.check_treats_rows_alone,
     repeating.check_repeats_itself,

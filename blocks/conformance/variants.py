@@ -10,12 +10,16 @@ import torch
 from blocks.conformance.subject import SMALL, Subject
 from registry import Parameter, entries
 
+FIXED = {*SMALL, "source_vocab_size"}
 INTEGERS, NUMBERS = (1, 2, 3), (0.5, 2.0)
 
 
 def options(parameter: Parameter) -> list[Any]:
-    """Values to try for a parameter: all of a choice, every block of a slot, some of a range. Not all need be valid."""
-    if parameter.name in SMALL or parameter.arity != "one":
+    """Values to try for a parameter: all of a choice, every block of a slot, some of a range. Not all need be valid.
+
+    None for what says how a model is computed and not which one it is: backends are compared by a check of their own.
+    """
+    if parameter.name in FIXED or parameter.arity != "one" or parameter.runtime:
         return []
     return list(dict.fromkeys(_options(parameter.annotation, parameter.slot)))
 
