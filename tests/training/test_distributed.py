@@ -14,22 +14,27 @@ from training.loggers.files import read_rows
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
-@pytest.fixture
-def masked(text: Path, runs: Path) -> list[str]:
-    """An encoder whose ranks, and whose parts of a step, score different numbers of targets."""
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> list[str]:
+    """Pairs with targets of different lengths, so that ranks, and parts of a step, score different numbers of tokens."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
+    path.write_text("".join(f"{'ab' * (1 + n % 5)}\t{'xyz' * (1 + n * n % 7)}\n" for n in range(200)))
+    still = (
+        f"--recipe.{place}.dropout=0" for place in ("embedding", "encoder.layer.residual", "decoder.layer.residual")
+    )
     return [
-        *("--recipe", "tiny_encoder", "--data.dataset", "text", f"--data.files={text}", "--data.tokenizer", "bytes"),
-        *("--data.length", "32", "--data.batch_size", "8", "--data.mask_rate", "0.1", "--trainer.accelerator", "cpu"),
+        *("--recipe", "tiny_encoder_decoder", *still, "--data.dataset", "pairs", f"--data.files={path}"),
+        *("--data.tokenizer", "bytes", "--data.length", "32", "--data.batch_size", "8", "--trainer.accelerator", "cpu"),
         *("--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "4", "--trainer.log_every_n_steps", "1"),
         *("--run.wandb", "disabled", "--run.root", str(runs), "--optimizer.warmup_steps", "0"),
     ]
 
 
 def test_two_processes_train_like_one(
-    fit: Callable[..., Path], start: Callable[..., Any], masked: list[str], runs: Path
+    fit: Callable[..., Path], start: Callable[..., Any], uneven: list[str], runs: Path
 ) -> None:
-    process = start("fit", *masked, "--run.name", "two", *TWO)
-    one = fit(name="one", given=[*masked, "--trainer.enable_progress_bar", "false"])
+    process = start("fit", *uneven, "--run.name", "two", *TWO)
+    one = fit(name="one", given=[*uneven, "--trainer.enable_progress_bar", "false"])
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     for ours, theirs in zip(read_rows(runs / "two" / "metrics.jsonl"), read_rows(one / "metrics.jsonl"), strict=True):
@@ -46,9 +51,9 @@ def test_two_processes_train_like_one(
 
 @pytest.mark.slow
 def test_a_signal_to_any_rank_stops_all_after_a_checkpoint(
-    start: Callable[..., Any], masked: list[str], runs: Path
+    start: Callable[..., Any], uneven: list[str], runs: Path
 ) -> None:
-    long = [*masked, "--trainer.max_steps", "100000", "--run.name", "signalled", *TWO]
+    long = [*uneven, "--trainer.max_steps", "100000", "--run.name", "signalled", *TWO]
     process = start("fit", *long)
     rows = runs / "signalled" / "metrics.jsonl"
     try:
