@@ -12,7 +12,7 @@ BLANK = "_"
 PROMPTS = (
     "Return the num_er of elements in the li_t.",
     "If the f_le does not ex_st, an exc_ption is ra_sed.",
-    "A str_ng that conta_ns the name of the mod_le.",
+    "Read the fi_e and ret_rn its cont_nts as a st_ing.",
     "The default va__e is None.",
 )
 
