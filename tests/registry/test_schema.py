@@ -30,13 +30,14 @@ def decoder(**layer: Any) -> dict[str, Any]:
     return {"type": "decoder_only", "decoder": {"layer": layer}}
 
 
-def changed_everywhere(tree: Any) -> Iterator[Any]:
-    """The tree with one key misspelt, for every key, and with one scalar of another kind, for every scalar."""
+def changed_everywhere(tree: Any, named: bool = False) -> Iterator[Any]:
+    """The tree with one key misspelt, for each that is not a ``named`` child's, and with one scalar of another kind."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in items:
-        if isinstance(tree, dict) and key not in ("local", "global"):  # any name will do for a layer
+        if isinstance(tree, dict) and not named:
             yield {f"{other}x" if other == key else other: item for other, item in tree.items()}
-        variants = changed_everywhere(value) if isinstance(value, dict | list) else [{"no": "such thing"}]
+        nested = isinstance(value, dict | list)
+        variants = changed_everywhere(value, key == "layers") if nested else [{"no": "such thing"}]
         for variant in variants:
             yield {**tree, key: variant} if isinstance(tree, dict) else [*tree[:key], variant, *tree[key + 1 :]]
 
@@ -54,7 +55,7 @@ def test_takes_every_recipe_and_its_canonical_form(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_refuses_every_recipe_with_any_key_misspelt_or_any_value_of_another_kind(name: str) -> None:
     variants = list(changed_everywhere(as_json(read(RECIPES[name]))))
-    assert len(variants) > 10
+    assert len(variants) > 5
     assert [variant for variant in variants if accepted(variant)] == []
 
 
