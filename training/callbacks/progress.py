@@ -47,7 +47,7 @@ class Progress(ProgressBar):
             columns = (
                 SpinnerColumn(),
                 MofNCompleteColumn(),
-                BarColumn(),
+                BarColumn(10),
                 TimeRemainingColumn(),
                 TextColumn("{task.description}"),
             )
@@ -62,7 +62,7 @@ class Progress(ProgressBar):
         fresh, self._shown = self._meter.row is not self._shown, self._meter.row
         if self._bar is not None:
             task = self._bar.task_ids[0]
-            self._bar.update(task, completed=trainer.global_step, description=summary(self._shown, "train"))
+            self._bar.update(task, completed=trainer.global_step, description=summary(self._shown, "train", brief=True))
         elif self._enabled and fresh and self._due(trainer, pl_module.total_steps):
             self._line(f"{self._place(trainer, pl_module.total_steps)}  {summary(self._shown, 'train')}")
 
@@ -101,12 +101,12 @@ class Progress(ProgressBar):
             sys.stdout.flush()
 
 
-def summary(row: Row, stage: str) -> str:
-    """The few figures of a row that a person watches."""
+def summary(row: Row, stage: str, *, brief: bool = False) -> str:
+    """The few figures of a row that a person watches; ``brief`` leaves room for a bar in 80 columns."""
     parts = [f"loss {row[f'{stage}/loss']:.4f}"] if f"{stage}/loss" in row else []
     if f"{stage}/bits_per_byte" in row:
         parts.append(f"{row[f'{stage}/bits_per_byte']:.3f} bits/byte")
-    if f"{stage}/accuracy" in row:
+    if f"{stage}/accuracy" in row and not (brief and len(parts) > 1):
         parts.append(f"accuracy {row[f'{stage}/accuracy']:.3f}")
     if "tokens_per_second" in row:
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
