@@ -17,7 +17,7 @@ from registry.strict_yaml import Map, Seq
 MAPPINGS = ("match", "defaults", "fixed", "require", "let", "recipe", "tensors", "tied", "leaves", "export")
 LISTS = ("ignore", "unused")
 TEXTS = ("extends", "about", "source")
-LOCALS = frozenset({"layer", "depth", "tensors", "recipe"})
+LOCALS = frozenset({"layer", "depth", "tensors", "recipe", "layers"})
 SIGNATURE = re.compile(r"(\w+)(?:\(([\w, ]*)\))?")
 
 
@@ -37,13 +37,14 @@ class Family:
         name: as messages name it.
         path: its file.
         tree: what the file says, together with what it extends.
+        bases: names of what it extends, the nearest first.
 
     Raises:
         InterchangeError: a section or an expression is wrong; all such places are named.
     """
 
-    def __init__(self, name: str, path: Path, tree: Map) -> None:
-        self.name, self.path, self.tree = name, path, tree
+    def __init__(self, name: str, path: Path, tree: Map, bases: tuple[str, ...] = ()) -> None:
+        self.name, self.path, self.tree, self.bases = name, path, tree, bases
         _check_sections(path, tree)
         self.templates = dict(_templates(self.section("let")))
         self._expressions = list(_expressions(tree))

@@ -24,12 +24,24 @@ class Filling:
         family: whose templates and defaults are used.
         config: the values.
         given: further names, such as ``tensors``.
+        inside: templates that are being filled in, outermost first.
+        defaults: use the family's defaults for keys that the config has not.
     """
 
-    def __init__(self, family: Family, config: Config, given: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        family: Family,
+        config: Config,
+        given: Mapping[str, Any],
+        *,
+        inside: tuple[str, ...] = (),
+        defaults: bool = True,
+    ) -> None:
         self.family, self.config = family, config
         self.locals: dict[str, Any] = dict(given)
-        self.filling: tuple[str, ...] = ()  # templates and defaults that are being filled in, outermost first
+        self.filling = inside
+        self.defaults = family.section("defaults") if defaults else Map()
+        self.assumed: dict[str, Any] = {}  # keys that the config has not, with the defaults that were used for them
 
     def value(self, name: str) -> Any:
         if name in self.locals:
@@ -40,10 +52,11 @@ class Filling:
             return self._filled(name, template.body, "let", template.mark)
         if name in self.config:
             return self.config[name]
-        defaults = self.family.section("defaults")
-        if name not in defaults or f"defaults.{name}" in self.filling:
+        if name not in self.defaults or f"defaults.{name}" in self.filling:
             raise ExpressionError(f"the config has no {name!r}, and the family no default for it{self._nearest(name)}")
-        return self._filled(f"defaults.{name}", defaults[name], "defaults", defaults.marks[name])
+        value = self._filled(f"defaults.{name}", self.defaults[name], "defaults", self.defaults.marks[name])
+        self.assumed[name] = value
+        return value
 
     def call(self, name: str, arguments: Sequence[Any]) -> Any:
         template = self.family.templates[name]

@@ -1,5 +1,6 @@
 """The folder that an import writes, so that it is there whole or not at all."""
 
+import json
 import shutil
 from pathlib import Path
 from secrets import token_hex
@@ -46,7 +47,8 @@ def _write(imported: Imported, folder: Path) -> None:
     header = f"# Imported from a Hugging Face folder by the family {imported.family.name}.\n"
     (folder / RECIPE).write_text(header + imported.recipe.to_yaml(), encoding="utf-8")
     tensors = {name: tensor.contiguous() for name, tensor in imported.parameters.items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "recipe_hash": imported.recipe.hash})
+    about = {"family": imported.family.name, "tokens": json.dumps(imported.tokens)}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "recipe_hash": imported.recipe.hash, **about})
     for name in COPIED:
         if (imported.folder / name).is_file():
             shutil.copyfile(imported.folder / name, folder / name)

@@ -32,12 +32,14 @@ class Imported:
         family: what read it.
         recipe: the model.
         parameters: of the model, by name, in the type in which they were stored.
+        tokens: ids of special tokens, by their key in the config.
     """
 
     folder: Path
     family: Family
     recipe: Recipe
     parameters: Mapping[str, Tensor]
+    tokens: Mapping[str, Any]
 
 
 def read_folder(folder: str | Path, family: str | Path | None = None) -> Imported:
@@ -67,7 +69,8 @@ def read_folder(folder: str | Path, family: str | Path | None = None) -> Importe
     problems += [Problem(Mark(str(folder)), "", message) for message in reading.problems]
     if problems:
         raise InterchangeError(problems)
-    return Imported(folder, chosen, recipe, reading.parameters)
+    tokens = {key: value for key, value in values.items() if key.endswith("_token_id") and value is not None}
+    return Imported(folder, chosen, recipe, reading.parameters, tokens)
 
 
 def recipe_of(filling: Filling) -> Recipe:

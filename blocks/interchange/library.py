@@ -33,13 +33,13 @@ def load_family(source: str | Path) -> Family:
     if not path.is_file():
         hint = nearest(str(source), known) or f"known: {', '.join(known)}"
         raise InterchangeError.at(str(source), f"there is no such file, and no family of this name; {hint}")
-    return Family(path.stem, path, _with_base(path, ()))
+    return Family(path.stem, path, *_with_base(path, ()))
 
 
 @cache
 def _installed(name: str) -> Family:
     path = installed()[name]
-    return Family(name, path, _with_base(path, ()))
+    return Family(name, path, *_with_base(path, ()))
 
 
 def families() -> list[Family]:
@@ -77,16 +77,16 @@ def family_of(config: Mapping[str, Any], file: Path, candidates: list[Family] | 
     )
 
 
-def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:
-    """A family file's tree, laid over that of the family which it extends."""
+def _with_base(path: Path, seen: tuple[Path, ...]) -> tuple[Map, tuple[str, ...]]:
+    """A family file's tree, laid over that of the family which it extends, and the names of all such."""
     tree = read(path)
     if "extends" not in tree:
-        return tree
+        return tree, ()
     base, mark = str(tree["extends"]), tree.marks["extends"]
     found = _base(path, base, mark)
     if found.resolve() in (*seen, path.resolve()):
         raise InterchangeError.at(mark, f"leads in a circle: {path.name} -> {found.name}", "extends")
-    below = _with_base(found, (*seen, path.resolve()))
+    below, bases = _with_base(found, (*seen, path.resolve()))
     own = Map({key: value for key, value in tree.items() if key != "extends"}, tree.marks, tree.mark)
     for key in ("match", "about", "source"):  # a family that builds on another reads other folders
         below.pop(key, None)
@@ -94,7 +94,7 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:
     for key in LISTS:
         if isinstance(first := below.get(key), Seq) and isinstance(second := own.get(key), Seq):
             both[key] = Seq([*first, *second], [*first.marks, *second.marks])
-    return both
+    return both, (found.stem, *bases)
 
 
 def _base(path: Path, name: str, mark: Mark) -> Path:

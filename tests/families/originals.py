@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,19 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from tests.families.cases import Case
+from tests.families.cases import CASES, Case
 
 LEARNED_BUFFERS = r"e_score_correction_bias|final_logits_bias"
 
 
 def original(case: Case) -> Any:
     """The model of a case; every parameter is away from the value at which it could be left out unnoticed."""
+    return _original(case.name)
+
+
+@cache
+def _original(name: str) -> Any:
+    case = next(case for case in CASES if case.name == name)
     config = transformers.AutoConfig.for_model(case.model_type, **case.config)
     config.architectures = [case.model]
     with torch.random.fork_rng():
