@@ -1,0 +1,68 @@
+"""How routers choose experts, and weigh them."""
+
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from blocks.base import Site
+from blocks.routing.top_k import TopKRouter
+from registry import parse
+
+DIM, EXPERTS = 24, 6
+
+
+def router(**settings: Any) -> TopKRouter:
+    made = cast("TopKRouter", parse("router", {"type": "top_k", **settings})(Site(dim=DIM, experts=EXPERTS)))
+    with torch.no_grad():
+        made.linear.weight.normal_(0.0, 0.5, generator=torch.Generator().manual_seed(0))
+    return made
+
+
+def tokens(count: int = 40, seed: int = 1) -> Tensor:
+    return torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed))
+
+
+def test_softmax_then_top_k() -> None:
+    x, of = tokens(), router(top_k=2, weights="scores")
+    best = of.linear(x).softmax(-1).topk(2)
+    weights, chosen = of(x)
+    assert torch.equal(chosen, best.indices)
+    torch.testing.assert_close(weights, best.values)
+    normalised, _ = router(top_k=2, weights="normalised", scale=3.0)(x)
+    torch.testing.assert_close(normalised, 3 * best.values / best.values.sum(-1, keepdim=True))
+
+
+def test_top_k_then_softmax_weighs_as_normalised_softmax_does() -> None:
+    x = tokens()
+    for ours, theirs in zip(
+        router(scores="logits", weights="softmax")(x), router(weights="normalised")(x), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_selection_bias_changes_the_choice_and_no_weight() -> None:
+    x, of = tokens(), router(scores="sigmoid", weights="scores", balance_rate=0.0)
+    with torch.no_grad():
+        assert of.selection_bias is not None
+        of.selection_bias[4] = 100.0
+    weights, chosen = of(x)
+    assert bool((chosen == 4).any(1).all())
+    torch.testing.assert_close(weights, of.linear(x).sigmoid().gather(1, chosen))
+
+
+@pytest.mark.parametrize("score", ["max", "top2"])
+def test_experts_come_from_the_best_groups(score: str) -> None:
+    x, of = tokens(200), router(scores="sigmoid", groups=3, top_groups=1, group_score=score)
+    pairs = of.linear(x).sigmoid().view(-1, 3, 2)
+    best = (pairs.amax(-1) if score == "max" else pairs.sum(-1)).argmax(-1)
+    assert torch.equal(of(x)[1] // 2, best[:, None].expand(-1, 2))
+
+
+def test_chooses_in_float32_under_autocast_too() -> None:
+    x, of = tokens(), router()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights, chosen = of(x)
+    assert torch.equal(chosen, of(x)[1])
+    assert weights.dtype == torch.float32
