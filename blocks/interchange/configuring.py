@@ -28,17 +28,10 @@ def config_of(recipe: Recipe, family: Family) -> dict[str, Any]:
     Raises:
         InterchangeError: there is none; the keys of the recipe that stand in the way are named.
     """
-    canonical = recipe.dump()
     try:
-        config = _fixed(family) | Solver(family, _given(family, canonical)).solve(canonical)
-        assumed = _read_back(recipe, family, config)
+        return _config(recipe, family)
     except ConflictError as conflict:
         raise InterchangeError.at(recipe.name, f"is no {family.name}: {conflict}") from None
-    config = _as_usual(recipe, family, config) | {key: value for key, value in assumed.items() if value is not None}
-    usual = family.section("defaults")
-    return {
-        key: value for key, value in config.items() if value is not None or usual.get(key) is not None or key in TOKENS
-    }
 
 
 def family_for(recipe: Recipe) -> tuple[Family, dict[str, Any]]:
@@ -47,14 +40,34 @@ def family_for(recipe: Recipe) -> tuple[Family, dict[str, Any]]:
     Raises:
         InterchangeError: none can; what stands in the way of the nearest is named.
     """
-    nearest: InterchangeError | None = None
+    refusals: list[InterchangeError] = []
     for family in sorted(families(), key=lambda family: len(family.bases)):
         try:
-            return family, config_of(recipe, family)
+            return family, _config(recipe, family)
+        except ConflictError:
+            continue
         except InterchangeError as error:
-            if nearest is None or len(error.problems) < len(nearest.problems):
-                nearest = error
-    raise nearest or InterchangeError.at(recipe.name, "no family is installed")
+            refusals.append(error)
+    if refusals:
+        raise min(refusals, key=lambda error: len(error.problems))
+    raise InterchangeError.at(recipe.name, "no family comes near this recipe")
+
+
+def _config(recipe: Recipe, family: Family) -> dict[str, Any]:
+    """The config that a family turns into a recipe.
+
+    Raises:
+        ConflictError: a template cannot give its part of the recipe.
+        InterchangeError: they can, but parts of the recipe have none.
+    """
+    canonical = recipe.dump()
+    config = _fixed(family) | Solver(family, _given(family, canonical)).solve(canonical)
+    assumed = _read_back(recipe, family, config)
+    config = _as_usual(recipe, family, config) | {key: value for key, value in assumed.items() if value is not None}
+    usual = family.section("defaults")
+    return {
+        key: value for key, value in config.items() if value is not None or usual.get(key) is not None or key in TOKENS
+    }
 
 
 def _fixed(family: Family) -> dict[str, Any]:
@@ -88,13 +101,14 @@ def _read_back(recipe: Recipe, family: Family, config: Mapping[str, Any]) -> dic
     """Read a config forwards; return the defaults that this took.
 
     Raises:
+        ConflictError: it gives none.
         InterchangeError: it gives another recipe.
     """
     filling = Filling(family, Config(config), {"tensors": frozenset[str]()})
     try:
         again = recipe_of(filling)
     except RecipeError as error:
-        raise InterchangeError.at(recipe.name, f"is no {family.name}: {error.problems[0]}") from None
+        raise ConflictError(str(error.problems[0])) from None
     if differences := list(_differences(family, recipe, again)):
         raise InterchangeError(differences)
     return filling.assumed
@@ -107,7 +121,7 @@ def _as_usual(recipe: Recipe, family: Family, config: dict[str, Any]) -> dict[st
         if isinstance(value, str) and isinstance(usual.get(key), str) and value != usual[key]:
             try:
                 _read_back(recipe, family, {**config, key: usual[key]})
-            except InterchangeError:
+            except (ConflictError, InterchangeError):
                 continue
             config[key] = usual[key]
     return config
