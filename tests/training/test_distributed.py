@@ -16,7 +16,7 @@ TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> list[str]:
-    """Pairs with targets of different lengths, so that ranks, and parts of a step, score different numbers of tokens."""
+    """Pairs with targets of different lengths, so that ranks and parts of a step score different numbers."""
     path = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
     path.write_text("".join(f"{'ab' * (1 + n % 5)}\t{'xyz' * (1 + n * n % 7)}\n" for n in range(200)))
     still = (

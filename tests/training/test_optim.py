@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from blocks import build
 from training.optim import OptimizerSettings, decay_groups, learning_rate, make_optimizer, renew
 
 
@@ -73,3 +74,15 @@ def test_restored_state_takes_the_settings_of_today() -> None:
 def test_impossible_settings_are_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} cannot be"):
         OptimizerSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_biases_of_experts_and_norms_of_single_heads_do_not_decay() -> None:
+    mixer = {"heads": 4, "qk_norm": "rms", "qk_norm_over": "heads"}
+    moe = {"type": "moe", "experts": 2, "expert": {"type": "mlp", "hidden": 16}, "router": {"top_k": 1}}
+    layer = {"mixer": mixer, "feedforward": moe}
+    model = build({"type": "decoder_only", "dim": 32, "vocab_size": 20, "decoder": {"depth": 1, "layer": layer}})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    still = {names[id(p)] for group in decay_groups(model, 0.1) if not group["weight_decay"] for p in group["params"]}
+    assert "decoder.layers.0.feedforward.experts.up.bias" in still
+    assert "decoder.layers.0.mixer.q_norm.weight" in still
+    assert "decoder.layers.0.feedforward.experts.up.weight" not in still

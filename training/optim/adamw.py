@@ -5,20 +5,27 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from blocks.base import Norm
 from training.optim.settings import OptimizerSettings
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: matrices decay, vectors and scalars do not; a tied parameter counts once.
+    """Parameter groups: matrices decay; vectors, scalars, biases and norms do not; a tied parameter counts once.
 
     Decay shrinks a matrix's output, which the loss can answer; shrinking a gain or a bias only moves what it learned to
-    be. The line lies at two dimensions, as with GPT-3 and its followers, so embeddings decay too.
+    be. Embeddings are matrices here, as with GPT-3 and its followers; the biases of all experts together are none.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.ndim >= 2]
-    others = [parameter for parameter in trained if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            path, _, leaf = name.rpartition(".")
+            vector = parameter.ndim < 2 or leaf == "bias" or isinstance(model.get_submodule(path), Norm)
+            groups[not vector].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "decays": decays}
+        for decays, parameters in groups.items()
+        if parameters
+    ]
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings, *, fused: bool) -> Optimizer:
@@ -35,5 +42,4 @@ def renew(optimizer: Optimizer, settings: OptimizerSettings) -> None:
     """
     for group in optimizer.param_groups:
         group["betas"], group["eps"] = (settings.beta1, settings.beta2), settings.eps
-        decays = all(parameter.ndim >= 2 for parameter in group["params"])
-        group["weight_decay"] = settings.weight_decay if decays else 0.0
+        group["weight_decay"] = settings.weight_decay if group["decays"] else 0.0
