@@ -270,6 +270,9 @@ case("xglm", "XGLMForCausalLM", "xglm", XGLM, IDS, pad_token_id=0, scale_embeddi
 case("ernie4_5", "Ernie4_5ForCausalLM", "ernie4_5", LLAMA, WIDE, use_bias=True)
 case("arcee", "ArceeForCausalLM", "arcee", LLAMA, WIDE)
 case("seed_oss", "SeedOssForCausalLM", "seed_oss", LLAMA, WIDE, attention_out_bias=True)
+STARCODER = {"norm_epsilon": 2e-3, "sliding_window": 5, "mlp_type": "default"}
+case("starcoder2", "Starcoder2ForCausalLM", "starcoder2", LLAMA, STARCODER)
+case("starcoder2 without biases", "Starcoder2ForCausalLM", "starcoder2", LLAMA, norm_epsilon=2e-3, use_bias=False)
 case("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", LLAMA, WIDE)
 YARN = {"rope_parameters": rope(kind="yarn", mscale=0.8, mscale_all_dim=1.2, **STRETCHED)}
 MLA = {"kv_lora_rank": 18, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10, "num_key_value_heads": 4}
@@ -395,6 +398,7 @@ case(
     activation_function="relu",
 )
 case("plbart", "PLBartForConditionalGeneration", "plbart", BART)
+case("mbart", "MBartForConditionalGeneration", "mbart", BART, scale_embedding=True)
 case("marian", "MarianMTModel", "marian", BART, scale_embedding=True, activation_function="swish")
 APART = {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False, "decoder_vocab_size": 71}
 case("marian with two vocabularies", "MarianMTModel", "marian", BART, APART)
