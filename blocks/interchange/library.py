@@ -94,6 +94,8 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> tuple[Map, tuple[str, ...]
     for key in LISTS:
         if isinstance(first := below.get(key), Seq) and isinstance(second := own.get(key), Seq):
             both[key] = Seq([*first, *second], [*first.marks, *second.marks])
+    if isinstance(rules := both.get("tensors"), Map) and "tensors" in own:  # its own rules come first when writing
+        both["tensors"] = Map({**own["tensors"], **rules}, rules.marks, rules.mark)
     return both, (found.stem, *bases)
 
 
