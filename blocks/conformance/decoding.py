@@ -53,12 +53,11 @@ def check_follows_a_beam(subject: Subject) -> None:
 
 
 def check_sees_no_future_through_the_cache(subject: Subject) -> None:
-    """What was decoded before does not know what comes after, to the last bit, and a used cache hides nothing."""
+    """What was decoded before does not know what comes after, to the last bit."""
     block, given = subject.build(), example(subject, length=LENGTH)
     changed = given.with_tail(5, example(subject, seed=1, length=LENGTH))
     first, second = _chunks(block, given, [3, 2, 3]), _chunks(block, changed, [3, 2, 3])
     assert torch.equal(first[:, :5], second[:, :5]), "an earlier chunk depends on a later one"
-    assert not torch.equal(first[:, 5:], second[:, 5:]), "other tokens in the last chunk make no difference"
 
 
 def _compare(subject: Subject, sizes: list[int]) -> None:
