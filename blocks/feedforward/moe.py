@@ -41,13 +41,13 @@ class MixtureOfExperts(FeedForward):
         shared_gate: bool = False,
     ) -> None:
         super().__init__(site)
-        if shared_gate and shared is None:
-            raise ValueError("shared_gate needs a shared feed-forward to multiply, but shared is null")
         choice = replace(site, experts=experts)
         self.size = experts
         self.router, self.experts = router(choice), expert(choice)
         built = shared(site) if shared else None
         self.shared = None if built is None or built.absent else built
+        if shared_gate and self.shared is None:
+            raise ValueError("shared_gate needs a shared feed-forward to multiply, but there is none")
         self.shared_gate = nn.Linear(site.dim, 1, bias=False) if shared_gate else None
 
     def prepare(self, context: Context) -> None:
