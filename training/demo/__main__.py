@@ -1,6 +1,7 @@
 """`python -m training.demo lm`: run a demonstration."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("demo", choices=DEMOS, help="; ".join(f"{name}: {what}" for name, what in DEMOS.items()))
     options, further = parser.parse_known_args(arguments)
+    # Threads that spin while they wait make a busy machine many times slower, and an idle one hardly faster.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         import_module(f"training.demo.{options.demo}").main(further)
     except UserError as error:
