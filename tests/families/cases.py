@@ -399,6 +399,7 @@ case(
 )
 case("plbart", "PLBartForConditionalGeneration", "plbart", BART)
 case("mbart", "MBartForConditionalGeneration", "mbart", BART, scale_embedding=True)
+case("m2m_100", "M2M100ForConditionalGeneration", "m2m_100", BART, scale_embedding=True, pad_token_id=3)
 case("marian", "MarianMTModel", "marian", BART, scale_embedding=True, activation_function="swish")
 APART = {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False, "decoder_vocab_size": 71}
 case("marian with two vocabularies", "MarianMTModel", "marian", BART, APART)
