@@ -28,7 +28,7 @@ MISTAKES = {
     "a key too deep": (BASE + "decoder:\n  dim: 64\n", "r.yaml:5: decoder.dim:", "it belongs at the top level"),
     "a word for a number": (BASE + "decoder:\n  depth: six\n", "r.yaml:5: decoder.depth:", 'an integer, not "six"'),
     "yes for a number": (BASE + "decoder:\n  depth: yes\n", "r.yaml:5: decoder.depth:", 'an integer, not "yes"'),
-    "no for false": (layer("feedforward: {bias: no}"), "feedforward.bias:", 'true or false, not "no"'),
+    "no for false": (layer("feedforward: {bias: no}"), "feedforward.bias:", 'true or false or a list, not "no"'),
     "a fraction for a count": (BASE + "decoder:\n  depth: 2.5\n", "decoder.depth:", "an integer, not 2.5"),
     "a number in quotes": (BASE + 'decoder:\n  depth: "2"\n', "decoder.depth:", 'an integer, not "2"'),
     "a negative depth": (BASE + "decoder:\n  depth: -1\n", "decoder.depth:", "greater than or equal to 0, not -1"),
