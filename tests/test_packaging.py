@@ -50,6 +50,13 @@ def test_a_wheel_takes_no_top_level_name_but_the_rooms(unpacked: Path) -> None:
     assert names == {"registry", "blocks", "training"}
 
 
+def test_a_wheel_finds_every_family_by_its_name(unpacked: Path, tmp_path: Path) -> None:
+    program = "import json; from blocks.interchange import library; print(json.dumps(library.installed(), default=str))"
+    found = json.loads(run(program, tmp_path, unpacked))
+    assert set(found) == {path.stem for path in (ROOT / "blocks" / "families").glob("*.yaml")} != set()
+    assert all(Path(path).is_relative_to(unpacked) for path in found.values())
+
+
 @pytest.mark.parametrize("room", ["registry", "blocks", "training"])
 def test_a_wheel_holds_every_module_and_says_that_it_is_typed(unpacked: Path, room: str) -> None:
     modules = {path.relative_to(ROOT) for path in (ROOT / room).glob("**/*.py")}

@@ -269,6 +269,14 @@ XGLM = {
 case("xglm", "XGLMForCausalLM", "xglm", XGLM, IDS, pad_token_id=0, scale_embedding=True)
 case("ernie4_5", "Ernie4_5ForCausalLM", "ernie4_5", LLAMA, WIDE, use_bias=True)
 case("arcee", "ArceeForCausalLM", "arcee", LLAMA, WIDE)
+case(
+    "seed_oss with a bias outside alone",
+    "SeedOssForCausalLM",
+    "seed_oss",
+    LLAMA,
+    attention_bias=False,
+    attention_out_bias=True,
+)
 case("seed_oss", "SeedOssForCausalLM", "seed_oss", LLAMA, WIDE, attention_out_bias=True)
 STARCODER = {"norm_epsilon": 2e-3, "sliding_window": 5, "mlp_type": "default"}
 case("starcoder2", "Starcoder2ForCausalLM", "starcoder2", LLAMA, STARCODER)
@@ -325,6 +333,7 @@ case("dots1", "Dots1ForCausalLM", "dots1", LLAMA, FOUR, DOTS, max_window_layers=
 case("bert", "BertForMaskedLM", "bert", BERT)
 case("bert with another activation", "BertForMaskedLM", "bert", BERT, hidden_act="relu")
 case("roberta", "RobertaForMaskedLM", "roberta", BERT, pad_token_id=1, type_vocab_size=1)
+case("roberta with another activation", "RobertaForMaskedLM", "roberta", BERT, pad_token_id=1, hidden_act="relu")
 case("xlm-roberta", "XLMRobertaForMaskedLM", "xlm-roberta", BERT, pad_token_id=1)
 case("roberta_prelayernorm", "RobertaPreLayerNormForMaskedLM", "roberta-prelayernorm", BERT, pad_token_id=1)
 case("megatron_bert", "MegatronBertForMaskedLM", "megatron-bert", BERT)
@@ -354,7 +363,7 @@ case(
     classifier_bias=True,
     layer_types=["sliding_attention"] * 4,
 )
-case("gte", "GteForMaskedLM", "gte", BERT, rope_parameters=rope())
+case("gte", "GteForMaskedLM", "gte", BERT, rope_parameters=rope(), hidden_act="silu")
 
 # encoder-decoders
 T5 = {
@@ -379,6 +388,8 @@ case(
     feed_forward_proj="gated-gelu",
     tie_word_embeddings=False,
 )
+case("t5 gated by silu", "T5ForConditionalGeneration", "t5", T5, BUCKETS, STARTS, feed_forward_proj="gated-silu")
+case("t5 with another activation", "T5ForConditionalGeneration", "t5", T5, BUCKETS, STARTS, dense_act_fn="silu")
 case("umt5", "UMT5ForConditionalGeneration", "umt5", T5, BUCKETS, STARTS)
 BART = {"vocab_size": VOCAB, "d_model": 48, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4}
 BART |= {

@@ -46,7 +46,8 @@ def gemma3(config: Config) -> None:
     config |= {"rope_theta": rope["full_attention"]["rope_theta"], "sliding_window_pattern": 2}
     config |= {"rope_local_base_freq": rope["sliding_attention"]["rope_theta"]}
     config["rope_scaling"] = {"rope_type": "linear", "factor": rope["full_attention"]["factor"]}
-    del config["layer_types"], config["_sliding_window_pattern"]
+    for key in ("layer_types", "_sliding_window_pattern", "attn_logit_softcapping", "final_logit_softcapping"):
+        del config[key]
 
 
 def modernbert(config: Config) -> None:
