@@ -10,8 +10,8 @@ class OptimizerSettings:
 
     Args:
         lr: the highest learning rate, reached at the end of the warm-up.
-        weight_decay: decoupled decay of matrices: parameters of two or more dimensions, embeddings among them, as GPT
-            and BERT were trained. Biases, gains of norms and other vectors never decay.
+        weight_decay: decoupled decay of matrices, embeddings among them, as GPT and BERT were trained. Vectors,
+            biases and the parameters of norms never decay, also where those of many experts lie in one tensor.
         beta1: decay rate of the gradient's running mean.
         beta2: decay rate of the squared gradient's running mean.
         eps: added to the root of the second moment.
