@@ -1,5 +1,6 @@
 """Name a block, read its recipe schema off its signature, build it from a recipe. Imports neither torch nor blocks."""
 
+from registry.capabilities import PLACES, Capabilities, Place, UnfitError
 from registry.core import Block, Entry, Parameter, entries, entry_of, register, slots
 from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
@@ -8,14 +9,17 @@ from registry.spec import AsRecipe, Spec, parse, spec_of
 from registry.types import Depth, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, Share
 
 __all__ = [
+    "PLACES",
     "AsRecipe",
     "Block",
+    "Capabilities",
     "Depth",
     "Entry",
     "Mark",
     "NonNegative",
     "NonNegativeFloat",
     "Parameter",
+    "Place",
     "PluginError",
     "Positive",
     "PositiveFloat",
@@ -27,6 +31,7 @@ __all__ = [
     "Runtime",
     "Share",
     "Spec",
+    "UnfitError",
     "entries",
     "entry_of",
     "find",

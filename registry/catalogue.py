@@ -28,6 +28,7 @@ class DescribedBlock:
     summary: str
     details: str
     paper: str
+    abilities: tuple[str, ...]
     parameters: tuple[DescribedParameter, ...]
 
 
@@ -43,7 +44,9 @@ def described(entry: Entry) -> DescribedBlock:
         for p in entry.parameters.values()
     )
     block = entry.block
-    return DescribedBlock(entry.slot, entry.name, summary(block), details(block), block.paper, tuple(parameters))
+    return DescribedBlock(
+        entry.slot, entry.name, summary(block), details(block), block.paper, tuple(block.can.words()), tuple(parameters)
+    )
 
 
 def meaning(slot: str) -> str:

@@ -16,6 +16,7 @@ from docstring_parser import parse as parse_docstring
 from docstring_parser.common import DocstringStyle
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from registry.capabilities import Capabilities
 from registry.errors import RegistrationError
 from registry.factory import Arity, factory_of
 from registry.types import Runtime
@@ -27,13 +28,15 @@ class Block:
     """Whatever fills a slot; :mod:`blocks.base` has one subclass per slot.
 
     ``slot`` names the slot, ``given`` the arguments that the parent passes before the star, ``usual`` the block that is
-    meant where a recipe opens a mapping in this slot without ``type``, ``paper`` the source of the idea.
+    meant where a recipe opens a mapping in this slot without ``type``, ``paper`` the source of the idea, ``can`` what
+    may be asked of it.
     """
 
     slot: ClassVar[str]
     given: ClassVar[tuple[str, ...]] = ("site",)
     usual: ClassVar[str | None] = None
     paper: ClassVar[str] = ""
+    can: ClassVar[Capabilities] = Capabilities()
 
     @classmethod
     def hollow(cls) -> Self:

@@ -9,8 +9,10 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
+from registry.capabilities import UnfitError
 from registry.diagnosis import diagnosed
 from registry.errors import Mark, Problem, RecipeError, nearest
+from registry.fitting import misplaced, unfit
 from registry.merge import merged, overridden, typed, without_like
 from registry.spec import Spec, collecting_failures, parse
 from registry.strict_yaml import Map, parse_text, read
@@ -47,25 +49,29 @@ class Recipe:
         Raises:
             RecipeError: sizes do not fit each other; every such place is named at once.
         """
+        wrong = list(misplaced(self.spec))
         with collecting_failures() as failures:
             built = self.spec(*given)
-        if not failures:
+        if not failures and not wrong:
             return built
         paths = {id(spec): path for path, spec in self.spec.walk()}
-        wrong = [(spec, reason) for spec, error in failures if (reason := _reason(error))]
+        wrong += [
+            (paths.get(id(spec), ()), reason) for spec, error in failures if (reason := self._reason(spec, error))
+        ]
         if not wrong:
             raise failures[0][1]
-        raise RecipeError(self._problem(paths.get(id(spec), ()), reason) for spec, reason in wrong)
+        raise RecipeError(self._problem(path, reason) for path, reason in wrong)
+
+    def _reason(self, spec: Spec[Any], error: Exception) -> str:
+        """What a recipe's author can mend; nothing if the block itself is at fault."""
+        if isinstance(error, UnfitError):
+            return unfit(self.spec, spec, error)
+        if isinstance(error, ValueError):
+            return str(error)
+        return "a size is too large for a tensor" if "overflow" in str(error).lower() else ""
 
     def _problem(self, path: tuple[str | int, ...], message: str) -> Problem:
         return Problem(where(self.tree, path), dotted(path), message)
-
-
-def _reason(error: Exception) -> str:
-    """What a recipe's author can mend; nothing if the block itself is at fault."""
-    if isinstance(error, ValueError):
-        return str(error)
-    return "a size is too large for a tensor" if "overflow" in str(error).lower() else ""
 
 
 def load(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:

@@ -41,6 +41,8 @@ def _block(block: DescribedBlock, key: str | None) -> Iterator[str]:
     yield " ".join(filter(None, [_escaped(block.summary), _escaped(block.details)]))
     if block.paper:
         yield f"*Source: {_escaped(block.paper)}*"
+    if block.abilities:
+        yield f"It {'; '.join(block.abilities)}."
     yield _table(block) if block.parameters else "No parameters."
     yield f'```yaml title="with all defaults"\n{_example(block, key)}\n```'
 

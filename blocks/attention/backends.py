@@ -124,7 +124,8 @@ def compiled_flex() -> Any:
     return cast("Any", torch).compile(flex_attention, dynamic=False)
 
 
-BACKENDS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa, "flex": flex}
+WAYS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa, "flex": flex}
+BACKENDS = tuple(WAYS)
 
 
 def choose(backend: Backend, *, softcap: bool, dropout: bool) -> Attend:
@@ -139,4 +140,4 @@ def choose(backend: Backend, *, softcap: bool, dropout: bool) -> Attend:
         raise ValueError("backend=sdpa has no softcap; choose eager or flex")
     if backend == "flex" and dropout:
         raise ValueError("backend=flex has no dropout; choose eager or sdpa")
-    return BACKENDS[backend]
+    return WAYS[backend]

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from blocks.attention.backends import Backend, Scoring, choose
+from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
 from blocks.attention.projection import HeadProjection
 from blocks.attention.visibility import visibility
 from blocks.base import AttentionPositions, Context, Factory, KeyValues, Mixer, Norm, Site
 from blocks.norms.rms import RMSNorm
 from blocks.positions.rotary import RotaryPositions
-from registry import Positive, PositiveFloat, Probability, Runtime, register
+from registry import Capabilities, Positive, PositiveFloat, Probability, Runtime, register
 
 Projection = Literal["q_down", "q", "kv_down", "k", "k_rotary", "v", "out"]
 PAIRWISE = partial(RotaryPositions, interleaved=True)
@@ -43,7 +43,9 @@ class LatentAttention(Mixer):
 
     paper = "DeepSeek-AI, 2024, arXiv:2405.04434, section 2.1"
     outputs = ("out",)
-    works = frozenset({"causal", "bidirectional"})
+    can = Capabilities(
+        places=frozenset({"causal", "bidirectional"}), backends=BACKENDS, positions=frozenset({"rotation", "bias"})
+    )
 
     def __init__(
         self,

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from blocks.attention.backends import Backend, Scoring, choose
+from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
 from blocks.attention.projection import HeadProjection, NormOver, head_norm
 from blocks.attention.visibility import Visibility, memory_visibility, visibility
 from blocks.base import Activation, AttentionPositions, Context, Factory, KeyValues, Mixer, Norm, Plain, Site
 from blocks.positions.none import NoAttentionPositions
-from registry import NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, register
+from registry import Capabilities, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, register
 
 Projection = Literal["q", "k", "v", "out"]
 
@@ -47,6 +47,7 @@ class MultiHeadAttention(Mixer):
         "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708"
     )
     outputs = ("out",)
+    can = Capabilities(backends=BACKENDS, positions=frozenset({"rotation", "bias"}))
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from typing import ClassVar, Self, cast
 from torch import nn
 
 from blocks.base.site import Site
-from registry import Block
+from registry import PLACES, Block, UnfitError
 
 
 class Component(nn.Module, Block):
@@ -22,6 +22,8 @@ class Component(nn.Module, Block):
     def __init__(self, site: Site | None = None) -> None:
         super().__init__()
         self.site = site
+        if site is not None and (place := site.place) not in self.can.places:
+            raise UnfitError(f"does not {PLACES[place]}", lambda block: place in block.can.places)
 
     @classmethod
     def hollow(cls) -> Self:

@@ -9,6 +9,7 @@ from torch import Tensor
 from blocks.base.component import Component
 from blocks.base.context import Context
 from blocks.base.site import Site
+from registry import UnfitError
 
 
 class FeedForward(Component, ABC):
@@ -19,7 +20,7 @@ class FeedForward(Component, ABC):
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         if site.experts is not None and not isinstance(self, Expert):
-            raise ValueError(f"{type(self).__name__} cannot be an expert: it has one set of weights for all tokens")
+            raise UnfitError("does not work as one of several experts", lambda block: issubclass(block, Expert))
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from registry import Place
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
@@ -26,6 +28,11 @@ class Site:
     memory_dim: int | None = None
     heads: int | None = None
     experts: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """Which of the three places of a model this is."""
+        return "cross" if self.memory_dim is not None else "causal" if self.causal else "bidirectional"
 
     def resized(self, dim: int, heads: int | None = None) -> "Site":
         """The same place with vectors of another width, of each of ``heads`` heads."""

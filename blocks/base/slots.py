@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
 
 from torch import Generator, Tensor, nn
 
 from blocks.base.component import Component
 from blocks.base.context import Context
+from blocks.base.refusing import refuse
 from blocks.base.site import Site
 from registry import AsRecipe, Block
 
@@ -88,11 +89,10 @@ class AttentionPositions(Component, ABC):
     """Says where tokens stand inside a mixer: turns queries and keys, or adds to the scores.
 
     ``site.dim`` is the width of a head and ``site.heads`` their number; a stack that shares one among its mixers knows
-    neither, so that what ``rotates`` cannot stand there.
+    neither. ``can.needs`` says which of the two it does, so that it stands only where that is applied.
     """
 
     slot = "attention_positions"
-    rotates: ClassVar[bool] = False
     heads: int | None = None
     """Number of heads to whose scores it adds; None: it adds nothing."""
 
@@ -111,25 +111,23 @@ class AttentionPositions(Component, ABC):
 class Mixer(Component, ABC):
     """Moves information between tokens.
 
-    It obeys ``site.causal``, and reads ``context.memory`` where there is a ``site.memory_dim``. ``works`` says where it
-    can stand.
+    It obeys ``site.causal``, and reads ``context.memory`` where there is a ``site.memory_dim``. ``can`` says where it
+    may stand and what it may be given.
     """
 
     slot = "mixer"
-    works: ClassVar[frozenset[str]] = frozenset({"causal", "bidirectional", "cross"})
-
-    def __init__(self, site: Site) -> None:
-        super().__init__(site)
-        place = "cross" if site.memory_dim is not None else "causal" if site.causal else "bidirectional"
-        if place not in self.works:
-            raise ValueError(f"{type(self).__name__} does not work {place}, only {' and '.join(sorted(self.works))}")
 
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
 
     def prepare(self, context: Context) -> None:
-        """Make what all layers share, before the first runs."""
+        """Make what all layers share, before the first runs.
+
+        Raises:
+            ValueError: it is given what it cannot be given; one that overrides this can be given everything.
+        """
+        refuse(self, context)
 
     @property
     def scored_heads(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 
@@ -10,9 +10,8 @@ from blocks.base import Component, Site
 from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import Xavier
 from blocks.models.base import Model
-from registry import Block, Spec, entries, entry_of, parse, slots
+from registry import Block, Place, Spec, entries, entry_of, parse, slots
 
-Place = Literal["causal", "bidirectional", "cross"]
 Path = tuple[str | int, ...]
 
 DIM, MEMORY_DIM, HEADS, EXPERTS, VOCABULARY, MAX_LENGTH = 32, 24, 4, 8, 41, 16
@@ -143,7 +142,7 @@ def subjects(slot: str, name: str) -> list[Subject]:
             kind = cast("Model", small(slot, name).make()).kind
         return [small(slot, name, MODEL_PLACES[kind])]
     if slot == "mixer":
-        return [small(slot, name, place) for place in PLACES[slot] if place in cast("Any", block).works]
+        return [small(slot, name, place) for place in PLACES[slot] if place in block.can.places]
     if slot == "rotary_scaling":
         host = Subject("attention_positions", "rotary", {"scaling": name})
         return [Subject(slot, name), host, replace(host, place="bidirectional")]

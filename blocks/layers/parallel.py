@@ -6,7 +6,7 @@ from blocks.attention.softmax import MultiHeadAttention
 from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Norm, Site
 from blocks.feedforward.mlp import MLP
 from blocks.norms.layer import LayerNorm
-from registry import Probability, register
+from registry import Capabilities, Probability, register
 
 
 @register("parallel")
@@ -23,6 +23,8 @@ class ParallelLayer(Layer):
 
     paper = "Wang & Komatsuzaki, 2021 (GPT-J); two norms: Black et al., 2022, arXiv:2204.06745"
 
+    can = Capabilities(places=frozenset({"causal", "bidirectional"}))
+
     def __init__(
         self,
         site: Site,
@@ -34,10 +36,6 @@ class ParallelLayer(Layer):
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
-        if site.memory_dim is not None:
-            raise ValueError(
-                "a parallel layer has no cross mixer; in the decoder of an encoder_decoder choose sequential"
-            )
         self.mixer, self.norm = mixer(site), norm(site)
         built = feedforward(site)
         self.feedforward = None if built.absent else built

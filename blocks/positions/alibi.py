@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from blocks.base import AttentionPositions, Context, Site
-from registry import Positive, register
+from registry import Capabilities, Positive, register
 
 
 @register("alibi")
@@ -21,6 +21,7 @@ class ALiBi(AttentionPositions):
     """
 
     paper = "Press et al., 2021, arXiv:2108.12409"
+    can = Capabilities(needs=frozenset({"bias"}))
 
     def __init__(self, site: Site, *, heads: Positive | None = None) -> None:
         super().__init__(site)

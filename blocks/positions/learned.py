@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from blocks.base import Context, InputPositions, Site
-from registry import NonNegative, register
+from registry import Capabilities, NonNegative, register
 
 
 @register("learned")
@@ -15,6 +15,7 @@ class LearnedPositions(InputPositions):
     """
 
     paper = "Gehring et al., 2017, arXiv:1705.03122; used by BERT and GPT-2"
+    can = Capabilities(any_length=False)
 
     def __init__(self, site: Site, *, offset: NonNegative = 0) -> None:
         super().__init__(site)

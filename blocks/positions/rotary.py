@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from blocks.base import AttentionPositions, Context, ScalingFactory, Site
-from registry import PositiveFloat, Share, register
+from registry import Capabilities, PositiveFloat, Share, register
 
 
 @register("rotary")
@@ -21,7 +21,7 @@ class RotaryPositions(AttentionPositions):
     """
 
     paper = "Su et al., 2021, arXiv:2104.09864"
-    rotates = True
+    can = Capabilities(needs=frozenset({"rotation"}))
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from blocks.recurrent.delta_rule import delta_rule_flops, gated_delta_rule
 from blocks.recurrent.precision import at_least_float32, without_autocast
 from blocks.recurrent.rows import Rows, rows_of
 from blocks.recurrent.state import RecurrentState
-from registry import Positive, register
+from registry import Capabilities, Positive, register
 
 
 @register("gated_delta")
@@ -38,7 +38,7 @@ class GatedDelta(Mixer):
 
     paper = "Yang et al., 2024, arXiv:2412.06464"
     outputs = ("out",)
-    works = frozenset({"causal"})
+    can = Capabilities(places=frozenset({"causal"}))
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from blocks.recurrent.additive import additive_rule, additive_rule_flops
 from blocks.recurrent.precision import at_least_float32, without_autocast
 from blocks.recurrent.rows import Rows, rows_of
 from blocks.recurrent.state import RecurrentState
-from registry import Positive, PositiveFloat, register
+from registry import Capabilities, Positive, PositiveFloat, register
 
 
 @register("linear")
@@ -30,7 +30,7 @@ class LinearAttention(Mixer):
 
     paper = "Katharopoulos et al., 2020, arXiv:2006.16236"
     outputs = ("out",)
-    works = frozenset({"causal", "bidirectional"})
+    can = Capabilities(places=frozenset({"causal", "bidirectional"}))
 
     def __init__(
         self,

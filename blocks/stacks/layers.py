@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from blocks.base import AttentionPositions, Context, Factory, Layer, Mixer, Norm, Site, Stack
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.layer import LayerNorm
-from registry import Depth, Positive, register
+from registry import Capabilities, Depth, Positive, register
 
 
 @register("layers")
@@ -29,6 +29,7 @@ class LayerStack(Stack):
     """
 
     paper = "sharing of layers: Lan et al., 2019, arXiv:1909.11942"
+    can = Capabilities(positions=frozenset({"bias"}))
 
     def __init__(
         self,
@@ -56,8 +57,6 @@ class LayerStack(Stack):
         self.norm = norm(site) if norm else None
 
     def _check_positions(self, positions: AttentionPositions) -> None:
-        if positions.rotates:
-            raise ValueError("positions that turn queries and keys stand in each mixer, not in the stack")
         scored = {mixer.scored_heads for mixer in self.modules() if isinstance(mixer, Mixer)} - {0}
         if positions.heads is not None and scored != {positions.heads}:
             found = ", ".join(map(str, sorted(scored))) or "none"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from blocks.base import Context, FeedForward, Mixer, Norm, Site
 from blocks.conformance import Subject, pairs, parametrize_checks
-from registry import register
+from registry import Capabilities, register
 
 
 class Mean(Mixer):
@@ -62,7 +62,7 @@ class Text:
 class CausalMean(Mean):
     """The mean of what came before, projected."""
 
-    works = frozenset({"causal"})
+    can = Capabilities(places=frozenset({"causal"}))
 
 
 class Clairvoyant(CausalMean):

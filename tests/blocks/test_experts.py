@@ -157,9 +157,17 @@ def test_a_feed_forward_of_someone_else_can_be_an_expert() -> None:
 @pytest.mark.parametrize(
     ("feedforward", "where", "why"),
     [
-        ({"expert": "unaware_for_test"}, "feedforward.expert", "Unaware cannot be an expert"),
-        ({"expert": "none"}, "feedforward.expert", "NoFeedForward cannot be an expert"),
-        ({"expert": "moe"}, "feedforward.expert", "MixtureOfExperts cannot be an expert"),
+        (
+            {"expert": "unaware_for_test"},
+            "feedforward.expert",
+            "'unaware_for_test' does not work as one of several experts",
+        ),
+        ({"expert": "none"}, "feedforward.expert", "'none' does not work as one of several experts"),
+        (
+            {"expert": "moe"},
+            "feedforward.expert",
+            "'moe' does not work as one of several experts, as feedforward 'moe'",
+        ),
         ({"shared_gate": True}, "feedforward", "shared_gate needs a shared"),
         ({"router": {"top_k": 7}}, "feedforward.router", "top_k=7 is more than the 6 experts"),
         ({"router": {"groups": 4}}, "feedforward.router", "experts=6 is not a multiple of groups=4"),

@@ -76,6 +76,8 @@ def _block(block: "DescribedBlock") -> Iterator[str]:
     yield from (fill(text, WIDTH) for text in (block.summary, block.details) if text)
     if block.paper:
         yield fill(f"Source: {block.paper}", WIDTH, subsequent_indent="        ")
+    if block.abilities:
+        yield fill(f"It {'; '.join(block.abilities)}.", WIDTH)
     yield ""
     for parameter in block.parameters:
         yield f"{parameter.name}: {shown(parameter.default)}"
