@@ -9,5 +9,6 @@ for _module in pkgutil.walk_packages(__path__, prefix=f"{__name__}."):
 from blocks.assembly import build, check  # noqa: E402  (the walk above has registered what these need)
 from blocks.base import Cache, Context, Site  # noqa: E402
 from blocks.loading import load  # noqa: E402
+from blocks.warming import warm_start  # noqa: E402
 
-__all__ = ["Cache", "Context", "Site", "build", "check", "load"]
+__all__ = ["Cache", "Context", "Site", "build", "check", "load", "warm_start"]

@@ -1,5 +1,7 @@
 """Attention whose keys and values are made from one narrow vector a token."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -7,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
-from blocks.attention.projection import HeadProjection
+from blocks.attention.projection import HeadProjection, projection_axes
 from blocks.attention.visibility import visibility
-from blocks.base import AttentionPositions, Context, Factory, KeyValues, Mixer, Norm, Site
+from blocks.base import AttentionPositions, Axis, Context, Factory, Heads, KeyValues, Mixer, Norm, Site
 from blocks.norms.rms import RMSNorm
 from blocks.positions.rotary import RotaryPositions
 from registry import Capabilities, Positive, PositiveFloat, Probability, Runtime, register
@@ -96,6 +98,16 @@ class LatentAttention(Mixer):
         self.k_rotary = HeadProjection(site.dim, 1, self.rotary_dim, bias=biased("k_rotary"))
         self.out = nn.Linear(self.heads * self.value_dim, site.dim, bias=biased("out"))
         self.can_absorb = not biased("k") and not biased("v")
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        heads = Heads(self.heads, self.head_dim, keys=self.heads)
+        values = replace(heads, each=self.value_dim)
+        return {
+            **projection_axes(("q",), replace(heads, each=self.head_dim + self.rotary_dim)),
+            **projection_axes(("k",), heads),
+            **projection_axes(("v",), values),
+            "out.weight": (None, replace(values, writes=True)),
+        }
 
     def prepare(self, context: Context) -> None:
         visibility(context, causal=self.causal, window=self.window)

@@ -1,10 +1,12 @@
 """From vectors to heads: project, normalise, clip, and split."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
 
-from blocks.base import Factory, Norm, Site
+from blocks.base import Axis, Factory, Norm, Site
 
 NormOver = Literal["head", "heads", "projection"]
 
@@ -36,3 +38,18 @@ def head_norm(norm: Factory[Norm], site: Site, heads: int, head_dim: int, over: 
     if over == "projection":
         return norm(site.resized(heads * head_dim))
     return norm(site.resized(head_dim, heads if over == "heads" else None))
+
+
+def projection_axes(names: tuple[str, ...], heads: Axis) -> Mapping[str, tuple[Axis | None, ...]]:
+    """The axes of projections to ``heads``, for a block's ``axes``."""
+    return {f"{name}.weight": (heads, None) for name in names} | {f"{name}.bias": (heads,) for name in names}
+
+
+def head_norm_axes(name: str, norm: Norm | None, heads: Axis, over: NormOver) -> Mapping[str, tuple[Axis | None, ...]]:
+    """The axes of what :func:`head_norm` made, which knows heads unless one set of weights serves all."""
+    if norm is None or over == "head":
+        return {}
+    parameters = {f"{name}.{leaf}": parameter for leaf, parameter in norm.named_parameters()}
+    if over == "heads":
+        return {leaf: (replace(heads, each=1), None) for leaf, one in parameters.items() if one.ndim == 2}
+    return {leaf: (heads,) for leaf, one in parameters.items() if one.numel() == heads.size * heads.each}

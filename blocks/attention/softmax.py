@@ -1,15 +1,29 @@
 """Scaled dot-product attention with many heads."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
-from blocks.attention.projection import HeadProjection, NormOver, head_norm
+from blocks.attention.projection import HeadProjection, NormOver, head_norm, head_norm_axes, projection_axes
 from blocks.attention.visibility import Visibility, memory_visibility, visibility
-from blocks.base import Activation, AttentionPositions, Context, Factory, KeyValues, Mixer, Norm, Plain, Site
+from blocks.base import (
+    Activation,
+    AttentionPositions,
+    Axis,
+    Context,
+    Factory,
+    Heads,
+    KeyHeads,
+    KeyValues,
+    Mixer,
+    Norm,
+    Plain,
+    Site,
+)
 from blocks.positions.none import NoAttentionPositions
 from registry import Capabilities, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, register
 
@@ -85,7 +99,8 @@ class MultiHeadAttention(Mixer):
         self.k = HeadProjection(source, self.kv_heads, self.head_dim, bias="k" in biased)
         self.v = HeadProjection(source, self.kv_heads, self.head_dim, bias="v" in biased)
         self.out = nn.Linear(inner, site.dim, bias="out" in biased)
-        self.over, self.norm_after = qk_norm_over, qk_norm_after
+        self.over: NormOver = qk_norm_over
+        self.norm_after = qk_norm_after
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over) if qk_norm else None
         self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over) if qk_norm else None
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
@@ -96,6 +111,18 @@ class MultiHeadAttention(Mixer):
 
     def constants(self) -> Mapping[str, float]:
         return {"sinks": 0.0}
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        queries = Heads(self.heads, self.head_dim, keys=self.kv_heads)
+        keys = KeyHeads(self.kv_heads, self.head_dim, queries=self.heads)
+        return {
+            **projection_axes(("q", "gate"), queries),
+            **projection_axes(("k", "v"), keys),
+            **head_norm_axes("q_norm", self.q_norm, queries, self.over),
+            **head_norm_axes("k_norm", self.k_norm, keys, self.over),
+            "out.weight": (None, replace(queries, writes=True)),
+            "sinks": (replace(queries, each=1),),
+        }
 
     def prepare(self, context: Context) -> None:
         if not self.cross:

@@ -4,6 +4,7 @@ Shape legend, used everywhere: B batch, T time (queries), S keys, D model width,
 K head width, V vocabulary, N tokens in any order, E experts.
 """
 
+from blocks.base.axes import Axis, Change, Channels, Experts, Heads, Hidden, KeyHeads, Known, Places, Vocabulary
 from blocks.base.cache import Cache, KeyValues
 from blocks.base.component import Component
 from blocks.base.context import Context
@@ -36,23 +37,32 @@ from blocks.base.slots import (
 __all__ = [
     "Activation",
     "AttentionPositions",
+    "Axis",
     "Cache",
+    "Change",
+    "Channels",
     "Component",
     "Context",
     "Embedding",
     "EmbeddingFactory",
     "Expert",
+    "Experts",
     "Factory",
     "FeedForward",
     "Head",
     "HeadFactory",
+    "Heads",
+    "Hidden",
     "Init",
     "InputPositions",
+    "KeyHeads",
     "KeyValues",
+    "Known",
     "Layer",
     "Linear",
     "Mixer",
     "Norm",
+    "Places",
     "Plain",
     "Residual",
     "Role",
@@ -63,4 +73,5 @@ __all__ = [
     "Stack",
     "Transform",
     "TransformFactory",
+    "Vocabulary",
 ]

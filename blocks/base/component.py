@@ -5,6 +5,7 @@ from typing import ClassVar, Self, cast
 
 from torch import nn
 
+from blocks.base.axes import Axis
 from blocks.base.site import Site
 from registry import PLACES, Block, UnfitError
 
@@ -36,6 +37,18 @@ class Component(nn.Module, Block):
 
         A sequence stands along the last axis.
         """
+        return {}
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        """What stands along the axes of parameters, by their dotted name inside this block, for a warm start.
+
+        None is an axis that a trained parameter must have in the same size, such as the model's width; so are all axes
+        of parameters that are not named.
+        """
+        return {}
+
+    def origins(self) -> Mapping[str, str]:
+        """Where else a checkpoint may have what a parameter stands for: its name here -> another name here."""
         return {}
 
     def flops_per_token(self, length: int) -> float:

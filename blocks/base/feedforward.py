@@ -1,11 +1,12 @@
 """The slots of what changes each token on its own."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from blocks.base.axes import Axis, Experts, Hidden
 from blocks.base.component import Component
 from blocks.base.context import Context
 from blocks.base.site import Site
@@ -49,6 +50,18 @@ class Expert(FeedForward, ABC):
             x: of experts, rows sorted by expert.
             offsets: (experts,) int32, where the rows of each expert end; None: there are no experts.
         """
+
+    def between(
+        self, size: int, into: tuple[str, ...], out_of: tuple[str, ...]
+    ) -> Mapping[str, tuple[Axis | None, ...]]:
+        """The axes of projections to ``size`` hidden units and back, for :meth:`axes`."""
+        experts = self.site.experts if self.site is not None else None
+        leading = () if experts is None else (Experts(experts),)
+        reads, writes = Hidden(size), Hidden(size, writes=True)
+        axes: dict[str, tuple[Axis | None, ...]] = {f"{name}.bias": (*leading, None) for name in out_of}
+        for name in into:
+            axes |= {f"{name}.weight": (*leading, reads, None), f"{name}.bias": (*leading, reads)}
+        return axes | {f"{name}.weight": (*leading, None, writes) for name in out_of}
 
     if TYPE_CHECKING:
 

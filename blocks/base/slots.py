@@ -1,8 +1,8 @@
 """One abstract class per slot: its contract, and nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, cast
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, cast
 
 from torch import Generator, Tensor, nn
 
@@ -149,6 +149,11 @@ class Residual(Component, ABC):
 
     slot = "residual"
 
+    @property
+    def passes(self) -> bool:
+        """Whether it leaves the stream as it is where the sublayer gives 0."""
+        return False
+
     @abstractmethod
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
@@ -163,6 +168,11 @@ class Layer(Component, ABC):
 
     slot = "layer"
     usual = "sequential"
+
+    @property
+    def passes(self) -> bool:
+        """Whether it leaves the stream as it is where its sublayers' ``outputs`` are 0."""
+        return False
 
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -196,6 +206,13 @@ class Stack(Component, ABC):
     def turns(self) -> int:
         """How many times each of its layers runs."""
         return 1
+
+    def heritage(self, old: Self) -> Mapping[str, str | None]:
+        """Whose weights children take over in a warm start: name here -> name in ``old``, None: nobody's.
+
+        Children that are not named take over those of the same name.
+        """
+        return {}
 
     if TYPE_CHECKING:
 

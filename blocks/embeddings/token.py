@@ -1,10 +1,11 @@
 """A learned vector for each token."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor, nn
 
-from blocks.base import Context, Embedding, Factory, InputPositions, Norm, Site
+from blocks.base import Axis, Context, Embedding, Factory, InputPositions, Norm, Site, Vocabulary
 from blocks.positions.sinusoidal import SinusoidalPositions
 from registry import NonNegative, Positive, PositiveFloat, Probability, register
 
@@ -53,6 +54,9 @@ class TokenEmbedding(Embedding):
         self.norm = norm(narrow) if norm else None
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(self.width, site.dim) if self.width != site.dim else None
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {} if self._shared else {"tokens.weight": (Vocabulary(self.tokens.num_embeddings), None)}
 
     @property
     def table(self) -> Tensor:

@@ -1,11 +1,12 @@
 """The gated feed-forward."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU
-from blocks.base import Activation, Expert, Linear, Plain, Site
+from blocks.base import Activation, Axis, Expert, Linear, Plain, Site
 from registry import Positive, PositiveFloat, Probability, register
 
 Projection = Literal["gate", "up", "down"]
@@ -47,6 +48,9 @@ class GLU(Expert):
         self.activation, self.limit, self.up_offset = activation(), limit, up_offset
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(site, hidden, site.dim, bias="down" in biased)
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return self.between(self.up.out_features, ("gate", "up"), ("down",))
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
         gate, up = self.gate(x, offsets), self.up(x, offsets)

@@ -1,11 +1,12 @@
 """The plain feed-forward."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import ReLU
-from blocks.base import Activation, Expert, Linear, Plain, Site
+from blocks.base import Activation, Axis, Expert, Linear, Plain, Site
 from registry import Positive, Probability, register
 
 Projection = Literal["up", "down"]
@@ -41,6 +42,9 @@ class MLP(Expert):
         self.activation = activation()
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(site, hidden, site.dim, bias="down" in biased)
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return self.between(self.up.out_features, ("up",), ("down",))
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
         return self.down(self.dropout(self.activation(self.up(x, offsets))), offsets)

@@ -1,5 +1,6 @@
 """Mixture of experts."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -49,6 +50,10 @@ class MixtureOfExperts(FeedForward):
         if shared_gate and self.shared is None:
             raise ValueError("shared_gate needs a shared feed-forward to multiply, but there is none")
         self.shared_gate = nn.Linear(site.dim, 1, bias=False) if shared_gate else None
+
+    def origins(self) -> Mapping[str, str]:
+        """What is no mixture yet can become every expert."""
+        return {f"experts.{name}": name for name, _ in self.experts.named_parameters()}
 
     def prepare(self, context: Context) -> None:
         self.router.prepare(context)

@@ -1,11 +1,12 @@
 """Logits from a matrix of its own."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.base import Head, Site, TransformFactory
+from blocks.base import Axis, Head, Site, TransformFactory, Vocabulary
 from blocks.heads.finish import Finish
 from registry import PositiveFloat, register
 
@@ -38,6 +39,10 @@ class OwnHead(Head):
         self.transform = transform(site, width) if transform else None
         self.project = nn.Linear(width if transform else site.dim, vocab_size, bias=bias)
         self.finish = Finish(site.dim, scale, softcap)
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        tokens = Vocabulary(self.project.out_features)
+        return {"project.weight": (tokens, None), "project.bias": (tokens,)}
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         x = x if self.transform is None else self.transform(x)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.base import Head, Site, TransformFactory
+from blocks.base import Axis, Head, Site, TransformFactory, Vocabulary
 from blocks.heads.finish import Finish
 from registry import PositiveFloat, register
 
@@ -43,11 +43,14 @@ class TiedHead(Head):
             )
         self.transform = transform(site, width) if transform else None
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
-        self.size = vocab_size * width
+        self.tokens, self.size = Vocabulary(vocab_size), vocab_size * width
         self.finish = Finish(site.dim, scale, softcap)
 
     def constants(self) -> Mapping[str, float]:
         return {"bias": 0.0}
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"bias": (self.tokens,)}
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         return self.finish(F.linear(x if self.transform is None else self.transform(x), table), self.bias)

@@ -42,6 +42,10 @@ class ParallelLayer(Layer):
         self.feedforward_norm = feedforward_norm(site) if feedforward_norm and not built.absent else None
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def passes(self) -> bool:
+        return True
+
     def prepare(self, context: Context) -> None:
         self.mixer.prepare(context)
         if self.feedforward is not None:

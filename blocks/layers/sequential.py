@@ -48,6 +48,11 @@ class SequentialLayer(Layer):
         wiring = feedforward_residual or residual
         self.feedforward, self.feedforward_residual = (None, None) if built.absent else (built, wiring(own))
 
+    @property
+    def passes(self) -> bool:
+        wirings = (self.mixer_residual, self.cross_residual, self.feedforward_residual)
+        return all(wiring.passes for wiring in wirings if wiring is not None)
+
     def prepare(self, context: Context) -> None:
         self.mixer.prepare(context)
         if self.feedforward is not None:

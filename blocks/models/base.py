@@ -1,7 +1,7 @@
 """What all models share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,6 +19,11 @@ class Model(Component, ABC):
     def __init__(self, *, dim: int, vocab_size: int, max_length: int, init: Init) -> None:
         super().__init__()
         self.dim, self.vocab_size, self.max_length, self.init = dim, vocab_size, max_length, init
+
+    def origins(self) -> Mapping[str, str]:
+        """Tables that were one: what has its own token table, or its own head, had the embedding's before."""
+        shared = "embedding.tokens.weight"
+        return {"head.project.weight": shared, "target_embedding.tokens.weight": shared}
 
     def initialise(self, seed: int = 0) -> None:
         """Draw all initial values; each depends on ``seed`` and its parameter's name alone."""

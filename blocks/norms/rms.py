@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.base import Norm, Site
-from blocks.norms.affine import affine
+from blocks.base import Axis, Norm, Site
+from blocks.norms.affine import affine, channel_axes
 from registry import PositiveFloat, register
 
 
@@ -35,6 +35,9 @@ class RMSNorm(Norm):
 
     def constants(self) -> Mapping[str, float]:
         return {"weight": 1.0 - self.offset, "bias": 0.0}
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"weight": channel_axes(self.weight, self.offset)}
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight + self.offset if self.weight is not None and self.offset else self.weight

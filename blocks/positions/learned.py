@@ -1,8 +1,10 @@
 """A learned vector for each position."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from blocks.base import Context, InputPositions, Site
+from blocks.base import Axis, Context, InputPositions, Places, Site
 from registry import Capabilities, NonNegative, register
 
 
@@ -21,6 +23,9 @@ class LearnedPositions(InputPositions):
         super().__init__(site)
         self.offset, self.max_length = offset, site.max_length
         self.table = nn.Embedding(site.max_length + offset, site.dim)
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"table.weight": (Places(self.table.num_embeddings, before=self.offset), None)}
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         length = context.offset + context.length

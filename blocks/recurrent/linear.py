@@ -1,11 +1,13 @@
 """Linear attention."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.base import Context, Mixer, Site
+from blocks.base import Axis, Context, Heads, KeyHeads, Mixer, Site
 from blocks.recurrent.additive import additive_rule, additive_rule_flops
 from blocks.recurrent.precision import at_least_float32, without_autocast
 from blocks.recurrent.rows import Rows, rows_of
@@ -52,6 +54,14 @@ class LinearAttention(Mixer):
         self.k = nn.Linear(site.dim, inner, bias=bias)
         self.v = nn.Linear(site.dim, inner, bias=bias)
         self.out = nn.Linear(inner, site.dim, bias=bias)
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        heads = Heads(self.heads, self.head_dim, keys=self.heads)
+        keys = KeyHeads(self.heads, self.head_dim, queries=self.heads)
+        reads = {"q": heads, "k": keys, "v": keys}
+        weights = {f"{name}.weight": (axis, None) for name, axis in reads.items()}
+        biases = {f"{name}.bias": (axis,) for name, axis in reads.items()}
+        return {**weights, **biases, "out.weight": (None, replace(heads, writes=True))}
 
     def prepare(self, context: Context) -> None:
         rows_of(context)

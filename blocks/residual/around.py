@@ -25,6 +25,10 @@ class Scaled(Residual):
         super().__init__(site)
         self.by, self.inner = by, inner(site)
 
+    @property
+    def passes(self) -> bool:
+        return self.inner.passes
+
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         return self.inner(x, lambda y: sublayer(y) * self.by)
 
@@ -48,6 +52,10 @@ class LayerScale(Residual):
     def constants(self) -> Mapping[str, float]:
         return {"gain": self.initial}
 
+    @property
+    def passes(self) -> bool:
+        return self.inner.passes
+
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         return self.inner(x, lambda y: sublayer(y) * self.gain)
 
@@ -69,6 +77,10 @@ class StochasticDepth(Residual):
         super().__init__(site)
         self.inner = inner(site)
         self.keep = 1.0 - rate * (site.layer + 1) / site.depth
+
+    @property
+    def passes(self) -> bool:
+        return self.inner.passes
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         if not self.training or self.keep == 1.0:

@@ -25,5 +25,9 @@ class PreNorm(Residual):
         self.norm = norm(site)
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def passes(self) -> bool:
+        return True
+
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         return x + self.dropout(sublayer(self.norm(x)))

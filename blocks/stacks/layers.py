@@ -49,6 +49,7 @@ class LayerStack(Stack):
         site = replace(site, depth=depth)
         self._turns = _turns(depth, distinct)
         plan = _plan(depth // self.turns, layers, first, pattern, rest)
+        self._uniform = len(set(plan)) == 1
         makers = [layer if name is None or layers is None else layers[name] for name in plan]
         self.layers = nn.ModuleList(make(replace(site, layer=index)) for index, make in enumerate(makers))
         self.positions = positions(site) if positions else None
@@ -71,6 +72,24 @@ class LayerStack(Stack):
     @property
     def turns(self) -> int:
         return self._turns
+
+    def heritage(self, old: Stack) -> Mapping[str, str | None]:
+        """Deeper: the first layers, others are new. Shallower: spread evenly over layers that are alike, first to last.
+
+        Spreading follows Sanh et al., 2019, arXiv:1910.01108 and Fan et al., 2019, arXiv:1909.11556; where layers
+        follow a pattern the first are taken, so that each finds one of its kind. In as deep a stack that shares its
+        layers otherwise, each is the one that ran in its place.
+        """
+        if not isinstance(old, LayerStack):
+            return {}
+        here, there = len(self.layers), len(old.layers)
+        places = list(range(min(here, there)))
+        if 1 < here < there and old._uniform:
+            places = [(index * (there - 1) + (here - 1) // 2) // (here - 1) for index in range(here)]
+        if self.depth == old.depth:
+            places = [index * self.turns // old.turns for index in range(here)]
+        known = dict(enumerate(places))
+        return {f"layers.{index}": f"layers.{known[index]}" if index in known else None for index in range(here)}
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         layers = cast("list[Layer]", self.layers)

@@ -1,0 +1,118 @@
+"""Which parameter of a trained model each parameter of a new one comes from."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from blocks.base import Axis, Component, Stack
+from blocks.models.base import Model
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where one parameter comes from.
+
+    Attributes:
+        old: name in the trained model; None: it has none.
+        words: why not the one of the same name.
+        elsewhere: it stood for something else there.
+    """
+
+    old: str | None
+    words: str = ""
+    elsewhere: bool = False
+
+
+def matches(new: Model, old: Model) -> Mapping[str, Match]:
+    """For every parameter of ``new``, by name."""
+    moved = _heritage(new, old)
+    there = {name for name, _ in old.named_parameters()}
+    return {name: _match(name, new, moved, there) for name, _ in new.named_parameters()}
+
+
+def new_layers(new: Model, old: Model) -> list[str]:
+    """Names of what stands in the stacks of ``new`` and takes over nobody's weights, if its stack does."""
+    return [name for name, (origin, _) in _heritage(new, old).items() if origin is None]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a block says about a parameter.
+
+    Attributes:
+        owner: name of that block.
+        axes: as in :meth:`~blocks.base.Component.axes`.
+    """
+
+    owner: str
+    axes: tuple[Axis | None, ...]
+
+
+def declared(model: Model) -> Mapping[str, Declared]:
+    """What is known of the axes of parameters, by name; a block's word counts more than that of a block in it."""
+    found: dict[str, Declared] = {}
+    names = {name for name, _ in model.named_parameters()}
+    for prefix, component in model.components():
+        for leaf, axes in component.axes().items():
+            name = joined(prefix, leaf)
+            if name in names:
+                found.setdefault(name, Declared(prefix, axes))
+    return found
+
+
+def joined(prefix: str, leaf: str) -> str:
+    """A dotted name."""
+    return f"{prefix}.{leaf}" if prefix else leaf
+
+
+def ancestors(name: str) -> Iterator[str]:
+    """The name itself, what is around it, and so on to the empty name of the whole."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+    yield ""
+
+
+def _heritage(new: Model, old: Model) -> dict[str, tuple[str | None, str]]:
+    """Children of stacks that take over the weights of others: name -> (old name, words)."""
+    there = dict(old.components())
+    moved: dict[str, tuple[str | None, str]] = {}
+    for prefix, stack in new.components():
+        before = there.get(prefix)
+        if not isinstance(stack, Stack) or not isinstance(before, Stack):
+            continue
+        heritage = stack.heritage(before)
+        shifted = [origin for name, origin in heritage.items() if origin not in (None, name)]
+        origins = [origin.rpartition(".")[2] for origin in heritage.values() if origin is not None]
+        words = f"of {before.depth // before.turns} layers, {', '.join(origins)} are kept" if shifted else ""
+        for name, origin in heritage.items():
+            moved[joined(prefix, name)] = (None, "") if origin is None else (joined(prefix, origin), words)
+    return moved
+
+
+def _match(name: str, new: Model, moved: Mapping[str, tuple[str | None, str]], there: set[str]) -> Match:
+    for around in ancestors(name):
+        if around in moved:
+            origin, words = moved[around]
+            if origin is None:
+                return Match(None, "a new layer")
+            known = Match(origin + name.removeprefix(around), words)
+            break
+    else:
+        known = Match(name)
+    assert known.old is not None
+    return known if known.old in there else _elsewhere(name, known.old, new, there)
+
+
+def _elsewhere(name: str, wanted: str, new: Model, there: set[str]) -> Match:
+    """Where a block around it says that it may come from; ``wanted`` is its name as far as it has an old layer's."""
+    components: dict[str, Component] = dict(new.components())
+    for around in ancestors(name):
+        leaf = name.removeprefix(f"{around}." if around else "")
+        origin = components[around].origins().get(leaf) if around in components else None
+        if origin is not None:
+            old = joined(wanted.removesuffix(leaf).removesuffix("."), origin)
+            if old in there:
+                return Match(old, f"from {origin}", elsewhere=True)
+    block = wanted.removesuffix(".bias")
+    beside = block != wanted and any(name.startswith(f"{block}.") for name in there)
+    return Match(None, "a new bias" if beside else "new")
