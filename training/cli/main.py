@@ -18,6 +18,7 @@ VERBS = {
     "import": "turn a published model into a recipe and its weights",
     "check": "say all that is wrong with recipes",
     "show": "show what a recipe builds: blocks, shapes, parameters, cost",
+    "diff": "say how two models differ, and what that costs",
     "blocks": "list the slots, the blocks in them and their parameters",
     "schema": "write the JSON Schema of recipes, for editors, and the block reference",
 }

@@ -39,3 +39,10 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
     """Let ``--format`` choose one of ``formats``, the first if it is not given."""
     parser.add_argument("--format", choices=formats, default=formats[0], help=f"default: {formats[0]}")
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for ``type=``."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive whole number, not {text!r}")
+    return int(text)

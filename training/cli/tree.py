@@ -1,14 +1,15 @@
 """A model as rows of text: every block with its settings, every tensor with its shape, identical layers folded."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from blocks.base import Component
 from blocks.models.base import Model
-from registry import Spec, entry_of, spec_of
-from registry.words import shown
+from registry import entry_of, spec_of
+from training.inspection.plan import name_of, ranges
+from training.inspection.settings import settings
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def _component(label: str, component: Component, depth: int) -> Iterator[Row]:
     """A block's own line, and below it what it holds."""
     name = entry_of(type(component)).name
     size = sum(parameter.numel() for parameter in component.parameters())
-    yield Row(depth, f"{label}: {name}" if label else name, _settings(spec_of(component)), f"{size:,}" if size else "")
+    yield Row(depth, f"{label}: {name}" if label else name, settings(spec_of(component)), f"{size:,}" if size else "")
     yield from _contents("", component, component, depth + 1)
 
 
@@ -53,38 +54,11 @@ def _folded(label: str, items: list[Component], owner: Component, depth: int) ->
     for index, item in enumerate(items):
         groups.setdefault(tuple(_component("", item, depth)), []).append(index)
     for (first, *rest), indices in groups.items():
+        called = name_of(owner, items[indices[0]])
+        which = f"{ranges(indices)} ({called})" if called else ranges(indices)
         times = f"{len(indices)} x " if len(indices) > 1 and first.parameters else ""
-        name = f"{label} {_ranges(indices)}{_key(owner, items[indices[0]])}: {first.name}"
+        name = f"{label} {which}: {first.name}"
         yield from (replace(first, name=name, parameters=times + first.parameters), *rest)
-
-
-def _key(owner: Component, item: Component) -> str:
-    """The name that a recipe gives to one of several kinds of layers, in brackets."""
-    spec = spec_of(owner)
-    paths = [path for path, child in spec.children() if child is spec_of(item)] if spec else []
-    return f" ({paths[0][1]})" if paths and len(paths[0]) > 1 else ""
-
-
-def _ranges(indices: Iterable[int]) -> str:
-    """``0-2, 4`` for 0, 1, 2 and 4."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
-
-
-def _settings(spec: Spec | None) -> str:
-    """The parameters that say which block it is, without those that are off, or a word that is the default."""
-    if spec is None:
-        return ""
-    known = spec.entry.parameters
-    own = (
-        (known[key], value) for key, value in spec.params if value and not known[key].slot and not known[key].runtime
-    )
-    return ", ".join(f"{p.name} {shown(value)}" for p, value in own if value != p.default or not isinstance(value, str))
 
 
 def aligned(lines: list[Row]) -> Iterator[tuple[str, str, str]]:

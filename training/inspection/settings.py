@@ -1,0 +1,15 @@
+"""A block's settings on one line."""
+
+from registry import Spec
+from registry.words import shown
+
+
+def settings(spec: Spec | None) -> str:
+    """The parameters that say which block it is, without those that are off, or a word that is the default."""
+    if spec is None:
+        return ""
+    known = spec.entry.parameters
+    own = (
+        (known[key], value) for key, value in spec.params if value and not known[key].slot and not known[key].runtime
+    )
+    return ", ".join(f"{p.name} {shown(value)}" for p, value in own if value != p.default or not isinstance(value, str))
