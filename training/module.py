@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from blocks import build
+from blocks import check
 from training.fitting import fit_data_to_model
 from training.metadata import METADATA, describe, verify_same_model
 from training.objectives import Score, objective_for
 from training.objectives.score import TARGETS, TOKENS, no_sums
 from training.optim import OptimizerSettings, learning_rate, make_optimizer, renew
 from training.optim.length import align_with_steps, steps_in_run
+from training.parallel import ShardedStrategy, Shards
+from training.parallel.shards import local_gradients
+from training.processes import data_processes
 from training.recipe_argument import RecipeArgument
 
 Batch = dict[str, Tensor]
@@ -46,8 +49,9 @@ class TrainingModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed, compile
-        self.model = build(self.recipe, seed=seed)
+        self.model = check(self.recipe)  # its parameters come in configure_model
         self.objective = objective_for(self.model.kind, objective, label_smoothing)
+        self.shards: Shards | None = None  # if no process holds the whole model
         self.provenance: dict[str, Any] = {}  # what the caller wants kept in every checkpoint, as plain data
         self.total_steps = 0
         self.tokens_seen = no_sums(torch.device("cpu"))[TOKENS]
@@ -64,6 +68,17 @@ class TrainingModule(L.LightningModule):
             align_with_steps(self.trainer)
         if self.compiled:  # the inner module: Lightning's own methods do not survive compilation
             self.model.compile()
+
+    def configure_model(self) -> None:
+        """Give the model its parameters with their initial values, or the part of them that is this process's."""
+        if not any(parameter.is_meta for parameter in self.model.parameters()):
+            return
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy):
+            self.shards = strategy.divide(self.model, self.recipe, self.seed)
+        else:
+            self.model.to_empty(device="cpu")
+            self.model.initialise(self.seed)
 
     def configure_optimizers(self) -> Optimizer:
         self.total_steps = steps_in_run(self.trainer, self.settings)
@@ -99,7 +114,7 @@ class TrainingModule(L.LightningModule):
         if self.window is None:
             self._unit = sums[TARGETS].clamp(min=1).to(loss.dtype)
         self.window = sums if self.window is None else self.window + sums
-        return loss * (self.trainer.world_size / self._unit)  # DDP will divide by the number of ranks
+        return loss * (data_processes(self.trainer).world / self._unit)  # DDP and FSDP2 will divide by their number
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Divide accumulated gradients by the targets of the whole window, which only now are known.
@@ -108,6 +123,8 @@ class TrainingModule(L.LightningModule):
         """
         assert self.window is not None
         self._stepped = True
+        if self.shards is not None:
+            self.shards.add_partial(self)
         self.tokens_seen += self.window[TOKENS]
         parts = self.trainer.accumulate_grad_batches
         if parts > 1:
@@ -127,14 +144,20 @@ class TrainingModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip as the trainer says, and keep the norm from before."""
-        self.gradient_norm = torch.nn.utils.get_total_norm(self._gradients())
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+        gradients = self._gradients()
+        self.gradient_norm = torch.nn.utils.get_total_norm(gradients) if self.shards is None else self.shards.norm(self)
+        if not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif self.shards is None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, self.gradient_norm)
         else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            factor = (gradient_clip_val / (self.gradient_norm + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(factor)
 
     def _gradients(self) -> list[Tensor]:
-        return [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        """Those of this process, to be changed in place."""
+        return list(local_gradients(self.model))
 
     def on_validation_epoch_start(self) -> None:
         self._evaluated = no_sums(self.device)
@@ -167,7 +190,11 @@ class TrainingModule(L.LightningModule):
         self.log_dict(self.evaluation, logger=False, on_epoch=True, batch_size=1)
 
     def _over_ranks(self, sums: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(sums, reduce_op="sum") if self.trainer.world_size > 1 else sums
+        """Added up over all processes that read different data."""
+        if data_processes(self.trainer).world == 1:
+            return sums
+        group = None if self.shards is None else self.shards.data.get_group()
+        return self.trainer.strategy.reduce(sums, group, reduce_op="sum")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA] = describe(self)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import cast
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from blocks.base import Component, Init, Role
 
@@ -17,17 +17,24 @@ from blocks.base import Component, Init, Role
 @torch.no_grad()
 def initialise(model: nn.Module, init: Init, seed: int) -> None:
     """Fill every parameter of ``model``: constants as their blocks say, biases with 0, all else as ``init`` draws."""
+    parameters = dict(model.named_parameters())
+    for name, value in initial_values(model, init, seed):
+        parameters[name].copy_(value)
+
+
+def initial_values(model: nn.Module, init: Init, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """What :func:`initialise` fills in, one at a time; only shapes are asked of ``model``, which can be on meta."""
     owners = dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules()))
     for name, parameter in model.named_parameters():
         path, _, leaf = name.rpartition(".")
         owner = owners[path]
         constant = owner.constants().get(leaf) if isinstance(owner, Component) else 0.0 if leaf == "bias" else None
+        value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
         if constant is not None:
-            parameter.copy_(torch.tensor(constant))
-            continue
-        value = torch.empty(parameter.shape, dtype=torch.float32)
-        init.draw(value, _role(owners, path), _depth(owners, path), generator(seed, name))
-        parameter.copy_(value)
+            value.copy_(torch.tensor(constant, device="cpu"))
+        else:
+            init.draw(value, _role(owners, path), _depth(owners, path), generator(seed, name))
+        yield name, value
 
 
 def generator(seed: int, name: str) -> Generator:

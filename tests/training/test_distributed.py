@@ -8,10 +8,14 @@ import pytest
 import torch
 
 from tests.training.waiting import wait_for
-from training.checkpoint import read, read_metadata, weights
+from training.checkpoint import read, read_metadata
 from training.loggers.files import read_rows
 
-TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+UNLIKE = {"seconds", "tokens_per_second", "peak_memory_mib"}
+
+
+def two(strategy: str) -> list[str]:
+    return ["--trainer.devices", "2", "--trainer.strategy", strategy]
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +34,36 @@ def uneven(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="module")
+def one(fit: Callable[..., Path], uneven: list[str]) -> Path:
+    """The run of one process."""
+    return fit(name="one", given=[*uneven, "--trainer.enable_progress_bar", "false"])
+
+
+def check_alike(ours: Path, theirs: Path) -> None:
+    """The same figures, and the same weights and moments under the same names, but for rounding."""
+    for row, other in zip(read_rows(ours / "metrics.jsonl"), read_rows(theirs / "metrics.jsonl"), strict=True):
+        assert row.keys() == other.keys()
+        for key in row.keys() - UNLIKE:
+            assert row[key] == pytest.approx(other[key], rel=1e-5), key
+    mine, other = (read(run / "checkpoints" / "last.ckpt") for run in (ours, theirs))
+    assert list(mine["state_dict"]) == list(other["state_dict"])
+    for name, tensor in mine["state_dict"].items():
+        torch.testing.assert_close(tensor, other["state_dict"][name], rtol=1e-4, atol=1e-6, msg=name)
+    (moments,), (others,) = mine["optimizer_states"], other["optimizer_states"]
+    assert moments["param_groups"] == others["param_groups"]
+    torch.testing.assert_close(moments["state"], others["state"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_train_like_one(
-    fit: Callable[..., Path], start: Callable[..., Any], uneven: list[str], runs: Path
+    strategy: str, start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
 ) -> None:
-    process = start("fit", *uneven, "--run.name", "two", *TWO)
-    one = fit(name="one", given=[*uneven, "--trainer.enable_progress_bar", "false"])
+    process = start("fit", *uneven, "--run.name", strategy, *two(strategy))
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    for ours, theirs in zip(read_rows(runs / "two" / "metrics.jsonl"), read_rows(one / "metrics.jsonl"), strict=True):
-        assert ours.keys() == theirs.keys()
-        for key in ours.keys() - {"seconds", "tokens_per_second", "peak_memory_mib"}:
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key
-    both = [weights(read(runs / name / "checkpoints" / "last.ckpt")) for name in ("two", "one")]
-    for name, tensor in both[0].items():
-        torch.testing.assert_close(tensor, both[1][name], rtol=1e-4, atol=1e-6)
-    states = read(runs / "two" / "checkpoints" / "last.ckpt")["random_states"]
+    check_alike(runs / strategy, one)
+    states = read(runs / strategy / "checkpoints" / "last.ckpt")["random_states"]
     assert len(states) == 2
     assert not torch.equal(states[0]["torch"], states[1]["torch"])
 
@@ -53,7 +72,7 @@ def test_two_processes_train_like_one(
 def test_a_signal_to_any_rank_stops_all_after_a_checkpoint(
     start: Callable[..., Any], uneven: list[str], runs: Path
 ) -> None:
-    long = [*uneven, "--trainer.max_steps", "100000", "--run.name", "signalled", *TWO]
+    long = [*uneven, "--trainer.max_steps", "100000", "--run.name", "signalled", *two("ddp")]
     process = start("fit", *long)
     rows = runs / "signalled" / "metrics.jsonl"
     try:

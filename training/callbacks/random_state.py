@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from training.processes import data_processes
+
 State = dict[str, Any]
 KEY = "random_states"
 
@@ -19,8 +21,10 @@ class RandomState(Callback):
     is drawn while the trainer sets itself up does not count. Validation puts back what it used, so that how often a run
     validates does not change what it learns.
 
+    Processes of a tensor-parallel group read the same data and must drop the same of it.
+
     Args:
-        seed: of this run; each rank gets a stream of its own from it.
+        seed: of this run; each rank that reads other data gets a stream of its own from it.
     """
 
     def __init__(self, seed: int) -> None:
@@ -47,7 +51,7 @@ class RandomState(Callback):
             rank_zero_warn(
                 f"this run had {len(saved)} processes and now has {trainer.world_size}: random states start afresh"
             )
-        seed(self._seed, trainer.global_rank, trainer.global_step)
+        seed(self._seed, data_processes(trainer).rank, trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         if self._own is not None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NOT_FOR_USERS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "It is recommended to use `self.log.*sync_dist=True",  # these figures are of all ranks already
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
     "Couldn't infer the batch indices",
     r"The number of training batches .* is smaller than the logging interval",  # the last step is always reported

@@ -22,6 +22,7 @@ from training.data.module import TextData
 from training.errors import UserError
 from training.module import TrainingModule
 from training.optim import OptimizerSettings
+from training.parallel import verify_known
 from training.processes import is_first
 from training.recipe_argument import RecipeArgument
 from training.run_folder import RunSettings, folder_of, fresh_folder
@@ -140,7 +141,9 @@ class TrainingCLI(LightningCLI):
         config["callbacks"] = [*own, *listed(config["callbacks"])]
         config["plugins"] = [*listed(config["plugins"]), AtomicCheckpointIO()]
         self.model.provenance = {"variant": self.request.variant, "config": self.saved, "plugins": self.request.plugins}
-        return self.trainer_class(**config)
+        trainer = self.trainer_class(**config)
+        verify_known(trainer.strategy)
+        return trainer
 
     def _folder(self) -> Path:
         checkpoint = self.request.checkpoint

@@ -12,6 +12,7 @@ from training.data.loader import EvaluationLoader, TrainingLoader
 from training.data.prepared import Prepared, prepare
 from training.data.samples import MaskedRows, PackedRows, PaddedPairs, Samples
 from training.data.tokenizer import LEAST, Tokenizer
+from training.processes import data_processes
 
 Objective = Literal["causal_lm", "masked_lm", "seq2seq"]
 Split = Literal["train", "validation", "test"]
@@ -185,7 +186,7 @@ class TextData(lightning.LightningDataModule):
         self._step = int(state_dict["step"])
 
     def _place(self) -> dict[str, int]:
-        return {"rank": self.trainer.global_rank, "world": self.trainer.world_size} if self.trainer else {}
+        return data_processes(self.trainer)._asdict() if self.trainer else {}
 
     def _corpus(self) -> Corpus:
         if self.dataset == "docstrings":
