@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blocks.assembly import check
 from blocks.models.base import Model
+from registry import Recipe
 from registry import load as load_recipe
 
 RECIPE, WEIGHTS = "recipe.yaml", "model.safetensors"
@@ -34,14 +35,22 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.d
         LoadError: there is no such thing, it is damaged, or its weights do not fit its recipe.
         RecipeError: its recipe is wrong.
     """
+    return read(path, device=device, dtype=dtype)[1]
+
+
+def read(
+    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> tuple[Recipe, Model]:
+    """The recipe as well as the model; otherwise like :func:`load`."""
     path = Path(path)
-    recipe, weights = _folder(path) if path.is_dir() else _checkpoint(path)
-    model = check(load_recipe(recipe))
+    source, weights = _folder(path) if path.is_dir() else _checkpoint(path)
+    recipe = load_recipe(source)
+    model = check(recipe)
     try:
         model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
     except RuntimeError as error:
         raise LoadError(f"{path}: its weights do not fit its recipe: {' '.join(str(error).split())[:300]}") from None
-    return model.eval()
+    return recipe, model.eval()
 
 
 def _folder(path: Path) -> tuple[Path, Mapping[str, Tensor]]:

@@ -41,6 +41,11 @@ class TextModel:
             raise UserError(f"{path}: holds no tokenizer, so its model can neither read nor write text")
         return cls(model, tokenizers.load(metadata["tokenizer"]))
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text as the model is given it, with what begins or ends it."""
+        kinds = {"decoder_only": self._begin, "encoder_decoder": self._source}
+        return kinds.get(self.model.kind, self.tokenizer.encode)(text)
+
     def room(self, text: str, max_new_tokens: int) -> int:
         """How many tokens may follow a text: as many as asked for, but none past the model's ``max_length``."""
         return room(self.model, self._begin(text), max_new_tokens)

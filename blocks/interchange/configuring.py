@@ -1,69 +1,95 @@
 """From a recipe to the config of a family, or to the reasons why it has none."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from blocks.interchange.config import Config
-from blocks.interchange.errors import InterchangeError
+from blocks.interchange.errors import InexpressibleError, InterchangeError
 from blocks.interchange.family import Family, as_list
 from blocks.interchange.filling import Filling
 from blocks.interchange.importing import ANY, recipe_of
 from blocks.interchange.keys import ConflictError, Keys
 from blocks.interchange.layout import listed
 from blocks.interchange.library import families
+from blocks.interchange.obstacles import NearestSolver, Obstacle, differing, failing
+from blocks.interchange.resolving import resolved
 from blocks.interchange.solving import Solver
 from registry import Mark, Problem, Recipe, RecipeError
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # classes assume some that may not exist
-LAID_OUT = frozenset({"layer", "layers", "first", "pattern", "rest"})  # how a stack's layers are written
 
 
 def config_of(recipe: Recipe, family: Family) -> dict[str, Any]:
     """The config that a family turns into a recipe.
 
     Args:
-        recipe: the model.
+        recipe: the model; what matters only in training (dropout, initial values) may be anything.
         family: whose config it shall be.
 
     Raises:
-        InterchangeError: there is none; the keys of the recipe that stand in the way are named.
+        InexpressibleError: there is none; the keys of the recipe that stand in the way are named.
     """
+    written = resolved(recipe)
     try:
-        return _config(recipe, family)
+        return _config(recipe, written, family)
     except ConflictError as conflict:
-        raise InterchangeError.at(recipe.name, f"is no {family.name}: {conflict}") from None
+        found = obstacles(written, family)
+        problems = [obstacle.problem for obstacle in found] or [Problem(Mark(recipe.name), "", str(conflict))]
+        raise InexpressibleError(problems) from None
 
 
 def family_for(recipe: Recipe) -> tuple[Family, dict[str, Any]]:
-    """The family that can say a recipe, and its config; one that others build on comes first.
+    """The family that can say a recipe, and its config; of several one that builds on few, and then the shortest.
 
     Raises:
-        InterchangeError: none can; what stands in the way of the nearest is named.
+        InexpressibleError: none can; what stands in the way of the nearest is named.
     """
-    refusals: list[InterchangeError] = []
-    for family in sorted(families(), key=lambda family: len(family.bases)):
-        try:
-            return family, _config(recipe, family)
-        except ConflictError:
-            continue
-        except InterchangeError as error:
-            refusals.append(error)
-    if refusals:
-        raise min(refusals, key=lambda error: len(error.problems))
-    raise InterchangeError.at(recipe.name, "no family comes near this recipe")
+    written, able = resolved(recipe), list[tuple[Family, dict[str, Any]]]()
+    for family in families():
+        with suppress(ConflictError):
+            able.append((family, _config(recipe, written, family)))
+    if able:
+        return min(able, key=lambda pair: (len(pair[0].bases), len(pair[1])))
+    found = [(family, obstacles(written, family)) for family in families()]
+    _, nearest = min(found, key=lambda pair: (sum(one.weight for one in pair[1]), len(pair[0].bases)))
+    raise InexpressibleError(obstacle.problem for obstacle in nearest)
 
 
-def _config(recipe: Recipe, family: Family) -> dict[str, Any]:
-    """The config that a family turns into a recipe.
+def obstacles(recipe: Recipe, family: Family) -> list[Obstacle]:
+    """What stands in the way of saying a recipe, its nulls written out, as one of a family; nothing if it can be."""
+    canonical = recipe.dump()
+    try:
+        given = _given(family, canonical)
+    except ConflictError:
+        given = Keys()
+    solver = NearestSolver(family, given)
+    try:
+        config = _fixed(family) | solver.solve(canonical)
+        nearest = recipe_of(Filling(family, Config(config), {"tensors": frozenset[str]()}))
+    except ConflictError as conflict:
+        return list(failing(recipe, family, {"": conflict}))
+    except RecipeError:
+        return list(failing(recipe, family, dict(solver.failed)))
+    return list(differing(recipe, resolved(nearest), family))
+
+
+def _config(recipe: Recipe, written: Recipe, family: Family) -> dict[str, Any]:
+    """The config that a family turns into a recipe, as it stands or with its nulls written out.
 
     Raises:
-        ConflictError: a template cannot give its part of the recipe.
-        InterchangeError: they can, but parts of the recipe have none.
+        ConflictError: there is none.
     """
+    with suppress(ConflictError):
+        return _solved(recipe, written, family)
+    return _solved(written, written, family)
+
+
+def _solved(recipe: Recipe, written: Recipe, family: Family) -> dict[str, Any]:
     canonical = recipe.dump()
     config = _fixed(family) | Solver(family, _given(family, canonical)).solve(canonical)
-    assumed = _read_back(recipe, family, config)
-    config = _as_usual(recipe, family, config) | {key: value for key, value in assumed.items() if value is not None}
+    assumed = _read_back(written, family, config)
+    config = _as_usual(written, family, config) | {key: value for key, value in assumed.items() if value is not None}
     usual = family.section("defaults")
     return {
         key: value for key, value in config.items() if value is not None or usual.get(key) is not None or key in TOKENS
@@ -101,16 +127,15 @@ def _read_back(recipe: Recipe, family: Family, config: Mapping[str, Any]) -> dic
     """Read a config forwards; return the defaults that this took.
 
     Raises:
-        ConflictError: it gives none.
-        InterchangeError: it gives another recipe.
+        ConflictError: it gives none, or another recipe.
     """
     filling = Filling(family, Config(config), {"tensors": frozenset[str]()})
     try:
         again = recipe_of(filling)
     except RecipeError as error:
         raise ConflictError(str(error.problems[0])) from None
-    if differences := list(_differences(family, recipe, again)):
-        raise InterchangeError(differences)
+    for obstacle in differing(recipe, resolved(again), family):
+        raise ConflictError(str(obstacle.problem))
     return filling.assumed
 
 
@@ -121,30 +146,7 @@ def _as_usual(recipe: Recipe, family: Family, config: dict[str, Any]) -> dict[st
         if isinstance(value, str) and isinstance(usual.get(key), str) and value != usual[key]:
             try:
                 _read_back(recipe, family, {**config, key: usual[key]})
-            except (ConflictError, InterchangeError):
+            except ConflictError:
                 continue
             config[key] = usual[key]
     return config
-
-
-def _differences(family: Family, recipe: Recipe, again: Recipe) -> Iterator[Problem]:
-    """A problem for every key of the recipe that the family cannot say."""
-    ours, theirs = dict(_flat(recipe.spec.identity())), dict(_flat(again.spec.identity()))
-    for key in {**ours, **theirs}:
-        if ours.get(key) != theirs.get(key):
-            message = f"is {ours.get(key)}, but family {family.name!r} can only say {theirs.get(key)}"
-            yield Problem(Mark(recipe.name), key, message)
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key with its path; of a stack, layer by layer, whatever they are called."""
-    if not isinstance(value, Mapping):
-        yield path.removeprefix("."), value
-        return
-    block = cast("dict[str, Any]", value)
-    if "depth" in block and "layer" in block:
-        for index, layer in enumerate(listed(block)):
-            yield from _flat(layer, f"{path}.layers.{index}")
-        block = {key: item for key, item in block.items() if key not in LAID_OUT}
-    for key, item in block.items():
-        yield from _flat(item, f"{path}.{key}")

@@ -19,3 +19,7 @@ class InterchangeError(RecipeError):
     def among(cls, place: Path | str, messages: Iterable[str]) -> "InterchangeError":
         """With several problems of one file."""
         return cls(Problem(Mark(str(place)), "", message) for message in messages)
+
+
+class InexpressibleError(InterchangeError):
+    """No family can say a recipe; each problem is a key that stands in the way of the nearest, or of the chosen one."""

@@ -1,7 +1,9 @@
-"""The folder that an import writes, so that it is there whole or not at all."""
+"""Folders that are there whole or not at all, and the one that an import writes."""
 
 import json
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
@@ -11,11 +13,11 @@ from blocks.interchange.errors import InterchangeError
 from blocks.interchange.importing import Imported
 
 RECIPE, WEIGHTS = "recipe.yaml", "model.safetensors"
-COPIED = ("tokenizer.json",)
+COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def write_folder(imported: Imported, out: str | Path) -> Path:
-    """Write ``recipe.yaml`` and ``model.safetensors``, and copy ``tokenizer.json`` if there is one.
+    """Write ``recipe.yaml`` and ``model.safetensors``, and copy the tokenizer if there is one.
 
     Args:
         imported: what to write.
@@ -24,23 +26,33 @@ def write_folder(imported: Imported, out: str | Path) -> Path:
     Raises:
         InterchangeError: it exists, or cannot be written.
     """
-    out = Path(out)
-    if out.exists():
-        raise InterchangeError.at(out, "exists already; remove it, or choose another place with --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = out.parent / f".{out.name}.{token_hex(4)}"
-        draft.mkdir()
-    except OSError as error:
-        raise InterchangeError.at(out, f"cannot be written: {error.strerror or error}") from None
-    try:
+    with drafted(out) as draft:
         _write(imported, draft)
+    return Path(out)
+
+
+@contextmanager
+def drafted(out: str | Path) -> Generator[Path]:
+    """A folder beside ``out`` to write into, which takes its place at the end; after an exception nothing is left.
+
+    Args:
+        out: a folder that does not exist yet.
+
+    Raises:
+        InterchangeError: it exists, or cannot be written.
+    """
+    out = Path(out)
+    if out.exists() or out.is_symlink():
+        raise InterchangeError.at(out, "exists already; remove it, or choose another place with --out")
+    draft = out.parent / f".{out.name}.{token_hex(4)}"
+    try:
+        draft.mkdir(parents=True)
+        yield draft
         draft.replace(out)
     except OSError as error:
         raise InterchangeError.at(out, f"cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return out
 
 
 def _write(imported: Imported, folder: Path) -> None:

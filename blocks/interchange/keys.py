@@ -6,10 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 Path = tuple[str, ...]
+TRAINING = frozenset({"dropout", "init", "balance_loss"})  # of a recipe: what matters only while a model is trained
 
 
 class ConflictError(Exception):
-    """A template cannot give a value, or a key would have two."""
+    """A template cannot give a value, or a key would have two; ``instead`` is what it gives, where that is known."""
+
+    def __init__(self, message: str, instead: Any = None) -> None:
+        super().__init__(message)
+        self.instead = instead
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from blocks.interchange.evaluation import evaluate
 from blocks.interchange.expression import ExpressionError, is_expression, parse
 from blocks.interchange.family import Family
 from blocks.interchange.filling import Filling
-from blocks.interchange.keys import Around, ConflictError, Keys, alike
+from blocks.interchange.keys import TRAINING, Around, ConflictError, Keys, alike
 from blocks.interchange.layout import listed
 from blocks.interchange.undoing import decided, undone
 from registry import RecipeError
@@ -46,8 +46,12 @@ class Solver:
         while self.pending and len(self.pending) != before:
             before, waiting, self.pending = len(self.pending), self.pending, []
             for node, value, around in waiting:
-                self.equal(node, value, around)
+                self.attempt(partial(self.equal, node, value, around))
         return self.keys.config(guesses=True)
+
+    def attempt(self, step: Callable[[], None], key: str = "") -> None:
+        """Take a step that all depends on; ``key`` is the block's key that it is about."""
+        step()
 
     def unify(self, node: Any, value: Any, around: Around) -> None:
         """Let a template give a value.
@@ -65,19 +69,22 @@ class Solver:
         elif isinstance(node, Map):
             self._mapping(node, value, around)
         elif not alike(node, value):
-            raise ConflictError(f"{node} is not {value}")
+            raise ConflictError(f"{node} is not {value}", instead=node)
 
     def _mapping(self, node: Map, value: Any, around: Around) -> None:
         if not isinstance(value, Mapping):
-            raise ConflictError(f"a block is not {value}")
+            raise ConflictError(f"a block is not {value}", instead=node.get("type"))
         given = cast("Mapping[str, Any]", value)
         for key in sorted(node, key=lambda key: key != "type"):
             if key == "layer" and "depth" in node:
                 for index, layer in enumerate(listed(dict(given))):
                     known = {**around.known, "layer": index, "depth": given["depth"]}
-                    self.unify(node[key], layer, replace(around, known=known))
-            elif key != "names":
+                    step = partial(self.unify, node[key], layer, replace(around, known=known))
+                    self.attempt(step, f"layers.{index}")
+            elif key == "type":
                 self.unify(node[key], given.get(key), around)
+            elif key != "names" and key not in TRAINING:
+                self.attempt(partial(self.unify, node[key], given.get(key), around), key)
 
     def decide(self, test: ast.expr, branches: Mapping[bool, Any], value: Any, around: Around) -> None:
         """Let the branch that can give a value, and the condition be as that needs; constants are tried first."""
@@ -140,7 +147,7 @@ class Solver:
         """
         known, result = self.known(node, around)
         if known and not alike(result, value):
-            raise ConflictError(f"{ast.unparse(node)} is {result}, not {value}")
+            raise ConflictError(f"{ast.unparse(node)} is {result}, not {value}", instead=result)
         if not known and not undone(self, node, value, around):
             self.pending.append((node, value, around))
 

@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 FENCE = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S
 )
-IN_PROCESS = {"check", "show", "diff", "blocks", "schema", "import"}
+IN_PROCESS = {"check", "show", "diff", "blocks", "schema", "import", "export"}
 SLOW = re.compile(r"^(?:\$ )?blockformer (?:fit|validate|test|predict|generate)\b(?!.*--help)", re.M)
 LANGUAGES = {"yaml", "python", "bash", "console", "toml", "json", "text"}
 

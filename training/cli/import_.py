@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{folder}: {imported.family.about}, {model.kind}, {model.size:,} parameters (family {imported.family.name})")
     if options.verify:
         result = verify(imported)
-        print(*_said(result), sep="\n")
+        print(*said(result), sep="\n")
         if not result.agrees:
             print(f"{out} was not written")
             return DIFFERS
@@ -34,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _said(result: "Verification") -> list[str]:
+def said(result: "Verification") -> list[str]:
+    """The lines that tell how far two models are apart, and where they part."""
     from blocks.interchange.verification import TOLERANCE
 
     lines = [f"largest relative difference of the logits: {result.logits:.1e} (at most {TOLERANCE:.0e} is rounding)"]

@@ -16,6 +16,7 @@ VERBS = {
     "predict": "write what a trained model predicts",
     "generate": "continue a prompt with a trained model",
     "import": "turn a published model into a recipe and its weights",
+    "export": "turn a model into a folder that transformers loads",
     "check": "say all that is wrong with recipes",
     "show": "show what a recipe builds: blocks, shapes, parameters, cost",
     "diff": "say how two models differ, and what that costs",

@@ -112,7 +112,7 @@ class BPETokenizer(Tokenizer):
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        values = {character: value for value, character in _byte_characters().items()}
+        values = {character: value for value, character in byte_characters().items()}
         spelled = sorted(library.get_vocab().items(), key=lambda item: item[1])
         super().__init__([bytes(values[character] for character in token) for token, _ in spelled])
 
@@ -162,7 +162,7 @@ def load(dumped: dict[str, Any]) -> Tokenizer:
     return ByteTokenizer() if dumped["kind"] == "bytes" else BPETokenizer(Library.from_str(json.dumps(dumped["bpe"])))
 
 
-def _byte_characters() -> dict[int, str]:
+def byte_characters() -> dict[int, str]:
     """The printable character that byte-level BPE spells each byte with: itself, or the next one past 255."""
     own = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [value for value in range(256) if value not in own]
