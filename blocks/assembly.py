@@ -8,7 +8,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from blocks.models.base import Model
-from registry import Recipe, load
+from blocks.unused import unused_keys
+from registry import Recipe, RecipeError, load
+from registry.building import Record
 from registry.recipe import Overrides
 
 
@@ -16,10 +18,14 @@ def check(recipe: Recipe) -> Model:
     """Build a recipe on the meta device: sizes are compared, parameters counted, nothing allocated.
 
     Raises:
-        RecipeError: blocks do not fit each other; every such place is named.
+        RecipeError: blocks do not fit each other, or keys change nothing; every such place is named.
     """
+    record = Record()
     with torch.device("meta"), _Undrawn():
-        return cast("Model", recipe.build())
+        model = cast("Model", recipe.build(record=record))
+        if unused := unused_keys(recipe, record):
+            raise RecipeError(unused)
+    return model
 
 
 class _Undrawn(TorchFunctionMode):

@@ -1,7 +1,8 @@
 """Recipe files: find one, resolve what it says, and check it against the registry."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,12 +10,13 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
+from registry.building import Record, building_by
 from registry.capabilities import UnfitError
 from registry.diagnosis import diagnosed
 from registry.errors import Mark, Problem, RecipeError, nearest
 from registry.fitting import misplaced, unfit
 from registry.merge import merged, overridden, typed, without_like
-from registry.spec import Spec, collecting_failures, parse
+from registry.spec import Spec, parse
 from registry.strict_yaml import Map, parse_text, read
 from registry.trees import dotted, from_plain, plain, where
 
@@ -24,11 +26,21 @@ Overrides = Mapping[str, Any] | Iterable[str]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe: its name, the Spec that builds the model, and the tree that remembers where all was written."""
+    """A checked recipe.
+
+    Attributes:
+        name: what it is called.
+        spec: builds the model.
+        tree: remembers where all was written.
+        source: what its own marks name: its file, or ``recipe`` if it was none.
+        before: the same before overrides were laid over it, if there are any.
+    """
 
     name: str
     spec: Spec[Any]
     tree: Map
+    source: str = "recipe"
+    before: Callable[[], "Recipe"] | None = None
 
     @property
     def hash(self) -> str:
@@ -43,14 +55,19 @@ class Recipe:
         """The canonical form as YAML that :func:`load` reads back to the same hash."""
         return yaml.safe_dump(self.dump(), sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
 
-    def build(self, *given: Any) -> Any:
+    def build(self, *given: Any, record: Record | None = None) -> Any:
         """Build the model.
+
+        Args:
+            given: what a model is given; nothing.
+            record: takes down what is built.
 
         Raises:
             RecipeError: sizes do not fit each other; every such place is named at once.
         """
-        wrong = list(misplaced(self.spec))
-        with collecting_failures() as failures:
+        record = record or Record()
+        wrong, failures = list(misplaced(self.spec)), record.failures
+        with building_by(record.build):
             built = self.spec(*given)
         if not failures and not wrong:
             return built
@@ -60,7 +77,7 @@ class Recipe:
         ]
         if not wrong:
             raise failures[0][1]
-        raise RecipeError(self._problem(path, reason) for path, reason in wrong)
+        raise RecipeError(self.problem(path, reason) for path, reason in wrong)
 
     def _reason(self, spec: Spec[Any], error: Exception) -> str:
         """What a recipe's author can mend; nothing if the block itself is at fault."""
@@ -70,7 +87,8 @@ class Recipe:
             return str(error)
         return "a size is too large for a tensor" if "overflow" in str(error).lower() else ""
 
-    def _problem(self, path: tuple[str | int, ...], message: str) -> Problem:
+    def problem(self, path: tuple[str | int, ...], message: str) -> Problem:
+        """Something wrong with what was written at a key path."""
         return Problem(where(self.tree, path), dotted(path), message)
 
 
@@ -84,13 +102,14 @@ def load(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> R
     Raises:
         RecipeError: all problems at once, each with file, line, key and remedy.
     """
-    name, tree = _source(source)
+    name, tree, origin = _source(source)
     tree = _as_model(tree)
+    before = partial(load, source) if overrides else None
     for key, value, mark in assignments(overrides):
         tree = _as_model(overridden(tree, key, value, mark))
     tree = _as_model(without_like(tree))
     try:
-        return Recipe(name, parse(ROOT, plain(tree)), tree)
+        return Recipe(name, parse(ROOT, plain(tree)), tree, origin, before)
     except ValidationError as error:
         raise RecipeError(diagnosed(ROOT, tree, error)) from None
     except PydanticCustomError as error:
@@ -138,11 +157,12 @@ def installed() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map]:
+def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map, str]:
+    """The name of a recipe, what it says, and what its own marks name."""
     if isinstance(source, Mapping):
-        return str(source.get("type", "recipe")), from_plain(source, Mark("recipe"))
+        return str(source.get("type", "recipe")), from_plain(source, Mark("recipe")), "recipe"
     path = find(source)
-    return path.stem, _with_base(path, ())
+    return path.stem, _with_base(path, ()), str(path)
 
 
 def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 from weakref import finalize
@@ -12,6 +10,7 @@ from weakref import finalize
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from registry.building import builder
 from registry.core import Entry, as_recipe, entries, slots
 from registry.errors import nearest, shown
 from registry.factory import FactoryMarker, slot_of
@@ -28,20 +27,27 @@ class Spec(Generic[T]):
     params: BaseModel
 
     def __call__(self, *given: Any) -> T:
-        block = cast("Any", self.entry.block)
-        failures = _FAILURES.get()
+        stand_in = builder()
+        return self.build(*given) if stand_in is None else stand_in(self, given)
+
+    def build(self, *given: Any) -> T:
+        """The block itself, whoever else takes part in the building."""
         try:
-            built = block(*given, **dict(self.params))
+            built = cast("Any", self.entry.block)(*given, **dict(self.params))
         except Exception as error:
-            if failures is None:
-                error.add_note(f"  while building {self.entry.slot} {self.entry.name!r}")
-                raise
-            if isinstance(error, ValueError) or not failures:
-                failures.append((self, error))
-            return block.hollow()
+            error.add_note(f"  while building {self.entry.slot} {self.entry.name!r}")
+            raise
         _BUILT_FROM[id(built)] = self
         finalize(built, _BUILT_FROM.pop, id(built))
         return built
+
+    def but(self, **changes: Any) -> "Spec[T]":
+        """The same with some parameters at other values.
+
+        Raises:
+            pydantic.ValidationError: a value is not valid.
+        """
+        return Spec(self.entry, self.entry.model.model_validate(dict(self.params) | changes))
 
     def dump(self) -> dict[str, Any]:
         """The canonical mapping: ``type`` first, every default filled in, in the order of the signature."""
@@ -91,20 +97,6 @@ _BUILT_FROM: "dict[int, Spec[Any]]" = {}  # by identity: a block may define equa
 def spec_of(block: Any) -> "Spec[Any] | None":
     """The Spec that built ``block``; None if a constructor was called directly."""
     return _BUILT_FROM.get(id(block))
-
-
-_FAILURES: ContextVar["list[tuple[Spec[Any], Exception]] | None"] = ContextVar("failures", default=None)
-
-
-@contextmanager
-def collecting_failures() -> Generator["list[tuple[Spec[Any], Exception]]"]:
-    """Inside, a block that cannot be built is recorded and replaced by a hollow one, so that all failures are found."""
-    failures: list[tuple[Spec[Any], Exception]] = []
-    token = _FAILURES.set(failures)
-    try:
-        yield failures
-    finally:
-        _FAILURES.reset(token)
 
 
 def parse(slot: str, value: Any) -> Spec[Any]:

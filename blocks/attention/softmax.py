@@ -99,8 +99,8 @@ class MultiHeadAttention(Mixer):
         self.k = HeadProjection(source, self.kv_heads, self.head_dim, bias="k" in biased)
         self.v = HeadProjection(source, self.kv_heads, self.head_dim, bias="v" in biased)
         self.out = nn.Linear(inner, site.dim, bias="out" in biased)
-        self.over: NormOver = qk_norm_over
-        self.norm_after = qk_norm_after
+        self.over: NormOver = qk_norm_over if qk_norm else "head"
+        self.norm_after = qk_norm_after and qk_norm is not None
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over) if qk_norm else None
         self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over) if qk_norm else None
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None

@@ -11,6 +11,7 @@ from blocks.conformance import (
     experts,
     gradients,
     initial,
+    mattering,
     padding,
     refusing,
     repeating,
@@ -56,6 +57,7 @@ MODULE: Checks = (
     saving.check_shares_no_parameter_twice,
     computing.check_compiles,
     refusing.check_takes_its_full_length,
+    mattering.check_reads_what_it_keeps,
 )
 ALONE: Checks = (seeing.check_treats_each_token_alone, seeing.check_sees_itself)
 PLACED: Checks = (padding.check_ignores_padding, padding.check_ignores_padding_row_by_row)

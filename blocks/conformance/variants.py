@@ -9,6 +9,7 @@ import torch
 
 from blocks.conformance.subject import SMALL, Subject
 from registry import Parameter, entries
+from registry.fitting import misplaced
 
 FIXED = {*SMALL, "source_vocab_size"}
 INTEGERS, NUMBERS = (1, 2, 3), (0.5, 2.0)
@@ -39,6 +40,8 @@ def variants(subject: Subject) -> list[Subject]:
 def allowed(subject: Subject) -> bool:
     """Whether the parameters fit each other and the place."""
     try:
+        if any(misplaced(subject.spec)):
+            return False
         with torch.device("meta"):
             subject.make()
     except ValueError:

@@ -1,7 +1,7 @@
 """From a Hugging Face folder to a recipe and its parameters."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,10 +83,12 @@ def recipe_of(filling: Filling) -> Recipe:
     filled = filling.fill(section, "recipe", section.mark or Mark(str(filling.family.path)))
     try:
         recipe = load(cast("dict[str, Any]", _unwatched(filled)))
+        # a family says what any of its models needs, so some of it may change nothing in this one
+        recipe = replace(recipe, name=filling.family.name, source=str(filling.family.path))
         check(recipe)
     except RecipeError as error:
         raise InterchangeError(_in_family(section, problem) for problem in error.problems) from None
-    return Recipe(filling.family.name, recipe.spec, recipe.tree)
+    return recipe
 
 
 def unread(filling: Filling, file: Path) -> Iterator[Problem]:

@@ -88,7 +88,9 @@ class TopKRouter(Router):
             raise ValueError("weights=normalised divides by the sum of the scores, which of logits can be 0")
         self.top_k, self.scale = top_k, scale
         self.scores, self.weights = scores, weights
-        self.groups, self.top_groups, self.group_score = groups, top_groups or groups, group_score
+        if top_groups is None or top_groups == groups:  # out of all groups, any experts can be chosen
+            groups, top_groups, group_score = 1, 1, "max"
+        self.groups, self.top_groups, self.group_score = groups, top_groups, group_score
         self.linear = nn.Linear(site.dim, experts, bias=bias)
         self.rate, self.selection_bias = balance_rate, None
         if balance_rate is not None:

@@ -75,6 +75,6 @@ def test_the_same_seed_draws_the_same_recipes() -> None:
 
 def test_a_combination_is_a_recipe() -> None:
     subject = covering("decoder_only", 1)[0].subject
-    recipe = load({"type": subject.name, **subject.params})
+    recipe = load({"type": subject.name, **subject.canonical()})  # what is drawn in vain is no mistake there
     assert recipe.spec.entry is entries("model")["decoder_only"]
     assert blocks.build(recipe).size == sum(p.numel() for p in subject.make().parameters())

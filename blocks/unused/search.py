@@ -1,0 +1,97 @@
+"""Which keys of a recipe change nothing."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from blocks.unused.trying import depends_on, matters
+from registry import Mark, Problem, Recipe, Spec
+from registry.building import Given, Record
+from registry.strict_yaml import Map
+from registry.trees import plain
+
+Path = tuple[str | int, ...]
+Written = tuple[Mark, str]  # where a key was written, and the key
+OVERRIDE = "override "
+
+
+def unused_keys(recipe: Recipe, record: Record) -> list[Problem]:
+    """A problem for each key that the recipe itself says and that cannot change the model.
+
+    A key of a base may lose its effect in what extends it, one of a file by an override, and the canonical form says
+    everything: none of these is a mistake.
+
+    Args:
+        recipe: what was built.
+        record: what happened then. What is tried is built on the default device.
+    """
+    found = list(_unused(recipe, record))
+    if recipe.before is not None and any(not _of_override(problem) for problem, _ in found):
+        before, again = recipe.before(), Record()
+        before.build(record=again)
+        kept = {written for _, written in _unused(before, again)}
+        found = [(problem, written) for problem, written in found if _of_override(problem) or written in kept]
+    return [problem for problem, _ in found]
+
+
+def _unused(recipe: Recipe, record: Record) -> Iterator[tuple[Problem, Written]]:
+    if recipe.before is None and _is_canonical(recipe):
+        return
+    calls = _calls(record)
+    known = {(id(spec), given): built for spec, given, built in record.built}
+    idle: dict[Written, tuple[Path, Spec[Any]]] = {}
+    active: set[Written] = set()
+    for path, spec, key, mark in _said(recipe, calls):
+        written = (mark, key)
+        if written in active:
+            continue
+        if any(matters(spec, given, built, key, known) for given, built in calls[id(spec)]):
+            active.add(written)
+        else:
+            idle.setdefault(written, (path, spec))
+    for written, (path, spec) in idle.items():
+        if written not in active:
+            message = _message(spec, calls[id(spec)][0][0], written[1])
+            yield recipe.problem((*path, written[1]), message), written
+
+
+def _said(recipe: Recipe, calls: dict[int, list[tuple[Given, Any]]]) -> Iterator[tuple[Path, Spec[Any], str, Mark]]:
+    """Every key that the recipe or an override says about a block that was built."""
+    for path, spec in recipe.spec.walk():
+        node = _at(recipe.tree, path)
+        if id(spec) not in calls or not isinstance(node, Map):
+            continue
+        for key, mark in node.marks.items():
+            own = mark.source == recipe.source or mark.source.startswith(OVERRIDE)
+            if own and key in node and key in spec.entry.parameters:
+                yield path, spec, key, mark
+
+
+def _message(spec: Spec[Any], given: Given, key: str) -> str:
+    name, other = f"{spec.entry.slot} {spec.entry.name!r}", depends_on(spec, given, key)
+    if other is not None:
+        return f"changes nothing here: {name} reads it only with another {other!r}; leave it out, or say that too"
+    return f"changes nothing here: {name} does not read it in this place; leave it out"
+
+
+def _calls(record: Record) -> dict[int, list[tuple[Given, Any]]]:
+    found: dict[int, list[tuple[Given, Any]]] = {}
+    for spec, given, built in record.built:
+        found.setdefault(id(spec), []).append((given, built))
+    return found
+
+
+def _at(tree: Any, path: Path) -> Any:
+    for key in path:
+        try:
+            tree = tree[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return tree
+
+
+def _is_canonical(recipe: Recipe) -> bool:
+    return plain(recipe.tree) == plain(recipe.dump())
+
+
+def _of_override(problem: Problem) -> bool:
+    return problem.mark.source.startswith(OVERRIDE)

@@ -1,0 +1,158 @@
+"""A key that cannot change the model is an error, where the recipe itself says it and nowhere else."""
+
+from pathlib import Path
+
+import pytest
+
+import blocks
+from blocks.base import FeedForward, Norm, Site
+from blocks.conformance import Subject, pairs
+from blocks.conformance.mattering import check_reads_what_it_keeps
+from blocks.unused.sameness import same
+from registry import Recipe, RecipeError, installed, load, register
+
+BASE = "type: decoder_only\ndim: 32\nvocab_size: 50\nmax_length: 16\n"
+LAYER = BASE + "decoder:\n  depth: 2\n  layer: "
+VAIN = {
+    "the cross mixer of a decoder alone": (LAYER + "{cross: {heads: 4}}\n", "decoder.layer.cross"),
+    "how to norm what is not normed": (
+        LAYER + "{mixer: {qk_norm_over: projection}}\n",
+        "decoder.layer.mixer.qk_norm_over",
+        "only with another 'qk_norm'",
+    ),
+    "when to norm what is not normed": (
+        LAYER + "{mixer: {qk_norm_after: true}}\n",
+        "decoder.layer.mixer.qk_norm_after",
+    ),
+    "the wiring of no feed-forward": (
+        LAYER + "{feedforward: none, feedforward_residual: post}\n",
+        "decoder.layer.feedforward_residual",
+        "only with another 'feedforward'",
+    ),
+    "the wiring of no cross mixer": (LAYER + "{cross_residual: post}\n", "decoder.layer.cross_residual"),
+    "the norm of no feed-forward": (
+        LAYER + "{type: parallel, feedforward: none, feedforward_norm: rms}\n",
+        "decoder.layer.feedforward_norm",
+    ),
+    "the rest of no pattern": (BASE + "decoder: {depth: 2, rest: cut}\n", "decoder.rest"),
+    "a layer beside a pattern": (
+        BASE + "decoder: {depth: 2, layers: {a: {}}, pattern: [a], layer: {mixer: {heads: 2}}}\n",
+        "decoder.layer",
+    ),
+    "groups that do not restrict": (
+        LAYER + "{feedforward: {type: moe, experts: 4, router: {groups: 2}}}\n",
+        "decoder.layer.feedforward.router.groups",
+    ),
+    "the score of no groups": (
+        LAYER + "{feedforward: {type: moe, experts: 4, router: {group_score: top2}}}\n",
+        "decoder.layer.feedforward.router.group_score",
+    ),
+    "a default that nobody reads": (LAYER + "{cross: attention}\n", "decoder.layer.cross"),
+}
+
+
+@register("deaf_for_test")
+class Deaf(FeedForward):
+    """x, whatever the recipe says.
+
+    Args:
+        volume: is not read.
+    """
+
+    def __init__(self, site: Site, *, volume: float = 1.0) -> None:
+        super().__init__(site)
+        self.level = 1.0
+
+    def forward(self, x):  # type: ignore[no-untyped-def]
+        return self.level * x
+
+
+@register("hoarder_for_test")
+class Hoarder(Norm):
+    """x / 2, and keeps what it does not use.
+
+    Args:
+        volume: is kept, but not read.
+    """
+
+    def __init__(self, site: Site, *, volume: float = 1.0) -> None:
+        super().__init__(site)
+        self.volume = volume
+
+    def forward(self, x):  # type: ignore[no-untyped-def]
+        return x / 2
+
+
+def recipe(tmp_path: Path, text: str, overrides: tuple[str, ...] = (), name: str = "r.yaml") -> Recipe:
+    (tmp_path / name).write_text(text)
+    return load(tmp_path / name, overrides)
+
+
+def complaint(recipe: Recipe) -> str:
+    with pytest.raises(RecipeError) as caught:
+        blocks.check(recipe)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "key", "words"), [(t, k, w) for t, k, *w in VAIN.values()], ids=list(VAIN))
+def test_a_key_that_changes_nothing_is_named(text: str, key: str, words: list[str], tmp_path: Path) -> None:
+    (line,) = complaint(recipe(tmp_path, text)).splitlines()
+    where, _, message = line.partition(f": {key}: ")
+    assert where.startswith(f"{tmp_path}/r.yaml:"), line
+    assert "changes nothing here" in message
+    assert all(word in message for word in words), message
+
+
+def test_without_it_the_model_is_the_same(tmp_path: Path) -> None:
+    plain = blocks.check(recipe(tmp_path, LAYER + "{mixer: {heads: 4}}\n"))
+    base = recipe(tmp_path, LAYER + "{mixer: {heads: 4, qk_norm_over: projection}}\n")
+    with pytest.raises(RecipeError):
+        blocks.check(base)
+    assert same(plain, blocks.check(recipe(tmp_path, f"extends: {tmp_path}/r.yaml\ndim: 32\n", name="s.yaml")))
+
+
+def test_a_block_that_does_not_read_a_key_is_found_out(tmp_path: Path) -> None:
+    text = LAYER + "{feedforward: {type: deaf_for_test, volume: 2.0}}\n"
+    assert "decoder.layer.feedforward.volume: changes nothing here" in complaint(recipe(tmp_path, text))
+
+
+def test_a_block_that_keeps_a_key_in_vain_does_not_conform() -> None:
+    with pytest.raises(AssertionError, match=r"kept without any effect: .*volume"):
+        check_reads_what_it_keeps(Subject("norm", "hoarder_for_test"))
+
+
+def test_what_a_base_says_may_lose_its_effect(tmp_path: Path) -> None:
+    recipe(tmp_path, LAYER + "{feedforward_residual: post}\n", name="base.yaml")
+    blocks.check(recipe(tmp_path, "extends: base.yaml\ndecoder: {layer: {feedforward: none}}\n"))
+
+
+def test_what_an_override_makes_ineffective_is_no_mistake_of_the_file(tmp_path: Path) -> None:
+    text = LAYER + "{feedforward_residual: post}\n"
+    blocks.check(recipe(tmp_path, text, ("decoder.layer.feedforward=none",)))
+
+
+def test_what_was_ineffective_in_the_file_is_its_mistake_under_overrides_too(tmp_path: Path) -> None:
+    found = complaint(recipe(tmp_path, LAYER + "{cross: {heads: 4}}\n", ("dim=64",)))
+    assert found.startswith(f"{tmp_path}/r.yaml:7: decoder.layer.cross: changes nothing")
+
+
+def test_an_override_that_changes_nothing_is_named(tmp_path: Path) -> None:
+    found = complaint(recipe(tmp_path, BASE, ("decoder.rest=cut",)))
+    assert found.startswith("override decoder.rest=cut: decoder.rest: changes nothing")
+
+
+def test_what_one_layer_uses_another_that_starts_from_it_need_not(tmp_path: Path) -> None:
+    layers = "{a: {mixer: {heads: 4, qk_norm: rms, qk_norm_over: heads}}, b: {like: a, mixer: {qk_norm: null}}}"
+    blocks.check(recipe(tmp_path, BASE + f"decoder:\n  depth: 2\n  layers: {layers}\n  pattern: [a, b]\n"))
+
+
+@pytest.mark.parametrize("name", sorted(installed()))
+def test_the_canonical_form_says_everything_and_may(name: str, tmp_path: Path) -> None:
+    again = recipe(tmp_path, load(name).to_yaml())
+    blocks.check(again)
+    assert again.hash == load(name).hash
+
+
+def test_every_kind_of_block_is_compared() -> None:
+    found = {subject.slot for subject, _ in pairs([Deaf, Hoarder], only=[check_reads_what_it_keeps])}
+    assert found == {"feedforward", "norm"}
