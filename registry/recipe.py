@@ -154,7 +154,7 @@ def installed() -> dict[str, Path]:
     """The recipes that come with the package, by bare name."""
     here = Path(__file__).parent
     folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.rglob("*.yaml"), key=lambda path: path.stem)}
 
 
 def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map, str]:

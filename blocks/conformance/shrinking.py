@@ -22,7 +22,9 @@ SIZES: Mapping[str, Any] = {
     "rotary_dim": 4,
     "value_dim": 6,
     "experts": 4,
+    "top_k": 2,
     "groups": 2,
+    "top_groups": 1,
 }
 
 

@@ -166,6 +166,7 @@ case(
     decoder_sparse_step=2,
     qkv_bias=False,
 )
+case("qwen3_moe", "Qwen3MoeForCausalLM", "qwen3_moe", LLAMA, WIDE, EXPERTS, num_experts=5, norm_topk_prob=True)
 case("qwen3", "Qwen3ForCausalLM", "qwen3", LLAMA, WIDE, attention_bias=True)
 case("gemma", "GemmaForCausalLM", "gemma", LLAMA, WIDE)
 CAPPED = {**LAYERED, **WIDE, "query_pre_attn_scalar": 30, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0}

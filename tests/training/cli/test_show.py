@@ -7,6 +7,7 @@ import pytest
 
 import blocks
 import registry
+from tests.recipes.releases import DISTINCT
 from training.cli.main import main
 from training.cli.tree import rows
 
@@ -50,7 +51,7 @@ def test_layers_that_differ_have_lines_of_their_own() -> None:
     assert names.count("mixer: attention") == 2
 
 
-@pytest.mark.parametrize("name", registry.installed())
+@pytest.mark.parametrize("name", DISTINCT)
 def test_the_lines_of_tensors_add_up_to_the_model(name: str) -> None:
     model = blocks.check(registry.load(name))
     total, times = 0, [(0, 1)]
