@@ -1,13 +1,13 @@
 """Read checkpoints: a file alone gives back its model, and reading it runs no code of its."""
 
-import pickle
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 
 from blocks import build
+from blocks.loading import LoadError, read_checkpoint
+from blocks.loading import weights_of as weights
 from blocks.models.base import Model
 from registry import RecipeError
 from registry import load as load_recipe
@@ -47,12 +47,6 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Model, d
     return model.eval(), metadata
 
 
-def weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The model's own state out of a checkpoint's, which counts the LightningModule around it."""
-    prefix = "model."
-    return {key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)}
-
-
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """A checkpoint's metadata; its tensors are not read.
 
@@ -69,21 +63,9 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         CheckpointError: as for :func:`load`.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path}: is a folder, not a checkpoint") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        if isinstance(error, pickle.UnpicklingError) and is_zipfile(path):
-            reason = "is not a checkpoint of blockformer (it holds more than tensors and plain data)"
-        else:
-            reason = "is cut short or damaged, or is no checkpoint"
-        raise CheckpointError(f"{path}: {reason}") from error
-    if not isinstance(content, dict) or METADATA not in content:
-        raise CheckpointError(f"{path}: is not a checkpoint of blockformer")
+        content = read_checkpoint(path, mmap=mmap)
+    except LoadError as error:
+        raise CheckpointError(str(error)) from error
     if content[METADATA].get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: has format {content[METADATA].get('format')}; this version reads format {FORMAT}"

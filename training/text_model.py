@@ -7,6 +7,7 @@ import torch
 
 from blocks.decoding import Blank, Choose, beam_search, fill, greedy, stream
 from blocks.decoding.writer import room
+from blocks.loading import checkpoint_of
 from blocks.models.base import Model
 from training import checkpoint
 from training.data import tokenizer as tokenizers
@@ -137,9 +138,8 @@ def find(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    for name in ("best", "last"):
-        if (file := path / CHECKPOINTS / f"{name}.ckpt").is_file():
-            return file
+    if (file := checkpoint_of(path)) is not None:
+        return file
     raise UserError(
         f"{path}: is no run's folder, as it has neither {CHECKPOINTS}/best.ckpt nor {CHECKPOINTS}/last.ckpt"
     )

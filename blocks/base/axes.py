@@ -37,7 +37,7 @@ class Known:
     """What a rule may ask about the trained model.
 
     Attributes:
-        tokens: (new vocabulary,) the old id of each new token, -1 if it had none; None: ids mean the same.
+        tokens: the old id of new tokens 0, 1, ..., -1 if it had none, as those past the end; None: ids mean the same.
         importance: gives (old,) what the entries of the axis at hand weigh in their block.
     """
 
@@ -158,11 +158,14 @@ class Vocabulary(Axis):
     def change(self, old: Axis, known: Known) -> Change | None:
         if known.tokens is None:
             return super().change(old, known)
-        found = int((known.tokens >= 0).sum())
+        tokens = torch.full((self.size,), -1)
+        tokens[: len(known.tokens)] = known.tokens[: self.size]
+        tokens[tokens >= old.size] = -1
+        found = int((tokens >= 0).sum())
         words = f"{found} of {self.size} tokens found by their text"
         if found < self.size:
             words += ", the others near the mean of the old"
-        return Change(known.tokens[:, None], words, "mean")
+        return Change(tokens[:, None], words, "mean")
 
     def resized(self, old: Axis, known: Known) -> Change | None:
         if self.size < old.size:

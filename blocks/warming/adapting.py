@@ -22,7 +22,7 @@ class Adapter:
     Args:
         new: the model that is to start, with the values of a cold start.
         old: the trained model.
-        tokens: (new vocabulary,) old id of each new token, or -1; None: ids mean the same.
+        tokens: as for :class:`~blocks.base.Known`.
     """
 
     new: Model

@@ -31,7 +31,7 @@ def warm_start(model: Model, source: str | Path | Model, *, tokens: Sequence[int
     Args:
         model: the new model, with the values of a cold start; changed in place.
         source: the trained model, or where :func:`blocks.load` finds it.
-        tokens: (vocabulary,) the old id of each new token id, -1 for a token that is new; None: ids mean the same.
+        tokens: the old id of new token 0, 1, ..., -1 if it is new, as those past the end; None: ids mean the same.
 
     Returns:
         What became of every parameter.

@@ -7,6 +7,7 @@ from training.callbacks.predictions import Predictions
 from training.callbacks.progress import Progress
 from training.callbacks.random_state import RandomState
 from training.callbacks.signals import InterruptedRun, StopOnSignal
+from training.callbacks.warm_start import WarmStart
 
 __all__ = [
     "Checkpoints",
@@ -18,4 +19,5 @@ __all__ = [
     "Progress",
     "RandomState",
     "StopOnSignal",
+    "WarmStart",
 ]

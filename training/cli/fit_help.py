@@ -13,6 +13,7 @@ the model
 the run
   --config FILE              settings as YAML, {{group: {{option: value}}}}; may hold the recipe; may be repeated
   --ckpt_path last           continue; or best, or a file. Settings that aren't given are the checkpoint's
+  --init-from PATH           begin with what a trained model of another recipe learned: a checkpoint, run or import
   --run.name NAME            the folder, under --run.root (runs); recipe and time unless given
   --run.save_every 200       steps between checkpoints
   --run.wandb auto           auto, online, offline or disabled; --run.project, .group, .job_type, .tags

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from registry import RecipeError
-from training.callbacks import Predictions
+from training.callbacks import Predictions, WarmStart
 from training.callbacks.steps import rehearses
 from training.checkpoint_io import AtomicCheckpointIO
 from training.cli.equipment import callbacks_of, listed, loggers_of
@@ -66,6 +66,9 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--recipe", type=RecipeArgument, help="the model: a file or the name of an installed recipe"
+        )
+        parser.add_argument(
+            "--init-from", type=str, default=None, help="begin with what a trained model of another recipe has learned"
         )
         parser.add_class_arguments(RunSettings, "run")
         parser.add_class_arguments(OptimizerSettings, "optimizer")
@@ -124,7 +127,7 @@ class TrainingCLI(LightningCLI):
         config = json.loads(text)
         config["run"] |= {"name": None, "variant": self.request.variant}
         config.pop("config", None)
-        return config | {"ckpt_path": None, "plugin": self.request.plugins}
+        return config | {"ckpt_path": None, "plugin": self.request.plugins, "init_from": self.request.init_from}
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         self.run: RunSettings = self._get(self.config_init, "run")
@@ -134,6 +137,8 @@ class TrainingCLI(LightningCLI):
         if self.request.verb == "fit":
             config["logger"] = loggers_of(self.run, self.folder, config["logger"])
             own = callbacks_of(self.run, self.folder, self.model.seed, config)
+            if self.request.init_from is not None and self.request.checkpoint is None:
+                own.insert(0, WarmStart(Path(self.request.init_from), self.folder))
         else:
             config["logger"] = False
             config["enable_progress_bar"] = config["enable_progress_bar"] is not False and sys.stdout.isatty()

@@ -20,9 +20,11 @@ from registry.plugins import load_named
 from registry.strict_yaml import Map, read
 from training.checkpoint import CheckpointError, read_metadata
 from training.errors import UserError
+from training.initial_model import verify
 from training.run_folder import CHECKPOINTS, RunSettings, find_checkpoint
 
 BUILT_IN = "blocks."
+INIT_FROM = ("--init-from", "--init_from")
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Request:
         variant: what to call it.
         arguments: what is left for jsonargparse, in its order.
         checkpoint: the file that `--ckpt_path` means, if it was given.
+        init_from: what the run began with or begins with, if that is a trained model.
         options: the options that there are, once the parser is made.
     """
 
@@ -45,6 +48,7 @@ class Request:
     variant: str
     arguments: list[str]
     checkpoint: Path | None = None
+    init_from: str | None = None
     options: list[str] = field(default_factory=list)
 
     @property
@@ -64,6 +68,7 @@ class _Given:
     rest: list[str] = field(default_factory=list)
     configs: list[dict[str, Any]] = field(default_factory=list)
     config_folder: Path | None = None
+    init_from: str | None = None
 
     def value(self, group: str, key: str) -> Any:
         """What the command line, or else the last configuration, says about one option."""
@@ -89,6 +94,7 @@ def read_request(verb: str, arguments: Sequence[str]) -> Request:
     """
     given = _sorted(arguments)
     checkpoint = _checkpoint(given)
+    init_from = _init_from(given, verb, checkpoint)
     if checkpoint is None and verb != "fit":
         raise UserError(f"{verb} which model? Say --ckpt_path with a checkpoint, or last or best of a run")
     if checkpoint is not None:
@@ -99,7 +105,7 @@ def read_request(verb: str, arguments: Sequence[str]) -> Request:
     model = blocks.check(recipe)
     variant = given.value("run", "variant") or given.variant or recipe.name
     configs = [part for config in given.configs for part in ("--config", json.dumps(config))]
-    return Request(verb, recipe, model, variant, [*configs, *given.rest], checkpoint)
+    return Request(verb, recipe, model, variant, [*configs, *given.rest], checkpoint, init_from)
 
 
 def _sorted(arguments: Sequence[str]) -> _Given:
@@ -107,7 +113,7 @@ def _sorted(arguments: Sequence[str]) -> _Given:
     named: list[str] = []
     for item in items:
         key, equals, value = item.partition("=")
-        if not (key in ("--recipe", "--config", "-c") or key.startswith("--recipe.")):
+        if not (key in ("--recipe", "--config", "-c", *INIT_FROM) or key.startswith("--recipe.")):
             given.rest.append(item)
             continue
         value = value if equals else next(items, None)
@@ -117,6 +123,8 @@ def _sorted(arguments: Sequence[str]) -> _Given:
             named.append(value)
         elif key.startswith("--recipe."):
             given.overrides.append(f"{key.removeprefix('--recipe.')}={value}")
+        elif key in INIT_FROM:
+            given.init_from = value
         else:
             _add_config(given, Path(value))
     if len(named) > 1:
@@ -157,6 +165,23 @@ def _checkpoint(given: _Given) -> Path | None:
     except CheckpointError as error:
         raise CheckpointError(f"{error}{_alternative(path)}") from error
     return path
+
+
+def _init_from(given: _Given, verb: str, checkpoint: Path | None) -> str | None:
+    """The trained model that a run begins with; where it continues, what it once began with."""
+    if given.init_from is not None and verb != "fit":
+        raise UserError(f"--init-from is for fit; {verb} takes the model of --ckpt_path")
+    if given.init_from is not None and checkpoint is not None:
+        raise UserError(
+            "--init-from begins a run with another one's weights, and --ckpt_path continues a run with its own: say one"
+        )
+    said = [config.pop("init_from", None) for config in given.configs]
+    known = given.init_from or next((path for path in reversed(said) if path is not None), None)
+    if checkpoint is not None:
+        return known or (read_metadata(checkpoint).get("config") or {}).get("init_from")
+    if known is not None and verb == "fit":
+        verify(Path(known))
+    return known
 
 
 def _alternative(damaged: Path) -> str:

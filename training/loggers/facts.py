@@ -21,7 +21,7 @@ def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
     return {
         "recipe": module.recipe.dump(),
         "recipe_hash": module.recipe.hash,
-        **{key: value for key, value in module.provenance.items() if key == "variant"},
+        **{key: value for key, value in module.provenance.items() if key in ("variant", "warm_start")},
         "model": model_facts(blocks.check(module.recipe), getattr(data, "length", module.model.max_length)),
         "objective": {"type": module.objective.name, "label_smoothing": module.objective.label_smoothing},
         "optimizer": dataclasses.asdict(module.settings),

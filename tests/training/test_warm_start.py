@@ -1,0 +1,196 @@
+"""`fit --init-from`: a run that begins with what another has learned."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import blocks
+from tests.training.wandb_log import read_run
+from training.checkpoint import read, read_metadata, weights
+from training.cli.main import main
+from training.data import tokenizer as tokenizers
+from training.loggers.files import read_rows
+from training.vocabularies import old_ids
+
+Fit = Callable[..., Path]
+CLOCKS = ("seconds", "tokens_per_second", "peak_memory_mib")
+STILL = ("--trainer.max_steps", "1", "--optimizer.lr", "1e-9")
+GROWN = ("--recipe.decoder.depth=2", "--recipe.decoder.layer.mixer.kv_heads=4")
+
+
+def state(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return weights(read(folder / "checkpoints" / f"{name}.ckpt"))
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def trained(fit: Fit) -> Path:
+    """A run that has learned something, in its only validation too."""
+    return fit("--trainer.max_steps", "25", "--trainer.val_check_interval", "25", "--optimizer.lr=1e-2", name="trained")
+
+
+def last_loss(folder: Path) -> float:
+    return [row["val/loss"] for row in read_rows(folder / "metrics.jsonl") if "val/loss" in row][-1]
+
+
+def test_a_run_of_another_recipe_begins_where_the_checkpoint_ended(
+    start: Callable[..., Any], fit: Fit, trained: Path, arguments: list[str], runs: Path
+) -> None:
+    options = [*arguments, *GROWN, *STILL, "--run.root", str(runs), "--run.name", "grown", "--run.wandb", "offline"]
+    process = start("fit", *options, "--init-from", str(trained))
+    cold = fit(*GROWN, *STILL, name="cold")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert f"warm start from {trained}, step 25, val/loss {last_loss(trained):.4f}: " in output
+    assert "decoder.layers.0.mixer.{k, v}" in output
+    assert "2 key heads repeated to 4" in output
+    assert "the recipes differ in decoder.depth 1 -> 2, decoder.layer.mixer.kv_heads 2 -> 4" in output
+    assert last_loss(runs / "grown") == pytest.approx(last_loss(trained), abs=1e-4)
+    assert last_loss(cold) > last_loss(trained) + 0.5
+    told = json.loads((runs / "grown" / "init.json").read_text())
+    size = blocks.build("tiny_decoder", [option.removeprefix("--recipe.") for option in GROWN]).size
+    assert sum(told["sizes"][kind] for kind in ("carried", "adapted", "fresh")) == size
+    assert sum(row["size"] for row in told["parameters"]) == sum(told["sizes"].values())
+    logged = read_run(runs / "grown" / "wandb").config["warm_start"]
+    assert logged["sizes"] == told["sizes"]
+    assert logged["source"] == str(trained)
+    assert read_metadata(runs / "grown" / "checkpoints" / "last.ckpt")["warm_start"]["sizes"] == told["sizes"]
+    before, after = state(cold), state(runs / "grown")
+    fresh = "decoder.layers.1.mixer.q.weight"
+    torch.testing.assert_close(before[fresh], after[fresh], atol=1e-8, rtol=0)  # after one step of 1e-9
+
+
+def test_a_run_that_began_so_continues_with_its_own_weights(fit: Fit, trained: Path) -> None:
+    options = [*GROWN, "--init_from", str(trained)]
+    whole = fit(*options, "--trainer.max_steps", "6", "--trainer.val_check_interval", "3", name="warm-whole")
+    stopped = fit(
+        *options,
+        *("--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--optimizer.decay_steps", "6"),
+        name="warm-stopped",
+    )
+    shutil.rmtree(stopped.parent / "gone", ignore_errors=True)
+    trained.rename(stopped.parent / "gone")
+    try:
+        given = ["--ckpt_path", "last", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+        continued = fit(*given, "--run.wandb=disabled", "--trainer.max_steps", "6", name="warm-stopped", given=[])
+    finally:
+        (stopped.parent / "gone").rename(trained)
+    assert figures(continued) == figures(whole)
+    assert all(torch.equal(tensor, state(whole)[name]) for name, tensor in state(continued).items())
+    facts = [read_metadata(folder / "checkpoints" / "last.ckpt")["warm_start"] for folder in (continued, whole)]
+    assert facts[0] == facts[1]
+    assert f"init_from: {trained}" in (continued / "config.yaml").read_text()
+
+
+def test_the_saved_configuration_repeats_a_warm_start(
+    fit: Fit, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = fit(*GROWN, *STILL, "--init-from", str(trained), name="warm-first")
+    capsys.readouterr()
+    again = fit("--config", str(first / "config.yaml"), name="warm-again", given=[])
+    assert f"warm start from {trained}" in capsys.readouterr().out
+    assert figures(again) == figures(first)
+
+
+def test_an_imported_folder_will_do_and_its_unknown_tokenizer_is_said(
+    fit: Fit, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(trained / "recipe.yaml", tmp_path / "recipe.yaml")
+    save_file(state(trained, "best"), tmp_path / "model.safetensors")
+    folder = fit(*STILL, "--init-from", str(tmp_path), name="from-import")
+    output = capsys.readouterr().out
+    size = sum(tensor.numel() for tensor in state(trained).values())
+    assert f"warm start from {tmp_path}: {size:,} carried\n" in output
+    assert "its tokenizer is not known: tokens are matched by id" in output
+    assert last_loss(folder) == pytest.approx(last_loss(trained), abs=1e-4)
+
+
+def test_tokens_of_another_tokenizer_are_found_by_their_text(
+    fit: Fit, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pieces = ["--data.tokenizer", "bpe", "--data.vocab_size", "290", "--recipe.vocab_size", "290"]
+    folder = fit(*pieces, *STILL, "--init-from", str(trained), name="from-bytes")
+    output = capsys.readouterr().out
+    assert "260 of 290 tokens found by their text, the others near the mean of the old" in output
+    made = tokenizers.load(read_metadata(folder / "checkpoints" / "last.ckpt")["tokenizer"])
+    here, there = (state(run)["embedding.tokens.weight"] for run in (folder, trained))
+    said = f"its tokenizer is another: of {made.vocab_size} tokens 260 are in it too, and keep what it learned"
+    assert said in output
+    token = made.pieces.index(b"q")
+    assert token != 4 + ord("q")
+    torch.testing.assert_close(here[token], there[4 + ord("q")], atol=1e-6, rtol=0)
+
+
+def test_ids_are_matched_by_bytes_and_special_tokens_by_id() -> None:
+    old = tokenizers.ByteTokenizer()
+    new = tokenizers.BPETokenizer.train(["the cat and the hat"] * 20, 264)
+    ids = old_ids(new, old)
+    assert ids[:4] == [0, 1, 2, 3]
+    assert all(old.pieces[was] == new.pieces[token] for token, was in enumerate(ids) if was >= 0)
+    assert ids.count(-1) == new.vocab_size - 260
+    assert sorted(was for was in ids if was >= 0) == list(range(260))
+
+
+WRONG = {
+    "nowhere": "nowhere: there is no such file",
+    "text": "is cut short or damaged, or is no checkpoint",
+    "foreign": "is not a checkpoint of blockformer",
+    "empty": "has no recipe.yaml",
+    "cut": "is cut short or damaged, or is no checkpoint",
+    "other": "nothing carries over",
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_cannot_be_begun_with_is_refused_in_one_line(
+    kind: str, trained: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, last = tmp_path / kind, (trained / "checkpoints" / "last.ckpt").read_bytes()
+    if kind == "empty":
+        path.mkdir()
+    elif kind == "foreign":
+        torch.save({"weights": torch.zeros(2)}, path)
+    elif kind != "nowhere":
+        path.write_bytes({"text": b"hello", "cut": last[: len(last) // 2], "other": last}[kind])
+    other = ["--recipe.dim", "24", "--recipe.decoder.layer.feedforward.hidden", "40"] if kind == "other" else []
+    run = ["--run.root", str(tmp_path / "runs"), "--trainer.max_steps", "1"]
+    assert main(["fit", *arguments, *other, *run, "--init-from", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(path) in line
+    assert WRONG[kind] in line
+
+
+def test_beginning_and_continuing_exclude_each_other(
+    trained: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = str(trained / "checkpoints" / "last.ckpt")
+    assert main(["fit", *arguments, "--init-from", str(trained), "--ckpt_path", last]) == 2
+    assert "--init-from begins a run with another one's weights, and --ckpt_path continues" in capsys.readouterr().err
+    assert main(["validate", "--init-from", str(trained), "--ckpt_path", last]) == 2
+    assert "--init-from is for fit; validate takes the model of --ckpt_path" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_begin_alike_and_report_once(
+    strategy: str, start: Callable[..., Any], fit: Fit, trained: Path, arguments: list[str], runs: Path
+) -> None:
+    options = [*GROWN, "--trainer.max_steps", "3", "--recipe.embedding.dropout=0", "--init-from", str(trained)]
+    two = ["--trainer.devices", "2", "--trainer.strategy", strategy, "--run.root", str(runs)]
+    process = start("fit", *arguments, *options, *two, "--run.name", f"warm-{strategy}")
+    one = fit(*options, name=f"warm-one-{strategy}")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert output.count("warm start from") == 1
+    for name, tensor in state(runs / f"warm-{strategy}").items():
+        torch.testing.assert_close(tensor, state(one)[name], rtol=1e-4, atol=1e-6)

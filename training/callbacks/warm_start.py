@@ -1,0 +1,103 @@
+"""Begin a run with what another has learned."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+import blocks
+from blocks.loading import PREFIX
+from blocks.warming import Report, WarmStartError
+from training.callbacks.steps import rehearses
+from training.checkpoint_io import write_atomically
+from training.data import tokenizer as tokenizers
+from training.data.tokenizer import Tokenizer
+from training.errors import UserError
+from training.initial_model import read_model
+from training.metadata import flat
+from training.vocabularies import old_ids
+
+REPORT = "init.json"
+DIFFERENCES = 6  # settings to name on the terminal; the file has all
+
+
+class WarmStart(Callback):
+    """Gives the model its first weights, once it has parameters and the data's tokenizer is known, and reports.
+
+    Args:
+        source: an imported folder, a checkpoint, or a run's folder.
+        folder: the run's own, for `init.json`.
+    """
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.source, self.folder = source, folder
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do it in every process alike, with the whole model, of which the strategy takes this process's part.
+
+        Raises:
+            UserError: there is no such model, or it has nothing that this one could begin with.
+        """
+        module: Any = pl_module
+        old, recipe, metadata = read_model(self.source)
+        tokens, about_tokens = _tokens(getattr(trainer, "datamodule", None), metadata)
+        try:
+            whole = blocks.build(module.recipe, seed=module.seed)
+            report = blocks.warm_start(whole, old, tokens=tokens)
+        except WarmStartError as error:
+            raise UserError(f"--init-from {self.source}: {error}") from error
+        state = {f"{PREFIX}{name}": tensor for name, tensor in whole.state_dict().items()}
+        trainer.strategy.load_model_state_dict({"state_dict": state})
+        facts = {
+            "source": str(self.source),
+            "recipe_hash": recipe.hash,
+            "step": metadata.get("step"),
+            "loss": metadata.get("evaluation", {}).get("val/loss"),
+            "sizes": dict(report.sizes),
+        }
+        module.provenance["warm_start"] = facts
+        if trainer.is_global_zero:
+            settings = _differences(recipe.dump(), module.recipe.dump())
+            print(*_said(facts, report, about_tokens, settings), sep="\n", flush=True)
+            if not rehearses(trainer):
+                content = facts | {"tokens": about_tokens, "settings": settings, **report.dump()}
+                text = json.dumps(content, indent=1)
+                write_atomically(self.folder / REPORT, lambda stream: stream.write(text.encode()))
+
+
+def _tokens(data: Any, metadata: dict[str, Any]) -> tuple[list[int] | None, str]:
+    """The old ids of the data's tokens, if they are others, and what to say about that."""
+    tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
+    if tokenizer is None:
+        return None, ""
+    known = metadata.get("tokenizer")
+    if known is None:
+        return None, "its tokenizer is not known: tokens are matched by id, right only if ids mean the same in both"
+    if known == tokenizer.dump():
+        return None, ""
+    tokens = old_ids(tokenizer, tokenizers.load(known))
+    found = sum(token >= 0 for token in tokens)
+    words = f"its tokenizer is another: of {len(tokens)} tokens {found} are in it too, and keep what it learned"
+    return tokens, words
+
+
+def _differences(there: Any, here: Any) -> list[str]:
+    """Settings that two recipes do not share, which may change the function though every weight is carried over."""
+    old, new = flat(there), flat(here)
+    return [
+        f"{key} {old.get(key, 'not set')} -> {new.get(key, 'not set')}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _said(facts: dict[str, Any], report: Report, about_tokens: str, settings: list[str]) -> list[str]:
+    step = f", step {facts['step']}" if facts["step"] is not None else ""
+    loss = f", val/loss {facts['loss']:.4f}" if facts["loss"] is not None else ""
+    sizes = ", ".join(f"{size:,} {kind}" for kind, size in report.sizes.items() if size)
+    lines = [f"warm start from {facts['source']}{step}{loss}: {sizes}", *report.lines()]
+    if settings:
+        more = f", and {len(settings) - DIFFERENCES} more in {REPORT}" if len(settings) > DIFFERENCES else ""
+        lines.append(f"  the recipes differ in {', '.join(settings[:DIFFERENCES])}{more}")
+    return [*lines, f"  {about_tokens}"] if about_tokens else lines
