@@ -1,10 +1,13 @@
 """`blockformer show`: what a recipe builds and what it costs, without building it in memory."""
 
 import json
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from training.cli.parser import Parser, add_format, add_overrides
+from training.cli.parser import Parser, add_format, add_overrides, positive
+from training.errors import UserError
 
 if TYPE_CHECKING:
     from blocks.models.base import Model
@@ -18,24 +21,36 @@ Cache per token: how many numbers decoding keeps for each token seen, over all l
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print a recipe's model as a tree, as JSON, or as the canonical YAML."""
+    """Print a recipe's model as a tree, as JSON, or as the canonical YAML; or what it needs."""
     options = _parser().parse_args(arguments)
     import blocks  # these and torch only now, so that --help answers at once
-    import registry
+    from training.inspection.source import recipe_of
 
-    recipe = registry.load(options.recipe, options.overrides)
+    recipe = recipe_of(options.recipe, options.overrides)
     model = blocks.check(recipe)
+    _check(options, model)
     if options.format == "yaml":
         print(recipe.to_yaml(), end="")
     elif options.format == "json":
-        print(json.dumps(_facts(recipe, model), indent=2))
+        print(json.dumps(_facts(recipe, model, options), indent=2))
+    elif options.memory:
+        _print_memory(recipe, model, options)
     else:
         _print(recipe, model)
     return 0
 
 
-def _facts(recipe: "Recipe", model: "Model") -> dict[str, Any]:
-    return {
+def _check(options: Namespace, model: "Model") -> None:
+    if not options.memory and (options.batch or options.length):
+        raise UserError("--batch and --length say how much is computed: they go with --memory")
+    if options.memory and options.format not in ("tree", "json"):
+        raise UserError(f"--memory has no --format {options.format}, only tree and json")
+    if options.length and options.length > model.max_length:
+        raise UserError(f"--length {options.length} is more than the model takes: {model.max_length} (max_length)")
+
+
+def _facts(recipe: "Recipe", model: "Model", options: Namespace) -> dict[str, Any]:
+    facts = {
         "name": recipe.name,
         "kind": model.kind,
         "hash": recipe.hash,
@@ -46,6 +61,22 @@ def _facts(recipe: "Recipe", model: "Model") -> dict[str, Any]:
         "tensors": {name: list(parameter.shape) for name, parameter in model.named_parameters()},
         "recipe": recipe.dump(),
     }
+    if options.memory:
+        from training.cli.budget import budgets
+
+        batch, length = options.batch or 1, options.length or model.max_length
+        found = budgets(recipe, batch, length)
+        precisions = {name: asdict(told) | {"training": told.training} for name, told in found.items()}
+        facts["memory"] = {"batch": batch, "length": length, "bytes": precisions}
+    return facts
+
+
+def _print_memory(recipe: "Recipe", model: "Model", options: Namespace) -> None:
+    from training.cli.budget import budgets, text
+
+    batch, length = options.batch or 1, options.length or model.max_length
+    print(f"{recipe.name}: {model.size:,} parameters\n")
+    print("\n".join(text(budgets(recipe, batch, length), batch, length)))
 
 
 def _print(recipe: "Recipe", model: "Model") -> None:
@@ -86,7 +117,10 @@ def _parser() -> Parser:
         description="Show what a recipe builds: blocks with their settings, shapes, parameters, FLOPs and cache.",
         epilog=FORMULA,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a file, or the name of an installed recipe")
+    parser.add_argument("recipe", metavar="RECIPE", help="a file, an installed recipe, a run or a checkpoint")
     add_overrides(parser)
+    parser.add_argument("--memory", action="store_true", help="bytes that training and inference need, by precision")
+    parser.add_argument("--batch", type=positive, metavar="B", help="sequences in a batch; default: 1")
+    parser.add_argument("--length", type=positive, metavar="T", help="tokens in a sequence; default: max_length")
     add_format(parser, "tree", "json", "yaml")
     return parser
