@@ -29,7 +29,7 @@ class Block:
 
     ``slot`` names the slot, ``given`` the arguments that the parent passes before the star, ``usual`` the block that is
     meant where a recipe opens a mapping in this slot without ``type``, ``paper`` the source of the idea, ``can`` what
-    may be asked of it.
+    may be asked of it, ``expected_failures`` why checks of the conformance suite, by their names, do not hold for it.
     """
 
     slot: ClassVar[str]
@@ -37,6 +37,7 @@ class Block:
     usual: ClassVar[str | None] = None
     paper: ClassVar[str] = ""
     can: ClassVar[Capabilities] = Capabilities()
+    expected_failures: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def hollow(cls) -> Self:

@@ -141,7 +141,7 @@ class MultiHeadAttention(Mixer):
     def _sources(self, x: Tensor, context: Context) -> tuple[tuple[Tensor, Tensor], Visibility, Tensor | None]:
         """Keys and values, who may look at them, and what is added to the scores."""
         if self.cross:
-            return self._memory(context), memory_visibility(context), None
+            return self._memory(context, x.shape[0]), memory_visibility(context), None
         biases = [bias for bias in (self.positions.bias(context), context.bias) if bias is not None]
         bias = sum(biases[1:], start=biases[0]) if biases else None
         return self._keys_values(x, context), visibility(context, causal=self.causal, window=self.window), bias
@@ -156,12 +156,14 @@ class MultiHeadAttention(Mixer):
         state = context.state("mixer", KeyValues)
         return (k, v) if state is None else state.append(k, v)
 
-    def _memory(self, context: Context) -> tuple[Tensor, Tensor]:
+    def _memory(self, context: Context, rows: int) -> tuple[Tensor, Tensor]:
         state = context.state("cross", KeyValues)
         if state is not None and state.keys is not None and state.values is not None:
             return state.keys, state.values
         if context.memory is None:
             raise ValueError("cross-attention needs the encoder's output, but the context has no memory")
+        if context.memory.shape[0] != rows:
+            raise ValueError(f"the encoder's output, the memory, has {context.memory.shape[0]} rows, the tokens {rows}")
         k = self._normed(self._keys(context.memory), self.k_norm)
         v = self.v(context.memory, clip=self.clip)
         return (k, v) if state is None else state.append(k, v)

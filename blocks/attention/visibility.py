@@ -52,7 +52,8 @@ def _visibility(context: Context, causal: bool, window: int | None) -> Visibilit
     mask: Tensor | None = None
     for part in parts:
         mask = part if mask is None else mask & part
-    return Visibility(mask, plainly_causal and length > 1)
+    # a choice and no condition: torch.compile may not know the length, and a kernel takes no unknown for its causal
+    return Visibility(mask, True) if plainly_causal and length > 1 else Visibility(mask, False)
 
 
 def _band(context: Context, causal: bool, window: int | None) -> Tensor:

@@ -76,12 +76,14 @@ class Context:
         """The context of ``tokens`` (B, T) or of vectors (B, T, D).
 
         Raises:
-            ValueError: a mask has another shape than the tokens, or documents come with a cache.
+            ValueError: a mask has another shape than the tokens or is one of fractions, or documents come with a cache.
         """
         batch, length = tokens.shape[:2]
         for name, value in (("attention_mask", attention_mask), ("documents", documents)):
             if value is not None and value.shape != (batch, length):
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, but the tokens have {(batch, length)}")
+            if value is not None and value.is_floating_point():  # of 0 and -inf it would say the opposite
+                raise ValueError(f"{name} holds {value.dtype} numbers; give bool or int, in a mask True for a token")
         if documents is not None and cache is not None:
             raise ValueError("documents cannot be given together with a cache: decoding continues one text a row")
         offset = 0 if cache is None else cache.length

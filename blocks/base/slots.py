@@ -1,8 +1,8 @@
 """One abstract class per slot: its contract, and nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, cast
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar, cast
 
 from torch import Generator, Tensor, nn
 
@@ -48,9 +48,13 @@ class Norm(Component, ABC):
 
 
 class InputPositions(Component, ABC):
-    """Says where a token stands by a vector that is added to its embedding."""
+    """Says where a token stands by a vector that is added to its embedding.
+
+    ``absolute`` says whether a text gives something else when all its positions are shifted alike.
+    """
 
     slot = "input_positions"
+    absolute: ClassVar[bool] = True
 
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -89,10 +93,12 @@ class AttentionPositions(Component, ABC):
     """Says where tokens stand inside a mixer: turns queries and keys, or adds to the scores.
 
     ``site.dim`` is the width of a head and ``site.heads`` their number; a stack that shares one among its mixers knows
-    neither. ``can.needs`` says which of the two it does, so that it stands only where that is applied.
+    neither. ``can.needs`` says which of the two it does, so that it stands only where that is applied. Unless it is
+    ``absolute``, only distances count: a text whose positions are all shifted alike gives the same.
     """
 
     slot = "attention_positions"
+    absolute: ClassVar[bool] = False
     heads: int | None = None
     """Number of heads to whose scores it adds; None: it adds nothing."""
 
@@ -112,10 +118,12 @@ class Mixer(Component, ABC):
     """Moves information between tokens.
 
     It obeys ``site.causal``, and reads ``context.memory`` where there is a ``site.memory_dim``. ``can`` says where it
-    may stand and what it may be given.
+    may stand and what it may be given, ``window`` that a token sees only those closer than so many tokens, itself
+    included; None: all.
     """
 
     slot = "mixer"
+    window: int | None = None
 
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -136,7 +144,12 @@ class Mixer(Component, ABC):
 
     @property
     def cached_per_token(self) -> int:
-        """Numbers that the cache keeps for each token seen."""
+        """Numbers that the cache keeps for each token seen: of the memory, for a cross mixer."""
+        return 0
+
+    @property
+    def cached_per_text(self) -> int:
+        """Numbers that the cache keeps for each row besides, however long its text."""
         return 0
 
     if TYPE_CHECKING:
@@ -297,3 +310,7 @@ class Init(Block, ABC):
             depth: number of layers in the stack around it, 1 outside a stack.
             generator: seeded by (seed, parameter name).
         """
+
+    @abstractmethod
+    def deviation(self, shape: Sequence[int], role: Role, depth: int) -> float:
+        """Standard deviation of what ``draw`` fills a parameter of ``shape`` with, by which it can be checked."""

@@ -9,13 +9,27 @@ def test_conforms(subject, check):
     check(subject)
 ```
 
-``parametrize_checks(registered("my_package"))`` takes every block of a package. A check is a plain function of a
+``parametrize_checks(registered("my_package"))`` takes every block of a package; ``run_checks`` does without pytest and
+returns a report, and so does ``blockformer test-block`` in a shell. A check is a plain function of a
 :class:`Subject` (a block, its parameters, and where it stands) that raises AssertionError;
 :mod:`blocks.conformance.table` says which apply to which slot. Importing this package needs no pytest.
 """
 
+from blocks.conformance.outcomes import Outcome, Report, run_checks
 from blocks.conformance.parametrize import pairs, parametrize_checks
 from blocks.conformance.subject import Place, Subject, registered, subjects
 from blocks.conformance.table import Check, checks
 
-__all__ = ["Check", "Place", "Subject", "checks", "pairs", "parametrize_checks", "registered", "subjects"]
+__all__ = [
+    "Check",
+    "Outcome",
+    "Place",
+    "Report",
+    "Subject",
+    "checks",
+    "pairs",
+    "parametrize_checks",
+    "registered",
+    "run_checks",
+    "subjects",
+]

@@ -2,15 +2,15 @@
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor
 
 from blocks.base import Component
-from blocks.conformance.comparing import COARSE, assert_same
+from blocks.conformance.comparing import assert_same
 from blocks.conformance.example import Example, example
-from blocks.conformance.gradients import backward, floating, gradients_of
+from blocks.conformance.gradients import gradients_of
 from blocks.conformance.running import run
 from blocks.conformance.subject import Path, Subject
 
@@ -30,22 +30,6 @@ def check_backends_agree(subject: Subject) -> None:
                 for key, tensor in tensors.items():
                     message = f"{'.'.join(map(str, path))}: {name} against {reference}, {what}, {key}"
                     assert_same(tensor, found[reference][key], message, 1e-7)
-
-
-def check_compiles(subject: Subject) -> None:
-    """torch.compile takes it whole, without a graph break, and it gives the same values and gradients."""
-    block, given = subject.build(), example(subject)
-    expected, gradients = run(block, given), gradients_of(block, given)
-    torch.compiler.reset()
-    compiled = cast("Any", torch).compile(run, backend="aot_eager", fullgraph=True, dynamic=False)
-    block.zero_grad(set_to_none=True)
-    given = floating(given)
-    y = cast("Tensor", compiled(block, given))
-    assert_same(y, expected, "compiled", COARSE)
-    backward(y)
-    for name, parameter in block.named_parameters():
-        assert parameter.grad is not None, f"compiled, {name} has no gradient"
-        assert_same(parameter.grad, gradients[name], f"compiled, the gradient of {name}", COARSE)
 
 
 def _builds(subject: Subject, path: Path) -> dict[str, Component]:

@@ -1,13 +1,10 @@
 """What a block says that it costs is what it costs."""
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 
-from blocks.base import Component, Mixer
 from blocks.conformance.example import Example, example
-from blocks.conformance.running import new_cache, run
+from blocks.conformance.running import run
 from blocks.conformance.subject import Subject
 from blocks.models.base import Model
 
@@ -34,26 +31,6 @@ def check_counts_its_parameters(subject: Subject) -> None:
     assert isinstance(model, Model)
     size = sum(parameter.numel() for parameter in set(model.parameters()))
     assert model.size == size == sum(model.parameters_by_slot().values())
-
-
-def check_counts_its_cache(subject: Subject) -> None:
-    """cached_per_token is how many numbers a cache holds more for a text that is one token longer."""
-    block = subject.build()
-    if isinstance(block, Mixer) and subject.place == "cross":
-        return  # what it keeps does not grow
-    short, long = (example(subject, length=length) for length in (LENGTH, 2 * LENGTH))
-    told = int(cast("Any", block).cached_per_token) * short.x.shape[0] * LENGTH
-    grown = _kept(block, long) - _kept(block, short)
-    assert told == grown, f"{told} numbers told, but the cache grew by {grown}"
-
-
-def _kept(block: Component, given: Example) -> int:
-    """Numbers in a cache after one text."""
-    cache = new_cache(block)
-    run(block, given, cache)
-    states = [state for layer in cache.layers for state in layer.values()]
-    tensors = [value for state in states for value in vars(state).values() if isinstance(value, Tensor)]
-    return sum(tensor.numel() for tensor in tensors)
 
 
 def _meta(given: Example) -> Example:

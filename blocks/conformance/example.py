@@ -19,6 +19,7 @@ class Example:
         documents: (B, T) int.
         memory: (B, S, D) output of an encoder; for a whole model (B, S) ids of the source.
         memory_mask: (B, S) bool.
+        positions: (1, T) int.
     """
 
     x: Tensor
@@ -26,6 +27,7 @@ class Example:
     documents: Tensor | None = None
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
+    positions: Tensor | None = None
 
     def rows(self, index: list[int] | slice) -> "Example":
         """Some rows of the batch."""

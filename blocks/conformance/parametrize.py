@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from blocks.conformance.expecting import Expectations
 from blocks.conformance.subject import Subject, subjects
-from blocks.conformance.table import Check, checks
+from blocks.conformance.table import ONCE, Check, checks, name_of
+from blocks.conformance.variants import variants
 from registry import Block, entry_of
 
 
@@ -14,6 +16,7 @@ def parametrize_checks(
     expected_failures: Mapping[str, str] | None = None,
     only: Iterable[Check] | None = None,
     without: Iterable[Check] = (),
+    options: bool = False,
 ) -> Any:
     """A decorator that gives a test function each pair of ``subject`` and ``check``, with ids that read.
 
@@ -23,36 +26,37 @@ def parametrize_checks(
     Args:
         blocks: registered classes, each checked at every place where it works, or subjects with parameters.
         expected_failures: why a check does not hold, by its id: ``norm/my_norm: takes_nothing``, or by the check's part
-            of it alone, for all blocks. Such a test must fail.
+            of it alone, for all blocks. Such a test must fail. A class can say the same by ``expected_failures``.
         only: the checks to take, of those that apply.
         without: the checks to leave out.
+        options: also check each block with each of its parameters at another value.
 
     Raises:
         ValueError: a failure is expected of a check that is not there.
     """
     import pytest  # here, so that checks can be called without it
 
-    reasons, used = dict(expected_failures or {}), set[str]()
-    params: list[Any] = []
-    for subject, check in pairs(blocks, only, without):
-        name = check.__name__.removeprefix("check_")
-        keys = [key for key in (f"{subject.id}: {name}", name) if key in reasons]
-        used.update(keys)
-        marks = [pytest.mark.xfail(reason=reasons[keys[0]], strict=True)] if keys else []
-        params.append(pytest.param(subject, check, id=f"{subject.id}: {name}", marks=marks))
-    if unknown := reasons.keys() - used:
-        raise ValueError(f"no check is called {sorted(unknown)[0]!r}, of which a failure is expected")
+    chosen = pairs(blocks, only, without, options)
+    expectations, params = Expectations(chosen, expected_failures), list[Any]()
+    for subject, check in chosen:
+        reason = expectations.reason(subject, check)
+        marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
+        params.append(pytest.param(subject, check, id=f"{subject.id}: {name_of(check)}", marks=marks))
     return pytest.mark.parametrize(("subject", "check"), params)
 
 
 def pairs(
-    blocks: Iterable[Subject | type[Block]], only: Iterable[Check] | None = None, without: Iterable[Check] = ()
+    blocks: Iterable[Subject | type[Block]],
+    only: Iterable[Check] | None = None,
+    without: Iterable[Check] = (),
+    options: bool = False,
 ) -> list[tuple[Subject, Check]]:
-    """Each block with each check that applies to it."""
+    """Each block with each check that applies to it; arguments as of :func:`parametrize_checks`."""
     wanted, left_out = None if only is None else set(only), set(without)
     found: list[tuple[Subject, Check]] = []
     for block in blocks:
         for subject in [block] if isinstance(block, Subject) else subjects(block.slot, entry_of(block).name):
-            applying = [check for check in checks(subject) if check not in left_out]
-            found += [(subject, check) for check in applying if wanted is None or check in wanted]
-    return found
+            found += [(subject, check) for check in checks(subject)]
+            for variant in variants(subject) if options else ():
+                found += [(variant, check) for check in checks(variant) if check not in ONCE]
+    return [(s, c) for s, c in found if c not in left_out and (wanted is None or c in wanted)]

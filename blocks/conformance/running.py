@@ -100,7 +100,8 @@ def _weights_of_all(router: Router, example: Example) -> Tensor:
 
 
 def _context(example: Example, cache: Cache | None) -> Context:
-    context = Context.of(example.x, attention_mask=example.mask, documents=example.documents, cache=cache)
+    said = {"attention_mask": example.mask, "documents": example.documents, "positions": example.positions}
+    context = Context.of(example.x, **said, cache=cache)
     context.memory, context.memory_mask = example.memory, example.memory_mask
     return context
 
@@ -112,7 +113,8 @@ def _model(model: Any, example: Example, cache: Cache | None) -> Tensor:
         memory = model.encode(example.memory, example.memory_mask)
         return model.decode(example.x, memory, example.memory_mask, example.mask, cache)
     extra = {} if cache is None else {"cache": cache}
-    return model(example.x, attention_mask=example.mask, documents=example.documents, **extra)
+    said = {"attention_mask": example.mask, "documents": example.documents, "positions": example.positions}
+    return model(example.x, **said, **extra)
 
 
 def _table(x: Tensor) -> Tensor:

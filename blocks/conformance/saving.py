@@ -2,20 +2,36 @@
 
 import copy
 import pickle
+from typing import Any, cast
 
 import torch
 
 from blocks.conformance.comparing import EXACT, assert_same
 from blocks.conformance.example import example
+from blocks.conformance.gradients import gradients_of
 from blocks.conformance.running import run
 from blocks.conformance.subject import Subject
 
 
 def check_restores_its_state(subject: Subject) -> None:
-    """Another block that loads the state strictly computes the same."""
-    block, other, given = subject.build(), subject.build(seed=7), example(subject)
-    other.load_state_dict(block.state_dict(), strict=True)
-    assert_same(run(other, given), run(block, given), "after loading the state", EXACT)
+    """Another block that loads the state strictly, by copying or by taking the tensors over, computes the same."""
+    block, given = subject.build(), example(subject)
+    for assign in (False, True):  # taken over, what is shared has to stay so
+        other = subject.build(seed=7)
+        other.load_state_dict(copy.deepcopy(block.state_dict()), strict=True, assign=assign)
+        assert_same(run(other, given), run(block, given), "after loading the state", EXACT)
+
+
+def check_keeps_its_names(subject: Subject) -> None:
+    """Compiled in place, used, trained or moved, the block calls its parameters the same."""
+    block = subject.build()
+    before = list(block.state_dict())
+    run(block, example(subject))
+    block.train()
+    gradients_of(block, example(subject), again=True)
+    cast("Any", block).compile(backend="eager")
+    found = list(block.float().state_dict())
+    assert found == before, f"the names of the state are others afterwards: {sorted(set(found) ^ set(before))}"
 
 
 def check_copies(subject: Subject) -> None:

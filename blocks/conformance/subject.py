@@ -118,6 +118,13 @@ class Subject:
         """All that a recipe could say about the block, defaults filled in."""
         return {key: _frozen(value) for key, value in self.spec.dump().items() if key != "type"}
 
+    def at(self, path: Path) -> Any:
+        """What the canonical recipe says at a place."""
+        tree: Any = self.canonical()
+        for key in path:
+            tree = tree[key]
+        return tree
+
     def put(self, path: Path, value: Any) -> "Subject":
         """The same with another value at one place of its recipe."""
         return replace(self, params=_put(self.canonical(), path, value))

@@ -4,15 +4,22 @@ from collections.abc import Callable, Mapping
 
 from blocks.conformance import (
     building,
+    caching,
+    compiling,
     computing,
     counting,
     decoding,
     documenting,
+    dropping,
     experts,
     gradients,
     initial,
+    learning,
     mattering,
+    neutral,
+    ordering,
     padding,
+    reaching,
     refusing,
     repeating,
     saving,
@@ -55,23 +62,48 @@ MODULE: Checks = (
     saving.check_restores_its_state,
     saving.check_copies,
     saving.check_shares_no_parameter_twice,
-    computing.check_compiles,
+    saving.check_keeps_its_names,
+    dropping.check_drops_out_at_its_rate,
+    neutral.check_neutral_values_change_nothing,
+    learning.check_trains_in_bfloat16,
+    compiling.check_compiles,
+    compiling.check_compiles_once_for_all_lengths,
+    compiling.check_exports,
     refusing.check_takes_its_full_length,
     mattering.check_reads_what_it_keeps,
 )
+VECTORS: Checks = (refusing.check_refuses_vectors_of_another_width,)
+LONG: frozenset[Check] = frozenset(
+    {
+        compiling.check_compiles_once_for_all_lengths,
+        compiling.check_exports,
+        learning.check_learns_a_batch,
+    }
+)
+"""Those that take a second and more each."""
+ONCE: frozenset[Check] = LONG | {compiling.check_compiles, counting.check_counts_its_flops}
+"""Those to run once a block, not for each of its options: torch counts all of a window's square, and sinks."""
+
 ALONE: Checks = (seeing.check_treats_each_token_alone, seeing.check_sees_itself)
 PLACED: Checks = (padding.check_ignores_padding, padding.check_ignores_padding_row_by_row)
-DECODING: Checks = (decoding.check_decodes_token_by_token, decoding.check_decodes_in_chunks)
+DECODING: Checks = (
+    decoding.check_decodes_token_by_token,
+    decoding.check_decodes_in_chunks,
+    refusing.check_decodes_no_further_than_it_reads,
+)
 PACKED: Checks = (padding.check_keeps_documents_apart,)
 WIRED: Checks = (
     *PLACED,
     padding.check_survives_rows_of_padding,
     counting.check_counts_its_flops,
     refusing.check_refuses_masks_of_another_shape,
+    refusing.check_refuses_masks_of_numbers,
+    reaching.check_sees_as_far_as_it_says,
 )
 MEMORY: Checks = (
     seeing.check_reads_the_memory,
     padding.check_ignores_padding_of_the_memory,
+    refusing.check_refuses_a_memory_of_other_rows,
 )
 WRITING: Checks = (
     seeing.check_sees_no_future,
@@ -80,25 +112,49 @@ WRITING: Checks = (
     decoding.check_follows_a_beam,
     decoding.check_sees_no_future_through_the_cache,
 )
+SHIFTED: Checks = (ordering.check_shifts_as_it_says,)
+KEEPING: Checks = (
+    caching.check_counts_its_cache,
+    caching.check_keeps_its_cache_small,
+    caching.check_keeps_its_cache_as_precise,
+    caching.check_begins_anew_with_a_new_cache,
+)
 
 BY_SLOT: Mapping[str, Checks] = {
     "activation": (*MODULE, *ALONE, counting.check_counts_its_flops),
-    "norm": (*MODULE, *ALONE, counting.check_counts_its_flops),
-    "feedforward": (*MODULE, *ALONE, counting.check_counts_its_flops, experts.check_stands_for_each_expert),
-    "router": (*MODULE, *ALONE, counting.check_counts_its_flops),
-    "transform": (*MODULE, *ALONE, counting.check_counts_its_flops),
-    "head": (*MODULE, *ALONE, counting.check_counts_its_flops),
-    "residual": (*MODULE, *ALONE, counting.check_counts_its_flops),
-    "input_positions": (*MODULE, *ALONE, *PLACED, *DECODING, *PACKED),
-    "attention_positions": (*MODULE, *PLACED, padding.check_survives_rows_of_padding),
-    "embedding": (*MODULE, *ALONE, *PLACED, *DECODING, *PACKED),
-    "mixer": (*MODULE, *WIRED, computing.check_backends_agree),
-    "layer": (*MODULE, *WIRED, seeing.check_sees_itself),
-    "stack": (*MODULE, *WIRED, seeing.check_sees_itself),
-    "model": (*MODULE, *WIRED, seeing.check_sees_itself, counting.check_counts_its_parameters),
+    "norm": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops),
+    "feedforward": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops, experts.check_stands_for_each_expert),
+    "router": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops),
+    "transform": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops),
+    "head": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops),
+    "residual": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops),
+    "input_positions": (*MODULE, *VECTORS, *ALONE, *PLACED, *DECODING, *PACKED, *SHIFTED),
+    "attention_positions": (*MODULE, *PLACED, *SHIFTED, padding.check_survives_rows_of_padding),
+    "embedding": (*MODULE, *ALONE, *PLACED, *DECODING, *PACKED, *SHIFTED),
+    "mixer": (*MODULE, *VECTORS, *WIRED, computing.check_backends_agree),
+    "layer": (*MODULE, *VECTORS, *WIRED, seeing.check_sees_itself),
+    "stack": (*MODULE, *VECTORS, *WIRED, seeing.check_sees_itself),
+    "model": (
+        *MODULE,
+        *WIRED,
+        seeing.check_sees_itself,
+        counting.check_counts_its_parameters,
+        initial.check_starts_as_it_says,
+        learning.check_learns_a_batch,
+    ),
     "rotary_scaling": WORDS,
-    "init": (*WORDS, initial.check_draws_by_its_generator_alone, initial.check_draws_every_value),
+    "init": (
+        *WORDS,
+        initial.check_draws_by_its_generator_alone,
+        initial.check_draws_every_value,
+        initial.check_draws_as_it_says,
+    ),
 }
+
+
+def name_of(check: Check) -> str:
+    """What reports call it: ``sees_no_future``."""
+    return check.__name__.removeprefix("check_")
 
 
 def checks(subject: Subject) -> Checks:
@@ -115,9 +171,11 @@ def checks(subject: Subject) -> Checks:
         found += MEMORY if slot == "model" else (*MEMORY, refusing.check_refuses_a_missing_memory)
     else:
         found += PACKED
+    if slot not in ("attention_positions", "model") or (slot == "model" and not memory):
+        found += SHIFTED
     if subject.place == "bidirectional":
-        return found
+        return found if slot == "attention_positions" else (*found, ordering.check_knows_no_order_without_positions)
     found += WRITING
     if slot != "model" or not memory:  # a model that reads a source takes no documents
         found += (refusing.check_refuses_documents_with_a_cache,)
-    return (*found, counting.check_counts_its_cache) if slot in ("mixer", "model") else found
+    return (*found, *KEEPING) if slot in ("mixer", "model") else found

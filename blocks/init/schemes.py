@@ -1,5 +1,7 @@
 """Ways to draw initial values."""
 
+from collections.abc import Sequence
+
 from torch import Generator, Tensor, nn
 
 from blocks.base import Init, Role
@@ -20,7 +22,10 @@ class Normal(Init):
         self.std = std
 
     def draw(self, weight: Tensor, role: Role, depth: int, generator: Generator) -> None:
-        weight.normal_(0.0, self.std, generator=generator)
+        weight.normal_(0.0, self.deviation(weight.shape, role, depth), generator=generator)
+
+    def deviation(self, shape: Sequence[int], role: Role, depth: int) -> float:
+        return self.std
 
 
 @register("depth_scaled")
@@ -37,8 +42,10 @@ class DepthScaled(Init):
         self.std = std
 
     def draw(self, weight: Tensor, role: Role, depth: int, generator: Generator) -> None:
-        std = self.std / (2 * depth) ** 0.5 if role == "output" else self.std
-        weight.normal_(0.0, std, generator=generator)
+        weight.normal_(0.0, self.deviation(weight.shape, role, depth), generator=generator)
+
+    def deviation(self, shape: Sequence[int], role: Role, depth: int) -> float:
+        return self.std / (2 * depth) ** 0.5 if role == "output" else self.std
 
 
 @register("xavier")
@@ -52,7 +59,10 @@ class Xavier(Init):
 
     def draw(self, weight: Tensor, role: Role, depth: int, generator: Generator) -> None:
         if role == "embedding":
-            weight.normal_(0.0, weight.shape[-1] ** -0.5, generator=generator)
+            weight.normal_(0.0, self.deviation(weight.shape, role, depth), generator=generator)
         else:
             for matrix in weight.view(-1, *weight.shape[-2:]):  # of experts, each has one
                 nn.init.xavier_uniform_(matrix, generator=generator)
+
+    def deviation(self, shape: Sequence[int], role: Role, depth: int) -> float:
+        return shape[-1] ** -0.5 if role == "embedding" else (2 / (shape[-2] + shape[-1])) ** 0.5

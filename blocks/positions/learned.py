@@ -36,4 +36,5 @@ class LearnedPositions(InputPositions):
                 f"a sequence of {length} tokens is longer than max_length={self.max_length}, "
                 "and learned positions end there"
             )
-        return x + self.table(context.positions + self.offset if self.offset else context.positions)
+        found = self.table(context.positions + self.offset if self.offset else context.positions)
+        return x + found.expand_as(x)

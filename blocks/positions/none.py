@@ -10,6 +10,8 @@ from registry import register
 class NoInputPositions(InputPositions):
     """Add nothing: positions come from the mixers, or from the causal mask alone."""
 
+    absolute = False
+
     def __init__(self, site: Site) -> None:
         super().__init__(site)
 

@@ -39,7 +39,7 @@ class SinusoidalPositions(InputPositions):
         self.steps = self.pairs if spacing == "paper" else max(self.pairs - 1, 1)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return x + self.encode(context.positions).to(x.dtype)
+        return x + self.encode(context.positions).to(x.dtype).expand_as(x)
 
     def encode(self, positions: Tensor) -> Tensor:
         """(B, T) positions -> (B, T, D) float32"""

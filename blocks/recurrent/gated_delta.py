@@ -123,6 +123,11 @@ class GatedDelta(Mixer):
         rule = delta_rule_flops(length, self.head_dim, self.value_dim)
         return super().flops_per_token(length) + self.value_heads * rule
 
+    @property
+    def cached_per_text(self) -> int:
+        channels, kernel = self.convolution.shape
+        return self.value_heads * self.head_dim * self.value_dim + channels * (kernel - 1)
+
 
 def unit(x: Tensor) -> Tensor:
     """(..., K) -> (..., K) of length 1, or 0 for 0."""

@@ -99,6 +99,10 @@ class LinearAttention(Mixer):
         read = additive_rule_flops(length, width, width + 1) if self.causal else 4 * width * (width + 1)
         return super().flops_per_token(length) + self.heads * read
 
+    @property
+    def cached_per_text(self) -> int:
+        return self.heads * self.head_dim * (self.head_dim + 1)
+
 
 def _from_both_sides(q: Tensor, k: Tensor, v: Tensor, texts: Tensor | None) -> Tensor:
     """Each token reads the whole of its text: what stands before it and itself, and what stands after."""

@@ -1,10 +1,30 @@
 """Every block passes every check that applies to it."""
 
+import pytest
+
 from blocks.conformance import Check, Subject, checks, parametrize_checks, registered
+from blocks.conformance.table import LONG
+
+SAMPLE = ("mixer/attention/causal", "mixer/gated_delta/causal", "feedforward/moe", "model/")  # of the long ones
 
 
-@parametrize_checks(registered("blocks"))
+def sampled() -> list[Subject]:
+    return [subject for subject in registered("blocks") if subject.id.startswith(SAMPLE)]
+
+
+@parametrize_checks(registered("blocks"), without=LONG)
 def test_block(subject: Subject, check: Check) -> None:
+    check(subject)
+
+
+@parametrize_checks(sampled(), only=LONG)
+def test_some_blocks_at_length(subject: Subject, check: Check) -> None:
+    check(subject)
+
+
+@pytest.mark.slow
+@parametrize_checks(registered("blocks"), only=LONG)
+def test_block_at_length(subject: Subject, check: Check) -> None:
     check(subject)
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from blocks.conformance import Check, Subject, checks, pairs, registered
+from blocks.conformance.table import ONCE, name_of
 from blocks.conformance.variants import variants
 
 QUICK = {
@@ -17,7 +18,6 @@ QUICK = {
     "decodes_in_chunks",
     "counts_its_cache",
 }
-SLOW = {"compiles", "counts_its_flops"}  # compiled once a block; windows are computed in full, and so are sinks
 
 
 def all_variants() -> list[Subject]:
@@ -27,7 +27,7 @@ def all_variants() -> list[Subject]:
 
 
 def applying(subject: Subject) -> dict[str, Check]:
-    return {check.__name__.removeprefix("check_"): check for _, check in pairs([subject])}
+    return {name_of(check): check for _, check in pairs([subject], without=ONCE)}
 
 
 @pytest.mark.parametrize("subject", [pytest.param(v, id=v.id) for v in all_variants() if v.place != "bidirectional"])
@@ -40,9 +40,8 @@ def test_an_option_breaks_nothing(subject: Subject) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("subject", [pytest.param(v, id=v.id) for v in all_variants()])
 def test_an_option_breaks_nothing_at_any_place(subject: Subject) -> None:
-    for name, check in applying(subject).items():
-        if name not in SLOW:
-            check(subject)
+    for check in applying(subject).values():
+        check(subject)
 
 
 def test_options_are_read_off_the_signature() -> None:

@@ -21,9 +21,10 @@ VERBS = {
     "show": "show what a recipe builds: blocks, shapes, parameters, cost",
     "diff": "say how two models differ, and what that costs",
     "blocks": "list the slots, the blocks in them and their parameters",
+    "test-block": "run the conformance suite on a block",
     "schema": "write the JSON Schema of recipes, for editors, and the block reference",
 }
-MODULES = {"import": "import_"}  # where the verb is no name for a module
+MODULES = {"import": "import_", "test-block": "conform"}  # where the verb is no name for a module
 TRAINER = ("fit", "validate", "test", "predict")
 ROOMS = ("registry", "blocks", "training")
 INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports for SIGINT and SIGPIPE
@@ -86,7 +87,7 @@ def _parser() -> Parser:
         prog="blockformer",
         usage="blockformer [--plugin MODULE] COMMAND ...",
         description="Compose Transformers from interchangeable blocks with YAML recipes, train and compare them.",
-        epilog="\n".join(["commands:", *(f"  {verb:<10}{meaning}" for verb, meaning in VERBS.items())])
+        epilog="\n".join(["commands:", *(f"  {verb:<12}{meaning}" for verb, meaning in VERBS.items())])
         + "\n\n`blockformer COMMAND --help` explains a command.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")

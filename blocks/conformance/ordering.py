@@ -1,0 +1,42 @@
+"""What positions do: shifted, and left out."""
+
+import torch
+
+from blocks.base import AttentionPositions, InputPositions
+from blocks.conformance.comparing import COARSE, assert_same
+from blocks.conformance.example import Example, example
+from blocks.conformance.running import run
+from blocks.conformance.subject import Subject
+
+SHIFT = 7
+
+
+def check_shifts_as_it_says(subject: Subject) -> None:
+    """With all positions shifted alike, the output changes where a position is ``absolute``, and only there."""
+    block, given = subject.build(), example(subject)
+    usual = torch.arange(given.x.shape[1])
+    before, after = (run(block, _at(given, positions)) for positions in (usual, usual + SHIFT))
+    kinds = (InputPositions, AttentionPositions)
+    absolute = [type(m).__name__ for m in block.modules() if isinstance(m, kinds) and m.absolute]
+    if not absolute:
+        assert_same(after, before, f"all positions shifted by {SHIFT}", 10 * COARSE)
+        return
+    changed = float((after - before).detach().abs().max())
+    assert changed > COARSE, f"{absolute[0]} is absolute, but nothing changes when positions are shifted"
+
+
+def check_knows_no_order_without_positions(subject: Subject) -> None:
+    """Where nothing says where tokens stand, tokens in another order give the same in that order."""
+    canonical = subject
+    for path in subject.keys("positions"):
+        canonical = canonical.put(path, {"type": "none"}) if subject.at(path) else canonical
+    for path in subject.keys("window"):
+        canonical = canonical.put(path, None)
+    block, given = canonical.build(), example(canonical)
+    order = [3, 0, 4, 1, 2]
+    shuffled = Example(given.x[:, order], memory=given.memory)
+    assert_same(run(block, shuffled), run(block, given)[:, order], f"tokens in the order {order}")
+
+
+def _at(given: Example, positions: torch.Tensor) -> Example:
+    return Example(given.x, memory=given.memory, positions=positions[None])
