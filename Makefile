@@ -50,8 +50,9 @@ check: $(STAMP) ## lint, format, types, import directions
 docs: $(STAMP) ## build the site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-schema: $(STAMP) ## write the generated files anew: JSON Schema and block reference
+schema: $(STAMP) ## write the generated files anew: JSON Schema, block reference, list of models
 	$(BIN)/blockformer schema --out recipes/schema.json --reference docs/blocks
+	$(BIN)/blockformer recipes --page docs/models.md
 
 # In a venv of its own, so that nothing tried by hand gets in. Torch's own companions (CUDA, Triton) differ by machine and
 # are pinned by torch itself; a local suffix such as +cpu names a file that other machines do not find.

@@ -4,7 +4,8 @@ from registry.capabilities import PLACES, Capabilities, Place, UnfitError
 from registry.core import Block, Entry, Parameter, entries, entry_of, register, slots
 from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
-from registry.recipe import Recipe, find, installed, load
+from registry.recipe import Recipe, find, load
+from registry.shelf import installed
 from registry.spec import AsRecipe, Spec, parse, spec_of
 from registry.types import Depth, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, Share
 

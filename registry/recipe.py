@@ -13,9 +13,10 @@ from pydantic_core import PydanticCustomError
 from registry.building import Record, building_by
 from registry.capabilities import UnfitError
 from registry.diagnosis import diagnosed
-from registry.errors import Mark, Problem, RecipeError, nearest
+from registry.errors import Mark, Problem, RecipeError
 from registry.fitting import misplaced, unfit
 from registry.merge import merged, overridden, typed, without_like
+from registry.shelf import installed, no_such
 from registry.spec import Spec, parse
 from registry.strict_yaml import Map, parse_text, read
 from registry.trees import dotted, from_plain, plain, where
@@ -144,17 +145,7 @@ def find(name: str | Path) -> Path:
     known = installed()
     if str(name) in known:
         return known[str(name)]
-    hint = nearest(str(name), known) or f"known: {', '.join(known)}"
-    raise RecipeError(
-        [Problem(Mark(str(name)), "", f"no recipe has this name; {hint} (a file needs its ending, .yaml)")]
-    )
-
-
-def installed() -> dict[str, Path]:
-    """The recipes that come with the package, by bare name."""
-    here = Path(__file__).parent
-    folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.rglob("*.yaml"), key=lambda path: path.stem)}
+    raise RecipeError([Problem(Mark(str(name)), "", no_such(str(name)))])
 
 
 def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map, str]:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+import blocks
 import registry
 from registry.reference import pages
 from registry.strict_yaml import parse_text
 from tests.docs.snippets import ROOT, snippets
+from tests.recipes.releases import RELEASES
+from training.cli.recipes import page
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,14 @@ def test_the_schema_is_not_stale(made: Path) -> None:
 def test_no_page_of_the_block_reference_is_stale(made: Path) -> None:
     stored = {path.name: path.read_text() for path in (ROOT / "docs" / "blocks").glob("*")}
     assert stored == {path.name: path.read_text() for path in (made / "blocks").iterdir()}
+
+
+def test_the_page_of_models_is_not_stale() -> None:
+    sizes = {
+        release.name: release.parameters for release in RELEASES
+    }  # what they build is compared with these elsewhere
+    sizes |= {name: blocks.check(registry.load(name)).size for name in registry.installed() if name not in sizes}
+    assert (ROOT / "docs" / "models.md").read_text() == page(sizes)
 
 
 @pytest.mark.parametrize("slot", registry.slots())

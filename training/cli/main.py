@@ -17,6 +17,7 @@ VERBS = {
     "generate": "continue a prompt with a trained model",
     "import": "turn a published model into a recipe and its weights",
     "export": "turn a model into a folder that transformers loads",
+    "recipes": "list the recipes that are installed, published models among them",
     "check": "say all that is wrong with recipes",
     "show": "show what a recipe builds: blocks, shapes, parameters, cost",
     "diff": "say how two models differ, and what that costs",

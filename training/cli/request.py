@@ -15,7 +15,7 @@ from typing import Any
 
 import blocks
 from blocks.models.base import Model
-from registry import Recipe, installed, load
+from registry import Recipe, load
 from registry.plugins import load_named
 from registry.strict_yaml import Map, read
 from training.checkpoint import CheckpointError, read_metadata
@@ -100,7 +100,9 @@ def read_request(verb: str, arguments: Sequence[str]) -> Request:
     if checkpoint is not None:
         _complete(given, checkpoint)
     if given.source is None:
-        raise UserError(f"which model? Say --recipe with a file or one of: {', '.join(installed())}")
+        raise UserError(
+            "which model? Say --recipe with a file or a name, such as gpt2; `blockformer recipes` lists all"
+        )
     recipe = load(given.source, given.overrides)
     model = blocks.check(recipe)
     variant = given.value("run", "variant") or given.variant or recipe.name
