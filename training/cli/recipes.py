@@ -12,9 +12,9 @@ INTRO = """<!-- Made by `make schema` from the recipes themselves; not for editi
 
 # Models
 
-These recipes are installed, and known by their bare names wherever a recipe is asked for. Those of published models are the
-models of the releases at full size, to the last parameter: a test compares each with the release's `config.json`, key by key,
-and counts. None holds weights; [`blockformer import`](export.md) reads those of a release.
+These recipes are installed, and known by their bare names wherever a recipe is asked for. Those of published models are
+the models of the releases at full size, to the last parameter: a test compares each with the release's `config.json`, key
+by key, and counts. None holds weights; [`blockformer import`](export.md) reads those of a release.
 
 Parameters that are used in two places count once. Dropout and initial values are the release's as far as it says them.
 """
@@ -89,8 +89,8 @@ def _linked(text: str) -> str:
 def _parser() -> Parser:
     parser = Parser(
         prog="blockformer recipes",
-        description="List the recipes that are installed, or those that mention a word. They are known by these names wherever\n"
-        "a recipe is asked for; `blockformer show NAME` shows one.",
+        description="List the recipes that are installed, or those that mention a word. They are known by these names\n"
+        "wherever a recipe is asked for; `blockformer show NAME` shows one.",
     )
     parser.add_argument("word", nargs="?", metavar="WORD", help="only recipes whose name or description holds it")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write a page about all of them there, as Markdown")

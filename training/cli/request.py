@@ -100,9 +100,7 @@ def read_request(verb: str, arguments: Sequence[str]) -> Request:
     if checkpoint is not None:
         _complete(given, checkpoint)
     if given.source is None:
-        raise UserError(
-            "which model? Say --recipe with a file or a name, such as gpt2; `blockformer recipes` lists all"
-        )
+        raise UserError("which model? Say --recipe with a file or a name, such as gpt2; see `blockformer recipes`")
     recipe = load(given.source, given.overrides)
     model = blocks.check(recipe)
     variant = given.value("run", "variant") or given.variant or recipe.name
