@@ -35,9 +35,8 @@ def test_no_page_of_the_block_reference_is_stale(made: Path) -> None:
 
 
 def test_the_page_of_models_is_not_stale() -> None:
-    sizes = {
-        release.name: release.parameters for release in RELEASES
-    }  # what they build is compared with these elsewhere
+    # what a published model's recipe builds is compared with these elsewhere
+    sizes = {release.name: release.parameters for release in RELEASES}
     sizes |= {name: blocks.check(registry.load(name)).size for name in registry.installed() if name not in sizes}
     assert (ROOT / "docs" / "models.md").read_text() == page(sizes)
 

@@ -13,8 +13,8 @@ INTRO = """<!-- Made by `make schema` from the recipes themselves; not for editi
 # Models
 
 These recipes are installed, and known by their bare names wherever a recipe is asked for. Those of published models are
-the models of the releases at full size, to the last parameter: a test compares each with the release's `config.json`, key
-by key, and counts. None holds weights; [`blockformer import`](export.md) reads those of a release.
+the models of the releases at full size, to the last parameter: a test compares each with the release's `config.json`,
+key by key, and counts. None holds weights; [`blockformer import`](export.md) reads those of a release.
 
 Parameters that are used in two places count once. Dropout and initial values are the release's as far as it says them.
 """
