@@ -12,6 +12,7 @@ from training.errors import UserError
 if TYPE_CHECKING:
     from blocks.models.base import Model
     from registry import Recipe
+    from training.inspection.scales import Scales
 
 FORMULA = """\
 FLOPs per token: a product of an (m, k) and a (k, n) matrix counts 2mkn; the scores of attention count as computed,
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
         print(recipe.to_yaml(), end="")
     elif options.format == "json":
         print(json.dumps(_facts(recipe, model, options), indent=2))
+    elif options.scales:
+        _print_scales(recipe, model, options)
     elif options.memory:
         _print_memory(recipe, model, options)
     else:
@@ -41,10 +44,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(options: Namespace, model: "Model") -> None:
-    if not options.memory and (options.batch or options.length):
-        raise UserError("--batch and --length say how much is computed: they go with --memory")
-    if options.memory and options.format not in ("tree", "json"):
-        raise UserError(f"--memory has no --format {options.format}, only tree and json")
+    asked = [name for name in ("memory", "scales") if getattr(options, name)]
+    if len(asked) > 1:
+        raise UserError("--memory and --scales are two commands: give one of them")
+    if not asked and (options.batch or options.length):
+        raise UserError("--batch and --length say how much is computed: they go with --memory or --scales")
+    if options.seed is not None and not options.scales:
+        raise UserError("--seed goes with --scales: nothing else draws initial values")
+    if asked and options.format not in ("tree", "json"):
+        raise UserError(f"--{asked[0]} has no --format {options.format}, only tree and json")
     if options.length and options.length > model.max_length:
         raise UserError(f"--length {options.length} is more than the model takes: {model.max_length} (max_length)")
 
@@ -68,6 +76,11 @@ def _facts(recipe: "Recipe", model: "Model", options: Namespace) -> dict[str, An
         found = budgets(recipe, batch, length)
         precisions = {name: asdict(told) | {"training": told.training} for name, told in found.items()}
         facts["memory"] = {"batch": batch, "length": length, "bytes": precisions}
+    if options.scales:
+        from training.inspection.findings import findings
+
+        told = _scales(recipe, model, options)
+        facts["scales"] = asdict(told) | {"unusual": findings(told)}
     return facts
 
 
@@ -77,6 +90,22 @@ def _print_memory(recipe: "Recipe", model: "Model", options: Namespace) -> None:
     batch, length = options.batch or 1, options.length or model.max_length
     print(f"{recipe.name}: {model.size:,} parameters\n")
     print("\n".join(text(budgets(recipe, batch, length), batch, length)))
+
+
+def _print_scales(recipe: "Recipe", model: "Model", options: Namespace) -> None:
+    from training.cli.scaling import text
+
+    print(f"{recipe.name}: {model.size:,} parameters, at step 0 with seed {options.seed or 0}\n")
+    print("\n".join(text(_scales(recipe, model, options))))
+
+
+def _scales(recipe: "Recipe", model: "Model", options: Namespace) -> "Scales":
+    from training.inspection.room import check_room
+    from training.inspection.scales import scales
+
+    batch, length = options.batch or 2, options.length or min(64, model.max_length)
+    check_room(recipe, batch, length)
+    return scales(recipe, seed=options.seed or 0, batch=batch, length=length)
 
 
 def _print(recipe: "Recipe", model: "Model") -> None:
@@ -120,7 +149,9 @@ def _parser() -> Parser:
     parser.add_argument("recipe", metavar="RECIPE", help="a file, an installed recipe, a run or a checkpoint")
     add_overrides(parser)
     parser.add_argument("--memory", action="store_true", help="bytes that training and inference need, by precision")
-    parser.add_argument("--batch", type=positive, metavar="B", help="sequences in a batch; default: 1")
-    parser.add_argument("--length", type=positive, metavar="T", help="tokens in a sequence; default: max_length")
+    parser.add_argument("--scales", action="store_true", help="build it, and say how large all is at step 0, by layer")
+    parser.add_argument("--batch", type=positive, metavar="B", help="sequences in a batch; default: 1 (2)")
+    parser.add_argument("--length", type=positive, metavar="T", help="tokens in each; default: max_length (64)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of --scales; default: 0")
     add_format(parser, "tree", "json", "yaml")
     return parser
