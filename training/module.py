@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from blocks import check
-from training.fitting import fit_data_to_model
+from training.fitting import fit_data_to_model, fit_precision_to_model
 from training.metadata import METADATA, describe, verify_same_model
 from training.objectives import Score, objective_for
 from training.objectives.score import TARGETS, TOKENS, no_sums
@@ -63,8 +63,10 @@ class TrainingModule(L.LightningModule):
         self._evaluated: Tensor | None = None
 
     def setup(self, stage: str) -> None:
-        fit_data_to_model(getattr(self.trainer, "datamodule", None), self.model, self.objective.name)
+        data = getattr(self.trainer, "datamodule", None)
+        fit_data_to_model(data, self.recipe, self.model, self.objective.name)
         if stage == "fit":
+            fit_precision_to_model(str(self.trainer.precision), self.recipe, self.model)
             align_with_steps(self.trainer)
         if self.compiled:  # the inner module: Lightning's own methods do not survive compilation
             self.model.compile()

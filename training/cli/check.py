@@ -26,10 +26,12 @@ def main(arguments: Sequence[str]) -> int:
 def _checked(source: str, overrides: list[str]) -> str:
     import blocks
     import registry
+    from blocks.abilities import remarks
 
     recipe = registry.load(source, overrides)
     model = blocks.check(recipe)
-    return f"{source}: ok, {model.kind}, {model.size:,} parameters, hash {recipe.hash[:12]}"
+    good = f"{source}: ok, {model.kind}, {model.size:,} parameters, hash {recipe.hash[:12]}"
+    return "\n".join([good, *(f"{source}: note: {remark}" for remark in remarks(recipe, model))])
 
 
 def _parser() -> Parser:

@@ -10,16 +10,18 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from blocks.abilities import remarks
 from registry import RecipeError
 from training.callbacks import Predictions, WarmStart
 from training.callbacks.steps import rehearses
 from training.checkpoint_io import AtomicCheckpointIO
 from training.cli.equipment import callbacks_of, listed, loggers_of
-from training.cli.report import keep_evaluation, save_settings, say_begin, say_end
+from training.cli.report import keep_evaluation, save_settings, say_begin, say_end, say_remarks
 from training.cli.request import Request
 from training.data.errors import DataError
 from training.data.module import TextData
 from training.errors import UserError
+from training.fitting import remarks_on_data
 from training.module import TrainingModule
 from training.optim import OptimizerSettings
 from training.parallel import verify_known
@@ -166,6 +168,8 @@ class TrainingCLI(LightningCLI):
         if self.first and not rehearses(self.trainer):
             save_settings(self.folder, self.request.recipe.to_yaml(), self.saved)
             say_begin(self.request.variant, self.model.model, self.folder)
+            model = self.model.model
+            say_remarks([*remarks(self.model.recipe, model), *remarks_on_data(self.datamodule, model)])
 
     def after_fit(self) -> None:
         """Say where everything is."""

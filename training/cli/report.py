@@ -1,6 +1,8 @@
 """What a run leaves for people: the files that repeat it, and the lines that say where things are."""
 
 import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,12 @@ def save_settings(folder: Path, recipe: str, config: dict[str, Any]) -> None:
 def say_begin(variant: str, model: Any, folder: Path) -> None:
     """One line when training begins."""
     print(f"{variant}: {model.kind}, {model.size:,} parameters; the run lives in {folder}", flush=True)
+
+
+def say_remarks(remarks: Iterable[str]) -> None:
+    """What may not be meant, a line each."""
+    for remark in remarks:
+        print(f"note: {remark}", file=sys.stderr, flush=True)
 
 
 def say_end(folder: Path, loggers: list[Any]) -> None:

@@ -1,0 +1,50 @@
+"""Which blocks of a model cannot do what data or a trainer asks of all of them."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from blocks.base import Component
+from registry import Recipe, entries, spec_of
+from registry.trees import dotted
+
+Ability = Literal["padding", "documents", "cache", "any_length", "bfloat16"]
+
+
+def lacking(recipe: Recipe, model: Component, ability: Ability) -> str:
+    """What to say about the blocks of ``model`` that lack an ability, with what could stand there; nothing if none do.
+
+    Args:
+        recipe: what the model was built from.
+        model: built by :func:`blocks.check` or :func:`blocks.build` from that recipe.
+        ability: a field of :class:`registry.Capabilities`.
+    """
+    paths = {id(spec): path for path, spec in recipe.spec.walk()}
+    found: dict[str, str] = {}
+    for _, component in model.components():
+        spec = spec_of(component)
+        if spec is None or getattr(component.can, ability):
+            continue
+        slot, name = spec.entry.slot, spec.entry.name
+        others = sorted(other for other, entry in entries(slot).items() if getattr(entry.block.can, ability))
+        choice = f" (choose {' or '.join(others)})" if others else ""
+        found[dotted(paths.get(id(spec), ()))] = f"{slot} {name!r} at {dotted(paths.get(id(spec), ()))}{choice}"
+    return " and ".join(found.values())
+
+
+def remarks(recipe: Recipe, model: Component) -> Iterator[str]:
+    """What a recipe may say, but seldom means: positions that are told twice, or not at all."""
+    told = {"input_positions": dict[str, str](), "stack": dict[str, str](), "mixer": dict[str, str]()}
+    paths = {id(spec): path for path, spec in recipe.spec.walk()}
+    for name, component in model.components():
+        spec = spec_of(component)
+        if spec is None:
+            continue
+        key = dotted(paths.get(id(spec), (name,)))
+        if spec.entry.slot == "input_positions" and spec.entry.name != "none":
+            told["input_positions"][key] = spec.entry.name
+        elif component.can.needs:
+            told["stack" if name.count(".") == 1 else "mixer"][key] = spec.entry.name
+    kinds = [found for found in told.values() if found]
+    if len(kinds) > 1:
+        said = " and ".join(f"{name} at {key}" for found in kinds for key, name in found.items())
+        yield f"positions are told in more than one way: {said}; say none for those that are not meant"
