@@ -1,13 +1,10 @@
 """Which blocks of a model cannot do what data or a trainer asks of all of them."""
 
 from collections.abc import Iterator
-from typing import Literal
 
-from blocks.base import Component
-from registry import Recipe, entries, spec_of
+from blocks.base import Component, Mixer, Stack
+from registry import Ability, Recipe, entries, spec_of
 from registry.trees import dotted
-
-Ability = Literal["padding", "documents", "cache", "any_length", "bfloat16"]
 
 
 def lacking(recipe: Recipe, model: Component, ability: Ability) -> str:
@@ -44,7 +41,19 @@ def remarks(recipe: Recipe, model: Component) -> Iterator[str]:
             told["input_positions"][key] = spec.entry.name
         elif component.can.needs:
             told["stack" if name.count(".") == 1 else "mixer"][key] = spec.entry.name
+    if not any(told.values()):
+        yield from _unordered(model)
     kinds = [found for found in told.values() if found]
     if len(kinds) > 1:
         said = " and ".join(f"{name} at {key}" for found in kinds for key, name in found.items())
         yield f"positions are told in more than one way: {said}; say none for those that are not meant"
+
+
+def _unordered(model: Component) -> Iterator[str]:
+    """Stacks that see a text as a bag of tokens: not even a causal mask tells which comes first."""
+    for name, stack in model.components():
+        if not isinstance(stack, Stack) or stack.site is None or stack.site.causal:
+            continue
+        mixers = [component for _, component in stack.components() if isinstance(component, Mixer)]
+        if mixers and not any(mixer.can.ordered for mixer in mixers):
+            yield f"nothing in {name} tells the order of tokens: a shuffled text gives the same, shuffled"

@@ -1,6 +1,6 @@
 """Name a block, read its recipe schema off its signature, build it from a recipe. Imports neither torch nor blocks."""
 
-from registry.capabilities import PLACES, Capabilities, Place, UnfitError
+from registry.capabilities import ABILITIES, PLACES, Ability, Capabilities, Place, UnfitError
 from registry.core import Block, Entry, Parameter, entries, entry_of, register, slots
 from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
@@ -10,7 +10,9 @@ from registry.spec import AsRecipe, Spec, parse, spec_of
 from registry.types import Depth, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, Share
 
 __all__ = [
+    "ABILITIES",
     "PLACES",
+    "Ability",
     "AsRecipe",
     "Block",
     "Capabilities",

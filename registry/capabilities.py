@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from registry.core import Block
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 Place = Literal["causal", "bidirectional", "cross"]
 PositionKind = Literal["rotation", "bias"]
 Cut = Literal["columns", "rows"]
+Ability = Literal["padding", "documents", "cache", "any_length", "bfloat16"]
+ABILITIES: tuple[Ability, ...] = get_args(Ability)
 
 PLACES: Mapping[Place, str] = {
     "causal": "work where a token sees only those before it",
@@ -32,6 +34,7 @@ class Capabilities:
             those that add to the scores (bias).
         needs: the kinds that whatever holds it has to apply.
         any_length: texts longer than the model's ``max_length`` work.
+        ordered: a mixer that knows the order of tokens without positions.
         bfloat16: it can be trained with its parameters, or what flows through it, in bfloat16.
         shards: how tensor parallelism may cut its projections, by their name: by columns (each process makes some of
             the outputs) or by rows (each takes some of the inputs, and the results are added up).
@@ -45,6 +48,7 @@ class Capabilities:
     positions: frozenset[PositionKind] = frozenset()
     needs: frozenset[PositionKind] = frozenset()
     any_length: bool = True
+    ordered: bool = False
     bfloat16: bool = True
     shards: Mapping[str, Cut] = field(default_factory=dict[str, Cut])
 
@@ -62,6 +66,8 @@ class Capabilities:
         ):
             if not can:
                 yield phrase
+        if self.ordered:
+            yield "knows the order of tokens by itself"
         if self.positions:
             yield f"applies positions that act by {' or '.join(sorted(self.positions, reverse=True))}"
         if self.needs:

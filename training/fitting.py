@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from blocks.abilities import Ability, lacking
+from blocks.abilities import lacking
 from blocks.models.base import Model
-from registry import Recipe
+from registry import Ability, Recipe
 from training.errors import UserError
 
 

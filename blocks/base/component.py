@@ -7,7 +7,7 @@ from torch import nn
 
 from blocks.base.axes import Axis
 from blocks.base.site import Site
-from registry import PLACES, Block, UnfitError
+from registry import PLACES, Ability, Block, UnfitError
 
 
 class Component(nn.Module, Block):
@@ -57,6 +57,10 @@ class Component(nn.Module, Block):
         A product of (m, k) by (k, n) counts 2mkn, masked scores count as computed, norms and activations do not count.
         """
         return sum(flops_per_token(child, length) for child in self.children())
+
+    def allows(self, ability: Ability) -> bool:
+        """Whether this block and every one in it declare an ability."""
+        return all(getattr(component.can, ability) for _, component in self.components())
 
     def components(self) -> Iterator[tuple[str, "Component"]]:
         """Every block in this one, itself first, with its parameter-name prefix."""

@@ -8,6 +8,7 @@ from blocks.conformance import (
     compiling,
     computing,
     counting,
+    declaring,
     decoding,
     documenting,
     dropping,
@@ -70,6 +71,7 @@ MODULE: Checks = (
     compiling.check_compiles_once_for_all_lengths,
     compiling.check_exports,
     refusing.check_takes_its_full_length,
+    declaring.check_takes_longer_texts,
     mattering.check_reads_what_it_keeps,
 )
 VECTORS: Checks = (refusing.check_refuses_vectors_of_another_width,)
@@ -150,6 +152,7 @@ BY_SLOT: Mapping[str, Checks] = {
         initial.check_draws_as_it_says,
     ),
 }
+BARE = ("rotary_scaling", "init")  # no modules with a forward
 
 
 def name_of(check: Check) -> str:
@@ -158,11 +161,15 @@ def name_of(check: Check) -> str:
 
 
 def checks(subject: Subject) -> Checks:
-    """All that apply to a block at its place.
+    """All that apply to a block at its place, and to what it declares that it can.
 
     Raises:
         KeyError: the slot is not one of ours.
     """
+    return BY_SLOT[subject.slot] if subject.slot in BARE else declaring.as_declared(subject, _of_place(subject))
+
+
+def _of_place(subject: Subject) -> Checks:
     slot, memory = subject.slot, looks_at_memory(subject)
     found = BY_SLOT[slot]
     if slot not in ("mixer", "layer", "stack", "model", "attention_positions"):

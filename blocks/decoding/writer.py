@@ -22,7 +22,8 @@ class Writer:
         model: decoder_only or encoder_decoder, in evaluation mode.
         prompts: N rows of ids that the texts begin with; they may differ in length.
         sources: N rows of ids that an encoder_decoder reads; they may differ in length.
-        use_cache: remember keys and values; without, each step runs the whole text again, to the same effect.
+        use_cache: remember keys and values; without, and where a block declares that it cannot, each step runs the
+            whole text again, to the same effect.
 
     Raises:
         ValueError: the model cannot write, is in training mode, or a row is missing, misplaced, empty or too long.
@@ -39,7 +40,7 @@ class Writer:
         _check(model, prompts, sources)
         self.model, self.prompts = model, prompts
         self.device = next(model.parameters()).device
-        self.cache = cast("DecoderOnly", model).new_cache() if use_cache else None
+        self.cache = cast("DecoderOnly", model).new_cache() if use_cache and model.allows("cache") else None
         self.memory: Tensor | None = None
         self.source_mask: Tensor | None = None
         self._seen: Text | None = None

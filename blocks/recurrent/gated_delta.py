@@ -38,7 +38,7 @@ class GatedDelta(Mixer):
 
     paper = "Yang et al., 2024, arXiv:2412.06464"
     outputs = ("out",)
-    can = Capabilities(places=frozenset({"causal"}))
+    can = Capabilities(places=frozenset({"causal"}), ordered=True)
 
     def __init__(
         self,
