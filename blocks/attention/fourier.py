@@ -28,4 +28,5 @@ class FourierMixing(Mixer):
         if not x.numel():
             return x
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # in 16 bits there are no transforms on a CPU
-        return torch.fft.fft2(wide, dim=(1, 2), norm=self.norm).real.to(x.dtype)
+        mixed: Tensor = torch.fft.fft2(wide, dim=(1, 2), norm=self.norm)  # pyright: ignore[reportUnknownMemberType]
+        return mixed.real.to(x.dtype)

@@ -81,6 +81,6 @@ def as_declared(subject: Subject, found: tuple[Check, ...]) -> tuple[Check, ...]
         block = subject.make()
     lacks: list[Ability] = [ability for ability in ABILITIES if not block.allows(ability)]
     asked = {check for ability in lacks for check in ASKED[ability]}
-    applying = [ability for ability in lacks if set(ASKED[ability]) & set(found)]
+    applying: list[Ability] = [ability for ability in lacks if set(ASKED[ability]) & set(found)]
     refusals = [REFUSED[ability] for ability in applying if ability in REFUSED]
     return (*(check for check in found if check not in asked), *refusals)
