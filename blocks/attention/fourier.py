@@ -1,5 +1,7 @@
 """Mixing by a Fourier transform."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -28,5 +30,5 @@ class FourierMixing(Mixer):
         if not x.numel():
             return x
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # in 16 bits there are no transforms on a CPU
-        mixed: Tensor = torch.fft.fft2(wide, dim=(1, 2), norm=self.norm)  # pyright: ignore[reportUnknownMemberType]
+        mixed = cast("Tensor", torch.fft.fft2(wide, dim=(1, 2), norm=self.norm))  # pyright: ignore[reportUnknownMemberType]
         return mixed.real.to(x.dtype)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from blocks.conformance import counting, decoding, padding, refusing, shaping
+from blocks.conformance import caching, decoding, padding, refusing, shaping
 from blocks.conformance.example import example
 from blocks.conformance.refusing import refuses
 from blocks.conformance.running import new_cache, run
@@ -61,7 +61,11 @@ ASKED: Mapping[Ability, tuple[Check, ...]] = {
         decoding.check_decodes_a_padded_batch,
         decoding.check_follows_a_beam,
         decoding.check_sees_no_future_through_the_cache,
-        counting.check_counts_its_cache,
+        caching.check_counts_its_cache,
+        caching.check_keeps_its_cache_small,
+        caching.check_keeps_its_cache_as_precise,
+        caching.check_begins_anew_with_a_new_cache,
+        refusing.check_decodes_no_further_than_it_reads,
         refusing.check_refuses_documents_with_a_cache,
     ),
     "bfloat16": (shaping.check_works_in_bfloat16,),

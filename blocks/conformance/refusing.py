@@ -24,7 +24,7 @@ def check_refuses_masks_of_another_shape(subject: Subject) -> None:
 def check_refuses_masks_of_numbers(subject: Subject) -> None:
     """A mask of 0 and -inf, to be added to scores, would say the opposite if taken for one of True and False."""
     block, given = subject.build(), example(subject)
-    _refuses(lambda: run(block, replace(given, mask=torch.zeros(given.x.shape[:2]))), "attention_mask", "float32")
+    refuses(lambda: run(block, replace(given, mask=torch.zeros(given.x.shape[:2]))), "attention_mask", "float32")
 
 
 def check_refuses_vectors_of_another_width(subject: Subject) -> None:
@@ -58,7 +58,7 @@ def check_refuses_a_memory_of_other_rows(subject: Subject) -> None:
     block, given = subject.build(), example(subject)
     for rows in (1, 3):
         memory = memory_of(example(subject, seed=1, batch=3))[:rows]
-        _refuses(lambda memory=memory: run(block, replace(given, memory=memory)), "memory", str(rows))
+        refuses(lambda memory=memory: run(block, replace(given, memory=memory)), "memory", str(rows))
 
 
 def check_decodes_no_further_than_it_reads(subject: Subject) -> None:
