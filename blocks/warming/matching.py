@@ -112,7 +112,7 @@ def _elsewhere(name: str, wanted: str, new: Model, there: set[str]) -> Match:
         if origin is not None:
             old = joined(wanted.removesuffix(leaf).removesuffix("."), origin)
             if old in there:
-                return Match(old, f"from {origin}", elsewhere=True)
+                return Match(old, "" if around else f"from {origin}", elsewhere=True)
     block = wanted.removesuffix(".bias")
     beside = block != wanted and any(name.startswith(f"{block}.") for name in there)
     return Match(None, "a new bias" if beside else "new")

@@ -51,7 +51,7 @@ def warm_start(model: Model, source: str | Path | Model, *, tokens: Sequence[int
     silenced = _silenced(model, old)
     for name, value in (values | {name: torch.zeros(()) for name in silenced}).items():
         model.get_parameter(name).copy_(value)
-    identity = {"kind": "adapted", "words": "0, so that the new layer begins as the identity"}
+    identity = {"kind": "adapted", "words": "0: the new layer begins as the identity"}
     here = [replace(fate, **identity) if fate.name in silenced else fate for fate in fates]
     used = {fate.origin for fate in here}
     left = [Fate(name, "left", one.numel()) for name, one in old.named_parameters() if name not in used]

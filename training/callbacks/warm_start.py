@@ -15,7 +15,8 @@ from training.data import tokenizer as tokenizers
 from training.data.tokenizer import Tokenizer
 from training.errors import UserError
 from training.initial_model import read_model
-from training.metadata import flat
+from training.inspection.changes import Change
+from training.inspection.comparison import compare
 from training.vocabularies import old_ids
 
 REPORT = "init.json"
@@ -58,7 +59,7 @@ class WarmStart(Callback):
         }
         module.provenance["warm_start"] = facts
         if trainer.is_global_zero:
-            settings = _differences(recipe.dump(), module.recipe.dump())
+            settings = [_in_words(change) for change in compare(recipe, module.recipe, old, whole)]
             print(*_said(facts, report, about_tokens, settings), sep="\n", flush=True)
             if not rehearses(trainer):
                 content = facts | {"tokens": about_tokens, "settings": settings, **report.dump()}
@@ -82,14 +83,10 @@ def _tokens(data: Any, metadata: dict[str, Any]) -> tuple[list[int] | None, str]
     return tokens, words
 
 
-def _differences(there: Any, here: Any) -> list[str]:
-    """Settings that two recipes do not share, which may change the function though every weight is carried over."""
-    old, new = flat(there), flat(here)
-    return [
-        f"{key} {old.get(key, 'not set')} -> {new.get(key, 'not set')}"
-        for key in {**old, **new}
-        if old.get(key) != new.get(key)
-    ]
+def _in_words(change: Change) -> str:
+    where = ", ".join(change.places) or "the model"
+    key = f" {change.key}" if change.key else ""
+    return f"{where}:{key} {change.old or 'nothing'} -> {change.new or 'nothing'}"
 
 
 def _said(facts: dict[str, Any], report: Report, about_tokens: str, settings: list[str]) -> list[str]:
@@ -99,5 +96,5 @@ def _said(facts: dict[str, Any], report: Report, about_tokens: str, settings: li
     lines = [f"warm start from {facts['source']}{step}{loss}: {sizes}", *report.lines()]
     if settings:
         more = f", and {len(settings) - DIFFERENCES} more in {REPORT}" if len(settings) > DIFFERENCES else ""
-        lines.append(f"  the recipes differ in {', '.join(settings[:DIFFERENCES])}{more}")
+        lines.append(f"  the recipes differ: {'; '.join(settings[:DIFFERENCES])}{more}")
     return [*lines, f"  {about_tokens}"] if about_tokens else lines
