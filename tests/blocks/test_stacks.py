@@ -7,7 +7,7 @@ import torch
 
 import blocks
 from blocks.conformance import Subject
-from blocks.conformance.counting import check_counts_its_cache
+from blocks.conformance.caching import check_counts_its_cache
 from blocks.conformance.example import example
 from blocks.conformance.running import run
 from registry import RecipeError

@@ -5,15 +5,25 @@ import pytest
 import blocks
 from blocks.conformance import Check, Subject, parametrize_checks
 from blocks.conformance.building import check_builds_from_its_name
-from blocks.conformance.computing import check_backends_agree, check_compiles
+from blocks.conformance.compiling import check_compiles
+from blocks.conformance.computing import check_backends_agree
 from blocks.conformance.gradients import check_gradients_are_right
+from blocks.conformance.learning import check_learns_a_batch
 from blocks.conformance.repeating import check_drops_out_only_in_training
 from blocks.conformance.shrinking import shrunk
+from blocks.conformance.table import LONG
 from registry import installed, load
 from tests.recipes.releases import DISTINCT, EVERYDAY
 
 # Blocks alone have passed these, which take long for a whole model.
-ALONE = (check_builds_from_its_name, check_compiles, check_gradients_are_right, check_drops_out_only_in_training)
+ALONE = (
+    check_builds_from_its_name,
+    check_compiles,
+    check_gradients_are_right,
+    check_drops_out_only_in_training,
+    *LONG,
+)
+LEARNING = ("gpt2", "llama3_8b", "transformer")
 WINDOWS = "torch counts the whole square, we the window"
 OFFSETS = "norms with an offset start from 0, others from 1"
 WINDOWED = ("gemma2_2b", "gemma3_270m", "gpt_oss_20b", "mistral_7b", "modernbert_base", "phi3_mini")
@@ -56,6 +66,17 @@ def test_a_whole_published_model(subject: Subject, check: Check) -> None:
 @pytest.mark.slow
 @parametrize_checks(OFTEN, only=(*ALONE, check_backends_agree))
 def test_whole_at_length(subject: Subject, check: Check) -> None:
+    check(subject)
+
+
+@parametrize_checks([SMALL[name] for name in LEARNING], only=[check_learns_a_batch])
+def test_learns_a_batch_by_heart(subject: Subject, check: Check) -> None:
+    check(subject)
+
+
+@pytest.mark.slow
+@parametrize_checks(SELDOM, only=LONG)
+def test_a_whole_published_model_at_length(subject: Subject, check: Check) -> None:
     check(subject)
 
 
