@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from registry import installed
+from registry.shelf import shelf
 from registry.strict_yaml import read
 from registry.trees import plain
 
@@ -46,8 +47,9 @@ def _releases() -> Iterator[Release]:
 
 
 RELEASES = list(_releases())
+FOLDERS = {name: path for name, path in installed().items() if path.parent != shelf()}
 # Sizes that say only how they differ from another of their family: they hold no idea that others lack.
-SIZES = {release.name for release in RELEASES if "\nextends: " in installed()[release.name].read_text()}
+SIZES = {name for name, path in FOLDERS.items() if "\nextends: " in path.read_text()}
 DISTINCT = [name for name in installed() if name not in SIZES]
 # The recipes of every day: examples, the article's, and one release of each kind of model.
 EVERYDAY = [name for name in DISTINCT if name in ("gpt2", "llama3_8b", "bert_base") or name not in map(str, RELEASES)]
