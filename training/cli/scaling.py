@@ -7,8 +7,8 @@ from training.inspection.scales import Scale, Scales
 
 HEADER = ("layer", "in", "out", "change", "largest", "score", "entropy", "gradient")
 NOTE = """\
-in, out: root mean square of the stream before and after a layer. change, and of each sublayer its output: over what came
-in. score: largest attention score; entropy: 1 is to look everywhere alike. gradient: its norm, of the layer."""
+in, out: root mean square of the stream before and after a layer. change, and what each sublayer gives: as shares of in.
+score: largest attention score; entropy: 1 is to look everywhere alike. gradient: its norm, of the layer."""
 
 
 def text(told: Scales) -> Iterator[str]:

@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.cli.parser import Parser, add_format, add_overrides, positive
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     recipe = recipe_of(options.recipe, options.overrides)
     model = blocks.check(recipe)
     _check(options, model)
-    if options.format == "yaml":
+    if options.format in ("diagram", "svg"):
+        _draw(recipe, model, options)
+    elif options.format == "yaml":
         print(recipe.to_yaml(), end="")
     elif options.format == "json":
         print(json.dumps(_facts(recipe, model, options), indent=2))
@@ -51,6 +54,8 @@ def _check(options: Namespace, model: "Model") -> None:
         raise UserError("--batch and --length say how much is computed: they go with --memory or --scales")
     if options.seed is not None and not options.scales:
         raise UserError("--seed goes with --scales: nothing else draws initial values")
+    if options.out and options.format != "svg":
+        raise UserError("--out says where to write a drawing: it goes with --format svg")
     if asked and options.format not in ("tree", "json"):
         raise UserError(f"--{asked[0]} has no --format {options.format}, only tree and json")
     if options.length and options.length > model.max_length:
@@ -90,6 +95,26 @@ def _print_memory(recipe: "Recipe", model: "Model", options: Namespace) -> None:
     batch, length = options.batch or 1, options.length or model.max_length
     print(f"{recipe.name}: {model.size:,} parameters\n")
     print("\n".join(text(budgets(recipe, batch, length), batch, length)))
+
+
+def _draw(recipe: "Recipe", model: "Model", options: Namespace) -> None:
+    from training.cli.schema import write
+    from training.inspection.diagram import diagram
+    from training.inspection.painting import svg, text
+
+    picture = diagram(recipe, model)
+    if options.format == "diagram":
+        print(text(picture), end="")
+        return
+    title = f"{recipe.name}, {model.kind}, {model.size:,} parameters"
+    drawing = svg(picture, title, f"The blocks of {recipe.name}, from tokens to logits, as the recipe names them.")
+    if options.out is None:
+        print(drawing, end="")
+        return
+    try:
+        write(options.out, drawing)
+    except OSError as error:
+        raise UserError(f"cannot write {options.out}: {error.strerror}") from None
 
 
 def _print_scales(recipe: "Recipe", model: "Model", options: Namespace) -> None:
@@ -153,5 +178,6 @@ def _parser() -> Parser:
     parser.add_argument("--batch", type=positive, metavar="B", help="sequences in a batch; default: 1 (2)")
     parser.add_argument("--length", type=positive, metavar="T", help="tokens in each; default: max_length (64)")
     parser.add_argument("--seed", type=int, metavar="N", help="of --scales; default: 0")
-    add_format(parser, "tree", "json", "yaml")
+    add_format(parser, "tree", "json", "yaml", "diagram", "svg")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the svg; default: to stdout")
     return parser

@@ -120,8 +120,7 @@ def _watched(model: Model, found: dict[int, Scale]) -> Generator[None]:
         for path, module in layer.named_modules():
             if isinstance(module, Mixer | FeedForward) and "." not in path:
                 hooks.append(module.register_forward_hook(_see_sublayer(scale, path)))
-            attend: Any = getattr(module, "attend", None)
-            if callable(attend):
+            if (attend := _attend_of(module)) is not None:
                 attends.append((module, attend))
                 setattr(module, "attend", watched(attend, scale))  # noqa: B010 (pyright: any mixer may have it)
     try:
@@ -131,6 +130,11 @@ def _watched(model: Model, found: dict[int, Scale]) -> Generator[None]:
             hook.remove()
         for module, attend in attends:
             module.attend = attend
+
+
+def _attend_of(module: Any) -> Callable[..., Tensor] | None:
+    """How a mixer computes softmax attention, if it says so."""
+    return getattr(module, "attend", None)
 
 
 def _see_input(scale: Scale) -> Callable[..., None]:

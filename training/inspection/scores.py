@@ -18,7 +18,7 @@ class Seen(Protocol):
 
 
 def watched(attend: Callable[..., Tensor], seen: Seen) -> Callable[..., Tensor]:
-    """A way to compute attention, with its scores looked at first: the largest, and the lowest entropy, over all calls."""
+    """A way to compute attention that looks at the scores first: the largest and the lowest entropy of all calls."""
 
     def wrapper(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
         with torch.no_grad():
