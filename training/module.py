@@ -1,6 +1,6 @@
 """The LightningModule: one model, one objective, AdamW, and figures that do not depend on how the batch was divided."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning.pytorch as L
 import torch
@@ -81,6 +81,10 @@ class TrainingModule(L.LightningModule):
         else:
             self.model.to_empty(device="cpu")
             self.model.initialise(self.seed)
+
+    def cpu(self) -> Self:
+        """As ever; a run that is refused before there are parameters has nothing to move, and its own error counts."""
+        return self if any(parameter.is_meta for parameter in self.parameters()) else super().cpu()
 
     def configure_optimizers(self) -> Optimizer:
         self.total_steps = steps_in_run(self.trainer, self.settings)
