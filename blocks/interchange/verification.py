@@ -57,7 +57,7 @@ def verify(imported: Imported, length: int = 32) -> Verification:
     model = check(imported.recipe)
     model.load_state_dict({name: tensor.float() for name, tensor in imported.parameters.items()}, assign=True)
     model.eval()
-    inputs = _inputs(model, read_config(imported.folder / "config.json"), min(length, model.max_length))
+    inputs = random_inputs(model, read_config(imported.folder / "config.json"), min(length, model.max_length))
     recorder = _Recorder(model)
     with torch.no_grad():
         plainly = {} if model.kind == "encoder_only" else {"use_cache": False}  # some mask the future only without
@@ -66,7 +66,7 @@ def verify(imported: Imported, length: int = 32) -> Verification:
     kept = inputs["attention_mask"].bool()
     written = torch.ones_like(inputs["decoder_input_ids"]).bool() if "decoder_input_ids" in inputs else kept
     layers = dict(_layers(recorder, theirs, kept, written))
-    return Verification(_apart(ours, theirs.logits, written), layers)
+    return Verification(apart(ours, theirs.logits, written), layers)
 
 
 def _original(folder: Path) -> Any:
@@ -93,8 +93,8 @@ def _original(folder: Path) -> Any:
     return loaded.eval()
 
 
-def _inputs(model: Model, config: Mapping[str, Any], length: int) -> dict[str, Tensor]:
-    """Two texts of random tokens, the second shorter and padded on the right."""
+def random_inputs(model: Model, config: Mapping[str, Any], length: int) -> dict[str, Tensor]:
+    """Two texts of random tokens, the second shorter and padded on the right, by Hugging Face's names."""
     generator = torch.Generator().manual_seed(0)
     padding = config.get("pad_token_id") or 0
     ids = _ids(int(config.get("src_vocab_size") or model.vocab_size), padding, (2, length), generator)
@@ -151,13 +151,14 @@ def _layers(recorder: _Recorder, theirs: Any, kept: Tensor, written: Tensor) -> 
         turns: dict[str, int] = {}
         for index, (name, ours) in enumerate(given):
             turns[name] = turns.get(name, 0) + 1
-            apart = _apart(ours, states[index], mask)
+            difference = apart(ours, states[index], mask)
             if index == len(given) - 1:  # most originals give this one after the stack's norm
-                apart = min(apart, _apart(recorder.normed[side], states[-1], mask))
-            yield name if turns[name] == 1 else f"{name} (turn {turns[name]})", apart
+                difference = min(difference, apart(recorder.normed[side], states[-1], mask))
+            yield name if turns[name] == 1 else f"{name} (turn {turns[name]})", difference
 
 
-def _apart(ours: Tensor, theirs: Tensor, mask: Tensor) -> float:
+def apart(ours: Tensor, theirs: Tensor, mask: Tensor) -> float:
+    """max|difference| / max|theirs| over the tokens of a mask (B, T); infinite if the shapes differ."""
     if ours.shape != theirs.shape:
         return float("inf")
     return ((ours - theirs)[mask].abs().max() / theirs[mask].abs().max()).item()

@@ -1,7 +1,7 @@
 """`blockformer export`: a model of ours becomes a folder that transformers loads."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from training.cli.parser import Parser
 from training.errors import UserError
 
 if TYPE_CHECKING:
+    from blocks.interchange import Verification
     from training.exporting import Source
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: there is no such model, or it cannot be compared.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.custom and options.family:
+        parser.error("--custom writes a class of its own, which is of no --family")
     if options.verify and find_spec("transformers") is None:
         raise UserError(
             "to compare what is written, transformers is needed: pip install 'blockformer[hf]'; or ask for --no-verify"
@@ -45,31 +49,42 @@ def main(arguments: Sequence[str]) -> int:
     except DiffersError as difference:
         print(difference, f"{out} was not written", sep="\n")
         return DIFFERS
-    print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+    names = sorted(path.name for path in out.iterdir())
+    code = sum(name.endswith(".py") for name in names)
+    others = [name for name in names if not name.endswith(".py")]
+    print(f"{out}: {', '.join([*others, *([f'{code} files of code'] if code else [])])}")
     return 0
 
 
 def _write(source: "Source", draft: Path, options: Namespace) -> None:
-    from blocks.interchange import verify
-
     encode = source.write_tokenizer(draft)
-    exported = _stock(source, draft, options)
+    verify = (_custom if options.custom else _stock)(source, draft, options)
     if not options.verify:
         return
-    result = verify(exported)
+    result = verify()
     if not result.agrees:
         raise DiffersError("\n".join(said(result)))
     print(*said(result), sep="\n")
     _compare_tokenizer(draft, encode)
 
 
-def _stock(source: "Source", draft: Path, options: Namespace) -> Any:
-    """Write the model as a class that transformers has.
+def _custom(source: "Source", draft: Path, options: Namespace) -> "Callable[[], Verification]":
+    """Write the model with the code of its blocks; what is returned compares the two."""
+    from training.custom.writing import verify_custom, write_custom
+
+    copies = write_custom(source, draft, options.shard_size)
+    model = source.model
+    print(f"{options.path}: {model.kind}, {model.size:,} parameters, with code of its own")
+    return lambda: verify_custom(source, draft, copies)
+
+
+def _stock(source: "Source", draft: Path, options: Namespace) -> "Callable[[], Verification]":
+    """Write the model as a class that transformers has; what is returned compares the two.
 
     Raises:
         InexpressibleError: there is none; what stands in the way is named, and what can be done.
     """
-    from blocks.interchange import InexpressibleError, load_family, write_export
+    from blocks.interchange import InexpressibleError, load_family, verify, write_export
     from registry import Mark, Problem
 
     name = options.family or source.family
@@ -83,7 +98,7 @@ def _stock(source: "Source", draft: Path, options: Namespace) -> Any:
         raise InexpressibleError([*error.problems, remedy]) from None
     model, chosen = source.model, exported.family
     print(f"{options.path}: {model.kind}, {model.size:,} parameters, as {chosen.architectures[0]} ({chosen.about})")
-    return exported
+    return lambda: verify(exported)
 
 
 def _compare_tokenizer(draft: Path, encode: Any) -> None:
@@ -110,6 +125,9 @@ def _parser() -> Parser:
     add("--to", choices=["hf"], required=True, help="hf: config.json, safetensors and the tokenizer, for transformers")
     add("--out", metavar="DIR", help="where to write; default: the model's name with -hf, here")
     add("--family", metavar="NAME", help="as which family (a name or a FILE); default: the nearest that can say it")
+    add(
+        "--custom", action="store_true", help="with code of its own, for a recipe that no class of transformers can say"
+    )
     add("--dtype", choices=DTYPES, help="of the tensors; default: as they are stored")
     add("--shard-size", metavar="SIZE", default="5GB", help="cut the tensors into files of this size (5GB)")
     add("--no-verify", dest="verify", action="store_false", help="do not load it with transformers to compare")
