@@ -6,9 +6,7 @@ In an exported folder this stands in the place of the package `registry`.
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
-from registry.capabilities import PLACES, Capabilities, Place, UnfitError
-
-__all__ = ["PLACES", "AsRecipe", "Block", "Capabilities", "Place", "Runtime", "UnfitError", "register"]
+from registry.capabilities import Capabilities
 
 B = TypeVar("B")
 

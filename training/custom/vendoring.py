@@ -15,7 +15,7 @@ from training.errors import UserError
 from training.metadata import installed_version
 
 REGISTRY, STAND_IN = "registry", "training.custom.registry"
-REPLACED = frozenset({"registry", "registry.core", "registry.spec", "registry.types"})  # what a stand-in is for
+LIGHT = frozenset({"registry.capabilities"})  # of the registry, what can be copied as it is
 OURS = ("registry", "blocks", "training")
 
 
@@ -87,10 +87,13 @@ class Copies:
             return
         base = _absolute(module, node)
         top = base.partition(".")[0]
-        if base in REPLACED:
-            if missing := sorted({alias.name for alias in node.names} - self._offered):
-                raise UserError(f"{place}: {', '.join(missing)} of the registry cannot be used without blockformer")
-            yield _line(REGISTRY, node.names), STAND_IN
+        if top == REGISTRY:
+            for alias in node.names:
+                home = _home(base, alias.name)
+                if home not in LIGHT and alias.name not in self._offered:
+                    raise UserError(f"{place}: {alias.name} of the registry cannot be used without blockformer")
+                home = home if home in LIGHT else STAND_IN
+                yield _line(flat(home), [alias]), home
         elif top in self.owned:
             for alias in node.names:
                 home = _home(base, alias.name)
@@ -137,10 +140,10 @@ def _absolute(module: Module, node: ast.ImportFrom) -> str:
 
 
 def _home(base: str, name: str) -> str:
-    """Where a name is to be taken from: the package `blocks` itself only hands on, and registers all blocks."""
-    if base != "blocks":
+    """Where a name is to be taken from: our packages themselves only hand on, and importing them registers all blocks."""
+    if base not in OURS:
         return base
-    for node in ast.parse(_module("blocks").path.read_text(encoding="utf-8")).body:
+    for node in ast.parse(_module(base).path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
             return node.module or base
     return base
