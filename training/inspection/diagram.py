@@ -56,18 +56,14 @@ def _column(model: Model, stack: Stack, embedding: tuple[str, Component] | None,
     if embedding is not None:
         parts.append(_box(model, *embedding, width))
     parts += _layers(path, stack, width)
-    parts += [_box(model, f"{path}.{name}", child, width) for name, child in stack.named_children() if _is_after(child)]
+    after = [(name, child) for name, child in stack.named_children() if isinstance(child, Component)]
+    parts += [_box(model, f"{path}.{name}", child, width) for name, child in after if child.slot == "norm"]
     if last:
         heads = [(name, child) for name, child in model.named_children() if isinstance(child, Head)]
         parts += [*(_box(model, *head, width) for head in heads), word("logits")]
     else:
         parts.append(word("memory"))
     return below(parts)
-
-
-def _is_after(child: Any) -> bool:
-    """What a stack holds beside its layers; positions are told in its heading."""
-    return isinstance(child, Component) and child.slot == "norm"
 
 
 def _layers(path: str, stack: Stack, width: int) -> Iterator[Picture]:

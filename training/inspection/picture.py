@@ -9,7 +9,7 @@ Point = tuple[int, int]
 
 @dataclass(frozen=True)
 class Mark:
-    """One thing drawn: a ``box`` between two corners, a ``line`` through points, ``text``, a ``sign`` or an ``arrow``."""
+    """One thing: a ``box`` between two corners, a ``line`` through points, ``text``, a ``sign`` or an ``arrow``."""
 
     kind: str
     points: tuple[Point, ...]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.fx.proxy import TraceError
 
 from blocks.base import Component, Layer, Residual
 from registry import entry_of
@@ -43,7 +44,7 @@ def wiring_of(layer: Layer) -> Wiring | None:
     tracer = _Tracer()
     try:
         graph = tracer.trace(layer.eval())
-    except (fx.proxy.TraceError, NotImplementedError, RuntimeError, TypeError, AttributeError):
+    except (TraceError, NotImplementedError, RuntimeError, TypeError, AttributeError):
         return None  # a forward that looks at values, or does what no graph can say
     stream, *_ = (node for node in graph.nodes if node.op == "placeholder")
     (result,) = (node.args[0] for node in graph.nodes if node.op == "output")
