@@ -115,9 +115,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor in memory of its own: of two that share it, one would not be written."""
+    """Each tensor in memory of its own: one that shares it, or is a part of it as one expert of all, is not written."""
     seen: set[int] = set()
     for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        yield name, tensor.clone() if place in seen else tensor
-        seen.add(place)
+        storage = tensor.untyped_storage()
+        alone = storage.data_ptr() not in seen and storage.nbytes() == tensor.nbytes
+        yield name, tensor if alone else tensor.clone()
+        seen.add(storage.data_ptr())

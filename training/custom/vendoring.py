@@ -87,22 +87,29 @@ class Copies:
             return
         base = _absolute(module, node)
         top = base.partition(".")[0]
-        if top == REGISTRY:
-            for alias in node.names:
-                home = _home(base, alias.name)
-                if home not in LIGHT and alias.name not in self._offered:
-                    raise UserError(f"{place}: {alias.name} of the registry cannot be used without blockformer")
-                home = home if home in LIGHT else STAND_IN
-                yield _line(flat(home), [alias]), home
-        elif top in self.owned:
-            for alias in node.names:
-                home = _home(base, alias.name)
-                if _is_module(f"{home}.{alias.name}") or alias.name == "*":
-                    whole = home if alias.name == "*" else f"{home}.{alias.name}"
-                    raise UserError(f"{place}: a whole module cannot be copied; import names from {whole}")
-                yield _line(flat(home), [alias]), home
-        elif top in OURS:
-            raise UserError(f"{place}: {base} cannot be used without blockformer")
+        if top not in self.owned:
+            if top in OURS:
+                raise UserError(f"{place}: {base} cannot be used without blockformer")
+            return
+        for alias in node.names:
+            home = self._home(base, alias.name, place)
+            yield f"from .{flat(home)} import {_named(alias)}", home
+
+    def _home(self, base: str, name: str, place: str) -> str:
+        """The module that a name is to be taken from.
+
+        Raises:
+            UserError: it is a module itself, or cannot be copied.
+        """
+        home = _handed_on(base, name)
+        if home.partition(".")[0] == REGISTRY and home not in LIGHT:
+            if name not in self._offered:
+                raise UserError(f"{place}: {name} of the registry cannot be used without blockformer")
+            return STAND_IN
+        if name == "*" or _is_module(f"{home}.{name}"):
+            whole = home if name == "*" else f"{home}.{name}"
+            raise UserError(f"{place}: a whole module cannot be copied; import names from {whole}")
+        return home
 
 
 def flat(name: str) -> str:
@@ -139,8 +146,8 @@ def _absolute(module: Module, node: ast.ImportFrom) -> str:
     return ".".join([*above, *([node.module] if node.module else [])])
 
 
-def _home(base: str, name: str) -> str:
-    """Where a name is to be taken from: our packages themselves only hand on, and importing them registers all blocks."""
+def _handed_on(base: str, name: str) -> str:
+    """Where a name comes from: our packages themselves only hand on, and importing them registers all blocks."""
     if base not in OURS:
         return base
     for node in ast.parse(_module(base).path.read_text(encoding="utf-8")).body:
@@ -156,9 +163,8 @@ def _is_module(name: str) -> bool:
         return False
 
 
-def _line(flat: str, names: Iterable[ast.alias]) -> str:
-    parts = (alias.name if alias.asname is None else f"{alias.name} as {alias.asname}" for alias in names)
-    return f"from .{flat} import {', '.join(parts)}"
+def _named(alias: ast.alias) -> str:
+    return alias.name if alias.asname is None else f"{alias.name} as {alias.asname}"
 
 
 def _defined(tree: ast.Module) -> set[str]:
