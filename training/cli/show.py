@@ -176,9 +176,7 @@ def _parser() -> Parser:
     parser.add_argument("--memory", action="store_true", help="bytes that training and inference need, by precision")
     parser.add_argument("--scales", action="store_true", help="build it, and say how large all is at step 0, by layer")
     parser.add_argument("--batch", type=positive, metavar="B", help="sequences in a batch; default: 1, with --scales 2")
-    parser.add_argument(
-        "--length", type=positive, metavar="T", help="tokens in each; default: max_length, with --scales 64"
-    )
+    parser.add_argument("--length", type=positive, metavar="T", help="of each; default: max_length, with --scales 64")
     parser.add_argument("--seed", type=int, metavar="N", help="of --scales; default: 0")
     add_format(parser, "tree", "json", "yaml", "diagram", "svg")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the svg; default: to stdout")
