@@ -7,6 +7,7 @@ from blocks.conformance import Check, Subject, parametrize_checks
 from blocks.conformance.building import check_builds_from_its_name
 from blocks.conformance.compiling import check_compiles
 from blocks.conformance.computing import check_backends_agree
+from blocks.conformance.dropping import check_drops_out_at_its_rate
 from blocks.conformance.gradients import check_gradients_are_right
 from blocks.conformance.learning import check_learns_a_batch
 from blocks.conformance.repeating import check_drops_out_only_in_training
@@ -21,6 +22,7 @@ ALONE = (
     check_compiles,
     check_gradients_are_right,
     check_drops_out_only_in_training,
+    check_drops_out_at_its_rate,
     *LONG,
 )
 LEARNING = ("gpt2", "llama3_8b", "transformer")
