@@ -1,6 +1,6 @@
 """Name a block, read its recipe schema off its signature, build it from a recipe. Imports neither torch nor blocks."""
 
-from registry.capabilities import ABILITIES, PLACES, Ability, Capabilities, Place, UnfitError
+from registry.capabilities import ABILITIES, PLACES, Ability, Capabilities, Cut, Place, UnfitError
 from registry.core import Block, Entry, Parameter, entries, entry_of, register, slots
 from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
@@ -16,6 +16,7 @@ __all__ = [
     "AsRecipe",
     "Block",
     "Capabilities",
+    "Cut",
     "Depth",
     "Entry",
     "Mark",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 Place = Literal["causal", "bidirectional", "cross"]
 PositionKind = Literal["rotation", "bias"]
-Cut = Literal["columns", "rows"]
+Cut = Literal["columns", "rows", "between", "common"]
 Ability = Literal["padding", "documents", "cache", "any_length", "bfloat16"]
 ABILITIES: tuple[Ability, ...] = get_args(Ability)
 
@@ -36,8 +36,10 @@ class Capabilities:
         any_length: texts longer than the model's ``max_length`` work.
         ordered: a mixer that knows the order of tokens without positions.
         bfloat16: it can be trained with its parameters, or what flows through it, in bfloat16.
-        shards: how tensor parallelism may cut its projections, by their name: by columns (each process makes some of
-            the outputs) or by rows (each takes some of the inputs, and the results are added up).
+        shards: how tensor parallelism may cut it, by the names of its own children and parameters: by columns (each
+            process makes some of the outputs; of a parameter, has some) or by rows (each takes some of the inputs, and
+            the results are added up). What stands between the two is applied by each to what it has; what is common
+            is made whole by each, from and to what all have, and then used for its part.
     """
 
     places: frozenset[Place] = frozenset(PLACES)
@@ -75,7 +77,7 @@ class Capabilities:
         if self.backends:
             yield f"is computed by {', '.join(self.backends)}"
         if self.shards:
-            cuts = (f"{cut} of {name}" for name, cut in self.shards.items())
+            cuts = (f"{cut} of {name}" for name, cut in self.shards.items() if cut in ("columns", "rows"))
             yield f"is cut for tensor parallelism by {', '.join(cuts)}"
 
 

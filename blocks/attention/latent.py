@@ -11,7 +11,19 @@ from torch import Tensor, nn
 from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
 from blocks.attention.projection import HeadProjection, projection_axes
 from blocks.attention.visibility import visibility
-from blocks.base import AttentionPositions, Axis, Context, Factory, Heads, KeyValues, Mixer, Norm, Site
+from blocks.base import (
+    AttentionPositions,
+    Axis,
+    Context,
+    Factory,
+    Heads,
+    KeyValues,
+    Linear,
+    Mixer,
+    Norm,
+    OwnHeads,
+    Site,
+)
 from blocks.norms.rms import RMSNorm
 from blocks.positions.rotary import RotaryPositions
 from registry import Capabilities, Positive, PositiveFloat, Probability, Runtime, register
@@ -46,7 +58,17 @@ class LatentAttention(Mixer):
     paper = "DeepSeek-AI, 2024, arXiv:2405.04434, section 2.1"
     outputs = ("out",)
     can = Capabilities(
-        places=frozenset({"causal", "bidirectional"}), backends=BACKENDS, positions=frozenset({"rotation", "bias"})
+        places=frozenset({"causal", "bidirectional"}),
+        backends=BACKENDS,
+        positions=frozenset({"rotation", "bias"}),
+        shards={
+            "q": "columns",
+            "k": "columns",
+            "v": "columns",
+            "own_heads": "columns",
+            "k_rotary": "common",
+            "out": "rows",
+        },
     )
 
     def __init__(
@@ -77,6 +99,7 @@ class LatentAttention(Mixer):
         self.causal, self.window, self.dropout = site.causal, window, dropout
         self.attend = choose(backend, softcap=False, dropout=dropout > 0)
         self.positions = positions(site.resized(self.rotary_dim, heads))
+        self.own_heads = OwnHeads()
         self._project(site, q_rank, norm, bias)
 
     def _project(
@@ -96,7 +119,7 @@ class LatentAttention(Mixer):
         self.k = HeadProjection(rank, self.heads, self.head_dim, bias=biased("k"))
         self.v = HeadProjection(rank, self.heads, self.value_dim, bias=biased("v"))
         self.k_rotary = HeadProjection(site.dim, 1, self.rotary_dim, bias=biased("k_rotary"))
-        self.out = nn.Linear(self.heads * self.value_dim, site.dim, bias=biased("out"))
+        self.out = Linear(site, self.heads * self.value_dim, site.dim, bias=biased("out"))
         self.can_absorb = not biased("k") and not biased("v")
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
@@ -136,20 +159,20 @@ class LatentAttention(Mixer):
     def _expanded(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
         """Make the keys and values of every head: the fewest operations for many queries."""
         k, v = self.k(latent[:, 0]), self.v(latent[:, 0])  # (B, H, S, ...)
-        return self._attend(q, torch.cat([k, k_rotary.expand(-1, self.heads, -1, -1)], dim=-1), v, context)
+        return self._attend(q, torch.cat([k, k_rotary.expand(-1, k.shape[1], -1, -1)], dim=-1), v, context)
 
     def _absorbed(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
         """Bring the query to the latents, q (k c) = (q k) c, and their mean to the values: the fewest for one query."""
-        q_latent = q[..., : self.head_dim] @ self.k.weight.view(self.heads, self.head_dim, self.kv_rank)
+        q_latent = q[..., : self.head_dim] @ self.k.weight.view(-1, self.head_dim, self.kv_rank)
         q = torch.cat([q_latent, q[..., self.head_dim :]], dim=-1)
         k = torch.cat([latent, k_rotary], dim=-1)
         y = self._attend(q, k, k, context)[..., : self.kv_rank]  # the latents, as kernels like equal widths
-        return y @ self.v.weight.view(self.heads, self.value_dim, self.kv_rank).transpose(1, 2)
+        return y @ self.v.weight.view(-1, self.value_dim, self.kv_rank).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         visible = visibility(context, causal=self.causal, window=self.window)
         biases = [bias for bias in (self.positions.bias(context), context.bias) if bias is not None]
-        added = sum(biases[1:], biases[0]) if biases else None
+        added = self.own_heads(sum(biases[1:], biases[0])) if biases else None
         return self.attend(q, k, v, visible, Scoring(self.scale, self.dropout if self.training else 0.0, bias=added))
 
     def flops_per_token(self, length: int) -> float:

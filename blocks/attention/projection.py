@@ -25,7 +25,7 @@ class HeadProjection(nn.Linear):
         y = super().forward(input)
         if norm is not None and over == "projection":
             y = norm(y)
-        y = y.view(*input.shape[:2], self.heads, self.head_dim)
+        y = y.view(*y.shape[:2], y.shape[2] // self.head_dim, self.head_dim)  # of the heads that are here
         if norm is not None and over != "projection":
             y = norm(y)
         if clip is not None:

@@ -19,13 +19,15 @@ from blocks.base import (
     Heads,
     KeyHeads,
     KeyValues,
+    Linear,
     Mixer,
     Norm,
+    OwnHeads,
     Plain,
     Site,
 )
 from blocks.positions.none import NoAttentionPositions
-from registry import Capabilities, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, register
+from registry import Capabilities, Cut, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, register
 
 Projection = Literal["q", "k", "v", "out"]
 
@@ -61,7 +63,21 @@ class MultiHeadAttention(Mixer):
         "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708"
     )
     outputs = ("out",)
-    can = Capabilities(backends=BACKENDS, positions=frozenset({"rotation", "bias"}))
+    can = Capabilities(
+        backends=BACKENDS,
+        positions=frozenset({"rotation", "bias"}),
+        shards={
+            "q": "columns",
+            "k": "columns",
+            "v": "columns",
+            "gate": "columns",
+            "sinks": "columns",
+            "own_heads": "columns",
+            "q_norm": "between",
+            "k_norm": "between",
+            "out": "rows",
+        },
+    )
 
     def __init__(
         self,
@@ -98,7 +114,7 @@ class MultiHeadAttention(Mixer):
         self.q = HeadProjection(site.dim, heads, self.head_dim, bias="q" in biased)
         self.k = HeadProjection(source, self.kv_heads, self.head_dim, bias="k" in biased)
         self.v = HeadProjection(source, self.kv_heads, self.head_dim, bias="v" in biased)
-        self.out = nn.Linear(inner, site.dim, bias="out" in biased)
+        self.out = Linear(site, inner, site.dim, bias="out" in biased)
         self.over: NormOver = qk_norm_over if qk_norm else "head"
         self.norm_after = qk_norm_after and qk_norm is not None
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over) if qk_norm else None
@@ -106,11 +122,16 @@ class MultiHeadAttention(Mixer):
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
         self.gate, self.gate_activation = (nn.Linear(site.dim, inner, bias=False), gate()) if gate else (None, None)
         self.positions = positions(site.resized(self.head_dim, heads))
+        self.own_heads = OwnHeads()
         if self.cross and (window is not None or not isinstance(self.positions, NoAttentionPositions)):
             raise ValueError("a cross mixer knows no distances from target to source: leave out window and positions")
 
     def constants(self) -> Mapping[str, float]:
         return {"sinks": 0.0}
+
+    def shards(self) -> Mapping[str, Cut]:
+        """Nothing where one norm goes over all heads, of which each process would see some."""
+        return {} if self.q_norm is not None and self.over == "projection" else super().shards()
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         queries = Heads(self.heads, self.head_dim, keys=self.kv_heads)
@@ -143,7 +164,7 @@ class MultiHeadAttention(Mixer):
         if self.cross:
             return self._memory(context, x.shape[0]), memory_visibility(context), None
         biases = [bias for bias in (self.positions.bias(context), context.bias) if bias is not None]
-        bias = sum(biases[1:], start=biases[0]) if biases else None
+        bias = self.own_heads(sum(biases[1:], start=biases[0])) if biases else None
         return self._keys_values(x, context), visibility(context, causal=self.causal, window=self.window), bias
 
     def _queries(self, x: Tensor, context: Context) -> Tensor:

@@ -10,6 +10,7 @@ from blocks.base.component import Component
 from blocks.base.context import Context
 from blocks.base.feedforward import Expert, FeedForward, Router
 from blocks.base.linear import Linear
+from blocks.base.own_heads import OwnHeads
 from blocks.base.site import Site
 from blocks.base.slots import (
     Activation,
@@ -62,6 +63,7 @@ __all__ = [
     "Linear",
     "Mixer",
     "Norm",
+    "OwnHeads",
     "Places",
     "Plain",
     "Residual",

@@ -7,7 +7,7 @@ from torch import nn
 
 from blocks.base.axes import Axis
 from blocks.base.site import Site
-from registry import PLACES, Ability, Block, UnfitError
+from registry import PLACES, Ability, Block, Cut, UnfitError
 
 
 class Component(nn.Module, Block):
@@ -50,6 +50,10 @@ class Component(nn.Module, Block):
     def origins(self) -> Mapping[str, str]:
         """Where else a checkpoint may have what a parameter stands for: its name here -> another name here."""
         return {}
+
+    def shards(self) -> Mapping[str, Cut]:
+        """As ``can.shards``, of what there is with these parameters; nothing if it cannot be cut with them."""
+        return {name: cut for name, cut in self.can.shards.items() if getattr(self, name) is not None}
 
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of a forward's matrix products for one token in a sequence of ``length``.

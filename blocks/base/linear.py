@@ -1,5 +1,7 @@
 """A linear projection that many experts can share."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,11 +22,13 @@ class Linear(nn.Linear):
     Attributes:
         weight: (out, in), or (experts, out, in).
         bias: (out,), or (experts, out).
+        join: adds up what several processes made, each of its part of the input, where tensor parallelism cut by rows.
     """
 
     def __init__(self, site: Site, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias=bias)  # pyright: ignore[reportUnknownMemberType]
         self.experts = site.experts
+        self.join: Callable[[Tensor], Tensor] | None = None
         if site.experts is not None:
             self.weight = nn.Parameter(self.weight.new_empty(site.experts, out_features, in_features))
             self.bias = nn.Parameter(self.weight.new_empty(site.experts, out_features)) if bias else None
@@ -44,16 +48,22 @@ class Linear(nn.Linear):
             offsets: (experts,) int32, where the rows of each expert end.
         """
         if self.experts is None:
-            return super().forward(input)
+            return super().forward(input) if self.join is None else self._plus_bias(self.join(input @ self.weight.mT))
         if offsets is None:
             raise ValueError(f"a projection of {self.experts} experts needs to know where the rows of each end")
-        weight, bias, device = self.weight, self.bias, input.device.type
+        weight, device = self.weight, input.device.type
         # autocast knows torch's own products only
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             input, weight = input.to(dtype), weight.to(dtype)
         y = grouped_linear(input, weight, offsets)
-        return y if bias is None else y + F.embedding(group_of_rows(len(y), offsets), bias).to(y.dtype)
+        return self._plus_bias(y if self.join is None else self.join(y), offsets)
+
+    def _plus_bias(self, y: Tensor, offsets: Tensor | None = None) -> Tensor:
+        if self.bias is None:
+            return y
+        bias = self.bias if offsets is None else F.embedding(group_of_rows(len(y), offsets), self.bias)
+        return y + bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.experts is None else f", experts={self.experts}")

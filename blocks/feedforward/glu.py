@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU
 from blocks.base import Activation, Axis, Expert, Linear, Plain, Site
-from registry import Positive, PositiveFloat, Probability, register
+from registry import Capabilities, Positive, PositiveFloat, Probability, register
 
 Projection = Literal["gate", "up", "down"]
 
@@ -28,6 +28,7 @@ class GLU(Expert):
 
     paper = "Shazeer, 2020, arXiv:2002.05202; limit and offset: OpenAI, 2025, arXiv:2508.10925"
     outputs = ("down",)
+    can = Capabilities(shards={"gate": "columns", "up": "columns", "down": "rows"})
 
     def __init__(
         self,

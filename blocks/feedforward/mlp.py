@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from blocks.activations.pointwise import ReLU
 from blocks.base import Activation, Axis, Expert, Linear, Plain, Site
-from registry import Positive, Probability, register
+from registry import Capabilities, Positive, Probability, register
 
 Projection = Literal["up", "down"]
 
@@ -25,6 +25,7 @@ class MLP(Expert):
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.3"
     outputs = ("down",)
+    can = Capabilities(shards={"up": "columns", "down": "rows"})
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.base import Axis, Context, Heads, KeyHeads, Mixer, Site
+from blocks.base import Axis, Context, Heads, KeyHeads, Linear, Mixer, Site
 from blocks.recurrent.additive import additive_rule, additive_rule_flops
 from blocks.recurrent.precision import at_least_float32, without_autocast
 from blocks.recurrent.rows import Rows, rows_of
@@ -32,7 +32,10 @@ class LinearAttention(Mixer):
 
     paper = "Katharopoulos et al., 2020, arXiv:2006.16236"
     outputs = ("out",)
-    can = Capabilities(places=frozenset({"causal", "bidirectional"}))
+    can = Capabilities(
+        places=frozenset({"causal", "bidirectional"}),
+        shards={"q": "columns", "k": "columns", "v": "columns", "out": "rows"},
+    )
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class LinearAttention(Mixer):
         self.q = nn.Linear(site.dim, inner, bias=bias)
         self.k = nn.Linear(site.dim, inner, bias=bias)
         self.v = nn.Linear(site.dim, inner, bias=bias)
-        self.out = nn.Linear(inner, site.dim, bias=bias)
+        self.out = Linear(site, inner, site.dim, bias=bias)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         heads = Heads(self.heads, self.head_dim, keys=self.heads)
@@ -69,7 +72,7 @@ class LinearAttention(Mixer):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         rows, state = rows_of(context), context.state("mixer", RecurrentState)
         q, k, v = (at_least_float32(rows.arrange(y)) for y in (self.q(x), self.k(x), self.v(x)))
-        q, k, v = self._heads(self._featured(q)), self._heads(self._featured(k)), self._heads(v)
+        q, k, v = self._heads(self._featured(q)), self._heads(self._featured(k)), self._heads(v)  # of the heads here
         tokens = rows.tokens(x.shape[1])
         if tokens is not None:
             k = k * tokens[:, None, :, None]
@@ -79,7 +82,7 @@ class LinearAttention(Mixer):
         return self.out(rows.restore(y.transpose(1, 2).flatten(2)).to(x.dtype))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, self.head_dim).transpose(1, 2)  # (B, H, T, K)
+        return x.view(*x.shape[:2], x.shape[-1] // self.head_dim, self.head_dim).transpose(1, 2)  # (B, H, T, K)
 
     def _featured(self, x: Tensor) -> Tensor:
         positive = x.clamp(min=0.0)

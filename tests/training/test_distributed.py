@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> list[str]:
         *("--data.tokenizer", "bytes", "--data.length", "32", "--data.batch_size", "8", "--trainer.accelerator", "cpu"),
         *("--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "4", "--trainer.log_every_n_steps", "1"),
         *("--run.wandb", "disabled", "--run.root", str(runs), "--optimizer.warmup_steps", "0"),
+        *("--optimizer.eps", "1e-4"),  # or AdamW makes steps out of the rounding of gradients that are 0
     ]
 
 
@@ -55,7 +57,7 @@ def check_alike(ours: Path, theirs: Path) -> None:
     torch.testing.assert_close(moments["state"], others["state"], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "tensor_parallel"])
 def test_two_processes_train_like_one(
     strategy: str, start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
 ) -> None:
@@ -65,7 +67,92 @@ def test_two_processes_train_like_one(
     check_alike(runs / strategy, one)
     states = read(runs / strategy / "checkpoints" / "last.ckpt")["random_states"]
     assert len(states) == 2
-    assert not torch.equal(states[0]["torch"], states[1]["torch"])
+    alike = torch.equal(states[0]["torch"], states[1]["torch"])
+    assert alike == (strategy == "tensor_parallel")  # whose processes read the same data, and drop the same of it
+    assert ("cut are mixer attention, feedforward mlp; whole in each: embedding token, norm layer" in output) == alike
+
+
+EXPERTS = (
+    "{type: moe, experts: 4, expert: mlp, shared: glu, router: {type: top_k, balance_loss: 0, balance_rate: 0.01}}"
+)
+HARDER = {
+    "experts": (f"--recipe.decoder.layer.feedforward={EXPERTS}",),
+    "sharing layers": ("--recipe.decoder.distinct=1", "--recipe.encoder.norm=dynamic_tanh"),
+    "clipping": ("--trainer.gradient_clip_val", "0.5"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp2", "tensor_parallel"])
+@pytest.mark.parametrize("model", HARDER)
+def test_other_models_and_settings_are_trained_alike(
+    strategy: str, model: str, fit: Callable[..., Path], start: Callable[..., Any], uneven: list[str], runs: Path
+) -> None:
+    given, name = [*uneven, *HARDER[model]], model.replace(" ", "-")
+    process = start("fit", *given, "--run.name", f"{name}-{strategy}", *two(strategy))
+    alone = fit(name=f"{name}-before-{strategy}", given=[*given, "--trainer.enable_progress_bar", "false"])
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    check_alike(runs / f"{name}-{strategy}", alone)
+
+
+@pytest.mark.slow
+def test_four_processes_divide_the_model_both_ways(
+    start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
+) -> None:
+    both = ("class_path=training.parallel.ShardedStrategy", "init_args.tensor_parallel=2")
+    strategy = [f"--trainer.strategy.{item}" for item in both]
+    process = start("fit", *uneven, "--run.name", "four", "--trainer.devices", "4", *strategy)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    check_alike(runs / "four", one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp2", "tensor_parallel"])
+def test_a_run_goes_on_from_its_checkpoint_also_in_one_process(
+    strategy: str, fit: Callable[..., Path], start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
+) -> None:
+    def run(name: str, *more: str) -> Path:
+        process = start("fit", *uneven, "--run.name", f"{strategy}-{name}", *two(strategy), *more)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+        return runs / f"{strategy}-{name}"
+
+    whole = run("whole")
+    half = run("half", "--trainer.max_steps", "2", "--optimizer.decay_steps", "4")
+    shutil.copytree(half, runs / f"{strategy}-alone")
+    quiet = ["--trainer.enable_progress_bar", "false"]
+    alone = fit("--ckpt_path", "last", name=f"{strategy}-alone", given=[*uneven, *quiet])
+    again = run("half", "--ckpt_path", "last")
+    for name, tensor in read(whole / "checkpoints" / "last.ckpt")["state_dict"].items():
+        assert torch.equal(read(again / "checkpoints" / "last.ckpt")["state_dict"][name], tensor), name
+    check_alike(alone, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp2", "tensor_parallel"])
+def test_other_processes_evaluate_a_checkpoint_alike(
+    strategy: str, start: Callable[..., Any], one: Path, runs: Path
+) -> None:
+    checkpoint = one / "checkpoints" / "last.ckpt"
+    cpu = ("--trainer.accelerator", "cpu", *two(strategy))
+    process = start("validate", "--ckpt_path", str(checkpoint), *cpu)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    found = read_rows(one / "evaluations.jsonl")[-1]
+    assert found["val/loss"] == pytest.approx(read_metadata(checkpoint)["evaluation"]["val/loss"], rel=1e-6)
+
+
+def test_what_cannot_be_divided_is_refused_before_anything_is_written(
+    start: Callable[..., Any], uneven: list[str], runs: Path
+) -> None:
+    odd = [*uneven, "--run.name", "odd", "--recipe.encoder.layer.mixer.heads=1"]
+    process = start("fit", *odd, *two("tensor_parallel"))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert "encoder.layers.0.mixer.q.weight has 1 heads, which do not divide among 2 processes" in output
+    assert not (runs / "odd").exists()
 
 
 @pytest.mark.slow

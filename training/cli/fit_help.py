@@ -33,7 +33,8 @@ training
   --optimizer.weight_decay 0.1  of matrices
   --model.label_smoothing 0  and --model.compile true
   --trainer.accumulate_grad_batches 1, --trainer.gradient_clip_val 1.0, --trainer.val_check_interval N
-  --trainer.devices 2 --trainer.strategy ddp (or fsdp2), --trainer.accelerator auto, --trainer.precision bf16-mixed
+  --trainer.devices 2 --trainer.strategy ddp (or fsdp2, tensor_parallel)
+  --trainer.accelerator auto, --trainer.precision bf16-mixed
 
 `blockformer {verb} --help all` lists every option; --print_config prints all settings as a configuration file.
 Exit status: 0; 1 if the run failed; 2 if something given is wrong; 143 or 130 if SIGTERM or Ctrl-C stopped the run.

@@ -24,7 +24,7 @@ from training.errors import UserError
 from training.fitting import remarks_on_data
 from training.module import TrainingModule
 from training.optim import OptimizerSettings
-from training.parallel import verify_known
+from training.parallel import plan_for
 from training.processes import is_first
 from training.recipe_argument import RecipeArgument
 from training.run_folder import RunSettings, folder_of, fresh_folder
@@ -149,7 +149,7 @@ class TrainingCLI(LightningCLI):
         config["plugins"] = [*listed(config["plugins"]), AtomicCheckpointIO()]
         self.model.provenance = {"variant": self.request.variant, "config": self.saved, "plugins": self.request.plugins}
         trainer = self.trainer_class(**config)
-        verify_known(trainer.strategy)
+        self.plan = plan_for(trainer.strategy, self.model.model)
         return trainer
 
     def _folder(self) -> Path:
@@ -170,6 +170,8 @@ class TrainingCLI(LightningCLI):
             say_begin(self.request.variant, self.model.model, self.folder)
             model = self.model.model
             say_remarks([*remarks(self.model.recipe, model), *remarks_on_data(self.datamodule, model)])
+            if self.plan is not None:
+                print(self.plan, flush=True)
 
     def after_fit(self) -> None:
         """Say where everything is."""

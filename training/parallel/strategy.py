@@ -24,6 +24,7 @@ from blocks.models.base import Model
 from registry import Recipe
 from training.checkpoint import read
 from training.errors import UserError
+from training.parallel.plan import Plan, apply, plan
 from training.parallel.shards import DATA, Shards
 
 PREFIX = "model."  # of the model's parameters in the LightningModule
@@ -50,12 +51,30 @@ class ShardedStrategy(ModelParallelStrategy):
         Raises:
             UserError: the processes do not divide into groups of that size.
         """
-        processes = self.num_processes * self.num_nodes
-        self._tensor_parallel_size = wanted = self._wanted or processes
-        if processes % wanted:
-            raise UserError(f"{processes} processes do not divide into tensor-parallel groups of {wanted}")
-        self._data_parallel_size = processes // wanted
+        self._tensor_parallel_size = self.sharing
+        self._data_parallel_size = self.num_processes * self.num_nodes // self.sharing
         super().setup_environment()
+
+    @property
+    def sharing(self) -> int:
+        """Number of processes in a tensor-parallel group.
+
+        Raises:
+            UserError: all processes do not divide into groups of that size.
+        """
+        processes = self.num_processes * self.num_nodes
+        wanted = self._wanted or processes
+        if processes % wanted:
+            raise UserError(f"{processes} processes do not divide into groups of tensor_parallel {wanted}")
+        return wanted
+
+    def plan(self, model: Model) -> Plan:
+        """How tensor parallelism cuts this model, of which only shapes are looked at.
+
+        Raises:
+            UserError: it cannot be cut so.
+        """
+        return plan(model, self.sharing) if self.sharing > 1 else Plan(1)
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -72,7 +91,10 @@ class ShardedStrategy(ModelParallelStrategy):
 
         They are those of one process: each tensor is drawn whole, by its name, and then cut.
         """
-        self.shards = shards = Shards(self.device_mesh, {})
+        cut = self.plan(model)
+        apply(cut, model, self.device_mesh)
+        axes = {PREFIX + name: axis for name, axis in cut.cuts.items()}
+        self.shards = shards = Shards(self.device_mesh, axes, frozenset(PREFIX + name for name in cut.partial))
         frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
         if shards.data.size() > 1:
             for part in (*(module for module in model.modules() if isinstance(module, Layer)), model):
@@ -150,17 +172,21 @@ class ShardedStrategy(ModelParallelStrategy):
         return state if self.is_global_zero else {}
 
 
-def verify_known(strategy: Strategy) -> None:
-    """Refuse strategies with which losses, clipping or checkpoints would not be those of one process.
+def plan_for(strategy: Strategy, model: Model) -> Plan | None:
+    """How tensor parallelism will cut a model, if it will.
 
     Raises:
-        UserError: this is one of them.
+        UserError: it cannot, or with this strategy losses, clipping or checkpoints would not be those of one process.
     """
-    if not isinstance(strategy, ShardedStrategy | DDPStrategy | SingleDeviceStrategy):
+    if isinstance(strategy, ShardedStrategy):
+        return strategy.plan(model) if strategy.sharing > 1 else None
+    if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
         raise UserError(
             f"--trainer.strategy: {type(strategy).__name__} is not one that training is right with; "
-            "say ddp, or fsdp2 to divide the model"
+            "say ddp, fsdp2 or tensor_parallel"
         )
+    return None
 
 
 StrategyRegistry.register("fsdp2", ShardedStrategy, "parameters divided among all processes", tensor_parallel=1)
+StrategyRegistry.register("tensor_parallel", ShardedStrategy, "each layer's work divided", tensor_parallel=None)

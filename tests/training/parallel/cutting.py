@@ -1,0 +1,120 @@
+"""Blocks cut by tensor parallelism, in processes that meet through a file."""
+
+import copy
+import json
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from blocks.base import Component
+from blocks.conformance.example import Example, example
+from blocks.conformance.running import new_cache, run
+from blocks.conformance.subject import Subject, registered
+from blocks.conformance.variants import allowed, variants
+from registry import entries
+from training.errors import UserError
+from training.parallel.plan import Plan, apply, plan
+from training.parallel.shards import DATA, TENSOR, Shards
+
+PARTS = 2
+TOGETHER = (
+    {"kv_heads": 2, "heads": 4, "sinks": True, "bias": True, "gate": "silu", "softcap": 2.0, "positions": "alibi"},
+    {"qk_norm": "rms", "qk_norm_over": "heads", "qk_norm_after": True, "positions": "rotary"},
+    {"qk_norm": "dynamic_tanh", "qk_norm_over": "heads", "positions": "t5", "backend": "eager"},
+    {"qk_norm": {"type": "layer", "bias": True}, "positions": "t5", "clip": 0.5},
+)
+
+
+def cuttable() -> list[Subject]:
+    """Every registered block that can be cut or holds one that can, and those that declare it with other options."""
+    found = registered("blocks")
+    declaring = [one for one in found if entries(one.slot)[one.name].block.can.shards or one.name == "moe"]
+    found += [variant for one in declaring for variant in variants(one)]
+    found += [Subject("mixer", "attention", options) for options in TOGETHER]
+    found += [
+        Subject("feedforward", "moe", {"expert": "mlp", "shared": "glu", "shared_gate": True}),
+        Subject("mixer", "latent", {"q_rank": 12, "bias": ["q", "k", "v", "k_rotary", "out"], "positions": "t5"}),
+        Subject("stack", "layers", {"depth": 2, "positions": {"type": "t5", "heads": 8}}),
+    ]
+    return [one for one in found if allowed(one) and _plan(one) is not None]
+
+
+def _plan(subject: Subject) -> Plan | None:
+    with torch.device("meta"):
+        block = subject.make()
+    try:
+        return plan(block, PARTS) if isinstance(block, Component) else None
+    except UserError:
+        return None
+
+
+def check_gives_the_same_when_cut(subject: Subject, mesh: DeviceMesh) -> None:
+    """Values, what decoding gives, and gradients by inputs and parameters are those of the uncut block in float64."""
+    whole, given = subject.build(), example(subject)
+    cut, made = copy.deepcopy(whole), plan(whole, PARTS)
+    apply(made, cut, mesh)
+    shards = Shards(mesh, made.cuts, frozenset(made.partial))
+    with torch.no_grad():
+        for name, parameter in cut.named_parameters():
+            parameter.copy_(shards.part(name, whole.get_parameter(name), parameter))
+    assert all(cut.get_parameter(name).shape != whole.get_parameter(name).shape for name in made.cuts)
+    ours = [*_results(cut, given, shards), *_decoded(cut, subject, given)]
+    theirs = [*_results(whole, given, None), *_decoded(whole, subject, given)]
+    for (what, value), (_, expected) in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(
+            value, expected, rtol=1e-9, atol=1e-11, msg=lambda text, what=what: f"{what}: {text}"
+        )
+
+
+def _results(block: Component, given: Example, shards: Shards | None) -> Iterator[tuple[str, Tensor]]:
+    leaves = {
+        key: value.clone().requires_grad_()
+        for key, value in (("x", given.x), ("memory", given.memory))
+        if value is not None and value.is_floating_point()
+    }
+    y = run(block, Example(**{"x": given.x, "memory": given.memory, **leaves}))
+    yield "the result", y
+    y.backward(torch.linspace(-1.0, 1.0, y.numel(), dtype=y.dtype).sin().view_as(y))
+    for key, leaf in leaves.items():
+        assert leaf.grad is not None
+        yield f"the gradient by {key}", leaf.grad
+    if shards is not None:
+        shards.add_partial(block)
+    for name, parameter in block.named_parameters():
+        if parameter.grad is not None:
+            yield f"the gradient of {name}", parameter.grad if shards is None else shards.whole(name, parameter.grad)
+
+
+@torch.no_grad()
+def _decoded(block: Component, subject: Subject, given: Example) -> list[tuple[str, Tensor]]:
+    if subject.slot not in ("mixer", "model") or subject.place != "causal":
+        return []
+    cache, spans = new_cache(block), ((0, 3), (3, 4), (4, 5))
+    return [
+        (f"tokens {start} to {stop} from a cache", run(block, given.span(start, stop), cache)) for start, stop in spans
+    ]
+
+
+def work(rank: int, folder: str) -> None:
+    """One of the processes; the first one writes what is wrong with each block, nothing if nothing is."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meeting", world_size=PARTS, rank=rank)
+    mesh = init_device_mesh("cpu", (1, PARTS), mesh_dim_names=(DATA, TENSOR))
+    found: dict[str, str] = {}
+    for subject in cuttable():
+        try:
+            check_gives_the_same_when_cut(subject, mesh)
+            found[subject.id] = ""
+        except Exception:
+            found[subject.id] = traceback.format_exc()
+    wrong: list[dict[str, str]] = [{} for _ in range(PARTS)]
+    dist.all_gather_object(wrong, found)
+    if rank == 0:
+        both = {key: "".join(one[key] for one in wrong) for key in found}
+        Path(folder, "found.json").write_text(json.dumps(both))
+    dist.destroy_process_group()
