@@ -83,8 +83,12 @@ LONG: frozenset[Check] = frozenset(
     }
 )
 """Those that take a second and more each."""
-ONCE: frozenset[Check] = LONG | {compiling.check_compiles, counting.check_counts_its_flops}
-"""Those to run once a block, not for each of its options: torch counts all of a window's square, and sinks."""
+ONCE: frozenset[Check] = LONG | {
+    compiling.check_compiles,
+    counting.check_counts_its_flops,  # torch counts all of a window's square, and sinks
+    mattering.check_reads_what_it_keeps,  # which tries the options itself, and one may make another idle
+}
+"""Those to run once a block, not for each of its options."""
 
 ALONE: Checks = (seeing.check_treats_each_token_alone, seeing.check_sees_itself)
 PLACED: Checks = (padding.check_ignores_padding, padding.check_ignores_padding_row_by_row)
