@@ -12,10 +12,11 @@ STYLE = """\
   .paper { fill: #ffffff } .box { fill: #f4f6fa; stroke: #4a5a78 } .frame { fill: none; stroke: #8a97ad }
   .line { fill: none; stroke: #4a5a78 } .stream { stroke-width: 2.5 } .memory { stroke-dasharray: 5 3 }
   .sign { fill: #ffffff; stroke: #4a5a78 } text { fill: #16202f; font: 13px ui-monospace, monospace }
+  .port { stroke: #ffffff; stroke-width: 6; paint-order: stroke }
   .title { font-weight: bold } .label { font-style: italic }
   @media (prefers-color-scheme: dark) {
     .paper, .sign { fill: #12161d } .box { fill: #1e2531; stroke: #9fb0cc } .frame { stroke: #66738a }
-    .line, .sign { stroke: #9fb0cc } text { fill: #e8edf5 }
+    .line, .sign { stroke: #9fb0cc } .port { stroke: #12161d } text { fill: #e8edf5 }
   }"""
 
 

@@ -45,7 +45,7 @@ def box(lines: Sequence[str], width: int, tag: str = "") -> Picture:
 
 def word(text: str) -> Picture:
     """Text without a box."""
-    return Picture(len(text), 1, len(text) // 2, (Mark("text", ((0, 0),), text),))
+    return Picture(len(text), 1, len(text) // 2, (Mark("text", ((0, 0),), text, "port"),))
 
 
 def below(pictures: Iterable[Picture]) -> Picture:
@@ -81,7 +81,7 @@ def joined(ways: Sequence[Picture], operation: str, label: str, *, passes: bool)
     marks.append(Mark("sign", ((anchor, end),), operation))
     if label:
         marks.append(Mark("text", ((anchor + 3, end + 1),), label, "label"))
-    marks.append(Mark("line", ((anchor, end + 1), (anchor, end + 1 + bool(label)))))
+    marks.append(Mark("line", ((anchor, end), (anchor, end + 1 + bool(label)))))
     return Picture(max(width, anchor + 4 + len(label)), end + 1 + bool(label), anchor, tuple(marks))
 
 
