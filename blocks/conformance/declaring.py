@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from blocks.conformance import caching, decoding, padding, refusing, shaping
+from blocks.conformance import caching, decoding, learning, padding, refusing, shaping
 from blocks.conformance.example import example
 from blocks.conformance.refusing import refuses
 from blocks.conformance.running import new_cache, run
@@ -68,7 +68,7 @@ ASKED: Mapping[Ability, tuple[Check, ...]] = {
         refusing.check_decodes_no_further_than_it_reads,
         refusing.check_refuses_documents_with_a_cache,
     ),
-    "bfloat16": (shaping.check_works_in_bfloat16,),
+    "bfloat16": (shaping.check_works_in_bfloat16, learning.check_trains_in_bfloat16),
     "any_length": (check_takes_longer_texts,),
 }
 REFUSED: Mapping[Ability, Check] = {
