@@ -109,6 +109,7 @@ def test_four_processes_divide_the_model_both_ways(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:this run had 2 processes and now has 1")
 @pytest.mark.parametrize("strategy", ["fsdp2", "tensor_parallel"])
 def test_a_run_goes_on_from_its_checkpoint_also_in_one_process(
     strategy: str, fit: Callable[..., Path], start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
