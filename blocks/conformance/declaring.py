@@ -52,6 +52,7 @@ ASKED: Mapping[Ability, tuple[Check, ...]] = {
         padding.check_ignores_padding,
         padding.check_ignores_padding_row_by_row,
         padding.check_survives_rows_of_padding,
+        padding.check_ignores_padding_of_the_memory,
         decoding.check_decodes_a_padded_batch,
     ),
     "documents": (padding.check_keeps_documents_apart, refusing.check_refuses_documents_with_a_cache),
