@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from blocks.base import Component, Mixer, Stack
-from registry import Ability, Recipe, entries, spec_of
+from registry import Ability, Recipe, spec_of
+from registry.fitting import choice
 from registry.trees import dotted
 
 
@@ -21,10 +22,9 @@ def lacking(recipe: Recipe, model: Component, ability: Ability) -> str:
         spec = spec_of(component)
         if spec is None or getattr(component.can, ability):
             continue
-        slot, name = spec.entry.slot, spec.entry.name
-        others = sorted(other for other, entry in entries(slot).items() if getattr(entry.block.can, ability))
-        choice = f" (choose {' or '.join(others)})" if others else ""
-        found[dotted(paths.get(id(spec), ()))] = f"{slot} {name!r} at {dotted(paths.get(id(spec), ()))}{choice}"
+        slot, place = spec.entry.slot, dotted(paths.get(id(spec), ()))
+        instead = choice(slot, lambda block: getattr(block.can, ability))
+        found[place] = f"{slot} {spec.entry.name!r} at {place} ({instead})"
     return " and ".join(found.values())
 
 

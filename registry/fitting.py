@@ -22,7 +22,7 @@ def misplaced(root: Spec[Any]) -> Iterator[tuple[Path, str]]:
                 continue
             what = f"acts by {' and '.join(sorted(needs))}, which {_called(spec, path)} does not apply"
             homes = _homes(root, child)
-            instead = _choice(child.entry.slot, lambda block, offers=offers: block.can.needs <= offers)
+            instead = choice(child.entry.slot, lambda block, offers=offers: block.can.needs <= offers)
             yield path + key, f"{child.entry.slot} {child.entry.name!r} {what}; {instead}{homes}"
 
 
@@ -30,14 +30,15 @@ def unfit(root: Spec[Any], spec: Spec[Any], error: UnfitError) -> str:
     """What to say about a block that cannot do what its place asks of it."""
     asking = (_called(parent, at) for at, parent in root.walk() for _, child in parent.children() if child is spec)
     asks = ", ".join([str(error), *(f"as {parent} needs it to" for parent in asking)])
-    return f"{spec.entry.slot} {spec.entry.name!r} {asks}; {_choice(spec.entry.slot, error.fits)}"
+    return f"{spec.entry.slot} {spec.entry.name!r} {asks}; {choice(spec.entry.slot, error.fits)}"
 
 
 def _called(spec: Spec[Any], path: Path) -> str:
     return f"{spec.entry.slot} {spec.entry.name!r}" + (f" ({dotted(path)})" if path else "")
 
 
-def _choice(slot: str, fits: Fits) -> str:
+def choice(slot: str, fits: Fits) -> str:
+    """What to choose for a slot, of the blocks that fit."""
     names = sorted(name for name, entry in entries(slot).items() if fits(entry.block))
     return f"choose {' or '.join(names)}" if names else f"no {slot} that is registered can stand there"
 

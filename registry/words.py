@@ -1,7 +1,7 @@
 """Docstrings, values and types, in the words of those who write recipes."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from docstring_parser import parse as parse_docstring
@@ -60,6 +60,17 @@ def shown(value: Any) -> str:
         items = cast("Mapping[str, Any]", value).items()
         return f"{{{', '.join(f'{key}: {shown(item)}' for key, item in items)}}}"
     return str(value)
+
+
+def ranges(numbers: Iterable[int], to: str = "-") -> str:
+    """Growing numbers in few words: ``0-2, 4`` for 0, 1, 2 and 4, with ``to`` for the dash."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}{to}{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def _words(schema: Mapping[str, Any]) -> Iterator[str]:

@@ -11,8 +11,8 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 
 from blocks.interchange.errors import InterchangeError
 from blocks.interchange.importing import Imported
+from blocks.loading import RECIPE, WEIGHTS
 
-RECIPE, WEIGHTS = "recipe.yaml", "model.safetensors"
 COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from registry.words import ranges
+
 Kind = Literal["carried", "adapted", "fresh", "left"]
 KINDS: tuple[Kind, ...] = ("carried", "adapted", "fresh", "left")
 
@@ -121,14 +123,8 @@ def _over_layers(rows: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]
 
 def _numbers(numbers: Sequence[int]) -> str:
     """0, 1, 2, 5 as {0..2, 5}."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    texts = [f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-    return texts[0] if len(numbers) == 1 else f"{{{', '.join(texts)}}}" if texts else ""
+    text = ranges(numbers, "..")
+    return f"{{{text}}}" if len(numbers) > 1 else text
 
 
 def _together(rows: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:

@@ -8,7 +8,8 @@ from torch import nn
 from blocks.base import Component
 from blocks.models.base import Model
 from registry import entry_of, spec_of
-from training.inspection.plan import name_of, ranges
+from registry.words import ranges
+from training.inspection.plan import name_of
 from training.inspection.settings import settings
 
 

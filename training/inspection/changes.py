@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from registry.trees import dotted
-from training.inspection.plan import ranges
+from registry.words import ranges
 
 Path = tuple[str | int, ...]
 

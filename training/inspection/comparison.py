@@ -10,7 +10,7 @@ from registry import Recipe, Spec, spec_of
 from registry.words import shown
 from training.inspection.changes import Change, Found, Path, change_at, together
 from training.inspection.plan import layout, names_of, specs_of
-from training.inspection.settings import settings
+from training.inspection.settings import named
 
 LAYOUT = frozenset({"layer", "layers", "first", "pattern", "rest"})
 """The keys of a stack that say no more than which layer stands where."""
@@ -131,11 +131,7 @@ def _shape(stack: Component) -> list[int]:
 
 
 def _whole(spec: Spec[Any] | None) -> str:
-    """A block with its settings on one line."""
-    if spec is None:
-        return "none"
-    said = settings(spec)
-    return f"{spec.entry.name} ({said})" if said else spec.entry.name
+    return "none" if spec is None else named(spec)
 
 
 def _value(value: Any, held: _Held) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 from blocks.base import Component, Embedding, Head, Layer, Mixer, Stack
 from blocks.models.base import Model
 from registry import Recipe, Spec, entry_of, spec_of
+from registry.words import ranges
 from training.inspection.picture import Mark, Picture, below, box, framed, joined, word
-from training.inspection.plan import layers_of, layout, name_of, names_of, ranges
-from training.inspection.settings import settings
+from training.inspection.plan import layers_of, layout, name_of, names_of
+from training.inspection.settings import named, settings
 from training.inspection.wiring import Merge, Step, Wiring, wiring_of
 
 ONE, TWO = 62, 34
@@ -26,7 +27,7 @@ def diagram(recipe: Recipe, model: Model) -> Picture:
         columns.append(_column(model, stack, own, width, stack is stacks[-1]))
     spec = spec_of(model)
     said = [f"{recipe.name}: {entry_of(type(model)).name}, {model.size:,} parameters", settings(spec)]
-    said += [f"init {_words(child)}" for path, child in (spec.children() if spec else ()) if path == ("init",)]
+    said += [f"init {named(child)}" for path, child in (spec.children() if spec else ()) if path == ("init",)]
     body = _beside(columns)
     head = box(said, max(ONE, body.width))
     return Picture(head.width, head.height + 1 + body.height, 0, (*head.marks, *body.moved(0, head.height + 1)))
@@ -76,7 +77,7 @@ def _layers(path: str, stack: Stack, width: int) -> Iterator[Picture]:
     laid = f"{layout(names_of(stack))}{turns}" if any(names_of(stack)) else f"{len(layers)} x the same{turns}"
     spec = spec_of(stack)
     said = [f"{path}: {entry_of(type(stack)).name}", laid]
-    said += [f"positions {_words(child)}" for at, child in (spec.children() if spec else ()) if at == ("positions",)]
+    said += [f"positions {named(child)}" for at, child in (spec.children() if spec else ()) if at == ("positions",)]
     yield box(said, width)
     for indices in groups.values():
         layer = layers[indices[0]]
@@ -141,10 +142,5 @@ def _owner_of_table(model: Model, name: str, block: Component) -> str:
 def _nested(spec: Spec[Any]) -> Iterator[str]:
     """The blocks in a block."""
     for path, child in spec.children():
-        yield f"{path[0]} {_words(child)}"
+        yield f"{path[0]} {named(child)}"
         yield from _nested(child)
-
-
-def _words(spec: Spec[Any]) -> str:
-    said = settings(spec)
-    return f"{spec.entry.name} ({said})" if said else spec.entry.name

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from statistics import median
 
-from training.inspection.plan import ranges
+from registry.words import ranges
 from training.inspection.scales import Scale, Scales
 
 GROWTH = 10.0

@@ -1,6 +1,6 @@
 """How the layers of a stack are laid out, in few words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import cast
 
@@ -34,17 +34,6 @@ def names_of(stack: Component) -> list[str]:
 def specs_of(stack: Component) -> "list[Spec[Component]]":
     """What each layer was built from."""
     return [cast("Spec[Component]", spec_of(layer)) for layer in layers_of(stack)]
-
-
-def ranges(indices: Iterable[int]) -> str:
-    """``0-2, 4`` for 0, 1, 2 and 4."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def layout(names: Sequence[str]) -> str:

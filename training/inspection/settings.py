@@ -13,3 +13,9 @@ def settings(spec: Spec | None) -> str:
         (known[key], value) for key, value in spec.params if value and not known[key].slot and not known[key].runtime
     )
     return ", ".join(f"{p.name} {shown(value)}" for p, value in own if value != p.default or not isinstance(value, str))
+
+
+def named(spec: Spec) -> str:
+    """A block's name, with its settings in brackets if there is something to say."""
+    said = settings(spec)
+    return f"{spec.entry.name} ({said})" if said else spec.entry.name
