@@ -195,8 +195,11 @@ class Places(Axis):
         positions = old.before + torch.arange(now) % then
         leading = torch.arange(self.before)
         leading = torch.where(leading < old.before, leading, -1)
-        words = f"{then} positions repeated to {now}" if now > then else f"the first {now} of {then} positions"
-        return Change(torch.cat([leading, positions])[:, None], words if now != then else "")
+        if now == then:
+            words = f"the same {now} positions, after {self.before} rows instead of {old.before}"
+        else:
+            words = f"{then} positions repeated to {now}" if now > then else f"the first {now} of {then} positions"
+        return Change(torch.cat([leading, positions])[:, None], words)
 
 
 @dataclass(frozen=True)

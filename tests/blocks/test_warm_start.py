@@ -52,6 +52,8 @@ KEPT: dict[str, tuple[Overrides, Overrides]] = {
     "positions extended": ((LEARNED,), (LEARNED, "max_length=100")),
     "positions cut": ((LEARNED,), (LEARNED, "max_length=20")),
     "rows before the positions": ((LEARNED,), ("embedding.positions={type: learned, offset: 2}", "max_length=70")),
+    "rows before the same positions": ((LEARNED,), ("embedding.positions={type: learned, offset: 2}",)),
+    "no rows before the positions any more": (("embedding.positions={type: learned, offset: 2}",), (LEARNED,)),
     "biases added": ((), (f"{MIXER}.bias=true", f"{FEEDFORWARD}.bias=true", "head.bias=true")),
     "deeper": ((), ("decoder.depth=5",)),
     "deeper, parallel": (("decoder.layer={type: parallel}",), ("decoder.layer={type: parallel}", "decoder.depth=4")),
