@@ -7,7 +7,7 @@ K head width, V vocabulary, N tokens in any order, E experts.
 from blocks.base.axes import Axis, Change, Channels, Experts, Heads, Hidden, KeyHeads, Known, Places, Vocabulary
 from blocks.base.cache import Cache, KeyValues
 from blocks.base.component import Component
-from blocks.base.context import Context
+from blocks.base.context import Context, growth
 from blocks.base.feedforward import Expert, FeedForward, Router
 from blocks.base.linear import Linear
 from blocks.base.own_heads import OwnHeads
@@ -76,4 +76,5 @@ __all__ = [
     "Transform",
     "TransformFactory",
     "Vocabulary",
+    "growth",
 ]

@@ -59,6 +59,18 @@ class Context:
 
         return self.once("distances", make)
 
+    def lengths(self) -> Tensor:
+        """Number of tokens so far in the text of each token, padding not counted, (B or 1, T or 1) int."""
+
+        def make() -> Tensor:
+            if self.documents is not None:
+                return _document_lengths(self.documents, self.attention_mask)
+            if self.attention_mask is not None:
+                return self.attention_mask.sum(dim=1, keepdim=True)
+            return torch.full((1, 1), self.offset + self.length, device=self.positions.device)
+
+        return self.once("lengths", make)
+
     def state(self, name: str, make: Callable[[], S]) -> S | None:
         """The cache's state for the mixer ``name`` of the layer that runs; None without a cache."""
         return None if self.cache is None else self.cache.state(self.layer, name, make)
@@ -100,9 +112,35 @@ class Context:
 def _positions(length: int, offset: int, mask: Tensor | None, documents: Tensor | None, device: torch.device) -> Tensor:
     index = torch.arange(offset, offset + length, device=device)[None]
     if documents is not None:
-        new = torch.ones_like(documents, dtype=torch.bool)
-        new[:, 1:] = documents[:, 1:] != documents[:, :-1]
-        return index - torch.where(new, index, 0).cummax(dim=1).values
+        return index - torch.where(_begins(documents), index, 0).cummax(dim=1).values
     if mask is not None:
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:] if length else mask[:, :0].long()
     return index
+
+
+def _begins(documents: Tensor) -> Tensor:
+    """(B, T) bool: whether another document begins, the first one of a row not counted."""
+    new = torch.zeros_like(documents, dtype=torch.bool)
+    new[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return new
+
+
+def _document_lengths(documents: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, T): of each token the number of tokens in its document."""
+    number = _begins(documents).cumsum(dim=1)
+    counted = torch.ones_like(number) if mask is None else mask.long()
+    return torch.zeros_like(number).scatter_add(1, number, counted).gather(1, number)
+
+
+def growth(mask: Tensor | None, before: int, after: int) -> set[tuple[int, int]]:
+    """How many tokens texts have before and after some are added, padding not counted; for each text that had any.
+
+    Args:
+        mask: (B, ``after``) bool, False for padding; None: there is none.
+        before: number of places in a row that were there before.
+        after: number of places in a row.
+    """
+    if mask is None:
+        return {(before, after)} if before else set()
+    counts = torch.stack([mask[:, :before].sum(dim=1), mask.sum(dim=1)], dim=1)
+    return {(was, now) for was, now in cast("list[list[int]]", cast("Any", counts).tolist()) if was}

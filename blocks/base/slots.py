@@ -70,10 +70,19 @@ class RotaryScaling(Component, ABC):
 
     slot = "rotary_scaling"
     given = ("width", "theta")
+    grows: ClassVar[bool] = False
+    """Whether angles depend on how long the text becomes."""
 
     @abstractmethod
-    def stretched(self, frequencies: Tensor, length: int) -> Tensor:
-        """Angles per token (width/2,) float32 -> the same for a text of ``length`` tokens."""
+    def stretched(self, frequencies: Tensor, context: Context) -> Tensor:
+        """Angles per token (width/2,) float32 -> the same, or of texts of several lengths (B or 1, T or 1, width/2)."""
+
+    def changes(self, before: int, after: int) -> bool:
+        """Whether a text that grows from ``before`` to ``after`` tokens is turned otherwise from its first token on.
+
+        Keys in a cache are then wrong, so that the whole text has to be read again.
+        """
+        return False
 
     def magnitude(self) -> float:
         """Factor on the turned queries and keys."""

@@ -1,10 +1,11 @@
 """What a block declares that it cannot do is refused in words; only the rest is asked of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
 
+from blocks.base import Component, RotaryScaling
 from blocks.conformance import caching, decoding, learning, padding, refusing, shaping
 from blocks.conformance.example import example
 from blocks.conformance.refusing import refuses
@@ -47,6 +48,21 @@ def check_takes_longer_texts(subject: Subject) -> None:
     assert bool(torch.isfinite(run(block, longer)).all()), "longer texts give values that are not finite"
 
 
+def check_reads_again_what_grows(subject: Subject) -> None:
+    """Where rotary positions depend on how long the text becomes, a cache that is wrong from then on is refused."""
+    block, length = subject.build(), next(growing(subject.build()))
+    given, cache = example(subject, length=length + 1), new_cache(block)
+    run(block, given.span(0, length), cache)
+    refuses(lambda: run(block, given.span(length, length + 1), cache), "cache", "read it again")
+
+
+def growing(block: Component) -> Iterator[int]:
+    """Lengths of texts that one more token turns otherwise from the first token on."""
+    scalings = [module for module in block.modules() if isinstance(module, RotaryScaling)]
+    lengths = range(1, 2 * MAX_LENGTH)
+    return (length for length in lengths if any(scaling.changes(length, length + 1) for scaling in scalings))
+
+
 ASKED: Mapping[Ability, tuple[Check, ...]] = {
     "padding": (
         padding.check_ignores_padding,
@@ -85,7 +101,10 @@ def as_declared(subject: Subject, found: tuple[Check, ...]) -> tuple[Check, ...]
     with torch.device("meta"):
         block = subject.make()
     lacks: list[Ability] = [ability for ability in ABILITIES if not block.allows(ability)]
-    asked = {check for ability in lacks for check in ASKED[ability]}
+    grows, asked = any(growing(block)), {check for ability in lacks for check in ASKED[ability]}
     applying: list[Ability] = [ability for ability in lacks if set(ASKED[ability]) & set(found)]
     refusals = [REFUSED[ability] for ability in applying if ability in REFUSED]
+    if grows and set(ASKED["cache"]) & set(found) - asked:
+        asked |= set(ASKED["cache"])
+        refusals.append(check_reads_again_what_grows)
     return (*(check for check in found if check not in asked), *refusals)

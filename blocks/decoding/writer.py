@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from blocks.base import RotaryScaling, growth
 from blocks.decoding.padding import pad_left
 from blocks.models.base import Model
 from blocks.models.decoder_only import DecoderOnly
@@ -41,6 +42,7 @@ class Writer:
         self.model, self.prompts = model, prompts
         self.device = next(model.parameters()).device
         self.cache = cast("DecoderOnly", model).new_cache() if use_cache and model.allows("cache") else None
+        self._scalings = [module for module in model.modules() if isinstance(module, RotaryScaling) and module.grows]
         self.memory: Tensor | None = None
         self.source_mask: Tensor | None = None
         self._seen: Text | None = None
@@ -69,13 +71,24 @@ class Writer:
             self.source_mask = self.source_mask[rows]
 
     def _after(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        whole = _joined(self._seen, tokens, mask)
         if self.cache is None:
-            tokens, mask = self._seen = _joined(self._seen, tokens, mask)
+            tokens, mask = self._seen = whole
+        elif self._scalings:
+            self._seen = whole
+            if self._changes(whole, self.cache.length):
+                self.cache, (tokens, mask) = cast("DecoderOnly", self.model).new_cache(), whole
         if self.memory is None:
             logits = cast("DecoderOnly", self.model)(tokens, attention_mask=mask, cache=self.cache)
         else:
             logits = cast("EncoderDecoder", self.model).decode(tokens, self.memory, self.source_mask, mask, self.cache)
         return logits[:, -1]
+
+    def _changes(self, whole: Text, before: int) -> bool:
+        """Whether what the cache holds of the first ``before`` tokens is no longer right."""
+        tokens, mask = whole
+        grown = growth(mask, before, tokens.shape[1])
+        return any(scaling.changes(*lengths) for scaling in self._scalings for lengths in grown)
 
 
 def room(model: Model, prompt: Sequence[int], max_new_tokens: int) -> int:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from blocks.base import AttentionPositions, Context, ScalingFactory, Site
+from blocks.base import AttentionPositions, Context, RotaryScaling, ScalingFactory, Site, growth
 from registry import Capabilities, PositiveFloat, Share, register
 
 
@@ -54,8 +54,9 @@ class RotaryPositions(AttentionPositions):
         exponents = torch.arange(0, self.width, 2, device=positions.device, dtype=torch.float32) / self.width
         frequencies, magnitude = 1.0 / self.theta**exponents, 1.0
         if self.scaling is not None:
-            frequencies = self.scaling.stretched(frequencies, context.offset + context.length)
-            magnitude = self.scaling.magnitude()
+            _refuse_to_grow(self.scaling, context)
+            frequencies, magnitude = self.scaling.stretched(frequencies, context), self.scaling.magnitude()
+            frequencies = frequencies[:, None] if frequencies.ndim == 3 else frequencies
         angles = positions[:, None, :, None] * frequencies
         return angles.cos() * magnitude, angles.sin() * magnitude
 
@@ -69,3 +70,14 @@ class RotaryPositions(AttentionPositions):
             a, b = turned.chunk(2, dim=-1)
             turned = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
         return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+
+def _refuse_to_grow(scaling: RotaryScaling, context: Context) -> None:
+    if not scaling.grows or not context.offset:
+        return
+    for before, after in growth(context.attention_mask, context.offset, context.offset + context.length):
+        if scaling.changes(before, after):
+            raise ValueError(
+                f"a text that grows from {before} to {after} tokens is turned otherwise from its first token on, so "
+                "that the cache is wrong: read it again with a new one"
+            )
