@@ -47,12 +47,30 @@ def read(
     """The recipe as well as the model; otherwise like :func:`load`."""
     source, weights = parts(path)
     recipe = load_recipe(source)
+    try:
+        return recipe, filled(recipe, weights, device=device, dtype=dtype)
+    except LoadError as error:
+        raise LoadError(f"{path}: {error}") from None
+
+
+def filled(
+    recipe: Recipe,
+    weights: Mapping[str, Tensor],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """A recipe's model that takes weights over, in evaluation mode; other arguments as of :func:`load`.
+
+    Raises:
+        LoadError: the weights are those of another model.
+    """
     model = check(recipe)
     try:
         model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
     except RuntimeError as error:
-        raise LoadError(f"{path}: its weights do not fit its recipe: {' '.join(str(error).split())[:300]}") from None
-    return recipe, model.eval()
+        raise LoadError(f"its weights do not fit its recipe: {' '.join(str(error).split())[:300]}") from None
+    return model.eval()
 
 
 def parts(path: str | Path) -> tuple[Path | Mapping[str, Any], Mapping[str, Tensor]]:

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from blocks import build
-from blocks.loading import LoadError, read_checkpoint
+from blocks.loading import LoadError, filled, read_checkpoint
 from blocks.loading import weights_of as weights
 from blocks.models.base import Model
 from registry import RecipeError
@@ -24,8 +23,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Model, d
         device: where the model shall be.
 
     Returns:
-        The model, in evaluation mode, and the checkpoint's metadata: `recipe`, `kind`, `objective`, `tokenizer` (as
-        ``Tokenizer.dump`` gave it), `data`, `step`, `tokens`, `evaluation` and more, see
+        The model, in float32 and in evaluation mode, and the checkpoint's metadata: `recipe`, `kind`, `objective`,
+        `tokenizer` (as ``Tokenizer.dump`` gave it), `data`, `step`, `tokens`, `evaluation` and more, see
         :func:`training.metadata.describe`.
 
     Raises:
@@ -34,17 +33,13 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[Model, d
     content = read(path)
     metadata = content[METADATA]
     try:
-        model = build(load_recipe(metadata["recipe"]), device=device)
-        model.load_state_dict(weights(content))
+        return filled(load_recipe(metadata["recipe"]), weights(content), device=device, dtype=torch.float32), metadata
     except RecipeError as error:
         plugins = metadata.get("plugins")
         hint = f" (it was trained with --plugin {' --plugin '.join(plugins)})" if plugins else ""
         raise CheckpointError(f"{path}: its recipe is not valid here: {error.problems[0]}{hint}") from error
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: its weights do not fit its recipe: {' '.join(str(error).split())[:200]}"
-        ) from error
-    return model.eval(), metadata
+    except LoadError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Equality, and which token influences which."""
 
-from types import FunctionType
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blocks.base import Component, Router
 from blocks.conformance.example import Example, example
@@ -29,16 +27,6 @@ def assert_same(actual: Tensor, expected: Tensor, what: str, tolerance: float = 
     if worst > allowed:
         place = [int(i) for i in torch.unravel_index(difference.argmax(), difference.shape)]
         raise AssertionError(f"{what}: differs by {worst:.3g} at {place}, and {allowed:.3g} is allowed")
-
-
-def alike(block: nn.Module, other: nn.Module) -> bool:
-    """Whether two blocks are built the same: the same modules with the same settings, whatever their weights."""
-    return [_settings(module) for module in block.modules()] == [_settings(module) for module in other.modules()]
-
-
-def _settings(module: nn.Module) -> tuple[type, dict[str, object]]:
-    plain = (bool, int, float, str, type(None), FunctionType)
-    return type(module), {name: value for name, value in vars(module).items() if isinstance(value, plain)}
 
 
 def pairs_in(table: Tensor) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from blocks.base import Component
-from blocks.conformance.comparing import EXACT, alike, assert_same
+from blocks.conformance.comparing import EXACT, assert_same
 from blocks.conformance.example import example, restart_chance
 from blocks.conformance.gradients import gradients_of
 from blocks.conformance.running import run
@@ -12,6 +12,7 @@ from blocks.conformance.subject import Subject, chances
 from blocks.init.keyed import initialise
 from blocks.init.schemes import Normal
 from blocks.models.base import Model
+from blocks.unused.sameness import same
 from registry import entries
 
 
@@ -30,7 +31,7 @@ def check_drops_out_only_in_training(subject: Subject) -> None:
     given = example(subject)
     for path in chances(subject):
         plain, dropping = subject.put(path, 0.0).build(), subject.put(path, 0.5).build()
-        if alike(plain, dropping):
+        if same(plain, dropping):
             continue  # said of a block that is not built here
         key = ".".join(map(str, path))
         assert_same(run(dropping, given), run(plain, given), f"in evaluation, {key}=0.5", EXACT)
@@ -56,8 +57,8 @@ def check_initial_values_depend_on_names_alone(subject: Subject) -> None:
     differing = {name for name, tensor in _initial(subject, seed=1).items() if not torch.equal(tensor, values[name])}
     told = _told(subject)
     constant = {name for name, tensor in values.items() if bool((tensor == tensor.flatten()[0]).all())}
-    same = sorted(set(values) - differing - constant - told)
-    assert not same, f"another seed draws the same {same}"
+    fixed = sorted(set(values) - differing - constant - told)
+    assert not fixed, f"another seed draws the same {fixed}"
     for changed in _neighbours(subject):
         drawn = values.keys() - told - _told(changed)
         for name, tensor in _initial(changed).items():
