@@ -13,14 +13,19 @@ from blocks.conformance.example import Example, example
 from blocks.conformance.gradients import gradients_of
 from blocks.conformance.running import run
 from blocks.conformance.subject import Path, Subject
+from registry import Spec
 
 
 def check_backends_agree(subject: Subject) -> None:
     """Values and gradients are the same by every backend that takes the block: plain, padded, with documents.
 
-    A backend may refuse the block when it is built, and may have no gradient on this device.
+    A backend may refuse the block when it is built, and may have no gradient on this device. The block declares those
+    that a recipe can choose from.
     """
     for path in subject.keys("backend"):
+        owner, names = _owner(subject, path), _choices(subject, path)
+        declared = set(owner.entry.block.can.backends)
+        assert set(names) - {"auto"} == declared, f"{owner.entry.name} declares backends {declared}, and takes {names}"
         builds = _builds(subject, path)
         assert builds, f"no backend takes {subject.id}"
         for what, given in _situations(subject).items():
@@ -42,9 +47,13 @@ def _builds(subject: Subject, path: Path) -> dict[str, Component]:
 
 def _choices(subject: Subject, path: Path) -> tuple[str, ...]:
     """What may be said at ``path``: ``eager`` first, if it is among it."""
-    owner = next(spec for place, spec in subject.spec.walk() if place == path[:-1])
-    names = _literals(owner.entry.parameters[str(path[-1])].annotation)
+    names = _literals(_owner(subject, path).entry.parameters[str(path[-1])].annotation)
     return tuple(sorted(names, key=lambda name: name != "eager"))
+
+
+def _owner(subject: Subject, path: Path) -> Spec[Any]:
+    """The block whose parameter stands at ``path``."""
+    return next(spec for place, spec in subject.spec.walk() if place == path[:-1])
 
 
 def _literals(annotation: Any) -> tuple[str, ...]:

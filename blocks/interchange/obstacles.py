@@ -8,12 +8,10 @@ from blocks.interchange.family import Family
 from blocks.interchange.keys import TRAINING, ConflictError, Keys
 from blocks.interchange.layout import listed
 from blocks.interchange.solving import Solver
+from blocks.stacks.layers import LAYOUT
 from registry import Mark, Problem, Recipe
 from registry.errors import shown
 from registry.trees import where
-
-LAID_OUT = frozenset({"layer", "layers", "first", "pattern", "rest"})  # how a stack's layers are written
-NOTHING = object()
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def _differing(recipe: Recipe, family: Family, ours: Any, theirs: Any, path: tup
             if "depth" in mine and "layer" in mine:
                 yield from _layers(recipe, family, mine, other, path)
             for key in mine:
-                if key not in TRAINING and not ("depth" in mine and key in LAID_OUT):
+                if key not in TRAINING and not ("depth" in mine and key in LAYOUT):
                     yield from _differing(recipe, family, mine[key], other.get(key), (*path, key))
             return
     if ours != theirs:

@@ -11,6 +11,9 @@ from blocks.layers.sequential import SequentialLayer
 from blocks.norms.layer import LayerNorm
 from registry import Capabilities, Depth, Positive, register
 
+LAYOUT = frozenset({"layer", "layers", "first", "pattern", "rest"})
+"""The parameters of a stack that say no more than which layer stands where."""
+
 
 @register("layers")
 class LayerStack(Stack):

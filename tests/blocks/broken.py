@@ -1,7 +1,7 @@
 """Blocks that are right but for one thing each, which a check of the suite has to find."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from blocks.base import Context, FeedForward, Init, InputPositions, Mixer, Norm, Role, Site
 from blocks.models.decoder_only import DecoderOnly
-from registry import Capabilities, Positive, Probability
+from registry import Capabilities, Positive, Probability, Runtime
 
 
 class Mean(Mixer):
@@ -74,6 +74,19 @@ class BothWays(Mean):
     """The mean of all, projected."""
 
     can = Capabilities(places=frozenset({"bidirectional"}))
+
+
+class Backed(CausalMean):
+    """Takes a backend that it does not declare.
+
+    Args:
+        backend: how it is computed.
+    """
+
+    can = Capabilities(places=frozenset({"causal"}), backends=("eager",))
+
+    def __init__(self, site: Site, *, backend: Annotated[Literal["eager", "fused"], Runtime()] = "eager") -> None:
+        super().__init__(site)
 
 
 class Clairvoyant(CausalMean):

@@ -50,6 +50,7 @@ def test_a_right_block_passes(name: str, registering: Callable[[type[Any]], Subj
 
 
 CAUGHT: dict[str, set[str]] = {
+    "Backed": {"backends_agree"},
     "Clairvoyant": {"sees_no_future", "decodes_in_chunks", "takes_one_token"},
     "Shortsighted": {"sees_as_far_as_it_says"},
     "Farsighted": {"sees_as_far_as_it_says"},

@@ -6,14 +6,12 @@ from typing import Any
 
 from blocks.base import Component
 from blocks.models.base import Model
+from blocks.stacks.layers import LAYOUT
 from registry import Recipe, Spec, spec_of
 from registry.words import shown
 from training.inspection.changes import Change, Found, Path, change_at, together
 from training.inspection.plan import layout, names_of, specs_of
 from training.inspection.settings import named
-
-LAYOUT = frozenset({"layer", "layers", "first", "pattern", "rest"})
-"""The keys of a stack that say no more than which layer stands where."""
 
 
 @dataclass
