@@ -63,8 +63,14 @@ class Component(nn.Module, Block):
         return sum(flops_per_token(child, length) for child in self.children())
 
     def allows(self, ability: Ability) -> bool:
-        """Whether this block and every one in it declare an ability."""
-        return all(getattr(component.can, ability) for _, component in self.components())
+        """Whether this block and every one in it declare an ability; only what writes is asked for a cache."""
+        asked = [component for _, component in self.components() if ability != "cache" or component.writes]
+        return all(getattr(component.can, ability) for component in asked)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may be part of decoding: it does not stand where a token sees the whole text."""
+        return self.site is None or self.site.causal
 
     def components(self) -> Iterator[tuple[str, "Component"]]:
         """Every block in this one, itself first, with its parameter-name prefix."""
