@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from blocks.base import Component, Mixer, Stack
-from registry import Ability, Recipe, spec_of
+from registry import Ability, Place, Recipe, spec_of
 from registry.fitting import choice
 from registry.trees import dotted
 
@@ -23,7 +23,8 @@ def lacking(recipe: Recipe, model: Component, ability: Ability) -> str:
         if spec is None or getattr(component.can, ability):
             continue
         slot, place = spec.entry.slot, dotted(paths.get(id(spec), ()))
-        instead = choice(slot, lambda block: getattr(block.can, ability))
+        stands = set[Place]() if component.site is None else {component.site.place}
+        instead = choice(slot, lambda block, stands=stands: getattr(block.can, ability) and stands <= block.can.places)
         found[place] = f"{slot} {spec.entry.name!r} at {place} ({instead})"
     return " and ".join(found.values())
 

@@ -116,12 +116,13 @@ class MultiHeadAttention(Mixer):
         self.v = HeadProjection(source, self.kv_heads, self.head_dim, bias="v" in biased)
         self.out = Linear(site, inner, site.dim, bias="out" in biased)
         self.over: NormOver = qk_norm_over if qk_norm else "head"
-        self.norm_after = qk_norm_after and qk_norm is not None
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over) if qk_norm else None
         self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over) if qk_norm else None
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
         self.gate, self.gate_activation = (nn.Linear(site.dim, inner, bias=False), gate()) if gate else (None, None)
         self.positions = positions(site.resized(self.head_dim, heads))
+        turned = "rotation" in self.positions.can.needs  # only then is before another than after
+        self.norm_after = qk_norm_after and qk_norm is not None and turned
         self.own_heads = OwnHeads()
         if self.cross and (window is not None or not isinstance(self.positions, NoAttentionPositions)):
             raise ValueError("a cross mixer knows no distances from target to source: leave out window and positions")

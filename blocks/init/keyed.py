@@ -33,8 +33,16 @@ def initial_values(model: nn.Module, init: Init, seed: int) -> Iterator[tuple[st
         if constant is not None:
             value.copy_(torch.tensor(constant, device="cpu"))
         else:
-            init.draw(value, _role(owners, path), _depth(owners, path), generator(seed, name))
+            _draw(init, value, name, _role(owners, path), _depth(owners, path), seed)
         yield name, value
+
+
+def _draw(init: Init, value: Tensor, name: str, role: Role, depth: int, seed: int) -> None:
+    try:
+        init.draw(value, role, depth, generator(seed, name))
+    except ValueError as error:
+        what = f"{name}, of the shape {tuple(value.shape)}, cannot be drawn by {type(init).__name__}: {error}"
+        raise ValueError(f"{what}; say in constants() of its block what it starts at") from None
 
 
 def generator(seed: int, name: str) -> Generator:

@@ -28,7 +28,7 @@ class RMSNorm(Norm):
         self, site: Site, *, eps: PositiveFloat = 1e-6, weight: bool = True, bias: bool = False, offset: float = 0.0
     ) -> None:
         super().__init__(site)
-        self.eps, self.offset = eps, offset
+        self.eps, self.offset = eps, offset if weight else 0.0
         shape = (site.dim,) if site.heads is None else (site.heads, site.dim)
         self.weight = nn.Parameter(torch.full(shape, 1.0 - offset)) if weight else None
         self.bias = nn.Parameter(torch.zeros(shape)) if bias else None

@@ -79,6 +79,13 @@ def test_the_blocks_that_lack_an_ability_are_named_once_with_their_key() -> None
     assert not lacking(load("tiny_decoder"), blocks.check(load("tiny_decoder")), "padding")
 
 
+def test_only_what_can_stand_there_is_proposed_instead() -> None:
+    recipe = load("tiny_encoder", ["encoder.layer.mixer=fourier"])
+    found = lacking(recipe, blocks.check(recipe), "padding")
+    assert "attention or latent or linear" in found
+    assert "gated_delta" not in found
+
+
 def test_what_is_not_declared_is_not_checked_but_its_refusal_is() -> None:
     names = {check.__name__ for check in checks(subjects("mixer", "forgetful_for_test")[0])}
     assert {"check_refuses_padding", "check_refuses_documents", "check_refuses_a_cache"} <= names

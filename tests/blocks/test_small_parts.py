@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import blocks
 from blocks.base import Activation, Component, Context, Embedding, Site
 from blocks.conformance import Subject
-from blocks.init.keyed import generator
+from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import DepthScaled, Normal, Xavier
 from registry import entries
 
@@ -138,6 +138,16 @@ def test_initial_values_are_as_wide_as_declared() -> None:
     assert drawn(DepthScaled(std=0.5), "output", depth=8).std() == pytest.approx(0.5 / 4, rel=0.02)
     assert drawn(Xavier(), "matrix").std() == pytest.approx((2 / 500) ** 0.5, rel=0.02)
     assert drawn(Xavier(), "embedding").std() == pytest.approx(200**-0.5, rel=0.02)
+
+
+def test_what_an_init_cannot_draw_is_named_with_what_to_say() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scales = nn.Parameter(torch.ones(4))
+
+    with pytest.raises(ValueError, match=r"0\.scales, of the shape \(4,\), cannot be drawn by Xavier: .*constants\(\)"):
+        initialise(nn.Sequential(Bare()), Xavier(), 0)
 
 
 def test_what_joins_the_stream_is_scaled_by_depth_and_nothing_else() -> None:

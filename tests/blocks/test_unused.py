@@ -25,6 +25,16 @@ VAIN = {
         LAYER + "{mixer: {qk_norm_after: true}}\n",
         "decoder.layer.mixer.qk_norm_after",
     ),
+    "when to norm what is not turned": (
+        LAYER + "{mixer: {qk_norm: rms, qk_norm_after: true, positions: alibi}}\n",
+        "decoder.layer.mixer.qk_norm_after",
+        "only with another 'positions'",
+    ),
+    "what is added to no scale": (
+        BASE + "decoder: {depth: 2, norm: {type: rms, weight: false, offset: 1.0}}\n",
+        "decoder.norm.offset",
+        "only with another 'weight'",
+    ),
     "the wiring of no feed-forward": (
         LAYER + "{feedforward: none, feedforward_residual: post}\n",
         "decoder.layer.feedforward_residual",
