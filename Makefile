@@ -8,7 +8,7 @@ PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
 TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-translation demo-masked test test-all check docs schema lock clean
+.PHONY: help setup demo demo-translation demo-masked test test-all conformance check docs schema lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: $(STAMP) ## the tests, without the slow ones
 
 test-all: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -q
+
+conformance: $(STAMP) ## hold 2,000 recipes drawn from the registry to every promise; writes docs/matrix.md
+	$(BIN)/blockformer conformance --count 2000 --out docs/matrix.json
 
 check: $(STAMP) ## lint, format, types, import directions
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from blocks.models.base import Model
-from blocks.unused import unused_keys
+from blocks.unused import unused_keys, unused_paths
 from registry import Recipe, RecipeError, load
 from registry.building import Record
 from registry.recipe import Overrides
@@ -26,6 +26,18 @@ def check(recipe: Recipe) -> Model:
         if unused := unused_keys(recipe, record):
             raise RecipeError(unused)
     return model
+
+
+def idle(recipe: Recipe) -> list[tuple[str | int, ...]]:
+    """The paths of all keys for which :func:`check` would refuse the recipe because they change nothing.
+
+    Raises:
+        RecipeError: blocks do not fit each other.
+    """
+    record = Record()
+    with torch.device("meta"), _Undrawn():
+        recipe.build(record=record)
+        return unused_paths(recipe, record)
 
 
 class _Undrawn(TorchFunctionMode):

@@ -9,7 +9,7 @@ from blocks.conformance.running import run
 from blocks.conformance.subject import Subject
 
 EXACT, CLOSE, COARSE = 0.0, 1e-9, 1e-5  # of the largest value; CLOSE is for float64
-ROUNDING = 1e-13  # of float64
+ROUNDING = 1e-10  # of float64, after some layers of large weights; what is seen by mistake matters far more
 
 
 def assert_same(actual: Tensor, expected: Tensor, what: str, tolerance: float = CLOSE) -> None:

@@ -19,8 +19,10 @@ Check = Callable[[Subject], None]
 def check_refuses_padding(subject: Subject) -> None:
     """It declares that it takes no padding, and says so when there is some."""
     block, given = subject.build(), example(subject)
-    mask = torch.ones(given.x.shape[:2], dtype=torch.bool)
-    refuses(lambda: run(block, replace(given, mask=mask)), "padding")
+    masked = replace(given, mask=torch.ones(given.x.shape[:2], dtype=torch.bool))
+    if subject.slot == "model" and given.memory is not None:  # what takes none may stand in either stack
+        masked = replace(masked, memory_mask=torch.ones(given.memory.shape[:2], dtype=torch.bool))
+    refuses(lambda: run(block, masked), "padding")
 
 
 def check_refuses_documents(subject: Subject) -> None:
@@ -38,7 +40,7 @@ def check_refuses_a_cache(subject: Subject) -> None:
 
 def check_refuses_longer_texts(subject: Subject) -> None:
     """It declares that it takes no text longer than ``max_length``, and says so with both numbers."""
-    block, longer = subject.build(), example(subject, length=MAX_LENGTH + 1)
+    block, longer = subject.build(), example(subject, length=MAX_LENGTH + 1, memory_length=MAX_LENGTH + 1)
     refuses(lambda: run(block, longer), str(MAX_LENGTH), str(MAX_LENGTH + 1))
 
 
@@ -67,6 +69,8 @@ ASKED: Mapping[Ability, tuple[Check, ...]] = {
     "padding": (
         padding.check_ignores_padding,
         padding.check_ignores_padding_row_by_row,
+        padding.check_ignores_padding_of_the_memory,
+        shaping.check_leaves_its_inputs_alone,
         padding.check_survives_rows_of_padding,
         padding.check_ignores_padding_of_the_memory,
         decoding.check_decodes_a_padded_batch,

@@ -10,7 +10,7 @@ from blocks.heads.tied import TiedHead
 from blocks.init.schemes import Xavier
 from blocks.models.base import Model, cached_per_token, width_of
 from blocks.stacks.layers import LayerStack
-from registry import Positive, register
+from registry import Ability, Positive, register
 
 
 @register("encoder_decoder")
@@ -66,6 +66,12 @@ class EncoderDecoder(Model):
     @property
     def kind(self) -> str:
         return "encoder_decoder"
+
+    def allows(self, ability: Ability) -> bool:
+        """As every block does, except that a cache is asked of what writes alone: the source is read at once."""
+        if ability == "cache":
+            return all(part.allows(ability) for part in (self.target_embedding, self.decoder, self.head))
+        return super().allows(ability)
 
     def new_cache(self) -> Cache:
         """An empty cache: give it to successive calls of :meth:`decode`, each with the target tokens that follow."""

@@ -45,6 +45,8 @@ class DynamicScaling(RotaryScaling):
         self, width: int, theta: float, *, factor: PositiveFloat = 1.0, trained_length: Positive = 2048
     ) -> None:
         super().__init__()
+        if width < 4:
+            raise ValueError(f"a base that grows needs two channel pairs to turn, but {width} channels are turned")
         self.width, self.theta, self.factor, self.trained_length = width, theta, factor, trained_length
 
     def stretched(self, frequencies: Tensor, context: Context) -> Tensor:
@@ -119,6 +121,8 @@ class YarnScaling(RotaryScaling):
         magnitude: PositiveFloat | None = None,
     ) -> None:
         super().__init__()
+        if theta <= 1:
+            raise ValueError(f"a ramp from fast to slow pairs needs slower ones, but theta={theta} is not above 1")
         self.factor = factor
         default = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
         self.factor_on_heads = default if magnitude is None else magnitude
@@ -174,6 +178,8 @@ class LongRopeScaling(RotaryScaling):
             if factors is not None and len(factors) != width // 2:
                 raise ValueError(f"{name} has {len(factors)} factors, but {width // 2} channel pairs are turned")
         self.short, self.long, self.trained_length = short, long, trained_length
+        if magnitude is None and factor > 1 and trained_length < 2:
+            raise ValueError("the logarithm of trained_length=1 is 0; say a greater one, or the magnitude")
         default = math.sqrt(1 + math.log(factor) / math.log(trained_length)) if factor > 1 else 1.0
         self.factor_on_heads = default if magnitude is None else magnitude
 

@@ -24,18 +24,27 @@ def unused_keys(recipe: Recipe, record: Record) -> list[Problem]:
         recipe: what was built.
         record: what happened then. What is tried is built on the default device.
     """
-    found = list(_unused(recipe, record))
-    if recipe.before is not None and any(not _of_override(problem) for problem, _ in found):
+    found = _unused(recipe, record)
+    if recipe.before is not None and any(not _of_override(written) for written in found):
         before, again = recipe.before(), Record()
         before.build(record=again)
-        kept = {written for _, written in _unused(before, again)}
-        found = [(problem, written) for problem, written in found if _of_override(problem) or written in kept]
-    return [problem for problem, _ in found]
+        kept = _unused(before, again)
+        found = {w: place for w, place in found.items() if _of_override(w) or w in kept}
+    calls = _calls(record)
+    return [
+        recipe.problem((*path, key), _message(spec, calls[id(spec)][0][0], key))
+        for (_, key), (path, spec) in found.items()
+    ]
 
 
-def _unused(recipe: Recipe, record: Record) -> Iterator[tuple[Problem, Written]]:
+def unused_paths(recipe: Recipe, record: Record) -> list[Path]:
+    """Where the keys are of which :func:`unused_keys` tells, without why: that takes longer than to find them."""
+    return [(*path, key) for (_, key), (path, _) in _unused(recipe, record).items()]
+
+
+def _unused(recipe: Recipe, record: Record) -> "dict[Written, tuple[Path, Spec[Any]]]":
     if recipe.before is None and _is_canonical(recipe):
-        return
+        return {}
     calls = _calls(record)
     known = {(id(spec), given): built for spec, given, built in record.built}
     idle: dict[Written, tuple[Path, Spec[Any]]] = {}
@@ -48,10 +57,7 @@ def _unused(recipe: Recipe, record: Record) -> Iterator[tuple[Problem, Written]]
             active.add(written)
         else:
             idle.setdefault(written, (path, spec))
-    for written, (path, spec) in idle.items():
-        if written not in active:
-            message = _message(spec, calls[id(spec)][0][0], written[1])
-            yield recipe.problem((*path, written[1]), message), written
+    return {written: place for written, place in idle.items() if written not in active}
 
 
 def _said(recipe: Recipe, calls: dict[int, list[tuple[Given, Any]]]) -> Iterator[tuple[Path, Spec[Any], str, Mark]]:
@@ -93,5 +99,5 @@ def _is_canonical(recipe: Recipe) -> bool:
     return plain(recipe.tree) == plain(recipe.dump())
 
 
-def _of_override(problem: Problem) -> bool:
-    return problem.mark.source.startswith(OVERRIDE)
+def _of_override(written: Written) -> bool:
+    return written[0].source.startswith(OVERRIDE)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from blocks import build
 from blocks.attention.softmax import MultiHeadAttention
 from blocks.base import Context, Site
 from blocks.conformance import Subject
@@ -77,3 +78,9 @@ def test_a_decoder_layer_equals_torch_s(norm_first: bool) -> None:
     hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
     expected = theirs(x, memory, tgt_mask=hidden, memory_key_padding_mask=~mask)
     torch.testing.assert_close(ours(x, context), expected)
+
+
+def test_what_only_reads_needs_no_cache() -> None:
+    reading = build("tiny_encoder_decoder", {"encoder.layer.mixer": "fourier"})
+    assert reading.allows("cache")
+    assert not reading.allows("padding")

@@ -1,10 +1,13 @@
 """Positions against their formulas and their promises."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from blocks.base import AttentionPositions, Context, InputPositions, Site
+from blocks.conformance import Subject
 from blocks.positions.learned import LearnedPositions
 from blocks.positions.relative import RelativeBias
 from blocks.positions.rotary import RotaryPositions
@@ -115,3 +118,16 @@ def test_relative_biases_are_t5_s() -> None:
         block: AttentionPositions = RelativeBias(Site(dim=4, heads=2, causal=causal))
         theirs = t5.T5Attention._relative_position_bucket(distances, not causal, 32, 128)
         assert torch.equal(block._bucket(distances), theirs)
+
+
+@pytest.mark.parametrize(
+    ("positions", "words"),
+    [
+        ({"fraction": 0.25, "scaling": "dynamic"}, "two channel pairs"),
+        ({"theta": 1.0, "scaling": "yarn"}, "theta=1.0 is not above 1"),
+        ({"scaling": {"type": "longrope", "factor": 2.0, "trained_length": 1}}, "trained_length=1"),
+    ],
+)
+def test_a_scaling_that_would_divide_by_zero_is_refused(positions: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Subject("mixer", "attention", {"heads": 4, "positions": {"type": "rotary", **positions}}).make()

@@ -23,6 +23,7 @@ VERBS = {
     "diff": "say how two models differ, and what that costs",
     "blocks": "list the slots, the blocks in them and their parameters",
     "test-block": "run the conformance suite on a block",
+    "conformance": "draw thousands of recipes and hold them to every promise",
     "schema": "write the JSON Schema of recipes, for editors, and the block reference",
 }
 MODULES = {"import": "import_", "test-block": "conform"}  # where the verb is no name for a module
