@@ -5,7 +5,8 @@ from typing import Any
 
 from blocks.abilities import lacking
 from blocks.models.base import Model
-from registry import Ability, Recipe
+from registry import Ability, Recipe, spec_of
+from registry.trees import dotted
 from training.errors import UserError
 
 
@@ -56,6 +57,26 @@ def fit_precision_to_model(precision: str, recipe: Recipe, model: Model) -> None
     """
     if precision.startswith("bf16") and (blocks := lacking(recipe, model, "bfloat16")):
         raise MismatchError(f"--trainer.precision {precision} cannot be used with {blocks}; say 32-true")
+
+
+def fit_device_to_model(device: str, recipe: Recipe, model: Model) -> None:
+    """Whether the model can be trained on a kind of device, such as ``cpu``.
+
+    Raises:
+        MismatchError: the recipe chooses a backend without gradients there.
+    """
+    if device == "cpu" and (keys := backend_keys(recipe, model, "flex")):
+        raise MismatchError(
+            f"backend flex has no gradients on a CPU: say auto, eager or sdpa at {' and '.join(keys)}, or use a GPU"
+        )
+
+
+def backend_keys(recipe: Recipe, model: Model, backend: str) -> list[str]:
+    """The keys of a recipe that choose a backend for a block that is built."""
+    paths = {id(spec): path for path, spec in recipe.spec.walk()}
+    built = (spec_of(component) for _, component in model.components())
+    chosen = [spec for spec in built if spec is not None and getattr(spec.params, "backend", None) == backend]
+    return list(dict.fromkeys(dotted((*paths.get(id(spec), ()), "backend")) for spec in chosen))
 
 
 def remarks_on_data(data: Any, model: Model) -> Iterator[str]:

@@ -4,11 +4,12 @@ from typing import Any, Literal, Self
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
 from blocks import check
-from training.fitting import fit_data_to_model, fit_precision_to_model
+from training.fitting import fit_data_to_model, fit_device_to_model, fit_precision_to_model
 from training.metadata import METADATA, describe, verify_same_model
 from training.objectives import Score, objective_for
 from training.objectives.score import TARGETS, TOKENS, no_sums
@@ -63,13 +64,24 @@ class TrainingModule(L.LightningModule):
         self._evaluated: Tensor | None = None
 
     def setup(self, stage: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        fit_data_to_model(data, self.recipe, self.model, self.objective.name)
+        self.verify(getattr(self.trainer, "datamodule", None), self.trainer, training=stage == "fit")
         if stage == "fit":
-            fit_precision_to_model(str(self.trainer.precision), self.recipe, self.model)
             align_with_steps(self.trainer)
         if self.compiled:  # the inner module: Lightning's own methods do not survive compilation
             self.model.compile()
+
+    def verify(self, data: Any, trainer: L.Trainer, *, training: bool) -> None:
+        """Whether data, trainer and model fit each other.
+
+        Raises:
+            MismatchError: they do not; the message is one line.
+        """
+        fit_data_to_model(data, self.recipe, self.model, self.objective.name)
+        if training:
+            fit_precision_to_model(str(trainer.precision), self.recipe, self.model)
+            fit_device_to_model(
+                "cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.recipe, self.model
+            )
 
     def configure_model(self) -> None:
         """Give the model its parameters with their initial values, or the part of them that is this process's."""

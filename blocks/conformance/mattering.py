@@ -47,15 +47,17 @@ def _settings(subject: Subject) -> list[Subject]:
 
 
 def _differ(one: Subject, other: Subject) -> bool:
-    return any(_outcome(observe, one) != _outcome(observe, other) for observe in OBSERVATIONS)
+    """Whether anything shows a difference; what neither can be asked shows none, and if that is all, nobody knows."""
+    seen = [(_outcome(observe, one), _outcome(observe, other)) for observe in OBSERVATIONS]
+    return any(a != b for a, b in seen) or all(a is None for a, _ in seen)
 
 
 def _outcome(observe: Observation, subject: Subject) -> object:
-    """What is seen, as something that can be compared: exact numbers, or the words of a refusal."""
+    """What is seen, as numbers that can be compared exactly; None: it cannot be run."""
     try:
         seen = observe(subject, subject.build())
-    except ValueError as error:
-        return str(error)
+    except ValueError:
+        return None
     return [(tensor.shape, tensor.dtype, cast("Any", tensor).tolist()) for tensor in seen]
 
 

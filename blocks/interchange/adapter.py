@@ -43,7 +43,7 @@ class HuggingFaceNames(nn.Module):
         Raises:
             ValueError: an input is missing, or is not one of this kind of model.
         """
-        kind, mask = self.model.kind, None if attention_mask is None else attention_mask.bool()
+        kind, mask = self.model.kind, self.model.mask(attention_mask)
         if (decoder_input_ids is None) == (kind == "encoder_decoder"):
             raise ValueError(
                 f"a model of kind {kind} {'needs' if decoder_input_ids is None else 'takes no'} decoder_input_ids"
@@ -54,7 +54,7 @@ class HuggingFaceNames(nn.Module):
             return cast("DecoderOnly", self.model)(input_ids, attention_mask=mask)
         if kind == "encoder_only":
             return cast("EncoderOnly", self.model)(input_ids, segments=token_type_ids, attention_mask=mask)
-        target_mask = None if decoder_attention_mask is None else decoder_attention_mask.bool()
+        target_mask = self.model.mask(decoder_attention_mask)
         return cast("EncoderDecoder", self.model)(
             input_ids, cast("Tensor", decoder_input_ids), source_mask=mask, target_mask=target_mask
         )

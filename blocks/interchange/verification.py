@@ -94,12 +94,12 @@ def _original(folder: Path) -> Any:
 
 
 def random_inputs(model: Model, config: Mapping[str, Any], length: int) -> dict[str, Tensor]:
-    """Two texts of random tokens, the second shorter and padded on the right, by Hugging Face's names."""
+    """Two texts of random tokens, by Hugging Face's names; the second is shorter and padded if the model takes that."""
     generator = torch.Generator().manual_seed(0)
     padding = config.get("pad_token_id") or 0
     ids = _ids(int(config.get("src_vocab_size") or model.vocab_size), padding, (2, length), generator)
     mask = torch.ones_like(ids)
-    if length > PADDED:
+    if length > PADDED and model.allows("padding"):
         mask[1, -PADDED:] = 0
         ids[1, -PADDED:] = padding
     inputs = {"input_ids": ids, "attention_mask": mask}

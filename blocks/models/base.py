@@ -51,6 +51,12 @@ class Model(Component, ABC):
         """All that choose experts for tokens."""
         return [module for module in self.modules() if isinstance(module, Router)]
 
+    def mask(self, mask: Tensor | None) -> Tensor | None:
+        """A mask (B, T) of numbers as one of True and False; None where a model that takes no padding is given none."""
+        if mask is None or (not self.allows("padding") and bool(mask.all())):
+            return None
+        return mask.bool()
+
     def parameters_by_slot(self) -> dict[str, int]:
         """How many parameters each slot's blocks own; their sum is the model's size."""
         owners = {name: component.slot for name, component in self.components()}

@@ -51,6 +51,7 @@ class LayerStack(Stack):
         super().__init__(site)
         site = replace(site, depth=depth)
         self._turns = _turns(depth, distinct)
+        self.rest = rest if pattern else "error"  # what another depth would get
         plan = _plan(depth // self.turns, layers, first, pattern, rest)
         self._uniform = len(set(plan)) == 1
         makers = [layer if name is None or layers is None else layers[name] for name in plan]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from blocks.unused.trying import depends_on, matters
-from registry import Mark, Problem, Recipe, Spec
+from registry import Mark, Problem, Recipe, Spec, parse
 from registry.building import Given, Record
 from registry.strict_yaml import Map
 from registry.trees import plain
@@ -17,8 +17,8 @@ OVERRIDE = "override "
 def unused_keys(recipe: Recipe, record: Record) -> list[Problem]:
     """A problem for each key that the recipe itself says and that cannot change the model.
 
-    A key of a base may lose its effect in what extends it, one of a file by an override, and the canonical form says
-    everything: none of these is a mistake.
+    A key of a base may lose its effect in what extends it, and one of a file by an override; a default that is written
+    out claims nothing, and the canonical form writes all of them. None of these is a mistake.
 
     Args:
         recipe: what was built.
@@ -68,7 +68,7 @@ def _said(recipe: Recipe, calls: dict[int, list[tuple[Given, Any]]]) -> Iterator
             continue
         for key, mark in node.marks.items():
             own = mark.source == recipe.source or mark.source.startswith(OVERRIDE)
-            if own and key in node and key in spec.entry.parameters:
+            if own and key in node and key in spec.entry.parameters and not _is_default(spec, key, node[key]):
                 yield path, spec, key, mark
 
 
@@ -93,6 +93,15 @@ def _at(tree: Any, path: Path) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return tree
+
+
+def _is_default(spec: Spec[Any], key: str, written: Any) -> bool:
+    """Whether a key says no more than its absence: its default, a block with all its parameters written out."""
+    parameter = spec.entry.parameters[key]
+    default = parameter.default
+    if parameter.slot is not None and default is not None and parameter.arity == "one":
+        default = parse(parameter.slot, default).dump()
+    return plain(written) == plain(default)
 
 
 def _is_canonical(recipe: Recipe) -> bool:

@@ -36,19 +36,23 @@ def matters(spec: Spec[Any], given: Given, built: Any, key: str, known: Mapping[
             raise Reached
         return known[id(child), child_given]
 
-    tried = False
-    for other in islice(others(spec, key), TRIED):
+    default, same_as, refused = spec.entry.parameters[key].default, list[Any](), False
+    for value, other in islice(others(spec, key), TRIED):
         try:
             with building_by(stand_in):
                 again = other.build(*given)
         except Reached:
             return True
-        except Exception:  # a value that is refused says nothing about those that are not
+        except Exception:
+            refused = True
             continue
         if not same(built, again):
             return True
-        tried = True
-    return not tried
+        same_as.append(value)
+    if not same_as:
+        return True
+    # a value that is refused shows that the key is read, unless others but its absence give the same
+    return refused and all(value is None or value == default for value in same_as)
 
 
 def depends_on(spec: Spec[Any], given: Given, key: str) -> str | None:
@@ -56,7 +60,7 @@ def depends_on(spec: Spec[Any], given: Given, key: str) -> str | None:
     for name in spec.entry.parameters:
         if name == key:
             continue
-        for other in islice(others(spec, name), TRIED):
+        for _, other in islice(others(spec, name), TRIED):
             record = Record()
             with building_by(record.build):
                 built = other(*given)
@@ -68,12 +72,12 @@ def depends_on(spec: Spec[Any], given: Given, key: str) -> str | None:
     return None
 
 
-def others(spec: Spec[Any], key: str) -> Iterator[Spec[Any]]:
-    """The block with other values of ``key``, as far as they are valid by themselves."""
+def others(spec: Spec[Any], key: str) -> Iterator[tuple[Any, Spec[Any]]]:
+    """Other values of ``key`` as far as they are valid by themselves, and the block with each."""
     parameter, value = spec.entry.parameters[key], getattr(spec.params, key)
     for other in values(parameter, value):
         try:
-            yield spec.but(**{key: other})
+            yield other, spec.but(**{key: other})
         except (ValidationError, PydanticCustomError):
             continue
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 import blocks
 from blocks.base import FeedForward, Norm, Site
@@ -167,3 +168,25 @@ def test_the_canonical_form_says_everything_and_may(name: str, tmp_path: Path) -
 def test_every_kind_of_block_is_compared() -> None:
     found = {subject.slot for subject, _ in pairs([Deaf, Hoarder], only=[check_reads_what_it_keeps])}
     assert found == {"feedforward", "norm"}
+
+
+FINE = {
+    "as many key heads as heads, of which there is one": LAYER + "{mixer: {heads: 1, kv_heads: 1}}\n",
+    "the one layer that there is": BASE + "decoder: {depth: 1, distinct: 1}\n",
+    "the rest of a pattern that fits": BASE
+    + "decoder: {depth: 2, layers: {a: {}, b: {}}, pattern: [a, b], rest: cut}\n",
+    "defaults that are written out": LAYER
+    + "{cross_residual: null, mixer: {qk_norm_over: head}, feedforward: {type: moe, router: {groups: 1}}}\n",
+}
+
+
+@pytest.mark.parametrize("text", FINE.values(), ids=list(FINE))
+def test_what_is_true_or_claims_nothing_is_no_mistake(text: str, tmp_path: Path) -> None:
+    blocks.check(recipe(tmp_path, text))
+
+
+def test_a_canonical_form_may_be_shortened(tmp_path: Path) -> None:
+    canonical = yaml.safe_dump(load("tiny_decoder").dump(), sort_keys=False)
+    shorter = canonical.replace("  dropout: 0.0\n", "", 1)
+    assert len(shorter) < len(canonical)
+    blocks.check(recipe(tmp_path, shorter))

@@ -7,7 +7,13 @@ import pytest
 
 import blocks
 from registry import load
-from training.fitting import MismatchError, fit_data_to_model, fit_precision_to_model, remarks_on_data
+from training.fitting import (
+    MismatchError,
+    fit_data_to_model,
+    fit_device_to_model,
+    fit_precision_to_model,
+    remarks_on_data,
+)
 
 
 @dataclass
@@ -73,3 +79,14 @@ def test_what_is_never_trained_is_remarked() -> None:
     assert f"positions from 8 on are not trained, as no text is longer, and max_length is {model.max_length}" in found
     exact = blocks.check(load("tiny_decoder", ["vocab_size=259"]))
     assert not list(remarks_on_data(Data("causal_lm", length=8), exact))
+
+
+def test_a_backend_without_gradients_on_a_cpu() -> None:
+    recipe = load("tiny_decoder", ["decoder.layer.mixer.backend=flex"])
+    model = blocks.check(recipe)
+    with pytest.raises(
+        MismatchError, match=r"flex has no gradients on a CPU: say auto.* at decoder.layer.mixer.backend"
+    ):
+        fit_device_to_model("cpu", recipe, model)
+    fit_device_to_model("cuda", recipe, model)
+    fit_device_to_model("cpu", load("tiny_decoder"), blocks.check(load("tiny_decoder")))

@@ -165,6 +165,8 @@ class TrainingCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Leave beside the run what repeats it."""
+        if self.first:
+            self.model.verify(self.datamodule, self.trainer, training=True)
         if self.first and not rehearses(self.trainer):
             save_settings(self.folder, self.request.recipe.to_yaml(), self.saved)
             say_begin(self.request.variant, self.model.model, self.folder)

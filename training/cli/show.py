@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
 
     recipe = recipe_of(options.recipe, options.overrides)
     model = blocks.check(recipe)
-    _check(options, model)
+    _check(options, recipe, model)
     if options.format in ("diagram", "svg"):
         _draw(recipe, model, options)
     elif options.format == "yaml":
@@ -46,10 +46,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _check(options: Namespace, model: "Model") -> None:
+def _check(options: Namespace, recipe: "Recipe", model: "Model") -> None:
+    from training.fitting import backend_keys
+
     asked = [name for name in ("memory", "scales") if getattr(options, name)]
     if len(asked) > 1:
         raise UserError("--memory and --scales are two commands: give one of them")
+    if asked and (keys := backend_keys(recipe, model, "flex")):
+        changes = " ".join(f"--set {key}=auto" for key in keys)
+        raise UserError(f"--{asked[0]} runs on a CPU, where backend flex has no gradients: add {changes}")
     if not asked and (options.batch or options.length):
         raise UserError("--batch and --length say how much is computed: they go with --memory or --scales")
     if options.seed is not None and not options.scales:

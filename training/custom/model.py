@@ -87,7 +87,7 @@ class BlockformerForMaskedLM(BlockformerModel):
     ) -> Any:
         """Logits (B, T, V) of ids (B, T), and the loss over labels that are not -100."""
         segments = token_type_ids if self.model.embedding.segments is not None else None
-        logits = self.model(input_ids, segments=segments, attention_mask=_bool(attention_mask))
+        logits = self.model(input_ids, segments=segments, attention_mask=self.model.mask(attention_mask))
         output = MaskedLMOutput(loss=_loss(logits, labels), logits=logits)
         return output if return_dict is not False else output.to_tuple()
 
@@ -100,7 +100,8 @@ class _Writes(BlockformerModel, GenerationMixin):
         return False
 
     def _cache(self, past: ModelCache | None, use_cache: bool | None) -> ModelCache | None:
-        return ModelCache(self.model.new_cache()) if past is None and use_cache else past
+        begins = past is None and use_cache and self.model.allows("cache")
+        return ModelCache(self.model.new_cache()) if begins else past
 
 
 class BlockformerForCausalLM(_Writes):
@@ -117,7 +118,7 @@ class BlockformerForCausalLM(_Writes):
         return_dict: bool | None = None,
     ) -> Any:
         """Logits (B, T, V) of ids (B, T) that follow those in the cache; the loss is that of each next label."""
-        mask, past = _bool(attention_mask), self._cache(past_key_values, use_cache)
+        mask, past = self.model.mask(attention_mask), self._cache(past_key_values, use_cache)
         logits = self.model(
             input_ids,
             attention_mask=None if mask is None else mask[:, -input_ids.shape[1] :],
@@ -154,7 +155,7 @@ class _Reader(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **wishes: Any) -> Any:
         if wishes.get("output_attentions") or wishes.get("output_hidden_states"):
             raise ValueError("this model gives neither attentions nor hidden states")
-        return BaseModelOutput(last_hidden_state=self._model[0].encode(input_ids, _bool(attention_mask)))
+        return BaseModelOutput(last_hidden_state=self._model[0].encode(input_ids, self._model[0].mask(attention_mask)))
 
 
 class BlockformerForSeq2SeqLM(_Writes):
@@ -181,9 +182,9 @@ class BlockformerForSeq2SeqLM(_Writes):
             decoder_input_ids = self._shifted(labels)
         if encoder_outputs is None and input_ids is None:
             raise ValueError("there is nothing to read: give input_ids or encoder_outputs")
-        mask, past = _bool(attention_mask), self._cache(past_key_values, use_cache)
+        mask, past = self.model.mask(attention_mask), self._cache(past_key_values, use_cache)
         memory = encoder_outputs[0] if encoder_outputs is not None else self.model.encode(input_ids, mask)
-        target = _bool(decoder_attention_mask)
+        target = self.model.mask(decoder_attention_mask)
         logits = self.model.decode(
             decoder_input_ids,
             memory,
@@ -225,10 +226,6 @@ class BlockformerForSeq2SeqLM(_Writes):
         padding = getattr(self.config, "pad_token_id", None) or 0
         earlier = torch.full_like(labels[:, :1], start)
         return torch.cat([earlier, labels[:, :-1].masked_fill(labels[:, :-1] == -100, padding)], dim=1)
-
-
-def _bool(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask.bool()
 
 
 def _loss(logits: Tensor, labels: Tensor | None) -> Tensor | None:
