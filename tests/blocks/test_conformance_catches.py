@@ -8,24 +8,20 @@ import pytest
 from blocks.conformance import Subject, pairs, parametrize_checks
 from blocks.conformance.subject import SMALL
 from blocks.models.base import Model
-from registry import Block, register
+from registry import Block
 from tests.blocks import broken
 
 SIZES = {**SMALL, "decoder": {"depth": 2}}
 
 
 @pytest.fixture
-def registering(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Any]], Subject]:
+def registering(registry_of_a_test: Callable[..., Any]) -> Callable[[type[Any]], Subject]:
     """Registers a class for one test."""
-    from registry import core
-
-    monkeypatch.setattr(core, "_ENTRIES", {slot: dict(named) for slot, named in core._ENTRIES.items()})
-    monkeypatch.setattr(core, "_NAMES", dict(core._NAMES))
 
     def registered(block: type[Block]) -> Subject:
         params = {key: SIZES[key] for key in ("dim", "vocab_size", "max_length", "decoder")}
         place = "causal" if "causal" in block.can.places else next(iter(block.can.places))
-        register(block.__name__.lower())(block)
+        registry_of_a_test(block.__name__.lower())(block)
         return Subject.of(block, params if issubclass(block, Model) else {}, place)
 
     return registered

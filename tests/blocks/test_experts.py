@@ -17,7 +17,7 @@ from blocks.conformance.subject import small
 from blocks.feedforward.moe import MixtureOfExperts
 from blocks.init.keyed import initialise
 from blocks.init.schemes import DepthScaled, Xavier
-from registry import Positive, RecipeError, load, parse, register
+from registry import Positive, RecipeError, load, parse
 
 torch.set_num_threads(1)
 DIM = 24
@@ -108,7 +108,6 @@ def test_only_the_chosen_experts_cost() -> None:
     assert counted[6] == 16 * (2 * 3 * 2 * DIM * 40 + 2 * DIM * 6)
 
 
-@register("bilinear_for_test")
 class Bilinear(Expert):
     """down(a(x) * b(x))
 
@@ -125,7 +124,6 @@ class Bilinear(Expert):
         return self.down(self.a(x, offsets) * self.b(x, offsets), offsets)
 
 
-@register("unaware_for_test")
 class Unaware(FeedForward):
     """A feed-forward that has never heard of experts."""
 
@@ -135,6 +133,9 @@ class Unaware(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w(x)
+
+
+BLOCKS = {"bilinear_for_test": Bilinear, "unaware_for_test": Unaware}
 
 
 def recipe(feedforward: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from blocks.base import FeedForward, Norm, Site
 from blocks.conformance import Subject, pairs
 from blocks.conformance.mattering import check_reads_what_it_keeps
 from blocks.unused.sameness import same
-from registry import Recipe, RecipeError, load, register
+from registry import Recipe, RecipeError, load
 from tests.recipes.releases import DISTINCT
 
 BASE = "type: decoder_only\ndim: 32\nvocab_size: 50\nmax_length: 16\n"
@@ -63,7 +63,6 @@ VAIN = {
 }
 
 
-@register("deaf_for_test")
 class Deaf(FeedForward):
     """x, whatever the recipe says.
 
@@ -79,7 +78,6 @@ class Deaf(FeedForward):
         return self.level * x
 
 
-@register("hoarder_for_test")
 class Hoarder(Norm):
     """x / 2, and keeps what it does not use.
 
@@ -93,6 +91,9 @@ class Hoarder(Norm):
 
     def forward(self, x):  # type: ignore[no-untyped-def]
         return x / 2
+
+
+BLOCKS = {"deaf_for_test": Deaf, "hoarder_for_test": Hoarder}
 
 
 def recipe(tmp_path: Path, text: str, overrides: tuple[str, ...] = (), name: str = "r.yaml") -> Recipe:
