@@ -11,9 +11,11 @@ from torch import Tensor
 from blocks.conformance.admitting import Admitted
 from blocks.conformance.choices import Choice, Grammar
 from blocks.conformance.drawing import OFTEN
-from blocks.conformance.trying import Refused, Trials
+from blocks.conformance.trying import Trials
 
-ALONE, BLOCKS = 30, 20  # contexts to try for one choice and for two blocks before they count as refused
+ALONE, BLOCKS = 150, 100  # contexts to try for one choice and for two blocks before they count as refused
+
+UNDRAWN = "no recipe was drawn that says it"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Plan:
             if isinstance(found, Admitted):
                 yield self._noted(Drawn("choice", (choice,), found))
             else:
-                self.never[choice] = found.reason if found else "no recipe could be drawn"
+                self.never[choice] = found.reason if found else UNDRAWN
         met = [number for number, choice in enumerate(self.grammar.choices) if choice not in self.never]
         self.grammar, self.accepted = Grammar.read(self.never), self.accepted[met][:, met]
         self.trials.grammar = self.grammar
@@ -73,11 +75,11 @@ class Plan:
                 found = self.trials.find(wishes, BLOCKS)
             else:
                 found = self.trials.once(wishes, OFTEN, Counter())
-            if isinstance(found, Refused):
-                self.refused[wishes] = found.reason
-            elif found is not None:
+            if isinstance(found, Admitted):
                 count -= 1
                 yield self._noted(Drawn("pair", wishes, found))
+            elif index < len(blocks):
+                self.refused[wishes] = found.reason if found else UNDRAWN
 
     def triples(self, count: int) -> Iterator[Drawn]:
         """Recipes that change three things, chosen at random, of the smallest recipe that has a place for them."""

@@ -13,6 +13,7 @@ Recipe = dict[str, Any]
 Wishes = Sequence[Choice]
 
 OFTEN, TWO_LAYERS = 0.35, 0.5  # how often a parameter is not left at its default, and a stack has two layers
+NEAR = 0.7  # the same, beside a wish: options may need each other
 AGREEING = 0.5  # how often a number is one that others have
 DEEP, DEEPEST = 5, 9  # no chance below the first, no wish below the second
 
@@ -51,10 +52,11 @@ class Drawer:
             raise ImpossibleError
         parameters = entries(slot)[name].parameters
         shares = self._shared_out(slot, name, wishes)
+        often = NEAR if self.often and any(w.startswith(f"{slot}/{name}.") for w in wishes) else self.often
         found: Recipe = {"type": name} | {key: SMALL[key] for key in SMALL if key in parameters}
         for key, parameter in parameters.items():
             if key not in SMALL and parameter.arity != "named":
-                found |= self._parameter(slot, name, parameter, shares.get(key, []), depth)
+                found |= self._parameter(slot, name, parameter, shares.get(key, []), depth, often)
         return found
 
     def _shared_out(self, slot: str, name: str, wishes: Wishes) -> dict[str, list[Choice]]:
@@ -74,7 +76,9 @@ class Drawer:
     def _leads(self, parameter: Parameter, wish: Choice) -> bool:
         return any(self.grammar.reaches(str(parameter.slot), child, wish) for child in blocks_of(parameter))
 
-    def _parameter(self, slot: str, name: str, parameter: Parameter, wishes: Wishes, depth: int) -> Recipe:
+    def _parameter(
+        self, slot: str, name: str, parameter: Parameter, wishes: Wishes, depth: int, often: float
+    ) -> Recipe:
         """What is said of one parameter: nothing, mostly, if it has no wishes."""
         key = parameter.name
         if key == "pattern":
@@ -82,7 +86,7 @@ class Drawer:
         if plural(slot, name, parameter):
             return self._layers(slot, name, parameter, wishes, depth)
         small = parameter.slot == "stack"  # its default depth is too much
-        if not wishes and not small and (depth > DEEP or self.random.random() >= self.often):
+        if not wishes and not small and (depth > DEEP or self.random.random() >= often):
             return {}
         return {key: self._value(slot, name, parameter, wishes, depth)} if values(slot, name, key) else {}
 

@@ -24,8 +24,10 @@ BESIDE = (
     ("head", "transform"),
     ("router", "mixer"),
     ("init", "residual"),
+    ("init", "model"),
+    ("stack", "model"),
 )
-TRIES = 24  # contexts of each kind, bare and rich, before a cell counts as refused
+TRIES = 120  # contexts that a cell is tried in before it counts as refused
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def page(found: Mapping[str, Any]) -> str:
     reasons: dict[str, int] = {}
     shown = [part for table in tables() for part in _table(table, found["cells"].get(table.title, {}), reasons)]
     notes = [f"{number}. {_escaped(why)}" for why, number in reasons.items()]
-    parts = [INTRO, *_run(found["run"]), LEGEND, *shown, "## Why\n", "\n".join(notes)]
+    parts = [INTRO, *_run(found["run"]), LEGEND, *shown, "## Why\n", "\n".join(notes), "", *_refused(found["run"])]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -71,7 +71,7 @@ def _run(run: Mapping[str, Any]) -> Iterator[str]:
         ("of them refused as they were drawn, with the reason", attempts["refused"]),
         ("pairs of blocks that a recipe could name", blocks["possible"]),
         ("of them accepted together", blocks["accepted"]),
-        ("of them refused in every context, with the reason", blocks["refused"]),
+        ("of them refused in every context that was tried", blocks["refused"]),
         ("pairs of any two choices (blocks in places, options)", pairs["possible"]),
         ("of them accepted together", pairs["accepted"]),
     )
@@ -79,6 +79,26 @@ def _run(run: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {what} | {count:,} |"
     yield f"\n`blockformer conformance --count {run['count']} --seed {run['seed']}` on {run['machine']}:"
     yield f"{run['cpu_seconds'] / 60:.0f} minutes of processor time for the checks.\n"
+
+
+def _refused(run: Mapping[str, Any]) -> Iterator[str]:
+    """What was refused in the full run: in every context that was tried, and how often for which reason."""
+    for title, given in (
+        ("Blocks that did not meet", run["refused_blocks"]),
+        ("What was not said", run["never"]),
+    ):
+        if not given:
+            continue
+        yield f"## {title}\n"
+        yield "Refused in every context that was tried, which some may only have been unlucky with.\n"
+        yield "| | a reason |\n| --- | --- |"
+        yield from (f"| `{what}` | {_escaped(why)} |" for what, why in sorted(given.items()))
+        yield ""
+    yield "## Why recipes were refused as they were drawn\n"
+    yield "A recipe can have several reasons; numbers and places are left out.\n"
+    yield "| reason | recipes |\n| --- | ---: |"
+    yield from (f"| {_escaped(why)} | {count:,} |" for why, count in run["refusals"].items())
+    yield ""
 
 
 def _table(table: Table, cells: Mapping[str, Any], reasons: dict[str, int]) -> Iterator[str]:

@@ -50,7 +50,7 @@ class Trials:
         Returns:
             The recipe, or why all were refused, or None if none could even be drawn.
         """
-        reasons, rich, plain = Counter[str](), [OFTEN] * tries, [0.0] * (tries if bare else BARE)
+        reasons, rich, plain = Counter[str](), [OFTEN] * tries, [0.0] * (BARE * 8 if bare else BARE)
         for often in plain + rich if bare else rich + plain:
             if found := self.once(wishes, often, reasons, model):
                 return found
