@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.cli.parser import Parser
+from training.cli.parser import Parser, add_overrides, positive
+from training.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
     """Draw recipes, check them, reduce what fails; 0 if nothing did, else 1."""
     options = _parser().parse_args(arguments)
     if options.recipe:
-        return _one(options.recipe)
+        return _one(options.recipe, options.overrides)
     from blocks.conformance.full import Settings, explain, run  # torch only now, so that --help answers at once
     from blocks.conformance.page import write_matrix
 
@@ -24,13 +25,17 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if failures else 0
 
 
-def _one(source: str) -> int:
+def _one(source: str, overrides: list[str]) -> int:
     """Check one recipe, such as a failure that was written down."""
     from blocks.conformance.admitting import admit
     from blocks.conformance.judging import judged
+    from blocks.conformance.subject import SMALL
     from registry import load
 
-    checks, failure = judged(admit(load(source).dump(), source))
+    tree = load(source, overrides).dump()
+    if wrong := [f"{key}={size}" for key, size in SMALL.items() if tree.get(key, size) != size]:
+        raise UserError(f"{source}: the checks are made for small sizes; say: --set {' --set '.join(wrong)}")
+    checks, failure = judged(admit(tree, source))
     print(f"{source}: {checks} checks, {f'{failure.check} fails: {failure.error}' if failure else 'all hold'}")
     return 1 if failure else 0
 
@@ -42,9 +47,11 @@ def _parser() -> Parser:
         "accepted to the promises of a whole model. What fails is reduced to the smallest recipe that does.",
         epilog="An interrupted run goes on where it was. Exit status: 0 if nothing failed, otherwise 1.",
     )
-    parser.add_argument("--count", type=int, default=2000, help="recipes that are accepted and checked (%(default)s)")
+    parser.add_argument(
+        "--count", type=positive, default=2000, help="recipes that are accepted and checked (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all chance (%(default)s)")
-    parser.add_argument("--processes", type=int, default=2, help="recipes that run at once (%(default)s)")
+    parser.add_argument("--processes", type=positive, default=2, help="recipes that run at once (%(default)s)")
     parser.add_argument(
         "--folder",
         type=Path,
@@ -53,4 +60,5 @@ def _parser() -> Parser:
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures here, and a page beside it")
     parser.add_argument("--recipe", help="check this recipe alone, of sizes like those that are drawn")
+    add_overrides(parser)
     return parser

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from blocks.conformance import judging
+from blocks.conformance.admitting import as_yaml
 from blocks.conformance.full import explain, outcome
 from blocks.conformance.storing import append_row, read_rows, write_rows
 from blocks.conformance.subject import Subject
+from training.cli.main import main
 
 TREE = {
     "type": "decoder_only",
@@ -80,3 +82,35 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert [row["number"] for row in rows[:2]] == [json.loads(line)["number"] for line in kept[:2]]
     assert len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--recipe", "tiny_decoder"], "--set vocab_size=41 --set max_length=16"),
+        (["--recipe", "nowhere.yaml"], "there is no such file"),
+    ],
+)
+def test_what_cannot_be_checked_is_told_in_a_line(
+    options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["conformance", *options]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+
+
+def test_a_number_of_processes_is_above_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["conformance", "--processes", "0"])
+    assert "--processes" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_recipe_can_be_checked_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(as_yaml(TREE))
+    assert main(["conformance", "--recipe", str(path)]) == 1
+    assert "has_no_post_norm fails: AssertionError: there is a post-norm" in capsys.readouterr().out
+    assert main(["conformance", "--recipe", str(path), "--set", "decoder.layer.residual.type=pre"]) == 0
+    assert "all hold" in capsys.readouterr().out
