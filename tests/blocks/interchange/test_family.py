@@ -121,7 +121,7 @@ def test_an_unknown_model_is_one_line_with_the_nearest_names(tmp_path: Path) -> 
     with pytest.raises(InterchangeError) as caught:
         family_of({"model_type": "qwen5"}, tmp_path / "config.json")
     message = (
-        "no family reads model_type 'qwen5'; nearest: qwen3, qwen2, qwen2_moe; to add one, see docs/add-a-family.md"
+        "no family reads model_type 'qwen5'; nearest: qwen3, qwen2, qwen3_moe; to add one, see docs/add-a-family.md"
     )
     assert str(caught.value) == f"{tmp_path}/config.json: {message}"
 

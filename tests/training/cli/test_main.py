@@ -190,7 +190,14 @@ def test_an_interrupt_is_quiet(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\nopen('started', 'w').close()\ntime.sleep(60)\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     whole = [*BLOCKFORMER, "--plugin", "slow", "blocks"]
-    running = subprocess.Popen(whole, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        whole,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     while not (tmp_path / "started").exists():
         time.sleep(0.05)
         assert running.poll() is None
