@@ -14,7 +14,8 @@ A comment right above a snippet says that it is something else:
 * `<!-- wrong -->`: a recipe that is meant to be wrong. `<!-- settings -->`: YAML that is no recipe.
 * `<!-- not run: REASON -->`.
 
-What trains, validates or generates runs with the slow tests only, as does all that follows it on the page.
+What trains, validates, generates, imports or exports, and what runs a suite, runs with the slow tests only, as does all that
+follows it on the page.
 
 `python -m tests.docs.snippets PAGE...` writes the present output into a page's ```console snippets.
 """
@@ -43,7 +44,8 @@ FENCE = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S
 )
 IN_PROCESS = {"check", "show", "diff", "blocks", "schema", "import", "export"}
-SLOW = re.compile(r"^(?:\$ )?blockformer (?:fit|validate|test|predict|generate)\b(?!.*--help)", re.M)
+_LONG = "fit|validate|test|predict|generate|import|export|test-block"
+SLOW = re.compile(rf"^(?:\$ )?(?:blockformer (?:{_LONG})\b(?!.*--help)|python -m pytest)", re.M)
 LANGUAGES = {"yaml", "python", "bash", "console", "toml", "json", "text"}
 
 

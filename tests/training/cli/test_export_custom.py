@@ -102,6 +102,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_decoder_generates_with_and_without_the_cache(tmp_path: Path) -> None:
     path, out = checkpoint("tiny_hybrid", tmp_path / "model.ckpt", ByteTokenizer().dump()), tmp_path / "out"
     assert export(path, out, "--no-verify") == 0
@@ -135,6 +136,7 @@ print(json.dumps({"made": made, "beams": beams, "loss": loss.item(), "tied": tie
 """
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_generates_and_keeps_its_shared_table(tmp_path: Path) -> None:
     recipe = {**load("tiny_encoder_decoder").dump(), "vocab_size": 260}
     path, out = checkpoint(recipe, tmp_path / "model.ckpt", (ours := ByteTokenizer()).dump()), tmp_path / "out"
