@@ -14,8 +14,8 @@ A comment right above a snippet says that it is something else:
 * `<!-- wrong -->`: a recipe that is meant to be wrong. `<!-- settings -->`: YAML that is no recipe.
 * `<!-- not run: REASON -->`.
 
-What trains, validates, generates, imports or exports, and what runs a suite, runs with the slow tests only, as does all that
-follows it on the page.
+What trains, validates, generates, imports or exports, and what runs a suite, runs with the slow tests only, as does
+all that follows it on the page.
 
 `python -m tests.docs.snippets PAGE...` writes the present output into a page's ```console snippets.
 """
