@@ -1,4 +1,4 @@
-"""A whole recipe against every check that applies to it."""
+"""A whole recipe against the checks that apply to it, some of them on a sample of recipes only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,12 +3,13 @@
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from blocks.conformance.judging import ALWAYS, LEFT_OUT, LONG, OFTEN, SELDOM
 from blocks.conformance.matrix import KINDS, Table, probed, tables
 from blocks.conformance.storing import Row, written
 
@@ -18,7 +19,7 @@ INTRO = """# Which blocks go with which
 
 Every block says what it can do, and a recipe that asks for something else is refused before anything runs, with the
 reason and what to choose instead. What is accepted works: the full run draws recipes from the registry, writes each as
-YAML, and holds every one that is accepted to every check of a whole model.
+YAML, and holds every one that is accepted to the checks of a whole model.
 
 `make conformance` runs it again; a fixed sample of it is part of `make test`.
 """
@@ -55,7 +56,17 @@ def page(found: Mapping[str, Any]) -> str:
     reasons: dict[str, int] = {}
     shown = [part for table in tables() for part in _table(table, found["cells"].get(table.title, {}), reasons)]
     notes = [f"{number}. {_escaped(why)}" for why, number in reasons.items()]
-    parts = [INTRO, *_run(found["run"]), LEGEND, *shown, "## Why\n", "\n".join(notes), "", *_refused(found["run"])]
+    parts = [
+        INTRO,
+        *_run(found["run"]),
+        *_checked(),
+        LEGEND,
+        *shown,
+        "## Why\n",
+        "\n".join(notes),
+        "",
+        *_refused(found["run"]),
+    ]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -79,6 +90,21 @@ def _run(run: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {what} | {count:,} |"
     yield f"\n`blockformer conformance --count {run['count']} --seed {run['seed']}` on {run['machine']}:"
     yield f"{run['cpu_seconds'] / 60:.0f} minutes of processor time for the checks.\n"
+
+
+def _checked() -> Iterator[str]:
+    """Which checks run on which recipes."""
+    yield "## Which checks run\n"
+    yield f"On every recipe: {_names(ALWAYS)}.\n"
+    yield f"On one in {SELDOM}, as they take long: {_names(LONG)}.\n"
+    yield f"On one in {OFTEN}: all others of a whole model, except for these, which every block alone passes:\n"
+    yield "| left out | because |\n| --- | --- |"
+    yield from (f"| `{name}` | {why} |" for name, why in LEFT_OUT.items())
+    yield ""
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 def _refused(run: Mapping[str, Any]) -> Iterator[str]:
