@@ -15,15 +15,14 @@ from blocks.conformance.running import run
 from blocks.conformance.subject import Path, Subject
 from registry import Spec
 
-
 FORWARD_ONLY = frozenset({"flex"})  # on the CPU, where the checks run, PyTorch has no backward pass for it
 
 
 def check_backends_agree(subject: Subject) -> None:
     """Values and gradients are the same by every backend that takes the block: plain, padded, with documents.
 
-    A backend may refuse the block when it is built; gradients of those in ``FORWARD_ONLY`` are not compared. The block declares those
-    that a recipe can choose from.
+    A backend may refuse the block when it is built; gradients of those in ``FORWARD_ONLY`` are not compared. The
+    block declares those that a recipe can choose from.
     """
     for path in subject.keys("backend"):
         owner, names = _owner(subject, path), _choices(subject, path)

@@ -1,4 +1,4 @@
-"""The full run: thousands of recipes drawn from the registry, each against the checks of :mod:`~blocks.conformance.judging`.
+"""The full run: thousands of recipes drawn from the registry, against what :mod:`blocks.conformance.judging` names.
 
 What is drawn and what is found is kept in a folder, so that an interrupted run goes on where it was.
 """
