@@ -11,25 +11,22 @@ from blocks.base.context import Context, growth
 from blocks.base.feedforward import Expert, FeedForward, Router
 from blocks.base.linear import Linear
 from blocks.base.own_heads import OwnHeads
+from blocks.base.positions import AttentionPositions, InputPositions, RotaryScaling, ScalingFactory
 from blocks.base.site import Site
 from blocks.base.slots import (
     Activation,
-    AttentionPositions,
     Embedding,
     EmbeddingFactory,
     Factory,
     Head,
     HeadFactory,
     Init,
-    InputPositions,
     Layer,
     Mixer,
     Norm,
     Plain,
     Residual,
     Role,
-    RotaryScaling,
-    ScalingFactory,
     Stack,
     Transform,
     TransformFactory,

@@ -52,7 +52,6 @@ LONG = frozenset(
 """What takes as long as all the others together: left to one recipe in ``SELDOM``."""
 OFTEN, SELDOM = 8, 100
 LEFT_OUT: Mapping[str, str] = {
-    "counts_its_flops": "torch counts the whole square of a window's scores, not what the window leaves",
     "gradients_reach_every_parameter": "one token in a window, or one expert, has the weight 1 whatever its score",
     "sees_itself": "a norm over two channels levels everything",
     "sees_as_far_as_it_says": "a norm over one or two channels levels everything",
