@@ -43,7 +43,7 @@ def matters(spec: Spec[Any], given: Given, built: Any, key: str, known: Mapping[
                 again = other.build(*given)
         except Reached:
             return True
-        except Exception:
+        except Exception:  # refused, in whatever way: it is not the value that was asked for
             refused = True
             continue
         if not same(built, again):
