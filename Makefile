@@ -27,13 +27,13 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## train a small language model and a variant of it, compare them, continue a prompt
-	$(BIN)/python -m training.demo lm
+	$(BIN)/python -m blockformer.demo lm
 
 demo-translation: $(STAMP) ## train the original encoder-decoder to translate English to German
-	$(BIN)/python -m training.demo translation
+	$(BIN)/python -m blockformer.demo translation
 
 demo-masked: $(STAMP) ## train an encoder to fill in blanked characters
-	$(BIN)/python -m training.demo masked
+	$(BIN)/python -m blockformer.demo masked
 
 test: $(STAMP) ## the tests, without the slow ones
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import blocks
+import blockformer as bf
 from benchmarks.interleaved import kept_for_backward, machine, ratio, train_step
 
 
@@ -81,7 +81,7 @@ def main() -> None:
         "embedding": {"positions": "none"},
         "decoder": {"depth": options.depth, "layer": layer, "norm": "rms"},
     }
-    composed = blocks.build(recipe, device=device)
+    composed = bf.build(recipe, device=device)
     by_hand = ByHand(vocab, options.dim, options.depth, heads, heads // 2, hidden).to(device)
     with torch.no_grad():
         for mine, other in zip(by_hand.parameters(), _in_its_order(composed), strict=True):

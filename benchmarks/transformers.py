@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.interleaved import Step, machine, ratio
-from blocks.assembly import check
-from blocks.interchange import HuggingFaceNames, read_folder
+from blockformer.assembly.builder import check
+from blockformer.huggingface import HuggingFaceNames, read_folder
 
 VOCAB, BATCH, LENGTH = 2048, 4, 128
 COMMON = {"vocab_size": VOCAB, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "pad_token_id": 0}

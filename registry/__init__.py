@@ -4,7 +4,7 @@ from registry.capabilities import ABILITIES, PLACES, Ability, Capabilities, Cut,
 from registry.core import Block, Entry, Parameter, entries, entry_of, register, slots
 from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
-from registry.recipe import Recipe, find, load
+from registry.recipe import Recipe, find, load_recipe
 from registry.shelf import installed
 from registry.spec import AsRecipe, Spec, parse, spec_of
 from registry.types import Depth, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, Share
@@ -40,7 +40,7 @@ __all__ = [
     "entry_of",
     "find",
     "installed",
-    "load",
+    "load_recipe",
     "parse",
     "register",
     "slots",

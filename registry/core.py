@@ -85,7 +85,7 @@ def slots() -> list[str]:
 
 
 def entries(slot: str) -> Mapping[str, Entry]:
-    """Every block registered in ``slot``, by name."""
+    """Every block registered in ``slot``, by name, in alphabetical order."""
     return _ENTRIES.get(slot, {})
 
 
@@ -108,7 +108,7 @@ def register(name: str) -> Callable[[B], B]:
             )
         parameters = _parameters(block)
         entry = Entry(name, block, parameters, _model(block, parameters))
-        _ENTRIES.setdefault(block.slot, {})[name] = entry
+        _ENTRIES[block.slot] = dict(sorted([*entries(block.slot).items(), (name, entry)]))
         _NAMES[block] = name
         return block
 

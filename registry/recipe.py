@@ -53,7 +53,7 @@ class Recipe:
         return self.spec.dump()
 
     def to_yaml(self) -> str:
-        """The canonical form as YAML that :func:`load` reads back to the same hash."""
+        """The canonical form as YAML that :func:`load_recipe` reads back to the same hash."""
         return yaml.safe_dump(self.dump(), sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
 
     def build(self, *given: Any, record: Record | None = None) -> Any:
@@ -93,7 +93,7 @@ class Recipe:
         return Problem(where(self.tree, path), dotted(path), message)
 
 
-def load(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
     """Read a recipe and check it against the registry.
 
     Args:
@@ -105,7 +105,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> R
     """
     name, tree, origin = _source(source)
     tree = _as_model(tree)
-    before = partial(load, source) if overrides else None
+    before = partial(load_recipe, source) if overrides else None
     for key, value, mark in assignments(overrides):
         tree = _as_model(overridden(tree, key, value, mark))
     tree = _as_model(without_like(tree))

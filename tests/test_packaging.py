@@ -47,17 +47,23 @@ def test_a_wheel_finds_every_recipe_by_its_bare_name(unpacked: Path, tmp_path: P
 
 def test_a_wheel_takes_no_top_level_name_but_the_rooms(unpacked: Path) -> None:
     names = {path.name for path in unpacked.iterdir() if path.suffix != ".dist-info"}
-    assert names == {"registry", "blocks", "training"}
+    assert names == {"registry", "blocks", "blockformer"}
 
 
 def test_a_wheel_finds_every_family_by_its_name(unpacked: Path, tmp_path: Path) -> None:
-    program = "import json; from blocks.interchange import library; print(json.dumps(library.installed(), default=str))"
+    program = (
+        "import json; from blockformer.huggingface import library; print(json.dumps(library.installed(), default=str))"
+    )
     found = json.loads(run(program, tmp_path, unpacked))
-    assert set(found) == {path.stem for path in (ROOT / "blocks" / "families").glob("*.yaml")} != set()
+    assert (
+        set(found)
+        == {path.stem for path in (ROOT / "blockformer" / "huggingface" / "families").glob("*.yaml")}
+        != set()
+    )
     assert all(Path(path).is_relative_to(unpacked) for path in found.values())
 
 
-@pytest.mark.parametrize("room", ["registry", "blocks", "training"])
+@pytest.mark.parametrize("room", ["registry", "blocks", "blockformer"])
 def test_a_wheel_holds_every_module_and_says_that_it_is_typed(unpacked: Path, room: str) -> None:
     modules = {path.relative_to(ROOT) for path in (ROOT / room).glob("**/*.py")}
     assert modules == {path.relative_to(unpacked) for path in (unpacked / room).glob("**/*.py")}
@@ -79,12 +85,12 @@ def test_the_lock_file_satisfies_every_requirement_and_pins_no_local_build() -> 
 def test_contributing_shows_a_block_that_works(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
     program = """
-import blocks, torch
+import blockformer as bf, torch
 from blocks.base import Site
 import unit
 x = unit.UnitNorm(Site(dim=8))(torch.randn(3, 8))
 torch.testing.assert_close(x.square().mean(-1), torch.ones(3))
-print(blocks.build("gpt2", {"decoder.depth": 2, "decoder.norm": "unit"}, device="meta").decoder.norm)
+print(bf.build("gpt2", {"decoder.depth": 2, "decoder.norm": "unit"}, device="meta").decoder.norm)
 """
     (tmp_path / "unit.py").write_text(example)
     assert "UnitNorm" in run(program, tmp_path, ROOT)

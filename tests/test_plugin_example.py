@@ -37,7 +37,7 @@ class Installed:
         return answer.stdout
 
     def blockformer(self, *arguments: str) -> str:
-        return self.succeeds("-m", "training.cli.main", *arguments)
+        return self.succeeds("-m", "blockformer.cli.main", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_recipe_can_name_them(installed: Installed) -> None:
         "extends: tiny_decoder\ndecoder: {layer: {mixer: {type: fading, heads: 2}, residual: {norm: peak}}}\n"
     )
     assert "ok, decoder_only" in installed.blockformer("check", str(recipe))
-    answer = installed.run("-m", "training.cli.main", "check", str(recipe), "--set", "decoder.layer.mixer.heads=5")
+    answer = installed.run("-m", "blockformer.cli.main", "check", str(recipe), "--set", "decoder.layer.mixer.heads=5")
     assert answer.returncode == 2
     assert "decoder.layer.mixer: dim=32 is not a multiple of heads=5" in answer.stderr
 

@@ -1,6 +1,6 @@
 """What stands along an axis of a parameter, and how a trained one becomes one of another size.
 
-A block says it in :meth:`~blocks.base.Component.axes`; :func:`blocks.warm_start` reads it. A rule that is missing here
+A block says it in :meth:`~blocks.base.Component.axes`; :func:`bf.warm_start` reads it. A rule that is missing here
 is a subclass of :class:`Axis`, and may stand in the file of the block that needs it.
 """
 

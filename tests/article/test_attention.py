@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-import blocks
+import blockformer as bf
+from blockformer.conformance import Subject
 from blocks.attention.softmax import MultiHeadAttention
 from blocks.base import Context, Site
-from blocks.conformance import Subject
 
 
 def attention(**params: object) -> MultiHeadAttention:
@@ -93,7 +93,7 @@ def test_the_mask_hides_the_future_before_the_softmax_so_weights_still_add_up_to
 
 
 def test_the_three_uses_of_attention_are_one_block_at_three_places() -> None:
-    model = blocks.build("tiny_encoder_decoder")
+    model = bf.build("tiny_encoder_decoder")
     encoder, decoder = model.encoder.layers[0], model.decoder.layers[0]
     places = [(m.causal, m.cross) for m in (encoder.mixer, decoder.mixer, decoder.cross)]
     assert places[0] == (False, False), "the encoder sees all of the source"

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-import blocks
+import blockformer as bf
+from blockformer.conformance import Subject
 from blocks.base import Context
-from blocks.conformance import Subject
 from blocks.models.encoder_decoder import EncoderDecoder
 
 
 def translator(**overrides: object) -> EncoderDecoder:
-    model = blocks.build("tiny_encoder_decoder", overrides, seed=0).double().eval()
+    model = bf.build("tiny_encoder_decoder", overrides, seed=0).double().eval()
     assert isinstance(model, EncoderDecoder)
     return model
 
@@ -100,5 +100,5 @@ def test_writing_token_by_token_is_teacher_forcing_on_one_s_own_words() -> None:
 
 def test_the_base_model_has_about_the_parameters_of_table_3() -> None:
     with torch.device("meta"):
-        size = blocks.build("transformer", device="meta").size
+        size = bf.build("transformer", device="meta").size
     assert 0.95 < size / 65e6 < 1.0, "the table says 65 million"

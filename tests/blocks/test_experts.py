@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import blocks
+import blockformer as bf
+from blockformer.conformance import Subject, parametrize_checks
+from blockformer.conformance.shaping import check_works_in_bfloat16
+from blockformer.conformance.subject import small
 from blocks.base import Component, Expert, FeedForward, Linear, Site
-from blocks.conformance import Subject, parametrize_checks
-from blocks.conformance.shaping import check_works_in_bfloat16
-from blocks.conformance.subject import small
 from blocks.feedforward.moe import MixtureOfExperts
 from blocks.init.keyed import initialise
 from blocks.init.schemes import DepthScaled, Xavier
-from registry import Positive, RecipeError, load, parse
+from registry import Positive, RecipeError, load_recipe, parse
 
 torch.set_num_threads(1)
 DIM = 24
@@ -181,7 +181,7 @@ def test_a_feed_forward_of_someone_else_can_be_an_expert() -> None:
 )
 def test_what_cannot_be_is_refused_by_name(feedforward: Mapping[str, Any], where: str, why: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        blocks.check(load(recipe(feedforward)))
+        bf.check(load_recipe(recipe(feedforward)))
     problems = [str(problem) for problem in caught.value.problems]
     assert len(problems) == 1
     assert f"decoder.layer.{where}: " in problems[0]
@@ -232,6 +232,6 @@ def test_a_model_of_experts_conforms(subject: Subject, check: Any) -> None:
 def test_layers_with_and_without_experts_mix() -> None:
     layers = {"dense": {"feedforward": "glu", "mixer": {"heads": 4}}, "sparse": {"like": "dense", "feedforward": "moe"}}
     plan = {"depth": 4, "layers": layers, "first": ["dense"], "pattern": ["sparse"]}
-    model = cast("Any", blocks.build(recipe({}, decoder=plan)))
+    model = cast("Any", bf.build(recipe({}, decoder=plan)))
     kinds = [type(layer.feedforward).__name__ for layer in model.decoder.layers]
     assert kinds == ["GLU", "MixtureOfExperts", "MixtureOfExperts", "MixtureOfExperts"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-import blocks
+import blockformer as bf
 from blocks.base import Context, Site
 from blocks.models.base import Model
 from blocks.routing.balance import Balance, balance_loss, load
@@ -35,7 +35,7 @@ def model(settings: Mapping[str, Any] | None = None, **decoder: Any) -> Model:
     feedforward = {"type": "moe", "experts": EXPERTS, "expert": {"hidden": 16}, "router": settings or {}}
     layer = {"mixer": {"heads": 4}, "feedforward": feedforward}
     stack = {"depth": 2, "layer": layer, **decoder}
-    return blocks.build({"type": "decoder_only", "dim": DIM, "vocab_size": 50, "max_length": 16, "decoder": stack})
+    return bf.build({"type": "decoder_only", "dim": DIM, "vocab_size": 50, "max_length": 16, "decoder": stack})
 
 
 def ids(rows: int = 3, length: int = 8) -> Tensor:
@@ -87,7 +87,7 @@ def test_the_loss_of_a_batch_does_not_depend_on_how_processes_share_it() -> None
 
 
 def test_there_is_no_loss_without_routers_or_coefficient_or_training() -> None:
-    dense = blocks.build({"type": "decoder_only", "dim": DIM, "vocab_size": 50, "decoder": {"depth": 1}})
+    dense = bf.build({"type": "decoder_only", "dim": DIM, "vocab_size": 50, "decoder": {"depth": 1}})
     free, evaluated = model({"balance_loss": 0.0, "balance_rate": 0.1}), model().eval()
     for built in (dense, free, evaluated):
         built(ids())
@@ -249,7 +249,7 @@ def test_a_model_can_be_copied_between_forward_and_loss() -> None:
 def test_a_model_that_reads_and_writes_leaves_out_the_padding_of_both() -> None:
     stack = {"depth": 1, "layer": {"feedforward": {"type": "moe", "experts": EXPERTS, "expert": {"hidden": 16}}}}
     sizes = {"dim": DIM, "vocab_size": 50, "max_length": 16}
-    built = blocks.build({"type": "encoder_decoder", **sizes, "encoder": stack, "decoder": stack})
+    built = bf.build({"type": "encoder_decoder", **sizes, "encoder": stack, "decoder": stack})
     source, target = ids(), ids(length=6)
     built(source[:, :5], target[:, :4])
     expected = built.auxiliary_loss()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import blocks
-from blocks.conformance import Subject, checks
-from blocks.decoding.writer import Writer
+import blockformer as bf
+from blockformer.conformance import Subject, checks
+from blockformer.generation.session import Writer
 
 GROWING = [{"type": "dynamic", "factor": 2.0, "trained_length": 6}]
 GROWING += [{"type": "longrope", "trained_length": 6, "long": (2.0, 4.0, 4.0, 8.0)}]
@@ -14,7 +14,7 @@ GROWING += [{"type": "longrope", "trained_length": 6, "long": (2.0, 4.0, 4.0, 8.
 @pytest.mark.parametrize("scaling", GROWING, ids=lambda scaling: scaling["type"])
 def test_a_text_that_outgrows_training_is_read_again_while_it_is_written(scaling: dict[str, object]) -> None:
     positions = {"type": "rotary", "scaling": scaling}
-    model = blocks.build("tiny_decoder", {"decoder.layer.mixer.positions": positions}).eval()
+    model = bf.build("tiny_decoder", {"decoder.layer.mixer.positions": positions}).eval()
     prompts = [[1, 2, 3, 4], [5, 6]]
     with_cache, without = (Writer(model, prompts, use_cache=use_cache) for use_cache in (True, False))
     torch.testing.assert_close(with_cache.begin(), without.begin())

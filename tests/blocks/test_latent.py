@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import blocks
+import blockformer as bf
 from blocks.attention.latent import LatentAttention
 from blocks.base import Cache, Context, Site
 from blocks.init.keyed import initialise
@@ -195,7 +195,7 @@ def test_sizes_come_from_the_width_as_in_the_paper() -> None:
 def test_refuses_what_does_not_fit(params: dict[str, Any], words: str) -> None:
     layer = {"mixer": {"type": "latent", **SIZES, **params}}
     with pytest.raises(RecipeError, match=words):
-        blocks.build({"type": "decoder_only", "dim": 32, "vocab_size": 8, "decoder": {"depth": 1, "layer": layer}})
+        bf.build({"type": "decoder_only", "dim": 32, "vocab_size": 8, "decoder": {"depth": 1, "layer": layer}})
 
 
 def test_refuses_to_stand_where_there_is_a_memory() -> None:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blocks import build
+from blockformer import build
+from blockformer.conformance import Subject
 from blocks.attention.softmax import MultiHeadAttention
 from blocks.base import Context, Site
-from blocks.conformance import Subject
 from blocks.layers.sequential import SequentialLayer
 
 DIM, HEADS, HIDDEN = 32, 4, 48

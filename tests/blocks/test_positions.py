@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from blockformer.conformance import Subject
 from blocks.base import AttentionPositions, Context, InputPositions, Site
-from blocks.conformance import Subject
 from blocks.positions.learned import LearnedPositions
 from blocks.positions.relative import RelativeBias
 from blocks.positions.rotary import RotaryPositions

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import blocks
+import blockformer as bf
 from blocks.base import Cache, Context, Mixer, Site
 from blocks.init.keyed import initialise
 from blocks.init.schemes import Normal, Xavier
@@ -248,7 +248,7 @@ def test_chunks_are_as_few_and_as_equal_as_can_be() -> None:
 def test_an_encoder_with_a_gated_memory_is_refused() -> None:
     layer = {"mixer": "gated_delta"}
     with pytest.raises(RecipeError, match="'gated_delta' does not work where a token sees the whole text"):
-        blocks.build({"type": "encoder_only", "dim": 32, "vocab_size": 8, "encoder": {"depth": 1, "layer": layer}})
+        bf.build({"type": "encoder_only", "dim": 32, "vocab_size": 8, "encoder": {"depth": 1, "layer": layer}})
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_gated_delta_refuses_what_does_not_fit(params: dict[str, Any], words: st
 
 @torch.no_grad()
 def test_memories_and_attention_write_the_same_text_with_a_cache() -> None:
-    model: Any = blocks.build("tiny_hybrid", dtype=torch.float64).eval()
+    model: Any = bf.build("tiny_hybrid", dtype=torch.float64).eval()
     kinds = [type(layer.mixer).__name__ for layer in model.decoder.layers]
     assert kinds == ["GatedDelta"] * 3 + ["LatentAttention"]
     assert model.cached_per_token == 16 + 4
@@ -280,7 +280,7 @@ def test_memories_learn_to_recall() -> None:
     """Which symbol stood after this one, in a text in which that could be any: log(8) if nothing were remembered."""
     layer = {"mixer": {"type": "gated_delta", "heads": 4}, "feedforward": "none"}
     recipe = {"dim": 32, "vocab_size": 8, "embedding": {"positions": "none"}, "decoder": {"depth": 2, "layer": layer}}
-    model: Any = blocks.build({"type": "decoder_only", **recipe}, seed=0)
+    model: Any = bf.build({"type": "decoder_only", **recipe}, seed=0)
     optimizer, generator = torch.optim.AdamW(model.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
     losses: list[float] = []
     for _ in range(160):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import blocks
+import blockformer as bf
+from blockformer.conformance import Subject
 from blocks.base import Activation, Component, Context, Embedding, Site
-from blocks.conformance import Subject
 from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import DepthScaled, Normal, Xavier
 from registry import entries
@@ -119,10 +119,10 @@ def test_a_tied_head_reads_the_table_backwards() -> None:
 
 
 def test_one_table_serves_source_target_and_head() -> None:
-    model = blocks.build("tiny_encoder_decoder")
+    model = bf.build("tiny_encoder_decoder")
     tables = [name for name, p in model.named_parameters() if tuple(p.shape) == (260, 32)]
     assert tables == ["embedding.tokens.weight"]
-    apart = blocks.build("tiny_encoder_decoder", {"share_tokens": False})
+    apart = bf.build("tiny_encoder_decoder", {"share_tokens": False})
     assert apart.size == model.size + 260 * 32
 
 
@@ -151,7 +151,7 @@ def test_what_an_init_cannot_draw_is_named_with_what_to_say() -> None:
 
 
 def test_what_joins_the_stream_is_scaled_by_depth_and_nothing_else() -> None:
-    shallow, deep = (blocks.build("gpt2", {"decoder.depth": depth, "dim": 96, "vocab_size": 50}) for depth in (1, 9))
+    shallow, deep = (bf.build("gpt2", {"decoder.depth": depth, "dim": 96, "vocab_size": 50}) for depth in (1, 9))
     for name, weight in shallow.named_parameters():
         other = deep.get_parameter(name)
         scaled = name.endswith(("out.weight", "down.weight"))

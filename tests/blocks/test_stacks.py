@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-import blocks
-from blocks.conformance import Subject
-from blocks.conformance.caching import check_counts_its_cache
-from blocks.conformance.example import example
-from blocks.conformance.running import run
+import blockformer as bf
+from blockformer.conformance import Subject
+from blockformer.conformance.caching import check_counts_its_cache
+from blockformer.conformance.example import example
+from blockformer.conformance.running import run
 from registry import RecipeError
 
 
@@ -57,17 +57,17 @@ def test_shared_layers_each_have_a_place_in_the_cache() -> None:
 def test_positions_in_common_must_have_as_many_heads_as_the_mixers(positions: str) -> None:
     recipe = {"type": "decoder_only", "dim": 32, "decoder": {"depth": 2, "positions": {"type": positions, "heads": 3}}}
     with pytest.raises(RecipeError, match=r"decoder.*heads=3.*8"):
-        blocks.build(recipe)
+        bf.build(recipe)
 
 
 def test_positions_in_common_need_mixers_with_scores() -> None:
     decoder = {"depth": 2, "layer": {"mixer": "linear"}, "positions": {"type": "alibi", "heads": 8}}
     with pytest.raises(RecipeError, match=r"heads=8.*none"):
-        blocks.build({"type": "decoder_only", "dim": 32, "decoder": decoder})
+        bf.build({"type": "decoder_only", "dim": 32, "decoder": decoder})
 
 
 @pytest.mark.parametrize("key", ["window", "positions"])
 def test_what_does_nothing_in_a_cross_mixer_is_refused(key: str) -> None:
     overrides = {f"decoder.layer.cross.{key}": {"window": 4, "positions": "rotary"}[key]}
     with pytest.raises(RecipeError, match=r"decoder\.layer\.cross.*leave out window and positions"):
-        blocks.build("tiny_encoder_decoder", overrides)
+        bf.build("tiny_encoder_decoder", overrides)

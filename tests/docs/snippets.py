@@ -34,10 +34,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import blocks
+import blockformer as bf
 import registry
+from blockformer.cli.main import main
 from registry.strict_yaml import parse_text
-from training.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(
@@ -91,7 +91,7 @@ class Page:
         self.folder = folder
         tools = folder / ".bin"
         tools.mkdir()
-        for name, arguments in (("blockformer", "-P -m training.cli.main"), ("python", "")):
+        for name, arguments in (("blockformer", "-P -m blockformer.cli.main"), ("python", "")):
             (tools / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments} "$@"\n')
             (tools / name).chmod(0o755)
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
@@ -138,11 +138,11 @@ class Page:
             name, place = fragment.groups()
             own = self.folder / name
             changes = {f"{place}.{key}": value for key, value in tree.items()}
-            blocks.check(registry.load(own if own.exists() else name, changes))
+            bf.check(registry.load_recipe(own if own.exists() else name, changes))
         elif snippet.mark not in ("wrong", "settings"):
             path = self.folder / (snippet.title or f"line{snippet.line}.yaml")
             path.write_text(snippet.code)
-            blocks.check(registry.load(path))
+            bf.check(registry.load_recipe(path))
 
     def run(self, command: str) -> tuple[int, str]:
         """The status of a shell command, and what it prints to stdout and stderr."""

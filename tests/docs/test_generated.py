@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-import blocks
+import blockformer as bf
 import registry
+from blockformer.cli.recipes import page
 from registry.reference import pages
 from registry.strict_yaml import parse_text
 from tests.docs.snippets import ROOT, snippets
 from tests.recipes.releases import RELEASES
-from training.cli.recipes import page
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the command writes, in a process of its own, where no test has registered a block."""
     folder = tmp_path_factory.mktemp("made")
-    command = [sys.executable, "-m", "training.cli.main", "schema"]
+    command = [sys.executable, "-m", "blockformer.cli.main", "schema"]
     options = ["--out", str(folder / "schema.json"), "--reference", str(folder / "blocks")]
     subprocess.run([*command, *options], cwd=ROOT, check=True)
     return folder
@@ -37,7 +37,7 @@ def test_no_page_of_the_block_reference_is_stale(made: Path) -> None:
 def test_the_page_of_models_is_not_stale() -> None:
     # what a published model's recipe builds is compared with these elsewhere
     sizes = {release.name: release.parameters for release in RELEASES}
-    sizes |= {name: blocks.check(registry.load(name)).size for name in registry.installed() if name not in sizes}
+    sizes |= {name: bf.check(registry.load_recipe(name)).size for name in registry.installed() if name not in sizes}
     assert (ROOT / "docs" / "models.md").read_text() == page(sizes)
 
 

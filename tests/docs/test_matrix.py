@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from blocks.conformance.matrix import KINDS, tables
-from blocks.conformance.page import page
+from blockformer.conformance.matrix import KINDS, tables
+from blockformer.conformance.page import page
 from registry import entries, slots
 from tests.docs.snippets import ROOT
 

@@ -8,15 +8,15 @@ from random import Random
 
 import pytest
 
-from blocks.conformance.admitting import Admitted, admit, as_yaml, mended
-from blocks.conformance.choices import Grammar
-from blocks.conformance.covering import Plan
-from blocks.conformance.drawing import OFTEN, Drawer, ImpossibleError
-from blocks.conformance.judging import ALWAYS, LEFT_OUT, LONG, applying, judged, named
-from blocks.conformance.reducing import smallest
-from blocks.conformance.subject import SMALL, registered
-from blocks.conformance.table import checks
-from blocks.conformance.trying import Trials
+from blockformer.conformance.admitting import Admitted, admit, as_yaml, mended
+from blockformer.conformance.choices import Grammar
+from blockformer.conformance.covering import Plan
+from blockformer.conformance.drawing import OFTEN, Drawer, ImpossibleError
+from blockformer.conformance.judging import ALWAYS, LEFT_OUT, LONG, applying, judged, named
+from blockformer.conformance.reducing import smallest
+from blockformer.conformance.subject import SMALL, registered
+from blockformer.conformance.table import checks
+from blockformer.conformance.trying import Trials
 from registry import RecipeError
 
 MODELS = ("decoder_only", "encoder_only", "encoder_decoder")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import blocks
+import blockformer as bf
 from blocks.models.base import Model
 
 transformers = pytest.importorskip("transformers")
@@ -128,7 +128,7 @@ def both(name: str) -> tuple[Model, Any]:
         for parameter in theirs.parameters():
             scale = 0.2 if parameter.ndim > 1 else 0.1
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale + (parameter.ndim == 1))
-    ours = blocks.build(name, overrides)
+    ours = bf.build(name, overrides)
     ours.load_state_dict(weights(theirs.state_dict()), strict=True)
     return ours.eval(), theirs.eval()
 

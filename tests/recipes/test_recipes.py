@@ -2,18 +2,18 @@
 
 import pytest
 
-import blocks
-from blocks.conformance import Check, Subject, parametrize_checks
-from blocks.conformance.building import check_builds_from_its_name
-from blocks.conformance.compiling import check_compiles
-from blocks.conformance.computing import check_backends_agree
-from blocks.conformance.dropping import check_drops_out_at_its_rate
-from blocks.conformance.gradients import check_gradients_are_right
-from blocks.conformance.learning import check_learns_a_batch
-from blocks.conformance.repeating import check_drops_out_only_in_training
-from blocks.conformance.shrinking import shrunk
-from blocks.conformance.table import LONG
-from registry import installed, load
+import blockformer as bf
+from blockformer.conformance import Check, Subject, parametrize_checks
+from blockformer.conformance.building import check_builds_from_its_name
+from blockformer.conformance.compiling import check_compiles
+from blockformer.conformance.computing import check_backends_agree
+from blockformer.conformance.dropping import check_drops_out_at_its_rate
+from blockformer.conformance.gradients import check_gradients_are_right
+from blockformer.conformance.learning import check_learns_a_batch
+from blockformer.conformance.repeating import check_drops_out_only_in_training
+from blockformer.conformance.shrinking import shrunk
+from blockformer.conformance.table import LONG
+from registry import installed, load_recipe
 from tests.recipes.releases import DISTINCT, EVERYDAY
 
 # Blocks alone have passed these, which take long for a whole model.
@@ -29,8 +29,8 @@ LEARNING = ("gpt2", "llama3_8b", "transformer")
 
 
 def small(name: str) -> Subject:
-    recipe = load(name)
-    return shrunk(recipe, blocks.check(recipe))
+    recipe = load_recipe(name)
+    return shrunk(recipe, bf.check(recipe))
 
 
 SMALL = {name: small(name) for name in DISTINCT}
@@ -44,7 +44,7 @@ def test_a_shrunk_recipe_has_the_blocks_of_the_whole_one(name: str) -> None:
         spec = subject_or_spec.spec if isinstance(subject_or_spec, Subject) else subject_or_spec
         return {f"{part.entry.slot}/{part.entry.name}" for _, part in spec.walk()}
 
-    assert kinds(SMALL[name]) == kinds(load(name).spec)
+    assert kinds(SMALL[name]) == kinds(load_recipe(name).spec)
     assert sum(p.numel() for p in SMALL[name].make().parameters()) < 300_000
 
 

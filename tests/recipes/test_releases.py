@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-import blocks
-from blocks.interchange.config import Config
-from blocks.interchange.filling import Filling
-from blocks.interchange.importing import recipe_of, unread
-from blocks.interchange.library import family_of
-from registry import Recipe, installed, load
+import blockformer as bf
+from blockformer.huggingface.config import Config
+from blockformer.huggingface.importing import recipe_of, unread
+from blockformer.huggingface.library import family_of
+from blockformer.huggingface.template import Filling
+from registry import Recipe, installed, load_recipe
 from tests.recipes.releases import FOLDERS, RELEASES, SIZES, Release
 
 FREE = ("dropout", "init")  # no config.json says them all; what it does say is compared below
@@ -77,19 +77,19 @@ def dropouts(tree: Any, place: str = "stream") -> Iterator[tuple[str, float]]:
 
 @each_release
 def test_has_the_published_number_of_parameters(release: Release) -> None:
-    assert blocks.check(load(release.name)).size == release.parameters
+    assert bf.check(load_recipe(release.name)).size == release.parameters
     if release.shown is not None and release.besides is not None:
         assert release.shown == release.parameters + sum(release.besides.values())
 
 
 @one_size_each
 def test_is_what_an_import_of_the_release_gives(release: Release) -> None:
-    assert load(model_alone(load(release.name).dump())).hash == imported_release(release).hash
+    assert load_recipe(model_alone(load_recipe(release.name).dump())).hash == imported_release(release).hash
 
 
 @each_release
 def test_drops_out_and_starts_as_the_release_says(release: Release) -> None:
-    recipe, config = load(release.name).dump(), release.config
+    recipe, config = load_recipe(release.name).dump(), release.config
     for place, keys in DROPOUT.items():
         said = {config[key] for key in keys if config.get(key)}
         assert {share for where, share in dropouts(recipe) if where == place} == said, place

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import blocks
-from registry import RecipeError, load
+import blockformer as bf
+from registry import RecipeError, load_recipe
 
 BASE = "type: decoder_only\ndim: 32\nvocab_size: 100\n"
 NAMED = BASE + "decoder:\n  depth: 4\n  layers:\n    a: {}\n    b: {like: LIKE}\n  pattern: PATTERN\n"
@@ -102,7 +102,7 @@ MISTAKES = {
 
 def complaint(path: Path, overrides: tuple[str, ...] = ()) -> str:
     with pytest.raises(RecipeError) as caught:
-        blocks.check(load(path, overrides))
+        bf.check(load_recipe(path, overrides))
     return str(caught.value)
 
 

@@ -50,7 +50,7 @@ def test_is_a_schema() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_takes_every_recipe_and_its_canonical_form(name: str) -> None:
     assert accepted(read(RECIPES[name]))
-    assert accepted(registry.load(name).dump())
+    assert accepted(registry.load_recipe(name).dump())
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -81,7 +81,7 @@ def test_takes(tree: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("tree", [tree for tree in GOOD.values() if "extends" not in tree])
 def test_takes_only_what_the_registry_takes(tree: dict[str, Any]) -> None:
-    registry.load(tree)
+    registry.load_recipe(tree)
 
 
 BAD = {
@@ -118,7 +118,7 @@ def test_refuses(tree: dict[str, Any]) -> None:
 @pytest.mark.parametrize("tree", [tree for tree in BAD.values() if "extends" not in str(tree)])
 def test_refuses_only_what_the_registry_refuses(tree: dict[str, Any]) -> None:
     with pytest.raises(registry.RecipeError):
-        registry.load(tree)
+        registry.load_recipe(tree)
 
 
 def test_explains_every_parameter() -> None:

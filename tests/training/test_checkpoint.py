@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from training import checkpoint, checkpoint_io
-from training.data import tokenizer
+from blockformer import files
+from blockformer.assembly import checkpoint
+from blockformer.assembly.loading import load_checkpoint
+from blockformer.data import tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,7 @@ def run(fit: Callable[..., Path]) -> Path:
 
 
 def test_a_checkpoint_alone_gives_its_model_back(run: Path, text: Path) -> None:
-    model, metadata = checkpoint.load(run / "checkpoints" / "last.ckpt")
+    model, metadata = load_checkpoint(run / "checkpoints" / "last.ckpt")
     assert not model.training
     assert (metadata["step"], metadata["kind"], metadata["objective"]) == (3, "decoder_only", "causal_lm")
     assert metadata["tokens"] == 3 * 16 * 32
@@ -43,8 +45,8 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
 
     path = tmp_path / "evil.ckpt"
     torch.save({"blockformer": Evil()}, path, pickle_module=pickle)
-    with pytest.raises(checkpoint.CheckpointError, match="more than tensors and plain data"):
-        checkpoint.load(path)
+    with pytest.raises(checkpoint.LoadError, match="more than tensors and plain data"):
+        load_checkpoint(path)
     assert not (tmp_path / "owned").exists()
 
 
@@ -52,16 +54,16 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
 def test_a_file_that_was_cut_short_is_refused(run: Path, tmp_path: Path, kept: int) -> None:
     path = tmp_path / "cut.ckpt"
     path.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes()[:kept])
-    with pytest.raises(checkpoint.CheckpointError, match=r"cut\.ckpt: is cut short or damaged"):
-        checkpoint.load(path)
+    with pytest.raises(checkpoint.LoadError, match=r"cut\.ckpt: is cut short or damaged"):
+        load_checkpoint(path)
 
 
 def test_weights_of_another_shape_are_refused(run: Path, tmp_path: Path) -> None:
     content = checkpoint.read(run / "checkpoints" / "last.ckpt")
     content["blockformer"]["recipe"]["dim"] = 64
     torch.save(content, tmp_path / "mixed.ckpt")
-    with pytest.raises(checkpoint.CheckpointError, match="weights do not fit its recipe"):
-        checkpoint.load(tmp_path / "mixed.ckpt")
+    with pytest.raises(checkpoint.LoadError, match="weights do not fit its recipe"):
+        load_checkpoint(tmp_path / "mixed.ckpt")
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        checkpoint_io.write_atomically(path, fail)
+        files.write_atomically(path, fail)
     assert path.read_bytes() == b"whole"
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -81,7 +83,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_checkpoint_before(
     arguments: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training.cli.fit import main
+    from blockformer.cli.fit import main
 
     save, saved = torch.save, []
 
@@ -115,6 +117,6 @@ def test_no_moment_shows_half_a_file(tmp_path: Path) -> None:
             stream.flush()  # type: ignore[attr-defined]
             seen.append(path.read_bytes())
 
-    checkpoint_io.write_atomically(path, write)
+    files.write_atomically(path, write)
     assert seen == [b"old", b"old"]
     assert path.read_bytes() == b"new"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from blockformer.assembly.checkpoint import read, read_metadata
+from blockformer.training.loggers.files import read_rows
 from tests.training.waiting import wait_for
-from training.checkpoint import read, read_metadata
-from training.loggers.files import read_rows
 
 UNLIKE = {"seconds", "tokens_per_second", "peak_memory_mib"}
 
@@ -100,7 +100,7 @@ def test_other_models_and_settings_are_trained_alike(
 def test_four_processes_divide_the_model_both_ways(
     start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
 ) -> None:
-    both = ("class_path=training.parallel.ShardedStrategy", "init_args.tensor_parallel=2")
+    both = ("class_path=blockformer.training.parallel.ShardedStrategy", "init_args.tensor_parallel=2")
     strategy = [f"--trainer.strategy.{item}" for item in both]
     process = start("fit", *uneven, "--run.name", "four", "--trainer.devices", "4", *strategy)
     output, _ = process.communicate(timeout=300)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from blockformer.assembly.checkpoint import read, read_metadata, weights_of
+from blockformer.training.loggers.files import read_rows
 from tests.training.waiting import wait_for
 from tests.training.wandb_log import read_run
-from training.checkpoint import read, read_metadata, weights
-from training.loggers.files import read_rows
 
 Fit = Callable[..., Path]
 CLOCKS = ("seconds", "tokens_per_second", "peak_memory_mib")
@@ -45,7 +45,7 @@ def unbroken(fit: Fit) -> Path:
 def check_that_it_continues(fit: Fit, unbroken: Path, name: str) -> None:
     continued = fit(*CONTINUED, "--run.wandb", "disabled", name=name, given=[])
     assert figures(continued) == figures(unbroken)
-    ours, theirs = (weights(read(folder / "checkpoints" / "last.ckpt")) for folder in (continued, unbroken))
+    ours, theirs = (weights_of(read(folder / "checkpoints" / "last.ckpt")) for folder in (continued, unbroken))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

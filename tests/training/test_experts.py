@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import blocks
+import blockformer as bf
 import registry
-from training.checkpoint import read, weights
-from training.module import TrainingModule
-from training.optim import OptimizerSettings
-from training.recipe_argument import RecipeArgument
+from blockformer.assembly.checkpoint import read, weights_of
+from blockformer.training.module import TrainingModule
+from blockformer.training.optim import OptimizerSettings
+from blockformer.training.recipe_argument import RecipeArgument
 
 EXPERTS = {
     "decoder.depth": 1,
@@ -42,7 +42,8 @@ def batches(*scored: int) -> list[Batch]:
 
 def trained(loader: list[Batch], **trainer: Any) -> TrainingModule:
     module = TrainingModule(
-        RecipeArgument(registry.load("tiny_decoder", EXPERTS)), OptimizerSettings(warmup_steps=0, schedule="constant")
+        RecipeArgument(registry.load_recipe("tiny_decoder", EXPERTS)),
+        OptimizerSettings(warmup_steps=0, schedule="constant"),
     )
     usual = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "max_epochs": 1}
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
@@ -52,7 +53,7 @@ def trained(loader: list[Batch], **trainer: Any) -> TrainingModule:
 
 def test_the_auxiliary_loss_joins_the_mean_over_targets() -> None:
     parts = batches(8, 3)
-    model, total = blocks.build("tiny_decoder", EXPERTS), torch.zeros(())
+    model, total = bf.build("tiny_decoder", EXPERTS), torch.zeros(())
     for part in parts:
         wanted = part["targets"][0]
         total = total + nn.functional.cross_entropy(model(part["tokens"])[0], wanted, reduction="sum")
@@ -65,7 +66,7 @@ def test_the_auxiliary_loss_joins_the_mean_over_targets() -> None:
 
 def test_biases_move_once_after_each_step_against_the_load_of_all_its_parts() -> None:
     parts = batches(8, 8)
-    module, model = trained(parts, accumulate_grad_batches=2), blocks.build("tiny_decoder", EXPERTS)
+    module, model = trained(parts, accumulate_grad_batches=2), bf.build("tiny_decoder", EXPERTS)
     for part in parts:
         model(part["tokens"])
         model.auxiliary_loss()
@@ -92,7 +93,7 @@ def test_two_processes_balance_like_one(
     one = fit(name="experts_one", given=[*arguments, "--trainer.enable_progress_bar", "false"])
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    both = [weights(read(run / "checkpoints" / "last.ckpt")) for run in (runs / "experts_two", one)]
+    both = [weights_of(read(run / "checkpoints" / "last.ckpt")) for run in (runs / "experts_two", one)]
     for name, tensor in both[0].items():
         torch.testing.assert_close(tensor, both[1][name], rtol=1e-4, atol=1e-6, msg=name)
     assert any(bool(tensor.any()) for name, tensor in both[0].items() if "selection_bias" in name)

@@ -10,10 +10,10 @@ import torch
 import yaml
 
 import registry
-from training.checkpoint import read_metadata
-from training.cli.fit_help import MEANINGS, page
-from training.cli.main import main
-from training.loggers.files import read_rows
+from blockformer.assembly.checkpoint import read_metadata
+from blockformer.cli.fit_help import MEANINGS, page
+from blockformer.cli.main import main
+from blockformer.training.loggers.files import read_rows
 
 Fit = Callable[..., Path]
 QUIET = ["--trainer.enable_progress_bar", "false", "--run.wandb", "disabled"]
@@ -30,7 +30,7 @@ def short(fit: Fit) -> Path:
 
 
 def test_overrides_change_what_is_trained_and_nothing_else(short: Path, arguments: list[str]) -> None:
-    plain = registry.load("tiny_decoder", ["decoder.depth=1", "embedding.dropout=0.1"]).dump()
+    plain = registry.load_recipe("tiny_decoder", ["decoder.depth=1", "embedding.dropout=0.1"]).dump()
     trained = recipe_of(short)
     assert trained["decoder"]["layer"]["mixer"].pop("kv_heads") == 1
     assert plain["decoder"]["layer"]["mixer"].pop("kv_heads") == 2
@@ -39,7 +39,8 @@ def test_overrides_change_what_is_trained_and_nothing_else(short: Path, argument
 
 def test_the_recipe_is_saved_in_canonical_form(short: Path) -> None:
     assert (
-        registry.load(short / "recipe.yaml").hash == read_metadata(short / "checkpoints" / "last.ckpt")["recipe_hash"]
+        registry.load_recipe(short / "recipe.yaml").hash
+        == read_metadata(short / "checkpoints" / "last.ckpt")["recipe_hash"]
     )
     assert yaml.safe_load((short / "config.yaml").read_text())["recipe"] == recipe_of(short)
 
@@ -100,7 +101,7 @@ def test_predict_writes_text_beside_text(short: Path) -> None:
 
 
 def test_a_checkpoints_settings_cannot_name_code(short: Path) -> None:
-    from training.cli.request import harmless
+    from blockformer.cli.request import harmless
 
     settings = {"trainer": {"max_steps": 3, "callbacks": ["os.system"], "logger": "os.system", "strategy": "os.system"}}
     assert harmless(settings | {"plugin": ["os"]}) == {"trainer": {"max_steps": 3}, "run": {}}

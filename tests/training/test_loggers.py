@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import wandb
 
+from blockformer.training.loggers import FileLogger, WandbRun
+from blockformer.training.loggers.files import read_rows
+from blockformer.training.loggers.weights_and_biases import by_key, wandb_mode
 from tests.training.wandb_log import read_run
-from training.loggers import FileLogger, WandbRun
-from training.loggers.files import read_rows
-from training.loggers.weights_and_biases import by_key, wandb_mode
 
 
 @pytest.fixture

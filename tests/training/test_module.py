@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import blocks
+import blockformer as bf
 import registry
-from training.callbacks import RandomState
-from training.callbacks.random_state import current, restore, seed
-from training.module import TrainingModule
-from training.optim import OptimizerSettings
-from training.recipe_argument import RecipeArgument
+from blockformer.training.callbacks import RandomState
+from blockformer.training.callbacks.random_state import current, restore, seed
+from blockformer.training.module import TrainingModule
+from blockformer.training.optim import OptimizerSettings
+from blockformer.training.recipe_argument import RecipeArgument
 
 Batch = dict[str, Tensor]
 
@@ -35,7 +35,7 @@ def joined(several: list[Batch]) -> Batch:
 
 
 def trained(loader: list[Batch], **trainer: Any) -> TrainingModule:
-    recipe = RecipeArgument(registry.load("tiny_decoder", ["decoder.depth=1"]))
+    recipe = RecipeArgument(registry.load_recipe("tiny_decoder", ["decoder.depth=1"]))
     module = TrainingModule(recipe, OptimizerSettings(warmup_steps=0, schedule="constant"))
     usual = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "max_epochs": 1}
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
@@ -55,7 +55,7 @@ def test_accumulated_parts_count_by_their_targets() -> None:
 
 def test_the_gradient_is_that_of_the_mean_over_targets() -> None:
     (batch,) = batches(5)
-    model = blocks.build("tiny_decoder", ["decoder.depth=1"])
+    model = bf.build("tiny_decoder", ["decoder.depth=1"])
     logits = model(batch["tokens"])
     nn.functional.cross_entropy(logits[0], batch["targets"][0]).backward()
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
@@ -82,7 +82,7 @@ def test_tokens_are_counted() -> None:
 
 
 def test_the_inner_model_is_compiled_and_keeps_its_names() -> None:
-    recipe = RecipeArgument(registry.load("tiny_decoder", ["decoder.depth=1"]))
+    recipe = RecipeArgument(registry.load_recipe("tiny_decoder", ["decoder.depth=1"]))
     module = TrainingModule(recipe, OptimizerSettings(), compile=True)
     names = set(module.state_dict())
     module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-import blocks
-from training.objectives import CausalLM, MaskedLM, Score, SequenceToSequence, objective_for
-from training.objectives.score import sums_of
+import blockformer as bf
+from blockformer.training.objectives import CausalLM, MaskedLM, Score, SequenceToSequence, objective_for
+from blockformer.training.objectives.score import sums_of
 
 
 def test_sums_are_those_of_a_loop_over_targets() -> None:
@@ -35,7 +35,7 @@ def test_label_smoothing_spreads_its_share_evenly_and_leaves_perplexity_alone() 
 
 
 def test_smoothing_is_for_training_only() -> None:
-    model = blocks.build("tiny_decoder", {"decoder.depth": 1})
+    model = bf.build("tiny_decoder", {"decoder.depth": 1})
     batch = {"tokens": torch.randint(260, (2, 8)), "targets": torch.randint(260, (2, 8))}
     objective = CausalLM(label_smoothing=0.1)
     trained, evaluated = (Score.of(objective(model.train(mode), batch)[1]) for mode in (True, False))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from blocks import build
-from training.optim import OptimizerSettings, decay_groups, learning_rate, make_optimizer, renew
+from blockformer import build
+from blockformer.training.optim import OptimizerSettings, decay_groups, learning_rate, make_optimizer, renew
 
 
 def rates(total: int, **settings: object) -> list[float]:

@@ -1,4 +1,4 @@
-from training.callbacks.progress import summary
+from blockformer.training.callbacks.progress import summary
 
 ROW = {"train/loss": 2.5181, "train/bits_per_byte": 3.6333, "train/accuracy": 0.3241, "tokens_per_second": 12086.3}
 

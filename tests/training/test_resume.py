@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from training.callbacks import Meter
-from training.checkpoint import read, weights
-from training.loggers.files import read_rows
+from blockformer.assembly.checkpoint import read, weights_of
+from blockformer.training.callbacks import Meter
+from blockformer.training.loggers.files import read_rows
 
 Fit = Callable[..., Path]
 CLOCKS = ("seconds", "tokens_per_second", "peak_memory_mib")
@@ -21,7 +21,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 
 
 def state(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return weights(read(folder / "checkpoints" / f"{name}.ckpt"))
+    return weights_of(read(folder / "checkpoints" / f"{name}.ckpt"))
 
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
@@ -97,7 +97,7 @@ def test_how_often_a_run_validates_does_not_change_what_it_learns(fit: Fit) -> N
 
 
 def test_a_fresh_run_does_not_move_into_the_folder_of_another(fit: Fit) -> None:
-    from training.errors import UserError
+    from blockformer.errors import UserError
 
     folder = fit("--trainer.max_steps", "2", name="taken")
     before = (folder / "metrics.jsonl").read_bytes()
@@ -107,20 +107,20 @@ def test_a_fresh_run_does_not_move_into_the_folder_of_another(fit: Fit) -> None:
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_name_of_the_difference(fit: Fit, arguments: list[str]) -> None:
-    from training.metadata import CheckpointError
+    from blockformer.assembly.checkpoint import LoadError
 
     fit("--trainer.max_steps", "2", name="other")
-    with pytest.raises(CheckpointError, match=r"decoder\.depth is 1 there and 3 here"):
+    with pytest.raises(LoadError, match=r"decoder\.depth is 1 there and 3 here"):
         fit("--ckpt_path", "last", "--recipe.decoder.depth", "3", name="other")
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_whole_one_beside_it_named(fit: Fit) -> None:
-    from training.metadata import CheckpointError
+    from blockformer.assembly.checkpoint import LoadError
 
     folder = fit("--trainer.max_steps", "4", "--trainer.val_check_interval", "2", name="cut")
     last = folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-5000])
-    with pytest.raises(CheckpointError, match=r"last.ckpt: is cut short.*best.ckpt \(step 4\) is whole"):
+    with pytest.raises(LoadError, match=r"last.ckpt: is cut short.*best.ckpt \(step 4\) is whole"):
         fit("--ckpt_path", "last", *QUIET, name="cut", given=[])
     fit("--ckpt_path", "best", "--trainer.max_steps", "5", *QUIET, name="cut", given=[])
     assert figures(folder)[-1]["step"] == 5
@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_whole_one_beside_it_named(fit: 
 def test_a_run_whose_loss_is_no_number_stops_and_is_not_saved(
     arguments: list[str], runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training.cli.fit import main
+    from blockformer.cli.fit import main
 
     diverge = [
         "--optimizer.lr",

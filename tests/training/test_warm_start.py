@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import blocks
+import blockformer as bf
+from blockformer.assembly.checkpoint import read, read_metadata, weights_of
+from blockformer.cli.main import main
+from blockformer.data import tokenizer as tokenizers
+from blockformer.training.loggers.files import read_rows
+from blockformer.training.vocabularies import old_ids
 from tests.training.wandb_log import read_run
-from training.checkpoint import read, read_metadata, weights
-from training.cli.main import main
-from training.data import tokenizer as tokenizers
-from training.loggers.files import read_rows
-from training.vocabularies import old_ids
 
 Fit = Callable[..., Path]
 CLOCKS = ("seconds", "tokens_per_second", "peak_memory_mib")
@@ -25,7 +25,7 @@ GROWN = ("--recipe.decoder.depth=2", "--recipe.decoder.layer.mixer.kv_heads=4")
 
 
 def state(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return weights(read(folder / "checkpoints" / f"{name}.ckpt"))
+    return weights_of(read(folder / "checkpoints" / f"{name}.ckpt"))
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def test_a_run_of_another_recipe_begins_where_the_checkpoint_ended(
     assert last_loss(runs / "grown") == pytest.approx(last_loss(trained), abs=1e-4)
     assert last_loss(cold) > last_loss(trained) + 0.5
     told = json.loads((runs / "grown" / "init.json").read_text())
-    size = blocks.build("tiny_decoder", [option.removeprefix("--recipe.") for option in GROWN]).size
+    size = bf.build("tiny_decoder", [option.removeprefix("--recipe.") for option in GROWN]).size
     assert sum(told["sizes"][kind] for kind in ("carried", "adapted", "fresh")) == size
     assert sum(row["size"] for row in told["parameters"]) == sum(told["sizes"].values())
     logged = read_run(runs / "grown" / "wandb").config["warm_start"]

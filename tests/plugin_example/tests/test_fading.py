@@ -3,8 +3,8 @@
 import torch
 from fading import FadingSum, PeakNorm
 
+from blockformer.conformance import Check, Subject, parametrize_checks, registered
 from blocks.base import Context, Site
-from blocks.conformance import Check, Subject, parametrize_checks, registered
 
 
 @parametrize_checks(registered("fading"))

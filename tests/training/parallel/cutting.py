@@ -11,15 +11,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from blockformer.conformance.example import Example, example
+from blockformer.conformance.running import new_cache, run
+from blockformer.conformance.subject import Subject, registered
+from blockformer.conformance.variants import allowed, variants
+from blockformer.errors import UserError
+from blockformer.training.parallel.plan import Plan, apply, plan
+from blockformer.training.parallel.shards import DATA, TENSOR, Shards
 from blocks.base import Component
-from blocks.conformance.example import Example, example
-from blocks.conformance.running import new_cache, run
-from blocks.conformance.subject import Subject, registered
-from blocks.conformance.variants import allowed, variants
 from registry import entries
-from training.errors import UserError
-from training.parallel.plan import Plan, apply, plan
-from training.parallel.shards import DATA, TENSOR, Shards
 
 PARTS = 2
 TOGETHER = (

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blocks.conformance.subject import Subject
+from blockformer.conformance.subject import Subject
 from tests.training.parallel.cutting import PARTS, cuttable, work
 
 SUBJECTS = cuttable()

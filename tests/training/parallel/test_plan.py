@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-import blocks
+import blockformer as bf
+from blockformer.errors import UserError
+from blockformer.training.parallel.plan import plan
 from blocks.models.base import Model
-from registry import load
-from training.errors import UserError
-from training.parallel.plan import plan
+from registry import load_recipe
 
 
 def model(*overrides: str) -> Model:
-    return blocks.check(load("tiny_decoder", ["decoder.depth=1", "decoder.layer.mixer.heads=4", *overrides]))
+    return bf.check(load_recipe("tiny_decoder", ["decoder.depth=1", "decoder.layer.mixer.heads=4", *overrides]))
 
 
 def test_parameters_are_cut_as_their_blocks_declare() -> None:

@@ -1,0 +1,110 @@
+"""One trained tensor in the shape of another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from blockformer.assembly.warm_start.name_map import Declared, declared
+from blocks.base import Axis, Change, Experts, Known
+from blocks.models.base import Model
+
+NOISE = 0.01
+"""Share of a cold start's value that new entries have besides the mean of the old, so that none is like another."""
+
+
+@dataclass
+class Adapter:
+    """Changes tensors of a trained model as the axes of both models say.
+
+    Args:
+        new: the model that is to start, with the values of a cold start.
+        old: the trained model.
+        tokens: as for :class:`~blocks.base.Known`.
+    """
+
+    new: Model
+    old: Model
+    tokens: Tensor | None = None
+    _here: Mapping[str, Declared] = field(init=False)
+    _there: Mapping[str, Declared] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._here, self._there = declared(self.new), declared(self.old)
+
+    def adapted(self, name: str, origin: str) -> tuple[Tensor, str] | None:
+        """The value of the new model's parameter ``name``, and what was done, from the old model's ``origin``.
+
+        None: it cannot be made from that.
+        """
+        cold, trained = self.new.get_parameter(name).detach(), self.old.get_parameter(origin).detach()
+        here = self._here[name].axes if name in self._here else (None,) * cold.ndim
+        there = self._there[origin].axes if origin in self._there else (None,) * trained.ndim
+        if cold.ndim == trained.ndim + 1 and isinstance(here[0], Experts):
+            trained, there = trained[None], (Experts(1), *there)
+        if cold.ndim != trained.ndim:
+            return None
+        changes: list[Change | None] = []
+        for dimension, (now, before) in enumerate(zip(here, there, strict=True)):
+            change = self._change(origin, now, before)
+            if change is None and (type(now) is type(before) and now is not None):
+                return None
+            if change is None and cold.shape[dimension] != trained.shape[dimension]:
+                return None
+            changes.append(change)
+        words = "; ".join(change.words for change in changes if change is not None and change.words)
+        return (_changed(trained, cold, changes) if words else trained), words
+
+    def _change(self, origin: str, now: Axis | None, before: Axis | None) -> Change | None:
+        if now is None or before is None or type(now) is not type(before):
+            return None
+        kind = type(now)
+        return now.change(before, Known(self.tokens, lambda: self._importance(self._there[origin].owner, kind)))
+
+    def _importance(self, owner: str, kind: type[Axis]) -> Tensor:
+        """(entries,) logarithm of the product, over a block's matrices, of the squared norm of each entry's part."""
+        norms: list[Tensor] = []
+        for name, one in self._there.items():
+            places = [place for place, axis in enumerate(one.axes) if isinstance(axis, kind)]
+            matrix = sum(not isinstance(axis, Experts) for axis in one.axes) > 1
+            if one.owner == owner and places and matrix:
+                axis = one.axes[places[0]]
+                assert axis is not None
+                weight = self.old.get_parameter(name).detach().float().movedim(places[0], 0)
+                norms.append(weight.reshape(axis.size, -1).square().sum(1))
+        return torch.stack(norms).log().sum(0)
+
+
+def _changed(trained: Tensor, cold: Tensor, changes: list[Change | None]) -> Tensor:
+    value = trained.to(cold.device, torch.promote_types(trained.dtype, torch.float32))
+    fresh = torch.zeros_like(cold, dtype=torch.bool)
+    for dimension, change in enumerate(changes):
+        if change is None or not change.words:
+            continue
+        value, missing = _along(value + change.shift, dimension, change)
+        if change.filling == "zero":
+            value = value.masked_fill(missing, 0.0)
+        elif change.filling == "fresh":
+            fresh = fresh | missing
+        else:
+            value = torch.where(missing, value + NOISE * cold, value)
+    return torch.where(fresh, cold.to(value.dtype), value)
+
+
+def _along(value: Tensor, dimension: int, change: Change) -> tuple[Tensor, Tensor]:
+    """The changed value, where what has no source is the mean of the old, and what that is, for broadcasting."""
+    split = cast("Tensor", value.unflatten(dimension, (-1, change.each)))
+    sources = change.sources.to(value.device)
+    known = sources.clamp(min=0)
+    picked = split.index_select(dimension, known.flatten())
+    picked = picked.view(*split.shape[:dimension], *known.shape, *split.shape[dimension + 1 :])
+    made = picked.mean(dimension + 1) if known.shape[1] > 1 else picked.squeeze(dimension + 1)
+    missing = (sources[:, 0] < 0).view(-1, *(1,) * (made.ndim - dimension - 1))
+    if bool(missing.any()):
+        used = sources[sources >= 0]
+        mean = split.index_select(dimension, used).mean(dimension, keepdim=True) if len(used) else made.new_zeros(())
+        made = torch.where(missing, mean, made)
+    whole = missing.flatten().repeat_interleave(change.each).view(-1, *(1,) * (value.ndim - dimension - 1))
+    return made.flatten(dimension, dimension + 1), whole

@@ -1,0 +1,103 @@
+"""`blockformer blocks`: what a recipe may name."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+from blockformer.cli.parser import Parser, add_format
+
+if TYPE_CHECKING:
+    from registry.catalogue import DescribedBlock
+
+WIDTH = 110
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the slots, the blocks of one slot, or one block."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    import blocks  # noqa: F401  (importing registers; these and torch only now, so that --help answers at once)
+    from registry.catalogue import catalogue
+
+    known = catalogue()
+    slot, _, name = (options.place or "").partition("/")
+    if options.place is not None and slot not in known:
+        parser.error(_unknown("slot", slot, known))
+    chosen = known.get(slot, [])
+    if name:
+        chosen = [block for block in chosen if block.name == name]
+        if not chosen:
+            parser.error(_unknown(slot, name, [block.name for block in known[slot]]))
+    if options.format == "json":
+        print(json.dumps(_plain(known, slot, chosen if name else None), indent=2))
+    else:
+        print("\n".join(_block(chosen[0]) if name else _blocks(slot, chosen) if slot else _slots(known)))
+    return 0
+
+
+def _plain(known: "dict[str, list[DescribedBlock]]", slot: str, one: "list[DescribedBlock] | None") -> object:
+    """One block, or slots with their meaning and blocks."""
+    from registry.catalogue import meaning
+
+    if one:
+        return asdict(one[0])
+    chosen = {slot: known[slot]} if slot else known
+    return {key: {"meaning": meaning(key), "blocks": list(map(asdict, found))} for key, found in chosen.items()}
+
+
+def _slots(known: "dict[str, list[DescribedBlock]]") -> Iterator[str]:
+    from registry.catalogue import meaning
+
+    width = max(map(len, known))
+    for slot, found in known.items():
+        yield f"{slot:<{width}}  {meaning(slot)}"
+        yield f"{'':<{width}}  {', '.join(block.name for block in found)}"
+    yield "\n`blockformer blocks SLOT` lists the blocks of a slot, `blockformer blocks SLOT/NAME` explains one."
+
+
+def _blocks(slot: str, found: "list[DescribedBlock]") -> Iterator[str]:
+    from registry.catalogue import keys_of, meaning
+
+    yield f"{slot}: {meaning(slot)}"
+    if keys := keys_of(slot):
+        yield f"Written under {' or '.join(f'`{key}:`' for key in keys)}."
+    width = max(len(block.name) for block in found)
+    yield ""
+    yield from (f"{block.name:<{width}}  {block.summary}" for block in found)
+
+
+def _block(block: "DescribedBlock") -> Iterator[str]:
+    from registry.words import shown
+
+    yield f"{block.slot}/{block.name}"
+    yield ""
+    yield from (fill(text, WIDTH) for text in (block.summary, block.details) if text)
+    if block.paper:
+        yield fill(f"Source: {block.paper}", WIDTH, subsequent_indent="        ")
+    if block.abilities:
+        yield fill(f"It {'; '.join(block.abilities)}.", WIDTH)
+    yield ""
+    for parameter in block.parameters:
+        yield f"{parameter.name}: {shown(parameter.default)}"
+        yield f"    {parameter.type}"
+        yield fill(parameter.description, WIDTH, initial_indent="    ", subsequent_indent="    ")
+    if not block.parameters:
+        yield "No parameters."
+
+
+def _unknown(kind: str, name: str, known: "Sequence[str] | dict[str, list[DescribedBlock]]") -> str:
+    from registry.errors import nearest
+
+    return f"no {kind} is called {name!r}; {nearest(name, known) or 'known: ' + ', '.join(known)}"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="blockformer blocks",
+        description="List the slots; the blocks of a slot; or what one block computes and takes.",
+    )
+    parser.add_argument("place", nargs="?", metavar="SLOT[/NAME]", help="such as mixer, or mixer/attention")
+    add_format(parser, "text", "json")
+    return parser

@@ -1,0 +1,48 @@
+"""What a run is equipped with: its loggers and callbacks, in the order in which they act."""
+
+from pathlib import Path
+from typing import Any
+
+from blockformer.training import callbacks as own
+from blockformer.training.loggers import FileLogger, WandbRun
+from blockformer.training.run_folder import CHECKPOINTS, RunSettings
+
+
+def loggers_of(run: RunSettings, folder: Path, further: Any) -> list[Any]:
+    """The run's own files, W&B, and what the user adds with `trainer.logger`; `false` there leaves W&B out.
+
+    Args:
+        run: what the user said about the run.
+        folder: where it lives.
+        further: `trainer.logger` as it was parsed.
+    """
+    mode = "disabled" if further is False else run.wandb
+    about = {key: getattr(run, key) for key in ("project", "group", "job_type")}
+    weights_and_biases = WandbRun(folder, mode, tags=tuple(run.tags), name=folder.name, **about)
+    return [FileLogger(folder), weights_and_biases, *([] if isinstance(further, bool) else listed(further))]
+
+
+def callbacks_of(run: RunSettings, folder: Path, seed: int, trainer: dict[str, Any]) -> list[Any]:
+    """The callbacks of `fit`.
+
+    Whether the run is sound is asked first; figures are taken before they are shown; saving comes last.
+
+    Args:
+        run: what the user said about the run.
+        folder: where it lives.
+        seed: the run's.
+        trainer: the trainer's settings; saving and progress can be switched off there.
+    """
+    guard, meter, checkpoints = own.Guard(), own.Meter(), None
+    if trainer["enable_checkpointing"] is not False:
+        checkpoints = own.Checkpoints(folder / CHECKPOINTS, run.save_every, run.monitor, guard)
+    shows = [own.Progress(meter)] if trainer["enable_progress_bar"] is not False else []
+    saves = [checkpoints] if checkpoints is not None else []
+    return [guard, own.RandomState(seed), meter, *shows, *saves, own.StopOnSignal(checkpoints)]
+
+
+def listed(value: Any) -> list[Any]:
+    """None, one thing or several, as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,139 @@
+"""Find the verb, load plug-ins, and answer a mistake with one clear line instead of a traceback."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module, metadata
+
+from blockformer.cli.parser import Parser
+
+VERBS = {
+    "fit": "train the model that a recipe describes",
+    "validate": "score a trained model on the validation data",
+    "test": "score a trained model on the test data",
+    "predict": "write what a trained model predicts",
+    "generate": "continue a prompt with a trained model",
+    "import": "turn a published model into a recipe and its weights",
+    "export": "turn a model into a folder that transformers loads",
+    "recipes": "list the recipes that are installed, published models among them",
+    "check": "say all that is wrong with recipes",
+    "show": "show what a recipe builds: blocks, shapes, parameters, cost",
+    "diff": "say how two models differ, and what that costs",
+    "blocks": "list the slots, the blocks in them and their parameters",
+    "test-block": "run the conformance suite on a block",
+    "conformance": "draw thousands of recipes and hold them to every promise",
+    "schema": "write the JSON Schema of recipes, for editors, and the block reference",
+}
+MODULES = {"import": "import_", "test-block": "conform"}  # where the verb is no name for a module
+TRAINER = ("fit", "validate", "test", "predict")
+ROOMS = ("registry", "blocks", "blockformer")
+INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports for SIGINT and SIGPIPE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what follows the program's name; None: those of this process.
+
+    Returns:
+        The exit status: 0, or 2 if the user can mend what is wrong, which stands on stderr.
+    """
+    try:
+        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit fails no more
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if not _can_be_mended(error):
+            raise
+        print(error, file=sys.stderr)
+        return 2
+    return status
+
+
+def _can_be_mended(error: Exception) -> bool:
+    """The project defines exception classes for the user's mistakes only; any other exception is a bug."""
+    return type(error).__module__.partition(".")[0] in ROOMS
+
+
+def _run(arguments: list[str]) -> int:
+    plugins, arguments = _without_plugins(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments[: 1 + next((i for i, a in enumerate(arguments) if not a.startswith("-")), 0)])
+    if options.version:
+        print(f"blockformer {_version()}")
+        return 0
+    if options.verb is None:
+        parser.print_help(sys.stderr)
+        return 2
+    if options.verb not in VERBS:
+        close = get_close_matches(options.verb, VERBS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
+        parser.error(f"there is no command {options.verb!r}; {hint}")
+    rest = arguments[arguments.index(options.verb) + 1 :]
+    if not {"-h", "--help"} & set(rest):
+        _load(plugins)
+    if options.verb in TRAINER:
+        return import_module("blockformer.cli.fit").main([options.verb, *rest])
+    return import_module(f"blockformer.cli.{MODULES.get(options.verb, options.verb)}").main(rest)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="blockformer",
+        usage="blockformer [--plugin MODULE] COMMAND ...",
+        description="Compose Transformers from interchangeable blocks with YAML recipes, train and compare them.",
+        epilog="\n".join(["commands:", *(f"  {verb:<12}{meaning}" for verb, meaning in VERBS.items())])
+        + "\n\n`blockformer COMMAND --help` explains a command.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    parser.add_argument(
+        "--plugin",
+        metavar="MODULE",
+        help="import a module that registers blocks, before or after COMMAND; may be repeated",
+    )
+    parser.add_argument("verb", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser
+
+
+def _without_plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The modules given with ``--plugin``, and the other arguments."""
+    plugins: list[str] = []
+    rest: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        option, equals, value = argument.partition("=")
+        if option != "--plugin":
+            rest.append(argument)
+        elif module := value if equals else next(remaining, ""):
+            plugins.append(module)
+        else:
+            _parser().error("--plugin needs the name of a module")
+    return plugins, rest
+
+
+def _load(plugins: list[str]) -> None:
+    """Import the plug-ins that are installed and those that were named, which may lie in the working directory."""
+    from registry.plugins import load_installed, load_named  # not at the top: `--help` answers without pydantic
+
+    if plugins and str(os.getcwd()) not in sys.path:  # noqa: PTH109
+        sys.path.append(os.getcwd())  # noqa: PTH109
+    load_installed()
+    load_named(plugins)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("blockformer")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

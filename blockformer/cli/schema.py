@@ -1,0 +1,45 @@
+"""`blockformer schema`: the files that are made from the registered blocks."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from blockformer.cli.parser import Parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the JSON Schema, or write it and the block reference to files."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    import blocks  # noqa: F401  (importing registers; these and torch only now, so that --help answers at once)
+    from blockformer.files import write_text
+    from registry.reference import pages
+    from registry.schema import schema
+
+    text = json.dumps(schema(), indent=1) + "\n"
+    files = {options.out: text} if options.out else {}
+    if options.reference:
+        files |= {options.reference / name: page for name, page in pages().items()}
+    for path, content in files.items():
+        try:
+            write_text(path, content)
+        except OSError as error:
+            parser.error(f"cannot write {path}: {error.strerror}")
+    if not files:
+        sys.stdout.write(text)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="blockformer schema",
+        description="Print the JSON Schema of recipes, with which an editor completes, explains and checks them.",
+        epilog="In an editor: begin a recipe with `# yaml-language-server: $schema=FILE`.\n"
+        "With --plugin both know the plug-in's blocks too.",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the schema there instead")
+    parser.add_argument(
+        "--reference", type=Path, metavar="FOLDER", help="write the block reference there, a page a slot"
+    )
+    return parser

@@ -1,0 +1,208 @@
+"""What recipes can say, and which two things one recipe can say at once: read off the registry as a grammar."""
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, cast
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from blockformer.conformance.subject import MAX_LENGTH
+from blockformer.conformance.variants import options
+from blocks.models.base import Model
+from registry import Parameter, Spec, entries, parse, slots
+from registry.spec import spec_of
+
+Choice = str  # "mixer/attention" is built, "mixer/attention.window: 3" is said of it
+Name = tuple[str, str]  # a slot and a block in it
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "pattern": {"pattern": ["a", "b"]},
+    "first": {"first": ["a"], "pattern": ["b"]},
+    "cut": {"pattern": ["a", "b"], "rest": "cut", "depth": 3},
+}
+
+
+AT_LEAST: Mapping[str, int] = {"trained_length": MAX_LENGTH}
+"""Values that are not drawn below this: beyond that length, ``dynamic`` and ``longrope`` have angles that depend on how
+long the whole text is, so that they change with padding and with every token that is decoded."""
+
+
+@cache
+def values(slot: str, name: str, key: str) -> tuple[Any, ...]:
+    """What a recipe may say for a parameter: its options, its default, and whole numbers that its namesakes have.
+
+    Numbers of heads in different places have to agree, and a recipe that leaves them out has the defaults.
+    """
+    parameter = entries(slot)[name].parameters[key]
+    found = options(parameter)
+    if any(type(value) is int for value in found):
+        found += [other.default for other in _namesakes(key) if type(other.default) is int]
+    found = list(dict.fromkeys(_plain(value) for value in [*found, parameter.default])) if found else []
+    found = [value for value in found if parameter.slot or _valid(slot, name, key, value)]
+    return tuple(value for value in found if key not in AT_LEAST or value >= AT_LEAST[key])
+
+
+def blocks_of(parameter: Parameter) -> list[str]:
+    """The blocks that fill the slot of a parameter; none for one of another kind, or with blocks by name."""
+    opens = parameter.slot is not None and parameter.arity == "one"
+    return list(entries(str(parameter.slot))) if opens else []
+
+
+def plural(slot: str, name: str, parameter: Parameter) -> bool:
+    """Whether blocks of several kinds can stand where this parameter has one: another parameter has them by name."""
+    others = entries(slot)[name].parameters.values()
+    return parameter.arity == "one" and any(o.arity == "named" and o.slot == parameter.slot for o in others)
+
+
+def label(slot: str, name: str, key: str, value: Any) -> Choice:
+    """A choice in words."""
+    if isinstance(value, Mapping):
+        value = cast("Mapping[str, Any]", value)["type"]
+    return f"{slot}/{name}.{key}: {value.entry.name if isinstance(value, Spec) else value}"
+
+
+def built_from(model: Model) -> frozenset[int]:
+    """The identities of the specs that a model was really built from."""
+    return frozenset(id(spec) for module in [*model.modules(), model.init] if (spec := spec_of(module)))
+
+
+def said(spec: Spec[Any], used: frozenset[int]) -> frozenset[Choice]:
+    """All that a recipe says of the blocks that were built."""
+    return frozenset(choice for _, part in spec.walk() if id(part) in used for choice in _said(part, used))
+
+
+def _said(spec: Spec[Any], used: frozenset[int]) -> Iterator[Choice]:
+    slot, name = spec.entry.slot, spec.entry.name
+    yield f"{slot}/{name}"
+    owned = spec.entry.parameters
+    for path, child in spec.children():
+        if id(child) in used or getattr(child.entry.block, "absent", False):
+            same = (key for key, other in owned.items() if other.slot == child.entry.slot and other.arity == "one")
+            key = str(path[0]) if len(path) == 1 else next(same, str(path[0]))
+            yield from (label(slot, name, key, child), f"{child.entry.slot}/{child.entry.name}")
+    for key, value in spec.params:
+        if owned[key].slot is None or value is None:
+            yield label(slot, name, key, value)
+    if "pattern" in owned and (shape := _shape(spec)):
+        yield label(slot, name, "pattern", shape)
+
+
+def _shape(spec: Spec[Any]) -> str | None:
+    params = dict(spec.params)
+    if not params["pattern"]:
+        return None
+    return "first" if params["first"] else "cut" if params["rest"] == "cut" else "pattern"
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Everything that can be said, numbered, and what can be said inside each block."""
+
+    choices: tuple[Choice, ...]
+    within: Mapping[Name, Tensor]
+
+    @cached_property
+    def number(self) -> Mapping[Choice, int]:
+        """The index of every choice."""
+        return {choice: index for index, choice in enumerate(self.choices)}
+
+    @cached_property
+    def together(self) -> Tensor:
+        """(N, N) bool, above the diagonal: some model's recipe could say both, if no block refused it.
+
+        Two things that are said together part ways in some block, where they lead into two of its parameters, or one
+        of them is said; or two blocks of one kind stand beside each other.
+        """
+        table = torch.zeros(len(self.choices), len(self.choices), dtype=torch.bool)
+        for slot, name in self.within:
+            every = _only(self.number, f"{slot}/{name}")
+            for parameter in entries(slot)[name].parameters.values():
+                part = torch.zeros_like(every)
+                for choice, inside in _ways(slot, name, parameter, self.number, self.within):
+                    here = _only(self.number, choice)
+                    table |= _crossed(here, inside)
+                    part |= here | inside
+                if plural(slot, name, parameter):
+                    table |= _crossed(part, part)
+                table |= _crossed(part, every)
+                every |= part
+        return table.triu(1)
+
+    def numbers(self, said: Iterable[Choice]) -> Tensor:
+        """The indices of those that have one, sorted."""
+        return torch.tensor(sorted(self.number[choice] for choice in said if choice in self.number))
+
+    def reaches(self, slot: str, name: str, choice: Choice) -> bool:
+        """Whether something can be said somewhere in a block."""
+        return choice in self.number and bool(self.within[slot, name][self.number[choice]])
+
+    @classmethod
+    def read(cls, never: Container[Choice] = ()) -> "Grammar":
+        """The grammar of all that is registered now, except for what is ``never`` accepted."""
+        names = [(slot, name) for slot in slots() for name in entries(slot)]
+        own = (choice for slot, name in names for choice in _own(slot, name) if choice not in never)
+        number = {choice: index for index, choice in enumerate(dict.fromkeys(own))}
+        within = {name: torch.zeros(len(number), dtype=torch.bool) for name in names}
+        before = -1
+        while before != (before := sum(int(reached.sum()) for reached in within.values())):
+            for slot, name in names:
+                within[slot, name][number[f"{slot}/{name}"]] = True
+                for parameter in entries(slot)[name].parameters.values():
+                    for choice, inside in _ways(slot, name, parameter, number, within):
+                        within[slot, name] |= _only(number, choice) | inside
+        return cls(tuple(number), within)
+
+
+def _own(slot: str, name: str) -> Iterator[Choice]:
+    """What can be said of a block itself."""
+    yield f"{slot}/{name}"
+    for parameter in entries(slot)[name].parameters.values():
+        yield from (label(slot, name, parameter.name, value) for value in _labels(slot, name, parameter.name))
+
+
+def _labels(slot: str, name: str, key: str) -> tuple[Any, ...]:
+    return tuple(SHAPES) if key == "pattern" else values(slot, name, key)
+
+
+def _ways(
+    slot: str, name: str, parameter: Parameter, number: Mapping[Choice, int], within: Mapping[Name, Tensor]
+) -> Iterator[tuple[Choice, Tensor]]:
+    """Each thing to say for a parameter, and what can then be said inside it."""
+    blocks = blocks_of(parameter)
+    for value in _labels(slot, name, parameter.name):
+        choice = label(slot, name, parameter.name, value)
+        if choice in number:
+            inside = within[str(parameter.slot), str(value)] if value in blocks else None
+            yield choice, torch.zeros(len(number), dtype=torch.bool) if inside is None else inside
+
+
+def _only(number: Mapping[Choice, int], choice: Choice) -> Tensor:
+    table = torch.zeros(len(number), dtype=torch.bool)
+    table[number[choice]] = True
+    return table
+
+
+def _crossed(one: Tensor, other: Tensor) -> Tensor:
+    table = one[:, None] & other[None, :]
+    return table | table.T
+
+
+def _namesakes(key: str) -> Iterator[Parameter]:
+    every = (entry for slot in slots() for entry in entries(slot).values())
+    yield from (entry.parameters[key] for entry in every if key in entry.parameters)
+
+
+def _valid(slot: str, name: str, key: str, value: Any) -> bool:
+    """Whether the value is allowed at all, whatever else is said."""
+    try:
+        parse(slot, {"type": name, key: value})
+    except ValidationError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """A default block, which a mapping may describe, by its name alone."""
+    return cast("Mapping[str, Any]", value)["type"] if isinstance(value, Mapping) else value

@@ -1,0 +1,90 @@
+"""Prepared data on disk, found by a hash of everything that it was made from.
+
+An entry is a folder that appears under its name in one step (`rename`), complete and with the checksums of its files.
+A reader therefore sees all of an entry or none; two processes that prepare the same data both succeed, and the first
+to finish wins; an entry that was damaged later is noticed by its checksums and made anew.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from blockformer.errors import DataError
+
+_MANIFEST = "manifest.json"
+
+
+def root() -> Path:
+    """The cache's folder: `$BLOCKFORMER_CACHE`, else `blockformer` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    if chosen := os.environ.get("BLOCKFORMER_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "blockformer"
+
+
+def cached(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
+    """Return the folder of the entry for `key`, after building it where it is missing or damaged.
+
+    Args:
+        kind: The first part of the folder's name, for people who look into the cache.
+        key: Everything that decides the entry's content, as JSON values.
+        build: Writes the entry's files into the empty folder that it is given.
+
+    Raises:
+        DataError: The cache cannot be written.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    place = root() / f"{kind}-{digest[:32]}"
+    if not intact(place):
+        try:
+            _create(place, build)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(
+                f"cannot write prepared data to {place.parent}: {reason} (BLOCKFORMER_CACHE names another folder)"
+            ) from error
+    return place
+
+
+def intact(place: Path) -> bool:
+    """Tell whether an entry is there and its files are as they were written."""
+    try:
+        manifest = json.loads((place / _MANIFEST).read_bytes())
+        return all(_checksum(place / name) == checksum for name, checksum in manifest.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _create(place: Path, build: Callable[[Path], None]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    try:
+        build(draft)
+        manifest = {file.name: _checksum(file) for file in sorted(draft.iterdir())}
+        (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        _install(draft, place)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _install(draft: Path, place: Path) -> None:
+    """Give the draft its name, unless another process put an intact entry there meanwhile."""
+    if place.exists() and not intact(place):
+        aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        with contextlib.suppress(FileNotFoundError):  # another process has just put the damaged entry aside
+            place.rename(aside / "damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+    try:
+        draft.rename(place)
+    except OSError:
+        if not intact(place):
+            raise
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,76 @@
+"""`cldr`: English to another language, from the Unicode locale data (CLDR) that Babel brings.
+
+Dates, times, amounts, lists and names are drawn by a seed and written out by Babel in both languages, so the wording is
+CLDR's own and translation is exact. Every name is in training by itself; combinations of them are split, so what
+validation and test ask for is never seen, though its parts are.
+"""
+
+import random
+from collections.abc import Mapping
+from functools import partial
+
+import babel
+from babel import Locale
+
+from blockformer.data.corpora.corpus import Corpus, Pair, held_out, remembered
+from blockformer.data.corpora.phrases import KINDS, Phrase, common_names, single
+from blockformer.errors import DataError
+
+_TRIES = 30  # draws per pair wanted; kinds with few combinations repeat themselves
+
+
+def load(locale: str, pairs: int, seed: int, shares: Mapping[str, float]) -> Corpus:
+    """Draw pairs of an English text and its translation.
+
+    Args:
+        locale: The language to translate to, as in "de", "fr" or "zh_Hans".
+        pairs: How many different pairs, names included.
+        seed: Decides which.
+        shares: The share of combinations for "validation" and for "test".
+
+    Raises:
+        DataError: Babel does not know the locale, or there are fewer pairs than wanted.
+    """
+    target = _parse(locale)
+    key = {"babel": babel.__version__, "locale": str(target), "pairs": pairs, "seed": seed, "shares": dict(shares)}
+    return remembered("cldr", {**key, "format": 1}, partial(_make, target, pairs, seed, shares))
+
+
+def _parse(locale: str) -> Locale:
+    try:
+        target = Locale.parse(locale.replace("-", "_"))
+    except (ValueError, babel.UnknownLocaleError):
+        raise DataError(f"cldr: no locale {locale!r}; give one such as de, fr, ja or zh_Hans") from None
+    if target.language == "en":
+        raise DataError("cldr: locale is the language to translate to, and English is what it translates from")
+    return target
+
+
+def _make(target: Locale, pairs: int, seed: int, shares: Mapping[str, float]) -> Corpus:
+    languages = Locale("en"), target
+    names = common_names(*languages)
+    taught = dict(pair for phrase in single(names) for pair in _written(phrase, languages))
+    draw, drawn = random.Random(seed), {}
+    for _ in range(_TRIES * pairs):
+        if len(taught) + len(drawn) >= pairs:
+            break
+        phrase = draw.choice(KINDS)(draw, names)
+        for source, translation in _written(phrase, languages):
+            if source not in taught:
+                drawn.setdefault(source, (phrase.slots, translation))
+    if len(taught) + len(drawn) < pairs:
+        raise DataError(f"cldr: only {len(taught) + len(drawn)} different pairs were found, {pairs} are wanted")
+    split = held_out(list(drawn.items()), shares, key=lambda item: item[1][0])
+    splits: dict[str, list[Pair]] = {name: [(s, t) for s, (_, t) in items] for name, items in split.items()}
+    splits["train"] = [*taught.items(), *splits["train"]]
+    facts = {"dataset": "cldr", "locale": str(target), "seed": seed, "versions": {"babel": babel.__version__}}
+    return Corpus(splits, paired=True, facts=facts)
+
+
+def _written(phrase: Phrase, languages: tuple[Locale, Locale]) -> list[Pair]:
+    """The phrase in both languages with plain spaces, or nothing where the data of one has a gap."""
+    try:
+        source, target = (" ".join(phrase.write(language).split()) for language in languages)
+    except KeyError:
+        return []
+    return [(source, target)] if source and target else []

@@ -1,0 +1,83 @@
+"""A corpus: documents or pairs in three splits, and the facts that a run logs about them."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from blockformer.data import cache
+
+SPLITS = ("train", "validation", "test")
+Pair = tuple[str, str]
+Document = TypeVar("Document", str, Pair)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text to train on, in splits that share no document.
+
+    Args:
+        splits: Documents (str) or pairs (source, target) of each of "train", "validation" and "test".
+        paired: Whether the splits hold pairs.
+        facts: Where it comes from: name, versions, settings; JSON values.
+    """
+
+    splits: Mapping[str, Sequence[Any]]
+    paired: bool
+    facts: Mapping[str, Any]
+
+    def texts(self, split: str) -> Iterable[str]:
+        """All texts of a split; of pairs both sides."""
+        documents = self.splits[split]
+        return (text for pair in documents for text in pair) if self.paired else documents
+
+    def sha256(self) -> str:
+        """The hash of all texts, their order and their splits."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            digest.update(f"{split} {len(self.splits[split])}\n".encode())
+            for text in self.texts(split):
+                data = text.encode()
+                digest.update(b"%d\n" % len(data))
+                digest.update(data)
+        return digest.hexdigest()
+
+
+def remembered(kind: str, key: Mapping[str, Any], make: Callable[[], Corpus]) -> Corpus:
+    """Make a corpus, or take it from the cache if it was made from the same `key` before."""
+
+    def build(folder: Path) -> None:
+        corpus = make()
+        content = {"splits": dict(corpus.splits), "paired": corpus.paired, "facts": dict(corpus.facts)}
+        (folder / "corpus.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    content = json.loads((cache.cached(kind, key, build) / "corpus.json").read_text(encoding="utf-8"))
+    if content["paired"]:
+        content["splits"] = {name: [(s, t) for s, t in pairs] for name, pairs in content["splits"].items()}
+    return Corpus(**content)
+
+
+def held_out(
+    documents: Sequence[Document], shares: Mapping[str, float], key: Callable[[Document], str]
+) -> dict[str, list]:
+    """Split documents by a hash of their keys, so that the split depends on neither their order nor a seed.
+
+    Args:
+        documents: What to split; the order is kept inside each split.
+        shares: The share of keys that "validation" and "test" get, at least one key if the share is above 0.
+        key: Documents with equal keys stay together.
+    """
+    keys = sorted({key(document) for document in documents}, key=lambda k: hashlib.sha256(k.encode()).digest())
+    place = dict.fromkeys(keys, "train")
+    start = 0
+    for split, share in shares.items():
+        end = start + math.ceil(share * len(keys))
+        place.update(dict.fromkeys(keys[start:end], split))
+        start = end
+    splits: dict[str, list] = {split: [] for split in SPLITS}
+    for document in documents:
+        splits[place[key(document)]].append(document)
+    return splits

@@ -1,0 +1,139 @@
+"""The user's own text: plain files of UTF-8, or files of tab-separated pairs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blockformer.data.corpora.corpus import SPLITS, Corpus, Pair, held_out
+from blockformer.errors import DataError
+
+
+@dataclass(frozen=True)
+class Files:
+    """Which files, and how they are split.
+
+    Args:
+        train: Paths or glob patterns to train on, and to take splits without files of their own from.
+        validation: Paths or patterns to validate on; empty takes a share of `train`.
+        test: Paths or patterns to test on; empty takes a share of `train`.
+        shares: The share of `train` for "validation" and "test", where they have no files.
+    """
+
+    train: Sequence[str]
+    validation: Sequence[str]
+    test: Sequence[str]
+    shares: Mapping[str, float]
+
+    def own(self) -> dict[str, list[Path]]:
+        """The files of every split, in a fixed order."""
+        return {split: _expand(getattr(self, split)) for split in SPLITS}
+
+    def given(self) -> set[str]:
+        """The splits beside training that have files of their own."""
+        return {split for split in self.shares if getattr(self, split)}
+
+    def taken(self) -> dict[str, float]:
+        """The shares that are taken from the training files."""
+        return {split: share for split, share in self.shares.items() if split not in self.given()}
+
+
+def load_text(files: Files) -> Corpus:
+    """Read plain text; each file is a document.
+
+    Where there are enough files, whole ones are held out; of fewer, the end of each is.
+
+    Raises:
+        DataError: A file is missing, empty or not UTF-8.
+    """
+    own = files.own()
+    splits = {split: [_read(path) for path in paths] for split, paths in own.items()}
+    shares = files.taken()
+    if all(share * len(splits["train"]) >= 1 for share in shares.values() if share):
+        taken = held_out(splits["train"], shares, str)
+    else:
+        taken = _tails(splits["train"], shares)
+    return _corpus("text", own, taken | {split: splits[split] for split in files.given()}, paired=False)
+
+
+def load_pairs(files: Files) -> Corpus:
+    """Read pairs, one a line: source, tab, target. Pairs with the same source are held out together.
+
+    Raises:
+        DataError: A file is missing, empty or not UTF-8, or a line is no pair.
+    """
+    own = files.own()
+    splits = {split: [pair for path in paths for pair in _read_pairs(path)] for split, paths in own.items()}
+    taken = held_out(splits["train"], files.taken(), lambda pair: pair[0])
+    return _corpus("pairs", own, taken | {split: splits[split] for split in files.given()}, paired=True)
+
+
+def _corpus(
+    dataset: str, own: Mapping[str, Sequence[Path]], splits: Mapping[str, Sequence[Any]], paired: bool
+) -> Corpus:
+    if not splits["train"]:
+        raise DataError(
+            f"{dataset}: too little text: nothing is left to train on after validation and test took their share"
+        )
+    return Corpus(
+        splits, paired, {"dataset": dataset, "files": {s: [p.name for p in paths] for s, paths in own.items()}}
+    )
+
+
+def _expand(patterns: Sequence[str]) -> list[Path]:
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        relative = str(path.relative_to(path.anchor))
+        matches = [path] if path.exists() else sorted(Path(path.anchor).glob(relative))
+        if not matches:
+            raise DataError(f"{pattern}: no such file")
+        for match in matches:
+            if match.is_dir():
+                raise DataError(f"{match}: is a folder; name files, or a pattern such as {match}/*.txt")
+            found[match] = None
+    return list(found)
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 (byte {error.object[error.start]:#04x} at offset {error.start})") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    if not text.strip():
+        raise DataError(f"{path}: is empty")
+    return text
+
+
+def _read_pairs(path: Path) -> list[Pair]:
+    pairs: list[Pair] = []
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) != 2:
+            raise DataError(f"{path}:{number}: expected source, tab, target, but the line has {len(fields) - 1} tabs")
+        if not all(fields):
+            raise DataError(f"{path}:{number}: the {'target' if fields[0] else 'source'} is empty")
+        pairs.append((fields[0], fields[1]))
+    return pairs
+
+
+def _tails(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
+    """Cut the shares from the end of each document, at line ends where there are any near."""
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for document in documents:
+        rest = document
+        for split, share in shares.items():
+            start = len(rest) - round(share * len(document))
+            line = rest.rfind("\n", 0, start) + 1
+            start = line if line > start // 2 else start
+            splits[split] += filter(None, [rest[start:]])
+            rest = rest[:start]
+        splits["train"] += filter(None, [rest])
+    return splits
+
+
+LOADERS: dict[str, Callable[[Files], Corpus]] = {"text": load_text, "pairs": load_pairs}

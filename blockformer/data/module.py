@@ -1,0 +1,234 @@
+"""The data module: every setting of the data in one flat constructor, and loaders for each split."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import lightning
+
+from blockformer.data.corpora import cldr, docstrings, files
+from blockformer.data.corpora.corpus import Corpus
+from blockformer.data.loader import EvaluationLoader, TrainingLoader
+from blockformer.data.prepared import Prepared, prepare
+from blockformer.data.processes import data_processes
+from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs, Samples
+from blockformer.data.tokenizer import LEAST, Tokenizer
+from blockformer.errors import DataError
+
+Objective = Literal["causal_lm", "masked_lm", "seq2seq"]
+Split = Literal["train", "validation", "test"]
+_BPE_SIZE = 1024
+_PAIRED = ("cldr", "pairs")
+
+
+class TextData(lightning.LightningDataModule):
+    """Text that is built in or the user's own, tokenised, cached and cut into batches.
+
+    Usable without Lightning too: `data = TextData(...)`, then `data.loader("train")`.
+
+    Args:
+        dataset: "docstrings" (English documentation of what is installed) and "cldr" (English to another language) are
+            built in; "text" and "pairs" read your `files`.
+        files: For "text": UTF-8 files or glob patterns. For "pairs": files with one source, tab, target a line.
+        validation_files: Files to validate on; without any, a share of `files` is held out.
+        test_files: Files to test on; without any, a share of `files` is held out.
+        validation: Share of documents or pairs held out for validation.
+        test: Share of documents or pairs held out for the test.
+        tokenizer: "bytes", or "bpe" learned from the training text.
+        vocab_size: Token ids that "bpe" shall have, special tokens included; 1024 unless given. A short text may
+            yield fewer.
+        objective: "causal_lm", "masked_lm" or "seq2seq"; what the model is made for unless given.
+        length: Tokens in a row; pairs with more on a side are left out, and counted in the log.
+        batch_size: Rows in a batch, of all processes together.
+        mask_rate: Share of tokens that a masked language model has to fill in.
+        separate_documents: Keep attention inside a document where a row holds several.
+        seed: Decides the order, the blanks, and what "cldr" draws.
+        packages: For "docstrings": import names of packages, and "python" for the standard library; a list of
+            well-documented ones unless given.
+        max_bytes: For "docstrings": stop reading after so many bytes of text; null reads everything.
+        locale: For "cldr": the language to translate to, for example "de", "fr" or "zh_Hans".
+        pairs: For "cldr": how many different pairs to draw.
+
+    Raises:
+        DataError: A setting is impossible or does not fit another.
+    """
+
+    def __init__(
+        self,
+        dataset: Literal["docstrings", "cldr", "text", "pairs"] = "docstrings",
+        files: list[str] | str | None = None,
+        validation_files: list[str] | str | None = None,
+        test_files: list[str] | str | None = None,
+        validation: float = 0.05,
+        test: float = 0.05,
+        tokenizer: Literal["bytes", "bpe"] = "bpe",
+        vocab_size: int | None = None,
+        objective: Objective | None = None,
+        length: int = 128,
+        batch_size: int = 32,
+        mask_rate: float = 0.15,
+        separate_documents: bool = True,
+        seed: int = 0,
+        packages: list[str] | None = None,
+        max_bytes: int | None = 2_000_000,
+        locale: str = "de",
+        pairs: int = 40_000,
+    ) -> None:
+        super().__init__()
+        self.dataset, self.objective = dataset, objective
+        self.files = tuple(_listed(given) for given in (files, validation_files, test_files))
+        self.shares = {"validation": validation, "test": test}
+        self.tokenizer_kind, self.wanted_vocab_size = tokenizer, vocab_size
+        self.length, self.batch_size, self.mask_rate, self.seed = length, batch_size, mask_rate, seed
+        self.separate_documents = separate_documents
+        self.packages, self.max_bytes, self.locale, self.pairs = packages, max_bytes, locale, pairs
+        self._prepared: Prepared | None = None
+        self._training: TrainingLoader | None = None
+        self._step = 0
+        _check(self)
+
+    def configure(self, *, objective: Objective | None = None) -> None:
+        """Fill in what the model decides; what the user gave stays.
+
+        Raises:
+            DataError: The dataset cannot serve this objective.
+        """
+        self.objective = self.objective or objective
+        _check(self)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, after preparing the data if that was not done yet."""
+        return self.prepared.tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """How many token ids there really are."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def prepared(self) -> Prepared:
+        """Tokens on disk, prepared at the first use."""
+        if self._prepared is None:
+            longest = self.length if self.dataset in _PAIRED else None
+            size = self.wanted_vocab_size or _BPE_SIZE
+            self._prepared = prepare(self._corpus(), self.tokenizer_kind, size, longest)
+        return self._prepared
+
+    def facts(self) -> dict[str, Any]:
+        """What to log: where the text comes from, its hash, and documents, tokens and bytes of each split."""
+        return dict(self.prepared.facts)
+
+    def prepare_data(self) -> None:
+        """Fill the cache, in one process of each machine."""
+        _ = self.prepared
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what the cache holds, in every process."""
+        _ = self.prepared
+
+    def samples(self, split: Split) -> Samples:
+        """The samples of a split, as the objective wants them."""
+        data, made = self.prepared, self.prepared.tokenizer
+        objective = self.objective or ("seq2seq" if self.dataset in _PAIRED else "causal_lm")
+        if objective == "seq2seq":
+            return PaddedPairs(*data.pairs(split), made)
+        documents = data.documents(split)
+        if objective == "causal_lm":
+            return PackedRows(documents, made, self.length, separate=self.separate_documents)
+        return MaskedRows(documents, made, self.length, seed=self.seed, share=self.mask_rate, fixed=split != "train")
+
+    def loader(self, split: Split = "train", *, rank: int = 0, world: int = 1) -> TrainingLoader | EvaluationLoader:
+        """A loader for one process: shuffled for "train", every sample once and in order for the others.
+
+        Args:
+            split: "train", "validation" or "test".
+            rank: Which process this is.
+            world: How many processes share each batch.
+
+        Raises:
+            DataError: The split is empty, or too small for one batch.
+        """
+        samples = self.samples(split)
+        if split == "train":
+            return TrainingLoader(samples, self.batch_size, seed=self.seed, rank=rank, world=world)
+        if not len(samples):
+            raise DataError(
+                f"{self.dataset}: the {split} split is empty; give a share (--data.{split}) or files for it"
+            )
+        return EvaluationLoader(samples, self.batch_size, rank=rank, world=world)
+
+    def train_dataloader(self) -> TrainingLoader:
+        """The training loader of this process, at the step that a checkpoint left."""
+        loader = self.loader("train", **self._place())
+        assert isinstance(loader, TrainingLoader)
+        loader.step = self._step
+        self._training = loader
+        return loader
+
+    def val_dataloader(self) -> EvaluationLoader | TrainingLoader | list[Any]:
+        """The validation loader of this process; none if nothing is held out."""
+        return self.loader("validation", **self._place()) if len(self.samples("validation")) else []
+
+    def test_dataloader(self) -> EvaluationLoader | TrainingLoader:
+        """The test loader of this process."""
+        return self.loader("test", **self._place())
+
+    def predict_dataloader(self) -> EvaluationLoader | TrainingLoader:
+        """The test split, to predict on."""
+        return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step. Lightning saves the loader's too, but loses it where a schedule asks for the number of steps."""
+        return {"step": self._training.step if self._training else self._step}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Let the next training loader begin after the checkpoint's step."""
+        self._step = int(state_dict["step"])
+
+    def _place(self) -> dict[str, int]:
+        return data_processes(self.trainer)._asdict() if self.trainer else {}
+
+    def _corpus(self) -> Corpus:
+        if self.dataset == "docstrings":
+            return docstrings.load(self.packages, self.max_bytes, self.shares)
+        if self.dataset == "cldr":
+            return cldr.load(self.locale, self.pairs, self.seed, self.shares)
+        train, validation, test = self.files
+        return files.LOADERS[self.dataset](files.Files(train, validation, test, self.shares))
+
+
+def _listed(files: list[str] | str | None) -> list[str]:
+    return [files] if isinstance(files, str) else files or []
+
+
+def _check(data: TextData) -> None:
+    """Refuse what cannot be, before any text is read."""
+    problems = {
+        "length must be at least 2": data.length < 2,
+        "batch_size must be at least 1": data.batch_size < 1,
+        "pairs must be at least 1": data.pairs < 1,
+        "max_bytes must be at least 1": data.max_bytes is not None and data.max_bytes < 1,
+        f"vocab_size {data.wanted_vocab_size} is too small for bpe: special tokens and bytes alone are {LEAST}": (
+            data.tokenizer_kind == "bpe" and (data.wanted_vocab_size or LEAST) < LEAST
+        ),
+        "mask_rate must be above 0 and at most 1": not 0 < data.mask_rate <= 1,
+        "validation and test must be shares of at least 0 that leave something to train on": (
+            min(data.shares.values()) < 0 or sum(data.shares.values()) >= 1
+        ),
+        "vocab_size is for tokenizer bpe; bytes always have 260 ids": (
+            data.tokenizer_kind == "bytes" and data.wanted_vocab_size is not None
+        ),
+        f"dataset {data.dataset} needs files": data.dataset in files.LOADERS and not data.files[0],
+        f"dataset {data.dataset} is built in and takes no files": data.dataset not in files.LOADERS and any(data.files),
+        f"packages are for dataset docstrings, not {data.dataset}": (
+            data.packages is not None and data.dataset != "docstrings"
+        ),
+        f"objective {data.objective} needs pairs: dataset cldr or pairs, not {data.dataset}": (
+            data.objective == "seq2seq" and data.dataset not in _PAIRED
+        ),
+        f"objective {data.objective} needs plain text: dataset docstrings or text, not {data.dataset}": (
+            data.objective in ("causal_lm", "masked_lm") and data.dataset in _PAIRED
+        ),
+    }
+    if found := [problem for problem, present in problems.items() if present]:
+        raise DataError("; ".join(found))

@@ -1,0 +1,171 @@
+"""What a batch is made of: rows of packed text, rows of single documents with blanks, or pairs.
+
+`batch(chosen, epoch)` is a pure function. Each batch says in `index` which samples it holds, and in `targets` which
+positions are scored: -100 elsewhere, as `torch.nn.functional.cross_entropy` has it.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blockformer.data import randomness
+from blockformer.data.sequences import Sequences, gather
+from blockformer.data.tokenizer import SPECIAL, Tokenizer
+
+Batch = dict[str, Tensor]
+UNSCORED = -100
+_FIRST = len(SPECIAL)  # ids below are special tokens
+
+
+class Samples(Protocol):
+    """Numbered samples, and the batch that any of them make."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """Tokens of each sample if they differ enough to be worth sorting by, else None."""
+
+    def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
+        """The chosen samples; the epoch decides what is random in them."""
+        ...
+
+
+class PackedRows:
+    """Rows of `length` tokens for causal language models: documents one after the other, each after a BOS.
+
+    The target of a token is the one after it in its document, and EOS at the document's end; never the BOS of the next.
+    So every byte of the text is predicted once and a document's start is given: the sum of losses over the sum of
+    `bytes` is exactly the text's code length, whatever the tokenizer.
+
+    Args:
+        documents: Token sequences that begin with BOS.
+        tokenizer: Gives special tokens and the bytes that a token stands for.
+        length: T, tokens in a row.
+        separate: Whether batches say which document each token is of, so that attention can stay inside it.
+    """
+
+    lengths = None
+
+    def __init__(self, documents: Sequences, tokenizer: Tokenizer, length: int, *, separate: bool = True) -> None:
+        self._flat, self._tokenizer, self._length = documents.flat, tokenizer, length
+        self._separate = separate and len(documents) > 1
+
+    def __len__(self) -> int:
+        return -(-len(self._flat) // self._length)
+
+    def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
+        """`tokens`, `targets` (B, T), `bytes` (B,) and, of several documents, `documents` (B, T)."""
+        T, special = self._length, self._tokenizer
+        starts = chosen * T
+        left = len(self._flat) - starts
+        block, _ = gather(self._flat, starts, np.minimum(left, T + 1), special.bos, width=T + 1)
+        real = np.arange(T) < left[:, None]
+        tokens = np.where(real, block[:, :-1], special.pad)
+        following = np.where(block[:, 1:] == special.bos, special.eos, block[:, 1:])
+        batch = _scored(chosen, np.where(real, following, UNSCORED), special, tokens=tokens)
+        if self._separate:
+            documents = np.cumsum(tokens == special.bos, axis=1)
+            batch["documents"] = torch.from_numpy(np.where(real, documents, T + 1))
+        return batch
+
+
+class MaskedRows:
+    """Rows of at most `length` tokens of one document for masked language models (Devlin et al. 2019, section 3.1).
+
+    A share of each row's tokens is chosen; 80 % of them are replaced by the mask token, 10 % by a random token and 10 %
+    stay, and all of them are to be predicted. Special tokens are never chosen.
+
+    Args:
+        documents: Token sequences that begin with BOS.
+        tokenizer: Gives special tokens.
+        length: T, the most tokens in a row.
+        seed: Decides what is chosen, with the epoch and the sample's number.
+        share: The share of tokens that is chosen; at least one is.
+        fixed: Choose the same in every epoch, for evaluation.
+    """
+
+    lengths = None
+
+    def __init__(
+        self, documents: Sequences, tokenizer: Tokenizer, length: int, *, seed: int, share: float = 0.15, fixed: bool
+    ) -> None:
+        self._flat, self._tokenizer, self._length = documents.flat, tokenizer, length
+        self._seed, self._share, self._fixed = seed, share, fixed
+        rows = -(-documents.lengths // length)
+        first = np.repeat(np.cumsum(rows) - rows, rows)
+        within = (np.arange(int(rows.sum())) - first) * length
+        self._starts = np.repeat(documents.offsets[:-1], rows) + within
+        self._sizes = np.minimum(np.repeat(documents.lengths, rows) - within, length)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
+        """`tokens`, `targets`, `attention_mask`: (B, T) each."""
+        T, special = self._length, self._tokenizer
+        text, real = gather(self._flat, self._starts[chosen], self._sizes[chosen], special.pad, width=T)
+        tokens, targets = text.copy(), np.full_like(text, UNSCORED)
+        for row, sample in enumerate(chosen):
+            self._corrupt(text[row], tokens[row], targets[row], int(sample), 0 if self._fixed else epoch)
+        batch = {"tokens": tokens, "targets": targets, "attention_mask": real, "index": chosen}
+        return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+    def _corrupt(
+        self, text: NDArray[np.int64], tokens: NDArray[np.int64], targets: NDArray[np.int64], sample: int, epoch: int
+    ) -> None:
+        """Write a row's blanks into `tokens` and what they hide into `targets`."""
+        purpose = "mask for evaluation" if self._fixed else "mask"
+        places, fate, substitute = randomness.uniform(self._seed, purpose, epoch, sample, count=3 * len(text)).reshape(
+            3, -1
+        )
+        eligible = np.flatnonzero(text >= _FIRST)
+        count = min(len(eligible), max(1, round(self._share * len(eligible))))
+        blanks = eligible[np.argsort(places[eligible], kind="stable")[:count]]
+        targets[blanks] = text[blanks]
+        masked, random = blanks[fate[blanks] < 0.8], blanks[fate[blanks] >= 0.9]
+        tokens[masked] = self._tokenizer.mask
+        tokens[random] = _FIRST + (substitute[random] * (self._tokenizer.vocab_size - _FIRST)).astype(np.int64)
+
+
+class PaddedPairs:
+    """Pairs for encoder-decoders: the source ends with EOS; the decoder reads BOS and the target, predicts it and EOS.
+
+    Args:
+        sources: Token sequences that end with EOS.
+        targets: Token sequences that begin with BOS, as many.
+        tokenizer: Gives special tokens and the bytes that a token stands for.
+    """
+
+    def __init__(self, sources: Sequences, targets: Sequences, tokenizer: Tokenizer) -> None:
+        self._sources, self._targets, self._tokenizer = sources, targets, tokenizer
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,) tokens of source and target together."""
+        return self._sources.lengths + self._targets.lengths
+
+    def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
+        """`source`, `source_mask` (B, S), `target`, `target_mask`, `targets` (B, T) and `bytes` (B,)."""
+        special = self._tokenizer
+        source, source_mask = self._sources.padded(chosen, special.pad)
+        target, target_mask = self._targets.padded(chosen, special.pad)
+        following = np.concatenate((target[:, 1:], np.full_like(target[:, :1], special.pad)), axis=1)
+        ends = np.arange(target.shape[1]) == self._targets.lengths[chosen][:, None] - 1
+        targets = np.where(ends, special.eos, np.where(target_mask, following, UNSCORED))
+        return _scored(
+            chosen, targets, special, source=source, source_mask=source_mask, target=target, target_mask=target_mask
+        )
+
+
+def _scored(chosen: NDArray[np.int64], targets: NDArray[np.int64], tokenizer: Tokenizer, **inputs: NDArray) -> Batch:
+    """A batch with the bytes that its scored targets stand for."""
+    sizes = np.where(targets == UNSCORED, 0, tokenizer.byte_lengths[np.maximum(targets, 0)]).sum(axis=1)
+    batch = {**inputs, "targets": targets, "bytes": sizes, "index": chosen}
+    return {name: torch.from_numpy(value) for name, value in batch.items()}

@@ -1,0 +1,33 @@
+"""A batch of random tokens for any kind of model, and the loss that training would take of it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blockformer.training.objectives import objective_for
+from blockformer.training.objectives.objective import Batch
+from blocks.models.base import Model
+
+
+def random_batch(model: Model, batch: int, length: int, generator: torch.Generator | None = None) -> Batch:
+    """(batch, length) token ids and as many targets, without padding; a source is as long as the target."""
+
+    def draw(size: int) -> Tensor:
+        return torch.randint(size, (batch, length), generator=generator)
+
+    drawn = {"targets": draw(model.vocab_size)}
+    if model.kind == "encoder_decoder":
+        embedding: Any = model.embedding
+        return drawn | {"source": draw(embedding.table.shape[0]), "target": draw(model.vocab_size)}
+    return drawn | {"tokens": draw(model.vocab_size)}
+
+
+def logits_of(model: Model, batch: Batch) -> Tensor:
+    """(B, T, V)"""
+    return objective_for(model.kind).logits(model, batch)
+
+
+def mean_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """The mean cross-entropy in nats, computed in float32."""
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch["targets"].flatten())

@@ -1,0 +1,100 @@
+"""One row of figures at each reporting step and after each validation, the same for every logger."""
+
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from blockformer.training.callbacks.steps import AfterStep, logs
+from blockformer.training.loggers.facts import facts_of
+from blockformer.training.loggers.files import FileLogger
+from blockformer.training.module import TrainingModule
+from blockformer.training.objectives import Score
+
+Row = dict[str, float]
+
+
+class Meter(AfterStep):
+    """Gathers the figures and hands them to the trainer's loggers.
+
+    Rows have `step` (optimizer steps made), `epoch`, `tokens` (read so far, over all ranks, padding not counted) and
+    `seconds` (spent on training so far, validation and checkpoints included). Training rows add the step's own loss,
+    perplexity, accuracy, bits per byte, the gradient's norm before clipping, the learning rate, tokens per second since
+    the last row without validation, and the peak of memory in MiB: what tensors held on a GPU, what the process held on
+    a CPU.
+    """
+
+    def __init__(self) -> None:
+        self.row: Row = {}
+        self.validation: Row = {}
+        self._seconds = 0.0  # of this and earlier sessions
+        self._since = self._lap = self._paused = time.perf_counter()
+        self._lap_tokens = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds = state_dict["seconds"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        assert isinstance(pl_module, TrainingModule)
+        facts = facts_of(trainer, pl_module)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(facts)
+            if isinstance(logger, FileLogger):
+                logger.rewind(trainer.global_step)
+        self._since = self._lap = time.perf_counter()  # now that what the loggers needed to begin is done
+        self._lap_tokens = pl_module.tokens_seen.item()
+
+    def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+        if not logs(trainer, step):
+            return
+        assert isinstance(module, TrainingModule)
+        assert module.window is not None
+        assert module.gradient_norm is not None
+        metrics = {f"train/{name}": value for name, value in Score.of(module.window).metrics().items()}
+        row = self._head(trainer, module) | metrics
+        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["gradient_norm"] = module.gradient_norm.item()
+        now = time.perf_counter()
+        row["tokens_per_second"] = (row["tokens"] - self._lap_tokens) / max(now - self._lap, 1e-9)
+        row["peak_memory_mib"] = peak_memory(module.device) / 2**20
+        self._lap, self._lap_tokens = now, row["tokens"]
+        self.row = self._publish(trainer, row)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._lap += time.perf_counter() - self._paused
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            assert isinstance(pl_module, TrainingModule)
+            self.validation = self._publish(trainer, self._head(trainer, pl_module) | pl_module.evaluation)
+
+    def _head(self, trainer: Trainer, module: TrainingModule) -> Row:
+        place = {"step": trainer.global_step, "epoch": trainer.current_epoch, "tokens": int(module.tokens_seen.item())}
+        return place | {"seconds": self._elapsed()}
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.perf_counter() - self._since
+
+    def _publish(self, trainer: Trainer, row: Row) -> Row:
+        for logger in trainer.loggers:
+            logger.log_metrics(row, int(row["step"]))
+        return row
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that tensors held on this GPU, or that this process held in main memory, since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

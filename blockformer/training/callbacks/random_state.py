@@ -1,0 +1,93 @@
+"""Random states of every rank: distinct at the start, saved and restored, and left alone by validation."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from blockformer.data.processes import data_processes
+
+State = dict[str, Any]
+KEY = "random_states"
+
+
+class RandomState(Callback):
+    """Makes dropout continue where it was.
+
+    Lightning saves no random state. Here each rank's goes into the checkpoint and comes back with the first batch: what
+    is drawn while the trainer sets itself up does not count. Validation puts back what it used, so that how often a run
+    validates does not change what it learns.
+
+    Processes of a tensor-parallel group read the same data and must drop the same of it.
+
+    Args:
+        seed: of this run; each rank that reads other data gets a stream of its own from it.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._saved: list[State] | None = None
+        self._own: State | None = None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._saved = checkpoint.get(KEY)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states: list[Any] = [None] * trainer.world_size
+        own = self._own or current()
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, own)
+        checkpoint[KEY] = states if trainer.world_size > 1 else [own]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        saved, self._saved = self._saved, None
+        if saved and len(saved) == trainer.world_size:
+            self._own = saved[trainer.global_rank]
+            return
+        if saved:
+            rank_zero_warn(
+                f"this run had {len(saved)} processes and now has {trainer.world_size}: random states start afresh"
+            )
+        seed(self._seed, data_processes(trainer).rank, trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        if self._own is not None:
+            restore(self._own)
+            self._own = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._own is None:  # put back with the next batch; a checkpoint until then saves it
+            self._own = current()
+
+
+def seed(run: int, rank: int, step: int) -> None:
+    """Give this rank streams of its own."""
+    words = np.random.SeedSequence([run, rank, step]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
+
+
+def current() -> State:
+    """The states of the generators that this process draws from, as tensors and plain data."""
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    numpy = numpy | {"state": {"key": keys, "pos": int(numpy["state"]["pos"])}}
+    state: State = {"torch": torch.get_rng_state(), "numpy": numpy, "python": random.getstate()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore(state: State) -> None:
+    """Put generators back to what :func:`current` gave."""
+    torch.set_rng_state(state["torch"])
+    numpy = state["numpy"]
+    keys = numpy["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state(numpy | {"state": {"key": keys, "pos": numpy["state"]["pos"]}})
+    random.setstate(state["python"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

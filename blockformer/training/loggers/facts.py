@@ -1,0 +1,67 @@
+"""What a run is, as one nested mapping: the recipe and what follows, so that runs group and sort by any of it."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+
+from blockformer import assembly
+from blockformer.training.metadata import installed_version
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from blockformer.training.module import TrainingModule
+
+
+def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
+    """The canonical recipe, sizes and FLOPs of the model, data, objective, optimizer and trainer of a run."""
+    data = getattr(trainer, "datamodule", None)
+    return {
+        "recipe": module.recipe.dump(),
+        "recipe_hash": module.recipe.hash,
+        **{key: value for key, value in module.provenance.items() if key in ("variant", "warm_start")},
+        "model": model_facts(assembly.check(module.recipe), getattr(data, "length", module.model.max_length)),
+        "objective": {"type": module.objective.name, "label_smoothing": module.objective.label_smoothing},
+        "optimizer": dataclasses.asdict(module.settings),
+        "data": data_facts(data),
+        "trainer": trainer_facts(trainer) | {"total_steps": module.total_steps},
+        "seed": module.seed,
+        "versions": {
+            "blockformer": installed_version(),
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        },
+    }
+
+
+def model_facts(model: Any, length: int) -> dict[str, Any]:
+    """Kind, parameters in all and by slot, and FLOPs to train on one token in sequences of this length."""
+    return {
+        "kind": model.kind,
+        "parameters": model.size,
+        "parameters_by_slot": model.parameters_by_slot(),
+        "flops_per_token": model.flops_per_token(length),
+        "length": length,
+    }
+
+
+def data_facts(data: Any) -> dict[str, Any]:
+    """What the data module says about its text, and the size of a batch."""
+    if not hasattr(data, "facts"):
+        return {}
+    return data.facts() | {"length": data.length, "batch_size": data.batch_size, "seed": data.seed}
+
+
+def trainer_facts(trainer: "Trainer") -> dict[str, Any]:
+    """What of the trainer's settings bears on the result or the speed."""
+    return {
+        "devices": trainer.world_size,
+        "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
+        "precision": trainer.precision,
+        "max_steps": trainer.max_steps,
+        "max_epochs": trainer.max_epochs,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+    }

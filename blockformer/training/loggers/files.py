@@ -1,0 +1,116 @@
+"""Figures as `metrics.jsonl`, which is the truth, and as `metrics.csv`, which is made from it."""
+
+import csv
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from blockformer.files import write_text
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a metrics file; a last line that was cut off by a crash is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last line end was not finished
+    return [json.loads(line) for line in lines if line]
+
+
+class FileLogger(Logger):
+    """Writes each row at once: a run that is killed loses none of its past.
+
+    Args:
+        folder: the run's folder; `metrics.jsonl` and `metrics.csv` appear in it, and are continued if they are there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self._stream: TextIO | None = None
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def path(self) -> Path:
+        """The file with one JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Write `facts.json`: what the run is, and what follows from its recipe."""
+        text = json.dumps(params, indent=1, default=str)
+        write_text(self.folder / "facts.json", text)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row = ({} if step is None else {"step": step}) | {key: _json(value) for key, value in metrics.items()}
+        if self._stream is None:
+            self._stream = self._opened()
+        self._stream.write(json.dumps(row) + "\n")  # line-buffered: the system has it now, whatever becomes of us
+        self._append_csv(row)
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Forget rows past ``step``: a run that continues from there will make them again."""
+        rows = read_rows(self.path)
+        self._close()
+        kept = [row for row in rows if row.get("step", 0) <= step]
+        if rows or self.path.exists():
+            write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
+            self._rewrite_csv(kept)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._stream is not None:
+            os.fsync(self._stream.fileno())
+        self._close()
+
+    def _opened(self) -> TextIO:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._columns = _columns(read_rows(self.path))
+        return self.path.open("a", encoding="utf-8", buffering=1)
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _append_csv(self, row: Row) -> None:
+        """Add a line; a row with a column not seen before has the whole file written anew."""
+        if set(row) - set(self._columns):
+            self._rewrite_csv(read_rows(self.path))
+            return
+        with (self.folder / "metrics.csv").open("a", newline="", encoding="utf-8") as stream:
+            csv.DictWriter(stream, self._columns).writerow(row)
+
+    def _rewrite_csv(self, rows: list[Row]) -> None:
+        self._columns = _columns(rows)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, self._columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.folder / "metrics.csv", table.getvalue())
+
+
+def _columns(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _json(value: Any) -> Any:
+    """JSON has neither infinity nor NaN."""
+    return value if not isinstance(value, float) or math.isfinite(value) else None

@@ -1,0 +1,225 @@
+"""The LightningModule: one model, one objective, AdamW, and figures that do not depend on how the batch was divided."""
+
+from typing import Any, Literal, Self
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.accelerators import CPUAccelerator
+from torch import Tensor
+from torch.optim import Optimizer
+
+from blockformer.assembly import check
+from blockformer.assembly.checkpoint import METADATA
+from blockformer.data.processes import data_processes
+from blockformer.training.compatibility import fit_data_to_model, fit_device_to_model, fit_precision_to_model
+from blockformer.training.metadata import describe, verify_same_model
+from blockformer.training.objectives import Score, objective_for
+from blockformer.training.objectives.score import TARGETS, TOKENS, no_sums
+from blockformer.training.optim import OptimizerSettings, learning_rate, make_optimizer, renew
+from blockformer.training.optim.length import align_with_steps, steps_in_run
+from blockformer.training.parallel import ShardedStrategy, Shards
+from blockformer.training.parallel.shards import local_gradients
+from blockformer.training.recipe_argument import RecipeArgument
+
+Batch = dict[str, Tensor]
+
+
+class TrainingModule(L.LightningModule):
+    """Trains the model of a recipe.
+
+    Every target weighs the same, on whichever rank and in whichever part of an accumulated batch it lies: gradients are
+    those of (sum of losses over the global batch) / (targets in the global batch). What the model itself adds to the
+    loss, as routers do, counts for each part of a batch by its targets, and is not in the reported loss.
+
+    Args:
+        recipe: what to build.
+        optimizer: AdamW's settings and the schedule.
+        objective: `causal_lm`, `masked_lm` or `seq2seq`; the usual one for the kind of model when not given.
+        label_smoothing: share of the target's probability that is spread over the vocabulary while training.
+        compile: compile the model with `torch.compile`.
+        seed: of the initial values.
+    """
+
+    def __init__(
+        self,
+        recipe: RecipeArgument,
+        optimizer: OptimizerSettings,
+        objective: Literal["causal_lm", "masked_lm", "seq2seq"] | None = None,
+        label_smoothing: float = 0.0,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed, compile
+        self.model = check(self.recipe)  # its parameters come in configure_model
+        self.objective = objective_for(self.model.kind, objective, label_smoothing)
+        self.shards: Shards | None = None  # if no process holds the whole model
+        self.provenance: dict[str, Any] = {}  # what the caller wants kept in every checkpoint, as plain data
+        self.total_steps = 0
+        self.tokens_seen = no_sums(torch.device("cpu"))[TOKENS]
+        self.evaluation: dict[str, float] = {}
+        self.window: Tensor | None = None  # sums of the optimizer step that is being made
+        self.gradient_norm: Tensor | None = None
+        self._unit = torch.ones(())  # what this window's losses were divided by so far
+        self._stepped = False
+        self._evaluated: Tensor | None = None
+
+    def setup(self, stage: str) -> None:
+        self.verify(getattr(self.trainer, "datamodule", None), self.trainer, training=stage == "fit")
+        if stage == "fit":
+            align_with_steps(self.trainer)
+        if self.compiled:  # the inner module: Lightning's own methods do not survive compilation
+            self.model.compile()
+
+    def verify(self, data: Any, trainer: L.Trainer, *, training: bool) -> None:
+        """Whether data, trainer and model fit each other.
+
+        Raises:
+            MismatchError: they do not; the message is one line.
+        """
+        fit_data_to_model(data, self.recipe, self.model, self.objective.name)
+        if training:
+            fit_precision_to_model(str(trainer.precision), self.recipe, self.model)
+            fit_device_to_model(
+                "cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.recipe, self.model
+            )
+
+    def configure_model(self) -> None:
+        """Give the model its parameters with their initial values, or the part of them that is this process's."""
+        if not any(parameter.is_meta for parameter in self.model.parameters()):
+            return
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy):
+            self.shards = strategy.divide(self.model, self.recipe, self.seed)
+        else:
+            self.model.to_empty(device="cpu")
+            self.model.initialise(self.seed)
+
+    def cpu(self) -> Self:
+        """As ever; a run that is refused before there are parameters has nothing to move, and its own error counts."""
+        return self if any(parameter.is_meta for parameter in self.parameters()) else super().cpu()
+
+    def configure_optimizers(self) -> Optimizer:
+        self.total_steps = steps_in_run(self.trainer, self.settings)
+        fused = (
+            self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
+        )  # the scaler unscales by itself
+        return make_optimizer(self.model, self.settings, fused=fused)
+
+    def on_train_start(self) -> None:
+        renew(self.trainer.optimizers[0], self.settings)
+        self.tokens_seen = self.tokens_seen.to(self.device, no_sums(self.device).dtype)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the optimizer step that comes next."""
+        return learning_rate(self.settings, self.trainer.global_step + 1, self.total_steps)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self._stepped:
+            self.window, self._stepped = None, False
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.learning_rate
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.trainer.global_step == self.trainer.max_steps:
+            self.trainer.should_stop = True  # it would stop anyway, but told so it validates once more
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss, sums = self.objective(self.model, batch)
+        here = sums[TARGETS].to(loss.dtype, copy=True)  # as adding up over ranks changes the sums in place
+        loss = loss + self.model.auxiliary_loss(self._over_ranks) * here
+        sums = self._over_ranks(sums)
+        if self.window is None:
+            self._unit = sums[TARGETS].clamp(min=1).to(loss.dtype)
+        self.window = sums if self.window is None else self.window + sums
+        return loss * (data_processes(self.trainer).world / self._unit)  # DDP and FSDP2 will divide by their number
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Divide accumulated gradients by the targets of the whole window, which only now are known.
+
+        So far they are sum(losses) / (targets of the first part * number of parts).
+        """
+        assert self.window is not None
+        self._stepped = True
+        if self.shards is not None:
+            self.shards.add_partial(self)
+        self.tokens_seen += self.window[TOKENS]
+        parts = self.trainer.accumulate_grad_batches
+        if parts > 1:
+            total = self.window[TARGETS].clamp(min=1).to(self._unit.dtype)
+            for gradient in self._gradients():
+                gradient.mul_(self._unit * parts / total)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and then what only the model itself can change, before anything is saved."""
+        super().optimizer_step(*args, **kwargs)
+        self.model.update()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer says, and keep the norm from before."""
+        gradients = self._gradients()
+        self.gradient_norm = torch.nn.utils.get_total_norm(gradients) if self.shards is None else self.shards.norm(self)
+        if not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif self.shards is None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, self.gradient_norm)
+        else:
+            factor = (gradient_clip_val / (self.gradient_norm + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(factor)
+
+    def _gradients(self) -> list[Tensor]:
+        """Those of this process, to be changed in place."""
+        return list(local_gradients(self.model))
+
+    def on_validation_epoch_start(self) -> None:
+        self._evaluated = no_sums(self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert self._evaluated is not None
+        self._evaluated += self.objective(self.model, batch)[1]
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val")
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The most probable token at every place, beside the target (-100: not scored)."""
+        return {"predictions": self.objective.logits(self.model, batch).argmax(-1), "targets": batch["targets"]}
+
+    def _report(self, stage: str) -> None:
+        assert self._evaluated is not None
+        metrics = Score.of(self._over_ranks(self._evaluated)).metrics()
+        self.evaluation = {f"{stage}/{name}": value for name, value in metrics.items()}
+        # Loggers get a row of their own; this is for callbacks that watch a figure and for Lightning's table.
+        self.log_dict(self.evaluation, logger=False, on_epoch=True, batch_size=1)
+
+    def _over_ranks(self, sums: Tensor) -> Tensor:
+        """Added up over all processes that read different data."""
+        if data_processes(self.trainer).world == 1:
+            return sums
+        group = None if self.shards is None else self.shards.data.get_group()
+        return self.trainer.strategy.reduce(sums, group, reduce_op="sum")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[METADATA] = describe(self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        verify_same_model(checkpoint[METADATA], self.recipe)
+        if "warm_start" in checkpoint[METADATA]:
+            self.provenance["warm_start"] = checkpoint[METADATA]["warm_start"]
+        self.tokens_seen = no_sums(torch.device("cpu"))[TOKENS] + checkpoint[METADATA]["tokens"]

@@ -1,0 +1,6 @@
+"""Training on several processes of which none holds the whole model."""
+
+from blockformer.training.parallel.shards import Shards
+from blockformer.training.parallel.strategy import ShardedStrategy, plan_for
+
+__all__ = ["ShardedStrategy", "Shards", "plan_for"]

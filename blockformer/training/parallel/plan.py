@@ -1,0 +1,157 @@
+"""Tensor parallelism from what blocks declare: which parameters are cut, and where processes meet."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+
+from blockformer.errors import UserError
+from blockformer.training.parallel.collectives import join, spread
+from blockformer.training.parallel.shards import TENSOR
+from blocks.base import Component, Linear, OwnHeads
+from registry import Cut, entry_of
+
+
+@dataclass
+class Plan:
+    """How a model is cut.
+
+    Attributes:
+        parts: number of processes that share the work.
+        cuts: the axis along which a parameter is cut, by its name.
+        partial: parameters that all have and each applies to its own part, so that their gradients are to be added up.
+        meetings: modules around which processes meet, by their path, and how they are cut.
+        cut: slots and names of blocks that are cut.
+        whole: those of blocks with parameters of which each process holds all.
+    """
+
+    parts: int
+    cuts: dict[str, int] = field(default_factory=dict[str, int])
+    partial: set[str] = field(default_factory=set[str])
+    meetings: dict[str, Cut] = field(default_factory=dict[str, Cut])
+    cut: list[str] = field(default_factory=list[str])
+    whole: list[str] = field(default_factory=list[str])
+
+    def __str__(self) -> str:
+        cut, whole = (", ".join(dict.fromkeys(names)) for names in (self.cut, self.whole))
+        return f"tensor parallelism over {self.parts} processes: cut are {cut}; whole in each: {whole or 'nothing'}"
+
+
+def plan(model: Component, parts: int) -> Plan:
+    """How a model can be cut into ``parts``; only its shapes are looked at.
+
+    Raises:
+        UserError: what its blocks declare does not divide by ``parts``, or they declare nothing.
+    """
+    made = Plan(parts)
+    for path, component in model.components():
+        for name, cut in component.shards().items():
+            _add(made, _Place(component, path), name, cut)
+    for path, component in model.components():
+        own = [name for name in _own_parameters(component, path) if name not in made.partial]
+        if own:
+            (made.cut if any(name in made.cuts for name in own) else made.whole).append(_called(component))
+    if not made.cuts:
+        raise UserError(
+            f"--trainer.strategy tensor_parallel: no block of this model can be cut ({', '.join(made.whole)}); "
+            "say fsdp2 to divide its parameters instead"
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A block and where it is."""
+
+    component: Component
+    path: str
+
+    def full(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+
+def _add(made: Plan, place: _Place, name: str, cut: Cut) -> None:
+    target = getattr(place.component, name)
+    if isinstance(target, nn.Parameter):
+        _cut(made, place, name, 0)
+    elif cut == "between":
+        for leaf, parameter in target.named_parameters(name):
+            if parameter.ndim > 1:
+                _cut(made, place, leaf, 0)  # each head has its own
+            else:
+                made.partial.add(place.full(leaf))
+    else:
+        made.meetings[place.full(name)] = cut
+        if cut == "rows" and not isinstance(target, Linear) and target.bias is not None:
+            raise TypeError(f"{place.full(name)} is cut by rows and has a bias: make it a blocks.base.Linear")
+        if isinstance(target, nn.Linear) and cut != "common":
+            _cut(made, place, f"{name}.weight", -2 if cut == "columns" else -1)
+            if cut == "columns" and isinstance(target.bias, nn.Parameter):
+                _cut(made, place, f"{name}.bias", -1)
+
+
+def _cut(made: Plan, place: _Place, name: str, axis: int) -> None:
+    """Note a cut, if no head is cut through."""
+    along = place.component.axes().get(name)
+    known = along[axis] if along else None
+    size = place.component.get_parameter(name).shape[axis] if known is None else known.size
+    if size % made.parts:
+        what = "channels" if known is None else known.title
+        raise UserError(
+            f"--trainer.strategy tensor_parallel: {place.full(name)} has {size} {what}, which do not divide among "
+            f"{made.parts} processes: change the recipe, or let fewer processes share the work"
+        )
+    made.cuts[place.full(name)] = axis
+
+
+def _own_parameters(component: Component, path: str) -> Iterator[str]:
+    """Names of what belongs to a block and not to one inside it."""
+    inner = tuple(f"{name}." for name, part in component.components() if part is not component)
+    for name, _ in component.named_parameters():
+        if not name.startswith(inner):
+            yield f"{path}.{name}" if path else name
+
+
+def _called(component: Component) -> str:
+    return f"{component.slot} {entry_of(type(component)).name}"
+
+
+def apply(made: Plan, model: nn.Module, mesh: DeviceMesh) -> None:
+    """Replace parameters by parts of them, still empty, and let processes meet where they have to."""
+    group, index = mesh[TENSOR].get_group(), mesh[TENSOR].get_local_rank()
+    for name, axis in made.cuts.items():
+        path, _, leaf = name.rpartition(".")
+        owner, whole = model.get_submodule(path), model.get_parameter(name)
+        part = torch.empty_like(whole.chunk(made.parts, axis)[0], memory_format=torch.contiguous_format)
+        owner.register_parameter(leaf, nn.Parameter(part, requires_grad=whole.requires_grad))
+    for path, cut in made.meetings.items():
+        _meet(model.get_submodule(path), cut, made.parts, group, index)
+
+
+def _meet(module: nn.Module, cut: Cut, parts: int, group: ProcessGroup, index: int) -> None:
+    def spread_given(_: Any, given: Any) -> Any:
+        return (spread(given[0], group), *given[1:])
+
+    def spread_result(_: Any, given: Any, result: Tensor) -> Tensor:
+        return spread(result, group)
+
+    def own_result(_: Any, given: Any, result: Tensor) -> Tensor:
+        return spread(result, group).chunk(parts, 1)[index]
+
+    def joined_result(_: Any, given: Any, result: Tensor) -> Tensor:
+        return join(result, group)
+
+    if isinstance(module, OwnHeads):
+        module.register_forward_hook(own_result)
+    elif cut == "columns":
+        module.register_forward_pre_hook(spread_given)
+    elif cut == "common":
+        module.register_forward_hook(spread_result)
+    elif isinstance(module, Linear):
+        module.join = lambda x: join(x, group)  # before its bias
+    else:
+        module.register_forward_hook(joined_result)

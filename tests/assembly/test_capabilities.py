@@ -1,0 +1,139 @@
+"""What a block declares that it cannot do is found before anything runs, and named with what to choose instead."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import blockformer as bf
+from blockformer.assembly.capabilities import lacking, remarks
+from blockformer.conformance import checks
+from blockformer.conformance.subject import subjects
+from blockformer.generation import greedy, stream
+from blocks.base import Context, Mixer, Site
+from registry import Capabilities, RecipeError, entries, load_recipe
+
+
+class Forgetful(Mixer):
+    """The running mean of a projection; nothing of it is remembered between calls."""
+
+    can = Capabilities(places=frozenset({"causal"}), cache=False, documents=False, padding=False, bfloat16=False)
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.project = nn.Linear(site.dim, site.dim)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        steps = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=x.dtype)
+        return self.project(x).cumsum(1) / steps[:, None]
+
+
+BLOCKS = {"forgetful_for_test": Forgetful}
+
+
+def complaint(name: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        bf.check(load_recipe(name, overrides))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(entries("mixer")))
+@pytest.mark.parametrize(
+    ("recipe", "key", "place"),
+    [
+        ("tiny_decoder", "decoder.layer.mixer", "causal"),
+        ("tiny_encoder", "encoder.layer.mixer", "bidirectional"),
+        ("tiny_encoder_decoder", "decoder.layer.cross", "cross"),
+    ],
+)
+def test_a_mixer_stands_where_it_declares_that_it_can(name: str, recipe: str, key: str, place: str) -> None:
+    can = entries("mixer")[name].block.can.places
+    if place in can:
+        bf.check(load_recipe(recipe, [f"{key}={name}"]))
+        return
+    found = complaint(recipe, f"{key}={name}")
+    assert f"{key}: mixer '{name}' does not" in found
+    assert "as layer 'sequential' (" in found
+    fitting = sorted(other for other, entry in entries("mixer").items() if place in entry.block.can.places)
+    assert found.endswith(f"choose {' or '.join(fitting)}")
+
+
+def test_what_turns_queries_cannot_be_shared_by_a_stack() -> None:
+    found = complaint("tiny_decoder", "decoder.positions=rotary")
+    assert "attention_positions 'rotary' acts by rotation, which stack 'layers' (decoder) does not apply" in found
+    assert "choose alibi or none or t5" in found
+    assert found.endswith("or say it under 'decoder.layer.mixer.positions'")
+
+
+def test_a_parallel_layer_has_no_place_for_a_cross_mixer() -> None:
+    found = complaint("tiny_encoder_decoder", "decoder.layer=parallel")
+    assert "layer 'parallel' does not look at an encoder's output, as stack 'layers' (decoder) needs it to" in found
+    assert found.endswith("choose sequential")
+
+
+def test_the_blocks_that_lack_an_ability_are_named_once_with_their_key() -> None:
+    recipe = load_recipe("tiny_decoder", ["decoder.layer.mixer=forgetful_for_test", "decoder.depth=3"])
+    model = bf.check(recipe)
+    found = lacking(recipe, model, "padding")
+    assert found.startswith("mixer 'forgetful_for_test' at decoder.layer.mixer (choose attention or ")
+    assert found.count("forgetful") == 1
+    assert not lacking(load_recipe("tiny_decoder"), bf.check(load_recipe("tiny_decoder")), "padding")
+
+
+def test_only_what_can_stand_there_is_proposed_instead() -> None:
+    recipe = load_recipe("tiny_encoder", ["encoder.layer.mixer=fourier"])
+    found = lacking(recipe, bf.check(recipe), "padding")
+    assert "attention or latent or linear" in found
+    assert "gated_delta" not in found
+
+
+def test_what_is_not_declared_is_not_checked_but_its_refusal_is() -> None:
+    names = {check.__name__ for check in checks(subjects("mixer", "forgetful_for_test")[0])}
+    assert {"check_refuses_padding", "check_refuses_documents", "check_refuses_a_cache"} <= names
+    assert not names & {"check_ignores_padding", "check_keeps_documents_apart", "check_decodes_in_chunks"}
+
+
+def test_a_block_that_can_little_passes_the_checks_of_that() -> None:
+    (subject,) = subjects("mixer", "forgetful_for_test")
+    for check in checks(subject):
+        if check.__name__ not in ("check_names_its_paper_with_a_year", "check_compiles"):
+            check(subject)
+
+
+def test_a_model_without_a_cache_writes_all_the_same() -> None:
+    model = bf.build("tiny_decoder", ["decoder.layer.mixer=forgetful_for_test"]).eval()
+    written = [token for (token,) in stream(model, [[1, 2, 3]], max_new_tokens=4, eos=None, choose=greedy)]
+    text = [1, 2, 3]
+    for token in written:
+        assert token == int(model(torch.tensor([text]))[0, -1].argmax())
+        text.append(int(token))
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        (
+            "tiny_decoder",
+            ["embedding.positions=learned"],
+            ["learned at embedding.positions", "rotary at decoder.layer"],
+        ),
+        ("tiny_decoder", ["decoder.positions={type: alibi, heads: 4}"], ["alibi at decoder.positions", "rotary at"]),
+        ("tiny_encoder", ["encoder.layer.mixer.positions=none"], ["nothing in encoder tells the order of tokens"]),
+    ],
+)
+def test_positions_that_are_told_twice_or_never_are_remarked(name: str, overrides: list[str], words: list[str]) -> None:
+    recipe = load_recipe(name, overrides)
+    (found,) = remarks(recipe, bf.check(recipe))
+    assert all(word in found for word in words), found
+
+
+def test_what_is_remarked_is_true() -> None:
+    model = bf.build("tiny_encoder", ["encoder.layer.mixer.positions=none"]).double().eval()
+    tokens, order = torch.tensor([[5, 6, 7, 8]]), torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(model(tokens[:, order]), model(tokens)[:, order])
+
+
+def test_the_recipes_that_come_with_the_project_give_no_cause_for_remarks(tmp_path: Path) -> None:
+    for name in ("gpt2", "llama3_8b", "bert_base", "transformer", "tiny_hybrid"):
+        assert not list(remarks(load_recipe(name), bf.check(load_recipe(name))))

@@ -1,0 +1,146 @@
+"""`blockformer test-block`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import blocks  # noqa: F401  (what is registered by it must not be undone with a test's own)
+from blockformer.cli.main import main
+
+BROKEN = '''
+from torch import Tensor, nn
+from blocks.base import FeedForward, Site
+from registry import register
+
+@register("{name}")
+class {cls}(FeedForward):
+    """A projection, used twice and told of once."""
+
+    {attribute}
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.out = nn.Linear(site.dim, site.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.out(x))
+
+
+class Plain(nn.Module):
+    """No block at all."""
+'''
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module with one block that tells half of what it costs, in the working directory."""
+    from registry import core
+
+    monkeypatch.setattr(core, "_ENTRIES", {slot: dict(named) for slot, named in core._ENTRIES.items()})
+    monkeypatch.setattr(core, "_NAMES", dict(core._NAMES))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"costly_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(BROKEN.format(name=name, cls="Costly", attribute=""))
+    return name
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(["test-block", *arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_failure_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str], module: str) -> None:
+    status, out, _ = run(capsys, f"{module}:Costly", "--quick")
+    assert status == 1
+    (line,) = [line for line in out.splitlines() if line.startswith("FAILED")]
+    assert line.startswith(f"FAILED: feedforward/{module}: counts_its_flops: ")
+    assert out.splitlines()[-1].endswith("1 failed")
+    assert "Traceback" not in out
+
+
+def test_a_traceback_shows_if_asked_for(capsys: pytest.CaptureFixture[str], module: str) -> None:
+    status, out, _ = run(capsys, module, "--check", "counts_its_flops", "--traceback")
+    assert status == 1
+    assert "Traceback" in out
+    assert "counting.py" in out
+
+
+def test_an_expected_failure_must_fail(capsys: pytest.CaptureFixture[str], module: str) -> None:
+    only = (f"{module}:Costly", "--check", "counts_its_flops", "--check", "takes_nothing")
+    status, out, _ = run(capsys, *only, "--expect-failure", "counts_its_flops=it tells of one product of two")
+    assert status == 0
+    assert f"failed as expected: feedforward/{module}: counts_its_flops: it tells of one product of two" in out
+    status, out, _ = run(capsys, *only, "--expect-failure", "takes_nothing=it does")
+    assert status == 1
+    assert "PASSED, though a failure is expected" in out
+
+
+def test_a_class_says_itself_what_does_not_hold(capsys: pytest.CaptureFixture[str], module: str) -> None:
+    said = 'expected_failures = {"counts_its_flops": "one is told"}'
+    Path(f"{module}.py").write_text(BROKEN.format(name=module, cls="Costly", attribute=said))
+    status, out, _ = run(capsys, module, "--check", "counts_its_flops")
+    assert status == 0
+    assert "one is told" in out
+
+
+def test_the_report_holds_every_check(capsys: pytest.CaptureFixture[str], module: str) -> None:
+    arguments = (module, "--check", "counts_its_flops", "--check", "takes_nothing", "--report")
+    assert run(capsys, *arguments, "report.json")[0] == 1
+    found = json.loads(Path("report.json").read_text())
+    assert {check["check"]: check["status"] for check in found["checks"]} == {
+        "counts_its_flops": "failed",
+        "takes_nothing": "passed",
+    }
+    assert (found["passed"], found["failed"]) == (1, 1)
+    run(capsys, *arguments, "report.md")
+    text = Path("report.md").read_text()
+    assert f"| feedforward/{module} | 1 | 1 | 0 |" in text
+    assert f"| feedforward/{module}: counts_its_flops | FAILED |" in text
+
+
+def test_options_are_tried_too(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "norm/rms", "--check", "keeps_the_shape")
+    assert status == 0
+    assert "norm/rms[eps=2.0]" in out
+    status, out, _ = run(capsys, "mixer/attention", "--param", "window=3", "--check", "keeps_the_shape", "--quick")
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "mixer/attention/causal[window=3]",
+        "mixer/attention/bidirectional[window=3]",
+        "2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["norm/rmss"], "no norm is called 'rmss'; did you mean 'rms'?"),
+        (["nrom/rms"], "no slot is called 'nrom'; did you mean 'norm'?"),
+        (["{module}:Costy"], "module '{module}' has no 'Costy'; it registers Costly"),
+        (["{module}:Plain"], "{module}:Plain is no registered block; write @register above the class"),
+        (["no_such_module"], "plug-in 'no_such_module' cannot be loaded: ModuleNotFoundError"),
+        (["norm/rms", "--param", "epps=1"], "norm 'rms' has no parameter 'epps'; did you mean 'eps'?"),
+        (["norm/rms", "--param", "eps=-1"], "eps"),
+        (["mixer/attention", "--param", "heads=3"], "dim=32 is not a multiple of heads=3"),
+        (["norm/rms", "--check", "takes_nothin"], "did you mean 'takes_nothing'?"),
+        (["norm/rms", "--expect-failure", "takes_nothing"], "must have the form CHECK=REASON"),
+        (["norm/rms", "--quick", "--expect-failure", "takes_sheep=no"], "no check is called 'takes_sheep'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], module: str, arguments: list[str], message: str
+) -> None:
+    status, out, err = run(capsys, *(argument.format(module=module) for argument in arguments))
+    assert status == 2
+    assert out == ""
+    assert message.format(module=module) in err
+    assert err.count("\n") == 1
+
+
+def test_a_report_of_another_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["test-block", "norm/rms", "--report", "report.pdf"])
+    assert left.value.code == 2
+    assert "report.pdf" in capsys.readouterr().err

@@ -1,0 +1,195 @@
+import io
+import itertools
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import blockformer as bf
+from blockformer.assembly.checkpoint import FORMAT, METADATA
+from blockformer.cli.main import main
+from blockformer.data.tokenizer import ByteTokenizer
+from blockformer.generation.text_model import TextModel
+
+RECIPES = {
+    "decoder_only": {"type": "decoder_only", "embedding": {"positions": "none"}, "decoder": {"depth": 1}},
+    "encoder_decoder": {"type": "encoder_decoder", "encoder": {"depth": 1}, "decoder": {"depth": 1}},
+    "encoder_only": {"type": "encoder_only", "encoder": {"depth": 1}},
+}
+SIZES = {"dim": 16, "vocab_size": 260, "max_length": 48, "head": "own", "init": {"type": "normal", "std": 0.3}}
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Writes a checkpoint as `fit` does, of an untrained model that reads and writes bytes."""
+
+    def saved(
+        kind: str, *, tokenizer: bool = True, name: str = "model.ckpt", bias: dict[int, float] | None = None
+    ) -> Path:
+        recipe = RECIPES[kind] | SIZES | ({"head": {"type": "own", "bias": True}} if bias else {})
+        model = bf.build(recipe, seed=1)
+        for token, value in (bias or {}).items():
+            model.head.project.bias.data[token] = value
+        metadata = {"format": FORMAT, "recipe": recipe, "tokenizer": ByteTokenizer().dump() if tokenizer else None}
+        state = {f"model.{name}": value for name, value in model.state_dict().items()}
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": state, METADATA: metadata}, path)
+        return path
+
+    return saved
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["generate", *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    try:
+        status = main(["generate", *map(str, arguments)])
+    except SystemExit as leaving:  # argparse
+        status = leaving.code
+    assert status == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_decoder_continues_the_prompt_greedily_as_in_python(save, capsys) -> None:
+    path = save("decoder_only")
+    out = answer(capsys, path, "--prompt", "ab", "--greedy", "--max-new-tokens", 9)
+    written = "".join(TextModel.load(path).stream("ab", max_new_tokens=9))
+    assert out == f"ab{written}\n"
+    assert written
+
+
+def test_the_same_seed_writes_the_same_text_and_samples_differ(save, capsys) -> None:
+    path = save("decoder_only")
+    asked = (path, "--prompt", "x", "--max-new-tokens", 12, "--temperature", 2, "--top-k", 100, "--top-p", 0.99)
+    first, again, other = (answer(capsys, *asked, "--seed", seed) for seed in (1, 1, 2))
+    assert first == again != other
+    two = answer(capsys, *asked, "--samples", 2).split("--- ")[1:]
+    assert [sample[:3] for sample in two] == ["1\nx", "2\nx"]
+    assert two[0][3:] != two[1][3:]
+
+
+def test_text_appears_while_it_is_made(save, monkeypatch) -> None:
+    seen = []
+
+    class Watched(io.StringIO):
+        def flush(self) -> None:
+            seen.append(self.getvalue())
+
+    monkeypatch.setattr(sys, "stdout", Watched())
+    assert main(["generate", str(save("decoder_only")), "--prompt", "ab", "--max-new-tokens", "6", "--greedy"]) == 0
+    growing = list(dict.fromkeys(seen))
+    assert len(growing) > 3
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(growing))
+
+
+def test_a_character_is_held_back_until_its_last_byte_is_there(save) -> None:
+    first, second = (byte + 4 for byte in "é".encode())
+    model = TextModel.load(save("decoder_only"))
+    turn = iter([first, second] * 2 + [first])
+    pieces = list(model.stream("", max_new_tokens=5, choose=lambda logits: torch.tensor([next(turn)])))
+    assert pieces == ["", "é", "", "é", "", "\N{REPLACEMENT CHARACTER}"]
+
+
+def test_an_encoder_decoder_translates_each_line(save, capsys) -> None:
+    path = save("encoder_decoder", bias={ByteTokenizer.eos: -50.0})
+    out = answer(capsys, path, "--prompt", "one\ntwo three", "--max-new-tokens", 7)
+    found = TextModel.load(path).search(["", ""], sources=["one", "two three"], max_new_tokens=7)
+    assert out == "".join(f"{row[0][0]}\n" for row in found)
+    assert found[0][0][0] != found[1][0][0]
+    three = answer(capsys, path, "--prompt", "one", "--max-new-tokens", 7, "--beams", 3, "--samples", 3)
+    (found,) = TextModel.load(path).search([""], sources=["one"], max_new_tokens=7, beams=3, best=3)
+    assert three == "".join(f"{score:.3f}\t{text}\n" for text, score in found)
+    greedy = answer(capsys, path, "--prompt", "one", "--greedy", "--max-new-tokens", 7)
+    assert greedy == "".join(TextModel.load(path).stream("", source="one", max_new_tokens=7)) + "\n"
+
+
+def test_an_encoder_fills_the_blanks_and_lists_candidates(save, capsys) -> None:
+    path = save("encoder_only", bias={ord("k") + 4: 30.0})
+    assert answer(capsys, path, "--prompt", "loo_ ta_e").splitlines()[0] == "look take"
+    filled, *blanks = answer(capsys, path, "--prompt", "a[MASK]_c", "--blank", "[MASK]").splitlines()
+    assert filled == "ak_c"
+    (blank,) = blanks
+    assert blank.startswith("  blank 1: 'k' 100.0%")
+
+
+def test_the_prompt_can_come_from_standard_input(save, capsys, monkeypatch) -> None:
+    path = save("decoder_only")
+    monkeypatch.setattr(sys, "stdin", Namespace(buffer=io.BytesIO("größer\n".encode())))
+    piped = answer(capsys, path, "--prompt", "-", "--greedy", "--max-new-tokens", 4)
+    assert piped == answer(capsys, path, "--prompt", "größer", "--greedy", "--max-new-tokens", 4)
+    monkeypatch.setattr(sys, "stdin", Namespace(buffer=io.BytesIO(b"\xff")))
+    assert complaint(capsys, path, "--prompt", "-") == "the prompt is not valid UTF-8"
+
+
+def test_writing_ends_with_the_models_max_length_and_says_so_if_more_was_asked_for(save, capsys) -> None:
+    path = save("decoder_only", bias={ord("z") + 4: 50.0})
+    assert main(["generate", str(path), "--prompt", "abc", "--max-new-tokens", "100"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "abc" + "z" * 45 + "\n"  # 48 tokens are read: a start token, abc, and 44 of these
+    assert captured.err == "the model's max_length of 48 leaves room for 45 tokens\n"
+
+
+def test_a_run_folder_means_its_best_checkpoint_or_else_its_last(save, tmp_path, capsys) -> None:
+    save("decoder_only", name="run/checkpoints/last.ckpt", bias={ord("l") + 4: 50.0})
+    asked = (tmp_path / "run", "--prompt", "a", "--max-new-tokens", 3)
+    assert answer(capsys, *asked) == "alll\n"
+    save("decoder_only", name="run/checkpoints/best.ckpt", bias={ord("b") + 4: 50.0})
+    assert answer(capsys, *asked) == "abbb\n"
+
+
+def test_what_would_control_a_terminal_is_not_sent_to_one(save, monkeypatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    path = save("decoder_only", bias={27 + 4: 50.0})
+    assert main(["generate", str(path), "--prompt", "a\tb", "--max-new-tokens", "2"]) == 0
+    assert terminal.getvalue() == "a\tb\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "reason"),
+    [
+        ("decoder_only", ["--prompt", "a" * 48], "a prompt has 49 tokens, but the model's max_length is 48"),
+        ("decoder_only", ["--temperature", "0"], "temperature=0.0 must be above 0"),
+        ("decoder_only", ["--top-p", "2"], "top_p=2.0"),
+        ("decoder_only", ["--max-new-tokens", "0"], "max_new_tokens=0 must be at least 1"),
+        ("decoder_only", ["--samples", "0"], "--samples 0 must be at least 1"),
+        ("decoder_only", ["--greedy", "--top-k", "3"], "--top-k is no option of greedy decoding"),
+        ("decoder_only", ["--beams", "3", "--seed", "3"], "--seed is no option of beam search"),
+        ("decoder_only", ["--blank", "?"], "--blank is no option of drawing at random"),
+        ("decoder_only", ["--prompt", "\udcff"], "the prompt is not valid UTF-8"),
+        ("decoder_only", ["--device", "abacus"], "--device abacus cannot be used"),
+        ("decoder_only", ["--beams", "many"], "invalid int value: 'many'"),
+        ("encoder_decoder", [], "there is nothing to translate"),
+        (
+            "encoder_decoder",
+            ["--prompt", "a", "--beams", "2", "--samples", "3"],
+            "a search with 2 beams cannot find 3 texts",
+        ),
+        ("encoder_decoder", ["--prompt", "a" * 60], "a source has 61 tokens"),
+        ("encoder_only", ["--prompt", "no blank"], "write _ for every missing token"),
+        ("encoder_only", ["--prompt", "a_", "--greedy"], "--greedy is no option of filling in blanks"),
+        ("encoder_only", ["--prompt", "_" * 49], "the text has 49 tokens"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(save, capsys, kind, arguments, reason) -> None:
+    assert reason in complaint(capsys, save(kind), *arguments)
+
+
+def test_what_is_no_checkpoint_is_said_in_one_line(save, tmp_path, capsys) -> None:
+    assert "no such file" in complaint(capsys, tmp_path / "missing.ckpt")
+    assert "is no run's folder" in complaint(capsys, tmp_path)
+    (tmp_path / "text.ckpt").write_text("hello")
+    assert "text.ckpt" in complaint(capsys, tmp_path / "text.ckpt")
+    assert "holds no tokenizer" in complaint(capsys, save("decoder_only", tokenizer=False))

@@ -1,0 +1,215 @@
+"""The command line as its user meets it: fast, and one clear line for every mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from blockformer.cli.main import MODULES, TRAINER, VERBS, main
+
+ROOT = Path(__file__).parents[2]
+BLOCKFORMER = [
+    sys.executable,
+    "-P",
+    "-m",
+    "blockformer.cli.main",
+]  # -P: like a console script, without the working directory
+ALONE = [verb for verb in VERBS if verb not in TRAINER]
+LIGHT = [
+    ("check", "gpt2"),
+    ("show", "gpt2"),
+    ("show", "tiny_decoder", "--memory"),
+    ("show", "tiny_decoder", "--scales"),
+    ("show", "gpt2", "--format", "svg"),
+    ("diff", "gpt2", "bert_base"),
+    ("blocks",),
+    ("recipes",),
+    ("schema",),
+    ("test-block", "norm/none", "--quick"),
+]
+PLUGIN = """
+from blocks.base import Norm, Site
+from registry import register
+
+@register("twice")
+class Twice(Norm):
+    \"\"\"2x.\"\"\"
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+
+    def forward(self, x):
+        return 2 * x
+"""
+
+
+def command(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    whole = [*BLOCKFORMER, *arguments]
+    return subprocess.run(whole, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def first_to_import(names: set[str], commands: Sequence[Sequence[str]]) -> str:
+    """The first of several commands, run in one process, after which one of these packages is loaded; none: empty."""
+    program = (
+        "import sys\nfrom blockformer.cli.main import main\nfound = ''\n"
+        f"for command in {[list(command) for command in commands]!r}:\n"
+        "    try:\n        main(command)\n    except SystemExit:\n        pass\n"
+        f"    found = found or (' '.join(command) if {names!r} & set(sys.modules) else '')\n"
+        "print('\\n' + found)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return answer.stdout.splitlines()[-1]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a refused command prints to stderr, which must be one line."""
+    try:
+        status = main(arguments)
+    except SystemExit as left:
+        status = left.code
+    output = capsys.readouterr()
+    assert (status, output.out) == (2, "")
+    (line,) = output.err.splitlines()
+    return line
+
+
+def test_help_imports_nothing_heavy() -> None:
+    every = [("--help",), ("--version",), *((verb, "--help") for verb in VERBS)]
+    assert not first_to_import({"torch", "lightning", "wandb", "pydantic"}, every)
+
+
+def test_help_answers_within_half_a_second() -> None:
+    def seconds() -> float:  # of the command alone, so that other programs do not count
+        before = os.times()
+        command("--help")
+        after = os.times()
+        return after.children_user - before.children_user + after.children_system - before.children_system
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_light_commands_import_neither_lightning_nor_wandb() -> None:
+    assert first_to_import({"torch"}, LIGHT[:1]) == "check gpt2"  # so it would be noticed
+    assert not first_to_import({"lightning", "wandb", "transformers"}, LIGHT)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {verb} " in text for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", ALONE)
+def test_every_command_has_a_module(verb: str) -> None:
+    assert callable(import_module(f"blockformer.cli.{MODULES.get(verb, verb)}").main)
+
+
+def test_without_a_command_the_help_stands_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("usage: blockformer")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["chek"], "there is no command 'chek'; did you mean 'check'?"),
+        (["nothing-like-it"], "there is no command 'nothing-like-it'; known: fit,"),
+        (["check"], "blockformer check: the following arguments are required: RECIPE"),
+        (["check", "gpt2", "--sett", "a=1"], "unrecognized arguments: --sett"),
+        (["show", "gpt2", "--format", "xml"], "invalid choice: 'xml'"),
+        (["blocks", "nrom"], "no slot is called 'nrom'; did you mean 'norm'?"),
+        (["blocks", "/rms"], "no slot is called ''; known: activation,"),
+        (["blocks", "norm/rsm"], "no norm is called 'rsm'; did you mean 'rms'?"),
+        (["show", "gtp2"], "no recipe has this name; did you mean 'gpt2'?"),
+        (["show", "gpt2", "--set", "dim"], "override dim: must have the form key.key=value"),
+        (["show", "gpt2", "--set", "decoder.dept=2"], "did you mean 'depth'?"),
+        (["schema", "--out", "/dev/null/schema.json"], "cannot write /dev/null/schema.json: "),
+        (["--plugin", "no_such_module", "blocks"], "plug-in 'no_such_module' cannot be loaded: ModuleNotFoundError"),
+        (["blocks", "--plugin"], "--plugin needs the name of a module"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_answered_with_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], answer: str
+) -> None:
+    assert answer in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_plug_in_from_the_working_directory_adds_its_blocks(tmp_path: Path, place: str) -> None:
+    (tmp_path / "my_norms.py").write_text(PLUGIN)
+    plugin, rest = ["--plugin", "my_norms"], ["check", "gpt2", "--set", "decoder.norm=twice"]
+    answer = command(*(plugin + rest if place == "before" else rest + plugin), folder=tmp_path)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.startswith("gpt2: ok")
+
+
+def test_a_plug_in_that_is_installed_is_loaded_without_being_named(tmp_path: Path) -> None:
+    (tmp_path / "their_norms.py").write_text(PLUGIN)
+    metadata = tmp_path / "their_norms-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-norms\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[blockformer.blocks]\nnorms = their_norms\n")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    whole = [*BLOCKFORMER, "blocks", "norm/twice"]
+    answer = subprocess.run(whole, env=environment, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "2x." in answer.stdout
+
+
+def test_a_recipe_names_no_module(tmp_path: Path) -> None:
+    (tmp_path / "my_norms.py").write_text(PLUGIN + "\nprint('imported')\n")
+    (tmp_path / "r.yaml").write_text("type: decoder_only\ndecoder: {norm: my_norms.Twice}\n")
+    answer = command("check", "r.yaml", folder=tmp_path)
+    assert answer.returncode == 2
+    assert "imported" not in answer.stdout
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    answer = subprocess.run(
+        [*BLOCKFORMER, "schema"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (answer.returncode, answer.stderr) == (141, "")
+
+
+def test_an_interrupt_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\nopen('started', 'w').close()\ntime.sleep(60)\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    whole = [*BLOCKFORMER, "--plugin", "slow", "blocks"]
+    running = subprocess.Popen(
+        whole,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    while not (tmp_path / "started").exists():
+        time.sleep(0.05)
+        assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=30)
+    assert (running.returncode, errors) == (130, "")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("blockformer.cli.check.main", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["check", "gpt2"])

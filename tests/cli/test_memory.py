@@ -1,0 +1,117 @@
+"""`blockformer show --memory`."""
+
+import json
+import weakref
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+
+import blockformer as bf
+import registry
+from blockformer.cli.budget import size
+from blockformer.cli.main import main
+from blockformer.inspection.batch import logits_of, mean_loss, random_batch
+from blockformer.inspection.memory import PRECISIONS, memory
+from blockformer.training.optim import OptimizerSettings, make_optimizer
+from blocks.models.base import Model
+
+TINY = [name for name in registry.installed() if name.startswith("tiny_")]
+
+
+def really_kept(model: Model, batch: int, length: int, precision: str) -> int:
+    """Bytes of the distinct storages that autograd holds after a forward and its loss, parameters left out."""
+    owned = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: list[weakref.ref[Tensor]] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        alias = tensor.detach()  # held by autograd alone, so that it ends when autograd lets go
+        saved.append(weakref.ref(alias))
+        return alias
+
+    tokens = random_batch(model, batch, length)
+    mixed = torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with mixed:
+            logits = logits_of(model, tokens)
+        loss = mean_loss(logits, tokens)
+    storages = [tensor.untyped_storage() for one in saved if (tensor := one()) is not None]
+    kept = {storage.data_ptr(): storage.nbytes() for storage in storages if storage.data_ptr() not in owned}
+    loss.backward()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", TINY)
+def test_it_tells_what_a_real_step_keeps(name: str, precision: str) -> None:
+    recipe = registry.load_recipe(name)
+    told = memory(recipe, precision, 2, 24)
+    model = bf.build(recipe, dtype=PRECISIONS[precision]).train()
+    kept = really_kept(model, 2, 24, precision)
+    assert sum(told.activations.values()) + told.loss == kept
+    assert told.parameters == sum(parameter.nbytes for parameter in model.parameters())
+    assert told.gradients == sum(
+        parameter.grad.nbytes for parameter in model.parameters() if parameter.grad is not None
+    )
+
+
+def test_the_optimizer_needs_what_it_really_holds() -> None:
+    model = bf.build("tiny_experts")
+    really_kept(model, 1, 8, "fp32")
+    optimizer = make_optimizer(model, OptimizerSettings(), fused=False)
+    optimizer.step()
+    state = sum(value.nbytes for values in optimizer.state.values() for value in values.values())
+    assert memory(registry.load_recipe("tiny_experts"), "fp32", 1, 8).optimizer == state
+
+
+def test_scores_that_only_dropout_makes_a_cpu_keep_are_told_apart() -> None:
+    plain, dropped = (
+        memory(registry.load_recipe("tiny_decoder", {"decoder.layer.mixer.dropout": share}), "fp32", 2, 32)
+        for share in (0.0, 0.5)
+    )
+    assert plain.dropout == 0
+    assert sum(dropped.activations.values()) - dropped.dropout == sum(plain.activations.values())
+
+
+def test_activations_grow_with_the_batch_and_nothing_else_does() -> None:
+    one, two = (memory(registry.load_recipe("tiny_encoder_decoder"), "fp32", batch, 16) for batch in (1, 2))
+    assert (one.parameters, one.gradients, one.optimizer) == (two.parameters, two.gradients, two.optimizer)
+    assert two.logits == 2 * one.logits
+    assert sum(two.activations.values()) > 1.9 * sum(one.activations.values())
+
+
+def test_a_model_that_no_machine_holds_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "llama3_8b", "--memory", "--set", "decoder.depth=2", "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)["memory"]
+    assert (told["batch"], told["length"]) == (1, 8192)
+    fp32, true = told["bytes"]["fp32"], told["bytes"]["bf16-true"]
+    assert fp32["parameters"] == 2 * true["parameters"]
+    assert fp32["logits"] == 8192 * 128256 * 4
+
+
+def test_the_table_says_what_is_largest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "tiny_encoder", "--memory", "--batch", "4", "--length", "16"]) == 0
+    text = capsys.readouterr().out
+    assert "training on 4 x 16 tokens" in text
+    assert "largest in bf16-true: " in text
+    assert "cache" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--batch", "2"], "--batch and --length say how much is computed"),
+        (["--memory", "--length", "65"], "--length 65 is more than the model takes: 64"),
+        (["--memory", "--format", "yaml"], "--memory has no --format yaml"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "tiny_decoder", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+@pytest.mark.parametrize(("numbers", "words"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 KiB"), (5 << 30, "5 GiB")])
+def test_a_size_is_easy_to_read(numbers: int, words: str) -> None:
+    assert size(numbers) == words

@@ -1,0 +1,103 @@
+"""Fixtures of more than one area. Sizes in the tests are tiny: one thread is faster than several."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from registry import core, register
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parents[1]
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "brew", "potions"]
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few kilobytes of text that a model can learn a little of."""
+    draw = random.Random(0)
+    documents = (" ".join(draw.choices(WORDS, k=draw.randint(10, 40))) for _ in range(60))
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(".\n\n".join(documents))
+    return path
+
+
+@pytest.fixture(scope="session")
+def arguments(text: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What makes `fit` train a tiny model on that text, in epochs of a few steps, and keep the run in a folder."""
+    return [
+        *("--recipe", "tiny_decoder", "--recipe.decoder.depth", "1", "--recipe.embedding.dropout", "0.1"),
+        *("--data.dataset", "text", f"--data.files={text}", "--data.tokenizer", "bytes"),
+        *("--data.length", "32", "--data.batch_size", "16", "--data.validation", "0.1", "--data.test", "0.1"),
+        *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1", "--optimizer.warmup_steps", "2"),
+        *("--trainer.enable_progress_bar", "false", "--run.wandb", "disabled"),
+    ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLOCKFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the session's runs lie in."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def fit(arguments: list[str], runs: Path) -> Callable[..., Path]:
+    """Run `blockformer fit` in this process and give the run's folder."""
+    from blockformer.cli.fit import main
+
+    def run(*more: str, name: str, given: list[str] = arguments) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda descriptor: None)  # the tests need no durable files
+            status = main(["fit", *given, "--run.root", str(runs), "--run.name", name, *more])
+        assert status == 0
+        return runs / name
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., "subprocess.Popen[str]"]:
+    """Start `blockformer` in a process of its own."""
+
+    def begin(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "blockformer.cli.main", *arguments]
+        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "BLOCKFORMER_RUN"))
+        }
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "text": True}
+        return subprocess.Popen(command, env=inherited | settings | environment, **pipes)
+
+    return begin
+
+
+@pytest.fixture
+def registry_of_a_test(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """What is registered with this ``register`` is gone after the test, and in no recipe that another one draws."""
+    monkeypatch.setattr(core, "_ENTRIES", {slot: dict(named) for slot, named in core._ENTRIES.items()})
+    monkeypatch.setattr(core, "_NAMES", dict(core._NAMES))
+    return register
+
+
+@pytest.fixture(autouse=True)
+def blocks_of_a_module(request: pytest.FixtureRequest) -> None:
+    """Registers a test module's own ``BLOCKS``, classes by name, while one of its tests runs."""
+    named = getattr(request.module, "BLOCKS", {})
+    registering = request.getfixturevalue("registry_of_a_test") if named else None
+    for name, block in named.items():
+        assert registering is not None
+        registering(name)(block)

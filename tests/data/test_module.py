@@ -1,0 +1,219 @@
+import copy
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from blockformer.data.module import TextData
+from blockformer.errors import DataError
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    """Thirty small files; the pattern that finds them."""
+    for number in range(30):
+        words = hashlib.sha256(bytes([number])).hexdigest() * 4
+        (tmp_path / f"{number}.txt").write_text("\n".join(words[i : i + 9] for i in range(0, 256, 9)))
+    return str(tmp_path / "*.txt")
+
+
+def _data(text: str, **settings: Any) -> TextData:
+    return TextData(
+        **{"dataset": "text", "files": text, "tokenizer": "bytes", "length": 32, "batch_size": 8, **settings}
+    )
+
+
+class Recorder(L.LightningModule):
+    """Trains nothing and remembers which samples it saw."""
+
+    def __init__(self, ask_for_length: bool = False) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.ask_for_length = ask_for_length
+        self.seen: list[str] = []
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        self.seen.append(hashlib.sha256(b"".join(v.numpy().tobytes() for v in batch.values())).hexdigest()[:8])
+        return self.weight * 0
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self.ask_for_length:
+            assert self.trainer.estimated_stepping_batches > 0
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def _fit(folder: Path, data: TextData, ckpt_path: str | None = None, **settings: Any) -> list[str]:
+    model = Recorder(settings.pop("ask_for_length", False))
+    saving = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1, save_on_train_epoch_end=False)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 1}
+    trainer = L.Trainer(accelerator="cpu", callbacks=[saving], **{"max_epochs": 3, **quiet, **settings})
+    trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+    return model.seen
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "settings", [{}, {"ask_for_length": True}, {"limit_train_batches": 10}, {"max_steps": 50, "max_epochs": -1}]
+)
+@pytest.mark.parametrize("objective", ["causal_lm", "masked_lm"])
+def test_a_resumed_run_sees_what_an_uninterrupted_one_does(
+    text: str, tmp_path: Path, objective: str, settings: dict
+) -> None:
+    whole = _fit(tmp_path / "whole", _data(text, objective=objective), **copy.copy(settings))
+    assert len(set(whole)) == len(whole) >= 30, "epochs differ"
+    for step in (1, 7, len(whole) // 3, len(whole) - 3):
+        again = _data(text, objective=objective)
+        rest = _fit(tmp_path / f"{step}", again, str(tmp_path / "whole" / f"step={step}.ckpt"), **copy.copy(settings))
+        assert rest == whole[step:]
+
+
+def test_a_second_fit_begins_at_the_beginning(text: str, tmp_path: Path) -> None:
+    data = _data(text)
+    assert _fit(tmp_path / "1", data, max_epochs=1) == _fit(tmp_path / "2", data, max_epochs=1)
+
+
+def test_rank_and_world_are_the_trainers(text: str) -> None:
+    data, alone = _data(text), _data(text)
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=None)  # type: ignore[assignment]
+    own, whole = data.train_dataloader().batch(0), alone.train_dataloader().batch(0)
+    assert own["index"].tolist() == whole["index"].tolist()[1::2]
+    assert len(next(iter(data.val_dataloader()))["index"]) == 4
+
+
+def test_a_plain_loop_needs_no_trainer(text: str) -> None:
+    data = _data(text)
+    loader = data.loader("train")
+    assert sum(1 for _ in loader) == len(loader)
+    assert data.tokenizer.decode(loader.batch(0)["tokens"][0].tolist())
+    assert data.vocab_size == 260
+
+
+def test_facts_are_json_and_complete(text: str) -> None:
+    data = _data(text)
+    facts = data.facts()
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["train"] == {"documents": 26, "tokens": facts["train"]["bytes"] + 26, "bytes": facts["train"]["bytes"]}
+    assert 0 < facts["xz_bits_per_byte"] < 20
+    assert len(facts["sha256"]) == 64
+    assert facts["vocab_size"] == 260
+
+
+def test_bits_per_byte_of_bytes_and_bpe_are_over_the_same_bytes(text: str) -> None:
+    sums = []
+    for settings in (
+        {"tokenizer": "bytes"},
+        {"tokenizer": "bpe", "vocab_size": 300},
+        {"tokenizer": "bytes", "length": 7},
+    ):
+        data = _data(text, **settings)
+        sums.append(sum(int(batch["bytes"].sum()) for batch in data.loader("validation")))
+        assert sums[-1] == data.facts()["validation"]["bytes"]
+    assert len(set(sums)) == 1
+
+
+def test_bpe_learns_nothing_from_validation(tmp_path: Path) -> None:
+    (tmp_path / "train").write_text("abab " * 200)
+    (tmp_path / "held").write_text("xyxy " * 200)
+    held = str(tmp_path / "held")
+    data = TextData("text", str(tmp_path / "train"), held, held, vocab_size=400)
+    pieces = [piece for piece in data.tokenizer.pieces if len(piece) > 1]
+    assert any(b"ab" in piece for piece in pieces)
+    assert not any(b"xy" in piece for piece in pieces)
+
+
+def test_the_second_preparation_comes_from_the_cache(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _data(text, tokenizer="bpe").prepared
+    monkeypatch.setattr("blockformer.data.tokenizer.train", lambda *_: pytest.fail("trained again"))
+    again = _data(text, tokenizer="bpe").prepared
+    assert again.folder == first.folder
+    assert again.facts == first.facts
+
+
+def test_changed_text_is_prepared_anew(text: str, tmp_path: Path) -> None:
+    first = _data(text).facts()
+    (tmp_path / "0.txt").write_text("something else entirely\n" * 10)
+    assert _data(text).facts()["sha256"] != first["sha256"]
+
+
+def test_the_model_decides_the_objective_unless_the_user_did(text: str) -> None:
+    for given, model, result in ((None, "masked_lm", "masked_lm"), ("causal_lm", "masked_lm", "causal_lm")):
+        data = _data(text, objective=given)
+        data.configure(objective=model)
+        assert data.objective == result
+    with pytest.raises(DataError, match="needs pairs"):
+        _data(text).configure(objective="seq2seq")
+
+
+def test_long_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
+    lines = [f"{n}\t{'x' * n}\n" for n in range(1, 41)]
+    (tmp_path / "a.tsv").write_text("".join(lines))
+    data = TextData(
+        "pairs", str(tmp_path / "a.tsv"), tokenizer="bytes", length=31, validation=0.0, test=0.0, batch_size=5
+    )
+    assert data.facts()["train"] == {
+        "pairs": 30,
+        "too_long": 10,
+        "tokens": data.facts()["train"]["tokens"],
+        "bytes": 465,
+    }
+    assert max(batch["target"].shape[1] for batch in data.loader()) == 31
+
+
+def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text: str) -> None:
+    data = _data(text, validation=0.0, test=0.0)
+    assert data.val_dataloader() == []
+    with pytest.raises(DataError, match="the test split is empty"):
+        data.test_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"dataset": "text"}, "dataset text needs files"),
+        ({"files": "a.txt"}, "dataset docstrings is built in and takes no files"),
+        ({"length": 1}, "length must be at least 2"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"mask_rate": 0.0}, "mask_rate must be above 0"),
+        ({"validation": 0.5, "test": 0.5}, "leave something to train on"),
+        ({"validation": -0.1}, "leave something to train on"),
+        ({"tokenizer": "bytes", "vocab_size": 300}, "bytes always have 260"),
+        ({"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100 is too small"),
+        ({"dataset": "cldr", "packages": ["numpy"]}, "packages are for dataset docstrings"),
+        ({"dataset": "cldr", "objective": "causal_lm"}, "needs plain text"),
+        ({"objective": "seq2seq"}, "needs pairs"),
+        ({"dataset": "cldr", "pairs": 0}, "pairs must be"),
+        ({"max_bytes": 0}, "max_bytes must be"),
+    ],
+)
+def test_impossible_settings_are_refused_before_any_work(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        TextData(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_problems_are_named_at_once() -> None:
+    with pytest.raises(DataError, match=r"length .*; batch_size "):
+        TextData(length=0, batch_size=0)
+
+
+def test_every_setting_is_a_flag_with_help() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TextData, "data")
+    given = parser.parse_args(
+        ["--data.dataset=text", "--data.files=a.txt", "--data.max_bytes=null", "--data.vocab_size=512"]
+    )
+    assert (given.data.files, given.data.max_bytes, given.data.vocab_size) == ("a.txt", None, 512)
+    assert parser.parse_args(['--data.files=["a.txt", "b.txt"]']).data.files == ["a.txt", "b.txt"]
+    assert isinstance(parser.instantiate(parser.parse_args([])).data, TextData)
+    undescribed = [action.dest for action in parser._actions if action.dest.startswith("data.") and not action.help]
+    assert undescribed == []

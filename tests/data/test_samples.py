@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+import torch
+
+from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs
+from blockformer.data.sequences import Sequences
+from blockformer.data.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
+
+TEXTS = ["first document", "2nd", "a third one with ümläuts", "x", "the last document of these is the longest of all"]
+TOKENIZERS = {"bytes": ByteTokenizer(), "bpe": BPETokenizer.train(TEXTS * 5, 290)}
+each = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
+
+
+def _documents(tokenizer: Tokenizer, texts: list[str] = TEXTS) -> Sequences:
+    return Sequences.encode(texts, tokenizer, before=tokenizer.bos)
+
+
+def _everything(samples) -> dict[str, torch.Tensor]:
+    return samples.batch(np.arange(len(samples)), epoch=0)
+
+
+@each
+@pytest.mark.parametrize("length", [2, 7, 16, 500])
+def test_packing_predicts_each_token_and_each_end_once(tokenizer: Tokenizer, length: int) -> None:
+    batch = _everything(PackedRows(_documents(tokenizer), tokenizer, length))
+    assert batch["tokens"].shape[1] == length
+    scored = batch["targets"] != -100
+    asked = list(zip(batch["tokens"][scored].tolist(), batch["targets"][scored].tolist(), strict=True))
+    ids = [tokenizer.encode(text) for text in TEXTS]
+    assert asked == [pair for i in ids for pair in zip([tokenizer.bos, *i], [*i, tokenizer.eos], strict=True)]
+    assert batch["bytes"].sum() == sum(len(text.encode()) for text in TEXTS)
+
+
+def test_bytes_of_a_row_are_those_of_its_own_targets() -> None:
+    tokenizer = ByteTokenizer()
+    batch = _everything(PackedRows(_documents(tokenizer), tokenizer, 7))
+    for targets, size in zip(batch["targets"], batch["bytes"], strict=True):
+        assert size == sum(target >= 4 for target in targets.tolist())
+
+
+def test_documents_differ_where_documents_do() -> None:
+    tokenizer = ByteTokenizer()
+    batch = _everything(PackedRows(_documents(tokenizer, ["ab", "c", "defg"]), tokenizer, 6))
+    assert batch["documents"].tolist() == [[1, 1, 1, 2, 2, 3], [0, 0, 0, 0, 7, 7]]
+    assert batch["tokens"][1, 4:].tolist() == [tokenizer.pad] * 2
+    assert batch["targets"][1, 3:].tolist() == [tokenizer.eos, -100, -100]
+
+
+def test_documents_are_left_out_where_they_mean_nothing() -> None:
+    tokenizer = ByteTokenizer()
+    assert "documents" not in _everything(PackedRows(_documents(tokenizer, ["only one"]), tokenizer, 4))
+    assert "documents" not in _everything(PackedRows(_documents(tokenizer), tokenizer, 4, separate=False))
+
+
+def _masked(texts: list[str], length: int = 16, **settings) -> MaskedRows:
+    tokenizer = ByteTokenizer()
+    return MaskedRows(_documents(tokenizer, texts), tokenizer, length, **{"seed": 0, "fixed": False, **settings})
+
+
+def test_masked_rows_hold_all_text_and_never_two_documents() -> None:
+    tokenizer = ByteTokenizer()
+    batch = _everything(_masked(TEXTS))
+    text = torch.where(batch["targets"] == -100, batch["tokens"], batch["targets"])
+    assert tokenizer.decode(text[batch["attention_mask"]].tolist()) == "".join(TEXTS)
+    assert ((text == tokenizer.bos).sum(1) <= 1).all()
+    assert ((text == tokenizer.bos).nonzero()[:, 1] == 0).all()
+    assert ((text == tokenizer.pad) == ~batch["attention_mask"]).all()
+
+
+def test_blanks_are_80_10_10_of_the_share_asked_for() -> None:
+    batch = _everything(_masked(["abcdefghijklmnopqrstuvwxyz" * 4000], length=101, share=0.2))
+    chosen = batch["targets"] != -100
+    assert set(chosen[1:-1].sum(1).tolist()) == {20}, "a fifth of 101, rounded"
+    tokens, targets = batch["tokens"][chosen], batch["targets"][chosen]
+    masked, kept = (tokens == ByteTokenizer.mask).float().mean(), (tokens == targets).float().mean()
+    assert masked == pytest.approx(0.8, abs=0.015)
+    assert kept == pytest.approx(0.1, abs=0.015)
+    random = tokens[(tokens != targets) & (tokens != ByteTokenizer.mask)]
+    assert random.min() >= 4
+    assert random.unique().numel() > 200, "random tokens come from the whole vocabulary"
+    where = chosen[1:-1].float().mean(0)
+    assert (where - 20 / 101).abs().max() < 0.08, "no place is preferred"
+
+
+def test_special_tokens_are_never_blanked_and_each_row_has_a_blank() -> None:
+    tokenizer = ByteTokenizer()
+    for share in (0.01, 1.0):
+        batch = _everything(_masked(TEXTS, share=share))
+        assert (batch["tokens"][:, 0] == tokenizer.bos).sum() == len(TEXTS)
+        scored = batch["targets"][batch["targets"] != -100]
+        assert (scored >= 4).all()
+        assert ((batch["targets"] != -100).sum(1) >= 1).all()
+        if share == 1.0:
+            assert len(scored) == sum(len(text.encode()) for text in TEXTS)
+
+
+def test_blanks_depend_on_seed_epoch_and_sample_alone() -> None:
+    rows = _masked(TEXTS * 5)
+    chosen = np.array([3, 1, 4])
+    batch = rows.batch(chosen, epoch=2)
+    for place, sample in enumerate(chosen):
+        alone = rows.batch(np.array([sample]), epoch=2)
+        assert torch.equal(alone["tokens"][0], batch["tokens"][place])
+    assert not torch.equal(rows.batch(chosen, epoch=3)["tokens"], batch["tokens"])
+    assert not torch.equal(_masked(TEXTS * 5, seed=1).batch(chosen, epoch=2)["tokens"], batch["tokens"])
+
+
+def test_blanks_of_evaluation_are_the_same_in_every_epoch() -> None:
+    rows = _masked(TEXTS, fixed=True)
+    for name, value in _everything(rows).items():
+        assert torch.equal(value, rows.batch(np.arange(len(rows)), epoch=5)[name])
+
+
+@each
+def test_pairs_are_shifted_and_padded(tokenizer: Tokenizer) -> None:
+    sources, targets = TEXTS[:3], TEXTS[2:]
+    pairs = PaddedPairs(
+        Sequences.encode(sources, tokenizer, after=tokenizer.eos),
+        Sequences.encode(targets, tokenizer, before=tokenizer.bos),
+        tokenizer,
+    )
+    batch = _everything(pairs)
+    for row in range(3):
+        source = batch["source"][row][batch["source_mask"][row]].tolist()
+        assert source == [*tokenizer.encode(sources[row]), tokenizer.eos]
+        target = batch["target"][row][batch["target_mask"][row]].tolist()
+        assert target == [tokenizer.bos, *tokenizer.encode(targets[row])]
+        assert batch["targets"][row][batch["target_mask"][row]].tolist() == [*target[1:], tokenizer.eos]
+        assert (batch["targets"][row][~batch["target_mask"][row]] == -100).all()
+    assert batch["bytes"].tolist() == [len(text.encode()) for text in targets]
+    assert pairs.lengths.tolist() == (batch["source_mask"].sum(1) + batch["target_mask"].sum(1)).tolist()
+
+
+def test_sequences_survive_the_disk(tmp_path) -> None:
+    for name, texts in {"some": TEXTS * 200, "none": []}.items():
+        sequences = _documents(ByteTokenizer(), texts)
+        sequences.save(tmp_path, name)
+        again = Sequences.open(tmp_path, name)
+        assert np.array_equal(again.flat, sequences.flat)
+        assert len(again) == len(texts)
+    assert isinstance(Sequences.open(tmp_path, "some").flat, np.memmap)
+
+
+def test_large_vocabularies_do_not_overflow() -> None:
+    class Wide(ByteTokenizer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pieces = self.pieces + (b"",) * 70_000
+
+        def encode_many(self, texts):
+            return [np.array([70_000])] * len(texts)
+
+    assert Sequences.encode(["x"], Wide()).flat.tolist() == [70_000]
+
+
+def test_only_some_sequences_can_be_kept() -> None:
+    sequences = _documents(ByteTokenizer())
+    kept = sequences.only(np.array([True, False, False, True, False]))
+    assert [row.tolist() for row in (kept[0], kept[1])] == [sequences[0].tolist(), sequences[3].tolist()]
+    assert len(kept) == 2

@@ -1,0 +1,94 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blockformer.data.tokenizer import SPECIAL, BPETokenizer, ByteTokenizer, Tokenizer, load
+from blockformer.errors import DataError
+
+TEXTS = ["the cat sat on the mat, the cat ate the rat", "Übung macht den Meister: äöü ß", "日本語 and 🙂 emoji"] * 3
+TOKENIZERS = {"bytes": ByteTokenizer(), "bpe": BPETokenizer.train(TEXTS, 300)}
+each = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
+
+
+@each
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_gives_any_text_back_exactly(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.byte_lengths[ids].sum() == len(text.encode())
+
+
+@each
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_streams_the_same_text_and_only_whole_characters(tokenizer: Tokenizer, text: str) -> None:
+    stream = tokenizer.stream()
+    parts = [stream.feed(token) for token in tokenizer.encode(text)]
+    assert "".join(parts) == text
+    assert stream.end() == ""
+
+
+@each
+def test_an_unfinished_character_at_the_end_is_held_back_and_then_replaced(tokenizer: Tokenizer) -> None:
+    first = next(i for i, piece in enumerate(tokenizer.pieces) if piece == "é".encode()[:1])
+    stream = tokenizer.stream()
+    assert stream.feed(first) == ""
+    assert stream.end() == "\ufffd"
+    assert tokenizer.decode([first]) == "\ufffd"
+
+
+@each
+def test_no_text_spells_a_special_token(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(" ".join(SPECIAL))
+    assert min(ids) >= len(SPECIAL)
+    assert tokenizer.decode([tokenizer.bos, *ids, tokenizer.eos, tokenizer.pad]) == " ".join(SPECIAL)
+
+
+@each
+def test_survives_json(tokenizer: Tokenizer) -> None:
+    again = load(json.loads(json.dumps(tokenizer.dump())))
+    assert again.pieces == tokenizer.pieces
+    assert again.encode(TEXTS[1]) == tokenizer.encode(TEXTS[1])
+
+
+@each
+def test_many_texts_encode_as_one_by_one(tokenizer: Tokenizer) -> None:
+    assert [ids.tolist() for ids in tokenizer.encode_many(TEXTS)] == [tokenizer.encode(text) for text in TEXTS]
+
+
+def test_bpe_learns_frequent_words_and_has_the_size_that_was_asked_for() -> None:
+    tokenizer = TOKENIZERS["bpe"]
+    assert tokenizer.vocab_size == 300
+    assert len(tokenizer.encode("the cat")) < len("the cat") // 2
+    assert set(range(256)) <= {piece[0] for piece in tokenizer.pieces if len(piece) == 1}
+
+
+def test_a_short_text_yields_a_smaller_bpe() -> None:
+    tokenizer = BPETokenizer.train(["ab"], 1000)
+    assert 260 < tokenizer.vocab_size < 270
+    assert tokenizer.decode(tokenizer.encode("ab ba")) == "ab ba"
+
+
+def test_bpe_learns_the_same_in_another_process() -> None:
+    code = (
+        "import hashlib, json; from blockformer.data.tokenizer import BPETokenizer;"
+        f"t = BPETokenizer.train({TEXTS!r}, 300); print(hashlib.sha256(json.dumps(t.dump()).encode()).hexdigest())"
+    )
+    runs = {subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout for _ in range(2)}
+    assert len(runs) == 1
+
+
+def test_a_vocabulary_too_small_for_bytes_is_refused_with_both_numbers() -> None:
+    with pytest.raises(DataError, match=r"vocab_size 259 .* 260"):
+        BPETokenizer.train(TEXTS, 259)
+
+
+@pytest.mark.parametrize("content", [{}, {"format": "other"}, [], "x"])
+def test_what_is_no_tokenizer_is_refused(content: object) -> None:
+    with pytest.raises(DataError, match="not a tokenizer"):
+        load(content)  # type: ignore[arg-type]

@@ -1,0 +1,143 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+import blockformer as bf
+from blockformer.demo import lm, masked, runs, translation
+from blockformer.demo.__main__ import DEMOS, main
+from blockformer.demo.runs import CONFIGS, Run
+from registry import load_recipe
+
+FACTS = {
+    "variant": "mine",
+    "model": {"parameters": 1234567},
+    "data": {"xz_bits_per_byte": 2.0, "seed": 0},
+    "recipe": {"vocab_size": 260},
+    "objective": {"type": "masked_lm"},
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run's folder as `fit` leaves it, with figures that are easy to tell apart."""
+    rows = [
+        {"step": 1, "tokens_per_second": 10.0, "peak_memory_mib": 5.0},
+        {"step": 2, "tokens_per_second": 4000.0, "peak_memory_mib": 700.0},
+        {"step": 2, "val/loss": 9.0, "val/bits_per_byte": 9.0},
+        {"step": 3, "tokens_per_second": 5000.0, "peak_memory_mib": 600.0},
+        {"step": 3, "val/loss": 1.0, "val/bits_per_byte": 1.25},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "facts.json").write_text(json.dumps(FACTS))
+    (tmp_path / "text.txt").write_text("aaaaaaaaab" * 40 + "\n\n" + "aaaaaaaaab" * 40 + "\n\n" + "aaaaaaaaab" * 40)
+    data = {"dataset": "text", "files": [str(tmp_path / "text.txt")], "tokenizer": "bytes", "length": 20}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    return Run(tmp_path)
+
+
+def test_the_table_shows_the_last_validation_the_usual_speed_and_the_most_memory(run) -> None:
+    console = Console(width=120, record=True)
+    console.print(lm.table([run]))
+    text = console.export_text()
+    (row,) = (line for line in text.splitlines() if "mine" in line)
+    assert row.strip("│ ").replace("│", "").split() == ["mine", "1.250", "1,234,567", "4,000", "700", "MiB"]
+    assert any("xz" in line and "2.000" in line for line in text.splitlines())
+
+
+def test_the_majority_is_counted_on_the_targets_of_the_validation(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "cache"))
+    share = masked.majority(run)
+    targets = torch.cat([batch["targets"].flatten() for batch in run.data().loader("validation")])
+    scored = targets[targets >= 0]
+    assert share == pytest.approx((scored == ord("a") + 4).float().mean().item())
+    assert 0.7 < share < 1
+
+
+def test_exact_match_and_chrf_tell_right_from_wrong() -> None:
+    assert translation.scores(["dienstags", "mittwochs"], ["dienstags", "mittwochs"]) == (1.0, pytest.approx(100.0))
+    exact, chrf = translation.scores(["dienstags", "mittwoch"], ["dienstags", "mittwochs"])
+    assert exact == 0.5
+    assert 0 < chrf < 100
+
+
+def test_where_a_run_lies_is_said_with_the_commands_that_show_it(run, capsys) -> None:
+    offline = run.folder / "wandb" / "offline-run-20260101_000000-abc"
+    offline.mkdir(parents=True)
+    runs.say_where(run)
+    out = capsys.readouterr().out
+    assert f"wandb leet {offline}\n" in out
+    assert f"wandb sync {offline}\n" in out
+
+
+def test_the_variant_of_the_language_model_differs_in_its_feedforward_alone() -> None:
+    base, variant = (load_recipe(recipe).dump() for recipe in lm.RECIPES)
+    base["decoder"]["layer"]["feedforward"] = variant["decoder"]["layer"]["feedforward"] = "left out"
+    assert base == variant
+
+
+@pytest.mark.parametrize("recipe", [*lm.RECIPES, "demo_translation", "demo_masked"])
+def test_a_demo_s_model_has_about_a_million_parameters(recipe) -> None:
+    assert 0.3e6 < bf.check(load_recipe(recipe)).size < 1.2e6
+
+
+def test_every_demo_has_a_configuration_and_a_make_target() -> None:
+    makefile = (CONFIGS.parents[1] / "Makefile").read_text()
+    for demo in DEMOS:
+        assert yaml.safe_load((CONFIGS / f"{demo}.yaml").read_text())["trainer"]["max_steps"] > 100
+        assert f"python -m blockformer.demo {demo}\n" in makefile
+
+
+@pytest.mark.parametrize("option", ["--run.name", "--run.root=elsewhere"])
+def test_the_folder_of_a_demo_s_run_is_its_own(option, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(runs, "prepare", lambda config: None)
+    monkeypatch.setattr(lm, "prepare", lambda config: None)
+    assert main(["lm", option, "x"]) == 2
+    assert "names its own runs" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_ends_the_demo_with_status_2(tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lm, "prepare", lambda config: None)
+    assert main(["lm", "--trainer.max_stps", "3"]) == 2
+    error = capfd.readouterr().err
+    assert "max_stps" in error
+    assert "the run ended with status 2" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("demo", "shown"),
+    [
+        ("lm", ["bits per byte", "xz", "demo_lm_no_feedforward continues"]),
+        ("translation", ["exact match", "chrF", "expected, if different"]),
+        ("masked", ["always the most common", "Return the num"]),
+    ],
+)
+def test_a_demo_runs_from_its_first_word_to_its_last_twice(demo, shown, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(CONFIGS.parents[1]))
+    command = [
+        sys.executable,
+        "-m",
+        "blockformer.demo",
+        demo,
+        "--trainer.max_steps",
+        "4",
+        "--trainer.val_check_interval",
+        "2",
+    ]
+    for number in (1, 2):
+        result = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL
+        )
+        assert result.returncode == 0, result.stderr
+        for text in [*shown, "wandb leet", "wandb sync"]:
+            assert text in result.stdout
+        assert len(list((tmp_path / "runs").glob("*/metrics.jsonl"))) == number * (2 if demo == "lm" else 1)

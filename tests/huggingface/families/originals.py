@@ -1,0 +1,66 @@
+"""Originals with random weights that all matter, saved as Hugging Face saves them."""
+
+import re
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from tests.huggingface.families.cases import CASES, Case
+
+LEARNED_BUFFERS = r"e_score_correction_bias|final_logits_bias"
+
+
+def original(case: Case) -> Any:
+    """The model of a case; every parameter is away from the value at which it could be left out unnoticed."""
+    return _original(case.name)
+
+
+@cache
+def _original(name: str) -> Any:
+    case = next(case for case in CASES if case.name == name)
+    config = transformers.AutoConfig.for_model(case.model_type, **case.config)
+    config.architectures = [case.model]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, case.model)._from_config(config, attn_implementation="eager", dtype=torch.float32)
+    tensors = dict(model.named_parameters())
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if re.search(LEARNED_BUFFERS, name)}
+    computed = tuple(name for name, module in model.named_modules() if "sinusoidal" in type(module).__name__.lower())
+    norms = tuple(name for name, module in model.named_modules() if _is_norm(module))
+    for name, tensor in tensors.items():
+        if computed and name.startswith(computed):
+            continue
+        if tensor.requires_grad or re.search(LEARNED_BUFFERS, name):
+            _draw(f"{case.name} {name}", tensor, name.startswith(norms) if norms else False)
+    model.tie_weights()
+    return model.eval()
+
+
+def saved(case: Case, folder: Path) -> Path:
+    """The folder of a case, written once."""
+    place = folder / re.sub(r"\W+", "_", case.name)
+    if not place.exists():
+        original(case).save_pretrained(place)
+    return place
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower() and next(module.children(), None) is None
+
+
+@torch.no_grad()
+def _draw(name: str, tensor: Tensor, norm: bool) -> None:
+    """Matrices keep the size of what passes, norms and biases leave 1 and 0; T5 asks for small queries and keys."""
+    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+    if tensor.ndim < 2 or norm:
+        tensor.add_(noise.clamp(-2, 2) * 0.25)
+    elif re.search(r"embed|wte|wpe|shared|relative", name):
+        tensor.copy_(noise * 0.5)
+    else:
+        gain = 0.7 if re.search(r"[._](q|k|query|key|q_proj|k_proj)\.weight", name) else 1.0
+        tensor.copy_(noise * gain * tensor.shape[-1] ** -0.5)

@@ -1,0 +1,36 @@
+"""A family file reads both ways: what was imported can be exported, and is what it was."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from blockformer.huggingface import export_folder, read_folder
+from tests.huggingface.families.cases import CASES, Case
+from tests.huggingface.families.originals import original, saved
+
+COMPUTED = "embed_positions.weight"  # tables of sinusoids, which some originals store
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_exported_model_is_the_original(case: Case, originals: Path, tmp_path: Path) -> None:
+    source = saved(case, originals)
+    imported = read_folder(source)
+    out = export_folder(imported.recipe, imported.parameters, tmp_path / "exported", imported.family, imported.tokens)
+
+    before, after = load_file(source / "model.safetensors"), load_file(out / "model.safetensors")
+    assert {name for name in before if name in after or not name.endswith(COMPUTED)} == set(after)
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+
+    again = read_folder(out)
+    assert again.recipe.hash == imported.recipe.hash
+    assert all(torch.equal(again.parameters[name], tensor) for name, tensor in imported.parameters.items())
+
+    theirs = getattr(transformers, case.model).from_pretrained(out, attn_implementation="eager").eval()
+    inputs = {"input_ids": torch.randint(8, 70, (2, 24), generator=torch.Generator().manual_seed(2))}
+    if theirs.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = inputs["input_ids"][:, :20]
+    with torch.no_grad():
+        assert torch.equal(theirs(**inputs).logits, original(case)(**inputs).logits)

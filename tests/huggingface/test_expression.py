@@ -1,0 +1,99 @@
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from blockformer.huggingface.evaluation import evaluate
+from blockformer.huggingface.expression import ExpressionError, names, parse
+
+CONFIG = {"heads": 4, "dim": 64, "kinds": ["local", "global"], "scaling": {"factor": 2.0}, "nothing": None, "yes": True}
+
+
+class Scope:
+    def value(self, name: str) -> Any:
+        if name not in CONFIG:
+            raise ExpressionError(f"there is no {name}")
+        return CONFIG[name]
+
+    def call(self, name: str, arguments: Sequence[Any]) -> Any:
+        return [name, *arguments]
+
+
+def value(text: str) -> Any:
+    return evaluate(parse(text), Scope())
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("=heads", 4),
+        ("dim // heads", 16),
+        ("nothing or 4 * dim", 256),
+        ("heads ** -0.5", 0.5),
+        ("'tied' if yes else 'own'", "tied"),
+        ("kinds[1] == 'local'", False),
+        ("1 < heads <= 4", True),
+        ("heads in [1, 4] and not nothing", True),
+        ("nothing is None", True),
+        ("scaling['factor']", 2.0),
+        ("get(scaling, 'other', 7)", 7),
+        ("get(nothing, 'factor')", None),
+        ("{**scaling, 'theta': 1}", {"factor": 2.0, "theta": 1}),
+        ("[kind for i in range(2) for kind in kinds if kind != 'local']", ["global", "global"]),
+        ("max([len(kinds), heads])", 4),
+        ("kinds[:1]", ["local"]),
+        ("part(heads, 2)", ["part", 4, 2]),
+    ],
+)
+def test_an_expression_computes_what_python_would(text: str, result: Any) -> None:
+    assert value(text) == result
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("().__class__", "Attribute"),
+        ("lambda: 1", "Lambda"),
+        ("(lambda: 1)()", "only functions by name"),
+        ("__import__('os')['system']('x')", "only functions by name"),
+        ("f'{heads}'", "JoinedStr"),
+        ("max(*kinds)", "Starred"),
+        ("max(kinds, key=len)", "plain arguments"),
+        ("(x := 1)", "NamedExpr"),
+        ("[a for a, b in kinds]", "one name only"),
+        ("(1, 2)", "Tuple"),
+        ("heads +", "is not an expression"),
+        ("", "is not an expression"),
+    ],
+)
+def test_what_an_expression_may_not_say_is_refused_when_it_is_read(text: str, reason: str) -> None:
+    with pytest.raises(ExpressionError, match=reason):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9 ** 9 ** 9",
+        "[0] * 1000000000",
+        "range(1000000000)",
+        "[1 for a in range(99999) for b in range(99999)]",
+        "'%1000000000d' % heads",
+        "'a' * 1000000000",
+    ],
+)
+def test_an_expression_cannot_make_work_without_end(text: str) -> None:
+    with pytest.raises(ExpressionError):
+        value(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["kinds[9]", "heads / 0", "scaling['none']", "kinds + heads", "int('x')", "heads['x']"]
+)
+def test_an_expression_that_cannot_be_computed_says_so(text: str) -> None:
+    with pytest.raises(ExpressionError, match="cannot be computed"):
+        value(text)
+
+
+def test_names_are_those_that_the_config_must_know() -> None:
+    assert names(parse("max(a, [b for b in c if d])")) == {"a", "c", "d"}

@@ -1,0 +1,92 @@
+"""What data and a trainer ask of a model that it cannot give is said before training."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import blockformer as bf
+from blockformer.training.compatibility import (
+    MismatchError,
+    fit_data_to_model,
+    fit_device_to_model,
+    fit_precision_to_model,
+    remarks_on_data,
+)
+from registry import load_recipe
+
+
+@dataclass
+class Data:
+    """As much of a data module as is asked about."""
+
+    objective: str
+    vocab_size: int = 259
+    length: int = 16
+    separate_documents: bool = True
+
+    def configure(self, *, objective: str) -> None:
+        self.objective = self.objective or objective
+
+
+def fitted(data: Data, name: str, *overrides: str) -> Any:
+    recipe = load_recipe(name, overrides)
+    model = bf.check(recipe)
+    fit_data_to_model(data, recipe, model, data.objective)
+    return model
+
+
+def test_padding_for_a_mixer_that_takes_none() -> None:
+    with pytest.raises(
+        MismatchError, match=r"padded for masked_lm.* mixer 'fourier' at encoder.layer.mixer \(choose at"
+    ):
+        fitted(Data("masked_lm"), "tiny_encoder", "encoder.layer.mixer=fourier")
+    fitted(Data("masked_lm"), "tiny_encoder")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Data("causal_lm", vocab_size=5000), ["5000 token ids", "--recipe.vocab_size 5000"]),
+        (Data("causal_lm", length=4096), ["data.length 4096", "max_length"]),
+        (Data("masked_lm"), ["data.objective is masked_lm"]),
+    ],
+)
+def test_sizes_that_do_not_fit(data: Data, words: list[str]) -> None:
+    recipe = load_recipe("tiny_decoder")
+    with pytest.raises(MismatchError) as caught:
+        fit_data_to_model(data, recipe, bf.check(recipe), "causal_lm")
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_bfloat16_for_blocks_that_can_and_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    from blocks.attention.softmax import MultiHeadAttention
+    from registry import Capabilities
+
+    recipe = load_recipe("tiny_decoder")
+    model = bf.check(recipe)
+    fit_precision_to_model("bf16-mixed", recipe, model)
+    monkeypatch.setattr(MultiHeadAttention, "can", Capabilities(bfloat16=False))
+    fit_precision_to_model("32-true", recipe, model)
+    with pytest.raises(MismatchError, match=r"mixer 'attention' at decoder.layer.mixer"):
+        fit_precision_to_model("bf16-mixed", recipe, model)
+
+
+def test_what_is_never_trained_is_remarked() -> None:
+    model = bf.check(load_recipe("tiny_decoder", ["embedding.positions=learned", "vocab_size=300"]))
+    found = "\n".join(remarks_on_data(Data("causal_lm", length=8), model))
+    assert "41 of 300 token ids stand for nothing" in found
+    assert f"positions from 8 on are not trained, as no text is longer, and max_length is {model.max_length}" in found
+    exact = bf.check(load_recipe("tiny_decoder", ["vocab_size=259"]))
+    assert not list(remarks_on_data(Data("causal_lm", length=8), exact))
+
+
+def test_a_backend_without_gradients_on_a_cpu() -> None:
+    recipe = load_recipe("tiny_decoder", ["decoder.layer.mixer.backend=flex"])
+    model = bf.check(recipe)
+    with pytest.raises(
+        MismatchError, match=r"flex has no gradients on a CPU: say auto.* at decoder.layer.mixer.backend"
+    ):
+        fit_device_to_model("cpu", recipe, model)
+    fit_device_to_model("cuda", recipe, model)
+    fit_device_to_model("cpu", load_recipe("tiny_decoder"), bf.check(load_recipe("tiny_decoder")))

@@ -1,6 +1,0 @@
-"""Where figures go: files of our own, and Weights & Biases."""
-
-from training.loggers.files import FileLogger
-from training.loggers.weights_and_biases import WandbRun
-
-__all__ = ["FileLogger", "WandbRun"]
