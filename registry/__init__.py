@@ -1,13 +1,24 @@
 """Name a block, read its recipe schema off its signature, build it from a recipe. Imports neither torch nor blocks."""
 
+from registry.builtin_recipes import installed
 from registry.capabilities import ABILITIES, PLACES, Ability, Capabilities, Cut, Place, UnfitError
-from registry.core import Block, Entry, Parameter, entries, entry_of, register, slots
 from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
 from registry.recipe import Recipe, find, load_recipe
-from registry.shelf import installed
+from registry.registration import Block, Entry, Parameter, entries, entry_of, register, slot_named, slots
+from registry.slots import Slot
 from registry.spec import AsRecipe, Spec, parse, spec_of
-from registry.types import Depth, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, Share
+from registry.types import (
+    Depth,
+    FirstDefault,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Probability,
+    Runtime,
+    Share,
+)
 
 __all__ = [
     "ABILITIES",
@@ -19,6 +30,7 @@ __all__ = [
     "Cut",
     "Depth",
     "Entry",
+    "FirstDefault",
     "Mark",
     "NonNegative",
     "NonNegativeFloat",
@@ -34,6 +46,7 @@ __all__ = [
     "RegistrationError",
     "Runtime",
     "Share",
+    "Slot",
     "Spec",
     "UnfitError",
     "entries",
@@ -43,6 +56,7 @@ __all__ = [
     "load_recipe",
     "parse",
     "register",
+    "slot_named",
     "slots",
     "spec_of",
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
-    from registry.core import Block
+    from registry.registration import Block
 
 Place = Literal["causal", "bidirectional", "cross"]
 PositionKind = Literal["rotation", "bias"]

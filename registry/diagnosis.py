@@ -6,11 +6,10 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from registry.core import Entry, entries
 from registry.errors import Problem, nearest, shown
 from registry.merge import Path, blocks_in, typed
-from registry.strict_yaml import Map, Seq
-from registry.trees import dotted, where
+from registry.registration import Entry, entries
+from registry.strict_yaml import Map, Seq, dotted, where
 
 
 def diagnosed(slot: str, tree: Map, error: ValidationError) -> list[Problem]:

@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from registry.core import Entry, Parameter, as_recipe, entries
 from registry.errors import Mark, Problem, RecipeError, nearest
-from registry.spec import with_type
-from registry.strict_yaml import Map, Seq
-from registry.trees import dotted, from_plain
+from registry.registration import Entry, Parameter, as_recipe, entries, slot_named
+from registry.slots import with_default_type
+from registry.strict_yaml import Map, Seq, dotted, from_plain
 
 Path = tuple[str | int, ...]
 
@@ -88,15 +87,14 @@ def _alike(siblings: Map, key: str, seen: tuple[str, ...], path: Path) -> Any:
 def typed(slot: str, value: Any, default: Any = None, *, filled: bool = False) -> Any:
     """The tree with every block's ``type`` written out; ``filled`` adds the blocks that only the defaults name.
 
-    What cannot be understood is left as it is: checking is not done here.
+    Unknown values pass through and are validated later.
     """
     written = _mapping(value)
     if not isinstance(written, Mapping) or "like" in written:
         return cast("Any", written)
     tree = _as_map(cast("Mapping[str, Any]", written))
-    tree = Map(with_type(tree, default), tree.marks, tree.mark)
-    usual = next((entry.block.usual for entry in entries(slot).values()), None)
-    name = tree.get("type", usual)
+    tree = Map(with_default_type(tree, default), tree.marks, tree.mark)
+    name = tree.get("type", slot_named(slot).default_block)
     entry = entries(slot).get(name) if isinstance(name, str) else None
     if entry is None:
         return tree

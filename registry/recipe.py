@@ -10,16 +10,14 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from registry.building import Record, building_by
+from registry.builtin_recipes import installed, no_such
 from registry.capabilities import UnfitError
 from registry.diagnosis import diagnosed
 from registry.errors import Mark, Problem, RecipeError
-from registry.fitting import misplaced, unfit
 from registry.merge import merged, overridden, typed, without_like
-from registry.shelf import installed, no_such
-from registry.spec import Spec, parse
-from registry.strict_yaml import Map, parse_text, read
-from registry.trees import dotted, from_plain, plain, where
+from registry.placement import misplaced, unfit
+from registry.spec import Record, Spec, build_hook, parse
+from registry.strict_yaml import Map, dotted, from_plain, parse_text, plain, read, where
 
 ROOT = "model"
 Overrides = Mapping[str, Any] | Iterable[str]
@@ -68,7 +66,7 @@ class Recipe:
         """
         record = record or Record()
         wrong, failures = list(misplaced(self.spec)), record.failures
-        with building_by(record.build):
+        with build_hook(record.build):
             built = self.spec(*given)
         if not failures and not wrong:
             return built

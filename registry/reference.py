@@ -1,11 +1,69 @@
-"""The block reference: one Markdown page a slot, made from what is registered."""
+"""What is registered, described for the command line, editors and the block reference (a Markdown page a slot)."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from registry.catalogue import DescribedBlock, DescribedParameter, catalogue, keys_of, meaning
-from registry.words import shown
+from registry.registration import Entry, entries, slot_named, slots
+from registry.schema import parameter_type
+from registry.text import details, in_words, prose, shown, summary
 
 MADE = "<!-- Made by `make schema` from the blocks themselves; not for editing. -->"
+
+
+@dataclass(frozen=True)
+class DescribedParameter:
+    """One parameter as a recipe's author reads it; ``slot`` is the slot that it opens, if any."""
+
+    name: str
+    type: str
+    slot: str | None
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True)
+class DescribedBlock:
+    """One block: what it computes, where the idea comes from, what a recipe may say about it."""
+
+    slot: str
+    name: str
+    summary: str
+    details: str
+    paper: str
+    abilities: tuple[str, ...]
+    parameters: tuple[DescribedParameter, ...]
+
+
+def catalogue() -> dict[str, list[DescribedBlock]]:
+    """Every block of every slot, both in alphabetical order."""
+    return {slot: [described(entry) for _, entry in sorted(entries(slot).items())] for slot in slots()}
+
+
+def described(entry: Entry) -> DescribedBlock:
+    """A registered block in words."""
+    parameters = (
+        DescribedParameter(p.name, in_words(parameter_type(p.annotation)), p.slot, p.default, prose(p.description))
+        for p in entry.parameters.values()
+    )
+    block = entry.block
+    return DescribedBlock(
+        entry.slot,
+        entry.name,
+        summary(block),
+        details(block),
+        block.paper,
+        tuple(block.capabilities.words()),
+        tuple(parameters),
+    )
+
+
+def keys_of(slot: str) -> list[str]:
+    """The recipe keys that open a slot, the most frequent first."""
+    found = [
+        p.name for other in slots() for e in entries(other).values() for p in e.parameters.values() if p.slot == slot
+    ]
+    return sorted(dict.fromkeys(found), key=lambda key: (-found.count(key), found.index(key)))
 
 
 def pages() -> dict[str, str]:
@@ -16,13 +74,17 @@ def pages() -> dict[str, str]:
 
 def _index(known: Mapping[str, list[DescribedBlock]]) -> str:
     rows = [
-        f"| [{slot}]({slot}.md) | {meaning(slot)} | {', '.join(f'[{b.name}]({slot}.md#{b.name})' for b in found)} |"
+        f"| [{slot}]({slot}.md) | {slot_named(slot).description} | {_links(slot, found)} |"
         for slot, found in known.items()
     ]
     intro = "A slot is a place in a recipe that any of its blocks can fill."
     return _joined(
         [MADE, "# Blocks", intro, "\n".join(["| slot | what fills it | blocks |", "| --- | --- | --- |", *rows])]
     )
+
+
+def _links(slot: str, found: list[DescribedBlock]) -> str:
+    return ", ".join(f"[{block.name}]({slot}.md#{block.name})" for block in found)
 
 
 def _page(slot: str, found: list[DescribedBlock]) -> str:
@@ -33,7 +95,7 @@ def _page(slot: str, found: list[DescribedBlock]) -> str:
         else "It is the recipe itself."
     )
     blocks = [part for block in found for part in _block(block, keys[0] if keys else None)]
-    return _joined([MADE, f"# {slot}", f"{meaning(slot)} {where}", *blocks])
+    return _joined([MADE, f"# {slot}", f"{slot_named(slot).description} {where}", *blocks])
 
 
 def _block(block: DescribedBlock, key: str | None) -> Iterator[str]:

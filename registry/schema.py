@@ -6,14 +6,14 @@ there, a mapping without ``type`` may be of any block in the slot.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
-from registry.core import Entry, Parameter, entries, slots
-from registry.factory import FactoryMarker, factory_of, slot_of
 from registry.recipe import ROOT
-from registry.words import prose, recipe_for, summary
+from registry.registration import Entry, Parameter, entries, slot_named, slots
+from registry.text import prose, recipe_for, summary
+from registry.types import FactoryMarker, factory_of, slot_of
 
 Schema = dict[str, Any]
 EXTENDS = "The recipe that this one changes: a path that starts from this file, or the name of an installed recipe."
@@ -47,7 +47,7 @@ def parameter_type(annotation: Any, default: Any = None, *, changed: bool = Fals
     origin, args = get_origin(annotation), get_args(annotation)
     if any(isinstance(item, FactoryMarker) for item in args[1:]):
         slot = slot_of(args[0])
-        mapping = _mapping_name(slot, _implied(slot, default), changed)
+        mapping = _mapping_name(slot, slot_named(slot).implied(default), changed)
         return {"title": recipe_for(slot), "anyOf": [_ref(slot), _ref(mapping)]}
     if hasattr(annotation, "__metadata__"):
         return parameter_type(args[0], default, changed=changed)
@@ -56,12 +56,6 @@ def parameter_type(annotation: Any, default: Any = None, *, changed: bool = Fals
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {"type": "object", "additionalProperties": parameter_type(args[1], changed=changed)}
     return {"anyOf": [parameter_type(argument, default, changed=changed) for argument in args]}
-
-
-def _implied(slot: str, default: Any) -> str | None:
-    """The block that a mapping without ``type`` means, where there is one."""
-    name = cast("Mapping[str, Any]", default).get("type") if isinstance(default, Mapping) else default
-    return name if isinstance(name, str) else next((entry.block.usual for entry in entries(slot).values()), None)
 
 
 def _definitions() -> Iterator[tuple[str, Schema]]:
@@ -79,7 +73,7 @@ def _definitions() -> Iterator[tuple[str, Schema]]:
 def _places() -> set[tuple[str, str | None]]:
     """Every slot that some parameter opens, with the block that a mapping there means without ``type``."""
     parameters = [p for slot in slots() for entry in entries(slot).values() for p in entry.parameters.values()]
-    return {(p.slot, _implied(p.slot, p.default if p.arity == "one" else None)) for p in parameters if p.slot}
+    return {(p.slot, slot_named(p.slot).implied(p.default if p.arity == "one" else None)) for p in parameters if p.slot}
 
 
 def _mapping(slot: str, implied: str | None) -> Schema:

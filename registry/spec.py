@@ -2,21 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
-from weakref import finalize
 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from registry.building import builder
-from registry.core import Entry, as_recipe, entries, slots
 from registry.errors import nearest, shown
-from registry.factory import FactoryMarker, slot_of
-from registry.trees import plain
+from registry.registration import Entry, Parameter, as_recipe, entries, slot_named, slots
+from registry.slots import with_default_type
+from registry.types import FactoryMarker, slot_of
 
 T = TypeVar("T")
+ParentArguments = tuple[Any, ...]
+Built = tuple["Spec[Any]", ParentArguments, Any]
+BuildHook = Callable[["Spec[Any]", ParentArguments], Any]
+_HOOK: ContextVar[BuildHook | None] = ContextVar("build_hook", default=None)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,18 +31,17 @@ class Spec(Generic[T]):
     params: BaseModel
 
     def __call__(self, *given: Any) -> T:
-        stand_in = builder()
-        return self.build(*given) if stand_in is None else stand_in(self, given)
+        hook = _HOOK.get()
+        return self.build(*given) if hook is None else hook(self, given)
 
     def build(self, *given: Any) -> T:
-        """The block itself, whoever else takes part in the building."""
+        """Build the block without the hook of :func:`build_hook`; its child blocks still go through it."""
         try:
             built = cast("Any", self.entry.block)(*given, **dict(self.params))
         except Exception as error:
             error.add_note(f"  while building {self.entry.slot} {self.entry.name!r}")
             raise
-        _BUILT_FROM[id(built)] = self
-        finalize(built, _BUILT_FROM.pop, id(built))
+        built._spec = self
         return built
 
     def but(self, **changes: Any) -> "Spec[T]":
@@ -49,14 +52,31 @@ class Spec(Generic[T]):
         """
         return Spec(self.entry, self.entry.model.model_validate(dict(self.params) | changes))
 
-    def dump(self) -> dict[str, Any]:
-        """The canonical mapping: ``type`` first, every default filled in, in the order of the signature."""
-        return {"type": self.entry.name} | {key: _plain(value) for key, value in self.params}
+    def dump(self, *, runtime: bool = True) -> dict[str, Any]:
+        """The canonical mapping: ``type`` first, every default filled in, in the order of the signature.
+
+        Args:
+            runtime: include parameters that say only how a model is computed (:class:`registry.types.Runtime`).
+        """
+        known = self.entry.parameters
+        return {"type": self.entry.name} | {
+            key: _plain(value, runtime) for key, value in self.params if runtime or not known[key].runtime
+        }
 
     def identity(self) -> dict[str, Any]:
-        """:meth:`dump` without what does not change which model it is (see :class:`registry.types.Runtime`)."""
-        keep = {name for name, parameter in self.entry.parameters.items() if not parameter.runtime}
-        return {"type": self.entry.name} | {key: _plain(value, True) for key, value in self.params if key in keep}
+        """What says which model it is: ``type``, and each parameter that differs from its first default.
+
+        A parameter that says only how a model is computed is left out (:class:`registry.types.Runtime`). One at its
+        default is left out too, so that a block can gain a parameter without changing the hash of models that do not
+        use it. Where a default changed later, the first one counts (:class:`registry.types.FirstDefault`), so that a
+        stored recipe, which names all values, keeps its hash.
+        """
+        found: dict[str, Any] = {"type": self.entry.name}
+        for key, value in self.params:
+            parameter = self.entry.parameters[key]
+            if not parameter.runtime and (said := _identity(value)) != _identity_of_default(parameter):
+                found[key] = said
+        return found
 
     @property
     def hash(self) -> str:
@@ -84,19 +104,58 @@ class Spec(Generic[T]):
         for key, child in self.children():
             yield from child.walk(path + key)
 
-    def __reduce__(self) -> Any:  # the params class is made at registration, so pickle by recipe
-        return parse, (self.entry.slot, plain(self.dump()))
+    def __copy__(self) -> "Spec[T]":
+        return self  # it cannot change, and copies of a model are still told apart from other specs by identity
+
+    def __deepcopy__(self, memo: Any) -> "Spec[T]":
+        return self
+
+    def __reduce__(self) -> Any:  # the class of params is made at registration; specs inside stay the same objects
+        return _restored, (self.entry.slot, self.entry.name, dict(self.params))
 
     def __repr__(self) -> str:
         return f"{self.entry.name}({', '.join(f'{key}={value!r}' for key, value in self.params)})"
 
 
-_BUILT_FROM: "dict[int, Spec[Any]]" = {}  # by identity: a block may define equality
+@contextmanager
+def build_hook(hook: BuildHook) -> Generator[None]:
+    """Inside, ``hook(spec, parent_arguments)`` makes the block of every Spec that is called."""
+    token = _HOOK.set(hook)
+    try:
+        yield
+    finally:
+        _HOOK.reset(token)
+
+
+@dataclass
+class Record:
+    """A hook (:meth:`build`) that records what happens while a recipe is built.
+
+    Attributes:
+        built: each Spec that was called, what its parent passed to it, and the block.
+        failures: each Spec whose block could not be built, and why.
+    """
+
+    built: list[tuple["Spec[Any]", ParentArguments, Any]] = field(
+        default_factory=list[tuple["Spec[Any]", ParentArguments, Any]]
+    )
+    failures: list[tuple["Spec[Any]", Exception]] = field(default_factory=list[tuple["Spec[Any]", Exception]])
+
+    def build(self, spec: "Spec[Any]", given: ParentArguments) -> Any:
+        """Build, and put a placeholder where that fails, so that all failures are found."""
+        try:
+            built = spec.build(*given)
+        except Exception as error:
+            if isinstance(error, ValueError) or not self.failures:
+                self.failures.append((spec, error))
+            return spec.entry.block.placeholder()
+        self.built.append((spec, given, built))
+        return built
 
 
 def spec_of(block: Any) -> "Spec[Any] | None":
-    """The Spec that built ``block``; None if a constructor was called directly."""
-    return _BUILT_FROM.get(id(block))
+    """The Spec that built ``block`` or what it is a copy of; None if a constructor was called directly."""
+    return getattr(block, "_spec", None)
 
 
 def parse(slot: str, value: Any) -> Spec[Any]:
@@ -114,10 +173,10 @@ def parse(slot: str, value: Any) -> Spec[Any]:
         raise PydanticCustomError("block", "{slot} must be a name or a mapping with its 'type', not {value}", context)
     params: dict[str, Any] = {"type": value} if isinstance(value, str) else dict(cast("Mapping[str, Any]", value))
     name = params.pop("type", None)
-    entry = _entry(slot, _usual(slot) if name is None else name)
+    entry = _entry(slot, _default_block(slot) if name is None else name)
     for key, parameter in entry.parameters.items():
         if parameter.slot and key in params:
-            params[key] = with_type(params[key], parameter.default)
+            params[key] = with_default_type(params[key], parameter.default)
     return Spec(entry, entry.model.model_validate(params))
 
 
@@ -129,43 +188,61 @@ class AsRecipe(FactoryMarker):
         return core_schema.no_info_plain_validator_function(lambda value: parse(slot, value))
 
 
-def with_type(value: Any, default: Any) -> Any:
-    """Where a mapping opens a parameter's own block without ``type``, the parameter's default is meant."""
-    if not isinstance(value, Mapping) or "type" in value or "like" in value:
-        return cast("Any", value)
-    change = cast("Mapping[str, Any]", value)
-    if isinstance(default, str):
-        return {"type": default, **change}
-    if isinstance(default, Mapping) and "type" in default:
-        return {**cast("Mapping[str, Any]", default), **change}
-    return change
+def _restored(slot: str, name: str, params: dict[str, Any]) -> Spec[Any]:
+    entry = entries(slot)[name]
+    return Spec(entry, entry.model.model_validate(params))
 
 
-def _plain(value: Any, identity: bool = False) -> Any:
+def _plain(value: Any, runtime: bool) -> Any:
     match value:
         case Spec():
-            spec = cast("Spec[Any]", value)
-            return spec.identity() if identity else spec.dump()
+            return cast("Spec[Any]", value).dump(runtime=runtime)
         case tuple():
-            return [_plain(item, identity) for item in cast("tuple[Any, ...]", value)]
+            return [_plain(item, runtime) for item in cast("tuple[Any, ...]", value)]
         case Mapping():
-            return {key: _plain(item, identity) for key, item in cast("Mapping[str, Any]", value).items()}
+            return {key: _plain(item, runtime) for key, item in cast("Mapping[str, Any]", value).items()}
         case _:
             return value
 
 
-def _usual(slot: str) -> str:
-    usual = next((entry.block.usual for entry in entries(slot).values()), None)
-    if usual is None:
-        context = {"slot": slot, "known": ", ".join(sorted(entries(slot)))}
+def _identity(value: Any) -> Any:
+    match value:
+        case Spec():
+            return cast("Spec[Any]", value).identity()
+        case tuple():
+            return [_identity(item) for item in cast("tuple[Any, ...]", value)]
+        case Mapping():
+            return {key: _identity(item) for key, item in cast("Mapping[str, Any]", value).items()}
+        case _:
+            return value
+
+
+def _identity_of_default(parameter: Parameter) -> Any:
+    """As :func:`_identity` of the first default, where the defaults inside it are the first ones too.
+
+    A block's name stands for the block at its first defaults, whatever those of today are.
+    """
+    default = parameter.first_default
+    if parameter.slot is None or parameter.arity != "one" or default is None:
+        return _identity(default)
+    named = {"type": default} if isinstance(default, str) else dict(cast("Mapping[str, Any]", default))
+    entry = entries(parameter.slot)[named["type"]]
+    written = parse(parameter.slot, named).identity()
+    return {"type": named["type"]} | {key: written[key] for key in entry.parameters if key in named and key in written}
+
+
+def _default_block(slot: str) -> str:
+    default = slot_named(slot).default_block
+    if default is None:
+        context = {"slot": slot, "known": ", ".join(entries(slot))}
         raise PydanticCustomError("no_type", "{slot} needs a 'type'; known: {known}", context)
-    return usual
+    return default
 
 
 def _entry(slot: str, name: Any) -> Entry:
     if isinstance(name, str) and (entry := entries(slot).get(name)):
         return entry
-    known = sorted(entries(slot))
+    known = list(entries(slot))
     home = next((other for other in slots() if other != slot and name in entries(other)), "")
     hints = (nearest(str(name), known), f"{name!r} is one of {home};" if home else "")
     context = {"slot": slot, "name": shown(name), "home": home, "hint": "".join(f" {hint}" for hint in hints if hint)}

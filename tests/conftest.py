@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from registry import core, register
+from registry import register, registration
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -88,8 +88,8 @@ def start() -> Callable[..., "subprocess.Popen[str]"]:
 @pytest.fixture
 def registry_of_a_test(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """What is registered with this ``register`` is gone after the test, and in no recipe that another one draws."""
-    monkeypatch.setattr(core, "_ENTRIES", {slot: dict(named) for slot, named in core._ENTRIES.items()})
-    monkeypatch.setattr(core, "_NAMES", dict(core._NAMES))
+    monkeypatch.setattr(registration, "_ENTRIES", {slot: dict(named) for slot, named in registration._ENTRIES.items()})
+    monkeypatch.setattr(registration, "_NAMES", dict(registration._NAMES))
     return register
 
 

@@ -10,8 +10,8 @@ from torch.overrides import TorchFunctionMode
 from blockformer.assembly.unused_keys import unused_keys, unused_paths
 from blocks.models.base import Model
 from registry import Recipe, RecipeError, load_recipe
-from registry.building import Record
 from registry.recipe import Overrides
+from registry.spec import Record
 
 
 def check(recipe: Recipe) -> Model:

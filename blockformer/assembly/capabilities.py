@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from blocks.base import Component, Mixer, Stack
 from registry import Ability, Place, Recipe, spec_of
-from registry.fitting import choice
-from registry.trees import dotted
+from registry.placement import choice
+from registry.strict_yaml import dotted
 
 
 def lacking(recipe: Recipe, model: Component, ability: Ability) -> str:
@@ -20,11 +20,14 @@ def lacking(recipe: Recipe, model: Component, ability: Ability) -> str:
     found: dict[str, str] = {}
     for _, component in model.components():
         spec = spec_of(component)
-        if spec is None or getattr(component.can, ability):
+        if spec is None or getattr(component.capabilities, ability):
             continue
         slot, place = spec.entry.slot, dotted(paths.get(id(spec), ()))
         stands = set[Place]() if component.site is None else {component.site.place}
-        instead = choice(slot, lambda block, stands=stands: getattr(block.can, ability) and stands <= block.can.places)
+        instead = choice(
+            slot,
+            lambda block, stands=stands: getattr(block.capabilities, ability) and stands <= block.capabilities.places,
+        )
         found[place] = f"{slot} {spec.entry.name!r} at {place} ({instead})"
     return " and ".join(found.values())
 
@@ -40,7 +43,7 @@ def remarks(recipe: Recipe, model: Component) -> Iterator[str]:
         key = dotted(paths.get(id(spec), (name,)))
         if spec.entry.slot == "input_positions" and spec.entry.name != "none":
             told["input_positions"][key] = spec.entry.name
-        elif component.can.needs:
+        elif component.capabilities.needs:
             told["stack" if name.count(".") == 1 else "mixer"][key] = spec.entry.name
     if not any(told.values()):
         yield from _unordered(model)
@@ -56,5 +59,5 @@ def _unordered(model: Component) -> Iterator[str]:
         if not isinstance(stack, Stack) or stack.site is None or stack.site.causal:
             continue
         mixers = [component for _, component in stack.components() if isinstance(component, Mixer)]
-        if mixers and not any(mixer.can.ordered for mixer in mixers):
+        if mixers and not any(mixer.capabilities.ordered for mixer in mixers):
             yield f"nothing in {name} tells the order of tokens: a shuffled text gives the same, shuffled"

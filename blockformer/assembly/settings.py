@@ -1,7 +1,7 @@
 """A block's settings on one line."""
 
 from registry import Spec
-from registry.words import shown
+from registry.text import shown
 
 
 def settings(spec: Spec | None) -> str:

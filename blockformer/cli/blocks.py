@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from blockformer.cli.parser import Parser, add_format
 
 if TYPE_CHECKING:
-    from registry.catalogue import DescribedBlock
+    from registry.reference import DescribedBlock
 
 WIDTH = 110
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     import blocks  # noqa: F401  (importing registers; these and torch only now, so that --help answers at once)
-    from registry.catalogue import catalogue
+    from registry.reference import catalogue
 
     known = catalogue()
     slot, _, name = (options.place or "").partition("/")
@@ -39,28 +39,32 @@ def main(arguments: Sequence[str]) -> int:
 
 def _plain(known: "dict[str, list[DescribedBlock]]", slot: str, one: "list[DescribedBlock] | None") -> object:
     """One block, or slots with their meaning and blocks."""
-    from registry.catalogue import meaning
+    from registry import slot_named
 
     if one:
         return asdict(one[0])
     chosen = {slot: known[slot]} if slot else known
-    return {key: {"meaning": meaning(key), "blocks": list(map(asdict, found))} for key, found in chosen.items()}
+    return {
+        key: {"meaning": slot_named(key).description, "blocks": list(map(asdict, found))}
+        for key, found in chosen.items()
+    }
 
 
 def _slots(known: "dict[str, list[DescribedBlock]]") -> Iterator[str]:
-    from registry.catalogue import meaning
+    from registry import slot_named
 
     width = max(map(len, known))
     for slot, found in known.items():
-        yield f"{slot:<{width}}  {meaning(slot)}"
+        yield f"{slot:<{width}}  {slot_named(slot).description}"
         yield f"{'':<{width}}  {', '.join(block.name for block in found)}"
     yield "\n`blockformer blocks SLOT` lists the blocks of a slot, `blockformer blocks SLOT/NAME` explains one."
 
 
 def _blocks(slot: str, found: "list[DescribedBlock]") -> Iterator[str]:
-    from registry.catalogue import keys_of, meaning
+    from registry import slot_named
+    from registry.reference import keys_of
 
-    yield f"{slot}: {meaning(slot)}"
+    yield f"{slot}: {slot_named(slot).description}"
     if keys := keys_of(slot):
         yield f"Written under {' or '.join(f'`{key}:`' for key in keys)}."
     width = max(len(block.name) for block in found)
@@ -69,7 +73,7 @@ def _blocks(slot: str, found: "list[DescribedBlock]") -> Iterator[str]:
 
 
 def _block(block: "DescribedBlock") -> Iterator[str]:
-    from registry.words import shown
+    from registry.text import shown
 
     yield f"{block.slot}/{block.name}"
     yield ""

@@ -17,8 +17,7 @@ from registry.errors import nearest
 from registry.merge import overridden
 from registry.plugins import load_named
 from registry.recipe import assignments
-from registry.strict_yaml import Map
-from registry.trees import plain
+from registry.strict_yaml import Map, plain
 
 
 def subjects_of(place: str, params: list[str]) -> list[Subject]:

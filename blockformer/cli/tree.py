@@ -10,7 +10,7 @@ from blockformer.assembly.settings import settings
 from blocks.base import Component
 from blocks.models.base import Model
 from registry import entry_of, spec_of
-from registry.words import ranges
+from registry.text import ranges
 
 
 @dataclass(frozen=True)

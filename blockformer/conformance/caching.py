@@ -58,19 +58,19 @@ def check_begins_anew_with_a_new_cache(subject: Subject) -> None:
 def _told(block: Component, length: int, memory: int) -> int:
     """Numbers a row."""
     mixers = _mixers(block)
-    each = sum(turns * mixer.cached_per_token for mixer, own, turns in mixers if own)
+    each = sum(repeats * mixer.cached_per_token for mixer, own, repeats in mixers if own)
     if isinstance(block, Model):
         each = int(cast("Any", block).cached_per_token)
-    read = sum(turns * mixer.cached_per_token for mixer, own, turns in mixers if not own)
-    return each * length + read * memory + sum(turns * mixer.cached_per_text for mixer, _, turns in mixers)
+    read = sum(repeats * mixer.cached_per_token for mixer, own, repeats in mixers if not own)
+    return each * length + read * memory + sum(repeats * mixer.cached_per_text for mixer, _, repeats in mixers)
 
 
 def _mixers(block: Component) -> list[tuple[Mixer, bool, int]]:
     """Each mixer that keeps something, whether it is of the text itself, and how often it runs."""
     part: Any = block if isinstance(block, Mixer) else cast("Any", block).decoder
-    turns = getattr(part, "turns", 1)
+    repeats = getattr(part, "repeats", 1)
     found = [module for module in part.modules() if isinstance(module, Mixer)]
-    return [(mixer, mixer.site is None or mixer.site.memory_dim is None, turns) for mixer in found]
+    return [(mixer, mixer.site is None or mixer.site.memory_dim is None, repeats) for mixer in found]
 
 
 def _filled(block: Component, given: Example, sizes: list[int]) -> Cache:

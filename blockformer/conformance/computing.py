@@ -26,7 +26,7 @@ def check_backends_agree(subject: Subject) -> None:
     """
     for path in subject.keys("backend"):
         owner, names = _owner(subject, path), _choices(subject, path)
-        declared = set(owner.entry.block.can.backends)
+        declared = set(owner.entry.block.capabilities.backends)
         assert set(names) - {"auto"} == declared, f"{owner.entry.name} declares backends {declared}, and takes {names}"
         builds = _builds(subject, path)
         assert builds, f"no backend takes {subject.id}"

@@ -63,7 +63,7 @@ def _outcome(observe: Observation, subject: Subject) -> object:
 
 def _results(subject: Subject, block: Component) -> list[Tensor]:
     short, long = example(subject), example(subject, length=2 * MAX_LENGTH)
-    return [run(block, short), *([run(block, long)] if block.can.any_length else [])]
+    return [run(block, short), *([run(block, long)] if block.capabilities.any_length else [])]
 
 
 def _results_of_other_sizes(subject: Subject, block: Component) -> list[Tensor]:

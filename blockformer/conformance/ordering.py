@@ -36,7 +36,7 @@ def check_knows_no_order_without_positions(subject: Subject) -> None:
     order = [3, 0, 4, 1, 2]
     shuffled = Example(given.x[:, order], memory=given.memory)
     after, before = run(block, shuffled), run(block, given)[:, order]
-    knowing = [type(component).__name__ for _, component in block.components() if component.can.ordered]
+    knowing = [type(component).__name__ for _, component in block.components() if component.capabilities.ordered]
     if not knowing:
         assert_same(after, before, f"tokens in the order {order}")
         return

@@ -55,7 +55,7 @@ def pairs(
     wanted, left_out = None if only is None else set(only), set(without)
     found: list[tuple[Subject, Check]] = []
     for block in blocks:
-        for subject in [block] if isinstance(block, Subject) else subjects(block.slot, entry_of(block).name):
+        for subject in [block] if isinstance(block, Subject) else subjects(block.slot.name, entry_of(block).name):
             found += [(subject, check) for check in checks(subject)]
             for variant in variants(subject) if options else ():
                 found += [(variant, check) for check in checks(variant) if check not in ONCE]

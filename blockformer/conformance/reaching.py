@@ -51,10 +51,10 @@ def _declared(subject: Subject, block: Component) -> Tensor:
 
 def _reach(block: Component, causal: bool) -> int | None:
     """How many tokens away a block looks; None: any number."""
-    turns = [module.turns for module in block.modules() if isinstance(module, Stack)]
+    repeats = [module.repeats for module in block.modules() if isinstance(module, Stack)]
     windows = [module.window for module in block.modules() if isinstance(module, Mixer) and _own(module, causal)]
     found = [window for window in windows if window is not None]
-    return None if len(found) < len(windows) else sum(window - 1 for window in found) * max(turns, default=1)
+    return None if len(found) < len(windows) else sum(window - 1 for window in found) * max(repeats, default=1)
 
 
 def _own(mixer: Mixer, causal: bool) -> bool:

@@ -55,7 +55,7 @@ class Subject:
     @classmethod
     def of(cls, block: type[Block], params: Mapping[str, Any] | None = None, place: Place = "causal") -> "Subject":
         """The subject for a registered class."""
-        return cls(block.slot, entry_of(block).name, params or {}, place)
+        return cls(block.slot.name, entry_of(block).name, params or {}, place)
 
     @property
     def id(self) -> str:
@@ -92,7 +92,7 @@ class Subject:
         """
         given = {"site": self.site, "vocab_size": VOCABULARY, "tokens": None, "width": DIM, "theta": 10000.0}
         block = entries(self.slot)[self.name].block
-        return cast("Component", self.spec(*(given[name] for name in block.given)))
+        return cast("Component", self.spec(*(given[name] for name in block.slot.parent_arguments)))
 
     def build(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Component:
         """The block with random values in every parameter, in eval mode.
@@ -149,7 +149,7 @@ def subjects(slot: str, name: str) -> list[Subject]:
             kind = cast("Model", small(slot, name).make()).kind
         return [small(slot, name, MODEL_PLACES[kind])]
     if slot == "mixer":
-        return [small(slot, name, place) for place in PLACES[slot] if place in block.can.places]
+        return [small(slot, name, place) for place in PLACES[slot] if place in block.capabilities.places]
     if slot == "rotary_scaling":
         host = Subject("attention_positions", "rotary", {"scaling": name})
         return [Subject(slot, name), host, replace(host, place="bidirectional")]

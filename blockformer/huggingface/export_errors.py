@@ -11,7 +11,7 @@ from blockformer.huggingface.layer_pattern import listed
 from blocks.stacks.layers import LAYOUT
 from registry import Mark, Problem, Recipe
 from registry.errors import shown
-from registry.trees import where
+from registry.strict_yaml import where
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def differing(recipe: Recipe, nearest: Recipe, family: Family) -> Iterator[Obsta
         nearest: what the family makes of the config that was found for it.
         family: for the messages.
     """
-    ours, theirs = recipe.spec.identity(), nearest.spec.identity()
+    ours, theirs = recipe.spec.dump(runtime=False), nearest.spec.dump(runtime=False)
     yield from _differing(recipe, family, ours, theirs, ())
 
 
@@ -90,7 +90,7 @@ def failing(recipe: Recipe, family: Family, failed: Mapping[str, ConflictError])
         family: for the messages.
         failed: why, by the key's path; layers are numbers.
     """
-    canonical = recipe.spec.identity()
+    canonical = recipe.spec.dump(runtime=False)
     for dotted, conflict in failed.items():
         path, value = _written(canonical, dotted.split(".") if dotted else [])
         message = f"{family.name} cannot say it ({conflict})"

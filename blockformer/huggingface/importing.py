@@ -17,8 +17,7 @@ from blockformer.huggingface.rules import names_of, rules_of
 from blockformer.huggingface.template import Filling
 from blockformer.huggingface.tensor_files import TensorFiles
 from registry import Mark, Problem, Recipe, RecipeError, load_recipe
-from registry.strict_yaml import Map
-from registry.trees import where
+from registry.strict_yaml import Map, where
 
 ANY = "*"  # as a fixed value: every value will do
 

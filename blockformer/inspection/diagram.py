@@ -10,7 +10,7 @@ from blockformer.inspection.wiring import Merge, Step, Wiring, wiring_of
 from blocks.base import Component, Embedding, Head, Layer, Mixer, Stack
 from blocks.models.base import Model
 from registry import Recipe, Spec, entry_of, spec_of
-from registry.words import ranges
+from registry.text import ranges
 
 ONE, TWO = 62, 34
 """Widths of a box in a model with one stack, and with two side by side."""
@@ -58,7 +58,7 @@ def _column(model: Model, stack: Stack, embedding: tuple[str, Component] | None,
         parts.append(_box(model, *embedding, width))
     parts += _layers(path, stack, width)
     after = [(name, child) for name, child in stack.named_children() if isinstance(child, Component)]
-    parts += [_box(model, f"{path}.{name}", child, width) for name, child in after if child.slot == "norm"]
+    parts += [_box(model, f"{path}.{name}", child, width) for name, child in after if child.slot.name == "norm"]
     if last:
         heads = [(name, child) for name, child in model.named_children() if isinstance(child, Head)]
         parts += [*(_box(model, *head, width) for head in heads), word("logits")]
@@ -73,7 +73,7 @@ def _layers(path: str, stack: Stack, width: int) -> Iterator[Picture]:
     layers = layers_of(stack) or [layer for _, layer in stack.components() if isinstance(layer, Layer)]
     for index, layer in enumerate(layers):
         groups.setdefault(id(spec_of(layer) or layer), []).append(index)
-    turns = f", each {stack.turns} times" if stack.turns > 1 else ""
+    turns = f", each {stack.repeats} times" if stack.repeats > 1 else ""
     laid = f"{layout(names_of(stack))}{turns}" if any(names_of(stack)) else f"{len(layers)} x the same{turns}"
     spec = spec_of(stack)
     said = [f"{path}: {entry_of(type(stack)).name}", laid]

@@ -6,7 +6,7 @@ from itertools import groupby
 from statistics import median
 
 from blockformer.inspection.activation_statistics import Scale, Scales
-from registry.words import ranges
+from registry.text import ranges
 
 GROWTH = 10.0
 """Over the second half of a stack; sums of independent sublayers grow with its root: less than 2."""

@@ -147,7 +147,7 @@ def _slots(model: Model, inside: list[str]) -> Generator[None]:
     hooks: list[Any] = []
     for module in model.modules():
         if isinstance(module, Component):
-            hooks += [module.register_forward_pre_hook(begin(module.slot)), module.register_forward_hook(end)]
+            hooks += [module.register_forward_pre_hook(begin(module.slot.name)), module.register_forward_hook(end)]
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from blockformer.assembly.capabilities import lacking
 from blockformer.errors import UserError
 from blocks.models.base import Model
 from registry import Ability, Recipe, spec_of
-from registry.trees import dotted
+from registry.strict_yaml import dotted
 
 
 class MismatchError(UserError):
@@ -88,7 +88,7 @@ def remarks_on_data(data: Any, model: Model) -> Iterator[str]:
             f"{model.vocab_size - data.vocab_size:,} of {model.vocab_size:,} token ids stand for nothing, as the "
             f"tokenizer has {data.vocab_size:,}: --recipe.vocab_size {data.vocab_size} saves their rows"
         )
-    fixed = [component for _, component in model.components() if not component.can.any_length]
+    fixed = [component for _, component in model.components() if not component.capabilities.any_length]
     if fixed and data.length < model.max_length:
         yield (
             f"positions from {data.length:,} on are not trained, as no text is longer, and max_length is "

@@ -19,9 +19,9 @@ from blocks.base import (
     Heads,
     KeyValues,
     Linear,
+    LocalHeads,
     Mixer,
     Norm,
-    OwnHeads,
     Site,
 )
 from blocks.norms.rms import RMSNorm
@@ -57,7 +57,7 @@ class LatentAttention(Mixer):
 
     paper = "DeepSeek-AI, 2024, arXiv:2405.04434, section 2.1"
     outputs = ("out",)
-    can = Capabilities(
+    capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         backends=BACKENDS,
         positions=frozenset({"rotation", "bias"}),
@@ -65,7 +65,7 @@ class LatentAttention(Mixer):
             "q": "columns",
             "k": "columns",
             "v": "columns",
-            "own_heads": "columns",
+            "local_heads": "columns",
             "k_rotary": "common",
             "out": "rows",
         },
@@ -99,7 +99,7 @@ class LatentAttention(Mixer):
         self.causal, self.window, self.dropout = site.causal, window, dropout
         self.attend = choose(backend, softcap=False, dropout=dropout > 0)
         self.positions = positions(site.resized(self.rotary_dim, heads))
-        self.own_heads = OwnHeads()
+        self.local_heads = LocalHeads()
         self._project(site, q_rank, norm, bias)
 
     def _project(
@@ -129,7 +129,7 @@ class LatentAttention(Mixer):
             **projection_axes(("q",), replace(heads, each=self.head_dim + self.rotary_dim)),
             **projection_axes(("k",), heads),
             **projection_axes(("v",), values),
-            "out.weight": (None, replace(values, writes=True)),
+            "out.weight": (None, replace(values, zero_new=True)),
         }
 
     def prepare(self, context: Context) -> None:
@@ -172,7 +172,7 @@ class LatentAttention(Mixer):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         visible = visibility(context, causal=self.causal, window=self.window)
         biases = [bias for bias in (self.positions.bias(context), context.bias) if bias is not None]
-        added = self.own_heads(sum(biases[1:], biases[0])) if biases else None
+        added = self.local_heads(sum(biases[1:], biases[0])) if biases else None
         return self.attend(q, k, v, visible, Scoring(self.scale, self.dropout if self.training else 0.0, bias=added))
 
     def flops_per_token(self, length: int) -> float:

@@ -20,11 +20,11 @@ from blocks.base import (
     KeyHeads,
     KeyValues,
     Linear,
+    LocalHeads,
     Mixer,
     Norm,
-    OwnHeads,
-    Plain,
     Site,
+    SitelessFactory,
 )
 from blocks.positions.none import NoAttentionPositions
 from registry import Capabilities, Cut, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, register
@@ -63,7 +63,7 @@ class MultiHeadAttention(Mixer):
         "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708"
     )
     outputs = ("out",)
-    can = Capabilities(
+    capabilities = Capabilities(
         backends=BACKENDS,
         positions=frozenset({"rotation", "bias"}),
         shards={
@@ -72,7 +72,7 @@ class MultiHeadAttention(Mixer):
             "v": "columns",
             "gate": "columns",
             "sinks": "columns",
-            "own_heads": "columns",
+            "local_heads": "columns",
             "q_norm": "between",
             "k_norm": "between",
             "out": "rows",
@@ -95,7 +95,7 @@ class MultiHeadAttention(Mixer):
         qk_norm: Factory[Norm] | None = None,
         qk_norm_over: NormOver = "head",
         qk_norm_after: bool = False,
-        gate: Plain[Activation] | None = None,
+        gate: SitelessFactory[Activation] | None = None,
         positions: Factory[AttentionPositions] = NoAttentionPositions,
         dropout: Probability = 0.0,
         backend: Annotated[Backend, Runtime()] = "auto",
@@ -121,9 +121,9 @@ class MultiHeadAttention(Mixer):
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
         self.gate, self.gate_activation = (nn.Linear(site.dim, inner, bias=False), gate()) if gate else (None, None)
         self.positions = positions(site.resized(self.head_dim, heads))
-        turned = "rotation" in self.positions.can.needs  # only then is before another than after
+        turned = "rotation" in self.positions.capabilities.needs  # only then is before another than after
         self.norm_after = qk_norm_after and qk_norm is not None and turned
-        self.own_heads = OwnHeads()
+        self.local_heads = LocalHeads()
         if self.cross and (window is not None or not isinstance(self.positions, NoAttentionPositions)):
             raise ValueError("a cross mixer knows no distances from target to source: leave out window and positions")
 
@@ -142,7 +142,7 @@ class MultiHeadAttention(Mixer):
             **projection_axes(("k", "v"), keys),
             **head_norm_axes("q_norm", self.q_norm, queries, self.over),
             **head_norm_axes("k_norm", self.k_norm, keys, self.over),
-            "out.weight": (None, replace(queries, writes=True)),
+            "out.weight": (None, replace(queries, zero_new=True)),
             "sinks": (replace(queries, each=1),),
         }
 
@@ -165,7 +165,7 @@ class MultiHeadAttention(Mixer):
         if self.cross:
             return self._memory(context, x.shape[0]), memory_visibility(context), None
         biases = [bias for bias in (self.positions.bias(context), context.bias) if bias is not None]
-        bias = self.own_heads(sum(biases[1:], start=biases[0])) if biases else None
+        bias = self.local_heads(sum(biases[1:], start=biases[0])) if biases else None
         return self._keys_values(x, context), visibility(context, causal=self.causal, window=self.window), bias
 
     def _queries(self, x: Tensor, context: Context) -> Tensor:

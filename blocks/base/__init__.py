@@ -10,7 +10,7 @@ from blocks.base.component import Component
 from blocks.base.context import Context, growth
 from blocks.base.feedforward import Expert, FeedForward, Router
 from blocks.base.linear import Linear
-from blocks.base.own_heads import OwnHeads
+from blocks.base.local_heads import LocalHeads
 from blocks.base.positions import AttentionPositions, InputPositions, RotaryScaling, ScalingFactory
 from blocks.base.site import Site
 from blocks.base.slots import (
@@ -24,9 +24,9 @@ from blocks.base.slots import (
     Layer,
     Mixer,
     Norm,
-    Plain,
     Residual,
     Role,
+    SitelessFactory,
     Stack,
     Transform,
     TransformFactory,
@@ -58,17 +58,17 @@ __all__ = [
     "Known",
     "Layer",
     "Linear",
+    "LocalHeads",
     "Mixer",
     "Norm",
-    "OwnHeads",
     "Places",
-    "Plain",
     "Residual",
     "Role",
     "RotaryScaling",
     "Router",
     "ScalingFactory",
     "Site",
+    "SitelessFactory",
     "Stack",
     "Transform",
     "TransformFactory",

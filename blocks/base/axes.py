@@ -1,7 +1,7 @@
-"""What stands along an axis of a parameter, and how a trained one becomes one of another size.
+"""Meaning of each parameter axis, and how to resize it.
 
-A block says it in :meth:`~blocks.base.Component.axes`; :func:`bf.warm_start` reads it. A rule that is missing here
-is a subclass of :class:`Axis`, and may stand in the file of the block that needs it.
+Blocks declare it in :meth:`~blocks.base.Component.axes`, and :func:`blockformer.warm_start` reads it. A missing rule is
+another subclass of :class:`Axis`, in the file of the block that needs it.
 """
 
 from abc import ABC, abstractmethod
@@ -84,15 +84,15 @@ class Hidden(Axis):
     arXiv:1608.08710); of experts, the same ones in all.
 
     Args:
-        writes: the parameter reads the units and writes their sum.
+        zero_new: new units start at 0: the axis of a projection that adds up what the units give.
     """
 
     title = "units"
-    writes: bool = False
+    zero_new: bool = False
 
     def resized(self, old: Axis, known: Known) -> Change | None:
         if self.size > old.size:
-            return _appended(self, old, zero=self.writes)
+            return _appended(self, old, zero=self.zero_new)
         kept = known.importance().topk(self.size).indices.sort().values
         return Change(kept[:, None], f"the {self.size} of {old.size} units that weigh most", each=self.each)
 
@@ -103,19 +103,19 @@ class Heads(Axis):
 
     Args:
         keys: number of key and value heads that they share.
-        writes: the parameter reads what the heads found and writes their sum.
+        zero_new: new heads start at 0: the axis of a projection that adds up what the heads give.
     """
 
     title = "heads"
     keys: int = 1
-    writes: bool = False
+    zero_new: bool = False
 
     def resized(self, old: Axis, known: Known) -> Change | None:
         assert isinstance(old, Heads)
         if self.size == old.size:
             return Change(_same(self.size), "", each=self.each)
         grows = self.size > old.size and self.size * old.keys == old.size * self.keys
-        return _appended(self, old, zero=self.writes) if grows else None
+        return _appended(self, old, zero=self.zero_new) if grows else None
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,20 @@ class Component(nn.Module, Block):
     """A block that is an ``nn.Module``.
 
     ``outputs`` names the child modules whose result goes straight into the residual stream, which some inits scale by
-    depth; ``absent`` is True for a block that stands for nothing, so that its parent leaves the sublayer out.
+    depth; ``is_noop`` is True for a block that stands for nothing, so that its parent leaves the sublayer out.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ()
-    absent: ClassVar[bool] = False
+    is_noop: ClassVar[bool] = False
 
     def __init__(self, site: Site | None = None) -> None:
         super().__init__()
         self.site = site
-        if site is not None and (place := site.place) not in self.can.places:
-            raise UnfitError(f"does not {PLACES[place]}", lambda block: place in block.can.places)
+        if site is not None and (place := site.place) not in self.capabilities.places:
+            raise UnfitError(f"does not {PLACES[place]}", lambda block: place in block.capabilities.places)
 
     @classmethod
-    def hollow(cls) -> Self:
+    def placeholder(cls) -> Self:
         block = cls.__new__(cls)
         nn.Module.__init__(block)
         return block
@@ -47,13 +47,13 @@ class Component(nn.Module, Block):
         """
         return {}
 
-    def origins(self) -> Mapping[str, str]:
+    def fallback_names(self) -> Mapping[str, str]:
         """Where else a checkpoint may have what a parameter stands for: its name here -> another name here."""
         return {}
 
     def shards(self) -> Mapping[str, Cut]:
-        """As ``can.shards``, of what there is with these parameters; nothing if it cannot be cut with them."""
-        return {name: cut for name, cut in self.can.shards.items() if getattr(self, name) is not None}
+        """As ``capabilities.shards``, of what there is with these parameters; nothing if it cannot be cut with them."""
+        return {name: cut for name, cut in self.capabilities.shards.items() if getattr(self, name) is not None}
 
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of a forward's matrix products for one token in a sequence of ``length``.
@@ -63,12 +63,12 @@ class Component(nn.Module, Block):
         return sum(flops_per_token(child, length) for child in self.children())
 
     def allows(self, ability: Ability) -> bool:
-        """Whether this block and every one in it declare an ability; only what writes is asked for a cache."""
-        asked = [component for _, component in self.components() if ability != "cache" or component.writes]
-        return all(getattr(component.can, ability) for component in asked)
+        """Whether this block and every one in it declare an ability; only causal blocks are asked for a cache."""
+        asked = [component for _, component in self.components() if ability != "cache" or component.is_causal]
+        return all(getattr(component.capabilities, ability) for component in asked)
 
     @property
-    def writes(self) -> bool:
+    def is_causal(self) -> bool:
         """Whether it may be part of decoding: it does not stand where a token sees the whole text."""
         return self.site is None or self.site.causal
 

@@ -10,13 +10,13 @@ from blocks.base.axes import Axis, Experts, Hidden
 from blocks.base.component import Component
 from blocks.base.context import Context
 from blocks.base.site import Site
-from registry import UnfitError
+from registry import Slot, UnfitError
 
 
 class FeedForward(Component, ABC):
     """Changes each token on its own. One that can be an expert is an :class:`Expert`."""
 
-    slot = "feedforward"
+    slot = Slot("feedforward", "Transforms each token on its own.")
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
@@ -57,7 +57,7 @@ class Expert(FeedForward, ABC):
         """The axes of projections to ``size`` hidden units and back, for :meth:`axes`."""
         experts = self.site.experts if self.site is not None else None
         leading = () if experts is None else (Experts(experts),)
-        reads, writes = Hidden(size), Hidden(size, writes=True)
+        reads, writes = Hidden(size), Hidden(size, zero_new=True)
         axes: dict[str, tuple[Axis | None, ...]] = {f"{name}.bias": (*leading, None) for name in out_of}
         for name in into:
             axes |= {f"{name}.weight": (*leading, reads, None), f"{name}.bias": (*leading, reads)}
@@ -71,7 +71,7 @@ class Expert(FeedForward, ABC):
 class Router(Component, ABC):
     """Chooses ``top_k`` of the ``site.experts`` experts for each token."""
 
-    slot = "router"
+    slot = Slot("router", "Chooses the experts of each token.")
     top_k: int
 
     @abstractmethod

@@ -22,13 +22,13 @@ class Linear(nn.Linear):
     Attributes:
         weight: (out, in), or (experts, out, in).
         bias: (out,), or (experts, out).
-        join: adds up what several processes made, each of its part of the input, where tensor parallelism cut by rows.
+        reduce: adds up the processes' results where tensor parallelism cuts by rows; None: it is not cut.
     """
 
     def __init__(self, site: Site, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias=bias)  # pyright: ignore[reportUnknownMemberType]
         self.experts = site.experts
-        self.join: Callable[[Tensor], Tensor] | None = None
+        self.reduce: Callable[[Tensor], Tensor] | None = None
         if site.experts is not None:
             self.weight = nn.Parameter(self.weight.new_empty(site.experts, out_features, in_features))
             self.bias = nn.Parameter(self.weight.new_empty(site.experts, out_features)) if bias else None
@@ -48,16 +48,18 @@ class Linear(nn.Linear):
             offsets: (experts,) int32, where the rows of each expert end.
         """
         if self.experts is None:
-            return super().forward(input) if self.join is None else self._plus_bias(self.join(input @ self.weight.mT))
+            return (
+                super().forward(input) if self.reduce is None else self._plus_bias(self.reduce(input @ self.weight.mT))
+            )
         if offsets is None:
-            raise ValueError(f"a projection of {self.experts} experts needs to know where the rows of each end")
+            raise ValueError(f"offsets is required: this projection has {self.experts} experts")
         weight, device = self.weight, input.device.type
         # autocast knows torch's own products only
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             input, weight = input.to(dtype), weight.to(dtype)
         y = grouped_linear(input, weight, offsets)
-        return self._plus_bias(y if self.join is None else self.join(y), offsets)
+        return self._plus_bias(y if self.reduce is None else self.reduce(y), offsets)
 
     def _plus_bias(self, y: Tensor, offsets: Tensor | None = None) -> Tensor:
         if self.bias is None:

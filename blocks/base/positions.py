@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blocks.base.component import Component
 from blocks.base.context import Context
-from registry import AsRecipe
+from registry import AsRecipe, Slot
 
 
 class InputPositions(Component, ABC):
@@ -17,7 +17,7 @@ class InputPositions(Component, ABC):
     ``absolute`` says whether a text gives something else when all its positions are shifted alike.
     """
 
-    slot = "input_positions"
+    slot = Slot("input_positions", "Adds position information to the embeddings.")
     absolute: ClassVar[bool] = True
 
     @abstractmethod
@@ -30,10 +30,13 @@ class InputPositions(Component, ABC):
 
 
 class RotaryScaling(Component, ABC):
-    """Stretches rotary positions to longer texts than a model was trained on."""
+    """Extends rotary positions to longer sequences than the model was trained on."""
 
-    slot = "rotary_scaling"
-    given = ("width", "theta")
+    slot = Slot(
+        "rotary_scaling",
+        "Extends rotary positions to longer sequences than the model was trained on.",
+        parent_arguments=("width", "theta"),
+    )
     grows: ClassVar[bool] = False
     """Whether angles depend on how long the text becomes."""
 
@@ -66,11 +69,13 @@ class AttentionPositions(Component, ABC):
     """Says where tokens stand inside a mixer: turns queries and keys, or adds to the scores.
 
     ``site.dim`` is the width of a head and ``site.heads`` their number; a stack that shares one among its mixers knows
-    neither. ``can.needs`` says which of the two it does, so that it stands only where that is applied. Unless it is
-    ``absolute``, only distances count: a text whose positions are all shifted alike gives the same.
+    neither. ``capabilities.needs`` says which of the two it does, so that it stands only where that is applied. Unless
+    it is ``absolute``, only distances count: shifting all positions by the same amount changes nothing.
     """
 
-    slot = "attention_positions"
+    slot = Slot(
+        "attention_positions", "Gives a mixer position information: rotates queries and keys, or adds to the scores."
+    )
     absolute: ClassVar[bool] = False
     heads: int | None = None
     """Number of heads to whose scores it adds; None: it adds nothing."""

@@ -8,21 +8,20 @@ from torch import Generator, Tensor, nn
 
 from blocks.base.component import Component
 from blocks.base.context import Context
-from blocks.base.refusing import refuse
+from blocks.base.input_checks import check_inputs
 from blocks.base.site import Site
-from registry import AsRecipe, Block
+from registry import AsRecipe, Block, Slot
 
 T = TypeVar("T")
 Factory = Annotated[Callable[[Site], T], AsRecipe()]
-Plain = Annotated[Callable[[], T], AsRecipe()]
+SitelessFactory = Annotated[Callable[[], T], AsRecipe()]
 Role = Literal["matrix", "output", "embedding"]
 
 
 class Activation(Component, ABC):
     """A pointwise non-linearity."""
 
-    slot = "activation"
-    given = ()
+    slot = Slot("activation", "Applies a pointwise non-linearity.", parent_arguments=())
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -36,7 +35,7 @@ class Activation(Component, ABC):
 class Norm(Component, ABC):
     """Normalises the last axis."""
 
-    slot = "norm"
+    slot = Slot("norm", "Normalises the last axis.")
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -50,12 +49,11 @@ class Norm(Component, ABC):
 class Mixer(Component, ABC):
     """Moves information between tokens.
 
-    It obeys ``site.causal``, and reads ``context.memory`` where there is a ``site.memory_dim``. ``can`` says where it
-    may stand and what it may be given, ``window`` that a token sees only those closer than so many tokens, itself
-    included; None: all.
+    It obeys ``site.causal``, and reads ``context.memory`` where there is a ``site.memory_dim``. ``window``: a token
+    sees only those closer than this many tokens, itself included; None: all.
     """
 
-    slot = "mixer"
+    slot = Slot("mixer", "Moves information between tokens.")
     window: int | None = None
 
     @abstractmethod
@@ -68,7 +66,7 @@ class Mixer(Component, ABC):
         Raises:
             ValueError: it is given what it cannot be given; one that overrides this can be given everything.
         """
-        refuse(self, context)
+        check_inputs(self, context)
 
     @property
     def scored_heads(self) -> int:
@@ -93,10 +91,10 @@ class Mixer(Component, ABC):
 class Residual(Component, ABC):
     """Wires one sublayer into the stream."""
 
-    slot = "residual"
+    slot = Slot("residual", "Wires one sublayer into the stream.")
 
     @property
-    def passes(self) -> bool:
+    def identity_at_zero(self) -> bool:
         """Whether it leaves the stream as it is where the sublayer gives 0."""
         return False
 
@@ -112,11 +110,12 @@ class Residual(Component, ABC):
 class Layer(Component, ABC):
     """One step of the residual stream."""
 
-    slot = "layer"
-    usual = "sequential"
+    slot = Slot(
+        "layer", "Wires a mixer and a feed-forward into one step of the residual stream.", default_block="sequential"
+    )
 
     @property
-    def passes(self) -> bool:
+    def identity_at_zero(self) -> bool:
         """Whether it leaves the stream as it is where its sublayers' ``outputs`` are 0."""
         return False
 
@@ -136,8 +135,7 @@ class Layer(Component, ABC):
 class Stack(Component, ABC):
     """Layers in order, and the norm after them."""
 
-    slot = "stack"
-    usual = "layers"
+    slot = Slot("stack", "Runs layers in order, and the norm after them.", default_block="layers")
 
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -149,11 +147,11 @@ class Stack(Component, ABC):
         """Number of layers that a token passes."""
 
     @property
-    def turns(self) -> int:
+    def repeats(self) -> int:
         """How many times each of its layers runs."""
         return 1
 
-    def heritage(self, old: Self) -> Mapping[str, str | None]:
+    def weight_sources(self, old: Self) -> Mapping[str, str | None]:
         """Whose weights children take over in a warm start: name here -> name in ``old``, None: nobody's.
 
         Children that are not named take over those of the same name.
@@ -168,9 +166,12 @@ class Stack(Component, ABC):
 class Embedding(Component, ABC):
     """Token ids to vectors. ``table`` (V, width) is what a tied head multiplies with."""
 
-    slot = "embedding"
-    given = ("site", "vocab_size", "tokens")
-    usual = "token"
+    slot = Slot(
+        "embedding",
+        "Maps token ids to vectors.",
+        parent_arguments=("site", "vocab_size", "tokens"),
+        default_block="token",
+    )
     width: int
     tokens: nn.Embedding
 
@@ -194,8 +195,9 @@ EmbeddingFactory = Annotated[Callable[[Site, int, nn.Embedding | None], Embeddin
 class Transform(Component, ABC):
     """A last change of the vectors before they become logits."""
 
-    slot = "transform"
-    given = ("site", "width")
+    slot = Slot(
+        "transform", "Transforms the vectors before the head maps them to logits.", parent_arguments=("site", "width")
+    )
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -212,8 +214,7 @@ TransformFactory = Annotated[Callable[[Site, int], Transform], AsRecipe()]
 class Head(Component, ABC):
     """Vectors to logits. It is given the vocabulary's size and the width of the embedding's token table."""
 
-    slot = "head"
-    given = ("site", "vocab_size", "width")
+    slot = Slot("head", "Maps vectors to logits.", parent_arguments=("site", "vocab_size", "width"))
 
     @abstractmethod
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
@@ -228,10 +229,9 @@ HeadFactory = Annotated[Callable[[Site, int, int], Head], AsRecipe()]
 
 
 class Init(Block, ABC):
-    """Draws the initial values of one parameter at a time, so that they depend on nothing but its name and the seed."""
+    """Draws initial values, one parameter at a time."""
 
-    slot = "init"
-    given = ()
+    slot = Slot("init", "Draws initial values, one parameter at a time.", parent_arguments=())
 
     @abstractmethod
     def draw(self, weight: Tensor, role: Role, depth: int, generator: Generator) -> None:

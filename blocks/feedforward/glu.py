@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU
-from blocks.base import Activation, Axis, Expert, Linear, Plain, Site
+from blocks.base import Activation, Axis, Expert, Linear, Site, SitelessFactory
 from registry import Capabilities, Positive, PositiveFloat, Probability, register
 
 Projection = Literal["gate", "up", "down"]
@@ -28,14 +28,14 @@ class GLU(Expert):
 
     paper = "Shazeer, 2020, arXiv:2002.05202; limit and offset: OpenAI, 2025, arXiv:2508.10925"
     outputs = ("down",)
-    can = Capabilities(shards={"gate": "columns", "up": "columns", "down": "rows"})
+    capabilities = Capabilities(shards={"gate": "columns", "up": "columns", "down": "rows"})
 
     def __init__(
         self,
         site: Site,
         *,
         hidden: Positive | None = None,
-        activation: Plain[Activation] = SiLU,
+        activation: SitelessFactory[Activation] = SiLU,
         bias: bool | tuple[Projection, ...] = False,
         limit: PositiveFloat | None = None,
         up_offset: float = 0.0,

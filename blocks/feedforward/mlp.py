@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import ReLU
-from blocks.base import Activation, Axis, Expert, Linear, Plain, Site
+from blocks.base import Activation, Axis, Expert, Linear, Site, SitelessFactory
 from registry import Capabilities, Positive, Probability, register
 
 Projection = Literal["up", "down"]
@@ -25,14 +25,14 @@ class MLP(Expert):
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.3"
     outputs = ("down",)
-    can = Capabilities(shards={"up": "columns", "down": "rows"})
+    capabilities = Capabilities(shards={"up": "columns", "down": "rows"})
 
     def __init__(
         self,
         site: Site,
         *,
         hidden: Positive | None = None,
-        activation: Plain[Activation] = ReLU,
+        activation: SitelessFactory[Activation] = ReLU,
         bias: bool | tuple[Projection, ...] = True,
         dropout: Probability = 0.0,
     ) -> None:

@@ -46,12 +46,12 @@ class MixtureOfExperts(FeedForward):
         self.size = experts
         self.router, self.experts = router(choice), expert(choice)
         built = shared(site) if shared else None
-        self.shared = None if built is None or built.absent else built
+        self.shared = None if built is None or built.is_noop else built
         if shared_gate and self.shared is None:
             raise ValueError("shared_gate needs a shared feed-forward to multiply, but there is none")
         self.shared_gate = nn.Linear(site.dim, 1, bias=False) if shared_gate else None
 
-    def origins(self) -> Mapping[str, str]:
+    def fallback_names(self) -> Mapping[str, str]:
         """What is no mixture yet can become every expert."""
         return {f"experts.{name}": name for name, _ in self.experts.named_parameters()}
 

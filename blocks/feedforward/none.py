@@ -10,7 +10,7 @@ from registry import register
 class NoFeedForward(FeedForward):
     """Leave the sublayer out, with its norm and residual, to see what the feed-forward is worth."""
 
-    absent = True
+    is_noop = True
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import GELU
-from blocks.base import Activation, Factory, Norm, Plain, Site, Transform
+from blocks.base import Activation, Factory, Norm, Site, SitelessFactory, Transform
 from blocks.norms.layer import LayerNorm
 from registry import register
 
@@ -25,7 +25,7 @@ class MLMTransform(Transform):
         site: Site,
         width: int,
         *,
-        activation: Plain[Activation] = GELU,
+        activation: SitelessFactory[Activation] = GELU,
         norm: Factory[Norm] = LayerNorm,
         bias: bool = True,
     ) -> None:

@@ -23,7 +23,7 @@ class ParallelLayer(Layer):
 
     paper = "Wang & Komatsuzaki, 2021 (GPT-J); two norms: Black et al., 2022, arXiv:2204.06745"
 
-    can = Capabilities(places=frozenset({"causal", "bidirectional"}))
+    capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}))
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class ParallelLayer(Layer):
         super().__init__(site)
         self.mixer, self.norm = mixer(site), norm(site)
         built = feedforward(site)
-        self.feedforward = None if built.absent else built
-        self.feedforward_norm = feedforward_norm(site) if feedforward_norm and not built.absent else None
+        self.feedforward = None if built.is_noop else built
+        self.feedforward_norm = feedforward_norm(site) if feedforward_norm and not built.is_noop else None
         self.dropout = nn.Dropout(dropout)
 
     @property
-    def passes(self) -> bool:
+    def identity_at_zero(self) -> bool:
         return True
 
     def prepare(self, context: Context) -> None:

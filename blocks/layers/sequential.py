@@ -46,12 +46,12 @@ class SequentialLayer(Layer):
         self.cross, self.cross_residual = (cross(site), (cross_residual or residual)(own)) if crosses else (None, None)
         built = feedforward(own)
         wiring = feedforward_residual or residual
-        self.feedforward, self.feedforward_residual = (None, None) if built.absent else (built, wiring(own))
+        self.feedforward, self.feedforward_residual = (None, None) if built.is_noop else (built, wiring(own))
 
     @property
-    def passes(self) -> bool:
+    def identity_at_zero(self) -> bool:
         wirings = (self.mixer_residual, self.cross_residual, self.feedforward_residual)
-        return all(wiring.passes for wiring in wirings if wiring is not None)
+        return all(wiring.identity_at_zero for wiring in wirings if wiring is not None)
 
     def prepare(self, context: Context) -> None:
         self.mixer.prepare(context)

@@ -8,19 +8,19 @@ from torch import Tensor
 
 from blocks.base import Component, Embedding, Init, Mixer, Router, Stack
 from blocks.init.keyed import initialise
+from registry import Slot
 
 
 class Model(Component, ABC):
     """Token ids to logits. A model has ``vocab_size``, ``max_length`` and ``dim``, and knows its ``init``."""
 
-    slot = "model"
-    given = ()
+    slot = Slot("model", "Maps token ids to logits.", parent_arguments=())
 
     def __init__(self, *, dim: int, vocab_size: int, max_length: int, init: Init) -> None:
         super().__init__()
         self.dim, self.vocab_size, self.max_length, self.init = dim, vocab_size, max_length, init
 
-    def origins(self) -> Mapping[str, str]:
+    def fallback_names(self) -> Mapping[str, str]:
         """Tables that were one: what has its own token table, or its own head, had the embedding's before."""
         shared = "embedding.tokens.weight"
         return {"head.project.weight": shared, "target_embedding.tokens.weight": shared}
@@ -59,7 +59,7 @@ class Model(Component, ABC):
 
     def parameters_by_slot(self) -> dict[str, int]:
         """How many parameters each slot's blocks own; their sum is the model's size."""
-        owners = {name: component.slot for name, component in self.components()}
+        owners = {name: component.slot.name for name, component in self.components()}
         sizes: dict[str, int] = {}
         for name, parameter in self.named_parameters():
             path = name
@@ -88,4 +88,4 @@ def cached_per_token(stack: Stack) -> int:
     """Numbers that a cache keeps for each token, over all mixers that look at the text itself."""
     mixers = [module for module in stack.modules() if isinstance(module, Mixer)]
     own = [mixer for mixer in mixers if mixer.site is not None and mixer.site.memory_dim is None]
-    return sum(mixer.cached_per_token for mixer in own) * stack.turns
+    return sum(mixer.cached_per_token for mixer in own) * stack.repeats

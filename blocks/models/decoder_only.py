@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from blocks.base import Cache, Context, EmbeddingFactory, Factory, HeadFactory, Init, Plain, Site, Stack
+from blocks.base import Cache, Context, EmbeddingFactory, Factory, HeadFactory, Init, Site, SitelessFactory, Stack
 from blocks.embeddings.token import TokenEmbedding
 from blocks.heads.tied import TiedHead
 from blocks.init.schemes import Normal
@@ -36,7 +36,7 @@ class DecoderOnly(Model):
         embedding: EmbeddingFactory = TokenEmbedding,
         decoder: Factory[Stack] = LayerStack,
         head: HeadFactory = TiedHead,
-        init: Plain[Init] = Normal,
+        init: SitelessFactory[Init] = Normal,
     ) -> None:
         super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
         site = Site(dim=dim, max_length=max_length, causal=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from blocks.base import Cache, Context, EmbeddingFactory, Factory, HeadFactory, Init, Plain, Site, Stack
+from blocks.base import Cache, Context, EmbeddingFactory, Factory, HeadFactory, Init, Site, SitelessFactory, Stack
 from blocks.embeddings.token import TokenEmbedding
 from blocks.heads.tied import TiedHead
 from blocks.init.schemes import Xavier
@@ -46,7 +46,7 @@ class EncoderDecoder(Model):
         encoder: Factory[Stack] = LayerStack,
         decoder: Factory[Stack] = LayerStack,
         head: HeadFactory = TiedHead,
-        init: Plain[Init] = Xavier,
+        init: SitelessFactory[Init] = Xavier,
     ) -> None:
         super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
         source_size = source_vocab_size or vocab_size
@@ -68,7 +68,7 @@ class EncoderDecoder(Model):
         return "encoder_decoder"
 
     def allows(self, ability: Ability) -> bool:
-        """As every block does, except that a cache is asked of what writes alone: the source is read at once."""
+        """As every block does, except that only the decoder side needs a cache: the source is read at once."""
         if ability == "cache":
             return all(part.allows(ability) for part in (self.target_embedding, self.decoder, self.head))
         return super().allows(ability)

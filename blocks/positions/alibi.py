@@ -21,7 +21,7 @@ class ALiBi(AttentionPositions):
     """
 
     paper = "Press et al., 2021, arXiv:2108.12409"
-    can = Capabilities(needs=frozenset({"bias"}))
+    capabilities = Capabilities(needs=frozenset({"bias"}))
 
     def __init__(self, site: Site, *, heads: Positive | None = None) -> None:
         super().__init__(site)

@@ -17,7 +17,7 @@ class LearnedPositions(InputPositions):
     """
 
     paper = "Gehring et al., 2017, arXiv:1705.03122; used by BERT and GPT-2"
-    can = Capabilities(any_length=False)
+    capabilities = Capabilities(any_length=False)
 
     def __init__(self, site: Site, *, offset: NonNegative = 0) -> None:
         super().__init__(site)

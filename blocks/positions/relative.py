@@ -24,7 +24,7 @@ class RelativeBias(AttentionPositions):
     """
 
     paper = "Raffel et al., 2019, arXiv:1910.10683, section 2.1"
-    can = Capabilities(needs=frozenset({"bias"}))
+    capabilities = Capabilities(needs=frozenset({"bias"}))
 
     def __init__(
         self, site: Site, *, buckets: Positive = 32, max_distance: Positive = 128, heads: Positive | None = None

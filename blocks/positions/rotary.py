@@ -21,7 +21,7 @@ class RotaryPositions(AttentionPositions):
     """
 
     paper = "Su et al., 2021, arXiv:2104.09864"
-    can = Capabilities(needs=frozenset({"rotation"}))
+    capabilities = Capabilities(needs=frozenset({"rotation"}))
 
     def __init__(
         self,

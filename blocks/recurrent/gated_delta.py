@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU
-from blocks.base import Activation, Context, Factory, Mixer, Norm, Plain, Site
+from blocks.base import Activation, Context, Factory, Mixer, Norm, Site, SitelessFactory
 from blocks.norms.rms import RMSNorm
 from blocks.recurrent.convolution import short_convolution
 from blocks.recurrent.delta_rule import delta_rule_flops, gated_delta_rule
@@ -38,7 +38,7 @@ class GatedDelta(Mixer):
 
     paper = "Yang et al., 2024, arXiv:2412.06464"
     outputs = ("out",)
-    can = Capabilities(places=frozenset({"causal"}), ordered=True)
+    capabilities = Capabilities(places=frozenset({"causal"}), ordered=True)
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class GatedDelta(Mixer):
         head_dim: Positive | None = None,
         value_dim: Positive | None = None,
         kernel: Positive = 4,
-        activation: Plain[Activation] = SiLU,
+        activation: SitelessFactory[Activation] = SiLU,
         norm: Factory[Norm] = RMSNorm,
     ) -> None:
         super().__init__(site)

@@ -32,7 +32,7 @@ class LinearAttention(Mixer):
 
     paper = "Katharopoulos et al., 2020, arXiv:2006.16236"
     outputs = ("out",)
-    can = Capabilities(
+    capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         shards={"q": "columns", "k": "columns", "v": "columns", "out": "rows"},
     )
@@ -64,7 +64,7 @@ class LinearAttention(Mixer):
         reads = {"q": heads, "k": keys, "v": keys}
         weights = {f"{name}.weight": (axis, None) for name, axis in reads.items()}
         biases = {f"{name}.bias": (axis,) for name, axis in reads.items()}
-        return {**weights, **biases, "out.weight": (None, replace(heads, writes=True))}
+        return {**weights, **biases, "out.weight": (None, replace(heads, zero_new=True))}
 
     def prepare(self, context: Context) -> None:
         rows_of(context)

@@ -26,8 +26,8 @@ class Scaled(Residual):
         self.by, self.inner = by, inner(site)
 
     @property
-    def passes(self) -> bool:
-        return self.inner.passes
+    def identity_at_zero(self) -> bool:
+        return self.inner.identity_at_zero
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         return self.inner(x, lambda y: sublayer(y) * self.by)
@@ -53,8 +53,8 @@ class LayerScale(Residual):
         return {"gain": self.initial}
 
     @property
-    def passes(self) -> bool:
-        return self.inner.passes
+    def identity_at_zero(self) -> bool:
+        return self.inner.identity_at_zero
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         return self.inner(x, lambda y: sublayer(y) * self.gain)
@@ -79,8 +79,8 @@ class StochasticDepth(Residual):
         self.keep = 1.0 - rate * (site.layer + 1) / site.depth
 
     @property
-    def passes(self) -> bool:
-        return self.inner.passes
+    def identity_at_zero(self) -> bool:
+        return self.inner.identity_at_zero
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         if not self.training or self.keep == 1.0:

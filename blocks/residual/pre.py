@@ -26,7 +26,7 @@ class PreNorm(Residual):
         self.dropout = nn.Dropout(dropout)
 
     @property
-    def passes(self) -> bool:
+    def identity_at_zero(self) -> bool:
         return True
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:

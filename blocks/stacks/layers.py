@@ -32,7 +32,7 @@ class LayerStack(Stack):
     """
 
     paper = "sharing of layers: Lan et al., 2019, arXiv:1909.11942"
-    can = Capabilities(positions=frozenset({"bias"}))
+    capabilities = Capabilities(positions=frozenset({"bias"}))
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class LayerStack(Stack):
     ) -> None:
         super().__init__(site)
         site = replace(site, depth=depth)
-        self._turns = _turns(depth, distinct)
+        self._repeats = _repeats(depth, distinct)
         self.rest = rest if pattern else "error"  # what another depth would get
-        plan = _plan(depth // self.turns, layers, first, pattern, rest)
+        plan = _plan(depth // self.repeats, layers, first, pattern, rest)
         self._uniform = len(set(plan)) == 1
         makers = [layer if name is None or layers is None else layers[name] for name in plan]
         self.layers = nn.ModuleList(make(replace(site, layer=index)) for index, make in enumerate(makers))
@@ -71,13 +71,13 @@ class LayerStack(Stack):
 
     @property
     def depth(self) -> int:
-        return len(self.layers) * self.turns
+        return len(self.layers) * self.repeats
 
     @property
-    def turns(self) -> int:
-        return self._turns
+    def repeats(self) -> int:
+        return self._repeats
 
-    def heritage(self, old: Stack) -> Mapping[str, str | None]:
+    def weight_sources(self, old: Stack) -> Mapping[str, str | None]:
         """Deeper: the first layers, others are new. Shallower: spread evenly over layers that are alike, first to last.
 
         Spreading follows Sanh et al., 2019, arXiv:1910.01108 and Fan et al., 2019, arXiv:1909.11556; where layers
@@ -91,7 +91,7 @@ class LayerStack(Stack):
         if 1 < here < there and old._uniform:
             places = [(index * (there - 1) + (here - 1) // 2) // (here - 1) for index in range(here)]
         if self.depth == old.depth:
-            places = [index * self.turns // old.turns for index in range(here)]
+            places = [index * self.repeats // old.repeats for index in range(here)]
         known = dict(enumerate(places))
         return {f"layers.{index}": f"layers.{known[index]}" if index in known else None for index in range(here)}
 
@@ -104,14 +104,14 @@ class LayerStack(Stack):
         for index in range(self.depth):
             if context.cache is not None:
                 context.layer = index
-            x = layers[index // self.turns](x, context)
+            x = layers[index // self.repeats](x, context)
         return x if self.norm is None else self.norm(x)
 
     def flops_per_token(self, length: int) -> float:
-        return super().flops_per_token(length) * self.turns
+        return super().flops_per_token(length) * self.repeats
 
 
-def _turns(depth: int, distinct: int | None) -> int:
+def _repeats(depth: int, distinct: int | None) -> int:
     """How many times in a row each layer runs."""
     if distinct is not None and (distinct > depth or depth % distinct):
         raise ValueError(f"depth={depth} is not a multiple of distinct={distinct}")

@@ -18,7 +18,9 @@ from registry import Capabilities, RecipeError, entries, load_recipe
 class Forgetful(Mixer):
     """The running mean of a projection; nothing of it is remembered between calls."""
 
-    can = Capabilities(places=frozenset({"causal"}), cache=False, documents=False, padding=False, bfloat16=False)
+    capabilities = Capabilities(
+        places=frozenset({"causal"}), cache=False, documents=False, padding=False, bfloat16=False
+    )
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
@@ -48,14 +50,14 @@ def complaint(name: str, *overrides: str) -> str:
     ],
 )
 def test_a_mixer_stands_where_it_declares_that_it_can(name: str, recipe: str, key: str, place: str) -> None:
-    can = entries("mixer")[name].block.can.places
+    can = entries("mixer")[name].block.capabilities.places
     if place in can:
         bf.check(load_recipe(recipe, [f"{key}={name}"]))
         return
     found = complaint(recipe, f"{key}={name}")
     assert f"{key}: mixer '{name}' does not" in found
     assert "as layer 'sequential' (" in found
-    fitting = sorted(other for other, entry in entries("mixer").items() if place in entry.block.can.places)
+    fitting = sorted(other for other, entry in entries("mixer").items() if place in entry.block.capabilities.places)
     assert found.endswith(f"choose {' or '.join(fitting)}")
 
 

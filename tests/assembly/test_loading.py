@@ -12,7 +12,9 @@ RECIPE = {"type": "decoder_only", "dim": 16, "vocab_size": 11, "max_length": 8, 
 def checkpoint(path: Path, seed: int = 3) -> torch.nn.Module:
     model = build(RECIPE, seed=seed)
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    torch.save({"state_dict": {**state, "objective.x": torch.ones(1)}, "blockformer": {"format": 1, "recipe": RECIPE}}, path)
+    torch.save(
+        {"state_dict": {**state, "objective.x": torch.ones(1)}, "blockformer": {"format": 1, "recipe": RECIPE}}, path
+    )
     return model
 
 

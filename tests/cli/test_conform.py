@@ -35,10 +35,10 @@ class Plain(nn.Module):
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module with one block that tells half of what it costs, in the working directory."""
-    from registry import core
+    from registry import registration
 
-    monkeypatch.setattr(core, "_ENTRIES", {slot: dict(named) for slot, named in core._ENTRIES.items()})
-    monkeypatch.setattr(core, "_NAMES", dict(core._NAMES))
+    monkeypatch.setattr(registration, "_ENTRIES", {slot: dict(named) for slot, named in registration._ENTRIES.items()})
+    monkeypatch.setattr(registration, "_NAMES", dict(registration._NAMES))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     name = f"costly_{tmp_path.name}".replace("-", "_")

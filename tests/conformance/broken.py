@@ -67,13 +67,13 @@ class Text:
 class CausalMean(Mean):
     """The mean of what came before, projected."""
 
-    can = Capabilities(places=frozenset({"causal"}))
+    capabilities = Capabilities(places=frozenset({"causal"}))
 
 
 class BothWays(Mean):
     """The mean of all, projected."""
 
-    can = Capabilities(places=frozenset({"bidirectional"}))
+    capabilities = Capabilities(places=frozenset({"bidirectional"}))
 
 
 class Backed(CausalMean):
@@ -83,7 +83,7 @@ class Backed(CausalMean):
         backend: how it is computed.
     """
 
-    can = Capabilities(places=frozenset({"causal"}), backends=("eager",))
+    capabilities = Capabilities(places=frozenset({"causal"}), backends=("eager",))
 
     def __init__(self, site: Site, *, backend: Annotated[Literal["eager", "fused"], Runtime()] = "eager") -> None:
         super().__init__(site)
@@ -213,7 +213,7 @@ class Louder(CausalMean):
 class Repeating(Mixer):
     """The mean of the memory, one row of which does for all."""
 
-    can = Capabilities(places=frozenset({"cross"}))
+    capabilities = Capabilities(places=frozenset({"cross"}))
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

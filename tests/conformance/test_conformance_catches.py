@@ -20,7 +20,7 @@ def registering(registry_of_a_test: Callable[..., Any]) -> Callable[[type[Any]],
 
     def registered(block: type[Block]) -> Subject:
         params = {key: SIZES[key] for key in ("dim", "vocab_size", "max_length", "decoder")}
-        place = "causal" if "causal" in block.can.places else next(iter(block.can.places))
+        place = "causal" if "causal" in block.capabilities.places else next(iter(block.capabilities.places))
         registry_of_a_test(block.__name__.lower())(block)
         return Subject.of(block, params if issubclass(block, Model) else {}, place)
 

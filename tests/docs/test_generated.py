@@ -47,4 +47,6 @@ def test_the_example_of_every_block_builds_that_block_with_its_defaults(slot: st
     trees = examples if slot == "model" else [tree for example in examples for tree in example.values()]
     assert {tree["type"] for tree in trees} == set(registry.entries(slot))
     for tree in trees:
-        assert registry.parse(slot, registry.trees.plain(tree)).dump() == registry.parse(slot, tree["type"]).dump()
+        assert (
+            registry.parse(slot, registry.strict_yaml.plain(tree)).dump() == registry.parse(slot, tree["type"]).dump()
+        )

@@ -8,7 +8,7 @@ from registry import entries
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3], [7, 7]]
 BEAM = {"max_new_tokens": 6, "beams": 3, "eos": 2}
-CAUSAL = [name for name, entry in entries("mixer").items() if "causal" in entry.block.can.places]
+CAUSAL = [name for name, entry in entries("mixer").items() if "causal" in entry.block.capabilities.places]
 POSITIONS = list(entries("attention_positions"))
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from registry import installed
-from registry.shelf import shelf
-from registry.strict_yaml import read
-from registry.trees import plain
+from registry.builtin_recipes import shelf
+from registry.strict_yaml import plain, read
 
 FOLDER = Path(__file__).parent / "released"
 

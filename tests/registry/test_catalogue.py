@@ -6,10 +6,10 @@ import pytest
 
 import blocks  # noqa: F401  (registers)
 from blocks.base import Factory, Layer, Norm
-from registry import NonNegative, Positive, PositiveFloat, Probability, Runtime, entries, slots
-from registry.catalogue import catalogue, described, keys_of, meaning
+from registry import NonNegative, Positive, PositiveFloat, Probability, Runtime, entries, slot_named, slots
+from registry.reference import catalogue, described, keys_of
 from registry.schema import parameter_type
-from registry.words import details, in_words, shown, summary
+from registry.text import details, in_words, shown, summary
 
 TYPES = {
     "positive integer": Positive,
@@ -89,5 +89,5 @@ def test_every_block_says_what_it_computes_and_every_parameter_what_it_means() -
 
 @pytest.mark.parametrize("slot", slots())
 def test_every_slot_has_a_meaning_and_a_key_in_recipes(slot: str) -> None:
-    assert meaning(slot).endswith(".")
+    assert slot_named(slot).description.endswith(".")
     assert keys_of(slot) or slot == "model"

@@ -10,8 +10,7 @@ import pytest
 import blocks  # noqa: F401  (registers)
 import registry
 from registry.schema import schema
-from registry.strict_yaml import read
-from registry.trees import plain
+from registry.strict_yaml import plain, read
 from tests.recipes.releases import DISTINCT
 
 SCHEMA = json.loads(json.dumps(schema()))

@@ -66,7 +66,7 @@ def test_bfloat16_for_blocks_that_can_and_that_cannot(monkeypatch: pytest.Monkey
     recipe = load_recipe("tiny_decoder")
     model = bf.check(recipe)
     fit_precision_to_model("bf16-mixed", recipe, model)
-    monkeypatch.setattr(MultiHeadAttention, "can", Capabilities(bfloat16=False))
+    monkeypatch.setattr(MultiHeadAttention, "capabilities", Capabilities(bfloat16=False))
     fit_precision_to_model("32-true", recipe, model)
     with pytest.raises(MismatchError, match=r"mixer 'attention' at decoder.layer.mixer"):
         fit_precision_to_model("bf16-mixed", recipe, model)

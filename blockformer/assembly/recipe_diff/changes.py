@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from registry.trees import dotted
-from registry.words import ranges
+from registry.strict_yaml import dotted
+from registry.text import ranges
 
 Path = tuple[str | int, ...]
 

@@ -11,7 +11,7 @@ from blocks.base import Component
 from blocks.models.base import Model
 from blocks.stacks.layers import LAYOUT
 from registry import Recipe, Spec, spec_of
-from registry.words import shown
+from registry.text import shown
 
 
 @dataclass

@@ -36,7 +36,12 @@ def same(one: Any, other: Any, seen: Seen = frozenset()) -> bool:
 def _modules(one: nn.Module, other: nn.Module, seen: Seen) -> bool:
     if isinstance(one, Component) and not same(one.constants(), cast("Component", other).constants(), seen):
         return False
-    return same(vars(one), vars(other), seen)
+    return same(_attributes(one), _attributes(other), seen)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module keeps, without what it was built from."""
+    return {name: value for name, value in vars(module).items() if name != "_spec"}
 
 
 def _tensors(one: Tensor, other: Tensor, seen: Seen) -> bool:

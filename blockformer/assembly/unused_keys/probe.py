@@ -10,8 +10,9 @@ from pydantic_core import PydanticCustomError
 
 from blockformer.assembly.unused_keys.module_equality import same
 from registry import Parameter, Spec, entries
-from registry.building import Given, Record, building_by
+from registry.spec import ParentArguments, Record, build_hook
 
+Built = Mapping[tuple[int, ParentArguments], Any]
 TRIED = 8
 """Values that are tried for a key, at most."""
 
@@ -20,7 +21,9 @@ class Reached(BaseException):
     """A value has reached another block than was built before: it makes a difference."""
 
 
-def matters(spec: Spec[Any], given: Given, built: Any, key: str, known: Mapping[tuple[int, Given], Any]) -> bool:
+def matters(
+    spec: Spec[Any], given: ParentArguments, built: Any, key: str, known: Mapping[tuple[int, ParentArguments], Any]
+) -> bool:
     """Whether any other value of ``key`` gives another block; also if all of them are refused, as then it is read.
 
     Args:
@@ -31,7 +34,7 @@ def matters(spec: Spec[Any], given: Given, built: Any, key: str, known: Mapping[
         known: blocks that were built already, by Spec and what it was given; they stand in for those inside.
     """
 
-    def stand_in(child: Spec[Any], child_given: Given) -> Any:
+    def stand_in(child: Spec[Any], child_given: ParentArguments) -> Any:
         if (id(child), child_given) not in known:
             raise Reached
         return known[id(child), child_given]
@@ -39,7 +42,7 @@ def matters(spec: Spec[Any], given: Given, built: Any, key: str, known: Mapping[
     default, same_as, refused = spec.entry.parameters[key].default, list[Any](), False
     for value, other in islice(others(spec, key), TRIED):
         try:
-            with building_by(stand_in):
+            with build_hook(stand_in):
                 again = other.build(*given)
         except Reached:
             return True
@@ -55,14 +58,14 @@ def matters(spec: Spec[Any], given: Given, built: Any, key: str, known: Mapping[
     return refused and all(value is None or value == default for value in same_as)
 
 
-def depends_on(spec: Spec[Any], given: Given, key: str) -> str | None:
+def depends_on(spec: Spec[Any], given: ParentArguments, key: str) -> str | None:
     """Another key of the block with whose other value ``key`` would matter, if there is one."""
     for name in spec.entry.parameters:
         if name == key:
             continue
         for _, other in islice(others(spec, name), TRIED):
             record = Record()
-            with building_by(record.build):
+            with build_hook(record.build):
                 built = other(*given)
             if record.failures:
                 continue

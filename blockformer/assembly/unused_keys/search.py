@@ -5,12 +5,12 @@ from typing import Any
 
 from blockformer.assembly.unused_keys.probe import depends_on, matters
 from registry import Mark, Problem, Recipe, Spec, parse
-from registry.building import Given, Record
-from registry.strict_yaml import Map
-from registry.trees import plain
+from registry.spec import ParentArguments, Record
+from registry.strict_yaml import Map, plain
 
 Path = tuple[str | int, ...]
 Written = tuple[Mark, str]  # where a key was written, and the key
+Calls = dict[int, list[tuple[ParentArguments, Any]]]
 OVERRIDE = "override "
 
 
@@ -60,7 +60,9 @@ def _unused(recipe: Recipe, record: Record) -> "dict[Written, tuple[Path, Spec[A
     return {written: place for written, place in idle.items() if written not in active}
 
 
-def _said(recipe: Recipe, calls: dict[int, list[tuple[Given, Any]]]) -> Iterator[tuple[Path, Spec[Any], str, Mark]]:
+def _said(
+    recipe: Recipe, calls: dict[int, list[tuple[ParentArguments, Any]]]
+) -> Iterator[tuple[Path, Spec[Any], str, Mark]]:
     """Every key that the recipe or an override says about a block that was built."""
     for path, spec in recipe.spec.walk():
         node = _at(recipe.tree, path)
@@ -72,15 +74,15 @@ def _said(recipe: Recipe, calls: dict[int, list[tuple[Given, Any]]]) -> Iterator
                 yield path, spec, key, mark
 
 
-def _message(spec: Spec[Any], given: Given, key: str) -> str:
+def _message(spec: Spec[Any], given: ParentArguments, key: str) -> str:
     name, other = f"{spec.entry.slot} {spec.entry.name!r}", depends_on(spec, given, key)
     if other is not None:
         return f"changes nothing here: {name} reads it only with another {other!r}; leave it out, or say that too"
     return f"changes nothing here: {name} does not read it in this place; leave it out"
 
 
-def _calls(record: Record) -> dict[int, list[tuple[Given, Any]]]:
-    found: dict[int, list[tuple[Given, Any]]] = {}
+def _calls(record: Record) -> Calls:
+    found: Calls = {}
     for spec, given, built in record.built:
         found.setdefault(id(spec), []).append((given, built))
     return found

@@ -95,7 +95,7 @@ def _other_block(name: str, origin: str, model: Model, old: Model) -> str:
     here, there = _owner(name, model), _owner(origin, old)
     if type(here) is type(there) or here.slot != there.slot:
         return ""
-    return f"{here.slot} was {entry_of(type(there)).name}, is {entry_of(type(here)).name}"
+    return f"{here.slot.name} was {entry_of(type(there)).name}, is {entry_of(type(here)).name}"
 
 
 def _owner(name: str, model: Model) -> Component:
@@ -111,7 +111,7 @@ def _silenced(model: Model, old: Model) -> set[str]:
     names: set[str] = set()
     for prefix in new_layers(model, old):
         layer = components.get(prefix)
-        if isinstance(layer, Layer) and layer.passes:
+        if isinstance(layer, Layer) and layer.identity_at_zero:
             names |= {
                 joined(prefix, joined(inner, joined(output, leaf)))
                 for inner, block in layer.components()

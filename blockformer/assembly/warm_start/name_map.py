@@ -80,10 +80,10 @@ def _heritage(new: Model, old: Model) -> dict[str, tuple[str | None, str]]:
         before = there.get(prefix)
         if not isinstance(stack, Stack) or not isinstance(before, Stack):
             continue
-        heritage = stack.heritage(before)
+        heritage = stack.weight_sources(before)
         shifted = [origin for name, origin in heritage.items() if origin not in (None, name)]
         origins = [origin.rpartition(".")[2] for origin in heritage.values() if origin is not None]
-        words = f"of {before.depth // before.turns} layers, {', '.join(origins)} are kept" if shifted else ""
+        words = f"of {before.depth // before.repeats} layers, {', '.join(origins)} are kept" if shifted else ""
         for name, origin in heritage.items():
             moved[joined(prefix, name)] = (None, "") if origin is None else (joined(prefix, origin), words)
     return moved
@@ -108,7 +108,7 @@ def _elsewhere(name: str, wanted: str, new: Model, there: set[str]) -> Match:
     components: dict[str, Component] = dict(new.components())
     for around in ancestors(name):
         leaf = name.removeprefix(f"{around}." if around else "")
-        origin = components[around].origins().get(leaf) if around in components else None
+        origin = components[around].fallback_names().get(leaf) if around in components else None
         if origin is not None:
             old = joined(wanted.removesuffix(leaf).removesuffix("."), origin)
             if old in there:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from registry.words import ranges
+from registry.text import ranges
 
 Kind = Literal["carried", "adapted", "fresh", "left"]
 KINDS: tuple[Kind, ...] = ("carried", "adapted", "fresh", "left")

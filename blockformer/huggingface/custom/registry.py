@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
 from registry.capabilities import Capabilities
+from registry.slots import Slot
 
 B = TypeVar("B")
 
@@ -15,13 +16,11 @@ PositiveFloat = NonNegativeFloat = Probability = Share = float
 
 
 class Block:
-    """Whatever fills a slot."""
+    """Base class of all blocks."""
 
-    slot: ClassVar[str]
-    given: ClassVar[tuple[str, ...]] = ("site",)
-    usual: ClassVar[str | None] = None
+    slot: ClassVar[Slot]
     paper: ClassVar[str] = ""
-    can: ClassVar[Capabilities] = Capabilities()
+    capabilities: ClassVar[Capabilities] = Capabilities()
 
 
 class AsRecipe:

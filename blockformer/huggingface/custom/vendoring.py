@@ -15,7 +15,7 @@ from blockformer.errors import UserError
 from blockformer.training.metadata import installed_version
 
 REGISTRY, STAND_IN = "registry", "blockformer.huggingface.custom.registry"
-LIGHT = frozenset({"registry.capabilities"})  # of the registry, what can be copied as it is
+LIGHT = frozenset({"registry.capabilities", "registry.slots"})  # of the registry, what can be copied as it is
 OURS = ("registry", "blocks", "blockformer")
 
 

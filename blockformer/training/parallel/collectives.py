@@ -13,12 +13,12 @@ Group = dist.ProcessGroup
 def spread(x: Tensor, group: Group) -> Tensor:
     """What all have, for each to do its part with: nothing forward, gradients are added up backward.
 
-    This is f of Shoeybi et al., 2019, arXiv:1909.08053, section 3, and :func:`join` is their g.
+    This is f of Shoeybi et al., 2019, arXiv:1909.08053, section 3, and :func:`reduce` is their g.
     """
     return cast("Any", _Spread).apply(x, group)
 
 
-def join(x: Tensor, group: Group) -> Tensor:
+def reduce(x: Tensor, group: Group) -> Tensor:
     """What each made of its part, added up; each gets the gradient of the sum."""
     return cast("Any", _Join).apply(x, group)
 

@@ -10,9 +10,9 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from blockformer.errors import UserError
-from blockformer.training.parallel.collectives import join, spread
+from blockformer.training.parallel.collectives import reduce, spread
 from blockformer.training.parallel.shards import TENSOR
-from blocks.base import Component, Linear, OwnHeads
+from blocks.base import Component, Linear, LocalHeads
 from registry import Cut, entry_of
 
 
@@ -143,15 +143,15 @@ def _meet(module: nn.Module, cut: Cut, parts: int, group: ProcessGroup, index: i
         return spread(result, group).chunk(parts, 1)[index]
 
     def joined_result(_: Any, given: Any, result: Tensor) -> Tensor:
-        return join(result, group)
+        return reduce(result, group)
 
-    if isinstance(module, OwnHeads):
+    if isinstance(module, LocalHeads):
         module.register_forward_hook(own_result)
     elif cut == "columns":
         module.register_forward_pre_hook(spread_given)
     elif cut == "common":
         module.register_forward_hook(spread_result)
     elif isinstance(module, Linear):
-        module.join = lambda x: join(x, group)  # before its bias
+        module.reduce = lambda x: reduce(x, group)  # before its bias
     else:
         module.register_forward_hook(joined_result)

@@ -33,7 +33,7 @@ TOGETHER = (
 def cuttable() -> list[Subject]:
     """Every registered block that can be cut or holds one that can, and those that declare it with other options."""
     found = registered("blocks")
-    declaring = [one for one in found if entries(one.slot)[one.name].block.can.shards or one.name == "moe"]
+    declaring = [one for one in found if entries(one.slot)[one.name].block.capabilities.shards or one.name == "moe"]
     found += [variant for one in declaring for variant in variants(one)]
     found += [Subject("mixer", "attention", options) for options in TOGETHER]
     found += [

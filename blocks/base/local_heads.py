@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 
-class OwnHeads(nn.Module):
+class LocalHeads(nn.Module):
     """Something of every head, (B or 1, H, ...) -> of the heads that are here: all, unless tensor parallelism cut."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from registry.capabilities import UnfitError
-from registry.core import Block, entries
+from registry.registration import Block, entries
 from registry.spec import Spec
-from registry.trees import dotted
+from registry.strict_yaml import dotted
 
 Path = tuple[str | int, ...]
 Fits = Callable[[type[Block]], bool]
@@ -15,14 +15,14 @@ Fits = Callable[[type[Block]], bool]
 def misplaced(root: Spec[Any]) -> Iterator[tuple[Path, str]]:
     """Every block that needs of the one around it what that does not do: its key path, and what to say about it."""
     for path, spec in root.walk():
-        offers = spec.entry.block.can.positions
+        offers = spec.entry.block.capabilities.positions
         for key, child in spec.children():
-            needs = child.entry.block.can.needs
+            needs = child.entry.block.capabilities.needs
             if needs <= offers:
                 continue
             what = f"acts by {' and '.join(sorted(needs))}, which {_called(spec, path)} does not apply"
             homes = _homes(root, child)
-            instead = choice(child.entry.slot, lambda block, offers=offers: block.can.needs <= offers)
+            instead = choice(child.entry.slot, lambda block, offers=offers: block.capabilities.needs <= offers)
             yield path + key, f"{child.entry.slot} {child.entry.name!r} {what}; {instead}{homes}"
 
 
@@ -45,11 +45,11 @@ def choice(slot: str, fits: Fits) -> str:
 
 def _homes(root: Spec[Any], child: Spec[Any]) -> str:
     """Where else in the recipe the block could stand."""
-    needs, slot = child.entry.block.can.needs, child.entry.slot
+    needs, slot = child.entry.block.capabilities.needs, child.entry.slot
     found = [
         (*path, name)
         for path, spec in root.walk()
         for name, parameter in spec.entry.parameters.items()
-        if parameter.slot == slot and needs <= spec.entry.block.can.positions
+        if parameter.slot == slot and needs <= spec.entry.block.capabilities.positions
     ]
     return f", or say it under {dotted(found[0])!r}" if found else ""

@@ -18,30 +18,31 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from registry.capabilities import Capabilities
 from registry.errors import RegistrationError
-from registry.factory import Arity, factory_of
-from registry.types import Runtime
+from registry.slots import Slot
+from registry.types import Arity, FirstDefault, Runtime, factory_of
 
 RESERVED = frozenset({"type", "like", "extends"})
 
 
 class Block:
-    """Whatever fills a slot; :mod:`blocks.base` has one subclass per slot.
+    """Base class of all blocks; :mod:`blocks.base` has one subclass per slot.
 
-    ``slot`` names the slot, ``given`` the arguments that the parent passes before the star, ``usual`` the block that is
-    meant where a recipe opens a mapping in this slot without ``type``, ``paper`` the source of the idea, ``can`` what
-    may be asked of it, ``expected_failures`` why checks of the conformance suite, by their names, do not hold for it.
+    Attributes:
+        slot: the slot that it fills.
+        paper: the source of the idea.
+        capabilities: what a recipe, data and a trainer may ask of it.
+        expected_failures: checks of the conformance suite, by name, that it does not pass, each with the reason.
     """
 
-    slot: ClassVar[str]
-    given: ClassVar[tuple[str, ...]] = ("site",)
-    usual: ClassVar[str | None] = None
+    slot: ClassVar[Slot]
     paper: ClassVar[str] = ""
-    can: ClassVar[Capabilities] = Capabilities()
+    capabilities: ClassVar[Capabilities] = Capabilities()
     expected_failures: ClassVar[Mapping[str, str]] = {}
+    _spec: Any = None
 
     @classmethod
-    def hollow(cls) -> Self:
-        """An empty instance, to stand in for a block that could not be built while errors are collected."""
+    def placeholder(cls) -> Self:
+        """An empty instance in place of a block that could not be built, so that further errors are found."""
         return cls.__new__(cls)
 
 
@@ -50,11 +51,23 @@ B = TypeVar("B", bound=type[Block])
 
 @dataclass(frozen=True)
 class Parameter:
-    """One recipe parameter of a block: its annotation, default and docstring, and the slot that it opens, if any."""
+    """One recipe parameter of a block.
+
+    Attributes:
+        name: its key in recipes.
+        annotation: of the constructor.
+        default: what a recipe would say for it.
+        first_default: the default that it had when it was introduced, see :class:`registry.types.FirstDefault`.
+        description: from the docstring.
+        slot: the slot that it opens, if any.
+        arity: whether it opens the slot for one block, for many, or for many by name.
+        runtime: it says how a model is computed and not which model it is.
+    """
 
     name: str
     annotation: Any
     default: Any
+    first_default: Any
     description: str
     slot: str | None
     arity: Arity
@@ -72,7 +85,7 @@ class Entry:
 
     @property
     def slot(self) -> str:
-        return self.block.slot
+        return self.block.slot.name
 
 
 _ENTRIES: dict[str, dict[str, Entry]] = {}
@@ -89,9 +102,18 @@ def entries(slot: str) -> Mapping[str, Entry]:
     return _ENTRIES.get(slot, {})
 
 
+def slot_named(name: str) -> Slot:
+    """The slot of this name.
+
+    Raises:
+        KeyError: no block is registered in such a slot.
+    """
+    return next(iter(_ENTRIES[name].values())).block.slot
+
+
 def entry_of(block: type[Block]) -> Entry:
     """The entry under which ``block`` was registered."""
-    return _ENTRIES[block.slot][_NAMES[block]]
+    return _ENTRIES[block.slot.name][_NAMES[block]]
 
 
 def register(name: str) -> Callable[[B], B]:
@@ -102,13 +124,16 @@ def register(name: str) -> Callable[[B], B]:
     """
 
     def decorate(block: B) -> B:
-        if taken := entries(block.slot).get(name):
+        slot = block.slot
+        if slot.name in _ENTRIES and slot_named(slot.name) != slot:
+            raise RegistrationError(f"{block.__qualname__}: another slot is called {slot.name!r} already")
+        if taken := entries(slot.name).get(name):
             raise RegistrationError(
-                f"{block.slot} {name!r} already names {taken.block.__module__}.{taken.block.__qualname__}"
+                f"{slot} {name!r} already names {taken.block.__module__}.{taken.block.__qualname__}"
             )
         parameters = _parameters(block)
         entry = Entry(name, block, parameters, _model(block, parameters))
-        _ENTRIES[block.slot] = dict(sorted([*entries(block.slot).items(), (name, entry)]))
+        _ENTRIES[slot.name] = dict(sorted([*entries(slot.name).items(), (name, entry)]))
         _NAMES[block] = name
         return block
 
@@ -125,26 +150,29 @@ def _parameters(block: type[Block]) -> dict[str, Parameter]:
     for parameter in _after_the_star(block):
         name = parameter.name
         _check(block, parameter, hints)
-        found = factory_of(hints[name])
+        annotation = hints[name]
+        found, default = factory_of(annotation), as_recipe(parameter.default)
+        markers = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+        first = [as_recipe(marker.value) for marker in markers if isinstance(marker, FirstDefault)]
         parameters[name] = Parameter(
-            name,
-            hints[name],
-            as_recipe(parameter.default),
-            " ".join(described.get(name, "").split()),
-            found.slot if found else None,
-            found.arity if found else "one",
-            get_origin(hints[name]) is Annotated and any(isinstance(item, Runtime) for item in get_args(hints[name])),
+            name=name,
+            annotation=annotation,
+            default=default,
+            first_default=first[0] if first else default,
+            description=" ".join(described.get(name, "").split()),
+            slot=found.slot if found else None,
+            arity=found.arity if found else "one",
+            runtime=any(isinstance(marker, Runtime) for marker in markers),
         )
     return parameters
 
 
 def _after_the_star(block: type[Block]) -> list[inspect.Parameter]:
+    expected = block.slot.parent_arguments
     _, *parameters = inspect.signature(block.__init__).parameters.values()
-    given = tuple(parameter.name for parameter in parameters[: len(block.given)])
-    if given != block.given or any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters[: len(given)]):
-        raise RegistrationError(
-            f"{block.__qualname__}.__init__ must begin ({', '.join(('self', *block.given))}, *, ...)"
-        )
+    given = tuple(parameter.name for parameter in parameters[: len(expected)])
+    if given != expected or any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters[: len(given)]):
+        raise RegistrationError(f"{block.__qualname__}.__init__ must begin ({', '.join(('self', *expected))}, *, ...)")
     return parameters[len(given) :]
 
 

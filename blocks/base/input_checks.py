@@ -4,13 +4,13 @@ from blocks.base.component import Component
 from blocks.base.context import Context
 
 
-def refuse(block: Component, context: Context) -> None:
-    """Compare what comes in with what ``block.can``.
+def check_inputs(block: Component, context: Context) -> None:
+    """Compare what comes in with what ``block.capabilities``.
 
     Raises:
         ValueError: there is padding, documents or a cache, and the block declares that it takes none.
     """
-    can, name = block.can, type(block).__name__
+    can, name = block.capabilities, type(block).__name__
     if not can.padding and context.attention_mask is not None:
         raise ValueError(f"{name} takes no padding, but there is an attention_mask")
     if not can.documents and context.documents is not None:

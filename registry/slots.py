@@ -1,0 +1,51 @@
+"""A slot: a place in a recipe that a block fills."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What all blocks of one kind have in common.
+
+    Attributes:
+        name: by which blocks are registered and errors speak of it, such as ``norm``.
+        description: one sentence on what the blocks in it do.
+        parent_arguments: what a parent block passes before the star of the constructor, in order.
+        default_block: the block of a mapping without ``type``, where the parameter has no default of its own.
+    """
+
+    name: str
+    description: str
+    parent_arguments: tuple[str, ...] = ("site",)
+    default_block: str | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def implied(self, default: Any) -> str | None:
+        """The name of the block that a mapping without ``type`` describes, if there is one.
+
+        Args:
+            default: what a recipe would say for the default of the parameter that opens the slot.
+        """
+        name = cast("Mapping[str, Any]", default).get("type") if isinstance(default, Mapping) else default
+        return name if isinstance(name, str) else self.default_block
+
+
+def with_default_type(value: Any, default: Any) -> Any:
+    """A mapping without ``type`` laid over the default block of its parameter; any other value as it is.
+
+    Args:
+        value: what a recipe says for the parameter.
+        default: what a recipe would say for its default.
+    """
+    if not isinstance(value, Mapping) or "type" in value or "like" in value:
+        return cast("Any", value)
+    change = cast("Mapping[str, Any]", value)
+    if isinstance(default, str):
+        return {"type": default, **change}
+    if isinstance(default, Mapping) and "type" in default:
+        return {**cast("Mapping[str, Any]", default), **change}
+    return change
