@@ -1,10 +1,9 @@
 """Name a block, read its recipe schema off its signature, build it from a recipe. Imports neither torch nor blocks."""
 
-from registry.builtin_recipes import installed
 from registry.capabilities import ABILITIES, PLACES, Ability, Capabilities, Cut, Place, UnfitError
 from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
-from registry.recipe import Recipe, find, load_recipe
+from registry.recipe import Recipe, find, installed, load_recipe
 from registry.registration import Block, Entry, Parameter, entries, entry_of, register, slot_named, slots
 from registry.slots import Slot
 from registry.spec import AsRecipe, Spec, parse, spec_of

@@ -10,12 +10,10 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from registry.builtin_recipes import installed, no_such
 from registry.capabilities import UnfitError
-from registry.diagnosis import diagnosed
-from registry.errors import Mark, Problem, RecipeError
+from registry.diagnosis import diagnosed, misplaced, unfit
+from registry.errors import Mark, Problem, RecipeError, nearest
 from registry.merge import merged, overridden, typed, without_like
-from registry.placement import misplaced, unfit
 from registry.spec import Record, Spec, build_hook, parse
 from registry.strict_yaml import Map, dotted, from_plain, parse_text, plain, read, where
 
@@ -178,3 +176,33 @@ def _as_model(tree: Map) -> Map:
     """Types written out, except that a model whose own type is missing or unknown stays as it is."""
     result = typed(ROOT, tree)
     return result if isinstance(result, Map) else tree
+
+
+def installed() -> dict[str, Path]:
+    """The recipes that come with the package, by bare name; one may lie in a folder of its family."""
+    return {path.stem: path for path in sorted(shelf().rglob("*.yaml"), key=lambda path: path.stem)}
+
+
+def shelf() -> Path:
+    """The folder in which they lie."""
+    here = Path(__file__).parent
+    return here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
+
+
+def about(path: Path) -> str:
+    """What a recipe file says of itself: the comment that it begins with, without the line for editors."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = [line for line in lines[: _length(lines)] if not line.startswith("# yaml-language-server:")]
+    return " ".join(line.lstrip("# ") for line in comment)
+
+
+def no_such(name: str) -> str:
+    """What to say to one who asks for a recipe that is not there."""
+    known = installed()
+    hint = nearest(name, known) or f"`blockformer recipes` lists all {len(known)}"
+    return f"no recipe has this name; {hint} (a file needs its ending, .yaml)"
+
+
+def _length(lines: list[str]) -> int:
+    """How many lines the first comment has."""
+    return next((index for index, line in enumerate(lines) if not line.startswith("#")), len(lines))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from blocks.base import Component, Mixer, Stack
 from registry import Ability, Place, Recipe, spec_of
-from registry.placement import choice
+from registry.diagnosis import choice
 from registry.strict_yaml import dotted
 
 

@@ -24,8 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     """List recipes, or write the page about them."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    from registry.builtin_recipes import about, installed  # only now, so that --help answers at once
     from registry.errors import nearest
+    from registry.recipe import about, installed  # only now, so that --help answers at once
 
     known = installed()
     word = (options.word or "").lower()
@@ -67,7 +67,7 @@ def page(sizes: Mapping[str, int]) -> str:
 
 
 def _tables(sizes: Mapping[str, int]) -> Iterator[str]:
-    from registry.builtin_recipes import about, installed, shelf
+    from registry.recipe import about, installed, shelf
 
     groups: dict[str, list[str]] = {}
     for name, path in installed().items():

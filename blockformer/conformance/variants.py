@@ -9,7 +9,7 @@ import torch
 
 from blockformer.conformance.subject import SMALL, Subject
 from registry import Parameter, entries
-from registry.placement import misplaced
+from registry.diagnosis import misplaced
 
 FIXED = {*SMALL, "source_vocab_size"}
 INTEGERS, NUMBERS = (1, 2, 3), (0.5, 2.0)

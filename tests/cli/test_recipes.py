@@ -7,7 +7,7 @@ import pytest
 
 import registry
 from blockformer.cli.main import main
-from registry.builtin_recipes import shelf
+from registry.recipe import shelf
 
 
 def test_lists_every_recipe_with_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from registry import installed
-from registry.builtin_recipes import shelf
+from registry.recipe import shelf
 from registry.strict_yaml import plain, read
 
 FOLDER = Path(__file__).parent / "released"
