@@ -41,26 +41,31 @@ Attend = Callable[[Tensor, Tensor, Tensor, Visibility, Scoring], Tensor]
 
 
 def eager(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
-    """softmax(q k^T * scale) v, step by step: the reference, and the one to read."""
-    groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = q @ k.transpose(-2, -1) * scoring.scale  # (B, H, T, S)
-    if scoring.softcap is not None:
-        scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
-    if scoring.bias is not None:
-        scores = scores + scoring.bias.to(scores.dtype)
-    mask = visible.full(q)
+    """softmax(scores) v, step by step: the reference, and the one to read."""
+    scores, mask = attention_scores(q, k, scoring), visible.full(q)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     if scoring.sinks is not None:
-        scores = torch.cat(
-            [scores, scoring.sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:3], 1)], dim=-1
-        )
+        column = scoring.sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], dim=-1)  # (B, H, T, S + 1)
     weights = scores.softmax(dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))[..., : k.shape[2]].to(q.dtype)
     if mask is not None:
         weights = weights.masked_fill(~mask, 0.0)  # a query that sees nothing would otherwise see everything
-    return F.dropout(weights, scoring.dropout) @ v
+    return F.dropout(weights, scoring.dropout) @ _for_heads(v, q.shape[1])
+
+
+def attention_scores(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
+    """(B, H, T, S): cap(q k^T * scale) + bias, before mask and sinks."""
+    scores = q @ _for_heads(k, q.shape[1]).transpose(-2, -1) * scoring.scale
+    if scoring.softcap is not None:
+        scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
+    return scores if scoring.bias is None else scores + scoring.bias.to(scores.dtype)
+
+
+def _for_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, G, S, K) -> (B, H, S, K): each key or value head repeated for the query heads that share it."""
+    groups = heads // x.shape[1]
+    return x.repeat_interleave(groups, dim=1) if groups > 1 else x
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:

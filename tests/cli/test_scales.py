@@ -16,6 +16,7 @@ from blockformer.inspection.findings import findings
 
 SMALL = [name for name in registry.installed() if name.startswith(("tiny_", "demo_"))]
 NO_NORM = {"decoder.depth": 48, "decoder.layer.residual.norm": "none", "decoder.norm": None}
+SMALLER = {"dim": 96, "vocab_size": 500, "decoder.depth": 4, "decoder.layers.local.mixer.head_dim": 32}
 POST = {"decoder.depth": 24, "decoder.norm": None}
 
 
@@ -37,10 +38,21 @@ def test_a_recipe_that_trains_has_nothing_unusual(name: str) -> None:
         ("tiny_decoder", POST | {"decoder.layer.residual": "deepnorm"}),
         ("tiny_decoder", POST | {"decoder.layer.residual": "post"}),
         ("tiny_decoder", {"decoder.depth": 48}),
+        (
+            "gemma2_2b",
+            SMALLER | {"decoder.layers.local.feedforward.hidden": 128, "decoder.layers.local.mixer.scale": 8.0},
+        ),
+        ("gpt_oss_20b", SMALLER | {"decoder.layers.local.feedforward.expert.hidden": 64}),
+        ("deepseek_v2_lite", {"dim": 96, "vocab_size": 500, "decoder.depth": 2}),
     ],
 )
 def test_nor_have_the_well_known_ones(name: str, overrides: dict[str, Any]) -> None:
     assert not findings(at_step_0(name, overrides))
+
+
+def test_the_distance_bias_of_alibi_is_no_large_score() -> None:
+    recipe = registry.load_recipe("bloom_560m", {"dim": 96, "vocab_size": 500, "decoder.depth": 2})
+    assert not findings(scales(recipe, seed=0, batch=1, length=256))
 
 
 @pytest.mark.parametrize(
