@@ -3,7 +3,7 @@
 from registry.capabilities import ABILITIES, PLACES, Ability, Capabilities, Cut, Place, UnfitError
 from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
-from registry.recipe import Recipe, find, installed, load_recipe
+from registry.recipe import Recipe, builtin_recipes, find_recipe, load_recipe
 from registry.registration import Block, Entry, Parameter, entries, entry_of, register, slot_named, slots
 from registry.slots import Slot
 from registry.spec import AsRecipe, Spec, parse, spec_of
@@ -48,10 +48,10 @@ __all__ = [
     "Slot",
     "Spec",
     "UnfitError",
+    "builtin_recipes",
     "entries",
     "entry_of",
-    "find",
-    "installed",
+    "find_recipe",
     "load_recipe",
     "parse",
     "register",

@@ -8,23 +8,23 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from registry.capabilities import UnfitError
-from registry.errors import Problem, nearest, shown
-from registry.merge import Path, blocks_in, typed
+from registry.errors import Problem, nearest, quoted
+from registry.merge import Path, blocks_in, with_types
 from registry.registration import Block, Entry, entries
 from registry.spec import Spec
-from registry.strict_yaml import Map, Seq, dotted, where
+from registry.strict_yaml import Map, Seq, dotted, mark_of
 
 Fits = Callable[[type[Block]], bool]
 
 
-def diagnosed(slot: str, tree: Map, error: ValidationError) -> list[Problem]:
+def problems_in(slot: str, tree: Map, error: ValidationError) -> list[Problem]:
     """One problem a wrong key, in the order in which they were written."""
-    filled = typed(slot, tree, filled=True)
+    filled = with_types(slot, tree, filled=True)
     found: dict[Path, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         found.setdefault(_written(tree, details["loc"]), []).append(details)
     problems = [
-        Problem(where(tree, path), dotted(path), _message(slot, filled, path, group)) for path, group in found.items()
+        Problem(mark_of(tree, path), dotted(path), _message(slot, filled, path, group)) for path, group in found.items()
     ]
     return sorted(problems, key=lambda problem: (problem.mark.source, problem.mark.line or 0))
 
@@ -51,7 +51,7 @@ def _message(slot: str, filled: Any, path: Path, group: list[ErrorDetails]) -> s
     deepest = max(len(details["loc"]) for details in group)  # of a union, the member that got furthest was meant
     meant = [details for details in group if len(details["loc"]) == deepest]
     wishes = dict.fromkeys(_wish(details) for details in meant)
-    return f"must be {' or '.join(wishes)}, not {shown(meant[0]['input'])}"
+    return f"must be {' or '.join(wishes)}, not {quoted(meant[0]['input'])}"
 
 
 def _wish(details: ErrorDetails) -> str:
@@ -103,7 +103,7 @@ def _distance(path: Path, other: Path) -> tuple[int, int]:
     return len(path) + len(other) - 2 * shared, len(path)
 
 
-def misplaced(root: Spec[Any]) -> Iterator[tuple[Path, str]]:
+def unsupported_positions(root: Spec[Any]) -> Iterator[tuple[Path, str]]:
     """Every block that needs of the one around it what that does not do: its key path, and what to say about it."""
     for path, spec in root.walk():
         offers = spec.entry.block.capabilities.positions
@@ -113,22 +113,22 @@ def misplaced(root: Spec[Any]) -> Iterator[tuple[Path, str]]:
                 continue
             what = f"acts by {' and '.join(sorted(needs))}, which {_called(spec, path)} does not apply"
             homes = _homes(root, child)
-            instead = choice(child.entry.slot, lambda block, offers=offers: block.capabilities.needs <= offers)
+            instead = alternatives(child.entry.slot, lambda block, offers=offers: block.capabilities.needs <= offers)
             yield path + key, f"{child.entry.slot} {child.entry.name!r} {what}; {instead}{homes}"
 
 
-def unfit(root: Spec[Any], spec: Spec[Any], error: UnfitError) -> str:
+def capability_error(root: Spec[Any], spec: Spec[Any], error: UnfitError) -> str:
     """What to say about a block that cannot do what its place asks of it."""
     asking = (_called(parent, at) for at, parent in root.walk() for _, child in parent.children() if child is spec)
     asks = ", ".join([str(error), *(f"as {parent} needs it to" for parent in asking)])
-    return f"{spec.entry.slot} {spec.entry.name!r} {asks}; {choice(spec.entry.slot, error.fits)}"
+    return f"{spec.entry.slot} {spec.entry.name!r} {asks}; {alternatives(spec.entry.slot, error.fits)}"
 
 
 def _called(spec: Spec[Any], path: Path) -> str:
     return f"{spec.entry.slot} {spec.entry.name!r}" + (f" ({dotted(path)})" if path else "")
 
 
-def choice(slot: str, fits: Fits) -> str:
+def alternatives(slot: str, fits: Fits) -> str:
     """What to choose for a slot, of the blocks that fit."""
     names = sorted(name for name, entry in entries(slot).items() if fits(entry.block))
     return f"choose {' or '.join(names)}" if names else f"no {slot} that is registered can stand there"

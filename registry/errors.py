@@ -48,7 +48,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A wrong value as the user wrote it, cut short if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else f"{text[:36]} ..."

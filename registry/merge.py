@@ -6,12 +6,12 @@ from typing import Any, cast
 from registry.errors import Mark, Problem, RecipeError, nearest
 from registry.registration import Entry, Parameter, as_recipe, entries, slot_named
 from registry.slots import with_default_type
-from registry.strict_yaml import Map, Seq, dotted, from_plain
+from registry.strict_yaml import Map, Seq, dotted, with_mark
 
 Path = tuple[str | int, ...]
 
 
-def merged(base: Any, change: Any) -> Any:
+def merge(base: Any, change: Any) -> Any:
     """``change`` laid over ``base``, key by key; a block whose ``type`` changes starts afresh."""
     if isinstance(base, Map) and isinstance(change, str) and base.get("type") == change:
         return base
@@ -21,11 +21,11 @@ def merged(base: Any, change: Any) -> Any:
         return change
     both = Map(base, base.marks | change.marks, base.mark)
     for key, value in change.items():
-        both[key] = merged(base[key], value) if key in base else value
+        both[key] = merge(base[key], value) if key in base else value
     return both
 
 
-def overridden(tree: Map, key: str, value: Any, mark: Mark) -> Map:
+def with_override(tree: Map, key: str, value: Any, mark: Mark) -> Map:
     """Lay ``value`` over the place ``a.b.c`` of ``tree``; a number in the key is an index of a list.
 
     Raises:
@@ -34,12 +34,12 @@ def overridden(tree: Map, key: str, value: Any, mark: Mark) -> Map:
     parts = key.split(".")
     if not all(parts):
         raise RecipeError([Problem(mark, "", "must have the form key.key=value")])
-    return cast("Map", _set(tree, parts, from_plain(value, mark), mark))
+    return cast("Map", _set(tree, parts, with_mark(value, mark), mark))
 
 
 def _set(node: Any, parts: list[str], value: Any, mark: Mark) -> Any:
     if not parts:
-        return merged(node, value)
+        return merge(node, value)
     part, rest = parts[0], parts[1:]
     if isinstance(node, Seq) and part.isdigit():
         index = int(part)
@@ -49,22 +49,22 @@ def _set(node: Any, parts: list[str], value: Any, mark: Mark) -> Any:
         items[index], marks[index] = _set(items[index], rest, value, mark), mark
         return Seq(items, marks)
     inner = node.get(part) if isinstance(node, Map) else None
-    return merged(node, Map({part: _set(inner, rest, value, mark)}, {part: mark}, mark))
+    return merge(node, Map({part: _set(inner, rest, value, mark)}, {part: mark}, mark))
 
 
-def without_like(node: Any, path: Path = ()) -> Any:
+def resolve_like(node: Any, path: Path = ()) -> Any:
     """Resolve ``like: sibling`` in every mapping of named blocks.
 
     Raises:
         RecipeError: there is no such sibling, or they lead in a circle.
     """
     if isinstance(node, Seq):
-        return Seq([without_like(item, (*path, index)) for index, item in enumerate(node)], node.marks)
+        return Seq([resolve_like(item, (*path, index)) for index, item in enumerate(node)], node.marks)
     if not isinstance(node, Map):
         return node
     done = Map(node, node.marks, node.mark)
     for key in node:
-        done[key] = without_like(_alike(node, key, (), path), (*path, key))
+        done[key] = resolve_like(_alike(node, key, (), path), (*path, key))
     return done
 
 
@@ -81,10 +81,10 @@ def _alike(siblings: Map, key: str, seen: tuple[str, ...], path: Path) -> Any:
     if name in seen:
         raise RecipeError([Problem(mark, here, f"leads in a circle: {' -> '.join((*seen, key, name))}")])
     change = Map({k: v for k, v in value.items() if k != "like"}, value.marks, value.mark)
-    return merged(_alike(siblings, name, (*seen, key), path), change)
+    return merge(_alike(siblings, name, (*seen, key), path), change)
 
 
-def typed(slot: str, value: Any, default: Any = None, *, filled: bool = False) -> Any:
+def with_types(slot: str, value: Any, default: Any = None, *, filled: bool = False) -> Any:
     """The tree with every block's ``type`` written out; ``filled`` adds the blocks that only the defaults name.
 
     Unknown values pass through and are validated later.
@@ -108,16 +108,16 @@ def typed(slot: str, value: Any, default: Any = None, *, filled: bool = False) -
 def _typed_parameter(parameter: Parameter, value: Any, filled: bool) -> Any:
     slot = cast("str", parameter.slot)
     if parameter.arity == "many" and isinstance(value, list | tuple):
-        items = [typed(slot, item, filled=filled) for item in cast("list[Any]", value)]
+        items = [with_types(slot, item, filled=filled) for item in cast("list[Any]", value)]
         return Seq(items, value.marks if isinstance(value, Seq) else None)
     if parameter.arity == "named" and isinstance(value, Mapping):
         tree = _as_map(cast("Mapping[str, Any]", value))
-        return Map({name: typed(slot, item, filled=filled) for name, item in tree.items()}, tree.marks, tree.mark)
-    return value if value is None else typed(slot, value, parameter.default, filled=filled)
+        return Map({name: with_types(slot, item, filled=filled) for name, item in tree.items()}, tree.marks, tree.mark)
+    return value if value is None else with_types(slot, value, parameter.default, filled=filled)
 
 
 def blocks_in(slot: str, tree: Any, path: Path = ()) -> Iterator[tuple[Path, Entry]]:
-    """Every block of a filled tree (see :func:`typed`): its key path and its entry."""
+    """Every block of a filled tree (see :func:`with_types`): its key path and its entry."""
     if not isinstance(tree, Map) or (entry := entries(slot).get(tree.get("type", ""))) is None:
         return
     yield path, entry

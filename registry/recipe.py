@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from registry.capabilities import UnfitError
-from registry.diagnosis import diagnosed, misplaced, unfit
+from registry.diagnosis import capability_error, problems_in, unsupported_positions
 from registry.errors import Mark, Problem, RecipeError, nearest
-from registry.merge import merged, overridden, typed, without_like
+from registry.merge import merge, resolve_like, with_override, with_types
 from registry.spec import Record, Spec, build_hook, parse
-from registry.strict_yaml import Map, dotted, from_plain, parse_text, plain, read, where
+from registry.strict_yaml import Map, as_plain, dotted, mark_of, parse_text, read_yaml, with_mark
 
 ROOT = "model"
 Overrides = Mapping[str, Any] | Iterable[str]
@@ -63,7 +63,7 @@ class Recipe:
             RecipeError: sizes do not fit each other; every such place is named at once.
         """
         record = record or Record()
-        wrong, failures = list(misplaced(self.spec)), record.failures
+        wrong, failures = list(unsupported_positions(self.spec)), record.failures
         with build_hook(record.build):
             built = self.spec(*given)
         if not failures and not wrong:
@@ -79,14 +79,14 @@ class Recipe:
     def _reason(self, spec: Spec[Any], error: Exception) -> str:
         """What a recipe's author can mend; nothing if the block itself is at fault."""
         if isinstance(error, UnfitError):
-            return unfit(self.spec, spec, error)
+            return capability_error(self.spec, spec, error)
         if isinstance(error, ValueError):
             return str(error)
         return "a size is too large for a tensor" if "overflow" in str(error).lower() else ""
 
     def problem(self, path: tuple[str | int, ...], message: str) -> Problem:
         """Something wrong with what was written at a key path."""
-        return Problem(where(self.tree, path), dotted(path), message)
+        return Problem(mark_of(self.tree, path), dotted(path), message)
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
@@ -103,14 +103,14 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Overrides = (
     tree = _as_model(tree)
     before = partial(load_recipe, source) if overrides else None
     for key, value, mark in assignments(overrides):
-        tree = _as_model(overridden(tree, key, value, mark))
-    tree = _as_model(without_like(tree))
+        tree = _as_model(with_override(tree, key, value, mark))
+    tree = _as_model(resolve_like(tree))
     try:
-        return Recipe(name, parse(ROOT, plain(tree)), tree, origin, before)
+        return Recipe(name, parse(ROOT, as_plain(tree)), tree, origin, before)
     except ValidationError as error:
-        raise RecipeError(diagnosed(ROOT, tree, error)) from None
+        raise RecipeError(problems_in(ROOT, tree, error)) from None
     except PydanticCustomError as error:
-        raise RecipeError([Problem(where(tree, ("type",)), "", error.message())]) from None
+        raise RecipeError([Problem(mark_of(tree, ("type",)), "", error.message())]) from None
 
 
 def assignments(overrides: Overrides) -> Iterator[tuple[str, Any, Mark]]:
@@ -127,7 +127,7 @@ def assignments(overrides: Overrides) -> Iterator[tuple[str, Any, Mark]]:
         yield key, parse_text(value, str(mark), lines=False), mark
 
 
-def find(name: str | Path) -> Path:
+def find_recipe(name: str | Path) -> Path:
     """The file of a recipe given by path or by the bare name of an installed one.
 
     Raises:
@@ -138,17 +138,17 @@ def find(name: str | Path) -> Path:
         if path.is_file():
             return path
         raise RecipeError([Problem(Mark(str(name)), "", "there is no such file")])
-    known = installed()
+    known = builtin_recipes()
     if str(name) in known:
         return known[str(name)]
-    raise RecipeError([Problem(Mark(str(name)), "", no_such(str(name)))])
+    raise RecipeError([Problem(Mark(str(name)), "", unknown_recipe(str(name)))])
 
 
 def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map, str]:
     """The name of a recipe, what it says, and what its own marks name."""
     if isinstance(source, Mapping):
-        return str(source.get("type", "recipe")), from_plain(source, Mark("recipe")), "recipe"
-    path = find(source)
+        return str(source.get("type", "recipe")), with_mark(source, Mark("recipe")), "recipe"
+    path = find_recipe(source)
     return path.stem, _with_base(path, ()), str(path)
 
 
@@ -157,7 +157,7 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:
         raise RecipeError(
             [Problem(Mark(str(path)), "extends", f"leads in a circle: {' -> '.join(p.name for p in (*seen, path))}")]
         )
-    tree = read(path)
+    tree = read_yaml(path)
     if "extends" not in tree:
         return tree
     base, mark = tree["extends"], tree.marks["extends"]
@@ -166,39 +166,39 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:
         raise RecipeError([Problem(mark, "extends", "must be one path or one name of a recipe")])
     try:
         beside = path.parent / base
-        found = beside if Path(base).suffix and beside.is_file() else find(base)
+        found = beside if Path(base).suffix and beside.is_file() else find_recipe(base)
     except RecipeError as error:
         raise RecipeError([Problem(mark, "extends", f"{base!r}: {error.problems[0].message}")]) from None
-    return merged(_as_model(_with_base(found, (*seen, path.resolve()))), change)
+    return merge(_as_model(_with_base(found, (*seen, path.resolve()))), change)
 
 
 def _as_model(tree: Map) -> Map:
     """Types written out, except that a model whose own type is missing or unknown stays as it is."""
-    result = typed(ROOT, tree)
+    result = with_types(ROOT, tree)
     return result if isinstance(result, Map) else tree
 
 
-def installed() -> dict[str, Path]:
+def builtin_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by bare name; one may lie in a folder of its family."""
-    return {path.stem: path for path in sorted(shelf().rglob("*.yaml"), key=lambda path: path.stem)}
+    return {path.stem: path for path in sorted(recipes_folder().rglob("*.yaml"), key=lambda path: path.stem)}
 
 
-def shelf() -> Path:
+def recipes_folder() -> Path:
     """The folder in which they lie."""
     here = Path(__file__).parent
     return here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
 
 
-def about(path: Path) -> str:
+def description_of(path: Path) -> str:
     """What a recipe file says of itself: the comment that it begins with, without the line for editors."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comment = [line for line in lines[: _length(lines)] if not line.startswith("# yaml-language-server:")]
     return " ".join(line.lstrip("# ") for line in comment)
 
 
-def no_such(name: str) -> str:
+def unknown_recipe(name: str) -> str:
     """What to say to one who asks for a recipe that is not there."""
-    known = installed()
+    known = builtin_recipes()
     hint = nearest(name, known) or f"`blockformer recipes` lists all {len(known)}"
     return f"no recipe has this name; {hint} (a file needs its ending, .yaml)"
 

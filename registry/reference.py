@@ -6,7 +6,7 @@ from typing import Any
 
 from registry.registration import Entry, entries, slot_named, slots
 from registry.schema import parameter_type
-from registry.text import details, in_words, prose, shown, summary
+from registry.text import as_yaml, details, prose, summary, type_in_words
 
 MADE = "<!-- Made by `make schema` from the blocks themselves; not for editing. -->"
 
@@ -37,13 +37,13 @@ class DescribedBlock:
 
 def catalogue() -> dict[str, list[DescribedBlock]]:
     """Every block of every slot, both in alphabetical order."""
-    return {slot: [described(entry) for _, entry in sorted(entries(slot).items())] for slot in slots()}
+    return {slot: [describe(entry) for _, entry in sorted(entries(slot).items())] for slot in slots()}
 
 
-def described(entry: Entry) -> DescribedBlock:
+def describe(entry: Entry) -> DescribedBlock:
     """A registered block in words."""
     parameters = (
-        DescribedParameter(p.name, in_words(parameter_type(p.annotation)), p.slot, p.default, prose(p.description))
+        DescribedParameter(p.name, type_in_words(parameter_type(p.annotation)), p.slot, p.default, prose(p.description))
         for p in entry.parameters.values()
     )
     block = entry.block
@@ -110,7 +110,9 @@ def _block(block: DescribedBlock, key: str | None) -> Iterator[str]:
 
 
 def _table(block: DescribedBlock) -> str:
-    rows = [f"| `{p.name}` | {_type(p)} | `{shown(p.default)}` | {_escaped(p.description)} |" for p in block.parameters]
+    rows = [
+        f"| `{p.name}` | {_type(p)} | `{as_yaml(p.default)}` | {_escaped(p.description)} |" for p in block.parameters
+    ]
     return "\n".join(["| parameter | takes | default | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
@@ -122,7 +124,7 @@ def _type(parameter: DescribedParameter) -> str:
 def _example(block: DescribedBlock, key: str | None) -> str:
     """The block with every parameter at its default, as it would stand in a recipe."""
     values = {"type": block.name} | {parameter.name: parameter.default for parameter in block.parameters}
-    lines = [f"{name}: {shown(value)}" for name, value in values.items()]
+    lines = [f"{name}: {as_yaml(value)}" for name, value in values.items()]
     return "\n".join(lines if key is None else [f"{key}:", *(f"  {line}" for line in lines)])
 
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from registry.errors import nearest, shown
+from registry.errors import nearest, quoted
 from registry.registration import Entry, Parameter, as_recipe, entries, slot_named, slots
 from registry.slots import with_default_type
 from registry.types import FactoryMarker, slot_of
@@ -169,7 +169,7 @@ def parse(slot: str, value: Any) -> Spec[Any]:
     if isinstance(value, Spec) and (spec := cast("Spec[Any]", value)).entry.slot == slot:
         return spec
     if not isinstance(value, str | Mapping):
-        context = {"slot": slot, "value": shown(cast("Any", value))}
+        context = {"slot": slot, "value": quoted(cast("Any", value))}
         raise PydanticCustomError("block", "{slot} must be a name or a mapping with its 'type', not {value}", context)
     params: dict[str, Any] = {"type": value} if isinstance(value, str) else dict(cast("Mapping[str, Any]", value))
     name = params.pop("type", None)
@@ -245,7 +245,7 @@ def _entry(slot: str, name: Any) -> Entry:
     known = list(entries(slot))
     home = next((other for other in slots() if other != slot and name in entries(other)), "")
     hints = (nearest(str(name), known), f"{name!r} is one of {home};" if home else "")
-    context = {"slot": slot, "name": shown(name), "home": home, "hint": "".join(f" {hint}" for hint in hints if hint)}
+    context = {"slot": slot, "name": quoted(name), "home": home, "hint": "".join(f" {hint}" for hint in hints if hint)}
     raise PydanticCustomError(
         "unknown_block", "no {slot} is called {name};{hint} known: {known}", context | {"known": ", ".join(known)}
     )

@@ -53,7 +53,7 @@ _resolve(
 cast("Any", _Loader).yaml_implicit_resolvers.setdefault("", []).append(("tag:yaml.org,2002:null", re.compile("^$")))
 
 
-def read(path: Path) -> Map:
+def read_yaml(path: Path) -> Map:
     """Read a recipe file.
 
     Raises:
@@ -142,7 +142,7 @@ def _failure(mark: Mark, message: str) -> RecipeError:
     return RecipeError([Problem(mark, "", message)])
 
 
-def where(root: Map, path: Iterable[str | int]) -> Mark:
+def mark_of(root: Map, path: Iterable[str | int]) -> Mark:
     """The mark of the deepest key on ``path`` that was written somewhere."""
     mark, tree = root.mark or Mark("recipe"), cast("Any", root)
     for key in path:
@@ -160,19 +160,19 @@ def dotted(path: Iterable[str | int]) -> str:
     return ".".join(map(str, path))
 
 
-def plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """Map and Seq as plain mappings and tuples, which is what pydantic's strict mode expects of Python data."""
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in cast("Mapping[str, Any]", value).items()}
-    return tuple(plain(item) for item in cast("list[Any]", value)) if isinstance(value, list | tuple) else value
+        return {key: as_plain(item) for key, item in cast("Mapping[str, Any]", value).items()}
+    return tuple(as_plain(item) for item in cast("list[Any]", value)) if isinstance(value, list | tuple) else value
 
 
-def from_plain(value: Any, mark: Mark) -> Any:
+def with_mark(value: Any, mark: Mark) -> Any:
     """SitelessFactory data as Map and Seq, everything written at ``mark``."""
     if isinstance(value, Mapping):
-        items = {str(key): from_plain(item, mark) for key, item in cast("Mapping[Any, Any]", value).items()}
+        items = {str(key): with_mark(item, mark) for key, item in cast("Mapping[Any, Any]", value).items()}
         return Map(items, dict.fromkeys(items, mark), mark)
     if isinstance(value, list | tuple):
-        items = [from_plain(item, mark) for item in cast("list[Any]", value)]
+        items = [with_mark(item, mark) for item in cast("list[Any]", value)]
         return Seq(items, [mark] * len(items))
     return value

@@ -43,22 +43,22 @@ def recipe_for(slot: str) -> str:
     return f"recipe for {article}{slot}"
 
 
-def in_words(schema: Mapping[str, Any]) -> str:
+def type_in_words(schema: Mapping[str, Any]) -> str:
     """A JSON Schema of a parameter as prose: ``positive integer or null``, ``recipe for a norm``."""
     return " or ".join(dict.fromkeys(_words(schema)))
 
 
-def shown(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """A value as a recipe would write it: ``null``, ``1e-5``, ``[q, k]``."""
     if isinstance(value, bool | None):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return re.sub(r"e([+-])0+", r"e\1", repr(value)).replace("e+", "e").removesuffix(".0")
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(shown, cast('list[Any]', value)))}]"
+        return f"[{', '.join(map(as_yaml, cast('list[Any]', value)))}]"
     if isinstance(value, Mapping):
         items = cast("Mapping[str, Any]", value).items()
-        return f"{{{', '.join(f'{key}: {shown(item)}' for key, item in items)}}}"
+        return f"{{{', '.join(f'{key}: {as_yaml(item)}' for key, item in items)}}}"
     return str(value)
 
 
@@ -81,14 +81,14 @@ def _words(schema: Mapping[str, Any]) -> Iterator[str]:
         for member in schema["anyOf"]:
             yield from _words(member)
     elif "const" in schema:
-        yield shown(schema["const"])
+        yield as_yaml(schema["const"])
     elif "enum" in schema:
-        *others, last = map(shown, schema["enum"])
+        *others, last = map(as_yaml, schema["enum"])
         yield f"{', '.join(others)} or {last}" if others else last
     elif kind == "array":
-        yield f"list of {in_words(schema['items'])}"
+        yield f"list of {type_in_words(schema['items'])}"
     elif kind == "object":
-        yield f"names, each with its {in_words(schema['additionalProperties'])}"
+        yield f"names, each with its {type_in_words(schema['additionalProperties'])}"
     elif kind in ("integer", "number"):
         yield _number(schema)
     else:
@@ -97,6 +97,6 @@ def _words(schema: Mapping[str, Any]) -> Iterator[str]:
 
 def _number(schema: Mapping[str, Any]) -> str:
     bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-    limits = [f"{sign} {shown(schema[key])}" for key, sign in bounds.items() if key in schema]
+    limits = [f"{sign} {as_yaml(schema[key])}" for key, sign in bounds.items() if key in schema]
     phrase = f"{schema['type']} {' and '.join(limits)}".strip()
     return _NUMBERS.get(phrase, phrase)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from blocks.base import Component, Mixer, Stack
 from registry import Ability, Place, Recipe, spec_of
-from registry.diagnosis import choice
+from registry.diagnosis import alternatives
 from registry.strict_yaml import dotted
 
 
@@ -24,7 +24,7 @@ def lacking(recipe: Recipe, model: Component, ability: Ability) -> str:
             continue
         slot, place = spec.entry.slot, dotted(paths.get(id(spec), ()))
         stands = set[Place]() if component.site is None else {component.site.place}
-        instead = choice(
+        instead = alternatives(
             slot,
             lambda block, stands=stands: getattr(block.capabilities, ability) and stands <= block.capabilities.places,
         )

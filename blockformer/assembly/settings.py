@@ -1,7 +1,7 @@
 """A block's settings on one line."""
 
 from registry import Spec
-from registry.text import shown
+from registry.text import as_yaml
 
 
 def settings(spec: Spec | None) -> str:
@@ -12,7 +12,9 @@ def settings(spec: Spec | None) -> str:
     own = (
         (known[key], value) for key, value in spec.params if value and not known[key].slot and not known[key].runtime
     )
-    return ", ".join(f"{p.name} {shown(value)}" for p, value in own if value != p.default or not isinstance(value, str))
+    return ", ".join(
+        f"{p.name} {as_yaml(value)}" for p, value in own if value != p.default or not isinstance(value, str)
+    )
 
 
 def named(spec: Spec) -> str:

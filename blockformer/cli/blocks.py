@@ -73,7 +73,7 @@ def _blocks(slot: str, found: "list[DescribedBlock]") -> Iterator[str]:
 
 
 def _block(block: "DescribedBlock") -> Iterator[str]:
-    from registry.text import shown
+    from registry.text import as_yaml
 
     yield f"{block.slot}/{block.name}"
     yield ""
@@ -84,7 +84,7 @@ def _block(block: "DescribedBlock") -> Iterator[str]:
         yield fill(f"It {'; '.join(block.abilities)}.", WIDTH)
     yield ""
     for parameter in block.parameters:
-        yield f"{parameter.name}: {shown(parameter.default)}"
+        yield f"{parameter.name}: {as_yaml(parameter.default)}"
         yield f"    {parameter.type}"
         yield fill(parameter.description, WIDTH, initial_indent="    ", subsequent_indent="    ")
     if not block.parameters:

@@ -25,11 +25,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     from registry.errors import nearest
-    from registry.recipe import about, installed  # only now, so that --help answers at once
+    from registry.recipe import builtin_recipes, description_of  # only now, so that --help answers at once
 
-    known = installed()
+    known = builtin_recipes()
     word = (options.word or "").lower()
-    chosen = {name: about(path) for name, path in known.items() if word in f"{name} {about(path)}".lower()}
+    chosen = {
+        name: description_of(path) for name, path in known.items() if word in f"{name} {description_of(path)}".lower()
+    }
     if not chosen:
         parser.error(f"no recipe mentions {options.word!r}; {nearest(word, known) or 'without a word, all are listed'}")
     if options.page:
@@ -49,10 +51,10 @@ def _cut(line: str) -> str:
 def _write(parser: Parser, file: Path) -> None:
     from blockformer import assembly
     from blockformer.files import write_text
-    from registry import installed, load_recipe
+    from registry import builtin_recipes, load_recipe
 
     try:
-        write_text(file, page({name: assembly.check(load_recipe(name)).size for name in installed()}))
+        write_text(file, page({name: assembly.check(load_recipe(name)).size for name in builtin_recipes()}))
     except OSError as error:
         parser.error(f"cannot write {file}: {error.strerror}")
 
@@ -67,15 +69,15 @@ def page(sizes: Mapping[str, int]) -> str:
 
 
 def _tables(sizes: Mapping[str, int]) -> Iterator[str]:
-    from registry.recipe import about, installed, shelf
+    from registry.recipe import builtin_recipes, description_of, recipes_folder
 
     groups: dict[str, list[str]] = {}
-    for name, path in installed().items():
-        groups.setdefault("examples" if path.parent == shelf() else path.parent.name, []).append(name)
+    for name, path in builtin_recipes().items():
+        groups.setdefault("examples" if path.parent == recipes_folder() else path.parent.name, []).append(name)
     for group in sorted(groups, key=lambda group: (group == "examples", group)):
         yield f"## {group}\n\n| recipe | parameters | what it is |\n| --- | ---: | --- |"
         for name in sorted(groups[group], key=lambda name: (sizes[name], name)):
-            yield f"| `{name}` | {sizes[name]:,} | {_linked(about(installed()[name]))} |"
+            yield f"| `{name}` | {sizes[name]:,} | {_linked(description_of(builtin_recipes()[name]))} |"
         yield ""
 
 

@@ -21,7 +21,7 @@ from blockformer.training.run_folder import CHECKPOINTS, RunSettings, find_check
 from blocks.models.base import Model
 from registry import Recipe, load_recipe
 from registry.plugins import load_named
-from registry.strict_yaml import Map, read
+from registry.strict_yaml import Map, read_yaml
 
 BUILT_IN = "blocks."
 INIT_FROM = ("--init-from", "--init_from")
@@ -136,7 +136,7 @@ def _sorted(arguments: Sequence[str]) -> _Given:
 
 def _add_config(given: _Given, path: Path) -> None:
     """Take in a configuration file without its recipe, and import the modules that its recipe needs."""
-    config = read(path)
+    config = read_yaml(path)
     source = config.pop("recipe", None)
     if source is not None:
         if not isinstance(source, str | Map):

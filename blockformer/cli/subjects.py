@@ -12,12 +12,12 @@ import blocks  # noqa: F401  (importing registers)
 from blockformer.conformance import Subject, registered, subjects
 from blockformer.errors import UserError
 from registry import Mark, Problem, RecipeError, entries, entry_of, parse, slots
-from registry.diagnosis import diagnosed
+from registry.diagnosis import problems_in
 from registry.errors import nearest
-from registry.merge import overridden
+from registry.merge import with_override
 from registry.plugins import load_named
 from registry.recipe import assignments
-from registry.strict_yaml import Map, plain
+from registry.strict_yaml import Map, as_plain
 
 
 def subjects_of(place: str, params: list[str]) -> list[Subject]:
@@ -95,12 +95,12 @@ def _said(subject: Subject, params: list[str]) -> dict[str, object]:
     for key, value, mark in assignments(params):
         if key == "type" or not key:
             raise RecipeError([Problem(mark, "", "names the block, which stands before the options")])
-        tree = overridden(tree, key, value, mark)
+        tree = with_override(tree, key, value, mark)
     try:
-        parse(subject.slot, plain(tree))
+        parse(subject.slot, as_plain(tree))
     except ValidationError as error:
-        raise RecipeError(diagnosed(subject.slot, tree, error)) from None
-    return {key: value for key, value in plain(tree).items() if key != "type"}
+        raise RecipeError(problems_in(subject.slot, tree, error)) from None
+    return {key: value for key, value in as_plain(tree).items() if key != "type"}
 
 
 def _refusals(changed: list[Subject]) -> Iterator[tuple[str, str]]:

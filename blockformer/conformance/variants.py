@@ -9,7 +9,7 @@ import torch
 
 from blockformer.conformance.subject import SMALL, Subject
 from registry import Parameter, entries
-from registry.diagnosis import misplaced
+from registry.diagnosis import unsupported_positions
 
 FIXED = {*SMALL, "source_vocab_size"}
 INTEGERS, NUMBERS = (1, 2, 3), (0.5, 2.0)
@@ -40,7 +40,7 @@ def variants(subject: Subject) -> list[Subject]:
 def allowed(subject: Subject) -> bool:
     """Whether the parameters fit each other and the place."""
     try:
-        if any(misplaced(subject.spec)):
+        if any(unsupported_positions(subject.spec)):
             return False
         with torch.device("meta"):
             subject.make()

@@ -10,8 +10,8 @@ from blockformer.huggingface.keys import TRAINING, ConflictError, Keys
 from blockformer.huggingface.layer_pattern import listed
 from blocks.stacks.layers import LAYOUT
 from registry import Mark, Problem, Recipe
-from registry.errors import shown
-from registry.strict_yaml import where
+from registry.errors import quoted
+from registry.strict_yaml import mark_of
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _written(canonical: Mapping[str, Any], path: list[str]) -> tuple[tuple[str, 
 
 
 def _obstacle(recipe: Recipe, path: tuple[str, ...], message: str, value: Any) -> Obstacle:
-    mark = where(recipe.tree, path)
+    mark = mark_of(recipe.tree, path)
     return Obstacle(Problem(mark if mark.line else Mark(recipe.name), ".".join(path), message), _leaves(value))
 
 
@@ -168,4 +168,4 @@ def _there(family: Family, value: Any) -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
         return str(cast("dict[str, Any]", value).get("type"))
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else quoted(value)

@@ -17,7 +17,7 @@ from blockformer.huggingface.rules import names_of, rules_of
 from blockformer.huggingface.template import Filling
 from blockformer.huggingface.tensor_files import TensorFiles
 from registry import Mark, Problem, Recipe, RecipeError, load_recipe
-from registry.strict_yaml import Map, where
+from registry.strict_yaml import Map, mark_of
 
 ANY = "*"  # as a fixed value: every value will do
 
@@ -122,7 +122,7 @@ def _in_family(section: Map, problem: Problem) -> Problem:
             next(parts, None)
             part = "layer"
         path.append(int(part) if part.isdigit() else part)
-    return Problem(where(section, path), f"recipe.{problem.path}", problem.message)
+    return Problem(mark_of(section, path), f"recipe.{problem.path}", problem.message)
 
 
 def _unwatched(value: Any) -> Any:

@@ -10,7 +10,7 @@ from blockformer.huggingface.errors import InterchangeError
 from blockformer.huggingface.family import LISTS, Family
 from registry import Mark
 from registry.errors import nearest
-from registry.strict_yaml import Map, Seq, read
+from registry.strict_yaml import Map, Seq, read_yaml
 
 FOLDER = Path(__file__).parent / "families"
 
@@ -79,7 +79,7 @@ def family_of(config: Mapping[str, Any], file: Path, candidates: list[Family] | 
 
 def _with_base(path: Path, seen: tuple[Path, ...]) -> tuple[Map, tuple[str, ...]]:
     """A family file's tree, laid over that of the family which it extends, and the names of all such."""
-    tree = read(path)
+    tree = read_yaml(path)
     if "extends" not in tree:
         return tree, ()
     base, mark = str(tree["extends"]), tree.marks["extends"]

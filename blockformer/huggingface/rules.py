@@ -10,7 +10,7 @@ from blockformer.huggingface.name_pattern import INDEX, Pattern
 from blockformer.huggingface.template import OMITTED, Filling
 from blockformer.huggingface.tensor_layout import Layout
 from registry import Mark
-from registry.errors import nearest, shown
+from registry.errors import nearest, quoted
 from registry.strict_yaml import Map
 
 KEYS = {"to": (str, list), "transpose": bool, "groups": int, "axis": int, "reshape": list, "otherwise": (int, float)}
@@ -107,7 +107,7 @@ def named(filling: Filling, text: str, mark: Mark) -> str:
         if name in filling.family.templates:
             value = filling.computed(name, f"tensors.{text}", mark)
             if not isinstance(value, str | int):
-                raise InterchangeError.at(mark, f"{{{name}}} must be text or a number, not {shown(value)}", text)
+                raise InterchangeError.at(mark, f"{{{name}}} must be text or a number, not {quoted(value)}", text)
             text = text.replace(f"{{{name}}}", str(value))
     return text
 

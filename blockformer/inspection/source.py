@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blockformer.errors import UserError
-from registry import Recipe, installed, load_recipe
+from registry import Recipe, builtin_recipes, load_recipe
 
 RECIPE, YAML = "recipe.yaml", (".yaml", ".yml")
 
@@ -23,7 +23,7 @@ def recipe_of(source: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the recipe is wrong, or there is none.
     """
     path = Path(source)
-    if source in installed() or path.suffix in YAML or not os.path.exists(source):  # noqa: PTH110 (a long text is no path, and no error)
+    if source in builtin_recipes() or path.suffix in YAML or not os.path.exists(source):  # noqa: PTH110 (a long text is no path, and no error)
         return load_recipe(source, overrides)
     if not path.is_dir():
         from blockformer.assembly.checkpoint import read_metadata  # torch only where a checkpoint is read

@@ -14,7 +14,7 @@ from blockformer.inspection.painting import svg, text
 from blockformer.inspection.wiring import Merge, Step, Wiring, wiring_of
 from registry import entry_of, spec_of
 
-SMALL = [name for name in registry.installed() if name.startswith(("tiny_", "demo_"))]
+SMALL = [name for name in registry.builtin_recipes() if name.startswith(("tiny_", "demo_"))]
 KNOWN = [*SMALL, "gpt2", "bert_base", "transformer", "llama3_8b"]
 
 

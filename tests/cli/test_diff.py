@@ -31,7 +31,7 @@ def test_one_changed_key_is_one_line_with_what_it_means(capsys: pytest.CaptureFi
     assert "decoder, all layers, mixer (attention)\n  kv_heads: null (12) -> 4  (multi-head -> grouped-query" in text
 
 
-TINY = [name for name in registry.installed() if name.startswith("tiny_")]
+TINY = [name for name in registry.builtin_recipes() if name.startswith("tiny_")]
 
 
 @pytest.mark.parametrize("name", TINY)

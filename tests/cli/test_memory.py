@@ -17,7 +17,7 @@ from blockformer.inspection.memory import PRECISIONS, memory
 from blockformer.training.optim import OptimizerSettings, make_optimizer
 from blocks.models.base import Model
 
-TINY = [name for name in registry.installed() if name.startswith("tiny_")]
+TINY = [name for name in registry.builtin_recipes() if name.startswith("tiny_")]
 
 
 def really_kept(model: Model, batch: int, length: int, precision: str) -> int:

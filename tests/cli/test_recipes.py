@@ -7,13 +7,13 @@ import pytest
 
 import registry
 from blockformer.cli.main import main
-from registry.recipe import shelf
+from registry.recipe import recipes_folder
 
 
 def test_lists_every_recipe_with_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(registry.installed())
+    assert [line.split()[0] for line in lines] == list(registry.builtin_recipes())
     assert all(len(line) <= 110 for line in lines)
     assert any(line.startswith("gpt2_xl ") and "GPT-2 XL: Radford et al., 2019" in line for line in lines)
 
@@ -36,7 +36,7 @@ def test_a_word_that_none_has_ends_in_one_line(capsys: pytest.CaptureFixture[str
 def test_a_page_that_cannot_be_written_ends_in_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "installed", lambda: {"tiny_decoder": registry.find("tiny_decoder")})
+    monkeypatch.setattr(registry, "builtin_recipes", lambda: {"tiny_decoder": registry.find_recipe("tiny_decoder")})
     monkeypatch.setattr("blockformer.cli.recipes.page", lambda sizes: f"{sizes}")
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as left:
@@ -47,8 +47,8 @@ def test_a_page_that_cannot_be_written_ends_in_one_line(
 
 def test_a_name_that_is_like_no_other_is_not_answered_with_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "zzz"]) == 2
-    assert f"`blockformer recipes` lists all {len(registry.installed())}" in capsys.readouterr().err
+    assert f"`blockformer recipes` lists all {len(registry.builtin_recipes())}" in capsys.readouterr().err
 
 
 def test_no_two_recipes_share_a_name() -> None:
-    assert len(list(shelf().rglob("*.yaml"))) == len(registry.installed())
+    assert len(list(recipes_folder().rglob("*.yaml"))) == len(registry.builtin_recipes())

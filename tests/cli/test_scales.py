@@ -14,7 +14,7 @@ from blockformer.inspection import memory_check as room
 from blockformer.inspection.activation_statistics import Scales, scales
 from blockformer.inspection.findings import findings
 
-SMALL = [name for name in registry.installed() if name.startswith(("tiny_", "demo_"))]
+SMALL = [name for name in registry.builtin_recipes() if name.startswith(("tiny_", "demo_"))]
 NO_NORM = {"decoder.depth": 48, "decoder.layer.residual.norm": "none", "decoder.norm": None}
 SMALLER = {"dim": 96, "vocab_size": 500, "decoder.depth": 4, "decoder.layers.local.mixer.head_dim": 32}
 POST = {"decoder.depth": 24, "decoder.norm": None}

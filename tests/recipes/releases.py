@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry import installed
-from registry.recipe import shelf
-from registry.strict_yaml import plain, read
+from registry import builtin_recipes
+from registry.recipe import recipes_folder
+from registry.strict_yaml import as_plain, read_yaml
 
 FOLDER = Path(__file__).parent / "released"
 
@@ -39,16 +39,16 @@ class Release:
 
 def _releases() -> Iterator[Release]:
     for path in sorted(FOLDER.glob("*.yaml")):
-        for group in json.loads(json.dumps(plain(read(path))))["groups"]:
+        for group in json.loads(json.dumps(as_plain(read_yaml(path))))["groups"]:
             common = {**group.get("like", {}), **group["config"]}
             for name, model in group["models"].items():
                 yield Release(name, **{**model, "config": {**common, **model.get("config", {})}})
 
 
 RELEASES = list(_releases())
-FOLDERS = {name: path for name, path in installed().items() if path.parent != shelf()}
+FOLDERS = {name: path for name, path in builtin_recipes().items() if path.parent != recipes_folder()}
 # Sizes that say only how they differ from another of their family: they hold no idea that others lack.
 SIZES = {name for name, path in FOLDERS.items() if "\nextends: " in path.read_text()}
-DISTINCT = [name for name in installed() if name not in SIZES]
+DISTINCT = [name for name in builtin_recipes() if name not in SIZES]
 # The recipes of every day: examples, the article's, and one release of each kind of model.
 EVERYDAY = [name for name in DISTINCT if name in ("gpt2", "llama3_8b", "bert_base") or name not in map(str, RELEASES)]

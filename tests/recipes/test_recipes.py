@@ -13,7 +13,7 @@ from blockformer.conformance.learning import check_learns_a_batch
 from blockformer.conformance.repeating import check_drops_out_only_in_training
 from blockformer.conformance.shrinking import shrunk
 from blockformer.conformance.table import LONG
-from registry import installed, load_recipe
+from registry import builtin_recipes, load_recipe
 from tests.recipes.releases import DISTINCT, EVERYDAY
 
 # Blocks alone have passed these, which take long for a whole model.
@@ -76,8 +76,8 @@ def test_a_whole_published_model_at_length(subject: Subject, check: Check) -> No
     check(subject)
 
 
-@pytest.mark.parametrize("name", installed())
+@pytest.mark.parametrize("name", builtin_recipes())
 def test_a_recipe_says_where_it_comes_from(name: str) -> None:
-    text = installed()[name].read_text()
+    text = builtin_recipes()[name].read_text()
     comment = " ".join(line.lstrip("# ") for line in text.splitlines()[1:] if line.startswith("#"))
     assert len(comment) > 40, "the second line says what the recipe is"

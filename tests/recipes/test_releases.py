@@ -15,7 +15,7 @@ from blockformer.huggingface.config import Config
 from blockformer.huggingface.importing import recipe_of, unread
 from blockformer.huggingface.library import family_of
 from blockformer.huggingface.template import Filling
-from registry import Recipe, installed, load_recipe
+from registry import Recipe, builtin_recipes, load_recipe
 from tests.recipes.releases import FOLDERS, RELEASES, SIZES, Release
 
 FREE = ("dropout", "init")  # no config.json says them all; what it does say is compared below
@@ -99,7 +99,7 @@ def test_drops_out_and_starts_as_the_release_says(release: Release) -> None:
 
 @each_release
 def test_says_its_size_and_its_source(release: Release) -> None:
-    comment = " ".join(line.lstrip("# ") for line in installed()[release.name].read_text().splitlines()[1:])
+    comment = " ".join(line.lstrip("# ") for line in builtin_recipes()[release.name].read_text().splitlines()[1:])
     assert f"{release.parameters:,}" in comment
     assert f"https://huggingface.co/{release.id}" in comment
     assert release.shown is None or f"{release.shown:,}" in comment

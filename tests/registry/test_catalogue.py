@@ -7,9 +7,9 @@ import pytest
 import blocks  # noqa: F401  (registers)
 from blocks.base import Factory, Layer, Norm
 from registry import NonNegative, Positive, PositiveFloat, Probability, Runtime, entries, slot_named, slots
-from registry.reference import catalogue, described, keys_of
+from registry.reference import catalogue, describe, keys_of
 from registry.schema import parameter_type
-from registry.text import details, in_words, shown, summary
+from registry.text import as_yaml, details, summary, type_in_words
 
 TYPES = {
     "positive integer": Positive,
@@ -33,7 +33,7 @@ TYPES = {
 
 @pytest.mark.parametrize(("words", "annotation"), TYPES.items(), ids=TYPES)
 def test_a_type_reads_as_prose(words: str, annotation: Any) -> None:
-    assert in_words(parameter_type(annotation)) == words
+    assert type_in_words(parameter_type(annotation)) == words
 
 
 VALUES = [
@@ -53,7 +53,7 @@ VALUES = [
 
 @pytest.mark.parametrize(("text", "value"), VALUES)
 def test_a_value_is_shown_as_a_recipe_would_say_it(text: str, value: Any) -> None:
-    assert shown(value) == text
+    assert as_yaml(value) == text
 
 
 def test_a_docstring_is_cut_after_its_first_sentence() -> None:
@@ -72,7 +72,7 @@ def test_a_docstring_is_cut_after_its_first_sentence() -> None:
 
 
 def test_a_block_is_described_with_its_parameters() -> None:
-    found = described(entries("mixer")["attention"])
+    found = describe(entries("mixer")["attention"])
     by_name = {parameter.name: parameter for parameter in found.parameters}
     assert (by_name["kv_heads"].type, by_name["kv_heads"].default) == ("positive integer or null", None)
     assert by_name["positions"].slot == "attention_positions"

@@ -10,16 +10,16 @@ import pytest
 import blocks  # noqa: F401  (registers)
 import registry
 from registry.schema import schema
-from registry.strict_yaml import plain, read
+from registry.strict_yaml import as_plain, read_yaml
 from tests.recipes.releases import DISTINCT
 
 SCHEMA = json.loads(json.dumps(schema()))
 VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
-RECIPES = {name: registry.installed()[name] for name in DISTINCT}
+RECIPES = {name: registry.builtin_recipes()[name] for name in DISTINCT}
 
 
 def as_json(tree: Any) -> Any:
-    return json.loads(json.dumps(plain(tree)))
+    return json.loads(json.dumps(as_plain(tree)))
 
 
 def accepted(tree: Any) -> bool:
@@ -48,13 +48,13 @@ def test_is_a_schema() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_takes_every_recipe_and_its_canonical_form(name: str) -> None:
-    assert accepted(read(RECIPES[name]))
+    assert accepted(read_yaml(RECIPES[name]))
     assert accepted(registry.load_recipe(name).dump())
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_refuses_every_recipe_with_any_key_misspelt_or_any_value_of_another_kind(name: str) -> None:
-    variants = list(changed_everywhere(as_json(read(RECIPES[name]))))
+    variants = list(changed_everywhere(as_json(read_yaml(RECIPES[name]))))
     assert len(variants) > 5
     assert [variant for variant in variants if accepted(variant)] == []
 

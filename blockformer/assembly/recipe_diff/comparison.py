@@ -11,7 +11,7 @@ from blocks.base import Component
 from blocks.models.base import Model
 from blocks.stacks.layers import LAYOUT
 from registry import Recipe, Spec, spec_of
-from registry.text import shown
+from registry.text import as_yaml
 
 
 @dataclass
@@ -135,7 +135,7 @@ def _whole(spec: Spec[Any] | None) -> str:
 def _value(value: Any, held: _Held) -> str:
     """A parameter's value, and where it is null what the block made of it, if it keeps that under the same name."""
     made = _made(held)
-    return f"null ({made})" if value is None and made is not None else shown(value)
+    return f"null ({made})" if value is None and made is not None else as_yaml(value)
 
 
 def _made(held: _Held, key: str | None = None) -> int | float | None:

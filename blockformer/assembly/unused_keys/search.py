@@ -6,7 +6,7 @@ from typing import Any
 from blockformer.assembly.unused_keys.probe import depends_on, matters
 from registry import Mark, Problem, Recipe, Spec, parse
 from registry.spec import ParentArguments, Record
-from registry.strict_yaml import Map, plain
+from registry.strict_yaml import Map, as_plain
 
 Path = tuple[str | int, ...]
 Written = tuple[Mark, str]  # where a key was written, and the key
@@ -103,11 +103,11 @@ def _is_default(spec: Spec[Any], key: str, written: Any) -> bool:
     default = parameter.default
     if parameter.slot is not None and default is not None and parameter.arity == "one":
         default = parse(parameter.slot, default).dump()
-    return plain(written) == plain(default)
+    return as_plain(written) == as_plain(default)
 
 
 def _is_canonical(recipe: Recipe) -> bool:
-    return plain(recipe.tree) == plain(recipe.dump())
+    return as_plain(recipe.tree) == as_plain(recipe.dump())
 
 
 def _of_override(written: Written) -> bool:
