@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from blockformer.training import callbacks as own
-from blockformer.training.loggers import FileLogger, WandbRun
+from blockformer.training.loggers import FileLogger, SafeWandbLogger
 from blockformer.training.run_folder import CHECKPOINTS, RunSettings
 
 
@@ -18,7 +18,7 @@ def loggers_of(run: RunSettings, folder: Path, further: Any) -> list[Any]:
     """
     mode = "disabled" if further is False else run.wandb
     about = {key: getattr(run, key) for key in ("project", "group", "job_type")}
-    weights_and_biases = WandbRun(folder, mode, tags=tuple(run.tags), name=folder.name, **about)
+    weights_and_biases = SafeWandbLogger(folder, mode, tags=tuple(run.tags), name=folder.name, **about)
     return [FileLogger(folder), weights_and_biases, *([] if isinstance(further, bool) else listed(further))]
 
 
@@ -33,10 +33,10 @@ def callbacks_of(run: RunSettings, folder: Path, seed: int, trainer: dict[str, A
         seed: the run's.
         trainer: the trainer's settings; saving and progress can be switched off there.
     """
-    guard, meter, checkpoints = own.Guard(), own.Meter(), None
+    guard, meter, checkpoints = own.NonFiniteGuard(), own.MetricsLogger(), None
     if trainer["enable_checkpointing"] is not False:
         checkpoints = own.Checkpoints(folder / CHECKPOINTS, run.save_every, run.monitor, guard)
-    shows = [own.Progress(meter)] if trainer["enable_progress_bar"] is not False else []
+    shows = [own.RunProgress(meter)] if trainer["enable_progress_bar"] is not False else []
     saves = [checkpoints] if checkpoints is not None else []
     return [guard, own.RandomState(seed), meter, *shows, *saves, own.StopOnSignal(checkpoints)]
 

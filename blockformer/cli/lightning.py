@@ -18,11 +18,11 @@ from blockformer.data.module import TextData
 from blockformer.data.processes import is_first
 from blockformer.errors import DataError, UserError
 from blockformer.training.callbacks import Predictions, WarmStart
-from blockformer.training.callbacks.steps import rehearses
-from blockformer.training.checkpoint_io import AtomicCheckpointIO
+from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
+from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.compatibility import remarks_on_data
 from blockformer.training.module import TrainingModule
-from blockformer.training.optim import OptimizerSettings
+from blockformer.training.optimizer import OptimizerSettings
 from blockformer.training.parallel import plan_for
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import RunSettings, folder_of, fresh_folder
@@ -166,7 +166,7 @@ class TrainingCLI(LightningCLI):
         """Leave beside the run what repeats it."""
         if self.first:
             self.model.verify(self.datamodule, self.trainer, training=True)
-        if self.first and not rehearses(self.trainer):
+        if self.first and not is_dry_run(self.trainer):
             save_settings(self.folder, self.request.recipe.to_yaml(), self.saved)
             say_begin(self.request.variant, self.model.model, self.folder)
             model = self.model.model
@@ -176,7 +176,7 @@ class TrainingCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where everything is."""
-        if self.first and not rehearses(self.trainer):
+        if self.first and not is_dry_run(self.trainer):
             say_end(self.folder, self.trainer.loggers)
 
     def after_validate(self) -> None:

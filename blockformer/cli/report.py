@@ -10,8 +10,8 @@ import yaml
 
 from blockformer.files import write_text
 from blockformer.training.callbacks.progress import summary
-from blockformer.training.loggers import WandbRun
-from blockformer.training.loggers.files import read_rows
+from blockformer.training.loggers import SafeWandbLogger
+from blockformer.training.loggers.file_logger import read_rows
 from registry.strict_yaml import parse_text
 
 
@@ -57,7 +57,7 @@ def say_end(folder: Path, loggers: list[Any]) -> None:
     last = f"; validation: {summary(rows[-1], 'val')}" if rows else ""
     print(f"done: {folder}{last}")
     for logger in loggers:
-        if isinstance(logger, WandbRun) and logger.place:
+        if isinstance(logger, SafeWandbLogger) and logger.place:
             print(logger.place)
 
 

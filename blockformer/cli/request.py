@@ -16,7 +16,7 @@ from typing import Any
 from blockformer import assembly
 from blockformer.assembly.checkpoint import LoadError, read_metadata
 from blockformer.errors import UserError
-from blockformer.training.initial_model import verify
+from blockformer.training.init_from import check_source
 from blockformer.training.run_folder import CHECKPOINTS, RunSettings, find_checkpoint
 from blocks.models.base import Model
 from registry import Recipe, load_recipe
@@ -180,7 +180,7 @@ def _init_from(given: _Given, verb: str, checkpoint: Path | None) -> str | None:
     if checkpoint is not None:
         return known or (read_metadata(checkpoint).get("config") or {}).get("init_from")
     if known is not None and verb == "fit":
-        verify(Path(known))
+        check_source(Path(known))
     return known
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from blockformer.data.module import TextData
 from blockformer.errors import UserError
-from blockformer.training.loggers.files import Row, read_rows
+from blockformer.training.loggers.file_logger import Row, read_rows
 
 CONFIGS = Path(__file__).parent
 console = Console(highlight=False, soft_wrap=True)

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockformer.training.objectives import objective_for
-from blockformer.training.objectives.objective import Batch
+from blockformer.training.objectives import Batch, objective_for
 from blocks.models.base import Model
 
 

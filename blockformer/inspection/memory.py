@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from blockformer.assembly import check
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
 from blockformer.inspection.cost import cached_bytes
-from blockformer.training.optim import OptimizerSettings, make_optimizer
+from blockformer.training.optimizer import OptimizerSettings, make_optimizer
 from blocks.base import Component, Mixer
 from blocks.models.base import Model
 from registry import Recipe

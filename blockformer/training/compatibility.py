@@ -14,7 +14,7 @@ class MismatchError(UserError):
     """Data, trainer and model do not fit each other; the message is one line and says what to change."""
 
 
-def fit_data_to_model(data: Any, recipe: Recipe, model: Model, objective: str) -> None:
+def check_data(data: Any, recipe: Recipe, model: Model, objective: str) -> None:
     """Tell the data what the model is trained for, and compare what they can.
 
     Args:
@@ -49,7 +49,7 @@ def fit_data_to_model(data: Any, recipe: Recipe, model: Model, objective: str) -
             raise MismatchError(f"{what}, and that cannot be given to {blocks}")
 
 
-def fit_precision_to_model(precision: str, recipe: Recipe, model: Model) -> None:
+def check_precision(precision: str, recipe: Recipe, model: Model) -> None:
     """Whether the model can be trained in a trainer's precision, such as ``bf16-mixed``.
 
     Raises:
@@ -59,7 +59,7 @@ def fit_precision_to_model(precision: str, recipe: Recipe, model: Model) -> None
         raise MismatchError(f"--trainer.precision {precision} cannot be used with {blocks}; say 32-true")
 
 
-def fit_device_to_model(device: str, recipe: Recipe, model: Model) -> None:
+def check_device(device: str, recipe: Recipe, model: Model) -> None:
     """Whether the model can be trained on a kind of device, such as ``cpu``.
 
     Raises:

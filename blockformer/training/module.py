@@ -11,15 +11,15 @@ from torch.optim import Optimizer
 from blockformer.assembly import check
 from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.processes import data_processes
-from blockformer.training.compatibility import fit_data_to_model, fit_device_to_model, fit_precision_to_model
+from blockformer.training.compatibility import check_data, check_device, check_precision
 from blockformer.training.metadata import describe, verify_same_model
-from blockformer.training.objectives import Score, objective_for
-from blockformer.training.objectives.score import TARGETS, TOKENS, no_sums
-from blockformer.training.optim import OptimizerSettings, learning_rate, make_optimizer, renew
-from blockformer.training.optim.length import align_with_steps, steps_in_run
+from blockformer.training.objectives import objective_for
+from blockformer.training.optimizer import OptimizerSettings, apply_settings, learning_rate, make_optimizer
 from blockformer.training.parallel import ShardedStrategy, Shards
 from blockformer.training.parallel.shards import local_gradients
 from blockformer.training.recipe_argument import RecipeArgument
+from blockformer.training.score import TARGETS, TOKENS, Score, no_sums
+from blockformer.training.step_count import align_epochs, total_steps
 
 Batch = dict[str, Tensor]
 
@@ -67,7 +67,7 @@ class TrainingModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         self.verify(getattr(self.trainer, "datamodule", None), self.trainer, training=stage == "fit")
         if stage == "fit":
-            align_with_steps(self.trainer)
+            align_epochs(self.trainer)
         if self.compiled:  # the inner module: Lightning's own methods do not survive compilation
             self.model.compile()
 
@@ -77,12 +77,10 @@ class TrainingModule(L.LightningModule):
         Raises:
             MismatchError: they do not; the message is one line.
         """
-        fit_data_to_model(data, self.recipe, self.model, self.objective.name)
+        check_data(data, self.recipe, self.model, self.objective.name)
         if training:
-            fit_precision_to_model(str(trainer.precision), self.recipe, self.model)
-            fit_device_to_model(
-                "cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.recipe, self.model
-            )
+            check_precision(str(trainer.precision), self.recipe, self.model)
+            check_device("cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.recipe, self.model)
 
     def configure_model(self) -> None:
         """Give the model its parameters with their initial values, or the part of them that is this process's."""
@@ -100,14 +98,14 @@ class TrainingModule(L.LightningModule):
         return self if any(parameter.is_meta for parameter in self.parameters()) else super().cpu()
 
     def configure_optimizers(self) -> Optimizer:
-        self.total_steps = steps_in_run(self.trainer, self.settings)
+        self.total_steps = total_steps(self.trainer, self.settings)
         fused = (
             self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         )  # the scaler unscales by itself
         return make_optimizer(self.model, self.settings, fused=fused)
 
     def on_train_start(self) -> None:
-        renew(self.trainer.optimizers[0], self.settings)
+        apply_settings(self.trainer.optimizers[0], self.settings)
         self.tokens_seen = self.tokens_seen.to(self.device, no_sums(self.device).dtype)
 
     @property

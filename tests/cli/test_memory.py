@@ -14,7 +14,7 @@ from blockformer.cli.budget import size
 from blockformer.cli.main import main
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
 from blockformer.inspection.memory import PRECISIONS, memory
-from blockformer.training.optim import OptimizerSettings, make_optimizer
+from blockformer.training.optimizer import OptimizerSettings, make_optimizer
 from blocks.models.base import Model
 
 TINY = [name for name in registry.builtin_recipes() if name.startswith("tiny_")]

@@ -8,9 +8,9 @@ import pytest
 import blockformer as bf
 from blockformer.training.compatibility import (
     MismatchError,
-    fit_data_to_model,
-    fit_device_to_model,
-    fit_precision_to_model,
+    check_data,
+    check_device,
+    check_precision,
     remarks_on_data,
 )
 from registry import load_recipe
@@ -32,7 +32,7 @@ class Data:
 def fitted(data: Data, name: str, *overrides: str) -> Any:
     recipe = load_recipe(name, overrides)
     model = bf.check(recipe)
-    fit_data_to_model(data, recipe, model, data.objective)
+    check_data(data, recipe, model, data.objective)
     return model
 
 
@@ -55,7 +55,7 @@ def test_padding_for_a_mixer_that_takes_none() -> None:
 def test_sizes_that_do_not_fit(data: Data, words: list[str]) -> None:
     recipe = load_recipe("tiny_decoder")
     with pytest.raises(MismatchError) as caught:
-        fit_data_to_model(data, recipe, bf.check(recipe), "causal_lm")
+        check_data(data, recipe, bf.check(recipe), "causal_lm")
     assert all(word in str(caught.value) for word in words)
 
 
@@ -65,11 +65,11 @@ def test_bfloat16_for_blocks_that_can_and_that_cannot(monkeypatch: pytest.Monkey
 
     recipe = load_recipe("tiny_decoder")
     model = bf.check(recipe)
-    fit_precision_to_model("bf16-mixed", recipe, model)
+    check_precision("bf16-mixed", recipe, model)
     monkeypatch.setattr(MultiHeadAttention, "capabilities", Capabilities(bfloat16=False))
-    fit_precision_to_model("32-true", recipe, model)
+    check_precision("32-true", recipe, model)
     with pytest.raises(MismatchError, match=r"mixer 'attention' at decoder.layer.mixer"):
-        fit_precision_to_model("bf16-mixed", recipe, model)
+        check_precision("bf16-mixed", recipe, model)
 
 
 def test_what_is_never_trained_is_remarked() -> None:
@@ -87,6 +87,6 @@ def test_a_backend_without_gradients_on_a_cpu() -> None:
     with pytest.raises(
         MismatchError, match=r"flex has no gradients on a CPU: say auto.* at decoder.layer.mixer.backend"
     ):
-        fit_device_to_model("cpu", recipe, model)
-    fit_device_to_model("cuda", recipe, model)
-    fit_device_to_model("cpu", load_recipe("tiny_decoder"), bf.check(load_recipe("tiny_decoder")))
+        check_device("cpu", recipe, model)
+    check_device("cuda", recipe, model)
+    check_device("cpu", load_recipe("tiny_decoder"), bf.check(load_recipe("tiny_decoder")))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blockformer.assembly.checkpoint import read, read_metadata
-from blockformer.training.loggers.files import read_rows
+from blockformer.training.loggers.file_logger import read_rows
 from tests.training.waiting import wait_for
 
 UNLIKE = {"seconds", "tokens_per_second", "peak_memory_mib"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blockformer.assembly.checkpoint import read, read_metadata, weights_of
-from blockformer.training.loggers.files import read_rows
+from blockformer.training.loggers.file_logger import read_rows
 from tests.training.waiting import wait_for
 from tests.training.wandb_log import read_run
 

@@ -14,7 +14,7 @@ import blockformer as bf
 import registry
 from blockformer.assembly.checkpoint import read, weights_of
 from blockformer.training.module import TrainingModule
-from blockformer.training.optim import OptimizerSettings
+from blockformer.training.optimizer import OptimizerSettings
 from blockformer.training.recipe_argument import RecipeArgument
 
 EXPERTS = {

@@ -13,7 +13,7 @@ import registry
 from blockformer.assembly.checkpoint import read_metadata
 from blockformer.cli.fit_help import MEANINGS, page
 from blockformer.cli.main import main
-from blockformer.training.loggers.files import read_rows
+from blockformer.training.loggers.file_logger import read_rows
 
 Fit = Callable[..., Path]
 QUIET = ["--trainer.enable_progress_bar", "false", "--run.wandb", "disabled"]

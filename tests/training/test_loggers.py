@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import wandb
 
-from blockformer.training.loggers import FileLogger, WandbRun
-from blockformer.training.loggers.files import read_rows
-from blockformer.training.loggers.weights_and_biases import by_key, wandb_mode
+from blockformer.training.loggers import FileLogger, SafeWandbLogger
+from blockformer.training.loggers.file_logger import read_rows
+from blockformer.training.loggers.wandb_logger import by_key, wandb_mode
 from tests.training.wandb_log import read_run
 
 
@@ -113,7 +113,7 @@ def test_an_unreachable_server_leaves_the_run_offline(
         return Refusing()
 
     monkeypatch.setattr(wandb, "init", init)
-    WandbRun(tmp_path, "online").log_hyperparams({})
+    SafeWandbLogger(tmp_path, "online").log_hyperparams({})
     assert modes == ["online", "offline"]
     assert "this run is kept offline" in capsys.readouterr().err
 

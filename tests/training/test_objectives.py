@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import blockformer as bf
-from blockformer.training.objectives import CausalLM, MaskedLM, Score, SequenceToSequence, objective_for
-from blockformer.training.objectives.score import sums_of
+from blockformer.training.objectives import CausalLM, MaskedLM, SequenceToSequence, objective_for
+from blockformer.training.score import Score, sums_of
 
 
 def test_sums_are_those_of_a_loop_over_targets() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from blockformer.assembly.checkpoint import read, weights_of
-from blockformer.training.callbacks import Meter
-from blockformer.training.loggers.files import read_rows
+from blockformer.training.callbacks import MetricsLogger
+from blockformer.training.loggers.file_logger import read_rows
 
 Fit = Callable[..., Path]
 CLOCKS = ("seconds", "tokens_per_second", "peak_memory_mib")
@@ -30,14 +30,14 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
 
 def crash_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process dies after it has reported this step and before anything else."""
-    report = Meter.after_step
+    report = MetricsLogger.after_step
 
-    def dying(self: Meter, trainer: Any, module: Any, now: int) -> None:
+    def dying(self: MetricsLogger, trainer: Any, module: Any, now: int) -> None:
         report(self, trainer, module, now)
         if now == step:
             raise MemoryError("crashed")
 
-    monkeypatch.setattr(Meter, "after_step", dying)
+    monkeypatch.setattr(MetricsLogger, "after_step", dying)
 
 
 def steps(accumulate: int) -> list[str]:
@@ -124,24 +124,3 @@ def test_a_damaged_checkpoint_is_refused_and_the_whole_one_beside_it_named(fit: 
         fit("--ckpt_path", "last", *QUIET, name="cut", given=[])
     fit("--ckpt_path", "best", "--trainer.max_steps", "5", *QUIET, name="cut", given=[])
     assert figures(folder)[-1]["step"] == 5
-
-
-def test_a_run_whose_loss_is_no_number_stops_and_is_not_saved(
-    arguments: list[str], runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from blockformer.cli.fit import main
-
-    diverge = [
-        "--optimizer.lr",
-        "1e30",
-        "--optimizer.warmup_steps",
-        "0",
-        "--trainer.max_steps",
-        "30",
-        "--run.save_every",
-        "1",
-    ]
-    status = main(["fit", *arguments, "--run.root", str(runs), "--run.name", "nan", *diverge])
-    assert status == 1
-    assert "the loss or its gradient is not finite since step" in capsys.readouterr().err
-    assert all(tensor.isfinite().all() for tensor in state(runs / "nan").values())

@@ -14,8 +14,8 @@ import blockformer as bf
 from blockformer.assembly.checkpoint import read, read_metadata, weights_of
 from blockformer.cli.main import main
 from blockformer.data import tokenizer as tokenizers
-from blockformer.training.loggers.files import read_rows
-from blockformer.training.vocabularies import old_ids
+from blockformer.training.init_from import matching_ids
+from blockformer.training.loggers.file_logger import read_rows
 from tests.training.wandb_log import read_run
 
 Fit = Callable[..., Path]
@@ -134,7 +134,7 @@ def test_tokens_of_another_tokenizer_are_found_by_their_text(
 def test_ids_are_matched_by_bytes_and_special_tokens_by_id() -> None:
     old = tokenizers.ByteTokenizer()
     new = tokenizers.BPETokenizer.train(["the cat and the hat"] * 20, 264)
-    ids = old_ids(new, old)
+    ids = matching_ids(new, old)
     assert ids[:4] == [0, 1, 2, 3]
     assert all(old.pieces[was] == new.pieces[token] for token, was in enumerate(ids) if was >= 0)
     assert ids.count(-1) == new.vocab_size - 260

@@ -1,32 +1,36 @@
-"""Keep the newest state of a run, and the best."""
+"""When checkpoints are written, and how."""
 
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from blockformer.assembly.checkpoint import read
 from blockformer.errors import UserError
-from blockformer.files import remove_drafts
-from blockformer.training.callbacks.guard import Guard
-from blockformer.training.callbacks.steps import AfterStep, rehearses
+from blockformer.files import remove_drafts, write_atomically
+from blockformer.training.callbacks.non_finite import NonFiniteGuard
+from blockformer.training.callbacks.step_callback import StepCallback, is_dry_run
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
 
-class Checkpoints(AfterStep, Checkpoint):
+class Checkpoints(StepCallback, Checkpoint):
     """Writes `last.ckpt` at an interval and at the end, and `best.ckpt` after each validation that is the best so far.
 
-    Always under these names, in one folder; a run that diverged is not saved.
+    A figure that is infinite or NaN is never the best, and a run that diverged is not saved.
 
     Args:
-        folder: where the files lie.
-        every: optimizer steps between two versions of `last.ckpt`; 0 for only at the end.
-        monitor: the figure that is best when lowest.
-        guard: asked before each checkpoint whether the run is sound.
+        folder: where both files are written.
+        every: optimizer steps between two versions of `last.ckpt`; 0: only at the end.
+        monitor: the figure whose lowest value is the best.
+        guard: checked before each checkpoint.
     """
 
-    def __init__(self, folder: Path, every: int, monitor: str, guard: Guard) -> None:
+    def __init__(self, folder: Path, every: int, monitor: str, guard: NonFiniteGuard) -> None:
         self.folder, self.every, self.monitor, self.guard = folder, every, monitor, guard
         self.best: float | None = None
         self._saved = -1
@@ -48,14 +52,16 @@ class Checkpoints(AfterStep, Checkpoint):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking or rehearses(trainer):
+        if trainer.state.fn != "fit" or trainer.sanity_checking or is_dry_run(trainer):
             return
         value = self._monitored(trainer)
-        if self.best is None or value < self.best:
-            self.best = value
+        if math.isfinite(value) and (self.best is None or value < self.best):
             self.guard.check()
+            self.best = value
             trainer.save_checkpoint(self.folder / BEST)
-        if self._saved == trainer.global_step:  # so that continuing does not validate this step again, nor forget it
+        if (
+            self._saved == trainer.global_step
+        ):  # so that a continued run knows of this validation and does not repeat it
             self.save_last(trainer)
 
     def _monitored(self, trainer: Trainer) -> float:
@@ -73,10 +79,31 @@ class Checkpoints(AfterStep, Checkpoint):
 
         Raises:
             NonFiniteError: the run has diverged.
-            OSError: the file cannot be written; the one before stays.
+            OSError: the file cannot be written; the previous one stays.
         """
-        if rehearses(trainer):
+        if is_dry_run(trainer):
             return
         self.guard.check()
         trainer.save_checkpoint(self.folder / LAST)
         self._saved = trainer.global_step
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint to a temporary file beside the target, syncs it to disk, then renames it.
+
+    Lightning's own writer stages in the system's temporary folder: on another file system its last move is a copy,
+    which readers can see half done. It also holds the whole file in memory a second time.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        write_atomically(Path(path), lambda stream: torch.save(checkpoint, stream))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read tensors and plain data only, whatever ``weights_only`` is.
+
+        Raises:
+            LoadError: the file is missing, damaged, or not of this project.
+        """
+        return read(path)

@@ -10,11 +10,11 @@ from rich import progress as rich_progress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from blockformer.training.callbacks.meter import Meter, Row
+from blockformer.training.callbacks.metrics import MetricsLogger, Row
 from blockformer.training.module import TrainingModule
 
 
-class Progress(ProgressBar):
+class RunProgress(ProgressBar):
     """Shows the meter's figures beside the steps made, on the first rank.
 
     Args:
@@ -23,7 +23,7 @@ class Progress(ProgressBar):
         seconds: at least this long between two lines where no bar is drawn; validation always has its line.
     """
 
-    def __init__(self, meter: Meter, terminal: bool | None = None, seconds: float = 10.0) -> None:
+    def __init__(self, meter: MetricsLogger, terminal: bool | None = None, seconds: float = 10.0) -> None:
         super().__init__()
         self._meter, self._seconds = meter, seconds
         self._terminal = sys.stdout.isatty() if terminal is None else terminal

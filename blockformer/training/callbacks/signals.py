@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from blockformer.training.callbacks.checkpoints import Checkpoints
-from blockformer.training.callbacks.steps import AfterStep, checks
+from blockformer.training.callbacks.step_callback import StepCallback, is_sync_step
 
 
 class InterruptedRun(Exception):  # noqa: N818  (not an error: the run did what it was told)
@@ -24,7 +24,7 @@ class InterruptedRun(Exception):  # noqa: N818  (not an error: the run did what 
         return 128 + self.signum
 
 
-class StopOnSignal(AfterStep):
+class StopOnSignal(StepCallback):
     """SIGTERM and Ctrl-C, to whichever rank, end the run after the current step and a checkpoint; a second one at once.
 
     The handler only notes the signal; ranks agree between steps. Lightning's own handler communicates while other ranks
@@ -46,7 +46,7 @@ class StopOnSignal(AfterStep):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
 
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
-        if trainer.world_size > 1 and not checks(trainer, step):
+        if trainer.world_size > 1 and not is_sync_step(trainer, step):
             return
         if signum := self._agreed(trainer):
             if self._checkpoints is not None:

@@ -15,9 +15,8 @@ from blockformer.data import tokenizer as tokenizers
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blockformer.files import write_text
-from blockformer.training.callbacks.steps import rehearses
-from blockformer.training.initial_model import read_model
-from blockformer.training.vocabularies import old_ids
+from blockformer.training.callbacks.step_callback import is_dry_run
+from blockformer.training.init_from import matching_ids, read_source
 
 REPORT = "init.json"
 DIFFERENCES = 6  # settings to name on the terminal; the file has all
@@ -41,7 +40,7 @@ class WarmStart(Callback):
             UserError: there is no such model, or it has nothing that this one could begin with.
         """
         module: Any = pl_module
-        old, recipe, metadata = read_model(self.source)
+        old, recipe, metadata = read_source(self.source)
         tokens, about_tokens = _tokens(getattr(trainer, "datamodule", None), metadata)
         try:
             whole = assembly.build(module.recipe, seed=module.seed)
@@ -61,7 +60,7 @@ class WarmStart(Callback):
         if trainer.is_global_zero:
             settings = [_in_words(change) for change in compare(recipe, module.recipe, old, whole)]
             print(*_said(facts, report, about_tokens, settings), sep="\n", flush=True)
-            if not rehearses(trainer):
+            if not is_dry_run(trainer):
                 content = facts | {"tokens": about_tokens, "settings": settings, **report.dump()}
                 write_text(self.folder / REPORT, json.dumps(content, indent=1))
 
@@ -76,7 +75,7 @@ def _tokens(data: Any, metadata: dict[str, Any]) -> tuple[list[int] | None, str]
         return None, "its tokenizer is not known: tokens are matched by id, right only if ids mean the same in both"
     if known == tokenizer.dump():
         return None, ""
-    tokens = old_ids(tokenizer, tokenizers.load(known))
+    tokens = matching_ids(tokenizer, tokenizers.load(known))
     found = sum(token >= 0 for token in tokens)
     words = f"its tokenizer is another: of {len(tokens)} tokens {found} are in it too, and keep what it learned"
     return tokens, words

@@ -1,6 +1,6 @@
 """Where figures go: files of our own, and Weights & Biases."""
 
-from blockformer.training.loggers.files import FileLogger
-from blockformer.training.loggers.weights_and_biases import WandbRun
+from blockformer.training.loggers.file_logger import FileLogger
+from blockformer.training.loggers.wandb_logger import SafeWandbLogger
 
-__all__ = ["FileLogger", "WandbRun"]
+__all__ = ["FileLogger", "SafeWandbLogger"]

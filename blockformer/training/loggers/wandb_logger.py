@@ -22,7 +22,7 @@ def harmless(method: Method) -> Method:
     """Say in one line what W&B could not do, switch it off, and go on."""
 
     @functools.wraps(method)
-    def guarded(self: "WandbRun", *args: Any, **kwargs: Any) -> Any:
+    def guarded(self: "SafeWandbLogger", *args: Any, **kwargs: Any) -> Any:
         if self.broken:
             return None
         try:
@@ -39,7 +39,7 @@ def harmless(method: Method) -> Method:
     return cast("Method", guarded)
 
 
-class WandbRun(Logger):
+class SafeWandbLogger(Logger):
     """One W&B run, begun when its configuration is known.
 
     Args:

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from blockformer.training.callbacks.steps import AfterStep, logs
-from blockformer.training.loggers.facts import facts_of
-from blockformer.training.loggers.files import FileLogger
+from blockformer.training.callbacks.step_callback import StepCallback, is_reporting_step
+from blockformer.training.loggers.file_logger import FileLogger
+from blockformer.training.loggers.run_facts import facts_of
 from blockformer.training.module import TrainingModule
-from blockformer.training.objectives import Score
+from blockformer.training.score import Score
 
 Row = dict[str, float]
 
 
-class Meter(AfterStep):
+class MetricsLogger(StepCallback):
     """Gathers the figures and hands them to the trainer's loggers.
 
     Rows have `step` (optimizer steps made), `epoch`, `tokens` (read so far, over all ranks, padding not counted) and
@@ -51,7 +51,7 @@ class Meter(AfterStep):
         self._lap_tokens = pl_module.tokens_seen.item()
 
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
-        if not logs(trainer, step):
+        if not is_reporting_step(trainer, step):
             return
         assert isinstance(module, TrainingModule)
         assert module.window is not None

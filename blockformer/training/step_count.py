@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from blockformer.errors import UserError
-from blockformer.training.optim.settings import OptimizerSettings
+from blockformer.training.optimizer import OptimizerSettings
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
-def align_with_steps(trainer: "Trainer") -> None:
+def align_epochs(trainer: "Trainer") -> None:
     """Let epochs and validations begin only between optimizer steps.
 
     Lightning counts both in batches. Where several batches make a step, its epochs would end in a smaller step, and a
@@ -19,7 +19,7 @@ def align_with_steps(trainer: "Trainer") -> None:
     Raises:
         UserError: a step needs more batches than an epoch has, or validations are set to fall between two steps.
     """
-    parts, batches = trainer.accumulate_grad_batches, batches_in_epoch(trainer)
+    parts, batches = trainer.accumulate_grad_batches, batches_per_epoch(trainer)
     if parts == 1:
         return
     if batches < parts:
@@ -36,7 +36,7 @@ def align_with_steps(trainer: "Trainer") -> None:
         )
 
 
-def steps_in_run(trainer: "Trainer", settings: OptimizerSettings) -> int:
+def total_steps(trainer: "Trainer", settings: OptimizerSettings) -> int:
     """Optimizer steps of the whole run, by `max_steps` or `max_epochs`, whichever ends it first; 0 where neither does.
 
     Lightning's own `estimated_stepping_batches` makes the training data early, and what a checkpoint said about the
@@ -47,7 +47,7 @@ def steps_in_run(trainer: "Trainer", settings: OptimizerSettings) -> int:
     """
     limits = [trainer.max_steps] if trainer.max_steps > 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        limits.append(trainer.max_epochs * (batches_in_epoch(trainer) // trainer.accumulate_grad_batches))
+        limits.append(trainer.max_epochs * (batches_per_epoch(trainer) // trainer.accumulate_grad_batches))
     if not limits and settings.schedule == "cosine" and settings.decay_steps is None:
         raise UserError(
             "the cosine schedule must know where the run ends: "
@@ -56,7 +56,7 @@ def steps_in_run(trainer: "Trainer", settings: OptimizerSettings) -> int:
     return min(limits, default=0)
 
 
-def batches_in_epoch(trainer: "Trainer") -> int:
+def batches_per_epoch(trainer: "Trainer") -> int:
     """Batches of one rank in what Lightning calls an epoch."""
     data: Any = getattr(trainer, "datamodule", None)
     loader: Any = data.train_dataloader() if data is not None else trainer.fit_loop._data_source.instance

@@ -6,7 +6,13 @@ import torch
 from torch import nn
 
 from blockformer import build
-from blockformer.training.optim import OptimizerSettings, decay_groups, learning_rate, make_optimizer, renew
+from blockformer.training.optimizer import (
+    OptimizerSettings,
+    apply_settings,
+    decay_groups,
+    learning_rate,
+    make_optimizer,
+)
 
 
 def rates(total: int, **settings: object) -> list[float]:
@@ -63,7 +69,7 @@ def test_restored_state_takes_the_settings_of_today() -> None:
     new = make_optimizer(model, OptimizerSettings(weight_decay=0.1, beta2=0.99), fused=False)
     new.load_state_dict(old.state_dict())
     assert new.param_groups[0]["weight_decay"] == 0.5
-    renew(new, OptimizerSettings(weight_decay=0.1, beta2=0.99))
+    apply_settings(new, OptimizerSettings(weight_decay=0.1, beta2=0.99))
     assert [group["weight_decay"] for group in new.param_groups] == [0.1, 0.0]
     assert new.param_groups[0]["betas"] == (0.9, 0.99)
 

@@ -1,0 +1,63 @@
+"""The trained model of `--init-from`, whose weights a new run starts from."""
+
+from pathlib import Path
+from typing import Any
+
+from blockformer.assembly.checkpoint import LoadError, checkpoint_of, read_metadata
+from blockformer.assembly.loading import load_checkpoint, parts, read
+from blockformer.data.tokenizer import Tokenizer
+from blockformer.errors import UserError
+from blocks.models.base import Model
+from registry import Recipe, RecipeError, load_recipe
+
+
+def check_source(source: Path) -> None:
+    """Check early that :func:`read_source` can read this.
+
+    Raises:
+        UserError: there is no model, or it is damaged or not of this project.
+    """
+    path = _checkpoint_or_folder(source)
+    try:
+        if path.is_dir():
+            parts(path)
+        else:
+            read_metadata(path)
+    except LoadError as error:
+        raise UserError(str(error)) from error
+
+
+def read_source(source: Path) -> tuple[Model, Recipe, dict[str, Any]]:
+    """A trained model, its recipe, and the metadata of its checkpoint; an imported folder has none.
+
+    Args:
+        source: an imported folder, a checkpoint, or a run's folder: its best checkpoint, or else its last.
+
+    Raises:
+        UserError: it cannot be read, or its recipe is not valid in this version.
+    """
+    path = _checkpoint_or_folder(source)
+    try:
+        if path.is_dir():
+            recipe, model = read(path)
+            return model, recipe, {}
+        model, metadata = load_checkpoint(path)
+        return model, load_recipe(metadata["recipe"]), metadata
+    except LoadError as error:
+        raise UserError(str(error)) from error
+    except RecipeError as error:
+        raise UserError(f"{source}: its recipe is not valid here: {error.problems[0]}") from error
+
+
+def _checkpoint_or_folder(source: Path) -> Path:
+    return (checkpoint_of(source) or source) if source.is_dir() else source
+
+
+def matching_ids(new: Tokenizer, old: Tokenizer) -> list[int]:
+    """For each token id of ``new`` the id in ``old`` of the token with the same bytes; -1 where there is none.
+
+    Special tokens match by id.
+    """
+    special = sum(not piece for piece in new.pieces)
+    known = {piece: token for token, piece in enumerate(old.pieces) if piece}
+    return [*range(special), *(known.get(piece, -1) for piece in new.pieces[special:])]
