@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from blockformer.errors import UserError
-from blockformer.generation import Choose, greedy, sampler
+from blockformer.generation import TokenChooser, greedy, sampler
 from blockformer.generation.text_model import TextModel
 
 TOKENS = 256
@@ -57,7 +57,7 @@ def _draw(model: TextModel, text: str, options: Namespace) -> None:
     _stream(model, text, options, choose)
 
 
-def _stream(model: TextModel, text: str, options: Namespace, choose: Choose) -> None:
+def _stream(model: TextModel, text: str, options: Namespace, choose: TokenChooser) -> None:
     begin, sources = _task(model, text)
     tokens, samples = _tokens(model, begin, options), _samples(options)
     for source in sources:
@@ -90,7 +90,7 @@ def _fill(model: TextModel, text: str, options: Namespace) -> None:
     blank = options.blank or "_"
     if blank not in text:
         raise ValueError(f"the prompt has no blank to fill in; write {blank} for every missing token")
-    filled, blanks = model.fill(text, blank)
+    filled, blanks = model.fill_masks(text, blank)
     _show(filled, "\n")
     for number, found in enumerate(blanks, start=1):
         candidates = (f"{model.tokenizer.name(token)!r} {share:.1%}" for token, share in found.candidates)
@@ -110,7 +110,7 @@ def _tokens(model: TextModel, begin: str, options: Namespace) -> int:
     """How many tokens to write at most; if fewer fit than were asked for, that is said on stderr."""
     if options.max_new_tokens is None:
         return TOKENS
-    if 0 < (fits := model.room(begin, options.max_new_tokens)) < options.max_new_tokens:
+    if 0 < (fits := model.token_budget(begin, options.max_new_tokens)) < options.max_new_tokens:
         print(f"the model's max_length of {model.model.max_length} leaves room for {fits} tokens", file=sys.stderr)
     return options.max_new_tokens
 

@@ -27,10 +27,10 @@ def main(further: Sequence[str]) -> None:
     )
     model = TextModel.load(run.folder)
     for prompt in PROMPTS:
-        filled, blanks = model.fill(prompt, BLANK)
+        filled, blanks = model.fill_masks(prompt, BLANK)
         line = Text(f"{prompt}\n").append(filled)
         for blank in blanks:
-            line.stylize("bold green", len(prompt) + 1 + blank.place, len(prompt) + 2 + blank.place)
+            line.stylize("bold green", len(prompt) + 1 + blank.position, len(prompt) + 2 + blank.position)
         console.print(line)
     say_where(run)
 

@@ -1,21 +1,17 @@
-"""Decoding: from a model to text.
+"""Decoding with a trained model: greedy, sampling and beam search, and prediction of masked tokens."""
 
-Greedy, sampled or by beam search where a model writes, blanks filled in where it reads.
-"""
-
-from blockformer.generation.beam import beam_search
-from blockformer.generation.mask_filling import Blank, fill
-from blockformer.generation.sampling import Choose, greedy, sampler
-from blockformer.generation.search import Hypothesis, length_penalty
+from blockformer.generation.beam_search import Hypothesis, beam_search, length_penalty
+from blockformer.generation.mask_filling import FilledMask, fill_masks
+from blockformer.generation.sampling import TokenChooser, greedy, sampler
 from blockformer.generation.streaming import Step, generate, stream
 
 __all__ = [
-    "Blank",
-    "Choose",
+    "FilledMask",
     "Hypothesis",
     "Step",
+    "TokenChooser",
     "beam_search",
-    "fill",
+    "fill_masks",
     "generate",
     "greedy",
     "length_penalty",

@@ -1,14 +1,14 @@
-"""From logits to the next token."""
+"""Choice of the next token: greedy, or drawn after temperature, top-k and top-p."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
 
-from blockformer.generation.filters import keep_top_k, keep_top_p, scale_temperature
-
-Choose = Callable[[Tensor], Tensor]
+TokenChooser = Callable[[Tensor], Tensor]
 """(N, V) logits -> (N,) ids, one for each row."""
+
+NEVER = float("-inf")
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -22,17 +22,17 @@ def sampler(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: Generator | None = None,
-) -> Choose:
-    """Draw each row's token at random from what temperature, then top-k, then top-p leave of its distribution.
+) -> TokenChooser:
+    """Draw each row's token at random, after temperature, then top-k, then top-p.
 
     Args:
         temperature: divides the logits.
-        top_k: draw among this many tokens; None: all.
-        top_p: draw among the fewest tokens that have this probability together; None: all.
+        top_k: draw from the k most probable tokens only; None: from all.
+        top_p: draw from the smallest set of tokens with this total probability only; None: from all.
         generator: source of randomness, on any device; the same state draws the same tokens. None: torch's own.
 
     Raises:
-        ValueError: one of these is out of its range; said at once, not at the first draw.
+        ValueError: an argument is out of its range; raised at once, not at the first draw.
     """
     filters: list[Callable[[Tensor], Tensor]] = [lambda logits: scale_temperature(logits, temperature)]
     if top_k is not None:
@@ -42,13 +42,56 @@ def sampler(
 
     def choose(logits: Tensor) -> Tensor:
         kept = logits.float()
-        for reshape in filters:
-            kept = reshape(kept)
+        for each in filters:
+            kept = each(kept)
         probabilities = kept.softmax(dim=-1)
         if generator is not None:
             probabilities = probabilities.to(generator.device)
         return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
 
-    for reshape in filters:
-        reshape(torch.zeros(1, 1))
+    for each in filters:
+        each(torch.zeros(1, 1))  # raises for an argument out of range
     return choose
+
+
+def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Divide logits (..., V): below 1 sharpens the distribution, above 1 flattens it.
+
+    Raises:
+        ValueError: the temperature is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be above 0; use greedy decoding for the limit at 0")
+    return logits / temperature
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Set all but the ``k`` largest logits (..., V) to -inf; of equal ones, exactly ``k`` stay in total.
+
+    Fan et al., 2018, arXiv:1805.04833.
+
+    Raises:
+        ValueError: ``k`` is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"top_k={k} leaves no token to draw; it must be at least 1")
+    values, indices = logits.topk(min(k, logits.shape[-1]), dim=-1)
+    return torch.full_like(logits, NEVER).scatter(-1, indices, values)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Set all logits (..., V) to -inf but the nucleus: the fewest tokens whose probabilities sum to at least ``p``.
+
+    Holtzman et al., 2019, arXiv:1904.09751.
+
+    Raises:
+        ValueError: ``p`` is not above 0 and at most 1.
+    """
+    if not 0 < p <= 1:
+        raise ValueError(f"top_p={p} must be above 0 and at most 1")
+    ordered, indices = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(dim=-1)
+    more_probable = probabilities.cumsum(dim=-1) - probabilities  # total probability of the tokens before each token
+    nucleus = more_probable < p
+    nucleus[..., 0] = True  # rounding must not lose the first
+    return torch.full_like(logits, NEVER).scatter(-1, indices, ordered.masked_fill(~nucleus, NEVER))

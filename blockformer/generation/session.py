@@ -1,4 +1,4 @@
-"""A model in the middle of writing."""
+"""A decoding session: a model, its cache and the sequences that it extends."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -6,28 +6,27 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from blockformer.generation.padding import pad_left
 from blocks.base import RotaryScaling, growth
 from blocks.models.base import Model
 from blocks.models.decoder_only import DecoderOnly
 from blocks.models.encoder_decoder import EncoderDecoder
 
-Text = tuple[Tensor, Tensor | None]
-"""(N, T) ids and their mask, None if there is no padding."""
+Tokens = tuple[Tensor, Tensor | None]
+"""(N, T) ids and their mask, None without padding."""
 
 
-class Writer:
-    """Texts that a model writes side by side: told what each goes on with, it gives the logits of what follows.
+class DecodingSession:
+    """Extend N sequences side by side: each call takes one new token a sequence and returns the next token's logits.
 
     Args:
         model: decoder_only or encoder_decoder, in evaluation mode.
-        prompts: N rows of ids that the texts begin with; they may differ in length.
-        sources: N rows of ids that an encoder_decoder reads; they may differ in length.
-        use_cache: remember keys and values; without, and where a block declares that it cannot, each step runs the
-            whole text again, to the same effect.
+        prompts: N rows of ids that the sequences begin with, of any lengths.
+        sources: N rows of ids for the encoder of an encoder_decoder, of any lengths.
+        use_cache: keep keys and values between calls. Without it, and for blocks that do not support a cache, each
+            call runs the whole sequences again, with the same result.
 
     Raises:
-        ValueError: the model cannot write, is in training mode, or a row is missing, misplaced, empty or too long.
+        ValueError: the model cannot decode or is in training mode, or a row is missing, empty or too long.
     """
 
     def __init__(
@@ -45,21 +44,21 @@ class Writer:
         self._scalings = [module for module in model.modules() if isinstance(module, RotaryScaling) and module.grows]
         self.memory: Tensor | None = None
         self.source_mask: Tensor | None = None
-        self._seen: Text | None = None
+        self._seen: Tokens | None = None
         if sources is not None:
             source, self.source_mask = pad_left(sources, self.device)
             self.memory = cast("EncoderDecoder", model).encode(source, self.source_mask)
 
     def begin(self) -> Tensor:
-        """Logits (N, V) of what follows the prompts."""
-        return self._after(*pad_left(self.prompts, self.device))
+        """Run the prompts: logits (N, V) of the token after each."""
+        return self._logits(*pad_left(self.prompts, self.device))
 
     def advance(self, tokens: Tensor) -> Tensor:
-        """Logits (N, V) of what follows ``tokens`` (N,), one for each row, which follow all before."""
-        return self._after(tokens[:, None], None)
+        """Append ``tokens`` (N,), one to each sequence: logits (N, V) of the token after each."""
+        return self._logits(tokens[:, None], None)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with the rows ``rows`` (N',) in this order; a row may be left out, or taken several times."""
+        """Continue with the sequences ``rows`` (N',) in this order; rows may be dropped or repeated."""
         if self.cache is not None:
             self.cache.reorder(rows)
         if self._seen is not None:
@@ -70,13 +69,13 @@ class Writer:
         if self.source_mask is not None:
             self.source_mask = self.source_mask[rows]
 
-    def _after(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        whole = _joined(self._seen, tokens, mask)
+    def _logits(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        whole = _appended(self._seen, tokens, mask)
         if self.cache is None:
             tokens, mask = self._seen = whole
         elif self._scalings:
             self._seen = whole
-            if self._changes(whole, self.cache.length):
+            if self._invalidates_cache(whole, self.cache.length):
                 self.cache, (tokens, mask) = cast("DecoderOnly", self.model).new_cache(), whole
         if self.memory is None:
             logits = cast("DecoderOnly", self.model)(tokens, attention_mask=mask, cache=self.cache)
@@ -84,31 +83,57 @@ class Writer:
             logits = cast("EncoderDecoder", self.model).decode(tokens, self.memory, self.source_mask, mask, self.cache)
         return logits[:, -1]
 
-    def _changes(self, whole: Text, before: int) -> bool:
-        """Whether what the cache holds of the first ``before`` tokens is no longer right."""
+    def _invalidates_cache(self, whole: Tokens, before: int) -> bool:
+        """Whether RoPE scaling changes between length ``before`` and now, so that cached keys are rotated wrongly."""
         tokens, mask = whole
         grown = growth(mask, before, tokens.shape[1])
         return any(scaling.changes(*lengths) for scaling in self._scalings for lengths in grown)
 
 
-def room(model: Model, prompt: Sequence[int], max_new_tokens: int) -> int:
-    """How many tokens may follow a prompt: as many as asked for, while the model is fed no more than ``max_length``.
+def token_budget(model: Model, prompt: Sequence[int], max_new_tokens: int) -> int:
+    """How many tokens can follow a prompt: ``max_new_tokens``, or fewer so that the input stays within ``max_length``.
 
     Raises:
-        ValueError: none is asked for.
+        ValueError: ``max_new_tokens`` is below 1.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
     return min(max_new_tokens, model.max_length - len(prompt) + 1)
 
 
+def pad_left(rows: Sequence[Sequence[int]], device: torch.device | None = None) -> Tokens:
+    """Pad rows of token ids on the left to one (B, T) tensor, so that all continue at the same column.
+
+    Args:
+        rows: B rows of at least one id each.
+        device: where to put the tensors.
+
+    Returns:
+        (B, T) ids, 0 at padding, and the (B, T) bool mask that is False there; None if all rows have one length.
+
+    Raises:
+        ValueError: there is no row, or an empty one.
+    """
+    if not rows or not all(rows):
+        raise ValueError("each prompt and each source needs at least one token, such as a start token")
+    width = max(map(len, rows))
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    for row, ids in zip(tokens, rows, strict=True):
+        row[width - len(ids) :] = torch.tensor(ids)
+    if all(len(ids) == width for ids in rows):
+        return tokens.to(device), None
+    lengths = torch.tensor([len(ids) for ids in rows])
+    mask = torch.arange(width) >= width - lengths[:, None]
+    return tokens.to(device), mask.to(device)
+
+
 def _check(model: Model, prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None) -> None:
     if model.kind not in ("decoder_only", "encoder_decoder"):
-        raise ValueError(f"a model of kind {model.kind} does not write from left to right")
+        raise ValueError(f"a model of kind {model.kind} cannot generate; use decoder_only or encoder_decoder")
     if model.training:
-        raise ValueError("the model is in training mode, where dropout changes its answers: call model.eval() first")
+        raise ValueError("the model is in training mode, where dropout is active: call model.eval() first")
     if (sources is None) == (model.kind == "encoder_decoder"):
-        raise ValueError(f"a model of kind {model.kind} {'needs sources' if sources is None else 'reads no sources'}")
+        raise ValueError(f"a model of kind {model.kind} {'needs' if sources is None else 'takes no'} sources")
     if sources is not None and len(sources) != len(prompts):
         raise ValueError(f"there are {len(sources)} sources, but {len(prompts)} prompts")
     for name, rows in (("prompt", prompts), ("source", sources or ())):
@@ -117,14 +142,14 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], sources: Sequence[Seq
             raise ValueError(f"a {name} has {longest} tokens, but the model's max_length is {model.max_length}")
 
 
-def _joined(seen: Text | None, tokens: Tensor, mask: Tensor | None) -> Text:
+def _appended(seen: Tokens | None, tokens: Tensor, mask: Tensor | None) -> Tokens:
     if seen is None:
         return tokens, mask
     before, mask_before = seen
     if mask is not None or mask_before is not None:
-        mask = torch.cat([_whole(before, mask_before), _whole(tokens, mask)], dim=1)
+        mask = torch.cat([_mask_or_ones(before, mask_before), _mask_or_ones(tokens, mask)], dim=1)
     return torch.cat([before, tokens], dim=1), mask
 
 
-def _whole(tokens: Tensor, mask: Tensor | None) -> Tensor:
+def _mask_or_ones(tokens: Tensor, mask: Tensor | None) -> Tensor:
     return torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask

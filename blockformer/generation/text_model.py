@@ -9,16 +9,19 @@ from blockformer.assembly.checkpoint import checkpoint_of
 from blockformer.assembly.loading import load_checkpoint
 from blockformer.data import tokenizer as tokenizers
 from blockformer.errors import UserError
-from blockformer.generation import Blank, Choose, beam_search, fill, greedy, stream
-from blockformer.generation.session import room
+from blockformer.generation.beam_search import beam_search
+from blockformer.generation.mask_filling import FilledMask, fill_masks
+from blockformer.generation.sampling import TokenChooser, greedy
+from blockformer.generation.session import token_budget
+from blockformer.generation.streaming import stream
 from blocks.models.base import Model
 
-TOGETHER = 64
-"""Texts that are searched for side by side, which bounds the memory."""
+SEARCH_BATCH = 64
+"""Texts that are searched in one batch, which bounds the memory."""
 
 
 class TextModel:
-    """What a model does with text.
+    """A model that reads and generates text.
 
     Args:
         model: in evaluation mode.
@@ -30,44 +33,44 @@ class TextModel:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "TextModel":
-        """Read a checkpoint, or the best or else the last one of a run's folder.
+        """Load a checkpoint, or from a run's folder the best checkpoint, else the last.
 
         Raises:
-            UserError: there is none, it is damaged, or it holds no tokenizer.
+            UserError: there is none, it is damaged, or it has no tokenizer.
         """
-        path = find(Path(path))
+        path = find_checkpoint(Path(path))
         model, metadata = load_checkpoint(path, device)
         if metadata["tokenizer"] is None:
-            raise UserError(f"{path}: holds no tokenizer, so its model can neither read nor write text")
+            raise UserError(f"{path}: the checkpoint has no tokenizer, which text needs")
         return cls(model, tokenizers.load(metadata["tokenizer"]))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text as the model is given it, with what begins or ends it."""
-        kinds = {"decoder_only": self._begin, "encoder_decoder": self._source}
-        return kinds.get(self.model.kind, self.tokenizer.encode)(text)
+        """The model's input for a text: token ids, with the special tokens of the model's kind."""
+        encoders = {"decoder_only": self._encode_prompt, "encoder_decoder": self._encode_source}
+        return encoders.get(self.model.kind, self.tokenizer.encode)(text)
 
-    def room(self, text: str, max_new_tokens: int) -> int:
-        """How many tokens may follow a text: as many as asked for, but none past the model's ``max_length``."""
-        return room(self.model, self._begin(text), max_new_tokens)
+    def token_budget(self, text: str, max_new_tokens: int) -> int:
+        """How many tokens can follow a text: ``max_new_tokens``, or fewer to stay within ``max_length``."""
+        return token_budget(self.model, self._encode_prompt(text), max_new_tokens)
 
     def stream(
-        self, text: str, *, max_new_tokens: int, choose: Choose = greedy, source: str | None = None
+        self, text: str, *, max_new_tokens: int, choose: TokenChooser = greedy, source: str | None = None
     ) -> Iterator[str]:
-        """Continue a text, giving characters as soon as all their bytes are there.
+        """Continue a text and yield characters as soon as all their bytes are known.
 
         Args:
-            text: what is there already; for an encoder_decoder the beginning of its translation, usually nothing.
-            max_new_tokens: most tokens to write.
+            text: the prompt; for an encoder_decoder the beginning of the target, usually empty.
+            max_new_tokens: most tokens to generate.
             choose: :func:`~blockformer.generation.greedy` or a :func:`~blockformer.generation.sampler`.
-            source: what an encoder_decoder reads.
+            source: the encoder's input, for an encoder_decoder.
 
         Raises:
-            ValueError: the model does not write, or a text is too long for it.
+            ValueError: the model cannot generate, or a text is too long for it.
         """
-        sources = None if source is None else [self._source(source)]
-        decoder, begin, eos = self.tokenizer.stream(), [self._begin(text)], self.tokenizer.eos
+        sources = None if source is None else [self._encode_source(source)]
+        decoder, prompts, eos = self.tokenizer.stream(), [self._encode_prompt(text)], self.tokenizer.eos
         for (token,) in stream(
-            self.model, begin, max_new_tokens=max_new_tokens, sources=sources, eos=eos, choose=choose
+            self.model, prompts, max_new_tokens=max_new_tokens, sources=sources, eos=eos, choose=choose
         ):
             if token is not None:
                 yield decoder.feed(token)
@@ -83,18 +86,18 @@ class TextModel:
         best: int = 1,
         alpha: float = 0.6,
     ) -> list[list[tuple[str, float]]]:
-        """Continue texts by :func:`~blockformer.generation.beam_search`: each with its score, best first.
+        """The continuations of each text that beam search finds, with their scores, best first.
 
         Raises:
             ValueError: as for the search itself.
         """
         results: list[list[tuple[str, float]]] = []
-        for start in range(0, len(texts), TOGETHER):
-            part = slice(start, start + TOGETHER)
+        for start in range(0, len(texts), SEARCH_BATCH):
+            part = slice(start, start + SEARCH_BATCH)
             found = beam_search(
                 self.model,
-                [self._begin(text) for text in texts[part]],
-                sources=None if sources is None else [self._source(source) for source in sources[part]],
+                [self._encode_prompt(text) for text in texts[part]],
+                sources=None if sources is None else [self._encode_source(source) for source in sources[part]],
                 max_new_tokens=max_new_tokens,
                 eos=self.tokenizer.eos,
                 beams=beams,
@@ -104,39 +107,39 @@ class TextModel:
             results += [[(self.tokenizer.decode(one.tokens), one.score) for one in row] for row in found]
         return results
 
-    def fill(self, text: str, blank: str, *, top: int = 5) -> tuple[str, list[Blank]]:
-        """Fill in the blanks of a text, a token each.
+    def fill_masks(self, text: str, blank: str, *, top: int = 5) -> tuple[str, list[FilledMask]]:
+        """Predict the missing tokens of a text.
 
         Args:
-            text: with ``blank`` in the place of every missing token; of a tokenizer of bytes a token is a byte.
-            blank: how a blank is written.
-            top: number of candidates to report for each.
+            text: with ``blank`` at every missing token; with a byte tokenizer, a token is one byte.
+            blank: the characters that stand for a missing token.
+            top: number of candidates to return for each.
 
         Raises:
-            ValueError: the model does not fill in blanks, there is none, or the text is too long.
+            ValueError: the model is no encoder, there is no blank, or the text is too long.
         """
         first, *others = text.split(blank)
         tokens = self.tokenizer.encode(first)
         for piece in others:
             tokens += [self.tokenizer.mask, *self.tokenizer.encode(piece)]
-        filled, blanks = fill(self.model, tokens, self.tokenizer.mask, top=top)
-        return self.tokenizer.decode(filled), blanks
+        filled, masks = fill_masks(self.model, tokens, self.tokenizer.mask, top=top)
+        return self.tokenizer.decode(filled), masks
 
-    def _begin(self, text: str) -> list[int]:
+    def _encode_prompt(self, text: str) -> list[int]:
         return [self.tokenizer.bos, *self.tokenizer.encode(text)]
 
-    def _source(self, text: str) -> list[int]:
+    def _encode_source(self, text: str) -> list[int]:
         return [*self.tokenizer.encode(text), self.tokenizer.eos]
 
 
-def find(path: Path) -> Path:
-    """A checkpoint's file: the path itself, or in a run's folder the best or else the last one.
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint's file: the path itself, or the best or else the last checkpoint of a run's folder.
 
     Raises:
-        UserError: the folder has none.
+        UserError: the folder has neither.
     """
     if not path.is_dir():
         return path
     if (file := checkpoint_of(path)) is not None:
         return file
-    raise UserError(f"{path}: is no run's folder, as it has neither checkpoints/best.ckpt nor checkpoints/last.ckpt")
+    raise UserError(f"{path}: not a run's folder: neither checkpoints/best.ckpt nor checkpoints/last.ckpt is there")

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Library
 from blockformer.assembly.checkpoint import read_metadata
 from blockformer.assembly.loading import RECIPE, WEIGHTS, read
 from blockformer.data import hub_tokenizer, tokenizer
-from blockformer.generation.text_model import TextModel, find
+from blockformer.generation.text_model import TextModel, find_checkpoint
 from blockformer.huggingface.folder import COPIED
 from blockformer.huggingface.library import installed
 from blockformer.training.run_folder import CHECKPOINTS, folder_of
@@ -73,7 +73,7 @@ def read_source(path: Path, dtype: torch.dtype | None = None) -> Source:
     kept = any((path / name).is_file() for name in (RECIPE, WEIGHTS, "config.json"))
     if kept and not (path / CHECKPOINTS).is_dir():
         return _imported(path, dtype)
-    file = find(path)
+    file = find_checkpoint(path)
     held = read_metadata(file)["tokenizer"]
     recipe, model = read(file, dtype=dtype)
     run = folder_of(file)

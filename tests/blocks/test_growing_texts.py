@@ -5,7 +5,7 @@ import torch
 
 import blockformer as bf
 from blockformer.conformance import Subject, checks
-from blockformer.generation.session import Writer
+from blockformer.generation.session import DecodingSession
 
 GROWING = [{"type": "dynamic", "factor": 2.0, "trained_length": 6}]
 GROWING += [{"type": "longrope", "trained_length": 6, "long": (2.0, 4.0, 4.0, 8.0)}]
@@ -16,7 +16,7 @@ def test_a_text_that_outgrows_training_is_read_again_while_it_is_written(scaling
     positions = {"type": "rotary", "scaling": scaling}
     model = bf.build("tiny_decoder", {"decoder.layer.mixer.positions": positions}).eval()
     prompts = [[1, 2, 3, 4], [5, 6]]
-    with_cache, without = (Writer(model, prompts, use_cache=use_cache) for use_cache in (True, False))
+    with_cache, without = (DecodingSession(model, prompts, use_cache=use_cache) for use_cache in (True, False))
     torch.testing.assert_close(with_cache.begin(), without.begin())
     for token in range(10, 16):
         tokens = torch.tensor([token, token + 1])

@@ -281,7 +281,7 @@ def test_without_transformers_it_says_what_to_install(
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("nothing.ckpt", "there is no such file"), ("folder", "is no run's folder"), ("hub", "must first be imported")],
+    [("nothing.ckpt", "there is no such file"), ("folder", "not a run's folder"), ("hub", "must first be imported")],
 )
 def test_a_mistake_is_one_line_and_status_2(
     path: str, message: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]

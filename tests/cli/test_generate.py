@@ -180,7 +180,7 @@ def test_what_would_control_a_terminal_is_not_sent_to_one(save, monkeypatch) -> 
         ("encoder_decoder", ["--prompt", "a" * 60], "a source has 61 tokens"),
         ("encoder_only", ["--prompt", "no blank"], "write _ for every missing token"),
         ("encoder_only", ["--prompt", "a_", "--greedy"], "--greedy is no option of filling in blanks"),
-        ("encoder_only", ["--prompt", "_" * 49], "the text has 49 tokens"),
+        ("encoder_only", ["--prompt", "_" * 49], "the sequence has 49 tokens"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(save, capsys, kind, arguments, reason) -> None:
@@ -189,7 +189,7 @@ def test_what_cannot_be_done_is_said_in_one_line(save, capsys, kind, arguments, 
 
 def test_what_is_no_checkpoint_is_said_in_one_line(save, tmp_path, capsys) -> None:
     assert "no such file" in complaint(capsys, tmp_path / "missing.ckpt")
-    assert "is no run's folder" in complaint(capsys, tmp_path)
+    assert "not a run's folder" in complaint(capsys, tmp_path)
     (tmp_path / "text.ckpt").write_text("hello")
     assert "text.ckpt" in complaint(capsys, tmp_path / "text.ckpt")
-    assert "holds no tokenizer" in complaint(capsys, save("decoder_only", tokenizer=False))
+    assert "has no tokenizer" in complaint(capsys, save("decoder_only", tokenizer=False))

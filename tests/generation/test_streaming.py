@@ -116,10 +116,10 @@ def test_the_choice_is_made_on_the_logits_of_the_last_token(make) -> None:
 def test_what_cannot_work_is_refused_with_the_reason(make) -> None:
     model = make("learned", max_length=4)
     for prompts, sources, reason in (
-        ([], None, "nothing to start from"),
-        ([[1], []], None, "nothing to start from"),
+        ([], None, "needs at least one token"),
+        ([[1], []], None, "needs at least one token"),
         ([[1] * 5], None, "5 tokens, but the model's max_length is 4"),
-        ([[1]], [[1]], "reads no sources"),
+        ([[1]], [[1]], "takes no sources"),
     ):
         with pytest.raises(ValueError, match=reason):
             generate(model, prompts, sources=sources, max_new_tokens=1)
@@ -127,7 +127,7 @@ def test_what_cannot_work_is_refused_with_the_reason(make) -> None:
         generate(model, [[1]], max_new_tokens=0)
     with pytest.raises(ValueError, match="training mode"):
         generate(model.train(), [[1]], max_new_tokens=1)
-    with pytest.raises(ValueError, match="encoder_only does not write"):
+    with pytest.raises(ValueError, match="encoder_only cannot generate"):
         generate(make("reader"), [[1]], max_new_tokens=1)
     translator = make("translator", max_length=4)
     for sources, reason in (
