@@ -1,10 +1,11 @@
-"""From a recipe to a model."""
+"""Build a model from a recipe: on the meta device to check it, or with initial values."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from blockformer.assembly.unused_keys import unused_keys, unused_paths
@@ -12,43 +13,6 @@ from blocks.models.base import Model
 from registry import Recipe, RecipeError, load_recipe
 from registry.recipe import Overrides
 from registry.spec import Record
-
-
-def check(recipe: Recipe) -> Model:
-    """Build a recipe on the meta device: sizes are compared, parameters counted, nothing allocated.
-
-    Raises:
-        RecipeError: blocks do not fit each other, or keys change nothing; every such place is named.
-    """
-    record = Record()
-    with torch.device("meta"), _Undrawn():
-        model = cast("Model", recipe.build(record=record))
-        if unused := unused_keys(recipe, record):
-            raise RecipeError(unused)
-    return model
-
-
-def idle(recipe: Recipe) -> list[tuple[str | int, ...]]:
-    """The paths of all keys for which :func:`check` would refuse the recipe because they change nothing.
-
-    Raises:
-        RecipeError: blocks do not fit each other.
-    """
-    record = Record()
-    with torch.device("meta"), _Undrawn():
-        recipe.build(record=record)
-        return unused_paths(recipe, record)
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves out torch's own initial values: they would be overwritten, and cost most of the time."""
-
-    drawn = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_})
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.drawn or getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def build(
@@ -59,20 +23,81 @@ def build(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Model:
-    """A model with initial values.
+    """Build a model with initial values.
 
     Args:
-        recipe: a path, the bare name of an installed recipe, a mapping, or a loaded recipe.
-        overrides: ``{"decoder.depth": 2}`` or ``["decoder.depth=2"]``; not with a loaded recipe.
-        seed: of the initial values.
-        device: where the parameters are.
-        dtype: of the parameters; None: torch's default.
+        recipe: a path, the name of an installed recipe, a mapping, or a loaded recipe.
+        overrides: ``{"decoder.depth": 2}`` or ``["decoder.depth=2"]``; not allowed with a loaded recipe.
+        seed: seed of the initial values.
+        device: device of the parameters.
+        dtype: dtype of the parameters; None: torch's default.
 
     Raises:
-        RecipeError: something is wrong with the recipe; all of it is named.
+        RecipeError: the recipe is not valid; the error lists all problems.
+        ValueError: a block has a buffer that was created on the meta device and so has no values.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    model = check(loaded).to(dtype).to_empty(device=device)
+    model = check(loaded).to(dtype)
     if torch.device(device).type != "meta":
+        materialise(model, device)
         model.initialise(seed)
     return model
+
+
+def check(recipe: Recipe) -> Model:
+    """Build a recipe's model on the meta device, which checks all sizes without allocating memory.
+
+    Raises:
+        RecipeError: blocks do not fit each other, or a key changes nothing; the error lists all problems.
+    """
+    record = Record()
+    with torch.device("meta"), SkipMetaInit():
+        model = cast("Model", recipe.build(record=record))
+        if unused := unused_keys(recipe, record):
+            raise RecipeError(unused)
+    return model
+
+
+def idle(recipe: Recipe) -> list[tuple[str | int, ...]]:
+    """The paths of all keys that :func:`check` rejects because they change nothing.
+
+    Raises:
+        RecipeError: blocks do not fit each other.
+    """
+    record = Record()
+    with torch.device("meta"), SkipMetaInit():
+        recipe.build(record=record)
+        return unused_paths(recipe, record)
+
+
+def materialise(model: Model, device: torch.device | str) -> None:
+    """Allocate the parameters that are on the meta device, uninitialised; move all other tensors to ``device``.
+
+    Raises:
+        ValueError: a buffer is on the meta device: nothing would give it values later.
+    """
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta:
+            raise ValueError(
+                f"{name}: this buffer was created on the meta device, so its values are lost; create it with "
+                "device='cpu', compute it in each forward, or make it a parameter that constants() names"
+            )
+
+    def allocated(tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+
+    model._apply(allocated)
+
+
+class SkipMetaInit(TorchFunctionMode):
+    """Skip the initialisation of meta tensors: it has no effect and takes most of the time of a build."""
+
+    SKIPPED = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.SKIPPED or getattr(func, "__module__", "") == "torch.nn.init":
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)

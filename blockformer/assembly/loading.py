@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from blockformer.assembly.builder import check
+from blockformer.assembly.builder import check, materialise
 from blockformer.assembly.checkpoint import METADATA, LoadError, checkpoint_of, read_metadata, weights_of
 from blockformer.assembly.checkpoint import read as read_checkpoint
 from blocks.models.base import Model
@@ -93,6 +93,7 @@ def with_weights(
         model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
     except RuntimeError as error:
         raise LoadError(f"its weights do not fit its recipe: {' '.join(str(error).split())[:300]}") from None
+    materialise(model, device)
     return model.eval()
 
 

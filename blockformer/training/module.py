@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from blockformer.assembly import check
+from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.processes import data_processes
 from blockformer.training.compatibility import check_data, check_device, check_precision
@@ -90,7 +91,7 @@ class TrainingModule(L.LightningModule):
         if isinstance(strategy, ShardedStrategy):
             self.shards = strategy.divide(self.model, self.recipe, self.seed)
         else:
-            self.model.to_empty(device="cpu")
+            materialise(self.model, "cpu")
             self.model.initialise(self.seed)
 
     def cpu(self) -> Self:

@@ -57,7 +57,11 @@ class LayerScale(Residual):
         return self.inner.identity_at_zero
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.inner(x, lambda y: sublayer(y) * self.gain)
+        def scaled(y: Tensor) -> Tensor:
+            out = sublayer(y)
+            return out * self.gain.expand_as(out)  # plain broadcasting would repeat an output of one channel
+
+        return self.inner(x, scaled)
 
 
 @register("stochastic_depth")

@@ -48,7 +48,7 @@ class TopKRouter(Router):
         top_k: number of experts for each token.
         scores: what the experts are compared by: W x itself (logits), its softmax over all experts, or its sigmoid.
         weights: what the chosen are weighted by: their scores, these divided by their sum (normalised), or the softmax
-            over them.
+            over them. With ``top_k`` 1 only scores is possible: the other two are always 1 and have no gradient.
         scale: factor on the weights.
         bias: a bias beside W.
         groups: number of groups that the experts are divided into, a divisor of their number; neighbours are together.
@@ -86,6 +86,8 @@ class TopKRouter(Router):
         _check(experts, top_k, groups, top_groups, _BEST[group_score])
         if scores == "logits" and weights == "normalised":
             raise ValueError("weights=normalised divides by the sum of the scores, which of logits can be 0")
+        if top_k == 1 < experts and weights != "scores":
+            raise ValueError(f"weights={weights} is always 1 for top_k=1, so the router gets no gradient; use scores")
         self.top_k, self.scale = top_k, scale
         self.scores, self.weights = scores, weights
         if top_groups is None or top_groups == groups:  # out of all groups, any experts can be chosen

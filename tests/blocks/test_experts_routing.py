@@ -34,6 +34,14 @@ def test_softmax_then_top_k() -> None:
     torch.testing.assert_close(normalised, 3 * best.values / best.values.sum(-1, keepdim=True))
 
 
+@pytest.mark.parametrize("settings", [{"weights": "normalised"}, {"weights": "softmax", "scores": "logits"}])
+def test_one_expert_a_token_cannot_have_a_weight_that_is_always_1(settings: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"weights={settings['weights']} is always 1 for top_k=1.*use scores"):
+        router(top_k=1, **settings)
+    weights, _ = router(top_k=1, weights="scores")(tokens())
+    assert weights.unique().numel() > 1
+
+
 def test_top_k_then_softmax_weighs_as_normalised_softmax_does() -> None:
     x = tokens()
     for ours, theirs in zip(

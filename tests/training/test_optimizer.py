@@ -84,7 +84,7 @@ def test_impossible_settings_are_refused_by_name(wrong: dict[str, float]) -> Non
 
 def test_biases_of_experts_and_norms_of_single_heads_do_not_decay() -> None:
     mixer = {"heads": 4, "qk_norm": "rms", "qk_norm_over": "heads"}
-    moe = {"type": "moe", "experts": 2, "expert": {"type": "mlp", "hidden": 16}, "router": {"top_k": 1}}
+    moe = {"type": "moe", "experts": 2, "expert": {"type": "mlp", "hidden": 16}, "router": {"top_k": 2}}
     layer = {"mixer": mixer, "feedforward": moe}
     model = build({"type": "decoder_only", "dim": 32, "vocab_size": 20, "decoder": {"depth": 1, "layer": layer}})
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
 from blockformer import assembly
+from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import read
 from blockformer.errors import UserError
 from blockformer.training.parallel.plan import Plan, apply, plan
@@ -99,7 +100,7 @@ class ShardedStrategy(ModelParallelStrategy):
         if shards.data.size() > 1:
             for part in (*(module for module in model.modules() if isinstance(module, Layer)), model):
                 fully_shard(part, mesh=self.device_mesh[DATA], ignored_params=frozen)
-        model.to_empty(device=self.root_device)
+        materialise(model, self.root_device)
         parameters = dict(model.named_parameters())
         with torch.no_grad(), torch.device("cpu"):
             for name, value in initial_values(assembly.check(recipe), model.init, seed):
