@@ -48,13 +48,15 @@ def _message(slot: str, filled: Any, path: Path, group: list[ErrorDetails]) -> s
         return first["msg"] + _home(slot, filled, path, first.get("ctx", {}).get("home", ""))
     if first["type"] in ("no_type", "block"):
         return first["msg"]
-    deepest = max(len(details["loc"]) for details in group)  # of a union, the member that got furthest was meant
-    meant = [details for details in group if len(details["loc"]) == deepest]
-    wishes = dict.fromkeys(_wish(details) for details in meant)
-    return f"must be {' or '.join(wishes)}, not {quoted(meant[0]['input'])}"
+    deepest = max(
+        len(details["loc"]) for details in group
+    )  # of a union, take the member that validation got furthest in
+    likely = [details for details in group if len(details["loc"]) == deepest]
+    expected = dict.fromkeys(_expected(details) for details in likely)
+    return f"must be {' or '.join(expected)}, not {quoted(likely[0]['input'])}"
 
 
-def _wish(details: ErrorDetails) -> str:
+def _expected(details: ErrorDetails) -> str:
     known = {"int_type": "an integer", "float_type": "a number", "bool_type": "true or false", "string_type": "text"}
     known |= {"tuple_type": "a list", "mapping_type": "a mapping"}
     message = details["msg"].removeprefix("Input should be ").removeprefix("Input should ")
@@ -62,13 +64,13 @@ def _wish(details: ErrorDetails) -> str:
 
 
 def _home(slot: str, filled: Any, path: Path, home: str) -> str:
-    """Where a block of the slot ``home`` would stand in this recipe."""
+    """The keys of this recipe that take a block of the slot ``home``, as advice."""
     known = dict(blocks_in(slot, filled))
     places = [
         (*at, name) for at, entry in known.items() for name, p in entry.parameters.items() if home and p.slot == home
     ]
     named = sorted({dotted(place) for place in places}, key=lambda place: (-place.count("."), place))
-    return f"; it could stand in {' or '.join(map(repr, named[:3]))}" if places else ""
+    return f"; it can be used at {' or '.join(map(repr, named[:3]))}" if places else ""
 
 
 def _unknown_key(slot: str, filled: Any, path: Path) -> str:
@@ -104,38 +106,38 @@ def _distance(path: Path, other: Path) -> tuple[int, int]:
 
 
 def unsupported_positions(root: Spec[Any]) -> Iterator[tuple[Path, str]]:
-    """Every block that needs of the one around it what that does not do: its key path, and what to say about it."""
+    """Every block whose parent does not apply its kind of positions: its key path and the error message."""
     for path, spec in root.walk():
         offers = spec.entry.block.capabilities.positions
         for key, child in spec.children():
             needs = child.entry.block.capabilities.needs
             if needs <= offers:
                 continue
-            what = f"acts by {' and '.join(sorted(needs))}, which {_called(spec, path)} does not apply"
-            homes = _homes(root, child)
+            what = f"needs {' and '.join(sorted(needs))} applied, which {_label(spec, path)} does not do"
+            elsewhere = _other_keys(root, child)
             instead = alternatives(child.entry.slot, lambda block, offers=offers: block.capabilities.needs <= offers)
-            yield path + key, f"{child.entry.slot} {child.entry.name!r} {what}; {instead}{homes}"
+            yield path + key, f"{child.entry.slot} {child.entry.name!r} {what}; {instead}{elsewhere}"
 
 
 def capability_error(root: Spec[Any], spec: Spec[Any], error: UnfitError) -> str:
-    """What to say about a block that cannot do what its place asks of it."""
-    asking = (_called(parent, at) for at, parent in root.walk() for _, child in parent.children() if child is spec)
+    """The error message for a block that lacks what its place requires."""
+    asking = (_label(parent, at) for at, parent in root.walk() for _, child in parent.children() if child is spec)
     asks = ", ".join([str(error), *(f"as {parent} needs it to" for parent in asking)])
     return f"{spec.entry.slot} {spec.entry.name!r} {asks}; {alternatives(spec.entry.slot, error.fits)}"
 
 
-def _called(spec: Spec[Any], path: Path) -> str:
+def _label(spec: Spec[Any], path: Path) -> str:
     return f"{spec.entry.slot} {spec.entry.name!r}" + (f" ({dotted(path)})" if path else "")
 
 
 def alternatives(slot: str, fits: Fits) -> str:
-    """What to choose for a slot, of the blocks that fit."""
+    """Advice: the blocks of a slot that fit."""
     names = sorted(name for name, entry in entries(slot).items() if fits(entry.block))
-    return f"choose {' or '.join(names)}" if names else f"no {slot} that is registered can stand there"
+    return f"choose {' or '.join(names)}" if names else f"no registered {slot} fits there"
 
 
-def _homes(root: Spec[Any], child: Spec[Any]) -> str:
-    """Where else in the recipe the block could stand."""
+def _other_keys(root: Spec[Any], child: Spec[Any]) -> str:
+    """Advice: another key of the recipe where the block works."""
     needs, slot = child.entry.block.capabilities.needs, child.entry.slot
     found = [
         (*path, name)
@@ -143,4 +145,4 @@ def _homes(root: Spec[Any], child: Spec[Any]) -> str:
         for name, parameter in spec.entry.parameters.items()
         if parameter.slot == slot and needs <= spec.entry.block.capabilities.positions
     ]
-    return f", or say it under {dotted(found[0])!r}" if found else ""
+    return f", or move it to {dotted(found[0])!r}" if found else ""

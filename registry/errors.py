@@ -35,7 +35,7 @@ class Problem:
 
 
 class RecipeError(ValueError):
-    """A recipe cannot be used. ``str()`` gives one line a problem; ``problems`` gives them as objects."""
+    """A recipe cannot be used. ``str()`` has one line for each problem; ``problems`` has the objects."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(dict.fromkeys(problems))

@@ -64,11 +64,11 @@ def resolve_like(node: Any, path: Path = ()) -> Any:
         return node
     done = Map(node, node.marks, node.mark)
     for key in node:
-        done[key] = resolve_like(_alike(node, key, (), path), (*path, key))
+        done[key] = resolve_like(_with_sibling(node, key, (), path), (*path, key))
     return done
 
 
-def _alike(siblings: Map, key: str, seen: tuple[str, ...], path: Path) -> Any:
+def _with_sibling(siblings: Map, key: str, seen: tuple[str, ...], path: Path) -> Any:
     value = siblings[key]
     if not isinstance(value, Map) or "like" not in value:
         return value
@@ -81,7 +81,7 @@ def _alike(siblings: Map, key: str, seen: tuple[str, ...], path: Path) -> Any:
     if name in seen:
         raise RecipeError([Problem(mark, here, f"leads in a circle: {' -> '.join((*seen, key, name))}")])
     change = Map({k: v for k, v in value.items() if k != "like"}, value.marks, value.mark)
-    return merge(_alike(siblings, name, (*seen, key), path), change)
+    return merge(_with_sibling(siblings, name, (*seen, key), path), change)
 
 
 def with_types(slot: str, value: Any, default: Any = None, *, filled: bool = False) -> Any:

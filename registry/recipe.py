@@ -1,4 +1,4 @@
-"""Recipe files: find one, resolve what it says, and check it against the registry."""
+"""Recipe files: find one, resolve `extends`, `like` and overrides, and validate it against the registry."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class Recipe:
     """A checked recipe.
 
     Attributes:
-        name: what it is called.
+        name: its file's stem, or its model's type.
         spec: builds the model.
-        tree: remembers where all was written.
-        source: what its own marks name: its file, or ``recipe`` if it was none.
-        before: the same before overrides were laid over it, if there are any.
+        tree: its keys with the file and line of each.
+        source: the file, as in the marks of ``tree``; ``recipe`` if there was none.
+        before: gives the recipe without its overrides; None: there are none.
     """
 
     name: str
@@ -56,8 +56,8 @@ class Recipe:
         """Build the model.
 
         Args:
-            given: what a model is given; nothing.
-            record: takes down what is built.
+            given: what a parent passes to a model: nothing.
+            record: records what is built.
 
         Raises:
             RecipeError: sizes do not fit each other; every such place is named at once.
@@ -77,7 +77,7 @@ class Recipe:
         raise RecipeError(self.problem(path, reason) for path, reason in wrong)
 
     def _reason(self, spec: Spec[Any], error: Exception) -> str:
-        """What a recipe's author can mend; nothing if the block itself is at fault."""
+        """What the recipe's author can correct; empty if the block itself is at fault."""
         if isinstance(error, UnfitError):
             return capability_error(self.spec, spec, error)
         if isinstance(error, ValueError):
@@ -85,7 +85,7 @@ class Recipe:
         return "a size is too large for a tensor" if "overflow" in str(error).lower() else ""
 
     def problem(self, path: tuple[str | int, ...], message: str) -> Problem:
-        """Something wrong with what was written at a key path."""
+        """A problem at the file and line where a key path was written."""
         return Problem(mark_of(self.tree, path), dotted(path), message)
 
 
@@ -93,7 +93,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Overrides = (
     """Read a recipe and check it against the registry.
 
     Args:
-        source: a path, the bare name of an installed recipe, or a mapping that says what a file would.
+        source: a path, the bare name of an installed recipe, or a mapping with the content of a file.
         overrides: ``{"decoder.depth": 2}`` or ``["decoder.depth=2"]``, laid over in order.
 
     Raises:
@@ -114,7 +114,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Overrides = (
 
 
 def assignments(overrides: Overrides) -> Iterator[tuple[str, Any, Mark]]:
-    """Each override as its key, its value and where it was said; the value of a text ``key=value`` is YAML."""
+    """Each override as key, value and mark; the value in a text ``key=value`` is YAML."""
     if isinstance(overrides, Mapping):
         pairs = cast("Mapping[str, Any]", overrides).items()
         yield from ((key, value, Mark(f"override {key}={value}")) for key, value in pairs)
@@ -145,7 +145,7 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map, str]:
-    """The name of a recipe, what it says, and what its own marks name."""
+    """The name of a recipe, its tree, and the source that its marks name."""
     if isinstance(source, Mapping):
         return str(source.get("type", "recipe")), with_mark(source, Mark("recipe")), "recipe"
     path = find_recipe(source)
@@ -184,23 +184,23 @@ def builtin_recipes() -> dict[str, Path]:
 
 
 def recipes_folder() -> Path:
-    """The folder in which they lie."""
+    """The folder of the built-in recipes."""
     here = Path(__file__).parent
     return here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
 
 
 def description_of(path: Path) -> str:
-    """What a recipe file says of itself: the comment that it begins with, without the line for editors."""
+    """The comment that a recipe file begins with, without the line for editors."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comment = [line for line in lines[: _length(lines)] if not line.startswith("# yaml-language-server:")]
     return " ".join(line.lstrip("# ") for line in comment)
 
 
 def unknown_recipe(name: str) -> str:
-    """What to say to one who asks for a recipe that is not there."""
+    """The error message for a name that no recipe has."""
     known = builtin_recipes()
     hint = nearest(name, known) or f"`blockformer recipes` lists all {len(known)}"
-    return f"no recipe has this name; {hint} (a file needs its ending, .yaml)"
+    return f"there is no recipe of this name; {hint} (the name of a file ends in .yaml)"
 
 
 def _length(lines: list[str]) -> int:

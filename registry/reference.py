@@ -24,7 +24,7 @@ class DescribedParameter:
 
 @dataclass(frozen=True)
 class DescribedBlock:
-    """One block: what it computes, where the idea comes from, what a recipe may say about it."""
+    """One block as the author of a recipe reads it."""
 
     slot: str
     name: str
@@ -89,11 +89,7 @@ def _links(slot: str, found: list[DescribedBlock]) -> str:
 
 def _page(slot: str, found: list[DescribedBlock]) -> str:
     keys = keys_of(slot)
-    where = (
-        f"In a recipe it stands under {' or '.join(f'`{key}:`' for key in keys)}."
-        if keys
-        else "It is the recipe itself."
-    )
+    where = f"Recipe keys: {' or '.join(f'`{key}:`' for key in keys)}." if keys else "It is the recipe itself."
     blocks = [part for block in found for part in _block(block, keys[0] if keys else None)]
     return _joined([MADE, f"# {slot}", f"{slot_named(slot).description} {where}", *blocks])
 
@@ -122,7 +118,7 @@ def _type(parameter: DescribedParameter) -> str:
 
 
 def _example(block: DescribedBlock, key: str | None) -> str:
-    """The block with every parameter at its default, as it would stand in a recipe."""
+    """The block in a recipe, with every parameter at its default."""
     values = {"type": block.name} | {parameter.name: parameter.default for parameter in block.parameters}
     lines = [f"{name}: {as_yaml(value)}" for name, value in values.items()]
     return "\n".join(lines if key is None else [f"{key}:", *(f"  {line}" for line in lines)])

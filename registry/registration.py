@@ -3,7 +3,7 @@
 @register("attention")
 class MultiHeadAttention(Mixer):
     def __init__(self, site: Site, *, heads: Positive = 8) -> None: ...
-                       ^ where it sits   ^ what a recipe may say about it
+                       ^ where it sits   ^ what a recipe can set
 """
 
 import inspect
@@ -30,7 +30,7 @@ class Block:
     Attributes:
         slot: the slot that it fills.
         paper: the source of the idea.
-        capabilities: what a recipe, data and a trainer may ask of it.
+        capabilities: what it supports: places, padding, documents, caches, backends, ....
         expected_failures: checks of the conformance suite, by name, that it does not pass, each with the reason.
     """
 
@@ -56,12 +56,12 @@ class Parameter:
     Attributes:
         name: its key in recipes.
         annotation: of the constructor.
-        default: what a recipe would say for it.
+        default: in the form of a recipe.
         first_default: the default that it had when it was introduced, see :class:`registry.types.FirstDefault`.
         description: from the docstring.
         slot: the slot that it opens, if any.
         arity: whether it opens the slot for one block, for many, or for many by name.
-        runtime: it says how a model is computed and not which model it is.
+        runtime: it sets how the model is computed, not which model it is.
     """
 
     name: str
@@ -117,7 +117,7 @@ def entry_of(block: type[Block]) -> Entry:
 
 
 def register(name: str) -> Callable[[B], B]:
-    """Let recipes say ``type: <name>`` in the slot of the decorated block.
+    """Register the decorated block under ``name`` in its slot, so that recipes can use it.
 
     Raises:
         RegistrationError: the name is taken, or the constructor breaks the contract.
@@ -193,7 +193,7 @@ def _model(block: type[Block], parameters: Mapping[str, Parameter]) -> type[Base
 
 
 def as_recipe(default: Any) -> Any:
-    """What a recipe would say for a default: a block class is its name, a ``partial`` of one a mapping.
+    """A default in the form of a recipe: a block class becomes its name, a ``partial`` of one a mapping.
 
     Raises:
         RegistrationError: the class is not registered (define or import it first).

@@ -1,6 +1,6 @@
 """JSON Schema of recipes, made from the registry, so that an editor completes, explains and checks them.
 
-Draft 7, which is what editors' YAML servers know. Every block has two definitions: one for a mapping that stands on its
+Draft 7, which editors' YAML servers support. Every block has two definitions: one for a mapping that stands on its
 own, and a *changed* one for a mapping that is laid over something the schema cannot see, below ``extends`` or ``like``:
 there, a mapping without ``type`` may be of any block in the slot.
 """
@@ -39,7 +39,7 @@ def parameter_type(annotation: Any, default: Any = None, *, changed: bool = Fals
 
     Args:
         annotation: the parameter's, from the constructor.
-        default: what a recipe would say for the default, which names the block of a mapping without ``type``.
+        default: in the form of a recipe; it names the block of a mapping without ``type``.
         changed: the value is laid over another that the schema cannot see.
     """
     if factory_of(annotation) is None:

@@ -10,7 +10,7 @@ class Slot:
     """What all blocks of one kind have in common.
 
     Attributes:
-        name: by which blocks are registered and errors speak of it, such as ``norm``.
+        name: used for registration, recipes' schema and errors, such as ``norm``.
         description: one sentence on what the blocks in it do.
         parent_arguments: what a parent block passes before the star of the constructor, in order.
         default_block: the block of a mapping without ``type``, where the parameter has no default of its own.
@@ -28,7 +28,7 @@ class Slot:
         """The name of the block that a mapping without ``type`` describes, if there is one.
 
         Args:
-            default: what a recipe would say for the default of the parameter that opens the slot.
+            default: of the parameter that opens the slot, in the form of a recipe.
         """
         name = cast("Mapping[str, Any]", default).get("type") if isinstance(default, Mapping) else default
         return name if isinstance(name, str) else self.default_block
@@ -38,8 +38,8 @@ def with_default_type(value: Any, default: Any) -> Any:
     """A mapping without ``type`` laid over the default block of its parameter; any other value as it is.
 
     Args:
-        value: what a recipe says for the parameter.
-        default: what a recipe would say for its default.
+        value: the recipe's value of the parameter.
+        default: of the parameter, in the form of a recipe.
     """
     if not isinstance(value, Mapping) or "type" in value or "like" in value:
         return cast("Any", value)

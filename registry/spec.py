@@ -56,7 +56,7 @@ class Spec(Generic[T]):
         """The canonical mapping: ``type`` first, every default filled in, in the order of the signature.
 
         Args:
-            runtime: include parameters that say only how a model is computed (:class:`registry.types.Runtime`).
+            runtime: include parameters that set only how a model is computed (:class:`registry.types.Runtime`).
         """
         known = self.entry.parameters
         return {"type": self.entry.name} | {
@@ -64,9 +64,9 @@ class Spec(Generic[T]):
         }
 
     def identity(self) -> dict[str, Any]:
-        """What says which model it is: ``type``, and each parameter that differs from its first default.
+        """The identity of the model: ``type``, and each parameter that differs from its first default.
 
-        A parameter that says only how a model is computed is left out (:class:`registry.types.Runtime`). One at its
+        A parameter that sets only how a model is computed is left out (:class:`registry.types.Runtime`). One at its
         default is left out too, so that a block can gain a parameter without changing the hash of models that do not
         use it. Where a default changed later, the first one counts (:class:`registry.types.FirstDefault`), so that a
         stored recipe, which names all values, keeps its hash.
@@ -74,8 +74,8 @@ class Spec(Generic[T]):
         found: dict[str, Any] = {"type": self.entry.name}
         for key, value in self.params:
             parameter = self.entry.parameters[key]
-            if not parameter.runtime and (said := _identity(value)) != _identity_of_default(parameter):
-                found[key] = said
+            if not parameter.runtime and (written := _identity(value)) != _identity_of_default(parameter):
+                found[key] = written
         return found
 
     @property
@@ -105,7 +105,7 @@ class Spec(Generic[T]):
             yield from child.walk(path + key)
 
     def __copy__(self) -> "Spec[T]":
-        return self  # it cannot change, and copies of a model are still told apart from other specs by identity
+        return self  # it is immutable, and paths in a recipe are found by identity
 
     def __deepcopy__(self, memo: Any) -> "Spec[T]":
         return self

@@ -16,7 +16,7 @@ PLAIN_TAGS = frozenset({"map", "seq", "str", "int", "float", "bool", "null"})
 
 
 class Map(dict[str, Any]):
-    """A mapping that knows where it (``mark``) and each of its keys (``marks``) was written."""
+    """A mapping with the file and line of itself (``mark``) and of each key (``marks``)."""
 
     def __init__(self, items: Any = (), marks: dict[str, Mark] | None = None, mark: Mark | None = None) -> None:
         super().__init__(items)
@@ -25,7 +25,7 @@ class Map(dict[str, Any]):
 
 
 class Seq(list[Any]):
-    """A sequence that knows where each of its items was written."""
+    """A sequence with the file and line of each item (``marks``)."""
 
     def __init__(self, items: Any = (), marks: list[Mark] | None = None) -> None:
         super().__init__(items)
@@ -125,7 +125,7 @@ class _Builder:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str) or key_node.tag == "tag:yaml.org,2002:merge" or key == "<<":
                 raise _failure(
-                    self.mark(key_node), "keys must be plain names; to build on another layer say 'like: name'"
+                    self.mark(key_node), "keys must be plain names; to start from another layer write 'like: name'"
                 )
             if key in result:
                 raise _failure(

@@ -18,7 +18,7 @@ Share = Annotated[float, Gt(0), Le(1)]
 
 
 class Runtime:
-    """Marks a parameter that says how a model is computed and not which model it is, so that it stays out of the hash.
+    """Marks a parameter that sets how a model is computed, not which model it is: it stays out of the hash.
 
     ``backend: Annotated[Literal["auto", "eager"], Runtime()] = "auto"``
     """

@@ -63,9 +63,9 @@ def test_a_mixer_stands_where_it_declares_that_it_can(name: str, recipe: str, ke
 
 def test_what_turns_queries_cannot_be_shared_by_a_stack() -> None:
     found = complaint("tiny_decoder", "decoder.positions=rotary")
-    assert "attention_positions 'rotary' acts by rotation, which stack 'layers' (decoder) does not apply" in found
+    assert "attention_positions 'rotary' needs rotation applied, which stack 'layers' (decoder) does not do" in found
     assert "choose alibi or none or t5" in found
-    assert found.endswith("or say it under 'decoder.layer.mixer.positions'")
+    assert found.endswith("or move it to 'decoder.layer.mixer.positions'")
 
 
 def test_a_parallel_layer_has_no_place_for_a_cross_mixer() -> None:

@@ -49,6 +49,5 @@ def test_the_example_of_every_block_builds_that_block_with_its_defaults(slot: st
     trees = examples if slot == "model" else [tree for example in examples for tree in example.values()]
     assert {tree["type"] for tree in trees} == set(registry.entries(slot))
     for tree in trees:
-        assert (
-            registry.parse(slot, registry.strict_yaml.plain(tree)).dump() == registry.parse(slot, tree["type"]).dump()
-        )
+        written = registry.parse(slot, registry.strict_yaml.as_plain(tree))
+        assert written.dump() == registry.parse(slot, tree["type"]).dump()
