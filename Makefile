@@ -41,7 +41,7 @@ test: $(STAMP) ## the tests, without the slow ones
 test-all: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -q
 
-conformance: $(STAMP) ## hold 2,000 recipes drawn from the registry to every promise; writes docs/matrix.md
+conformance: $(STAMP) ## generate 2,000 recipes and check each; writes docs/matrix.md
 	$(BIN)/blockformer conformance --count 2000 --out docs/matrix.json
 
 check: $(STAMP) ## lint, format, types, import directions

@@ -23,10 +23,10 @@ VERBS = {
     "diff": "say how two models differ, and what that costs",
     "blocks": "list the slots, the blocks in them and their parameters",
     "test-block": "run the conformance suite on a block",
-    "conformance": "draw thousands of recipes and hold them to every promise",
+    "conformance": "generate thousands of recipes and run the conformance checks on each",
     "schema": "write the JSON Schema of recipes, for editors, and the block reference",
 }
-MODULES = {"import": "import_", "test-block": "conform"}  # where the verb is no name for a module
+MODULES = {"import": "import_", "test-block": "test_block"}  # where the verb is no name for a module
 TRAINER = ("fit", "validate", "test", "predict")
 ROOMS = ("registry", "blocks", "blockformer")
 INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports for SIGINT and SIGPIPE

@@ -1,20 +1,43 @@
-"""What a block is run on."""
+"""Inputs, calling a block of any slot on them, and comparing results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from blockformer.conformance.subject import DIM, MEMORY_DIM, VOCABULARY, Subject
+from blockformer.conformance.block_case import DIM, EXPERTS, HEADS, MEMORY_DIM, VOCABULARY, BlockCase
+from blocks.attention.backends import Scoring, eager
+from blocks.attention.visibility import visibility
+from blocks.base import (
+    Activation,
+    AttentionPositions,
+    Cache,
+    Component,
+    Context,
+    Embedding,
+    FeedForward,
+    Head,
+    InputPositions,
+    KeyValues,
+    Layer,
+    Mixer,
+    Norm,
+    Residual,
+    Router,
+    Stack,
+    Transform,
+)
+from blocks.models.base import Model
 
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs of one call; ``None`` where nothing is said.
+    """Inputs of one call; ``None`` where the call leaves an input out.
 
     Attributes:
-        x: (B, T, D) vectors, or (B, T) ids for what reads ids.
+        x: (B, T, D) vectors, or (B, T) ids for blocks that take ids.
         mask: (B, T) bool, False for padding.
         documents: (B, T) int.
         memory: (B, S, D) output of an encoder; for a whole model (B, S) ids of the source.
@@ -38,11 +61,11 @@ class Example:
         return self._each(lambda tensor: tensor[:, start:stop], memory=False)
 
     def with_tail(self, start: int, other: "Example") -> "Example":
-        """The same with the tokens from ``start`` on taken from another example."""
+        """A copy with the tokens from ``start`` on taken from another example."""
         return replace(self, x=torch.cat([self.x[:, :start], other.x[:, start:]], dim=1))
 
     def padded(self, left: int, right: int, other: "Example") -> "Example":
-        """The same with padding on both sides, filled from another example, and masked."""
+        """A copy with masked padding on both sides, whose content comes from another example."""
         length = self.x.shape[1]
         x = torch.cat([other.x[:, :left], self.x, other.x[:, left : left + right]], dim=1)
         mask = torch.zeros(x.shape[:2], dtype=torch.bool)
@@ -63,7 +86,7 @@ class Example:
 
 
 def example(
-    subject: Subject,
+    case: BlockCase,
     *,
     seed: int = 0,
     batch: int = 2,
@@ -71,7 +94,7 @@ def example(
     memory_length: int = 4,
     dtype: torch.dtype = torch.float64,
 ) -> Example:
-    """Random inputs of the right kind."""
+    """Random inputs for the block."""
     generator = torch.Generator().manual_seed(seed)
 
     def ids(time: int) -> Tensor:
@@ -80,24 +103,169 @@ def example(
     def vectors(time: int, width: int) -> Tensor:
         return torch.randn(batch, time, width, generator=generator, dtype=torch.float64).to(dtype)
 
-    x = ids(length) if subject.reads_ids else vectors(length, DIM)
-    if not looks_at_memory(subject):
+    x = ids(length) if case.reads_ids else vectors(length, DIM)
+    if not has_memory(case):
         return Example(x)
-    return Example(x, memory=ids(memory_length) if subject.slot == "model" else vectors(memory_length, MEMORY_DIM))
+    return Example(x, memory=ids(memory_length) if case.slot == "model" else vectors(memory_length, MEMORY_DIM))
 
 
-def restart_chance(seed: int = 0) -> None:
-    """Start torch's own generator, from which dropout draws, anew."""
+def reset_rng(seed: int = 0) -> None:
+    """Seed torch's default generator, from which dropout draws."""
     torch.default_generator.manual_seed(seed)
 
 
 def memory_of(given: Example) -> Tensor:
-    """The encoder's output of an example that has one."""
+    """The memory of an example that has one, for the type checker."""
     if given.memory is None:
         raise TypeError("this example has no memory")
     return given.memory
 
 
-def looks_at_memory(subject: Subject) -> bool:
-    """Whether an encoder's output is among the inputs."""
-    return subject.place == "cross" and subject.slot in ("mixer", "layer", "stack", "model")
+def has_memory(case: BlockCase) -> bool:
+    """Whether the block takes an encoder's output."""
+    return case.place == "cross" and case.slot in ("mixer", "layer", "stack", "model")
+
+
+def run(block: Component, example: Example, cache: Cache | None = None) -> Tensor:
+    """The output of ``block``, (B, T, ...), called as its slot is called.
+
+    Raises:
+        TypeError: the slot is not one of ours.
+    """
+    match block:
+        case Model():
+            return _model(block, example, cache)
+        case Activation() | Norm() | Transform():
+            return block(example.x)
+        case FeedForward():
+            block.prepare(_context(example, cache))
+            return block(example.x)
+        case Residual():
+            return block(example.x, lambda y: 1.5 * torch.tanh(y))
+        case Head():
+            return block(example.x, _table(example.x))
+        case Router():
+            return _expert_weights(block, example)
+        case _:
+            context = _context(example, cache)
+            y = _run_with_context(block, example.x, context)
+            if cache is not None:
+                cache.length += example.x.shape[1]
+            return y
+
+
+def new_cache(block: Component) -> Cache:
+    """An empty cache for decoding with a block alone or with a model."""
+    if isinstance(block, Model):
+        return cast("Any", block).new_cache()
+    return Cache(block.depth if isinstance(block, Stack) else 1)
+
+
+def _run_with_context(block: Component, x: Tensor, context: Context) -> Tensor:
+    match block:
+        case Mixer() | Layer():
+            block.prepare(context)
+            return block(x, context)
+        case Stack() | InputPositions() | Embedding():
+            return block(x, context)
+        case AttentionPositions():
+            return _bare_attention(block, x, context)
+        case _:
+            raise TypeError(
+                f"blockformer.conformance.example: blocks of slot {block.slot} cannot be called; add the slot to run()"
+            )
+
+
+def _bare_attention(positions: AttentionPositions, x: Tensor, context: Context) -> Tensor:
+    """Softmax attention without projections, so that positions have an output to be tested by."""
+    positions.prepare(context)
+    heads = x.view(*x.shape[:2], HEADS, x.shape[2] // HEADS).transpose(1, 2)  # (B, H, T, K)
+    turned = positions.rotate(heads, context)
+    state = context.state("mixer", KeyValues)
+    keys, values = (turned, heads) if state is None else state.append(turned, heads)
+    visible = visibility(context, causal=positions.site is None or positions.site.causal)
+    y = eager(turned, keys, values, visible, Scoring(0.3, bias=positions.bias(context)))
+    return y.transpose(1, 2).flatten(2)
+
+
+def _expert_weights(router: Router, example: Example) -> Tensor:
+    """(B, T, E): the weight of each expert, 0 if not chosen."""
+    router.prepare(_context(example, None))
+    weights, chosen = router(example.x.flatten(0, 1))
+    every = weights.new_zeros(len(weights), EXPERTS).scatter(1, chosen, weights)
+    return every.view(*example.x.shape[:2], EXPERTS).to(example.x.dtype)
+
+
+def _context(example: Example, cache: Cache | None) -> Context:
+    said = {"attention_mask": example.mask, "documents": example.documents, "positions": example.positions}
+    context = Context.of(example.x, **said, cache=cache)
+    context.memory, context.memory_mask = example.memory, example.memory_mask
+    return context
+
+
+def _model(model: Any, example: Example, cache: Cache | None) -> Tensor:
+    if model.kind == "encoder_decoder":
+        if cache is None:
+            return model(example.memory, example.x, source_mask=example.memory_mask, target_mask=example.mask)
+        memory = model.encode(example.memory, example.memory_mask)
+        return model.decode(example.x, memory, example.memory_mask, example.mask, cache)
+    extra = {} if cache is None else {"cache": cache}
+    said = {"attention_mask": example.mask, "documents": example.documents, "positions": example.positions}
+    return model(example.x, **said, **extra)
+
+
+def _table(x: Tensor) -> Tensor:
+    """A fixed token table for a head, (V, D)."""
+    return torch.linspace(-1.0, 1.0, VOCABULARY * DIM, dtype=x.dtype, device=x.device).sin().view(VOCABULARY, DIM)
+
+
+EXACT, CLOSE, COARSE = 0.0, 1e-9, 1e-5  # of the largest value; CLOSE is for float64
+ROUNDING = 1e-10  # of float64, after some layers of large weights; a real dependency changes far more
+
+
+def assert_same(actual: Tensor, expected: Tensor, what: str, tolerance: float = CLOSE) -> None:
+    """Assert equal shapes, and differences of at most ``tolerance`` times the largest expected value (or 1e-5)."""
+    assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)} is not {tuple(expected.shape)}"
+    if not expected.numel():
+        return
+    assert bool(torch.isfinite(actual).all()), f"{what}: not all values are finite"
+    actual, expected = actual.detach().double(), expected.detach().double()
+    difference = (actual - expected).abs()
+    worst, allowed = float(difference.max()), tolerance * max(float(expected.abs().max()), 1e-5)
+    if worst > allowed:
+        place = [int(i) for i in torch.unravel_index(difference.argmax(), difference.shape)]
+        raise AssertionError(f"{what}: differs by {worst:.3g} at {place}; allowed: {allowed:.3g}")
+
+
+def pairs_in(table: Tensor) -> list[tuple[int, int]]:
+    """Where a (T, T) table is True, as (output, input)."""
+    return [(int(t), int(s)) for t, s in torch.nonzero(table)]
+
+
+def influence(case: BlockCase, block: Component, given: Example) -> Tensor:
+    """(T, T) bool: whether output t changes, by even one bit, when input s changes.
+
+    With routed experts the batch of each matrix product, and so its rounding, depends on all tokens: there differences
+    below ``ROUNDING`` are ignored.
+    """
+    other = example(case, seed=1, batch=given.x.shape[0], length=given.x.shape[1])
+    before = run(block, given)
+    routed = any(isinstance(module, Router) for module in block.modules())
+    allowed = ROUNDING * float(before.detach().abs().max()) if routed else 0.0
+    columns: list[Tensor] = []
+    for time in range(given.x.shape[1]):
+        changed = given.with_tail(time, other).with_tail(time + 1, given)
+        columns.append(((run(block, changed) - before).abs() > allowed).flatten(2).any(-1).any(0))
+    return torch.stack(columns, dim=1)
+
+
+def sensitivity(block: Component, given: Example) -> Tensor:
+    """(T, T) bool: whether the derivative of output t by input s is not exactly zero. Only for vectors."""
+    x = given.x.detach().requires_grad_()
+    y = run(block, Example(x, given.mask, given.documents, given.memory, given.memory_mask))
+    weights = torch.linspace(0.5, 1.5, y[0, 0].numel(), dtype=y.dtype).view(y.shape[2:])
+    rows: list[Tensor] = []
+    for time in range(y.shape[1]):
+        (slope,) = torch.autograd.grad((y[:, time] * weights).sum(), x, retain_graph=True)
+        rows.append((slope != 0).flatten(2).any(-1).any(0))
+    return torch.stack(rows)

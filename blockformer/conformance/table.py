@@ -1,192 +1,233 @@
-"""Which checks a block has to pass: by its slot, and by where it stands."""
+"""Which checks run on a block: by its slot, its place, and the capabilities that it declares."""
 
 from collections.abc import Callable, Mapping
 
-from blockformer.conformance import (
-    building,
-    caching,
-    compiling,
-    computing,
-    counting,
-    declaring,
-    decoding,
-    documenting,
-    dropping,
-    experts,
-    gradients,
-    initial,
-    learning,
-    mattering,
-    neutral,
-    ordering,
-    padding,
-    reaching,
-    refusing,
-    repeating,
-    saving,
-    seeing,
-    shaping,
-)
-from blockformer.conformance.example import looks_at_memory
-from blockformer.conformance.subject import Subject
+import torch
 
-Check = Callable[[Subject], None]
+from blockformer.conformance.block_case import BlockCase
+from blockformer.conformance.checks import (
+    caching,
+    capabilities,
+    compilation,
+    construction,
+    effects,
+    initialisation,
+    shapes,
+    training,
+    visibility,
+)
+from blockformer.conformance.example import has_memory
+from registry import ABILITIES, Ability
+
+Check = Callable[[BlockCase], None]
 Checks = tuple[Check, ...]
 
-WORDS: Checks = (
-    building.check_builds_from_its_name,
-    documenting.check_says_what_it_computes,
-    documenting.check_documents_its_parameters,
-    documenting.check_names_its_paper_with_a_year,
+DOCUMENTED: Checks = (
+    construction.check_builds_from_its_name,
+    construction.check_has_a_docstring,
+    construction.check_documents_every_parameter,
+    construction.check_cites_its_paper_with_a_year,
 )
 MODULE: Checks = (
-    *WORDS,
-    building.check_builds_on_meta,
-    building.check_keeps_tensors_as_parameters,
-    building.check_is_the_same_when_built_on_meta,
-    shaping.check_keeps_the_shape,
-    shaping.check_keeps_the_dtype,
-    shaping.check_is_precise_in_float32,
-    shaping.check_works_in_bfloat16,
-    shaping.check_takes_one_token,
-    shaping.check_takes_nothing,
-    shaping.check_leaves_its_inputs_alone,
-    gradients.check_gradients_reach_every_parameter,
-    gradients.check_gradients_are_right,
-    gradients.check_survives_zeros,
-    gradients.check_can_be_computed_again,
-    seeing.check_treats_rows_alone,
-    repeating.check_repeats_itself,
-    repeating.check_drops_out_only_in_training,
-    repeating.check_trains_as_it_evaluates_without_dropout,
-    repeating.check_initial_values_depend_on_names_alone,
-    saving.check_restores_its_state,
-    saving.check_copies,
-    saving.check_shares_no_parameter_twice,
-    saving.check_keeps_its_names,
-    dropping.check_drops_out_at_its_rate,
-    neutral.check_neutral_values_change_nothing,
-    learning.check_trains_in_bfloat16,
-    compiling.check_compiles,
-    compiling.check_compiles_once_for_all_lengths,
-    compiling.check_exports,
-    refusing.check_takes_its_full_length,
-    declaring.check_takes_longer_texts,
-    mattering.check_reads_what_it_keeps,
+    *DOCUMENTED,
+    construction.check_builds_on_the_meta_device,
+    construction.check_registers_every_tensor_as_a_parameter,
+    construction.check_computes_the_same_when_built_on_meta,
+    construction.check_is_deterministic,
+    construction.check_restores_its_state_dict,
+    construction.check_copies_are_independent,
+    construction.check_state_dict_has_each_tensor_once,
+    construction.check_parameter_names_do_not_change,
+    initialisation.check_initial_values_depend_on_seed_and_name_only,
+    shapes.check_returns_the_expected_shape,
+    shapes.check_returns_the_input_dtype,
+    shapes.check_float32_matches_float64,
+    shapes.check_bfloat16_matches_float64,
+    shapes.check_accepts_one_token,
+    shapes.check_accepts_empty_inputs,
+    shapes.check_accepts_max_length,
+    shapes.check_accepts_more_than_max_length,
+    shapes.check_does_not_modify_its_inputs,
+    visibility.check_rows_are_independent,
+    training.check_gradients_reach_every_parameter,
+    training.check_gradients_match_finite_differences,
+    training.check_zero_inputs_give_finite_gradients,
+    training.check_bfloat16_gradients_match_float64,
+    training.check_activation_checkpointing_changes_nothing,
+    training.check_training_equals_evaluation_without_dropout,
+    training.check_dropout_acts_only_in_training,
+    training.check_dropout_has_its_rate,
+    compilation.check_compiles_without_graph_breaks,
+    compilation.check_compiles_once_for_all_lengths,
+    compilation.check_exports,
+    effects.check_no_op_values_change_nothing,
+    effects.check_every_stored_setting_has_an_effect,
 )
-VECTORS: Checks = (refusing.check_refuses_vectors_of_another_width,)
-LONG: frozenset[Check] = frozenset(
-    {
-        compiling.check_compiles_once_for_all_lengths,
-        compiling.check_exports,
-        learning.check_learns_a_batch,
-    }
-)
-"""Those that take a second and more each."""
-ONCE: frozenset[Check] = LONG | {
-    compiling.check_compiles,
-    counting.check_counts_its_flops,  # torch counts all of a window's square, and sinks
-    mattering.check_reads_what_it_keeps,  # which tries the options itself, and one may make another idle
-}
-"""Those to run once a block, not for each of its options."""
-
-ALONE: Checks = (seeing.check_treats_each_token_alone, seeing.check_sees_itself)
-PLACED: Checks = (padding.check_ignores_padding, padding.check_ignores_padding_row_by_row)
-DECODING: Checks = (
-    decoding.check_decodes_token_by_token,
-    decoding.check_decodes_in_chunks,
-    refusing.check_decodes_no_further_than_it_reads,
-)
-PACKED: Checks = (padding.check_keeps_documents_apart,)
-WIRED: Checks = (
-    *PLACED,
-    padding.check_survives_rows_of_padding,
-    counting.check_counts_its_flops,
-    refusing.check_refuses_masks_of_another_shape,
-    refusing.check_refuses_masks_of_numbers,
-    reaching.check_sees_as_far_as_it_says,
+TOKENWISE: Checks = (visibility.check_tokens_are_independent, visibility.check_each_output_depends_on_its_own_token)
+PADDING: Checks = (visibility.check_ignores_padding, visibility.check_ignores_padding_of_each_row)
+DOCUMENTS: Checks = (visibility.check_packed_documents_are_independent,)
+POSITIONS: Checks = (visibility.check_position_shift_has_the_declared_effect,)
+CONTEXT: Checks = (
+    *PADDING,
+    visibility.check_rows_of_padding_give_finite_values,
+    visibility.check_attends_exactly_its_window,
+    construction.check_flops_match_torch,
+    capabilities.check_refuses_masks_of_another_shape,
+    capabilities.check_refuses_float_masks,
 )
 MEMORY: Checks = (
-    seeing.check_reads_the_memory,
-    padding.check_ignores_padding_of_the_memory,
-    refusing.check_refuses_a_memory_of_other_rows,
+    visibility.check_depends_on_every_memory_token,
+    visibility.check_ignores_memory_padding,
+    capabilities.check_refuses_memory_of_another_batch_size,
 )
-WRITING: Checks = (
-    seeing.check_sees_no_future,
+DECODING: Checks = (
+    caching.check_decodes_token_by_token,
+    caching.check_decodes_in_chunks,
+    caching.check_decoding_has_the_same_length_limit,
+)
+CAUSAL: Checks = (
+    visibility.check_is_causal,
     *DECODING,
-    decoding.check_decodes_a_padded_batch,
-    decoding.check_follows_a_beam,
-    decoding.check_sees_no_future_through_the_cache,
+    caching.check_decodes_a_padded_batch,
+    caching.check_decodes_after_reordering_the_cache,
+    caching.check_is_causal_with_a_cache,
 )
-SHIFTED: Checks = (ordering.check_shifts_as_it_says,)
-KEEPING: Checks = (
-    caching.check_counts_its_cache,
-    caching.check_keeps_its_cache_small,
-    caching.check_keeps_its_cache_as_precise,
-    caching.check_begins_anew_with_a_new_cache,
+CACHE: Checks = (
+    caching.check_cache_size_is_as_declared,
+    caching.check_cache_takes_at_most_twice_its_size,
+    caching.check_cache_keeps_dtype_and_device,
+    caching.check_new_cache_starts_empty,
 )
+VECTORS: Checks = (*MODULE, capabilities.check_refuses_another_width)
+POINTWISE: Checks = (*VECTORS, *TOKENWISE, construction.check_flops_match_torch)
 
 BY_SLOT: Mapping[str, Checks] = {
-    "activation": (*MODULE, *ALONE, counting.check_counts_its_flops),
-    "norm": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops),
-    "feedforward": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops, experts.check_stands_for_each_expert),
-    "router": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops),
-    "transform": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops),
-    "head": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops),
-    "residual": (*MODULE, *VECTORS, *ALONE, counting.check_counts_its_flops),
-    "input_positions": (*MODULE, *VECTORS, *ALONE, *PLACED, *DECODING, *PACKED, *SHIFTED),
-    "attention_positions": (*MODULE, *PLACED, *SHIFTED, padding.check_survives_rows_of_padding),
-    "embedding": (*MODULE, *ALONE, *PLACED, *DECODING, *PACKED, *SHIFTED),
-    "mixer": (*MODULE, *VECTORS, *WIRED, computing.check_backends_agree),
-    "layer": (*MODULE, *VECTORS, *WIRED, seeing.check_sees_itself),
-    "stack": (*MODULE, *VECTORS, *WIRED, seeing.check_sees_itself),
+    "activation": (*MODULE, *TOKENWISE, construction.check_flops_match_torch),
+    "norm": POINTWISE,
+    "feedforward": (*POINTWISE, compilation.check_stacked_experts_match_single_blocks),
+    "router": POINTWISE,
+    "transform": POINTWISE,
+    "head": POINTWISE,
+    "residual": POINTWISE,
+    "input_positions": (*VECTORS, *TOKENWISE, *PADDING, *DECODING, *DOCUMENTS, *POSITIONS),
+    "attention_positions": (*MODULE, *PADDING, *POSITIONS, visibility.check_rows_of_padding_give_finite_values),
+    "embedding": (*MODULE, *TOKENWISE, *PADDING, *DECODING, *DOCUMENTS, *POSITIONS),
+    "mixer": (*VECTORS, *CONTEXT, compilation.check_backends_agree),
+    "layer": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),
+    "stack": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),
     "model": (
         *MODULE,
-        *WIRED,
-        seeing.check_sees_itself,
-        counting.check_counts_its_parameters,
-        initial.check_starts_as_it_says,
-        learning.check_learns_a_batch,
+        *CONTEXT,
+        visibility.check_each_output_depends_on_its_own_token,
+        construction.check_parameters_by_slot_add_up,
+        initialisation.check_model_starts_with_the_declared_deviation,
+        training.check_learns_one_batch,
     ),
-    "rotary_scaling": WORDS,
+    "rotary_scaling": DOCUMENTED,
     "init": (
-        *WORDS,
-        initial.check_draws_by_its_generator_alone,
-        initial.check_draws_every_value,
-        initial.check_draws_as_it_says,
+        *DOCUMENTED,
+        initialisation.check_init_uses_only_its_generator,
+        initialisation.check_init_fills_every_value,
+        initialisation.check_init_draws_the_declared_deviation,
     ),
 }
-BARE = ("rotary_scaling", "init")  # no modules with a forward
+WITHOUT_FORWARD = ("rotary_scaling", "init")
+
+LONG: frozenset[Check] = frozenset(
+    {
+        compilation.check_compiles_once_for_all_lengths,
+        compilation.check_exports,
+        training.check_learns_one_batch,
+    }
+)
+"""Checks that take a second or more each."""
+ONCE: frozenset[Check] = LONG | {
+    compilation.check_compiles_without_graph_breaks,
+    construction.check_flops_match_torch,  # torch counts the whole square of a window, and sinks
+    effects.check_every_stored_setting_has_an_effect,  # tries the options itself; one may make another unused
+}
+"""Checks that run once for a block and not for each of its options."""
+
+REQUIRES: Mapping[Ability, Checks] = {
+    "padding": (
+        *PADDING,
+        visibility.check_ignores_memory_padding,
+        visibility.check_rows_of_padding_give_finite_values,
+        shapes.check_does_not_modify_its_inputs,
+        caching.check_decodes_a_padded_batch,
+    ),
+    "documents": (*DOCUMENTS, capabilities.check_refuses_documents_with_a_cache),
+    "cache": (
+        *DECODING,
+        caching.check_decodes_a_padded_batch,
+        caching.check_decodes_after_reordering_the_cache,
+        caching.check_is_causal_with_a_cache,
+        *CACHE,
+        capabilities.check_refuses_documents_with_a_cache,
+    ),
+    "bfloat16": (shapes.check_bfloat16_matches_float64, training.check_bfloat16_gradients_match_float64),
+    "any_length": (shapes.check_accepts_more_than_max_length,),
+}
+"""Checks that run only if the block declares the capability."""
+WITHOUT: Mapping[Ability, Check] = {
+    "padding": capabilities.check_refuses_padding,
+    "documents": capabilities.check_refuses_documents,
+    "cache": capabilities.check_refuses_a_cache,
+    "any_length": capabilities.check_refuses_more_than_max_length,
+}
+"""The check that runs instead, if the block does not declare the capability."""
 
 
-def name_of(check: Check) -> str:
-    """What reports call it: ``sees_no_future``."""
+def check_name(check: Check) -> str:
+    """The name of a check in reports: ``is_causal``."""
     return check.__name__.removeprefix("check_")
 
 
-def checks(subject: Subject) -> Checks:
-    """All that apply to a block at its place, and to what it declares that it can.
+def registered_checks() -> frozenset[Check]:
+    """All checks of the suite."""
+    slots = (check for checks in BY_SLOT.values() for check in checks)
+    others = (
+        visibility.check_token_order_matters_only_if_declared,
+        capabilities.check_refuses_missing_memory,
+        caching.check_refuses_an_invalidated_cache,
+    )
+    return frozenset((*slots, *CAUSAL, *CACHE, *MEMORY, *others, *WITHOUT.values(), *REQUIRES["documents"]))
+
+
+def checks_for(case: BlockCase) -> Checks:
+    """All checks that apply to a block at its place, with the capabilities that it declares.
 
     Raises:
         KeyError: the slot is not one of ours.
     """
-    return BY_SLOT[subject.slot] if subject.slot in BARE else declaring.as_declared(subject, _of_place(subject))
+    if case.slot in WITHOUT_FORWARD:
+        return BY_SLOT[case.slot]
+    found = (*BY_SLOT[case.slot], *_checks_of_place(case))
+    with torch.device("meta"):
+        block = case.make()
+    missing: list[Ability] = [ability for ability in ABILITIES if not block.allows(ability)]
+    removed = {check for ability in missing for check in REQUIRES[ability]}
+    instead = [WITHOUT[a] for a in missing if a in WITHOUT and not set(REQUIRES[a]).isdisjoint(found)]
+    if any(caching.invalidating_lengths(block)) and set(REQUIRES["cache"]) & set(found) - removed:
+        removed |= set(REQUIRES["cache"])
+        instead.append(caching.check_refuses_an_invalidated_cache)
+    return (*(check for check in found if check not in removed), *instead)
 
 
-def _of_place(subject: Subject) -> Checks:
-    slot, memory = subject.slot, looks_at_memory(subject)
-    found = BY_SLOT[slot]
+def _checks_of_place(case: BlockCase) -> Checks:
+    """The checks that depend on whether the block is causal and whether it attends to a memory."""
+    slot, memory = case.slot, has_memory(case)
     if slot not in ("mixer", "layer", "stack", "model", "attention_positions"):
-        return found
-    if memory:
-        found += MEMORY if slot == "model" else (*MEMORY, refusing.check_refuses_a_missing_memory)
-    else:
-        found += PACKED
-    if slot not in ("attention_positions", "model") or (slot == "model" and not memory):
-        found += SHIFTED
-    if subject.place == "bidirectional":
-        return found if slot == "attention_positions" else (*found, ordering.check_knows_no_order_without_positions)
-    found += WRITING
-    if slot != "model" or not memory:  # a model that reads a source takes no documents
-        found += (refusing.check_refuses_documents_with_a_cache,)
-    return (*found, *KEEPING) if slot in ("mixer", "model") else found
+        return ()
+    found = MEMORY if memory else DOCUMENTS
+    if memory and slot != "model":
+        found += (capabilities.check_refuses_missing_memory,)
+    if slot != "attention_positions" and not (slot == "model" and memory):
+        found += POSITIONS
+    if case.place == "bidirectional":
+        order = (visibility.check_token_order_matters_only_if_declared,)
+        return found if slot == "attention_positions" else (*found, *order)
+    found += CAUSAL
+    if slot != "model" or not memory:  # an encoder-decoder takes no documents
+        found += (capabilities.check_refuses_documents_with_a_cache,)
+    return (*found, *CACHE) if slot in ("mixer", "model") else found

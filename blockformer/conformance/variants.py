@@ -1,4 +1,4 @@
-"""What else a recipe may say about a block: its other options one by one, read off the signature."""
+"""Option values to try for a parameter, and the variants of a block: one option changed in each."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import torch
 
-from blockformer.conformance.subject import SMALL, Subject
+from blockformer.conformance.block_case import SMALL, BlockCase
 from registry import Parameter, entries
 from registry.diagnosis import unsupported_positions
 
@@ -16,34 +16,34 @@ INTEGERS, NUMBERS = (1, 2, 3), (0.5, 2.0)
 
 
 def options(parameter: Parameter) -> list[Any]:
-    """Values to try for a parameter: all of a choice, every block of a slot, some of a range. Not all need be valid.
+    """Values to try for a parameter: all literals, every block of a slot, some numbers. Some may be invalid.
 
-    None for what says how a model is computed and not which one it is: backends are compared by a check of their own.
+    Runtime parameters such as the backend have none: check_backends_agree compares those.
     """
     if parameter.name in FIXED or parameter.arity != "one" or parameter.runtime:
         return []
     return list(dict.fromkeys(_options(parameter.annotation, parameter.slot)))
 
 
-def variants(subject: Subject) -> list[Subject]:
-    """The subject with one of its own parameters at another value, for each that its place allows."""
-    canonical = subject.canonical()
-    found: list[Subject] = []
-    for parameter in entries(subject.slot)[subject.name].parameters.values():
+def variants(case: BlockCase) -> list[BlockCase]:
+    """The case with one parameter at another value, for each value that is valid at its place."""
+    canonical = case.canonical()
+    found: list[BlockCase] = []
+    for parameter in entries(case.slot)[case.name].parameters.values():
         for value in options(parameter):
-            changed = replace(subject, params={**subject.params, parameter.name: value})
+            changed = replace(case, params={**case.params, parameter.name: value})
             if value != canonical[parameter.name] and not _is_default(value, canonical[parameter.name]):
                 found.append(changed)
     return [changed for changed in found if allowed(changed)]
 
 
-def allowed(subject: Subject) -> bool:
-    """Whether the parameters fit each other and the place."""
+def allowed(case: BlockCase) -> bool:
+    """Whether the parameters fit each other and the place: the case builds on the meta device."""
     try:
-        if any(unsupported_positions(subject.spec)):
+        if any(unsupported_positions(case.spec)):
             return False
         with torch.device("meta"):
-            subject.make()
+            case.make()
     except ValueError:
         return False
     return True
@@ -73,5 +73,5 @@ _PLAIN: dict[Any, tuple[Any, ...]] = {
 
 
 def _is_default(name: Any, canonical: Any) -> bool:
-    """Whether a block's bare name is what is said already."""
+    """Whether the name of a block is already the canonical value."""
     return isinstance(canonical, dict) and cast("dict[str, Any]", canonical).get("type") == name

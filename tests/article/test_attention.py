@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 import blockformer as bf
-from blockformer.conformance import Subject
+from blockformer.conformance import BlockCase
 from blocks.attention.softmax import MultiHeadAttention
 from blocks.base import Context, Site
 
 
 def attention(**params: object) -> MultiHeadAttention:
-    made = Subject("mixer", "attention", {"heads": 4, **params}).build()
+    made = BlockCase("mixer", "attention", {"heads": 4, **params}).build()
     assert isinstance(made, MultiHeadAttention)
     return made
 
@@ -103,7 +103,7 @@ def test_the_three_uses_of_attention_are_one_block_at_three_places() -> None:
 
 
 def test_cross_attention_asks_with_the_decoder_and_reads_the_encoder_only() -> None:
-    block = Subject("mixer", "attention", {"heads": 4}, "cross").build()
+    block = BlockCase("mixer", "attention", {"heads": 4}, "cross").build()
     assert isinstance(block, MultiHeadAttention)
     site = block.site
     assert isinstance(site, Site)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import blockformer as bf
 from blockformer.assembly.capabilities import lacking, remarks
-from blockformer.conformance import checks
-from blockformer.conformance.subject import subjects
+from blockformer.conformance import checks_for
+from blockformer.conformance.block_case import block_cases
 from blockformer.generation import greedy, stream
 from blocks.base import Context, Mixer, Site
 from registry import Capabilities, RecipeError, entries, load_recipe
@@ -91,16 +91,16 @@ def test_only_what_can_stand_there_is_proposed_instead() -> None:
 
 
 def test_what_is_not_declared_is_not_checked_but_its_refusal_is() -> None:
-    names = {check.__name__ for check in checks(subjects("mixer", "forgetful_for_test")[0])}
+    names = {check.__name__ for check in checks_for(block_cases("mixer", "forgetful_for_test")[0])}
     assert {"check_refuses_padding", "check_refuses_documents", "check_refuses_a_cache"} <= names
-    assert not names & {"check_ignores_padding", "check_keeps_documents_apart", "check_decodes_in_chunks"}
+    assert not names & {"check_ignores_padding", "check_packed_documents_are_independent", "check_decodes_in_chunks"}
 
 
 def test_a_block_that_can_little_passes_the_checks_of_that() -> None:
-    (subject,) = subjects("mixer", "forgetful_for_test")
-    for check in checks(subject):
-        if check.__name__ not in ("check_names_its_paper_with_a_year", "check_compiles"):
-            check(subject)
+    (case,) = block_cases("mixer", "forgetful_for_test")
+    for check in checks_for(case):
+        if check.__name__ not in ("check_cites_its_paper_with_a_year", "check_compiles_without_graph_breaks"):
+            check(case)
 
 
 def test_a_model_without_a_cache_writes_all_the_same() -> None:

@@ -7,8 +7,8 @@ import yaml
 
 import blockformer as bf
 from blockformer.assembly.unused_keys.module_equality import same
-from blockformer.conformance import Subject, pairs
-from blockformer.conformance.mattering import check_reads_what_it_keeps
+from blockformer.conformance import BlockCase, pairs
+from blockformer.conformance.checks.effects import check_every_stored_setting_has_an_effect
 from blocks.base import FeedForward, Norm, Site
 from registry import Recipe, RecipeError, load_recipe
 from tests.recipes.releases import DISTINCT
@@ -130,8 +130,8 @@ def test_a_block_that_does_not_read_a_key_is_found_out(tmp_path: Path) -> None:
 
 
 def test_a_block_that_keeps_a_key_in_vain_does_not_conform() -> None:
-    with pytest.raises(AssertionError, match=r"kept without any effect: .*volume"):
-        check_reads_what_it_keeps(Subject("norm", "hoarder_for_test"))
+    with pytest.raises(AssertionError, match=r"stored without any effect: .*volume"):
+        check_every_stored_setting_has_an_effect(BlockCase("norm", "hoarder_for_test"))
 
 
 def test_what_a_base_says_may_lose_its_effect(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_canonical_form_says_everything_and_may(name: str, tmp_path: Path) -
 
 
 def test_every_kind_of_block_is_compared() -> None:
-    found = {subject.slot for subject, _ in pairs([Deaf, Hoarder], only=[check_reads_what_it_keeps])}
+    found = {case.slot for case, _ in pairs([Deaf, Hoarder], only=[check_every_stored_setting_has_an_effect])}
     assert found == {"feedforward", "norm"}
 
 

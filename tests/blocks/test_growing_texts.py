@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import blockformer as bf
-from blockformer.conformance import Subject, checks
+from blockformer.conformance import BlockCase, checks_for
 from blockformer.generation.session import DecodingSession
 
 GROWING = [{"type": "dynamic", "factor": 2.0, "trained_length": 6}]
@@ -27,13 +27,16 @@ def test_a_text_that_outgrows_training_is_read_again_while_it_is_written(scaling
 def test_each_text_is_stretched_by_its_own_length(scaling: dict[str, object]) -> None:
     block = {"type": "rotary", "scaling": scaling}
     for place in ("causal", "bidirectional"):
-        subject = Subject("attention_positions", "rotary", {"scaling": scaling}, place)
-        for check in checks(subject):
-            if check.__name__ in ("check_ignores_padding", "check_ignores_padding_row_by_row"):
-                check(subject)
-        mixer = Subject("mixer", "attention", {"positions": block, "heads": 4}, place)
-        names = {check.__name__ for check in checks(mixer)}
-        assert ("check_reads_again_what_grows" in names) == (place == "causal")
-        for check in checks(mixer):
-            if check.__name__ not in ("check_compiles", "check_reads_what_it_keeps"):
+        case = BlockCase("attention_positions", "rotary", {"scaling": scaling}, place)
+        for check in checks_for(case):
+            if check.__name__ in ("check_ignores_padding", "check_ignores_padding_of_each_row"):
+                check(case)
+        mixer = BlockCase("mixer", "attention", {"positions": block, "heads": 4}, place)
+        names = {check.__name__ for check in checks_for(mixer)}
+        assert ("check_refuses_an_invalidated_cache" in names) == (place == "causal")
+        for check in checks_for(mixer):
+            if check.__name__ not in (
+                "check_compiles_without_graph_breaks",
+                "check_every_stored_setting_has_an_effect",
+            ):
                 check(mixer)

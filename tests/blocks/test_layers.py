@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from blockformer import build
-from blockformer.conformance import Subject
+from blockformer.conformance import BlockCase
 from blocks.attention.softmax import MultiHeadAttention
 from blocks.base import Context, Site
 from blocks.layers.sequential import SequentialLayer
@@ -23,7 +23,7 @@ def layer(*, norm_first: bool, cross: bool) -> SequentialLayer:
         "residual": residual,
     }
     site = Site(dim=DIM, causal=cross, memory_dim=DIM if cross else None)
-    made = Subject("layer", "sequential", params).spec(site)
+    made = BlockCase("layer", "sequential", params).spec(site)
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.2)
     return made.double().eval()

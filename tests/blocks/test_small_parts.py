@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import blockformer as bf
-from blockformer.conformance import Subject
+from blockformer.conformance import BlockCase
 from blocks.base import Activation, Component, Context, Embedding, Site
 from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import DepthScaled, Normal, Xavier
@@ -17,7 +17,7 @@ DIM = 12
 
 
 def made(slot: str, name: str, **params: Any) -> Any:
-    return Subject(slot, name, params).build()
+    return BlockCase(slot, name, params).build()
 
 
 def x(*shape: int) -> Tensor:
@@ -45,7 +45,7 @@ def test_rms_norm_is_torch_s() -> None:
 
 @pytest.mark.parametrize("name", ["layer", "rms"])
 def test_a_norm_with_an_offset_starts_as_one_without(name: str) -> None:
-    plain, shifted = (Subject("norm", name, {"offset": offset}).make() for offset in (0.0, 1.0))
+    plain, shifted = (BlockCase("norm", name, {"offset": offset}).make() for offset in (0.0, 1.0))
     torch.testing.assert_close(plain(wide().float()), shifted(wide().float()))
     assert not shifted.weight.any()
 
@@ -83,7 +83,7 @@ def test_a_gated_feedforward_multiplies_its_gate() -> None:
 
 def test_a_gated_feedforward_costs_what_a_plain_one_costs() -> None:
     gated, plain = (
-        sum(p.numel() for p in Subject("feedforward", name, params).spec(Site(dim=384)).parameters())
+        sum(p.numel() for p in BlockCase("feedforward", name, params).spec(Site(dim=384)).parameters())
         for name, params in (("glu", {}), ("mlp", {"bias": False}))
     )
     assert gated == plain

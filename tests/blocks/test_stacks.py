@@ -6,15 +6,14 @@ import pytest
 import torch
 
 import blockformer as bf
-from blockformer.conformance import Subject
-from blockformer.conformance.caching import check_counts_its_cache
-from blockformer.conformance.example import example
-from blockformer.conformance.running import run
+from blockformer.conformance import BlockCase
+from blockformer.conformance.checks.caching import check_cache_size_is_as_declared
+from blockformer.conformance.example import example, run
 from registry import RecipeError
 
 
 def stack(**params: Any) -> Any:
-    return Subject("stack", "layers", {"depth": 2, **params}).build()
+    return BlockCase("stack", "layers", {"depth": 2, **params}).build()
 
 
 def test_a_pattern_is_repeated_to_the_depth() -> None:
@@ -43,14 +42,16 @@ def test_shared_layers_compute_what_equal_layers_compute() -> None:
         state |= {f"layers.{2 * int(index) + turn}.{rest}": value for turn in range(2)}
     apart.load_state_dict(state)
 
-    given = example(Subject("stack", "layers"))
+    given = example(BlockCase("stack", "layers"))
     torch.testing.assert_close(run(shared, given), run(apart, given))
     assert shared.flops_per_token(5) == apart.flops_per_token(5)
 
 
 def test_shared_layers_each_have_a_place_in_the_cache() -> None:
     sizes = {"dim": 32, "vocab_size": 41, "max_length": 16}
-    check_counts_its_cache(Subject("model", "decoder_only", {**sizes, "decoder": {"depth": 4, "distinct": 2}}))
+    check_cache_size_is_as_declared(
+        BlockCase("model", "decoder_only", {**sizes, "decoder": {"depth": 4, "distinct": 2}})
+    )
 
 
 @pytest.mark.parametrize("positions", ["alibi", "t5"])

@@ -1,4 +1,4 @@
-"""The command that holds drawn recipes to every promise, and what it keeps."""
+"""`blockformer conformance`: its output, its stored results, and single recipes."""
 
 import json
 import subprocess
@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from blockformer.cli.main import main
-from blockformer.conformance import judging
-from blockformer.conformance.admitting import as_yaml
-from blockformer.conformance.full import explain, outcome
-from blockformer.conformance.storing import append_row, read_rows, write_rows
-from blockformer.conformance.subject import Subject
+from blockformer.conformance import recipe_checks
+from blockformer.conformance.block_case import BlockCase
+from blockformer.conformance.full_run import append_row, check_row, read_rows, report_failures, write_rows
+from blockformer.conformance.validate import as_yaml
 
 TREE = {
     "type": "decoder_only",
@@ -24,25 +23,25 @@ TREE = {
 }
 
 
-def check_has_no_post_norm(subject: Subject) -> None:
-    """A promise that the recipe above breaks."""
-    if "post" in str(subject.params):
+def check_has_no_post_norm(case: BlockCase) -> None:
+    """A check that the recipe above fails."""
+    if "post" in str(case.params):
         raise AssertionError("there is a post-norm")
 
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "checks", lambda subject: (check_has_no_post_norm,))
-    monkeypatch.setattr(judging, "LONG", frozenset({"backends_agree"}))
+    monkeypatch.setattr(recipe_checks, "checks_for", lambda case: (check_has_no_post_norm,))
+    monkeypatch.setattr(recipe_checks, "SLOW", frozenset({"backends_agree"}))
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_failure_is_told_with_the_smallest_recipe_and_how_to_see_it_alone(
+def test_a_failure_is_printed_with_the_smallest_recipe_and_the_command_to_repeat_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = outcome({"number": 8, "recipe": TREE})
+    row = check_row({"number": 8, "recipe": TREE})
     assert row["failure"] == {"check": "has_no_post_norm", "error": "AssertionError: there is a post-norm"}
-    explain([row], tmp_path)
+    report_failures([row], tmp_path)
     told = capsys.readouterr().out
     path = tmp_path / "failures" / "8.yaml"
     assert f"blockformer conformance --recipe {path}" in told
@@ -53,12 +52,12 @@ def test_a_failure_is_told_with_the_smallest_recipe_and_how_to_see_it_alone(
     assert "head" not in smallest
 
 
-def test_what_is_neither_accepted_nor_refused_is_a_failure() -> None:
-    row = outcome({"number": 1, "recipe": {"type": "decoder_only", "no such key": 1}})
-    assert row["failure"]["check"] == "admit"
+def test_a_crash_of_the_validation_is_a_failure() -> None:
+    row = check_row({"number": 1, "recipe": {"type": "decoder_only", "no such key": 1}})
+    assert row["failure"]["check"] == "validate"
 
 
-def test_a_line_that_was_torn_off_is_read_as_if_it_were_not_there(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write_rows(path, [{"number": 0}])
     append_row(path, {"number": 1})
@@ -69,7 +68,7 @@ def test_a_line_that_was_torn_off_is_read_as_if_it_were_not_there(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "blockformer.cli.main", "conformance", "--count", "3", "--folder", str(tmp_path)]
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -91,7 +90,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
         (["--recipe", "nowhere.yaml"], "there is no such file"),
     ],
 )
-def test_what_cannot_be_checked_is_told_in_a_line(
+def test_a_recipe_that_cannot_be_checked_is_one_line(
     options: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["conformance", *options]) == 2
@@ -113,4 +112,4 @@ def test_a_recipe_can_be_checked_alone(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["conformance", "--recipe", str(path)]) == 1
     assert "has_no_post_norm fails: AssertionError: there is a post-norm" in capsys.readouterr().out
     assert main(["conformance", "--recipe", str(path), "--set", "decoder.layer.residual.type=pre"]) == 0
-    assert "all hold" in capsys.readouterr().out
+    assert "fails" not in capsys.readouterr().out

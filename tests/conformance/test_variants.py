@@ -2,52 +2,52 @@
 
 import pytest
 
-from blockformer.conformance import Check, Subject, checks, pairs, registered
-from blockformer.conformance.table import ONCE, name_of
+from blockformer.conformance import BlockCase, Check, checks_for, pairs, registered
+from blockformer.conformance.table import ONCE, check_name
 from blockformer.conformance.variants import variants
 
 QUICK = {
-    "is_the_same_when_built_on_meta",
-    "is_precise_in_float32",
-    "takes_nothing",
+    "computes_the_same_when_built_on_meta",
+    "float32_matches_float64",
+    "accepts_empty_inputs",
     "gradients_reach_every_parameter",
-    "sees_no_future",
-    "ignores_padding_row_by_row",
-    "ignores_padding_of_the_memory",
-    "keeps_documents_apart",
+    "is_causal",
+    "ignores_padding_of_each_row",
+    "ignores_memory_padding",
+    "packed_documents_are_independent",
     "decodes_in_chunks",
-    "counts_its_cache",
+    "cache_size_is_as_declared",
 }
 
 
-def all_variants() -> list[Subject]:
+def all_variants() -> list[BlockCase]:
     """Backends are compared by their own check, and on a CPU flex has no gradient."""
-    found = {variant.id: variant for subject in registered("blocks") for variant in variants(subject)}
+    found = {variant.id: variant for case in registered("blocks") for variant in variants(case)}
     return [variant for variant in found.values() if variant.params.get("backend") is None]
 
 
-def applying(subject: Subject) -> dict[str, Check]:
-    return {name_of(check): check for _, check in pairs([subject], without=ONCE)}
+def checks_of_recipe(case: BlockCase) -> dict[str, Check]:
+    return {check_name(check): check for _, check in pairs([case], without=ONCE)}
 
 
-@pytest.mark.parametrize("subject", [pytest.param(v, id=v.id) for v in all_variants() if v.place != "bidirectional"])
-def test_an_option_breaks_nothing(subject: Subject) -> None:
-    for name, check in applying(subject).items():
+@pytest.mark.parametrize("case", [pytest.param(v, id=v.id) for v in all_variants() if v.place != "bidirectional"])
+def test_an_option_breaks_nothing(case: BlockCase) -> None:
+    for name, check in checks_of_recipe(case).items():
         if name in QUICK:
-            check(subject)
+            check(case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", [pytest.param(v, id=v.id) for v in all_variants()])
-def test_an_option_breaks_nothing_at_any_place(subject: Subject) -> None:
-    for check in applying(subject).values():
-        check(subject)
+@pytest.mark.parametrize("case", [pytest.param(v, id=v.id) for v in all_variants()])
+def test_an_option_breaks_nothing_at_any_place(case: BlockCase) -> None:
+    for check in checks_of_recipe(case).values():
+        check(case)
 
 
 def test_options_are_read_off_the_signature() -> None:
-    found = {variant.id for variant in variants(Subject("mixer", "attention"))}
+    found = {variant.id for variant in variants(BlockCase("mixer", "attention"))}
     assert {
         f"mixer/attention/causal[{option}]" for option in ("kv_heads=2", "window=3", "bias=True", "qk_norm=rms")
     } <= found
     assert "mixer/attention/causal[heads=3]" not in found, "32 channels do not make 3 heads"
-    assert len(checks(Subject("mixer", "attention"))) > len(QUICK)
+    assert len(checks_for(BlockCase("mixer", "attention"))) > len(QUICK)

@@ -1,12 +1,11 @@
-"""The page about which blocks go with which is made from what the last full run found, of the blocks that there are."""
+"""docs/matrix.md is generated from docs/matrix.json, and both cover the registered blocks."""
 
 import json
 from typing import Any
 
 import pytest
 
-from blockformer.conformance.matrix import KINDS, tables
-from blockformer.conformance.page import page
+from blockformer.conformance.matrix import KINDS, page, tables
 from registry import entries, slots
 from tests.docs.snippets import ROOT
 

@@ -1,17 +1,18 @@
 """Every recipe that comes with the project, whole: what its blocks hold alone, they hold together."""
 
 import pytest
+from blockformer.conformance.repeating import check_dropout_acts_only_in_training
 
 import blockformer as bf
-from blockformer.conformance import Check, Subject, parametrize_checks
-from blockformer.conformance.building import check_builds_from_its_name
-from blockformer.conformance.compiling import check_compiles
-from blockformer.conformance.computing import check_backends_agree
-from blockformer.conformance.dropping import check_drops_out_at_its_rate
-from blockformer.conformance.gradients import check_gradients_are_right
-from blockformer.conformance.learning import check_learns_a_batch
-from blockformer.conformance.repeating import check_drops_out_only_in_training
-from blockformer.conformance.shrinking import shrunk
+from blockformer.conformance import BlockCase, Check, parametrize_checks
+from blockformer.conformance.checks.compilation import check_backends_agree, check_compiles_without_graph_breaks
+from blockformer.conformance.checks.construction import check_builds_from_its_name
+from blockformer.conformance.checks.training import (
+    check_dropout_has_its_rate,
+    check_gradients_match_finite_differences,
+    check_learns_one_batch,
+)
+from blockformer.conformance.recipe_checks import small_recipe_case
 from blockformer.conformance.table import LONG
 from registry import builtin_recipes, load_recipe
 from tests.recipes.releases import DISTINCT, EVERYDAY
@@ -19,18 +20,18 @@ from tests.recipes.releases import DISTINCT, EVERYDAY
 # Blocks alone have passed these, which take long for a whole model.
 ALONE = (
     check_builds_from_its_name,
-    check_compiles,
-    check_gradients_are_right,
-    check_drops_out_only_in_training,
-    check_drops_out_at_its_rate,
+    check_compiles_without_graph_breaks,
+    check_gradients_match_finite_differences,
+    check_dropout_acts_only_in_training,
+    check_dropout_has_its_rate,
     *LONG,
 )
 LEARNING = ("gpt2", "llama3_8b", "transformer")
 
 
-def small(name: str) -> Subject:
+def small(name: str) -> BlockCase:
     recipe = load_recipe(name)
-    return shrunk(recipe, bf.check(recipe))
+    return small_recipe_case(recipe, bf.check(recipe))
 
 
 SMALL = {name: small(name) for name in DISTINCT}
@@ -40,8 +41,8 @@ SELDOM = [SMALL[name] for name in DISTINCT if name not in EVERYDAY]
 
 @pytest.mark.parametrize("name", DISTINCT)
 def test_a_shrunk_recipe_has_the_blocks_of_the_whole_one(name: str) -> None:
-    def kinds(subject_or_spec: object) -> set[str]:
-        spec = subject_or_spec.spec if isinstance(subject_or_spec, Subject) else subject_or_spec
+    def kinds(case_or_spec: object) -> set[str]:
+        spec = case_or_spec.spec if isinstance(case_or_spec, BlockCase) else case_or_spec
         return {f"{part.entry.slot}/{part.entry.name}" for _, part in spec.walk()}
 
     assert kinds(SMALL[name]) == kinds(load_recipe(name).spec)
@@ -49,31 +50,31 @@ def test_a_shrunk_recipe_has_the_blocks_of_the_whole_one(name: str) -> None:
 
 
 @parametrize_checks(OFTEN, without=ALONE)
-def test_whole(subject: Subject, check: Check) -> None:
-    check(subject)
+def test_whole(case: BlockCase, check: Check) -> None:
+    check(case)
 
 
 @pytest.mark.slow
 @parametrize_checks(SELDOM, without=ALONE)
-def test_a_whole_published_model(subject: Subject, check: Check) -> None:
-    check(subject)
+def test_a_whole_published_model(case: BlockCase, check: Check) -> None:
+    check(case)
 
 
 @pytest.mark.slow
 @parametrize_checks(OFTEN, only=(*ALONE, check_backends_agree))
-def test_whole_at_length(subject: Subject, check: Check) -> None:
-    check(subject)
+def test_whole_at_length(case: BlockCase, check: Check) -> None:
+    check(case)
 
 
-@parametrize_checks([SMALL[name] for name in LEARNING], only=[check_learns_a_batch])
-def test_learns_a_batch_by_heart(subject: Subject, check: Check) -> None:
-    check(subject)
+@parametrize_checks([SMALL[name] for name in LEARNING], only=[check_learns_one_batch])
+def test_learns_a_batch_by_heart(case: BlockCase, check: Check) -> None:
+    check(case)
 
 
 @pytest.mark.slow
 @parametrize_checks(SELDOM, only=LONG)
-def test_a_whole_published_model_at_length(subject: Subject, check: Check) -> None:
-    check(subject)
+def test_a_whole_published_model_at_length(case: BlockCase, check: Check) -> None:
+    check(case)
 
 
 @pytest.mark.parametrize("name", builtin_recipes())

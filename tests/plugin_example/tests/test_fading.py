@@ -1,15 +1,15 @@
-"""The conformance suite over the package, and what it cannot know: that the blocks compute what they say."""
+"""The conformance suite over the package, and a second computation of what each block computes."""
 
 import torch
 from fading import FadingSum, PeakNorm
 
-from blockformer.conformance import Check, Subject, parametrize_checks, registered
+from blockformer.conformance import BlockCase, Check, parametrize_checks, registered
 from blocks.base import Context, Site
 
 
 @parametrize_checks(registered("fading"))
-def test_conforms(subject: Subject, check: Check) -> None:
-    check(subject)
+def test_conforms(case: BlockCase, check: Check) -> None:
+    check(case)
 
 
 def test_the_past_fades() -> None:

@@ -11,9 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from blockformer.conformance.example import Example, example
-from blockformer.conformance.running import new_cache, run
-from blockformer.conformance.subject import Subject, registered
+from blockformer.conformance.block_case import BlockCase, registered
+from blockformer.conformance.example import Example, example, new_cache, run
 from blockformer.conformance.variants import allowed, variants
 from blockformer.errors import UserError
 from blockformer.training.parallel.plan import Plan, apply, plan
@@ -30,32 +29,32 @@ TOGETHER = (
 )
 
 
-def cuttable() -> list[Subject]:
+def cuttable() -> list[BlockCase]:
     """Every registered block that can be cut or holds one that can, and those that declare it with other options."""
     found = registered("blocks")
     declaring = [one for one in found if entries(one.slot)[one.name].block.capabilities.shards or one.name == "moe"]
     found += [variant for one in declaring for variant in variants(one)]
-    found += [Subject("mixer", "attention", options) for options in TOGETHER]
+    found += [BlockCase("mixer", "attention", options) for options in TOGETHER]
     found += [
-        Subject("feedforward", "moe", {"expert": "mlp", "shared": "glu", "shared_gate": True}),
-        Subject("mixer", "latent", {"q_rank": 12, "bias": ["q", "k", "v", "k_rotary", "out"], "positions": "t5"}),
-        Subject("stack", "layers", {"depth": 2, "positions": {"type": "t5", "heads": 8}}),
+        BlockCase("feedforward", "moe", {"expert": "mlp", "shared": "glu", "shared_gate": True}),
+        BlockCase("mixer", "latent", {"q_rank": 12, "bias": ["q", "k", "v", "k_rotary", "out"], "positions": "t5"}),
+        BlockCase("stack", "layers", {"depth": 2, "positions": {"type": "t5", "heads": 8}}),
     ]
     return [one for one in found if allowed(one) and _plan(one) is not None]
 
 
-def _plan(subject: Subject) -> Plan | None:
+def _plan(case: BlockCase) -> Plan | None:
     with torch.device("meta"):
-        block = subject.make()
+        block = case.make()
     try:
         return plan(block, PARTS) if isinstance(block, Component) else None
     except UserError:
         return None
 
 
-def check_gives_the_same_when_cut(subject: Subject, mesh: DeviceMesh) -> None:
+def check_gives_the_same_when_cut(case: BlockCase, mesh: DeviceMesh) -> None:
     """Values, what decoding gives, and gradients by inputs and parameters are those of the uncut block in float64."""
-    whole, given = subject.build(), example(subject)
+    whole, given = case.build(), example(case)
     cut, made = copy.deepcopy(whole), plan(whole, PARTS)
     apply(made, cut, mesh)
     shards = Shards(mesh, made.cuts, frozenset(made.partial))
@@ -63,8 +62,8 @@ def check_gives_the_same_when_cut(subject: Subject, mesh: DeviceMesh) -> None:
         for name, parameter in cut.named_parameters():
             parameter.copy_(shards.part(name, whole.get_parameter(name), parameter))
     assert all(cut.get_parameter(name).shape != whole.get_parameter(name).shape for name in made.cuts)
-    ours = [*_results(cut, given, shards), *_decoded(cut, subject, given)]
-    theirs = [*_results(whole, given, None), *_decoded(whole, subject, given)]
+    ours = [*_results(cut, given, shards), *_decoded(cut, case, given)]
+    theirs = [*_results(whole, given, None), *_decoded(whole, case, given)]
     for (what, value), (_, expected) in zip(ours, theirs, strict=True):
         torch.testing.assert_close(
             value, expected, rtol=1e-9, atol=1e-11, msg=lambda text, what=what: f"{what}: {text}"
@@ -91,8 +90,8 @@ def _results(block: Component, given: Example, shards: Shards | None) -> Iterato
 
 
 @torch.no_grad()
-def _decoded(block: Component, subject: Subject, given: Example) -> list[tuple[str, Tensor]]:
-    if subject.slot not in ("mixer", "model") or subject.place != "causal":
+def _decoded(block: Component, case: BlockCase, given: Example) -> list[tuple[str, Tensor]]:
+    if case.slot not in ("mixer", "model") or case.place != "causal":
         return []
     cache, spans = new_cache(block), ((0, 3), (3, 4), (4, 5))
     return [
@@ -106,12 +105,12 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", world_size=PARTS, rank=rank)
     mesh = init_device_mesh("cpu", (1, PARTS), mesh_dim_names=(DATA, TENSOR))
     found: dict[str, str] = {}
-    for subject in cuttable():
+    for case in cuttable():
         try:
-            check_gives_the_same_when_cut(subject, mesh)
-            found[subject.id] = ""
+            check_gives_the_same_when_cut(case, mesh)
+            found[case.id] = ""
         except Exception:
-            found[subject.id] = traceback.format_exc()
+            found[case.id] = traceback.format_exc()
     wrong: list[dict[str, str]] = [{} for _ in range(PARTS)]
     dist.all_gather_object(wrong, found)
     if rank == 0:

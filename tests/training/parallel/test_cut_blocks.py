@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from blockformer.conformance.subject import Subject
+from blockformer.conformance.block_case import BlockCase
 from tests.training.parallel.cutting import PARTS, cuttable, work
 
-SUBJECTS = cuttable()
+CASES = cuttable()
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +19,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.id)
-def test_gives_the_same_when_cut(subject: Subject, found: dict[str, str]) -> None:
-    assert not found[subject.id], found[subject.id]
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_gives_the_same_when_cut(case: BlockCase, found: dict[str, str]) -> None:
+    assert not found[case.id], found[case.id]
 
 
 def test_what_can_be_cut_is_found() -> None:
-    known = {subject.id.partition("[")[0] for subject in SUBJECTS}
+    known = {case.id.partition("[")[0] for case in CASES}
     assert known >= {"mixer/attention/causal", "mixer/attention/cross", "mixer/latent/causal", "mixer/linear/causal"}
     assert known >= {"feedforward/mlp", "feedforward/glu", "feedforward/moe", "layer/parallel/causal"}

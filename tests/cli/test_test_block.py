@@ -1,4 +1,4 @@
-"""`blockformer test-block`."""
+"""`blockformer test-block`: checks of one block from the shell."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from registry import register
 
 @register("{name}")
 class {cls}(FeedForward):
-    """A projection, used twice and told of once."""
+    """A projection, applied twice and counted once."""
 
     {attribute}
 
@@ -34,7 +34,7 @@ class Plain(nn.Module):
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module with one block that tells half of what it costs, in the working directory."""
+    """A module in the working directory with one block that declares half of its FLOPs."""
     from registry import registration
 
     monkeypatch.setattr(registration, "_ENTRIES", {slot: dict(named) for slot, named in registration._ENTRIES.items()})
@@ -56,56 +56,58 @@ def test_a_failure_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str], 
     status, out, _ = run(capsys, f"{module}:Costly", "--quick")
     assert status == 1
     (line,) = [line for line in out.splitlines() if line.startswith("FAILED")]
-    assert line.startswith(f"FAILED: feedforward/{module}: counts_its_flops: ")
-    assert out.splitlines()[-1].endswith("1 failed")
+    assert line.startswith(f"FAILED: feedforward/{module}: flops_match_torch: ")
+    assert " 1 failed" in out.splitlines()[-1]
     assert "Traceback" not in out
 
 
 def test_a_traceback_shows_if_asked_for(capsys: pytest.CaptureFixture[str], module: str) -> None:
-    status, out, _ = run(capsys, module, "--check", "counts_its_flops", "--traceback")
+    status, out, _ = run(capsys, module, "--check", "flops_match_torch", "--traceback")
     assert status == 1
     assert "Traceback" in out
-    assert "counting.py" in out
+    assert "construction.py" in out
 
 
 def test_an_expected_failure_must_fail(capsys: pytest.CaptureFixture[str], module: str) -> None:
-    only = (f"{module}:Costly", "--check", "counts_its_flops", "--check", "takes_nothing")
-    status, out, _ = run(capsys, *only, "--expect-failure", "counts_its_flops=it tells of one product of two")
+    only = (f"{module}:Costly", "--check", "flops_match_torch", "--check", "accepts_empty_inputs")
+    status, out, _ = run(capsys, *only, "--expect-failure", "flops_match_torch=it tells of one product of two")
     assert status == 0
-    assert f"failed as expected: feedforward/{module}: counts_its_flops: it tells of one product of two" in out
-    status, out, _ = run(capsys, *only, "--expect-failure", "takes_nothing=it does")
+    assert f"failed as expected: feedforward/{module}: flops_match_torch: it tells of one product of two" in out
+    status, out, _ = run(capsys, *only, "--expect-failure", "accepts_empty_inputs=it does")
     assert status == 1
-    assert "PASSED, though a failure is expected" in out
+    assert "PASSED, but a failure is expected" in out
 
 
 def test_a_class_says_itself_what_does_not_hold(capsys: pytest.CaptureFixture[str], module: str) -> None:
-    said = 'expected_failures = {"counts_its_flops": "one is told"}'
+    said = 'expected_failures = {"flops_match_torch": "one is told"}'
     Path(f"{module}.py").write_text(BROKEN.format(name=module, cls="Costly", attribute=said))
-    status, out, _ = run(capsys, module, "--check", "counts_its_flops")
+    status, out, _ = run(capsys, module, "--check", "flops_match_torch")
     assert status == 0
     assert "one is told" in out
 
 
 def test_the_report_holds_every_check(capsys: pytest.CaptureFixture[str], module: str) -> None:
-    arguments = (module, "--check", "counts_its_flops", "--check", "takes_nothing", "--report")
+    arguments = (module, "--check", "flops_match_torch", "--check", "accepts_empty_inputs", "--report")
     assert run(capsys, *arguments, "report.json")[0] == 1
     found = json.loads(Path("report.json").read_text())
     assert {check["check"]: check["status"] for check in found["checks"]} == {
-        "counts_its_flops": "failed",
-        "takes_nothing": "passed",
+        "flops_match_torch": "failed",
+        "accepts_empty_inputs": "passed",
     }
     assert (found["passed"], found["failed"]) == (1, 1)
     run(capsys, *arguments, "report.md")
     text = Path("report.md").read_text()
-    assert f"| feedforward/{module} | 1 | 1 | 0 |" in text
-    assert f"| feedforward/{module}: counts_its_flops | FAILED |" in text
+    assert f"| feedforward/{module} | 1 | 1 | 0 | 0 |" in text
+    assert f"| feedforward/{module}: flops_match_torch | FAILED |" in text
 
 
 def test_options_are_tried_too(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, "norm/rms", "--check", "keeps_the_shape")
+    status, out, _ = run(capsys, "norm/rms", "--check", "returns_the_expected_shape")
     assert status == 0
     assert "norm/rms[eps=2.0]" in out
-    status, out, _ = run(capsys, "mixer/attention", "--param", "window=3", "--check", "keeps_the_shape", "--quick")
+    status, out, _ = run(
+        capsys, "mixer/attention", "--param", "window=3", "--check", "returns_the_expected_shape", "--quick"
+    )
     assert [line.split()[0] for line in out.splitlines()] == [
         "mixer/attention/causal[window=3]",
         "mixer/attention/bidirectional[window=3]",
@@ -119,14 +121,14 @@ def test_options_are_tried_too(capsys: pytest.CaptureFixture[str]) -> None:
         (["norm/rmss"], "no norm is called 'rmss'; did you mean 'rms'?"),
         (["nrom/rms"], "no slot is called 'nrom'; did you mean 'norm'?"),
         (["{module}:Costy"], "module '{module}' has no 'Costy'; it registers Costly"),
-        (["{module}:Plain"], "{module}:Plain is no registered block; write @register above the class"),
+        (["{module}:Plain"], "{module}:Plain is not a registered block; write @register above the class"),
         (["no_such_module"], "plug-in 'no_such_module' cannot be loaded: ModuleNotFoundError"),
         (["norm/rms", "--param", "epps=1"], "norm 'rms' has no parameter 'epps'; did you mean 'eps'?"),
         (["norm/rms", "--param", "eps=-1"], "eps"),
         (["mixer/attention", "--param", "heads=3"], "dim=32 is not a multiple of heads=3"),
-        (["norm/rms", "--check", "takes_nothin"], "did you mean 'takes_nothing'?"),
-        (["norm/rms", "--expect-failure", "takes_nothing"], "must have the form CHECK=REASON"),
-        (["norm/rms", "--quick", "--expect-failure", "takes_sheep=no"], "no check is called 'takes_sheep'"),
+        (["norm/rms", "--check", "accepts_empty_input"], "did you mean 'accepts_empty_inputs'?"),
+        (["norm/rms", "--expect-failure", "accepts_empty_inputs"], "must have the form CHECK=REASON"),
+        (["norm/rms", "--quick", "--expect-failure", "accepts_sheep=no"], "no check is called 'accepts_sheep'"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

@@ -1,4 +1,4 @@
-"""What recipes can say, and which two things one recipe can say at once: read off the registry as a grammar."""
+"""The choices that recipes can make, and which pairs one recipe can make: a grammar derived from the registry."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from blockformer.conformance.subject import MAX_LENGTH
+from blockformer.conformance.block_case import MAX_LENGTH
 from blockformer.conformance.variants import options
 from blocks.models.base import Model
 from registry import Parameter, Spec, entries, parse, slots
 from registry.spec import spec_of
 
-Choice = str  # "mixer/attention" is built, "mixer/attention.window: 3" is said of it
+Choice = str  # a block, "mixer/attention", or a parameter of one, "mixer/attention.window: 3"
 Name = tuple[str, str]  # a slot and a block in it
-SHAPES: Mapping[str, Mapping[str, Any]] = {
+PATTERNS: Mapping[str, Mapping[str, Any]] = {
     "pattern": {"pattern": ["a", "b"]},
     "first": {"first": ["a"], "pattern": ["b"]},
     "cut": {"pattern": ["a", "b"], "rest": "cut", "depth": 3},
@@ -25,15 +25,15 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 
 
 AT_LEAST: Mapping[str, int] = {"trained_length": MAX_LENGTH}
-"""Values that are not drawn below this: beyond that length, ``dynamic`` and ``longrope`` have angles that depend on how
-long the whole text is, so that they change with padding and with every token that is decoded."""
+"""Least value per key. Beyond ``trained_length``, the angles of ``dynamic`` and ``longrope`` depend on the length of
+the text, and so change with padding and with every decoded token."""
 
 
 @cache
 def values(slot: str, name: str, key: str) -> tuple[Any, ...]:
-    """What a recipe may say for a parameter: its options, its default, and whole numbers that its namesakes have.
+    """The values to generate for a parameter: its options, its default, and defaults of parameters of the same name.
 
-    Numbers of heads in different places have to agree, and a recipe that leaves them out has the defaults.
+    The latter because numbers of heads in different blocks have to agree.
     """
     parameter = entries(slot)[name].parameters[key]
     found = options(parameter)
@@ -45,35 +45,35 @@ def values(slot: str, name: str, key: str) -> tuple[Any, ...]:
 
 
 def blocks_of(parameter: Parameter) -> list[str]:
-    """The blocks that fill the slot of a parameter; none for one of another kind, or with blocks by name."""
+    """The blocks of the slot of a parameter; none if it takes no block, or a mapping of blocks."""
     opens = parameter.slot is not None and parameter.arity == "one"
     return list(entries(str(parameter.slot))) if opens else []
 
 
-def plural(slot: str, name: str, parameter: Parameter) -> bool:
-    """Whether blocks of several kinds can stand where this parameter has one: another parameter has them by name."""
+def has_named_variant(slot: str, name: str, parameter: Parameter) -> bool:
+    """Whether another parameter takes a mapping of blocks of the same slot, as ``layers`` does beside ``layer``."""
     others = entries(slot)[name].parameters.values()
     return parameter.arity == "one" and any(o.arity == "named" and o.slot == parameter.slot for o in others)
 
 
 def label(slot: str, name: str, key: str, value: Any) -> Choice:
-    """A choice in words."""
+    """The name of a choice."""
     if isinstance(value, Mapping):
         value = cast("Mapping[str, Any]", value)["type"]
     return f"{slot}/{name}.{key}: {value.entry.name if isinstance(value, Spec) else value}"
 
 
 def built_from(model: Model) -> frozenset[int]:
-    """The identities of the specs that a model was really built from."""
+    """The ids of the specs that the modules of a model were built from."""
     return frozenset(id(spec) for module in [*model.modules(), model.init] if (spec := spec_of(module)))
 
 
-def said(spec: Spec[Any], used: frozenset[int]) -> frozenset[Choice]:
-    """All that a recipe says of the blocks that were built."""
-    return frozenset(choice for _, part in spec.walk() if id(part) in used for choice in _said(part, used))
+def choices_of(spec: Spec[Any], used: frozenset[int]) -> frozenset[Choice]:
+    """All choices of a recipe for the blocks that were built."""
+    return frozenset(choice for _, part in spec.walk() if id(part) in used for choice in _choices_of(part, used))
 
 
-def _said(spec: Spec[Any], used: frozenset[int]) -> Iterator[Choice]:
+def _choices_of(spec: Spec[Any], used: frozenset[int]) -> Iterator[Choice]:
     slot, name = spec.entry.slot, spec.entry.name
     yield f"{slot}/{name}"
     owned = spec.entry.parameters
@@ -85,11 +85,11 @@ def _said(spec: Spec[Any], used: frozenset[int]) -> Iterator[Choice]:
     for key, value in spec.params:
         if owned[key].slot is None or value is None:
             yield label(slot, name, key, value)
-    if "pattern" in owned and (shape := _shape(spec)):
-        yield label(slot, name, "pattern", shape)
+    if "pattern" in owned and (pattern := _pattern(spec)):
+        yield label(slot, name, "pattern", pattern)
 
 
-def _shape(spec: Spec[Any]) -> str | None:
+def _pattern(spec: Spec[Any]) -> str | None:
     params = dict(spec.params)
     if not params["pattern"]:
         return None
@@ -98,7 +98,12 @@ def _shape(spec: Spec[Any]) -> str | None:
 
 @dataclass(frozen=True)
 class Grammar:
-    """Everything that can be said, numbered, and what can be said inside each block."""
+    """All choices, numbered, and which of them are possible inside each block.
+
+    Attributes:
+        choices: all choices.
+        within: for each slot and name, (N,) bool: the choices possible in the block and its children.
+    """
 
     choices: tuple[Choice, ...]
     within: Mapping[Name, Tensor]
@@ -110,37 +115,37 @@ class Grammar:
 
     @cached_property
     def together(self) -> Tensor:
-        """(N, N) bool, above the diagonal: some model's recipe could say both, if no block refused it.
+        """(N, N) bool, above the diagonal: pairs that one recipe could make if no block refused them.
 
-        Two things that are said together part ways in some block, where they lead into two of its parameters, or one
-        of them is said; or two blocks of one kind stand beside each other.
+        Such a pair belongs to two parameters of some block, or one of them is the block itself, or they belong to two
+        named layers of a stack.
         """
         table = torch.zeros(len(self.choices), len(self.choices), dtype=torch.bool)
         for slot, name in self.within:
             every = _only(self.number, f"{slot}/{name}")
             for parameter in entries(slot)[name].parameters.values():
                 part = torch.zeros_like(every)
-                for choice, inside in _ways(slot, name, parameter, self.number, self.within):
+                for choice, inside in _branches(slot, name, parameter, self.number, self.within):
                     here = _only(self.number, choice)
                     table |= _crossed(here, inside)
                     part |= here | inside
-                if plural(slot, name, parameter):
+                if has_named_variant(slot, name, parameter):
                     table |= _crossed(part, part)
                 table |= _crossed(part, every)
                 every |= part
         return table.triu(1)
 
-    def numbers(self, said: Iterable[Choice]) -> Tensor:
-        """The indices of those that have one, sorted."""
-        return torch.tensor(sorted(self.number[choice] for choice in said if choice in self.number))
+    def numbers(self, choices: Iterable[Choice]) -> Tensor:
+        """The sorted indices of the choices that the grammar has."""
+        return torch.tensor(sorted(self.number[choice] for choice in choices if choice in self.number))
 
     def reaches(self, slot: str, name: str, choice: Choice) -> bool:
-        """Whether something can be said somewhere in a block."""
+        """Whether a choice is possible in a block or its children."""
         return choice in self.number and bool(self.within[slot, name][self.number[choice]])
 
     @classmethod
     def read(cls, never: Container[Choice] = ()) -> "Grammar":
-        """The grammar of all that is registered now, except for what is ``never`` accepted."""
+        """The grammar of all registered blocks, without the choices in ``never``."""
         names = [(slot, name) for slot in slots() for name in entries(slot)]
         own = (choice for slot, name in names for choice in _own(slot, name) if choice not in never)
         number = {choice: index for index, choice in enumerate(dict.fromkeys(own))}
@@ -150,26 +155,26 @@ class Grammar:
             for slot, name in names:
                 within[slot, name][number[f"{slot}/{name}"]] = True
                 for parameter in entries(slot)[name].parameters.values():
-                    for choice, inside in _ways(slot, name, parameter, number, within):
+                    for choice, inside in _branches(slot, name, parameter, number, within):
                         within[slot, name] |= _only(number, choice) | inside
         return cls(tuple(number), within)
 
 
 def _own(slot: str, name: str) -> Iterator[Choice]:
-    """What can be said of a block itself."""
+    """The choices of a block itself."""
     yield f"{slot}/{name}"
     for parameter in entries(slot)[name].parameters.values():
         yield from (label(slot, name, parameter.name, value) for value in _labels(slot, name, parameter.name))
 
 
 def _labels(slot: str, name: str, key: str) -> tuple[Any, ...]:
-    return tuple(SHAPES) if key == "pattern" else values(slot, name, key)
+    return tuple(PATTERNS) if key == "pattern" else values(slot, name, key)
 
 
-def _ways(
+def _branches(
     slot: str, name: str, parameter: Parameter, number: Mapping[Choice, int], within: Mapping[Name, Tensor]
 ) -> Iterator[tuple[Choice, Tensor]]:
-    """Each thing to say for a parameter, and what can then be said inside it."""
+    """Each choice of a parameter, and (N,) bool, the choices possible inside it."""
     blocks = blocks_of(parameter)
     for value in _labels(slot, name, parameter.name):
         choice = label(slot, name, parameter.name, value)
@@ -195,7 +200,7 @@ def _namesakes(key: str) -> Iterator[Parameter]:
 
 
 def _valid(slot: str, name: str, key: str, value: Any) -> bool:
-    """Whether the value is allowed at all, whatever else is said."""
+    """Whether the value is valid with all other parameters at their defaults."""
     try:
         parse(slot, {"type": name, key: value})
     except ValidationError:
@@ -204,5 +209,5 @@ def _valid(slot: str, name: str, key: str, value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A default block, which a mapping may describe, by its name alone."""
+    """The name of a block that a mapping describes; other values unchanged."""
     return cast("Mapping[str, Any]", value)["type"] if isinstance(value, Mapping) else value

@@ -1,4 +1,4 @@
-"""A drawn recipe at the front door: written as YAML, read, checked; accepted, or refused in words."""
+"""Validate a generated recipe as a user's would be: write it as YAML, load it, build it on the meta device."""
 
 import re
 from collections.abc import Iterator
@@ -11,56 +11,56 @@ from typing import Any, cast
 import yaml
 
 from blockformer.assembly.builder import check, idle
-from blockformer.conformance.choices import Choice, built_from, said
-from blockformer.conformance.subject import MODEL_PLACES, Subject
+from blockformer.conformance.block_case import MODEL_PLACES, BlockCase
+from blockformer.conformance.grammar import Choice, built_from, choices_of
 from registry import Recipe, RecipeError, load_recipe
 
 Tree = dict[str, Any]
-ROUNDS = 8
-IDLE = "a key changes nothing where it is said"
+REPAIRS = 8
+UNUSED = "a key changes nothing there"
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """A recipe that was accepted, with nothing in it that its model has no use for.
+class ValidRecipe:
+    """A valid recipe without unused keys.
 
     Attributes:
         tree: the recipe as a mapping.
-        said: all that it says of the blocks that are built.
-        subject: what the checks take.
+        choices: all choices that it makes for the blocks that are built.
+        case: the recipe as an argument of the checks.
     """
 
     tree: Tree
-    said: frozenset[Choice]
-    subject: Subject
+    choices: frozenset[Choice]
+    case: BlockCase
 
 
-def admit(tree: Tree, label: str = "") -> Admitted:
-    """Write a recipe down, read it, and build it on the meta device.
+def validate(tree: Tree, label: str = "") -> ValidRecipe:
+    """Write a recipe as YAML, load it, and build it on the meta device.
 
     Raises:
-        RecipeError: it is refused.
+        RecipeError: the recipe is refused.
     """
     recipe = _read(tree)
     model = check(recipe)
     params = {key: _frozen(value) for key, value in tree.items() if key != "type"}
-    subject = Subject("model", tree["type"], params, MODEL_PLACES[model.kind], label)
-    return Admitted(tree, said(recipe.spec, built_from(model)), subject)
+    case = BlockCase("model", tree["type"], params, MODEL_PLACES[model.kind], label)
+    return ValidRecipe(tree, choices_of(recipe.spec, built_from(model)), case)
 
 
-def mended(tree: Tree, refusals: list[str]) -> Admitted | None:
-    """What is left of a recipe once all keys that it is refused for are dropped; None if that does not help.
+def repair(tree: Tree, refusals: list[str]) -> ValidRecipe | None:
+    """The recipe without the keys that errors name, once it is valid; None if removing keys does not make it valid.
 
     Args:
-        tree: the recipe.
-        refusals: the reasons are added to it.
+        tree: a recipe.
+        refusals: a list to which the reasons of refusals are added.
     """
-    for _ in range(ROUNDS):
+    for _ in range(REPAIRS):
         try:
             recipe = _read(tree)
             if not (paths := idle(recipe)):
-                return admit(tree)
-            refusals.append(IDLE)
+                return validate(tree)
+            refusals.append(UNUSED)
         except RecipeError as error:
             refusals += [reason(problem.message) for problem in error.problems]
             paths = [tuple(problem.path.split(".")) for problem in error.problems]
@@ -79,37 +79,37 @@ def _read(tree: Tree) -> Recipe:
 
 
 def reason(message: str) -> str:
-    """A refusal without what is particular to one recipe: numbers, and where in the recipe it is."""
+    """An error message without numbers and paths, so that refusals of different recipes can be counted."""
     message = re.sub(r" \([a-z_.]+\)", "", message)
     message = re.sub(r"'(en|de)coder\.[a-z_.]+'", "...", message)
     return re.sub(r"(?<![\w.])\d+(\.\d+)?", "N", message)
 
 
 def as_yaml(tree: Tree) -> str:
-    """The recipe as a file would have it."""
+    """The recipe as the text of a file."""
     return yaml.safe_dump(tree, sort_keys=False, default_flow_style=False)
 
 
 def without(tree: Tree, paths: list[tuple[Any, ...]]) -> Tree:
-    """The recipe with the keys at ``paths``, where it says them, left out."""
+    """The recipe without the keys at ``paths``."""
     tree = deepcopy(tree)
     for *parents, key in paths:
         node: Any = tree
         for parent in parents:
             node = cast("Tree", node).get(parent) if isinstance(node, dict) else None
         if isinstance(node, dict) and parents[-1:] == ["layers"]:
-            node[key] = {}  # the pattern names it
+            node[key] = {}  # the layer itself stays, because the pattern names it
         elif isinstance(node, dict):
             cast("Tree", node).pop(key, None)
     return tree
 
 
-def steps(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path of every key, the outer before the inner."""
+def key_paths(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every key, outer keys before inner ones."""
     if isinstance(tree, dict):
         for key, value in cast("Tree", tree).items():
             yield (*path, key)
-            yield from steps(value, (*path, key))
+            yield from key_paths(value, (*path, key))
 
 
 def _frozen(tree: Any) -> Any:

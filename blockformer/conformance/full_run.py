@@ -1,7 +1,4 @@
-"""The full run: thousands of recipes drawn from the registry, and what the checks find in them.
-
-What is drawn and what is found is kept in a folder, so that an interrupted run goes on where it was.
-"""
+"""The full run: generate thousands of recipes and check each; an interrupted run resumes from its folder."""
 
 import os
 import sys
@@ -15,30 +12,33 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from blockformer.conformance.admitting import Tree, admit, as_yaml
-from blockformer.conformance.covering import Drawn, Plan
-from blockformer.conformance.judging import judged
-from blockformer.conformance.reducing import fails_at, smallest
-from blockformer.conformance.storing import Row, append_row, fingerprint, read_rows, write_rows
+from blockformer.conformance.coverage import CoveragePlan, PlannedRecipe
+from blockformer.conformance.recipe_checks import Failure, RecipeResult, fails_check, run_recipe_checks, shrink
+from blockformer.conformance.validate import Tree, as_yaml, validate
 from blockformer.files import write_text
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
     from concurrent.futures._base import DoneAndNotDoneFutures
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
 
-TRIPLES = 4  # one recipe in so many is a random triple
-SHOWN = 5  # failures that are reduced, of each check
+Row = dict[str, Any]
+TRIPLES = 4  # one recipe in this many has three random choices
+SHOWN = 5  # failures per check that are shrunk and printed
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is to do.
+    """Settings of a run.
 
     Attributes:
-        folder: where is kept what was drawn and found.
-        count: number of recipes that are accepted and checked.
-        seed: of all chance.
-        processes: how many recipes run at once.
+        folder: where recipes and results are stored.
+        count: number of valid recipes to check.
+        seed: seed of all randomness.
+        processes: number of processes that check recipes.
     """
 
     folder: Path
@@ -48,17 +48,17 @@ class Settings:
 
     @property
     def key(self) -> Row:
-        """What outcomes are outcomes of."""
+        """What the results depend on; stored with each."""
         return {"count": self.count, "seed": self.seed, "code": fingerprint()}
 
 
 def run(settings: Settings) -> tuple[list[Row], list[Row]]:
-    """Draw all recipes, and check each while the next are drawn.
+    """Generate all recipes, and check each while the next are generated.
 
     Returns:
-        The plan: its figures, then its recipes; and the outcomes.
+        The plan (its figures, then its recipes), and the results.
     """
-    from concurrent.futures import ProcessPoolExecutor, wait  # not with every import of the blocks
+    from concurrent.futures import ProcessPoolExecutor, wait  # here, as every import of the blocks would pay for it
     from multiprocessing import get_context
 
     path, key = settings.folder / "results.jsonl", settings.key
@@ -72,7 +72,7 @@ def run(settings: Settings) -> tuple[list[Row], list[Row]]:
             for row in _plan(settings, key):
                 rows.append(row)
                 if "number" in row and row["number"] not in known:
-                    running.add(pool.submit(outcome, row))
+                    running.add(pool.submit(check_row, row))
                 running = _collected(wait(running, 0), path, key, known)
                 progress.show(len(rows), len(known))
             while running:
@@ -87,22 +87,22 @@ def run(settings: Settings) -> tuple[list[Row], list[Row]]:
 
 
 def _plan(settings: Settings, key: Row) -> Iterator[Row]:
-    """The recipes, then the figures: those of before, if code and settings are the same."""
+    """The recipes, then the figures; stored ones if code and settings are the same."""
     before = list(read_rows(settings.folder / "plan.jsonl"))
     if before and all(before[0].get(name) == value for name, value in key.items()):
         yield from (*before[1:], before[0])
         return
-    plan = Plan(settings.seed)
-    for number, drawn in enumerate(_drawn(plan, settings.count)):
-        yield {"number": number, "how": drawn.how, "wishes": drawn.wishes, "recipe": drawn.admitted.tree}
+    plan = CoveragePlan(settings.seed)
+    for number, planned in enumerate(_planned(plan, settings.count)):
+        yield {"number": number, "how": planned.how, "wanted": planned.wanted, "recipe": planned.valid.tree}
     yield key | plan.figures()
 
 
-def _drawn(plan: Plan, count: int) -> Iterator[Drawn]:
+def _planned(plan: CoveragePlan, count: int) -> Iterator[PlannedRecipe]:
     triples, alone = count // TRIPLES, 0
-    for drawn in islice(plan.singles(), count - triples):
+    for planned in islice(plan.singles(), count - triples):
         alone += 1
-        yield drawn
+        yield planned
     yield from plan.pairs(count - triples - alone)
     yield from plan.triples(triples)
 
@@ -110,7 +110,7 @@ def _drawn(plan: Plan, count: int) -> Iterator[Drawn]:
 def _collected(
     futures: "DoneAndNotDoneFutures[Row]", path: Path, key: Row, known: dict[int, Row]
 ) -> "set[Future[Row]]":
-    """Keep what is done; what is not."""
+    """Store the results that are done; return the futures that are not."""
     for future in futures.done:
         row = key | future.result()
         append_row(path, row)
@@ -119,7 +119,7 @@ def _collected(
 
 
 def _begin(parent: int) -> None:
-    """Set up a process that checks: one thread, and an end when the run that it belongs to is gone, however it went."""
+    """Set up a worker process: one thread, and exit when the parent process is gone."""
     torch.set_num_threads(1)
 
     def watch() -> None:
@@ -130,30 +130,30 @@ def _begin(parent: int) -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def outcome(row: Row) -> Row:
-    """Check one recipe of the plan, in a process of its own."""
+def check_row(row: Row) -> Row:
+    """Check one recipe of the plan, in a worker process."""
     number, start = row["number"], time.process_time()
     try:
-        admitted = admit(row["recipe"], f"recipe {number}")
-        checks, failure = judged(admitted, number)
-        told = None if failure is None else vars(failure)
+        valid = validate(row["recipe"], f"recipe {number}")
+        result = run_recipe_checks(valid, number)
     except Exception as error:
-        checks, told = 0, {"check": "admit", "error": f"{type(error).__name__}: {error}"}
+        result = RecipeResult((), (), Failure("validate", f"{type(error).__name__}: {error}"))
     return {
         "number": number,
         "recipe": row["recipe"],
-        "checks": checks,
-        "failure": told,
+        "passed": result.passed,
+        "not_applicable": result.not_applicable,
+        "failure": None if result.failure is None else vars(result.failure),
         "seconds": round(time.process_time() - start, 2),
     }
 
 
-def explain(failures: list[Row], folder: Path) -> None:
-    """Reduce failures, a few of each check, and say how to see each alone.
+def report_failures(failures: list[Row], folder: Path) -> None:
+    """Shrink and print failures, a few of each check, with the command that repeats each.
 
     Args:
-        failures: those outcomes that are failures.
-        folder: the smallest recipes that fail are written to its ``failures``.
+        failures: results with a failure.
+        folder: the shrunk recipes are written to its folder ``failures``.
     """
     shown: dict[str, int] = {}
     for row in failures:
@@ -163,27 +163,59 @@ def explain(failures: list[Row], folder: Path) -> None:
             continue
         tree = cast("Tree", row["recipe"])
         path = folder / "failures" / f"{row['number']}.yaml"
-        write_text(path, as_yaml(smallest(tree, fails_at(check))))
+        write_text(path, as_yaml(shrink(tree, fails_check(check))))
         print(f"\nrecipe {row['number']}: {check} fails: {row['failure']['error'][:300]}\n\n{path.read_text()}")
-        print(f"to see it alone: blockformer conformance --recipe {path}", flush=True)
+        print(f"repeat it: blockformer conformance --recipe {path}", flush=True)
     more = {check: count - SHOWN for check, count in shown.items() if count > SHOWN}
     if more:
-        print(f"and more that fail: {more}")
+        print(f"more failures, by check: {more}")
 
 
 class Progress:
-    """One line about how far it is, written over on a terminal; elsewhere a line in a while."""
+    """Progress in one line, updated on a terminal; elsewhere a line every 30 seconds."""
 
     def __init__(self, count: int, known: int) -> None:
         self.count, self.known, self.start, self.shown = count, known, time.monotonic(), 0.0
 
-    def show(self, drawn: int, checked: int) -> None:
-        """Say how many recipes were drawn and checked, at what rate, and how long the rest will take."""
+    def show(self, generated: int, checked: int) -> None:
+        """Print how many recipes were generated and checked, the rate, and the remaining time."""
         now, live = time.monotonic(), sys.stderr.isatty()
         if now - self.shown < (0.2 if live else 30) and checked < self.count:
             return
         self.shown = now
         rate = (checked - self.known) / max(now - self.start, 1e-9)
         left = f"{(self.count - checked) / rate / 60:.0f} minutes left" if rate else "..."
-        line = f"{min(drawn, self.count)} drawn, {checked} of {self.count} checked, {rate:.1f} a second, {left}"
+        line = f"{min(generated, self.count)} generated, {checked} of {self.count} checked, {rate:.1f} a second, {left}"
         print(f"\r{line} " if live else line, end="" if live and checked < self.count else "\n", file=sys.stderr)
+
+
+def fingerprint() -> str:
+    """A hash of all code that a recipe runs, so that results of other code are not reused."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for package in ("registry", "blocks", "blockformer"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as lines of JSON."""
+    write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file, none if it is missing; an incomplete last line is ignored."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield cast("Row", json.loads(line))
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Append one row and wait until it is on the disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{json.dumps(row)}\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,8 +1,9 @@
-"""What is checked: a block, with some parameters, at a place."""
+"""What a check is run on: a block with parameters at a place."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
+from unittest import SkipTest
 
 import torch
 
@@ -34,16 +35,20 @@ PLACES: Mapping[str, tuple[Place, ...]] = {
 SMALL: Mapping[str, int] = {"dim": DIM, "vocab_size": VOCABULARY, "max_length": MAX_LENGTH, "depth": 2}
 
 
+class NotApplicable(SkipTest):
+    """Raised by a check that finds nothing to test on this block; pytest reports a SkipTest as skipped."""
+
+
 @dataclass(frozen=True)
-class Subject:
-    """A block that the checks build and run.
+class BlockCase:
+    """A block with parameters at a place, which the checks build and run.
 
     Attributes:
-        slot: the slot that it fills.
-        name: its name there.
-        params: what a recipe says about it; its defaults otherwise.
-        place: where it stands: in a decoder, in an encoder, or in a decoder that looks at an encoder's output.
-        label: what reports call it; a name made of all else if empty.
+        slot: the slot of the block.
+        name: its registered name in that slot.
+        params: recipe parameters that differ from their defaults.
+        place: ``causal`` (decoder), ``bidirectional`` (encoder) or ``cross`` (decoder that attends to an encoder).
+        label: id for reports; derived from the other attributes if empty.
     """
 
     slot: str
@@ -53,8 +58,8 @@ class Subject:
     label: str = ""
 
     @classmethod
-    def of(cls, block: type[Block], params: Mapping[str, Any] | None = None, place: Place = "causal") -> "Subject":
-        """The subject for a registered class."""
+    def of(cls, block: type[Block], params: Mapping[str, Any] | None = None, place: Place = "causal") -> "BlockCase":
+        """The case of a registered class."""
         return cls(block.slot.name, entry_of(block).name, params or {}, place)
 
     @property
@@ -68,7 +73,7 @@ class Subject:
 
     @property
     def site(self) -> Site:
-        """Where the block is told that it sits."""
+        """The site that the block is built for."""
         site = SITES[self.place]
         if self.slot == "router":
             return replace(site, experts=EXPERTS)
@@ -81,14 +86,14 @@ class Subject:
 
     @property
     def reads_ids(self) -> bool:
-        """Whether it takes token ids; other blocks take vectors."""
+        """Whether the block takes token ids; other blocks take vectors."""
         return self.slot in ("embedding", "model")
 
     def make(self) -> Component:
-        """The block as its constructor leaves it, on the default device.
+        """The block as its constructor returns it, on the default device.
 
         Raises:
-            ValueError: its parameters do not fit each other or the site.
+            ValueError: the parameters do not fit each other or the site.
         """
         given = {"site": self.site, "vocab_size": VOCABULARY, "tokens": None, "width": DIM, "theta": 10000.0}
         block = entries(self.slot)[self.name].block
@@ -97,7 +102,7 @@ class Subject:
     def build(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Component:
         """The block with random values in every parameter, in eval mode.
 
-        Parameters that start as constants are moved a little, so that a bias or a scale that is not used shows.
+        Noise is added to parameters that start as constants, so that an unused bias or scale is detected.
         """
         block = self.make().to(dtype)
         if isinstance(block, Model):
@@ -111,38 +116,38 @@ class Subject:
         return block.eval()
 
     def keys(self, key: str) -> Iterator[Path]:
-        """Every place in the canonical recipe of the block where ``key`` is said."""
-        yield from _places(self.canonical(), key)
+        """Paths of all keys called ``key`` in the canonical recipe of the block."""
+        yield from _paths(self.canonical(), key)
 
     def canonical(self) -> dict[str, Any]:
-        """All that a recipe could say about the block, defaults filled in."""
+        """The recipe of the block with all defaults filled in."""
         return {key: _frozen(value) for key, value in self.spec.dump().items() if key != "type"}
 
     def at(self, path: Path) -> Any:
-        """What the canonical recipe says at a place."""
+        """The value at a path of the canonical recipe."""
         tree: Any = self.canonical()
         for key in path:
             tree = tree[key]
         return tree
 
-    def put(self, path: Path, value: Any) -> "Subject":
-        """The same with another value at one place of its recipe."""
+    def put(self, path: Path, value: Any) -> "BlockCase":
+        """A copy with another value at one path of its canonical recipe."""
         return replace(self, params=_put(self.canonical(), path, value))
 
 
-def small(slot: str, name: str, place: Place = "causal") -> Subject:
-    """A block by its name alone, except that whole models are given sizes that a test can afford."""
+def small(slot: str, name: str, place: Place = "causal") -> BlockCase:
+    """A block with default parameters; models and stacks get small sizes."""
     params: dict[str, Any] = {}
     if slot in ("model", "stack"):
         known = entries(slot)[name].parameters
         params = {key: value for key, value in SMALL.items() if key in known}
         stacks = (key for key, parameter in known.items() if parameter.slot == "stack")
         params |= {key: {"depth": 2} for key in stacks}
-    return Subject(slot, name, params, place)
+    return BlockCase(slot, name, params, place)
 
 
-def subjects(slot: str, name: str) -> list[Subject]:
-    """A registered block at every place where it says that it works."""
+def block_cases(slot: str, name: str) -> list[BlockCase]:
+    """A registered block at every place that it supports."""
     block = entries(slot)[name].block
     if slot == "model":
         with torch.device("meta"):
@@ -151,43 +156,43 @@ def subjects(slot: str, name: str) -> list[Subject]:
     if slot == "mixer":
         return [small(slot, name, place) for place in PLACES[slot] if place in block.capabilities.places]
     if slot == "rotary_scaling":
-        host = Subject("attention_positions", "rotary", {"scaling": name})
-        return [Subject(slot, name), host, replace(host, place="bidirectional")]
-    return [subject for place in PLACES.get(slot, ("causal",)) if _stands(subject := small(slot, name, place))]
+        host = BlockCase("attention_positions", "rotary", {"scaling": name})
+        return [BlockCase(slot, name), host, replace(host, place="bidirectional")]
+    return [case for place in PLACES.get(slot, ("causal",)) if _fits_its_place(case := small(slot, name, place))]
 
 
-def registered(package: str) -> list[Subject]:
-    """Every block that a package registers, at every place where it works."""
-    found: list[Subject] = []
+def registered(package: str) -> list[BlockCase]:
+    """Every block that a package registers, at every place that it supports."""
+    found: list[BlockCase] = []
     for slot in slots():
         for name, entry in entries(slot).items():
             if f"{entry.block.__module__}.".startswith(f"{package}."):
-                found += subjects(slot, name)
+                found += block_cases(slot, name)
     return found
 
 
-def _stands(subject: Subject) -> bool:
-    """Whether the block takes its place: a layer or a stack may refuse one."""
-    if subject.slot not in ("layer", "stack"):
+def _fits_its_place(case: BlockCase) -> bool:
+    """Whether the block can be built at its place: a layer or a stack may refuse one."""
+    if case.slot not in ("layer", "stack"):
         return True
     try:
         with torch.device("meta"):
-            subject.make()
+            case.make()
     except ValueError:
         return False
     return True
 
 
-def chances(subject: Subject) -> list[Path]:
-    """Every place in its recipe that says how much is left out at random while training."""
-    return [path for key in ("dropout", "rate") for path in subject.keys(key)]
+def dropout_paths(case: BlockCase) -> list[Path]:
+    """Paths of all rates of dropout and stochastic depth in its recipe."""
+    return [path for key in ("dropout", "rate") for path in case.keys(key)]
 
 
-def _places(tree: Any, key: str, path: Path = ()) -> Iterator[Path]:
+def _paths(tree: Any, key: str, path: Path = ()) -> Iterator[Path]:
     for name, child in _items(tree):
         if name == key:
             yield (*path, name)
-        yield from _places(child, key, (*path, name))
+        yield from _paths(child, key, (*path, name))
 
 
 def _items(tree: Any) -> Iterable[tuple[str | int, Any]]:
@@ -210,7 +215,7 @@ def _put(tree: Any, path: Path, value: Any) -> Any:
 
 
 def _frozen(tree: Any) -> Any:
-    """Lists as the tuples that parameters are."""
+    """Lists become tuples, the type of sequence parameters."""
     match tree:
         case dict():
             return {key: _frozen(value) for key, value in cast("dict[str, Any]", tree).items()}

@@ -1,0 +1,90 @@
+"""Shapes, dtypes, precision and the shrink inputs."""
+
+import torch
+
+from blockformer.conformance.block_case import DIM, EXPERTS, MAX_LENGTH, VOCABULARY, BlockCase
+from blockformer.conformance.example import COARSE, Example, assert_same, example, run
+
+
+def check_returns_the_expected_shape(case: BlockCase) -> None:
+    """The output is (B, T, D); (B, T, V) for logits; (B, T, E) for the weights of experts."""
+    width = {"head": VOCABULARY, "model": VOCABULARY, "router": EXPERTS}.get(case.slot, DIM)
+    shape = tuple(run(case.build(), example(case)).shape)
+    assert shape == (2, 5, width), f"the output has shape {shape}, not {(2, 5, width)}"
+
+
+def check_returns_the_input_dtype(case: BlockCase) -> None:
+    """The output has the dtype of inputs and parameters."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        found = run(case.build(dtype), example(case, dtype=dtype)).dtype
+        assert found == dtype, f"inputs are {dtype}, the output is {found}"
+
+
+def check_float32_matches_float64(case: BlockCase) -> None:
+    """float32 gives the values of float64 within 1e-4."""
+    exact = run(case.build(), example(case))
+    single = run(case.build(torch.float32), example(case, dtype=torch.float32))
+    assert_same(single, exact, "float32 against float64", 10 * COARSE)
+
+
+def check_bfloat16_matches_float64(case: BlockCase) -> None:
+    """bfloat16 parameters and autocast give the values of float64 within 10 %.
+
+    The tolerance grows with the error that rounding only the parameters causes.
+    """
+    given = example(case)
+    exact = run(case.build(), given)
+    rounded = case.build().to(torch.bfloat16).to(torch.float64)
+    sensitive = float((run(rounded, given) - exact).detach().abs().max() / exact.detach().abs().max().clamp(min=1e-9))
+    half = run(case.build(torch.bfloat16), example(case, dtype=torch.bfloat16))
+    assert_same(half, exact, "bfloat16 against float64", 0.1 + 4 * sensitive)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = run(case.build(torch.float32), example(case, dtype=torch.float32))
+    assert_same(mixed, exact, "autocast against float64", 0.1 + 4 * sensitive)
+
+
+def check_accepts_one_token(case: BlockCase) -> None:
+    """A single token gives finite values; in a causal block, those of the first token of a longer text."""
+    block, given = case.build(), example(case)
+    alone = run(block, given.span(0, 1))
+    assert bool(torch.isfinite(alone).all()), "a single token gives values that are not finite"
+    if case.place != "bidirectional":
+        assert_same(alone, run(block, given)[:, :1], "one token alone")
+
+
+def check_accepts_empty_inputs(case: BlockCase) -> None:
+    """A batch without tokens or without rows gives an empty output."""
+    block, given = case.build(), example(case)
+    whole = run(block, given)
+    for name, none in (("tokens", given.span(0, 0)), ("rows", given.rows([]))):
+        batch, length = none.x.shape[:2]
+        shape = tuple(run(block, none).shape)
+        assert shape == (batch, length, *whole.shape[2:]), f"without {name}, the output has shape {shape}"
+
+
+def check_does_not_modify_its_inputs(case: BlockCase) -> None:
+    """Inputs and masks are not written to."""
+    block, given = case.build(), example(case)
+    if block.allows("padding"):
+        given = given.padded(1, 1, example(case, seed=1))
+    if case.place == "cross" and given.memory is not None:
+        mask = torch.ones(given.memory.shape[:2], dtype=torch.bool)
+        given = Example(given.x, given.mask, None, given.memory, mask)
+    tensors = [tensor for tensor in vars(given).values() if isinstance(tensor, torch.Tensor)]
+    copies = [tensor.clone() for tensor in tensors]
+    run(block, given)
+    assert all(torch.equal(one, other) for one, other in zip(tensors, copies, strict=True)), (
+        "an input was written to; do not use in-place operations on inputs"
+    )
+
+
+def check_accepts_max_length(case: BlockCase) -> None:
+    """A text of ``max_length`` tokens gives finite values."""
+    y = run(case.build(), example(case, length=MAX_LENGTH))
+    assert bool(torch.isfinite(y).all()), f"{MAX_LENGTH} tokens give values that are not finite"
+
+
+def check_accepts_more_than_max_length(case: BlockCase) -> None:
+    """With the capability ``any_length``, a text longer than ``max_length`` gives finite values."""
+    y = run(case.build(), example(case, length=2 * MAX_LENGTH))
+    assert bool(torch.isfinite(y).all()), f"{2 * MAX_LENGTH} tokens give values that are not finite"

@@ -1,0 +1,225 @@
+"""Which inputs an output depends on: future, window, order, padding, documents, memory."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from blockformer.conformance.block_case import BlockCase
+from blockformer.conformance.checks.training import gradients_of
+from blockformer.conformance.example import (
+    COARSE,
+    Example,
+    assert_same,
+    example,
+    has_memory,
+    influence,
+    memory_of,
+    pairs_in,
+    run,
+    sensitivity,
+)
+from blockformer.conformance.variants import allowed
+from blocks.base import AttentionPositions, Component, InputPositions, Mixer, Stack
+
+
+def check_is_causal(case: BlockCase) -> None:
+    """Outputs do not depend on later tokens: no bit changes, and the derivatives are exactly zero."""
+    block, given = case.build(), example(case)
+    found = {"a change": influence(case, block, given)}
+    if not case.reads_ids:
+        found["the derivative"] = sensitivity(block, given)
+    for how, table in found.items():
+        leaks = pairs_in(table.triu(1))
+        assert not leaks, f"by {how}, output {leaks[0][0]} depends on the later input {leaks[0][1]}"
+
+
+def check_each_output_depends_on_its_own_token(case: BlockCase) -> None:
+    """Each output depends on its own token."""
+    table = influence(case, case.build(), example(case))
+    independent = [time for time in range(len(table)) if not table[time, time]]
+    assert not independent, f"outputs {independent} do not depend on their own tokens"
+
+
+def check_tokens_are_independent(case: BlockCase) -> None:
+    """Each output depends on no other token than its own."""
+    table = influence(case, case.build(), example(case))
+    others = pairs_in(table & ~torch.eye(len(table), dtype=torch.bool))
+    assert not others, f"output {others[0][0]} depends on input {others[0][1]}"
+
+
+def check_depends_on_every_memory_token(case: BlockCase) -> None:
+    """The output depends on every token of the memory."""
+    block, given = case.build(), example(case)
+    source, other = memory_of(given), memory_of(example(case, seed=1))
+    before = run(block, given)
+    for time in range(source.shape[1]):
+        memory = source.clone()
+        memory[:, time] = other[:, time]
+        after = run(block, replace(given, memory=memory))
+        assert not torch.equal(after, before), f"the output does not depend on token {time} of the memory"
+
+
+def check_rows_are_independent(case: BlockCase) -> None:
+    """A row gives the same output alone, in a batch, and in another order of rows."""
+    block, given = case.build(), example(case, batch=3)
+    whole = run(block, given)
+    for row in range(3):
+        assert_same(run(block, given.rows([row])), whole[[row]], f"row {row} alone")
+    assert_same(run(block, given.rows([2, 0, 1])), whole[[2, 0, 1]], "rows in another order")
+
+
+LENGTH, WINDOW = 9, 3
+
+
+def check_attends_exactly_its_window(case: BlockCase) -> None:
+    """Layers with windows w attend sum(w - 1) tokens beyond the token itself; without a window, to all tokens.
+
+    Checked as the block is, and with each ``window`` of its recipe set.
+    """
+    for seen in _windowed(case):
+        block = seen.build()
+        table = influence(seen, block, example(seen, length=LENGTH))
+        declared = _declared(seen, block)
+        more, less = pairs_in(table & ~declared), pairs_in(declared & ~table)
+        where = f"{seen.params.get('window', '')} over {LENGTH} tokens".lstrip()
+        assert not more, f"{where}: output {more[0][0]} depends on input {more[0][1]}, outside the window"
+        assert not less, f"{where}: output {less[0][0]} does not depend on input {less[0][1]}, inside the window"
+
+
+def _windowed(case: BlockCase) -> Iterator[BlockCase]:
+    yield case
+    changed = case
+    for path in case.keys("window"):
+        candidate = changed.put(path, WINDOW)
+        changed = candidate if allowed(candidate) else changed
+    if changed is not case:
+        yield changed
+
+
+def _declared(case: BlockCase, block: Component) -> Tensor:
+    """(LENGTH, LENGTH) bool, as (output, input)."""
+    index = torch.arange(LENGTH)
+    distance = index[:, None] - index[None, :]
+    causal = case.place != "bidirectional"
+    reach = _reach(block, causal)
+    near = distance.abs() <= (LENGTH if reach is None else reach)
+    return near & (distance >= 0) if causal else near
+
+
+def _reach(block: Component, causal: bool) -> int | None:
+    """The largest distance of a token that a block attends to; None: any."""
+    repeats = [module.repeats for module in block.modules() if isinstance(module, Stack)]
+    windows = [
+        module.window for module in block.modules() if isinstance(module, Mixer) and _is_self_attention(module, causal)
+    ]
+    found = [window for window in windows if window is not None]
+    return None if len(found) < len(windows) else sum(window - 1 for window in found) * max(repeats, default=1)
+
+
+def _is_self_attention(mixer: Mixer, causal: bool) -> bool:
+    """Whether it is self-attention of the stack that is tested, not cross-attention and not part of the encoder."""
+    return mixer.site is not None and mixer.site.memory_dim is None and mixer.site.causal == causal
+
+
+SHIFT = 7
+
+
+def check_position_shift_has_the_declared_effect(case: BlockCase) -> None:
+    """A shift of all positions changes the output if some positions are ``absolute``, and only then."""
+    block, given = case.build(), example(case)
+    usual = torch.arange(given.x.shape[1])
+    before, after = (run(block, _at(given, positions)) for positions in (usual, usual + SHIFT))
+    kinds = (InputPositions, AttentionPositions)
+    absolute = [type(m).__name__ for m in block.modules() if isinstance(m, kinds) and m.absolute]
+    if not absolute:
+        assert_same(after, before, f"all positions shifted by {SHIFT}", 10 * COARSE)
+        return
+    changed = float((after - before).detach().abs().max())
+    assert changed > COARSE, f"{absolute[0]} is absolute, but a shift of all positions changes nothing"
+
+
+def check_token_order_matters_only_if_declared(case: BlockCase) -> None:
+    """Without positions, permuted tokens give permuted outputs, unless a block declares the capability ``ordered``."""
+    canonical = case
+    for path in case.keys("positions"):
+        canonical = canonical.put(path, {"type": "none"}) if case.at(path) else canonical
+    for path in case.keys("window"):
+        canonical = canonical.put(path, None)
+    block, given = canonical.build(), example(canonical)
+    order = [3, 0, 4, 1, 2]
+    shuffled = Example(given.x[:, order], memory=given.memory)
+    after, before = run(block, shuffled), run(block, given)[:, order]
+    ordered = [type(component).__name__ for _, component in block.components() if component.capabilities.ordered]
+    if not ordered:
+        assert_same(after, before, f"tokens in the order {order}")
+        return
+    changed = float((after - before).detach().abs().max())
+    assert changed > COARSE, (
+        f"{ordered[0]} declares ordered=True, but a permutation of the tokens only permutes the outputs"
+    )
+
+
+def _at(given: Example, positions: torch.Tensor) -> Example:
+    return Example(given.x, memory=given.memory, positions=positions[None])
+
+
+def check_ignores_padding(case: BlockCase) -> None:
+    """Padding on the left, right or both sides, of random content, does not change the outputs of the tokens."""
+    block, given, other = case.build(), example(case), example(case, seed=1)
+    length = given.x.shape[1]
+    expected = run(block, given)
+    for left, right in ((0, 3), (3, 0), (1, 2)):
+        padded = run(block, given.padded(left, right, other))[:, left : left + length]
+        assert_same(padded, expected, f"{left} padding tokens before and {right} after")
+
+
+def check_ignores_padding_of_each_row(case: BlockCase) -> None:
+    """Rows of different lengths, padded to one batch, give what they give alone."""
+    block, given, other = case.build(), example(case, batch=3), example(case, seed=1, batch=3)
+    rows = [given.rows([row]).span(0, 3 + row).padded(2 - row, 0, other.rows([row])) for row in range(3)]
+    x = torch.cat([row.x for row in rows])
+    masks = [row.mask for row in rows if row.mask is not None]
+    whole = run(block, replace(given, x=x, mask=torch.cat(masks)))
+    for row in range(3):
+        alone = run(block, given.rows([row]).span(0, 3 + row))
+        assert_same(whole[[row], 2 - row :], alone, f"row {row}, which has {2 - row} padding tokens before")
+
+
+def check_ignores_memory_padding(case: BlockCase) -> None:
+    """Masked tokens of the memory, or of the source, change nothing, left or right."""
+    block, given, other = case.build(), example(case), example(case, seed=1)
+    source, filler = memory_of(given), memory_of(other)
+    expected, length = run(block, given), source.shape[1]
+    for left, right in ((0, 2), (2, 0)):
+        memory = torch.cat([filler[:, :left], source, filler[:, :right]], dim=1)
+        mask = torch.zeros(memory.shape[:2], dtype=torch.bool)
+        mask[:, left : left + length] = True
+        y = run(block, replace(given, memory=memory, memory_mask=mask))
+        assert_same(y, expected, f"{left} padding tokens before the memory and {right} after")
+
+
+def check_rows_of_padding_give_finite_values(case: BlockCase) -> None:
+    """A row of padding only gives finite values and gradients and does not change the other rows."""
+    block, given = case.build(), example(case)
+    mask = torch.ones(given.x.shape[:2], dtype=torch.bool)
+    mask[1] = False
+    empty = replace(given, mask=mask)
+    if has_memory(case) and given.memory is not None:
+        empty = replace(empty, memory_mask=mask[:, :1].expand(given.memory.shape[:2]))
+    y = run(block, empty)
+    assert bool(torch.isfinite(y).all()), "a row of padding gives values that are not finite"
+    assert_same(y[:1], run(block, given)[:1], "the row beside a row of padding")
+    for name, gradient in gradients_of(block, empty).items():
+        assert bool(torch.isfinite(gradient).all()), f"a row of padding makes the gradient of {name} not finite"
+
+
+def check_packed_documents_are_independent(case: BlockCase) -> None:
+    """Documents packed into one row give what they give in separate rows, with positions from 0 in each."""
+    block, given = case.build(), example(case, length=7)
+    documents = torch.tensor([[4, 4, 4, 9, 9, 1, 1]]).expand(given.x.shape[:2])
+    packed = run(block, replace(given, documents=documents))
+    for start, stop in ((0, 3), (3, 5), (5, 7)):
+        alone = run(block, Example(given.x[:, start:stop]))
+        assert_same(packed[:, start:stop], alone, f"the document at {start}:{stop}")

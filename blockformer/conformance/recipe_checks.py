@@ -1,0 +1,272 @@
+"""Checks of whole recipes: which checks run on which recipe, small sizes, and shrinking a recipe that fails."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from blockformer.assembly.builder import check as build_check
+from blockformer.conformance.block_case import MODEL_PLACES, SMALL, BlockCase, NotApplicable, Place
+from blockformer.conformance.checks import compilation
+from blockformer.conformance.table import Check, check_name, checks_for
+from blockformer.conformance.validate import Tree, ValidRecipe, key_paths, validate, without
+from blocks.base import Component
+from blocks.models.base import Model
+from registry import Recipe, RecipeError, load_recipe
+
+ALWAYS = frozenset(
+    {
+        "is_causal",
+        "is_causal_with_a_cache",
+        "ignores_padding",
+        "ignores_padding_of_each_row",
+        "ignores_memory_padding",
+        "rows_of_padding_give_finite_values",
+        "packed_documents_are_independent",
+        "accepts_one_token",
+        "accepts_empty_inputs",
+        "accepts_max_length",
+        "decodes_token_by_token",
+        "decodes_in_chunks",
+        "decodes_a_padded_batch",
+        "decodes_after_reordering_the_cache",
+        "cache_size_is_as_declared",
+        "parameters_by_slot_add_up",
+        "rows_are_independent",
+        "restores_its_state_dict",
+        "canonical_form_builds_the_same_model",
+    }
+)
+"""Checks that run on every recipe: these can fail where blocks are combined. Others run on one recipe in ``OFTEN``."""
+SLOW = frozenset(
+    {
+        "backends_agree",
+        "compiles_without_graph_breaks",
+        "compiles_once_for_all_lengths",
+        "dropout_has_its_rate",
+        "dropout_acts_only_in_training",
+        "exports",
+        "gradients_match_finite_differences",
+        "no_op_values_change_nothing",
+    }
+)
+"""Checks that take as long as all others together: they run on one recipe in ``SELDOM``."""
+OFTEN, SELDOM = 8, 100
+LEFT_OUT: Mapping[str, str] = {
+    "gradients_reach_every_parameter": "one token in a window, or one expert, has the weight 1 whatever its score",
+    "each_output_depends_on_its_own_token": "a norm over two channels levels everything",
+    "attends_exactly_its_window": "a norm over one or two channels levels everything",
+    "depends_on_every_memory_token": "a norm over two channels levels everything",
+    "float32_matches_float64": "scores in the hundreds round away, and experts change with them",
+    "bfloat16_matches_float64": "scores in the hundreds round away, and experts change with them",
+    "bfloat16_gradients_match_float64": "scores in the hundreds round away, and experts change with them",
+    "initial_values_depend_on_seed_and_name_only": "norms, whose weights have one name, start from other constants",
+    "learns_one_batch": "a feed-forward of width one, or initial values of size two, may learn too slowly",
+}
+"""Checks that do not run on generated recipes, each with the reason; every block alone passes them.
+
+Other checks, which run, test that every parameter has a gradient.
+"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A check that failed, and its error."""
+
+    check: str
+    error: str
+
+
+@dataclass(frozen=True)
+class RecipeResult:
+    """The names of the checks that passed and that did not apply, and the first failure."""
+
+    passed: tuple[str, ...]
+    not_applicable: tuple[str, ...]
+    failure: Failure | None
+
+
+def run_recipe_checks(valid: ValidRecipe, number: int = 0) -> RecipeResult:
+    """Run the checks of a recipe until one fails.
+
+    Args:
+        valid: the recipe.
+        number: index of the recipe in its run, which selects the checks that run on a sample; with 0 all run.
+    """
+    passed, not_applicable, shared = list[str](), list[str](), SharedCase(**vars(valid.case))
+    for check in checks_of_recipe(valid.case, number):
+        name = check_name(check)
+        try:
+            check(shared if name in ALWAYS else valid.case)
+        except NotApplicable:
+            not_applicable.append(name)
+        except Exception as error:  # whatever it is, the check did not pass
+            return RecipeResult(tuple(passed), tuple(not_applicable), Failure(name, f"{type(error).__name__}: {error}"))
+        else:
+            passed.append(name)
+    return RecipeResult(tuple(passed), tuple(not_applicable), None)
+
+
+class SharedCase(BlockCase):
+    """A case that is built once for all checks that do not change the block."""
+
+    def build(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Component:
+        """As :meth:`BlockCase.build`, but the same block every time."""
+        built: dict[tuple[torch.dtype, int], Component] = self.__dict__.setdefault("_built", {})
+        if (dtype, seed) not in built:
+            built[dtype, seed] = super().build(dtype, seed)
+        return built[dtype, seed].eval()
+
+
+def checks_of_recipe(case: BlockCase, number: int = 0) -> list[Check]:
+    """The checks that run on the recipe with this number."""
+    found = dict.fromkeys(
+        [*checks_for(case), check_canonical_form_builds_the_same_model, compilation.check_backends_agree]
+    )
+    return [check for check in found if check_name(check) not in LEFT_OUT and number % every(check_name(check)) == 0]
+
+
+def every(name: str) -> int:
+    """The check runs on one recipe in this many."""
+    return 1 if name in ALWAYS else SELDOM if name in SLOW else OFTEN
+
+
+def check_canonical_form_builds_the_same_model(case: BlockCase) -> None:
+    """A recipe with all defaults written out has the same hash and builds a model of the same size."""
+    recipe = load_recipe({"type": case.name, **case.params})
+    again = load_recipe(recipe.dump())
+    assert again.hash == recipe.hash, "the canonical form has another hash"
+    sizes = build_check(again).size, build_check(recipe).size
+    assert sizes[0] == sizes[1], f"the canonical form builds {sizes[0]} parameters, the recipe {sizes[1]}"
+
+
+SIZES: Mapping[str, Any] = {
+    **SMALL,
+    "source_vocab_size": SMALL["vocab_size"],
+    "hidden": 24,
+    "width": 16,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 8,
+    "window": 3,
+    "trained_length": 8,
+    "kv_rank": 8,
+    "q_rank": 8,
+    "rotary_dim": 4,
+    "value_dim": 6,
+    "experts": 4,
+    "top_k": 2,
+    "groups": 2,
+    "top_groups": 1,
+}
+
+
+def small_recipe_case(recipe: Recipe, model: Model) -> BlockCase:
+    """The recipe with small sizes, as a case.
+
+    Null stays null, one key-and-value head stays one, and ``kv_heads`` equal to ``heads`` stays equal.
+
+    Args:
+        recipe: a recipe of any size.
+        model: the model that it builds, on the meta device.
+    """
+    small = {key: _small(value) for key, value in recipe.dump().items()}
+    place: Place = MODEL_PLACES[model.kind]
+    return BlockCase(
+        "model",
+        str(small.pop("type")),
+        {key: SMALL.get(key, value) for key, value in small.items()},
+        place,
+        recipe.name,
+    )
+
+
+def _small(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return tuple(_small(item) for item in cast("list[Any]", tree))
+    if not isinstance(tree, dict):
+        return tree
+    node = cast("dict[str, Any]", tree)
+    found = {key: _size(key, value, node) for key, value in node.items()}
+    if node.get("pattern"):
+        found["depth"] = len(node["pattern"]) + len(cast("Sequence[str]", node.get("first") or ()))
+    return found
+
+
+def _size(key: str, value: Any, node: Mapping[str, Any]) -> Any:
+    if not isinstance(value, int) or isinstance(value, bool) or key not in SIZES:
+        return _small(value)
+    if key == "kv_heads" and value in (1, node.get("heads")):
+        return 1 if value == 1 else SIZES["heads"]
+    return SIZES[key]
+
+
+def shrink(tree: Tree, fails: Callable[[Tree], bool]) -> Tree:
+    """The smallest recipe that still fails: keys removed, patterns replaced by one layer.
+
+    Args:
+        tree: a recipe that fails.
+        fails: whether a recipe fails.
+    """
+    smaller = True
+    while smaller:
+        smaller = False
+        for candidate in _smaller(tree):
+            if candidate != tree and fails(candidate):
+                tree, smaller = candidate, True
+                break
+    return tree
+
+
+def fails_check(check: str) -> Callable[[Tree], bool]:
+    """Whether a recipe is valid and fails this check; for ``validate``: whether validation itself crashes."""
+
+    def fails(tree: Tree) -> bool:
+        try:
+            valid = validate(tree)
+        except RecipeError:
+            return False
+        except Exception:
+            return check == "validate"
+        return any(_fails(c, valid.case) for c in checks_of_recipe(valid.case) if check_name(c) == check)
+
+    return fails
+
+
+def _fails(check: Check, case: BlockCase) -> bool:
+    try:
+        check(case)
+    except NotApplicable:
+        return False
+    except Exception:
+        return True
+    return False
+
+
+def _smaller(tree: Tree) -> Iterator[Tree]:
+    """Recipes with less in them, those with much less first."""
+    for path in key_paths(tree):
+        node = _at(tree, path)
+        if isinstance(node, dict) and "layers" in node:
+            stack = cast("Tree", node)
+            yield from (_put(tree, path, _uniform(stack, layer)) for layer in stack["layers"].values())
+        if path[-1] not in ("type", "pattern", "first", "layers", *SMALL) and path[-2:-1] != ("layers",):
+            yield without(tree, [path])
+
+
+def _uniform(stack: Tree, layer: Any) -> Tree:
+    """A stack of one kind of layer instead of a pattern."""
+    kept = {key: value for key, value in stack.items() if key not in ("layers", "first", "pattern", "rest")}
+    return kept | {"layer": layer, "depth": 2}
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _put(tree: Tree, path: tuple[str, ...], value: Any) -> Tree:
+    key, *rest = path
+    return {**tree, key: _put(tree[key], tuple(rest), value) if rest else value}
