@@ -2,9 +2,12 @@
 
 import errno
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO
 
 
@@ -40,6 +43,29 @@ def write_text(path: Path, text: str) -> None:
         OSError: it cannot be written; what was there stays.
     """
     write_atomically(path, lambda stream: stream.write(text.encode()))
+
+
+@contextmanager
+def new_folder(path: Path) -> Generator[Path]:
+    """Create a folder in one step: yield a temporary folder beside ``path`` and rename it to ``path`` at the end.
+
+    After an exception nothing is left.
+
+    Raises:
+        FileExistsError: ``path`` exists already.
+        OSError: it cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.parent / f".{path.name}.{token_hex(4)}"
+    try:
+        draft.mkdir()
+        yield draft
+        draft.replace(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    _reach_disk(path.parent)
 
 
 def remove_drafts(folder: Path) -> None:

@@ -1,90 +1,92 @@
-"""`blockformer export`: a model of ours becomes a folder that transformers loads."""
+"""`blockformer export`: convert a model to a folder that transformers loads."""
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from blockformer.cli.import_ import DIFFERS, said
+from blockformer.cli.import_ import DIFFERS, comparison_lines
 from blockformer.cli.parser import Parser
 from blockformer.errors import UserError
 
 if TYPE_CHECKING:
-    from blockformer.huggingface import Verification
-    from blockformer.huggingface.export import Source
+    from blockformer.huggingface import ExportSource, Verification
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-REMEDY = "no class of transformers is this model; --custom writes one of its own (loaded with trust_remote_code=True)"
+REMEDY = "no class of transformers supports this recipe; --custom exports it with its own code (trust_remote_code=True)"
 
 
 class DiffersError(Exception):
-    """What was written is not the same model; nothing of it may stay."""
+    """The exported model or tokenizer differs from the original, so the folder must not be kept."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write a model as a Hugging Face folder, and load it there with transformers to compare the two.
+    """Export a model to a Hugging Face folder, and compare what transformers loads from it with the original.
 
     Raises:
-        UserError: there is no such model, or it cannot be compared.
+        UserError: the model cannot be read or compared.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.custom and options.family:
-        parser.error("--custom writes a class of its own, which is of no --family")
+        parser.error("--custom and --family cannot be combined: --custom uses no family")
     if options.verify and find_spec("transformers") is None:
-        raise UserError(
-            "to compare what is written, transformers is needed: pip install 'blockformer[hf]'; or ask for --no-verify"
-        )
-    import torch  # now, so that --help answers at once
+        message = "verification requires transformers: pip install 'blockformer[hf]'; or export with --no-verify"
+        raise UserError(message)
+    import torch  # imported late: --help then needs no torch
 
-    from blockformer.huggingface import drafted
-    from blockformer.huggingface.export import read_source
+    from blockformer.huggingface import output_folder, read_source
 
     source = read_source(Path(options.path), options.dtype and getattr(torch, options.dtype))
     out = Path(options.out or f"{source.name}-hf")
     try:
-        with drafted(out) as draft:
+        with output_folder(out) as draft:
             _write(source, draft, options)
     except DiffersError as difference:
         print(difference, f"{out} was not written", sep="\n")
         return DIFFERS
     names = sorted(path.name for path in out.iterdir())
-    code = sum(name.endswith(".py") for name in names)
     others = [name for name in names if not name.endswith(".py")]
-    print(f"{out}: {', '.join([*others, *([f'{code} files of code'] if code else [])])}")
+    code = len(names) - len(others)
+    print(f"{out}: {', '.join([*others, *([f'{code} Python files'] if code else [])])}")
     return 0
 
 
-def _write(source: "Source", draft: Path, options: Namespace) -> None:
+def _write(source: "ExportSource", draft: Path, options: Namespace) -> None:
+    """Write everything and verify it.
+
+    Raises:
+        DiffersError: the exported model or its tokenizer differs.
+    """
     encode = source.write_tokenizer(draft)
-    verify = (_custom if options.custom else _stock)(source, draft, options)
+    verify = (_write_custom if options.custom else _write_family)(source, draft, options)
     if not options.verify:
         return
     result = verify()
     if not result.agrees:
-        raise DiffersError("\n".join(said(result)))
-    print(*said(result), sep="\n")
-    _compare_tokenizer(draft, encode)
+        raise DiffersError("\n".join(comparison_lines(result)))
+    print(*comparison_lines(result), sep="\n")
+    _verify_tokenizer(draft, encode)
 
 
-def _custom(source: "Source", draft: Path, options: Namespace) -> "Callable[[], Verification]":
-    """Write the model with the code of its blocks; what is returned compares the two."""
-    from blockformer.huggingface.custom.writing import verify_custom, write_custom
+def _write_custom(source: "ExportSource", draft: Path, options: Namespace) -> "Callable[[], Verification]":
+    """Write the model with the code of its blocks; return a function that verifies it."""
+    from blockformer.huggingface.custom.exporter import verify_custom, write_custom
 
     copies = write_custom(source, draft, options.shard_size)
     model = source.model
-    print(f"{options.path}: {model.kind}, {model.size:,} parameters, with code of its own")
+    print(f"{options.path}: {model.kind}, {model.size:,} parameters, with its own code")
     return lambda: verify_custom(source, draft, copies)
 
 
-def _stock(source: "Source", draft: Path, options: Namespace) -> "Callable[[], Verification]":
-    """Write the model as a class that transformers has; what is returned compares the two.
+def _write_family(source: "ExportSource", draft: Path, options: Namespace) -> "Callable[[], Verification]":
+    """Write the model for a class of transformers; return a function that verifies it.
 
     Raises:
-        InexpressibleError: there is none; what stands in the way is named, and what can be done.
+        ExportError: no class supports the recipe.
     """
-    from blockformer.huggingface import InexpressibleError, load_family, verify, write_export
+    from blockformer.huggingface import ExportError, load_family, verify, write_export
     from registry import Mark, Problem
 
     name = options.family or source.family
@@ -93,23 +95,23 @@ def _stock(source: "Source", draft: Path, options: Namespace) -> "Callable[[], V
         exported = write_export(
             source.recipe, source.model.state_dict(), draft, family, source.tokens, options.shard_size
         )
-    except InexpressibleError as error:
+    except ExportError as error:
         remedy = Problem(Mark(options.path), "", REMEDY)
-        raise InexpressibleError([*error.problems, remedy]) from None
+        raise ExportError([*error.problems, remedy]) from None
     model, chosen = source.model, exported.family
     print(f"{options.path}: {model.kind}, {model.size:,} parameters, as {chosen.architectures[0]} ({chosen.about})")
     return lambda: verify(exported)
 
 
-def _compare_tokenizer(draft: Path, encode: Any) -> None:
+def _verify_tokenizer(draft: Path, encode: Callable[[str], Sequence[int]] | None) -> None:
     from blockformer.data import hub_tokenizer
     from blockformer.errors import DataError
 
     if encode is None:
-        print("there is no tokenizer to write")
+        print("no tokenizer to export")
         return
     try:
-        print(f"the tokenizer encodes {hub_tokenizer.verify(draft, encode)} texts as the original does")
+        print(f"tokenizer: {hub_tokenizer.verify(draft, encode)} texts are encoded like by the original")
     except DataError as error:
         raise DiffersError(str(error)) from None
 
@@ -117,19 +119,21 @@ def _compare_tokenizer(draft: Path, encode: Any) -> None:
 def _parser() -> Parser:
     parser = Parser(
         prog="blockformer export",
-        description="Turn a trained or imported model into a folder that transformers loads, and compare the two.",
-        epilog="Exit status: 0; 1 if what transformers loads differs; 2 if the model cannot be exported.",
+        description="Convert a trained or imported model to a folder that transformers loads, and compare the two.",
+        epilog="Exit status: 0; 1 if the exported model differs; 2 if the model cannot be exported.",
     )
     add = parser.add_argument
-    add("path", metavar="PATH", help="a checkpoint, a run's folder (its best checkpoint, else its last), or an import")
-    add("--to", choices=["hf"], required=True, help="hf: config.json, safetensors and the tokenizer, for transformers")
-    add("--out", metavar="DIR", help="where to write; default: the model's name with -hf, here")
-    add("--family", metavar="NAME", help="as which family (a name or a FILE); default: the nearest that can say it")
+    add("path", metavar="PATH", help="checkpoint, imported folder, or run folder (its best checkpoint, else its last)")
+    add("--to", choices=["hf"], required=True, help="format; hf: config.json, safetensors and tokenizer")
+    add("--out", metavar="DIR", help="folder to create; default: the model's name with -hf, in this folder")
+    add("--family", metavar="NAME", help="family to export as, by name or file; default: the nearest that fits")
     add(
-        "--custom", action="store_true", help="with code of its own, for a recipe that no class of transformers can say"
+        "--custom",
+        action="store_true",
+        help="export the code of the blocks too; works for every recipe, without a family",
     )
-    add("--dtype", choices=DTYPES, help="of the tensors; default: as they are stored")
-    add("--shard-size", metavar="SIZE", default="5GB", help="cut the tensors into files of this size (5GB)")
-    add("--no-verify", dest="verify", action="store_false", help="do not load it with transformers to compare")
+    add("--dtype", choices=DTYPES, help="dtype of the exported tensors; default: as stored")
+    add("--shard-size", metavar="SIZE", default="5GB", help="largest size of one file of tensors; default: 5GB")
+    add("--no-verify", dest="verify", action="store_false", help="do not compare the exported model with the original")
     add("--plugin", metavar="MODULE", help="import a module that registers blocks; may be repeated")
     return parser

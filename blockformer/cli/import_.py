@@ -1,4 +1,4 @@
-"""`blockformer import`: a published model becomes a recipe and its weights."""
+"""`blockformer import`: convert a Hugging Face folder to a recipe and its weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from blockformer.cli.parser import Parser
 
 if TYPE_CHECKING:
-    from blockformer.huggingface.verification import Verification
+    from blockformer.huggingface import Verification
 
-DIFFERS = 1
+DIFFERS = 1  # exit status
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Read a Hugging Face folder, compare it with the original if that is asked, and write what it is in our terms."""
+    """Read a Hugging Face folder, compare it with the original if requested, and write the recipe and its weights."""
     options = _parser().parse_args(arguments)
     folder = Path(options.folder)
     out = Path(options.out or f"{folder.resolve().name}-imported")
-    from blockformer.assembly import check  # these and torch only now, so that --help answers at once
+    from blockformer.assembly import check  # imported late: --help then needs no torch
     from blockformer.huggingface import read_folder, verify, write_folder
 
     imported = read_folder(folder, options.family)
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{folder}: {imported.family.about}, {model.kind}, {model.size:,} parameters (family {imported.family.name})")
     if options.verify:
         result = verify(imported)
-        print(*said(result), sep="\n")
+        print(*comparison_lines(result), sep="\n")
         if not result.agrees:
             print(f"{out} was not written")
             return DIFFERS
@@ -34,34 +34,39 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def said(result: "Verification") -> list[str]:
-    """The lines that tell how far two models are apart, and where they part."""
+def comparison_lines(result: "Verification") -> list[str]:
+    """The difference of two models for the user; if it is too large, also that of each layer."""
     from blockformer.huggingface.verification import TOLERANCE
 
-    lines = [f"largest relative difference of the logits: {result.logits:.1e} (at most {TOLERANCE:.0e} is rounding)"]
+    lines = [f"largest relative difference of the logits: {result.logits:.1e} (tolerance {TOLERANCE:.0e})"]
     if result.agrees:
         return lines
     if not result.layers:
-        return [*lines, "the original does not give its hidden states, so no layer can be named"]
-    if result.first is None:
-        return [*lines, "all hidden states agree: what differs is the head"]
-    shown = [
-        f"  {name:<28} {apart:.1e}{'  <- first that differs' * (name == result.first)}"
-        for name, apart in result.layers.items()
-    ]
-    return [*lines, *shown]
+        return [*lines, "the original returns no hidden states, so the first layer that differs is unknown"]
+    if result.first_difference is None:
+        return [*lines, "all hidden states agree; the head differs"]
+    first = "  <- first that differs"
+    layers = (
+        f"  {name:<28} {difference:.1e}{first * (name == result.first_difference)}"
+        for name, difference in result.layers.items()
+    )
+    return [*lines, *layers]
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="blockformer import",
-        description="Turn a Hugging Face folder (config.json, safetensors) into a recipe and its weights.",
-        epilog="Exit status: 0; 1 if --verify finds that the models differ; 2 if the folder cannot be read.",
+        description="Convert a Hugging Face folder (config.json and safetensors) to a recipe and its weights.",
+        epilog="Exit status: 0; 1 if --verify finds that the models differ; 2 if the folder cannot be imported.",
     )
-    parser.add_argument("folder", metavar="DIR", help="with config.json and model.safetensors, whole or in parts")
-    parser.add_argument("--out", metavar="DIR", help="where to write; default: the folder's name with -imported, here")
+    parser.add_argument("folder", metavar="DIR", help="folder with config.json and model.safetensors or its shards")
     parser.add_argument(
-        "--verify", action="store_true", help="run it beside the original, for which transformers is needed"
+        "--out", metavar="DIR", help="folder to create; default: the name of DIR with -imported, in this folder"
     )
-    parser.add_argument("--family", metavar="FILE", help="a family file, instead of that of the folder's model_type")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare the logits with those of the original (needs transformers)"
+    )
+    parser.add_argument(
+        "--family", metavar="FILE", help="family file or name; default: the family for the config's model_type"
+    )
     return parser

@@ -1,29 +1,30 @@
-"""Read and write Hugging Face folders; what a published architecture is in our terms stands in data files alone."""
+"""Import and export models in the format of Hugging Face transformers; each architecture is a data file (a family)."""
 
 from blockformer.huggingface.adapter import HuggingFaceNames
-from blockformer.huggingface.errors import InexpressibleError, InterchangeError
-from blockformer.huggingface.exporting import export_folder, write_export
-from blockformer.huggingface.family import Family
-from blockformer.huggingface.folder import drafted, write_folder
-from blockformer.huggingface.importing import Imported, read_folder
-from blockformer.huggingface.library import families, load_family
-from blockformer.huggingface.to_config import config_of, family_for
+from blockformer.huggingface.errors import ExportError, HuggingFaceError
+from blockformer.huggingface.export_config import config_of, family_for
+from blockformer.huggingface.exporter import ExportSource, export_folder, read_source, write_export
+from blockformer.huggingface.family import Family, families, load_family
+from blockformer.huggingface.folder import output_folder
+from blockformer.huggingface.importer import ImportedModel, read_folder, write_folder
 from blockformer.huggingface.verification import Verification, verify
 
 __all__ = [
+    "ExportError",
+    "ExportSource",
     "Family",
+    "HuggingFaceError",
     "HuggingFaceNames",
-    "Imported",
-    "InexpressibleError",
-    "InterchangeError",
+    "ImportedModel",
     "Verification",
     "config_of",
-    "drafted",
     "export_folder",
     "families",
     "family_for",
     "load_family",
+    "output_folder",
     "read_folder",
+    "read_source",
     "verify",
     "write_export",
     "write_folder",

@@ -1,4 +1,4 @@
-"""Call our models by Hugging Face's names."""
+"""Call a model with the argument names of transformers."""
 
 from typing import cast
 
@@ -11,9 +11,10 @@ from blocks.models.encoder_only import EncoderOnly
 
 
 class HuggingFaceNames(nn.Module):
-    """A model that takes the input names of Hugging Face's, so that code written for those can call it.
+    """Wrap a model so that its arguments have the names that transformers uses.
 
-    Positions need not be given: they skip padding, as in the original of every family.
+    There is no ``position_ids``: positions follow from the attention mask and skip padding, as in the original of every
+    family.
 
     Args:
         model: decoder_only, encoder_only or encoder_decoder.
@@ -38,18 +39,18 @@ class HuggingFaceNames(nn.Module):
             attention_mask: (B, T), 1 for a token, 0 for padding.
             token_type_ids: (B, T) segment ids, for an encoder_only with segments.
             decoder_input_ids: (B, T) ids of the target of an encoder_decoder, beginning with the start token.
-            decoder_attention_mask: (B, T), likewise.
+            decoder_attention_mask: (B, T), 1 for a token of the target, 0 for padding.
 
         Raises:
-            ValueError: an input is missing, or is not one of this kind of model.
+            ValueError: an argument is missing, or this kind of model does not take it.
         """
         kind, mask = self.model.kind, self.model.mask(attention_mask)
-        if (decoder_input_ids is None) == (kind == "encoder_decoder"):
-            raise ValueError(
-                f"a model of kind {kind} {'needs' if decoder_input_ids is None else 'takes no'} decoder_input_ids"
-            )
-        if token_type_ids is not None and kind != "encoder_only":
-            raise ValueError(f"a model of kind {kind} takes no token_type_ids")
+        if kind == "encoder_decoder" and decoder_input_ids is None:
+            raise ValueError("decoder_input_ids is required for an encoder_decoder model")
+        if kind != "encoder_decoder" and decoder_input_ids is not None:
+            raise ValueError(f"decoder_input_ids cannot be used with a model of kind {kind}")
+        if kind != "encoder_only" and token_type_ids is not None:
+            raise ValueError(f"token_type_ids cannot be used with a model of kind {kind}")
         if kind == "decoder_only":
             return cast("DecoderOnly", self.model)(input_ids, attention_mask=mask)
         if kind == "encoder_only":

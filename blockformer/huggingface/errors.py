@@ -1,4 +1,4 @@
-"""What is wrong with a folder, a family file, or the two together."""
+"""Errors of the import from and the export to Hugging Face folders."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,20 +6,26 @@ from pathlib import Path
 from registry import Mark, Problem, RecipeError
 
 
-class InterchangeError(RecipeError):
-    """A folder cannot be imported or exported; ``str()`` gives one line a problem, with file and line where known."""
+class HuggingFaceError(RecipeError):
+    """A folder cannot be imported or exported; ``str()`` gives one line per problem, with file and line where known."""
 
     @classmethod
-    def at(cls, place: Path | str | Mark, message: str, path: str = "") -> "InterchangeError":
-        """With one problem, at a file or at a line of one."""
+    def at(cls, place: Path | str | Mark, message: str, path: str = "") -> "HuggingFaceError":
+        """An error with one problem.
+
+        Args:
+            place: the file, or the line of a file.
+            message: what is wrong and what to do.
+            path: dotted path of the key in the file, if the problem has one.
+        """
         mark = place if isinstance(place, Mark) else Mark(str(place))
         return cls([Problem(mark, path, message)])
 
     @classmethod
-    def among(cls, place: Path | str, messages: Iterable[str]) -> "InterchangeError":
-        """With several problems of one file."""
-        return cls(Problem(Mark(str(place)), "", message) for message in messages)
+    def in_file(cls, file: Path | str, messages: Iterable[str]) -> "HuggingFaceError":
+        """An error with several problems of one file."""
+        return cls(Problem(Mark(str(file)), "", message) for message in messages)
 
 
-class InexpressibleError(InterchangeError):
-    """No family can say a recipe; each problem is a key that stands in the way of the nearest, or of the chosen one."""
+class ExportError(HuggingFaceError):
+    """A recipe does not match any family, or not the chosen one; each problem is a key that differs from the family."""

@@ -1,13 +1,13 @@
-"""What keeps a recipe from being one of a family: each key with our value and the family's."""
+"""Explain why a recipe cannot be exported as a family: each key that differs, with both values."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from blockformer.huggingface.config_solver import Solver
+from blockformer.huggingface.config_solver import TRAINING_ONLY, ConfigSolver
 from blockformer.huggingface.family import Family
-from blockformer.huggingface.keys import TRAINING, ConflictError, Keys
-from blockformer.huggingface.layer_pattern import listed
+from blockformer.huggingface.layer_pattern import expand_layers
+from blockformer.huggingface.partial_config import ConflictError, PartialConfig
 from blocks.stacks.layers import LAYOUT
 from registry import Mark, Problem, Recipe
 from registry.errors import quoted
@@ -15,44 +15,44 @@ from registry.strict_yaml import mark_of
 
 
 @dataclass(frozen=True)
-class Obstacle:
-    """One place of a recipe that a family cannot say.
+class Mismatch:
+    """A key of a recipe whose value the family does not support.
 
     Attributes:
-        problem: for the user.
-        weight: number of keys that stand there, as a whole block of another type is further away than one key.
+        problem: the message for the user.
+        weight: number of keys at this place: a whole block of another type counts more than one key.
     """
 
     problem: Problem
     weight: int = 1
 
 
-class NearestSolver(Solver):
-    """Finds as much of a config as there is, and remembers the keys of the recipe that the family cannot give."""
+class NearestConfigSolver(ConfigSolver):
+    """Finds as many keys of a config as possible, and records the keys of the recipe that the family cannot produce."""
 
-    def __init__(self, family: Family, keys: Keys) -> None:
+    def __init__(self, family: Family, keys: PartialConfig) -> None:
         super().__init__(family, keys)
         self.path: tuple[str, ...] = ()
-        self.failed: tuple[tuple[str, ConflictError], ...] = ()
+        self.failed: tuple[tuple[str, ConflictError], ...] = ()  # each with the dotted path of the key
 
     def attempt(self, step: Callable[[], None], key: str = "") -> None:
-        """Take a step, and go on without it if it fails."""
-        before, outside = (self.keys.copy(), list(self.pending), self.failed), self.path
-        self.path = (*outside, key) if key else outside
+        """Take a step; if it fails, undo and record it."""
+        before, outer = (self.keys.copy(), list(self.pending), self.failed), self.path
+        self.path = (*outer, key) if key else outer
         try:
             step()
         except ConflictError as conflict:
             self.keys, self.pending, failed = before
             self.failed = (*failed, (".".join(self.path), conflict))
-        self.path = outside
+        self.path = outer
 
     def first(self, *options: Callable[[], None]) -> None:
-        """Take the option that fails in the fewest places; the first of several.
+        """Take the first of the options with the fewest failures.
 
         Raises:
-            ConflictError: all conflict as a whole.
+            ConflictError: all options conflict.
         """
-        conflict, best = ConflictError("nothing to choose from"), None
+        conflict, best = ConflictError("there are no options"), None
         start = (self.keys, self.pending, self.failed)
         for option in options:
             self.keys, self.pending, self.failed = start[0].copy(), list(start[1]), start[2]
@@ -70,102 +70,102 @@ class NearestSolver(Solver):
             raise conflict
 
 
-def differing(recipe: Recipe, nearest: Recipe, family: Family) -> Iterator[Obstacle]:
-    """A place for every key in which a recipe is not the nearest one that the family says.
+def compare_recipes(recipe: Recipe, nearest: Recipe, family: Family) -> Iterator[Mismatch]:
+    """The keys in which a recipe differs from the nearest one that the family supports.
 
     Args:
         recipe: the model.
-        nearest: what the family makes of the config that was found for it.
+        nearest: what the import of the nearest config gives.
         family: for the messages.
     """
     ours, theirs = recipe.spec.dump(runtime=False), nearest.spec.dump(runtime=False)
-    yield from _differing(recipe, family, ours, theirs, ())
+    yield from _compare(recipe, family, ours, theirs, ())
 
 
-def failing(recipe: Recipe, family: Family, failed: Mapping[str, ConflictError]) -> Iterator[Obstacle]:
-    """A place for every key that the solver could not give, where no whole config was found.
+def unsolved_keys(recipe: Recipe, family: Family, failed: Mapping[str, ConflictError]) -> Iterator[Mismatch]:
+    """The keys for which no config was found.
 
     Args:
         recipe: the model.
         family: for the messages.
-        failed: why, by the key's path; layers are numbers.
+        failed: the conflict of each key, by its dotted path with layers as numbers.
     """
     canonical = recipe.spec.dump(runtime=False)
     for dotted, conflict in failed.items():
-        path, value = _written(canonical, dotted.split(".") if dotted else [])
-        message = f"{family.name} cannot say it ({conflict})"
-        if conflict.instead is not None:
-            message = _there(family, conflict.instead)
-        yield _obstacle(recipe, path, f"is {_kind(value)}; {message}", value)
+        path, value = _written_path(canonical, dotted.split(".") if dotted else [])
+        message = f"not supported by {family.name} ({conflict})"
+        if conflict.found is not None:
+            message = _required(family, conflict.found)
+        yield _mismatch(recipe, path, f"is {_short(value)}; {message}", value)
 
 
-def _differing(recipe: Recipe, family: Family, ours: Any, theirs: Any, path: tuple[str, ...]) -> Iterator[Obstacle]:
+def _compare(recipe: Recipe, family: Family, ours: Any, theirs: Any, path: tuple[str, ...]) -> Iterator[Mismatch]:
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         mine, other = cast("dict[str, Any]", ours), cast("dict[str, Any]", theirs)
         if mine.get("type") == other.get("type"):
             if "depth" in mine and "layer" in mine:
-                yield from _layers(recipe, family, mine, other, path)
+                yield from _compare_layers(recipe, family, mine, other, path)
             for key in mine:
-                if key not in TRAINING and not ("depth" in mine and key in LAYOUT):
-                    yield from _differing(recipe, family, mine[key], other.get(key), (*path, key))
+                if key not in TRAINING_ONLY and not ("depth" in mine and key in LAYOUT):
+                    yield from _compare(recipe, family, mine[key], other.get(key), (*path, key))
             return
     if ours != theirs:
-        yield _obstacle(recipe, path, f"is {_kind(ours)}; {_there(family, theirs)}", ours)
+        yield _mismatch(recipe, path, f"is {_short(ours)}; {_required(family, theirs)}", ours)
 
 
-def _layers(
+def _compare_layers(
     recipe: Recipe, family: Family, ours: dict[str, Any], theirs: dict[str, Any], path: tuple[str, ...]
-) -> Iterator[Obstacle]:
-    """Layer by layer, whatever they are called; what layers of one name share is said once."""
+) -> Iterator[Mismatch]:
+    """Compare layer by layer, whatever their names are; a mismatch of a named layer is reported once."""
     seen: set[tuple[str, ...]] = set()
-    for name, mine, other in zip(_names(ours), listed(ours), listed(theirs), strict=False):
-        found = list(_differing(recipe, family, mine, other, (*path, *name)))
-        if not found:
-            continue
-        yield from (one for one in found if (one.problem.path,) not in seen)
-        seen |= {(one.problem.path,) for one in found}
+    for name, mine, other in zip(_layer_paths(ours), expand_layers(ours), expand_layers(theirs), strict=False):
+        found = list(_compare(recipe, family, mine, other, (*path, *name)))
+        yield from (mismatch for mismatch in found if (mismatch.problem.path,) not in seen)
+        seen |= {(mismatch.problem.path,) for mismatch in found}
 
 
-def _names(stack: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Where the recipe of each layer is written, within the stack."""
+def _layer_paths(stack: dict[str, Any]) -> list[tuple[str, ...]]:
+    """For each layer the path of its recipe within the stack."""
     if not stack.get("layers"):
-        return [("layer",)] * len(listed(stack))
-    named = {**stack, "layers": {name: ("layers", name) for name in stack["layers"]}}
-    return listed(named)
+        return [("layer",)] * len(expand_layers(stack))
+    paths = {**stack, "layers": {name: ("layers", name) for name in stack["layers"]}}
+    return expand_layers(paths)
 
 
-def _written(canonical: Mapping[str, Any], path: list[str]) -> tuple[tuple[str, ...], Any]:
-    """Where a key is written whose path counts layers by number, and its value."""
+def _written_path(canonical: Mapping[str, Any], path: list[str]) -> tuple[tuple[str, ...], Any]:
+    """The path as the recipe has it, with names instead of numbers of layers, and the value there."""
     value: Any = canonical
     written: list[str] = []
     parts = iter(path)
     for part in parts:
         if part == "layers":
             stack, index = cast("dict[str, Any]", value), int(next(parts))
-            written += _names(stack)[index]
-            value = listed(stack)[index]
+            written += _layer_paths(stack)[index]
+            value = expand_layers(stack)[index]
         else:
             written.append(part)
             value = cast("dict[str, Any]", value).get(part) if isinstance(value, Mapping) else None
     return tuple(written), value
 
 
-def _obstacle(recipe: Recipe, path: tuple[str, ...], message: str, value: Any) -> Obstacle:
+def _mismatch(recipe: Recipe, path: tuple[str, ...], message: str, value: Any) -> Mismatch:
     mark = mark_of(recipe.tree, path)
-    return Obstacle(Problem(mark if mark.line else Mark(recipe.name), ".".join(path), message), _leaves(value))
+    return Mismatch(Problem(mark if mark.line else Mark(recipe.name), ".".join(path), message), _count_keys(value))
 
 
-def _leaves(value: Any) -> int:
+def _count_keys(value: Any) -> int:
     inner = cast("dict[str, Any]", value).values() if isinstance(value, Mapping) else ()
-    return max(1, sum(map(_leaves, inner)))
+    return max(1, sum(map(_count_keys, inner)))
 
 
-def _there(family: Family, value: Any) -> str:
-    """What the family has in a place."""
-    return f"{family.name} has none: leave it null" if value is None else f"{family.name} has {_kind(value)}"
+def _required(family: Family, value: Any) -> str:
+    if value is None:
+        return f"{family.name} does not support this: set it to null"
+    return f"{family.name} requires {_short(value)}"
 
 
-def _kind(value: Any) -> str:
+def _short(value: Any) -> str:
+    """A value for a message; a block by its type."""
     if isinstance(value, Mapping):
         return str(cast("dict[str, Any]", value).get("type"))
     return value if isinstance(value, str) else quoted(value)

@@ -1,35 +1,36 @@
-"""Say in few words which layers a stack has: alike, or named and laid out by a pattern."""
+"""Convert between a list of layers and the keys that describe them in a stack's recipe."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
 
-def laid_out(layers: Sequence[Any], names: Sequence[str | None]) -> dict[str, Any]:
-    """The keys of a stack that describe these layers.
+def compress_layers(layers: Sequence[Any], names: Sequence[str | None]) -> dict[str, Any]:
+    """The shortest keys of a stack that describe a list of layers.
 
     Args:
-        layers: the recipe of each.
-        names: what each shall be called; None: a letter. Different layers of one name are told apart by a number.
+        layers: the recipe of each layer.
+        names: the name of each layer; None: a letter. Different layers with the same name get a number as a suffix.
 
     Returns:
-        ``layer``, or ``layers`` and ``pattern``, with ``first`` and ``rest`` where it begins later or breaks off.
+        ``layer`` if all are equal; else ``layers`` and ``pattern``, with ``first`` for layers before the repetition
+        and ``rest: cut`` if the last repetition is incomplete.
     """
     keys = [json.dumps(layer, sort_keys=True, default=list) for layer in layers]
     if len(set(keys)) <= 1:
         return {"layer": layers[0]} if layers else {}
-    called = _called(keys, names)
-    order = [called[key] for key in keys]
-    begin, period = _shortest(order)
-    described: dict[str, Any] = {"layers": {called[key]: layers[keys.index(key)] for key in dict.fromkeys(keys)}}
+    unique = _unique_names(keys, names)
+    order = [unique[key] for key in keys]
+    begin, period = _shortest_repetition(order)
+    described: dict[str, Any] = {"layers": {unique[key]: layers[keys.index(key)] for key in dict.fromkeys(keys)}}
     if begin:
         described["first"] = order[:begin]
     described["pattern"] = order[begin : begin + period]
     return described | ({"rest": "cut"} if (len(order) - begin) % period else {})
 
 
-def listed(stack: dict[str, Any]) -> list[Any]:
-    """The recipe of each layer that has weights of its own; the inverse of :func:`laid_out`."""
+def expand_layers(stack: dict[str, Any]) -> list[Any]:
+    """The recipe of each layer that has weights of its own; the inverse of :func:`compress_layers`."""
     count = stack.get("distinct") or stack["depth"]
     if not stack.get("layers"):
         return [stack["layer"]] * count
@@ -38,20 +39,20 @@ def listed(stack: dict[str, Any]) -> list[Any]:
     return [stack["layers"][name] for name in order]
 
 
-def _called(keys: Sequence[str], names: Sequence[str | None]) -> dict[str, str]:
-    """A name of its own for every kind of layer."""
-    called: dict[str, str] = {}
+def _unique_names(keys: Sequence[str], names: Sequence[str | None]) -> dict[str, str]:
+    """A unique name for every distinct layer, by its key."""
+    unique: dict[str, str] = {}
     for key, name in zip(keys, names, strict=True):
-        if key in called:
+        if key in unique:
             continue
-        base = name or chr(ord("a") + len(called) % 26)
-        taken = sum(other == base or other.startswith(f"{base}_") for other in called.values())
-        called[key] = f"{base}_{taken + 1}" if taken else base
-    return called
+        base = name or chr(ord("a") + len(unique) % 26)
+        taken = sum(other == base or other.startswith(f"{base}_") for other in unique.values())
+        unique[key] = f"{base}_{taken + 1}" if taken else base
+    return unique
 
 
-def _shortest(order: Sequence[str]) -> tuple[int, int]:
-    """Where a repetition begins and its period, with the fewest names to write, and best without a remainder."""
+def _shortest_repetition(order: Sequence[str]) -> tuple[int, int]:
+    """Start and period of the repetition that takes the fewest names to write, preferably without a remainder."""
     plans: list[tuple[int, int, int, int]] = []
     for begin in range(len(order)):
         rest = order[begin:]

@@ -1,152 +1,208 @@
-"""Fill in a family's templates with the values of a config."""
+"""Render the templates of a family with the values of a config.json."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, cast
 
-from blockformer.huggingface.config import Config
-from blockformer.huggingface.errors import InterchangeError
-from blockformer.huggingface.evaluation import evaluate
-from blockformer.huggingface.expression import ExpressionError, is_expression, parse
+from blockformer.huggingface.errors import HuggingFaceError
+from blockformer.huggingface.expression import ExpressionError, evaluate, is_expression, parse
 from blockformer.huggingface.family import Family
-from blockformer.huggingface.layer_pattern import laid_out
+from blockformer.huggingface.layer_pattern import compress_layers
 from registry import Mark
 from registry.strict_yaml import Map
 
-OMITTED = object()  # what a condition without a matching branch gives: the key is left out
+OMITTED = object()  # the result of a condition that does not hold and has no `else`: its key is left out
 
 
-class Filling:
-    """One config's values for the names in one family.
+class Config(Mapping[str, Any]):
+    """A read-only mapping that records every key that is read, also in the mappings inside it.
 
     Args:
-        family: whose templates and defaults are used.
-        config: the values.
-        given: further names, such as ``tensors``.
-        inside: templates that are being filled in, outermost first.
-        defaults: use the family's defaults for keys that the config has not.
+        values: the content.
+        paths: the dotted path of each key in the file; None: the keys themselves.
+        read: the set that collects the paths that were read; all mappings of one file share it.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any], paths: Mapping[str, str] | None = None, read: set[str] | None = None
+    ) -> None:
+        self._values = dict(values)
+        self._paths = dict(paths) if paths is not None else {key: key for key in values}
+        self.read: set[str] = set() if read is None else read
+
+    def __getitem__(self, key: str) -> Any:
+        value, path = self._values[key], self._paths.get(key)
+        if path is not None:
+            self.read.add(path)
+        if path is not None and isinstance(value, dict):
+            inner = cast("dict[str, Any]", value)
+            return Config(inner, {name: f"{path}.{name}" for name in inner}, self.read)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __or__(self, other: Mapping[str, Any]) -> "Config":
+        """Both merged, with the other's values where both have a key; merging does not count as reading."""
+        values, paths = dict(self._values), dict(self._paths)
+        for key, value in other.items() if not isinstance(other, Config) else other._values.items():
+            values[key] = value
+            paths.pop(key, None)
+        if isinstance(other, Config):
+            paths |= other._paths
+        return Config(values, paths, self.read)
+
+    def __ror__(self, other: Mapping[str, Any]) -> "Config":
+        return Config(other, {}, self.read) | self
+
+    def unread(self) -> list[str]:
+        """Dotted paths of the keys that were not read, also inside mappings that were."""
+        return list(self._unread(self._values, ""))
+
+    def _unread(self, values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in values.items():
+            path = prefix + key
+            if path not in self.read:
+                yield path
+            elif isinstance(value, dict):
+                yield from self._unread(cast("dict[str, Any]", value), f"{path}.")
+
+
+class TemplateContext:
+    """The values of all names that the templates of a family may use, for one config.
+
+    Args:
+        family: its templates and defaults.
+        config: its keys.
+        variables: further names, such as ``tensors``; they take precedence.
+        active: templates that are being rendered, the outermost first.
+        defaults: use the family's defaults for keys that the config does not have.
     """
 
     def __init__(
         self,
         family: Family,
         config: Config,
-        given: Mapping[str, Any],
+        variables: Mapping[str, Any],
         *,
-        inside: tuple[str, ...] = (),
+        active: tuple[str, ...] = (),
         defaults: bool = True,
     ) -> None:
         self.family, self.config = family, config
-        self.locals: dict[str, Any] = dict(given)
-        self.filling = inside
+        self.variables: dict[str, Any] = dict(variables)
+        self.active = active
         self.defaults = family.section("defaults") if defaults else Map()
-        self.assumed: dict[str, Any] = {}  # keys that the config has not, with the defaults that were used for them
+        self.used_defaults: dict[str, Any] = {}  # keys that the config does not have, with the defaults used instead
 
     def value(self, name: str) -> Any:
-        if name in self.locals:
-            return self.locals[name]
+        if name in self.variables:
+            return self.variables[name]
         template = self.family.templates.get(name)
-        own = name in self.filling  # inside its own template, a name is the config's key
-        if template is not None and not template.parameters and not own:
-            return self._filled(name, template.body, "let", template.mark)
+        # Inside its own template, a name means the config's key.
+        if template is not None and not template.parameters and name not in self.active:
+            return self._render_named(name, template.body, "let", template.mark)
         if name in self.config:
             return self.config[name]
-        if name not in self.defaults or f"defaults.{name}" in self.filling:
-            raise ExpressionError(f"the config has no {name!r}, and the family no default for it{self._nearest(name)}")
-        value = self._filled(f"defaults.{name}", self.defaults[name], "defaults", self.defaults.marks[name])
-        self.assumed[name] = value
+        if name not in self.defaults or f"defaults.{name}" in self.active:
+            message = f"the config has no key {name!r}, and the family has no default for it"
+            raise ExpressionError(message + self._suggestion(name))
+        value = self._render_named(f"defaults.{name}", self.defaults[name], "defaults", self.defaults.marks[name])
+        self.used_defaults[name] = value
         return value
 
     def call(self, name: str, arguments: Sequence[Any]) -> Any:
         template = self.family.templates[name]
         if len(arguments) != len(template.parameters):
             raise ExpressionError(f"{name} takes {len(template.parameters)} arguments, not {len(arguments)}")
-        if name in self.filling:
-            raise ExpressionError(f"{name} calls itself")
-        with self.bound(dict(zip(template.parameters, arguments, strict=True))):
-            return self._filled(name, template.body, "let", template.mark)
+        if name in self.active:
+            raise ExpressionError(f"{name} calls itself, which is not supported")
+        with self.assigned(dict(zip(template.parameters, arguments, strict=True))):
+            return self._render_named(name, template.body, "let", template.mark)
 
-    def fill(self, node: Any, path: str, mark: Mark) -> Any:
-        """A template with every expression computed and every condition decided.
+    def render(self, node: Any, path: str, mark: Mark) -> Any:
+        """A template with every expression evaluated and every condition decided.
 
         Args:
             node: the template.
-            path: where it stands in the family file, for messages.
-            mark: the same as file and line.
+            path: its dotted path in the family file, for messages.
+            mark: its file and line.
 
         Raises:
-            InterchangeError: an expression cannot be computed.
+            HuggingFaceError: an expression cannot be evaluated.
         """
         if is_expression(node):
-            return self.computed(node, path, mark)
+            return self.evaluate(node, path, mark)
         if isinstance(node, list):
             items = cast("list[Any]", node)
-            return [self.fill(item, f"{path}.{index}", mark) for index, item in enumerate(items)]
+            return [self.render(item, f"{path}.{index}", mark) for index, item in enumerate(items)]
         if not isinstance(node, Map):
             return node
         if "if" in node:
-            branch = "then" if self.computed(str(node["if"]), f"{path}.if", node.marks["if"]) else "else"
-            return self.fill(node[branch], f"{path}.{branch}", node.marks[branch]) if branch in node else OMITTED
+            branch = "then" if self.evaluate(str(node["if"]), f"{path}.if", node.marks["if"]) else "else"
+            return self.render(node[branch], f"{path}.{branch}", node.marks[branch]) if branch in node else OMITTED
         if "switch" in node:
-            return self._case(node, path)
+            return self._render_switch(node, path)
         if "depth" in node and "layer" in node:
-            return self._stack(node, path)
-        return dict(self._items(node, path))
+            return self._render_stack(node, path)
+        return dict(self._render_items(node, path))
 
-    def computed(self, text: str, path: str, mark: Mark) -> Any:
+    def evaluate(self, text: str, path: str, mark: Mark) -> Any:
         """The value of one expression.
 
         Raises:
-            InterchangeError: it cannot be computed.
+            HuggingFaceError: it cannot be evaluated.
         """
         try:
             return evaluate(parse(text), self)
         except ExpressionError as error:
-            raise InterchangeError.at(mark, str(error), path) from None
+            raise HuggingFaceError.at(mark, str(error), path) from None
 
     @contextmanager
-    def bound(self, names: Mapping[str, Any]) -> Generator[None]:
-        """Inside, these names have these values."""
-        before, self.locals = self.locals, {**self.locals, **names}
+    def assigned(self, variables: Mapping[str, Any]) -> Generator[None]:
+        """Assign variables within a ``with`` block."""
+        before, self.variables = self.variables, {**self.variables, **variables}
         try:
             yield
         finally:
-            self.locals = before
+            self.variables = before
 
-    def _filled(self, name: str, body: Any, section: str, mark: Mark) -> Any:
-        before, self.filling = self.filling, (*self.filling, name)
+    def _render_named(self, name: str, body: Any, section: str, mark: Mark) -> Any:
+        before, self.active = self.active, (*self.active, name)
         try:
-            return self.fill(body, f"{section}.{name.removeprefix('defaults.')}", mark)
+            return self.render(body, f"{section}.{name.removeprefix('defaults.')}", mark)
         finally:
-            self.filling = before
+            self.active = before
 
-    def _items(self, node: Map, path: str) -> Iterator[tuple[str, Any]]:
+    def _render_items(self, node: Map, path: str) -> Iterator[tuple[str, Any]]:
         for key, inner in node.items():
-            value = self.fill(inner, f"{path}.{key}", node.marks[key])
+            value = self.render(inner, f"{path}.{key}", node.marks[key])
             if value is not OMITTED:
                 yield key, value
 
-    def _case(self, node: Map, path: str) -> Any:
-        value, cases = self.fill(node["switch"], f"{path}.switch", node.marks["switch"]), cast("Map", node["cases"])
+    def _render_switch(self, node: Map, path: str) -> Any:
+        value, cases = self.render(node["switch"], f"{path}.switch", node.marks["switch"]), cast("Map", node["cases"])
         if value not in cases:
-            known = ", ".join(cases)
-            raise InterchangeError.at(node.marks["switch"], f"{value!r} is none of the known cases: {known}", path)
-        return self.fill(cases[value], f"{path}.cases.{value}", cases.marks[value])
+            message = f"no case for {value!r}; known cases: {', '.join(cases)}"
+            raise HuggingFaceError.at(node.marks["switch"], message, path)
+        return self.render(cases[value], f"{path}.cases.{value}", cases.marks[value])
 
-    def _stack(self, node: Map, path: str) -> dict[str, Any]:
-        """A stack, whose layers the template gives one by one: ``layer`` is the index of each."""
+    def _render_stack(self, node: Map, path: str) -> dict[str, Any]:
+        """A stack, whose template of one layer is rendered for each index; ``layer`` is that index."""
         rest = Map({key: node[key] for key in node if key not in ("layer", "names")}, node.marks, node.mark)
-        stack = dict(self._items(rest, path))
+        stack = dict(self._render_items(rest, path))
         layers: list[Any] = []
         names: list[str | None] = []
         for index in range(stack["depth"] // (stack.get("distinct") or 1) if stack["depth"] else 0):
-            with self.bound({"layer": index, "depth": stack["depth"]}):
-                layers.append(self.fill(node["layer"], f"{path}.layer", node.marks["layer"]))
+            with self.assigned({"layer": index, "depth": stack["depth"]}):
+                layers.append(self.render(node["layer"], f"{path}.layer", node.marks["layer"]))
                 named = "names" in node
-                names.append(self.fill(node["names"], f"{path}.names", node.marks["names"]) if named else None)
-        return stack | laid_out(layers, names)
+                names.append(self.render(node["names"], f"{path}.names", node.marks["names"]) if named else None)
+        return stack | compress_layers(layers, names)
 
-    def _nearest(self, name: str) -> str:
+    def _suggestion(self, name: str) -> str:
         close = get_close_matches(name, [*self.config, *self.family.templates], n=1)
         return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""Run an imported model beside the original, on the same inputs."""
+"""Compare a model with the original in transformers, on the same inputs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,22 +11,23 @@ from torch import Tensor, nn
 
 from blockformer.assembly.builder import check
 from blockformer.huggingface.adapter import HuggingFaceNames
-from blockformer.huggingface.config import read_config
-from blockformer.huggingface.errors import InterchangeError
-from blockformer.huggingface.importing import Imported
+from blockformer.huggingface.errors import HuggingFaceError
+from blockformer.huggingface.folder import read_config
+from blockformer.huggingface.importer import ImportedModel
 from blocks.models.base import Model
 
-TOLERANCE = 2e-5  # what float32 leaves of the order of summation, in models of any size
-PADDED = 5  # tokens of padding after the second row
+TOLERANCE = 2e-5  # relative; float32 rounding of sums in another order stays below it for models of any size
+_PADDING = 5  # tokens of padding at the end of the second row
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How far the two models are apart: max|difference| / max|original| over all tokens that are not padding.
+    """Relative differences of two models: max|difference| / max|original| over all tokens that are not padding.
 
     Attributes:
-        logits: of the logits.
-        layers: of what each layer gives, by its name here, from the embedding on; empty if the original does not say.
+        logits: difference of the logits.
+        layers: difference of the output of each layer, by its name here, from the embedding on; empty if the original
+            does not return hidden states.
     """
 
     logits: float
@@ -34,131 +35,137 @@ class Verification:
 
     @property
     def agrees(self) -> bool:
-        """The logits are the original's."""
+        """Whether the logits differ by no more than the tolerance."""
         return self.logits <= TOLERANCE
 
     @property
-    def first(self) -> str | None:
-        """The first layer that differs."""
+    def first_difference(self) -> str | None:
+        """Name of the first layer that differs by more than the tolerance."""
         return next((name for name, difference in self.layers.items() if not difference <= TOLERANCE), None)
 
 
-def verify(imported: Imported, length: int = 32) -> Verification:
-    """Compare an imported model with transformers' own, in float32 on the CPU.
+def verify(imported: ImportedModel, length: int = 32) -> Verification:
+    """Compare an imported model with the original in transformers, in float32 on the CPU.
 
     Args:
-        imported: what :func:`blockformer.huggingface.read_folder` gave.
-        length: tokens in a text; fewer if the model takes fewer.
+        imported: the result of :func:`blockformer.huggingface.read_folder`.
+        length: tokens per text; at most the model's ``max_length`` are used.
 
     Raises:
-        InterchangeError: transformers is not installed, or cannot read the folder.
+        HuggingFaceError: transformers is not installed, or cannot load the folder.
     """
-    original = _original(imported.folder)
+    original = _load_original(imported.folder)
     model = check(imported.recipe)
     model.load_state_dict({name: tensor.float() for name, tensor in imported.parameters.items()}, assign=True)
     model.eval()
     inputs = random_inputs(model, read_config(imported.folder / "config.json"), min(length, model.max_length))
     recorder = _Recorder(model)
     with torch.no_grad():
-        plainly = {} if model.kind == "encoder_only" else {"use_cache": False}  # some mask the future only without
-        theirs = original(**inputs, **plainly, output_hidden_states=True)
+        options = {} if model.kind == "encoder_only" else {"use_cache": False}  # with a cache some do not mask causally
+        theirs = original(**inputs, **options, output_hidden_states=True)
         ours = HuggingFaceNames(model)(**inputs)
-    kept = inputs["attention_mask"].bool()
-    written = torch.ones_like(inputs["decoder_input_ids"]).bool() if "decoder_input_ids" in inputs else kept
-    layers = dict(_layers(recorder, theirs, kept, written))
-    return Verification(apart(ours, theirs.logits, written), layers)
+    mask = output_mask(inputs)
+    layers = dict(_compare_layers(recorder, theirs, inputs["attention_mask"].bool(), mask))
+    return Verification(relative_difference(ours, theirs.logits, mask), layers)
 
 
-def _original(folder: Path) -> Any:
+def _load_original(folder: Path) -> Any:
     try:
         transformers: Any = import_module("transformers")
     except ImportError:
-        raise InterchangeError.at(
-            folder, "to compare it, transformers is needed: pip install 'blockformer[hf]'"
-        ) from None
+        message = "verification requires transformers: pip install 'blockformer[hf]'"
+        raise HuggingFaceError.at(folder, message) from None
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     classes = read_config(folder / "config.json").get("architectures") or [None]
     original: Any = getattr(transformers, str(classes[0]), None)
     if original is None:
         message = f"transformers {transformers.__version__} has no class {classes[0]}"
-        raise InterchangeError.at(folder, message)
+        raise HuggingFaceError.at(folder, message)
     try:
         loaded = original.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        message = f"transformers cannot read it: {str(error).partition(chr(10))[0]}"
-        raise InterchangeError.at(folder, message) from None
+        message = f"transformers cannot load it: {str(error).partition(chr(10))[0]}"
+        raise HuggingFaceError.at(folder, message) from None
     return loaded.eval()
 
 
 def random_inputs(model: Model, config: Mapping[str, Any], length: int) -> dict[str, Tensor]:
-    """Two texts of random tokens, by Hugging Face's names; the second is shorter and padded if the model takes that."""
+    """Two texts of random tokens, by the names of transformers; the second is padded if the model supports padding."""
     generator = torch.Generator().manual_seed(0)
     padding = config.get("pad_token_id") or 0
-    ids = _ids(int(config.get("src_vocab_size") or model.vocab_size), padding, (2, length), generator)
+    ids = _random_ids(int(config.get("src_vocab_size") or model.vocab_size), padding, (2, length), generator)
     mask = torch.ones_like(ids)
-    if length > PADDED and model.allows("padding"):
-        mask[1, -PADDED:] = 0
-        ids[1, -PADDED:] = padding
+    if length > _PADDING and model.allows("padding"):
+        mask[1, -_PADDING:] = 0
+        ids[1, -_PADDING:] = padding
     inputs = {"input_ids": ids, "attention_mask": mask}
     if model.kind == "encoder_decoder":
-        inputs["decoder_input_ids"] = _ids(model.vocab_size, padding, (2, max(1, length * 3 // 4)), generator)
+        inputs["decoder_input_ids"] = _random_ids(model.vocab_size, padding, (2, max(1, length * 3 // 4)), generator)
     elif getattr(model.embedding, "segments", None) is not None and config.get("type_vocab_size", 1) > 1:
         inputs["token_type_ids"] = (torch.arange(length) >= length // 2).long().expand(2, -1) * mask
     return inputs
 
 
-def _ids(size: int, padding: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Random ids, none of them that of padding: some originals take the padding from the ids."""
+def output_mask(inputs: Mapping[str, Tensor]) -> Tensor:
+    """(B, T), True where the logits of :func:`random_inputs` belong to a token and not to padding."""
+    target = inputs.get("decoder_input_ids")
+    return inputs["attention_mask"].bool() if target is None else torch.ones_like(target).bool()
+
+
+def _random_ids(size: int, padding: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Random ids other than that of padding, as some originals derive the mask from the ids."""
     ids = torch.randint(0, max(size - 1, 1), shape, generator=generator)
     return ids + (ids >= padding) if size > 1 else ids
 
 
 class _Recorder:
-    """What the embeddings, layers and stacks of a model give, in the order in which they run."""
+    """Records the outputs of the embeddings, layers and stacks of a model, in the order in which they run."""
 
     def __init__(self, model: Model) -> None:
-        self.given: dict[str, list[tuple[str, Tensor]]] = {"encoder": [], "decoder": []}
-        self.normed: dict[str, Tensor] = {}
-        for side in self.given:
+        self.outputs: dict[str, list[tuple[str, Tensor]]] = {"encoder": [], "decoder": []}
+        self.stack_output: dict[str, Tensor] = {}
+        for side in self.outputs:
             if hasattr(model, side):
-                named = "target_embedding" if side == "decoder" and hasattr(model, "encoder") else "embedding"
-                self._follow(side, named, getattr(model, named))
+                embedding = "target_embedding" if side == "decoder" and hasattr(model, "encoder") else "embedding"
+                self._record(side, embedding, getattr(model, embedding))
                 stack = getattr(model, side)
                 for index, layer in enumerate(stack.layers):
-                    self._follow(side, f"{side}.layers.{index}", layer)
-                self._follow(side, side, stack)
+                    self._record(side, f"{side}.layers.{index}", layer)
+                self._record(side, side, stack)
 
-    def _follow(self, side: str, name: str, module: nn.Module) -> None:
-        def record(module: nn.Module, inputs: Any, output: Any) -> None:
+    def _record(self, side: str, name: str, module: nn.Module) -> None:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if name == side:
-                self.normed[side] = output
+                self.stack_output[side] = output
             else:
-                self.given[side].append((name, output))
+                self.outputs[side].append((name, output))
 
-        module.register_forward_hook(record)
+        module.register_forward_hook(hook)
 
 
-def _layers(recorder: _Recorder, theirs: Any, kept: Tensor, written: Tensor) -> Iterator[tuple[str, float]]:
-    both = bool(recorder.given["encoder"] and recorder.given["decoder"])
-    for side, given in recorder.given.items():
+def _compare_layers(
+    recorder: _Recorder, theirs: Any, source_mask: Tensor, target_mask: Tensor
+) -> Iterator[tuple[str, float]]:
+    both = bool(recorder.outputs["encoder"] and recorder.outputs["decoder"])
+    for side, outputs in recorder.outputs.items():
         states = cast("tuple[Tensor, ...] | None", theirs.get(f"{side}_hidden_states" if both else "hidden_states"))
-        if not given or states is None or len(states) < len(given):
+        if not outputs or states is None or len(states) < len(outputs):
             continue
-        mask = kept if side == "encoder" else written
-        turns: dict[str, int] = {}
-        for index, (name, ours) in enumerate(given):
-            turns[name] = turns.get(name, 0) + 1
-            difference = apart(ours, states[index], mask)
-            if index == len(given) - 1:  # most originals give this one after the stack's norm
-                difference = min(difference, apart(recorder.normed[side], states[-1], mask))
-            yield name if turns[name] == 1 else f"{name} (turn {turns[name]})", difference
+        mask = source_mask if side == "encoder" else target_mask
+        runs: dict[str, int] = {}  # a layer with shared weights runs several times
+        for index, (name, ours) in enumerate(outputs):
+            runs[name] = runs.get(name, 0) + 1
+            difference = relative_difference(ours, states[index], mask)
+            if index == len(outputs) - 1:  # most originals return the last state after the norm of the stack
+                difference = min(difference, relative_difference(recorder.stack_output[side], states[-1], mask))
+            yield name if runs[name] == 1 else f"{name} (run {runs[name]})", difference
 
 
-def apart(ours: Tensor, theirs: Tensor, mask: Tensor) -> float:
-    """max|difference| / max|theirs| over the tokens of a mask (B, T); infinite if the shapes differ."""
+def relative_difference(ours: Tensor, theirs: Tensor, mask: Tensor) -> float:
+    """max|ours - theirs| / max|theirs| over the tokens of a mask (B, T); infinite if the shapes differ."""
     if ours.shape != theirs.shape:
         return float("inf")
     return ((ours - theirs)[mask].abs().max() / theirs[mask].abs().max()).item()

@@ -1,4 +1,4 @@
-"""`blockformer export`: what it writes, what transformers makes of it, and what it refuses."""
+"""`blockformer export`: the files that it writes, what transformers loads from them, and errors."""
 
 import json
 import shutil
@@ -17,9 +17,7 @@ from blockformer.assembly.checkpoint import FORMAT
 from blockformer.cli.main import main
 from blockformer.data.tokenizer import ByteTokenizer, train
 from blockformer.generation.text_model import TextModel
-from blockformer.huggingface import read_folder
-from blockformer.huggingface.export import read_source
-from blockformer.huggingface.importing import Imported
+from blockformer.huggingface import ImportedModel, read_folder, read_source
 from registry import load_recipe
 from tests.huggingface.families.cases import CASES, Case
 from tests.huggingface.families.originals import saved
@@ -48,7 +46,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Make:
-    """Write a checkpoint as `fit` does, of a model that is not trained but whose weights all matter."""
+    """Write a checkpoint like `fit` does, with random weights that all affect the logits."""
 
     def make(recipe: str | Mapping[str, Any], tokenizer: Any = None, name: str = "model.ckpt", **changes: Any) -> Path:
         loaded = load_recipe(recipe, changes)
@@ -78,7 +76,7 @@ def export(path: Path, out: Path, *more: str) -> int:
 
 
 def written(folder: Path, text: str, tokens: int) -> str:
-    """What stock transformers writes after a text."""
+    """A text and its continuation by transformers."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     ids = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=tokens, do_sample=False)
@@ -86,14 +84,14 @@ def written(folder: Path, text: str, tokens: int) -> str:
 
 
 @pytest.mark.parametrize("recipe", [GPT2, "demo_lm"], ids=["gpt2", "demo_lm"])
-def test_transformers_writes_what_we_write(
+def test_transformers_generates_the_same_text(
     recipe: Any, checkpoint: Make, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = checkpoint(recipe, ByteTokenizer(), vocab_size=260)
     assert export(path, out) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[1].startswith("largest relative difference of the logits: ")
-    assert said[2] == "the tokenizer encodes 38 texts as the original does"
+    assert said[2] == "tokenizer: 38 texts are encoded like by the original"
     ours = "".join(TextModel.load(path).stream("Once more", max_new_tokens=24))
     assert written(out, "Once more", 24) == f"Once more{ours}"
 
@@ -109,9 +107,7 @@ def test_a_learned_tokenizer_keeps_its_ids(checkpoint: Make, out: Path) -> None:
     assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id, theirs.mask_token_id) == (0, 1, 2, 3)
 
 
-def test_an_encoder_can_be_asked_to_fill_in_a_mask(
-    tmp_path: Path, originals: Path, checkpoint: Make, out: Path
-) -> None:
+def test_an_exported_encoder_has_a_mask_token(tmp_path: Path, originals: Path, checkpoint: Make, out: Path) -> None:
     recipe = read_folder(saved(named("bert"), originals)).recipe.dump()
     path = checkpoint({**recipe, "vocab_size": 260}, ByteTokenizer())
     assert export(path, out) == 0
@@ -120,7 +116,7 @@ def test_an_encoder_can_be_asked_to_fill_in_a_mask(
     assert type(transformers.AutoModelForMaskedLM.from_pretrained(out)).__name__ == "BertForMaskedLM"
 
 
-def test_the_config_says_type_and_tokens(checkpoint: Make, out: Path) -> None:
+def test_the_config_has_the_dtype_and_the_token_ids(checkpoint: Make, out: Path) -> None:
     assert export(checkpoint(GPT2, ByteTokenizer()), out, "--dtype", "bfloat16") == 0
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"] == ["GPT2LMHeadModel"]
@@ -130,7 +126,7 @@ def test_the_config_says_type_and_tokens(checkpoint: Make, out: Path) -> None:
     assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == 2
 
 
-def test_large_models_are_cut_into_parts(checkpoint: Make, tmp_path: Path, out: Path) -> None:
+def test_large_models_are_written_as_shards(checkpoint: Make, tmp_path: Path, out: Path) -> None:
     path = checkpoint("tiny_decoder")
     assert export(path, out, "--shard-size", "40KB") == 0
     index = json.loads((out / "model.safetensors.index.json").read_text())
@@ -141,14 +137,14 @@ def test_large_models_are_cut_into_parts(checkpoint: Make, tmp_path: Path, out: 
     assert set(index["weight_map"]) == set(tensors)
 
 
-def test_a_run_is_exported_by_its_folder(
+def test_a_run_folder_is_exported(
     checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     checkpoint("tiny_decoder", name="runs/mine/checkpoints/last.ckpt")
     assert main(["export", "runs/mine", "--to", "hf"]) == 0
     assert (tmp_path / "mine-hf" / "config.json").is_file()
-    assert "there is no tokenizer to write" in capsys.readouterr().out
+    assert "no tokenizer to export" in capsys.readouterr().out
 
 
 def named(name: str) -> Case:
@@ -163,7 +159,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=[] if case.name in SEVERAL else pytest.mark.slow) for case in CASES], ids=str
 )
-def test_what_was_imported_is_exported_bit_for_bit(case: Case, originals: Path, tmp_path: Path, out: Path) -> None:
+def test_an_imported_model_is_exported_bit_for_bit(case: Case, originals: Path, tmp_path: Path, out: Path) -> None:
     source, middle, again = saved(case, originals), tmp_path / "middle", tmp_path / "again"
     assert main(["import", str(source), "--out", str(middle)]) == 0
     assert export(middle, out) == 0
@@ -178,7 +174,7 @@ def test_what_was_imported_is_exported_bit_for_bit(case: Case, originals: Path, 
 
 
 @pytest.mark.parametrize("name", SEVERAL)
-def test_the_config_of_an_import_comes_back(name: str, originals: Path, tmp_path: Path, out: Path) -> None:
+def test_the_config_of_an_imported_model_is_restored(name: str, originals: Path, tmp_path: Path, out: Path) -> None:
     source = saved(named(name), originals)
     assert main(["import", str(source), "--out", str(tmp_path / "middle")]) == 0
     assert export(tmp_path / "middle", out, "--no-verify") == 0
@@ -193,7 +189,9 @@ def test_the_config_of_an_import_comes_back(name: str, originals: Path, tmp_path
         assert same or family.ignores(key), f"{key} was {value} and is {found}"
 
 
-def test_a_folders_own_tokenizer_goes_with_it(originals: Path, checkpoint: Make, tmp_path: Path, out: Path) -> None:
+def test_the_tokenizer_of_an_imported_model_is_copied(
+    originals: Path, checkpoint: Make, tmp_path: Path, out: Path
+) -> None:
     source, middle = tmp_path / "source", tmp_path / "middle"
     assert export(checkpoint(GPT2, ByteTokenizer()), source) == 0
     assert main(["import", str(source), "--out", str(middle)]) == 0
@@ -205,7 +203,7 @@ def test_a_folders_own_tokenizer_goes_with_it(originals: Path, checkpoint: Make,
     assert json.loads((out / "tokenizer_config.json").read_text())["eos_token"] == "<eos>"
 
 
-def test_what_no_class_can_say_is_named_with_its_line(
+def test_an_unsupported_key_is_reported_with_its_line(
     tmp_path: Path, checkpoint: Make, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = checkpoint("tiny_decoder", name="run/checkpoints/last.ckpt", **{"decoder.layer.mixer.softcap": 30.0})
@@ -214,13 +212,13 @@ def test_what_no_class_can_say_is_named_with_its_line(
     line = next(n for n, text in enumerate(recipe.to_yaml().splitlines(), 1) if "softcap: 30.0" in text)
     assert export(path, out) == 2
     first, remedy = capsys.readouterr().err.splitlines()
-    key = "decoder.layer.mixer.softcap: is 30.0; llama has none: leave it null"
+    key = "decoder.layer.mixer.softcap: is 30.0; llama does not support this: set it to null"
     assert first == f"{tmp_path}/run/recipe.yaml:{line}: {key}"
     assert "--custom" in remedy
     assert not out.exists()
 
 
-def test_the_obstacles_of_a_family_are_those_of_that_family(
+def test_mismatches_are_those_of_the_chosen_family(
     checkpoint: Make, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export(checkpoint("tiny_decoder"), out, "--family", "gpt2") == 2
@@ -232,25 +230,23 @@ def test_the_obstacles_of_a_family_are_those_of_that_family(
     assert "did you mean 'llama'?" in capsys.readouterr().err
 
 
-def test_a_block_that_no_family_has_is_one_obstacle(
-    checkpoint: Make, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unsupported_block_is_one_mismatch(checkpoint: Make, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(checkpoint("demo_lm_no_feedforward"), out, "--family", "llama") == 2
-    assert "decoder.layer.feedforward: is none; llama has glu" in capsys.readouterr().err
+    assert "decoder.layer.feedforward: is none; llama requires glu" in capsys.readouterr().err
 
 
-def test_what_differs_is_not_left_behind(
+def test_a_folder_that_differs_is_removed(
     checkpoint: Make, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from blockformer.huggingface import exporting
+    from blockformer.huggingface import exporter
 
     def swapped(*arguments: Any) -> dict[str, torch.Tensor]:
         tensors = write(*arguments)
         tensors["model.layers.0.mlp.up_proj.weight"] = tensors["model.layers.0.mlp.gate_proj.weight"].clone()
         return tensors
 
-    write = exporting.write_tensors
-    monkeypatch.setattr(exporting, "write_tensors", swapped)
+    write = exporter.tensors_from_parameters
+    monkeypatch.setattr(exporter, "tensors_from_parameters", swapped)
     assert export(checkpoint("tiny_decoder"), out) == 1
     said = capsys.readouterr().out
     assert "decoder.layers.0" in said
@@ -258,7 +254,7 @@ def test_what_differs_is_not_left_behind(
     assert list(out.parent.glob("*out*")) == []
 
 
-def test_a_tokenizer_that_encodes_differently_is_not_left_behind(
+def test_a_folder_whose_tokenizer_differs_is_removed(
     checkpoint: Make, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(TextModel, "encode", lambda self, text: self.tokenizer.encode(text))  # forgets <bos>
@@ -267,7 +263,7 @@ def test_a_tokenizer_that_encodes_differently_is_not_left_behind(
     assert not out.exists()
 
 
-def test_without_transformers_it_says_what_to_install(
+def test_without_transformers_the_error_names_the_package_to_install(
     checkpoint: Make, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("blockformer.cli.export.find_spec", lambda name: None)
@@ -294,18 +290,18 @@ def test_a_mistake_is_one_line_and_status_2(
     assert message in line
 
 
-def test_an_existing_folder_and_a_wrong_size_are_refused(
+def test_an_existing_folder_and_a_wrong_size_are_rejected(
     checkpoint: Make, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = checkpoint("tiny_decoder")
     assert export(path, out, "--shard-size", "much") == 2
-    assert "--shard-size: 'much' is no size" in capsys.readouterr().err
+    assert "--shard-size: 'much' is not a size" in capsys.readouterr().err
     out.mkdir()
     assert export(path, out) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
-def test_an_import_is_exported_by_the_family_that_read_it(originals: Path, tmp_path: Path) -> None:
+def test_an_imported_model_is_exported_with_its_family(originals: Path, tmp_path: Path) -> None:
     assert main(["import", str(saved(named("bert"), originals)), "--out", str(tmp_path / "middle")]) == 0
     assert read_source(tmp_path / "middle").family == "bert"
-    assert isinstance(read_folder(saved(named("bert"), originals)), Imported)
+    assert isinstance(read_folder(saved(named("bert"), originals)), ImportedModel)

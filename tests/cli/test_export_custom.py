@@ -1,4 +1,4 @@
-"""`blockformer export --custom`: a folder that works where blockformer does not exist."""
+"""`blockformer export --custom`: a folder that works without blockformer."""
 
 import ast
 import json
@@ -19,8 +19,8 @@ from blockformer.cli.main import main
 from blockformer.data.tokenizer import ByteTokenizer
 from blockformer.errors import UserError
 from blockformer.generation import greedy, stream
-from blockformer.huggingface.custom import outside
-from blockformer.huggingface.custom.vendoring import Copies
+from blockformer.huggingface.custom import isolated_process
+from blockformer.huggingface.custom.copied_modules import CopiedModules
 from registry import entries, load_recipe, slots
 
 ROOT = Path(__file__).parents[2]
@@ -45,18 +45,18 @@ def export(path: Path, out: Path, *more: str) -> int:
 
 PROGRAM = f"""
 import sys
-sys.path.insert(0, {str(Path(outside.__file__).parent)!r})
-import outside
+sys.path.insert(0, {str(Path(isolated_process.__file__).parent)!r})
+import isolated_process
 sys.path.pop(0)
-sys.meta_path.insert(0, outside.Absent(["blocks", "registry", "blockformer", "their_blocks"]))
+sys.meta_path.insert(0, isolated_process.BlockedImports(["blocks", "registry", "blockformer", "their_blocks"]))
 import json, torch, transformers as hf
 hf.logging.set_verbosity_error()
 folder = sys.argv[1]
 """
 
 
-def elsewhere(program: str, folder: Path, place: Path) -> Any:
-    """What a program prints as JSON in a process that has transformers, but not blockformer."""
+def run_isolated(program: str, folder: Path, place: Path) -> Any:
+    """The JSON that a program prints in a process with transformers, but without blockformer."""
     environment = {**os.environ, "HF_MODULES_CACHE": str(place / "modules"), "HF_HUB_OFFLINE": "1"}
     answer = subprocess.run(
         [sys.executable, "-c", PROGRAM + program, str(folder)],
@@ -71,14 +71,14 @@ def elsewhere(program: str, folder: Path, place: Path) -> Any:
     "recipe",
     ["tiny_encoder", "tiny_hybrid", "tiny_experts", "tiny_local_global", "demo_lm_no_feedforward", "demo_translation"],
 )
-def test_what_no_class_can_say_works_with_its_own_code(
+def test_every_recipe_can_be_exported_with_its_own_code(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert export(checkpoint(recipe, tmp_path / "model.ckpt", ByteTokenizer().dump()), out) == 0
     said = capsys.readouterr().out
     assert "largest relative difference of the logits: " in said
-    assert "the tokenizer encodes 38 texts as the original does" in said
+    assert "tokenizer: 38 texts are encoded like by the original" in said
     assert load_recipe(out / "recipe.yaml").hash == load_recipe(recipe).hash
 
 
@@ -106,7 +106,7 @@ print(json.dumps({
 def test_a_decoder_generates_with_and_without_the_cache(tmp_path: Path) -> None:
     path, out = checkpoint("tiny_hybrid", tmp_path / "model.ckpt", ByteTokenizer().dump()), tmp_path / "out"
     assert export(path, out, "--no-verify") == 0
-    said = elsewhere(DECODER, out, tmp_path)
+    said = run_isolated(DECODER, out, tmp_path)
     model = bf.load(path)
     for row, start in enumerate(said["start"]):
         begin = [token for token in start if token]
@@ -141,7 +141,7 @@ def test_an_encoder_decoder_generates_and_keeps_its_shared_table(tmp_path: Path)
     recipe = {**load_recipe("tiny_encoder_decoder").dump(), "vocab_size": 260}
     path, out = checkpoint(recipe, tmp_path / "model.ckpt", (ours := ByteTokenizer()).dump()), tmp_path / "out"
     assert export(path, out, "--no-verify") == 0
-    said = elsewhere(TRANSLATOR, out, tmp_path)
+    said = run_isolated(TRANSLATOR, out, tmp_path)
     model = bf.load(path)
     for row, text in enumerate(("Once more", "a")):
         source = [[*ours.encode(text), ours.eos]]
@@ -211,7 +211,7 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_blocks_of_another_package_go_with_the_model(theirs: Path, tmp_path: Path) -> None:
+def test_blocks_of_another_package_are_exported(theirs: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     command = [sys.executable, "-c", TRAIN]
     answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -219,8 +219,8 @@ def test_blocks_of_another_package_go_with_the_model(theirs: Path, tmp_path: Pat
     assert {"their_blocks_mixers.py", "their_blocks_helper.py"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
-def test_code_of_another_package_is_copied_with_what_it_imports(theirs: Path) -> None:
-    copies = Copies(["their_blocks.mixers"])
+def test_a_module_of_another_package_is_copied_with_its_imports(theirs: Path) -> None:
+    copies = CopiedModules(["their_blocks.mixers"])
     assert "from .their_blocks_helper import before\n" in copies.texts["their_blocks_mixers"]
     assert "from .blocks_base import Context\nfrom .blocks_base import Site\n" in copies.texts["their_blocks_mixers"]
     assert copies.texts["their_blocks_helper"].endswith(HELPER)
@@ -229,33 +229,33 @@ def test_code_of_another_package_is_copied_with_what_it_imports(theirs: Path) ->
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("import their_blocks.helper", "cannot be copied; say `from their_blocks.helper import ...`"),
+        ("import their_blocks.helper", "cannot be copied; write `from their_blocks.helper import ...`"),
         ("from their_blocks import helper", "import names from their_blocks.helper"),
         ("from their_blocks.helper import *", "import names from their_blocks.helper"),
-        ("from registry import load_recipe", "load_recipe of the registry cannot be used without blockformer"),
+        ("from registry import load_recipe", "load_recipe of the registry is not available in an exported model"),
         (
             "from blockformer.training.module import TrainingModule",
-            "blockformer.training.module cannot be used without blockformer",
+            "blockformer.training.module is not available in an exported model",
         ),
     ],
 )
-def test_imports_that_cannot_be_followed_are_named_with_their_line(line: str, message: str, theirs: Path) -> None:
+def test_imports_that_cannot_be_rewritten_are_reported_with_their_line(line: str, message: str, theirs: Path) -> None:
     (theirs / "mixers.py").write_text(f"import torch\n{line}\n")
     with pytest.raises(UserError) as caught:
-        Copies(["their_blocks.mixers"])
+        CopiedModules(["their_blocks.mixers"])
     assert str(caught.value).startswith(f"{theirs}/mixers.py:2: ")
     assert message in str(caught.value)
 
 
-def test_a_block_without_source_is_refused_by_name() -> None:
+def test_a_block_without_source_is_rejected() -> None:
     with pytest.raises(UserError, match="the source of module _struct cannot be found"):
-        Copies(["_struct"])
+        CopiedModules(["_struct"])
 
 
-def test_copies_import_only_one_another_and_what_is_installed() -> None:
-    """No module that blocks are in asks the registry for more than its stand-in has, and none names our packages."""
+def test_copies_import_only_each_other_and_installed_packages() -> None:
+    """Every name that blocks import from the registry is in the stub, and no copy imports our packages."""
     names = {entry.block.__module__ for slot in slots() for entry in entries(slot).values()}
-    copies = Copies(sorted(name for name in names if name.startswith("blocks.")))
+    copies = CopiedModules(sorted(name for name in names if name.startswith("blocks.")))
     assert len(copies.texts) > len(names)
     for flat, text in copies.texts.items():
         for node in ast.walk(ast.parse(text)):
@@ -266,25 +266,25 @@ def test_copies_import_only_one_another_and_what_is_installed() -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_that_differs_is_not_left_behind(
+def test_a_custom_folder_that_differs_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from blockformer.huggingface.custom import writing
+    from blockformer.huggingface.custom import exporter
 
     def other(recipe: Any, kind: str) -> tuple[str, list[str]]:
-        text, modules = modelling(recipe, kind)
+        text, modules = original(recipe, kind)
         assert "heads=4" in text
         return text.replace("heads=4", "heads=2", 1), modules
 
-    modelling = writing.modelling
-    monkeypatch.setattr(writing, "modelling", other)
+    original = exporter.modeling_code
+    monkeypatch.setattr(exporter, "modeling_code", other)
     out = tmp_path / "out"
     assert export(checkpoint("tiny_encoder", tmp_path / "model.ckpt"), out) == 1
     assert f"{out} was not written" in capsys.readouterr().out
     assert not out.exists()
 
 
-def test_a_class_of_its_own_is_of_no_family(tmp_path: Path) -> None:
+def test_custom_and_family_cannot_be_combined(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as left:
         export(tmp_path / "any", tmp_path / "out", "--family", "llama")
     assert left.value.code == 2

@@ -15,7 +15,7 @@ def folder(tmp_path: Path) -> Path:
     return export_folder(recipe, build(recipe, seed=1).state_dict(), tmp_path / "llama", load_family("llama"))
 
 
-def test_a_folder_becomes_a_recipe_and_its_weights(
+def test_a_folder_is_converted_to_a_recipe_and_its_weights(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["import", str(folder), "--out", str(tmp_path / "out")]) == 0
@@ -25,20 +25,20 @@ def test_a_folder_becomes_a_recipe_and_its_weights(
     assert main(["check", str(tmp_path / "out" / "recipe.yaml")]) == 0
 
 
-def test_without_a_place_it_is_written_here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_output_folder_is_in_the_current_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["import", str(folder)]) == 0
     assert (tmp_path / "llama-imported" / "recipe.yaml").is_file()
 
 
-def test_verifying_says_how_far_the_models_are_apart(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_prints_the_largest_difference(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", str(folder), "--verify", "--out", str(tmp_path / "out")]) == 0
     assert "largest relative difference of the logits: " in capsys.readouterr().out
 
 
-def test_a_model_that_differs_is_not_written_and_the_first_layer_is_named(
+def test_a_model_that_differs_is_not_written_and_its_first_layer_is_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = tmp_path / "wrong.yaml"
@@ -59,4 +59,4 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "config.json").write_text('{"model_type": "lama"}')
     assert main(["import", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{tmp_path}/config.json: no family reads model_type 'lama'; nearest: ")
+    assert line.startswith(f"{tmp_path}/config.json: no family supports model_type 'lama'; nearest: ")

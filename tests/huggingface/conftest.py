@@ -1,4 +1,4 @@
-"""Tiny folders such as Hugging Face's, made without transformers."""
+"""Tiny Hugging Face folders, written without transformers."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ LLAMA: dict[str, Any] = {
 
 
 class Folder:
-    """A folder whose config and tensors a test can change."""
+    """A Hugging Face folder whose config and tensors a test can change."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -3,8 +3,7 @@ from typing import Any
 
 import pytest
 
-from blockformer.huggingface.evaluation import evaluate
-from blockformer.huggingface.expression import ExpressionError, names, parse
+from blockformer.huggingface.expression import ExpressionError, evaluate, names, parse
 
 CONFIG = {"heads": 4, "dim": 64, "kinds": ["local", "global"], "scaling": {"factor": 2.0}, "nothing": None, "yes": True}
 
@@ -45,7 +44,7 @@ def value(text: str) -> Any:
         ("part(heads, 2)", ["part", 4, 2]),
     ],
 )
-def test_an_expression_computes_what_python_would(text: str, result: Any) -> None:
+def test_an_expression_has_the_value_that_python_gives(text: str, result: Any) -> None:
     assert value(text) == result
 
 
@@ -54,19 +53,19 @@ def test_an_expression_computes_what_python_would(text: str, result: Any) -> Non
     [
         ("().__class__", "Attribute"),
         ("lambda: 1", "Lambda"),
-        ("(lambda: 1)()", "only functions by name"),
-        ("__import__('os')['system']('x')", "only functions by name"),
+        ("(lambda: 1)()", "only functions called by name"),
+        ("__import__('os')['system']('x')", "only functions called by name"),
         ("f'{heads}'", "JoinedStr"),
         ("max(*kinds)", "Starred"),
-        ("max(kinds, key=len)", "plain arguments"),
+        ("max(kinds, key=len)", "positional arguments"),
         ("(x := 1)", "NamedExpr"),
-        ("[a for a, b in kinds]", "one name only"),
+        ("[a for a, b in kinds]", "exactly one name"),
         ("(1, 2)", "Tuple"),
-        ("heads +", "is not an expression"),
-        ("", "is not an expression"),
+        ("heads +", "is not a valid expression"),
+        ("", "is not a valid expression"),
     ],
 )
-def test_what_an_expression_may_not_say_is_refused_when_it_is_read(text: str, reason: str) -> None:
+def test_syntax_that_is_not_allowed_is_rejected_when_parsed(text: str, reason: str) -> None:
     with pytest.raises(ExpressionError, match=reason):
         parse(text)
 
@@ -82,7 +81,7 @@ def test_what_an_expression_may_not_say_is_refused_when_it_is_read(text: str, re
         "'a' * 1000000000",
     ],
 )
-def test_an_expression_cannot_make_work_without_end(text: str) -> None:
+def test_the_work_of_an_expression_is_bounded(text: str) -> None:
     with pytest.raises(ExpressionError):
         value(text)
 
@@ -90,10 +89,10 @@ def test_an_expression_cannot_make_work_without_end(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["kinds[9]", "heads / 0", "scaling['none']", "kinds + heads", "int('x')", "heads['x']"]
 )
-def test_an_expression_that_cannot_be_computed_says_so(text: str) -> None:
-    with pytest.raises(ExpressionError, match="cannot be computed"):
+def test_an_expression_that_fails_raises_an_error(text: str) -> None:
+    with pytest.raises(ExpressionError, match="cannot be evaluated"):
         value(text)
 
 
-def test_names_are_those_that_the_config_must_know() -> None:
+def test_names_are_those_that_the_scope_must_have() -> None:
     assert names(parse("max(a, [b for b in c if d])")) == {"a", "c", "d"}

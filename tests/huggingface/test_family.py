@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from blockformer.huggingface import InterchangeError, families, load_family, read_folder
-from blockformer.huggingface.library import family_of
+from blockformer.huggingface import HuggingFaceError, families, load_family, read_folder
+from blockformer.huggingface.family import family_of
 from registry import RecipeError
 from tests.huggingface.conftest import Folder
 
@@ -23,40 +23,43 @@ def problems(path: Path) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("recipee: {}", "mine.yaml:1: recipee: a family has no such section; did you mean 'recipe'?"),
+        ("recipee: {}", "mine.yaml:1: recipee: unknown section; did you mean 'recipe'?"),
         ("about: x\nlet: [1]", "mine.yaml:2: let: must be a mapping"),
-        ("recipe:\n  dim: =hidden size", "mine.yaml:2: recipe.dim: 'hidden size' is not an expression: invalid syntax"),
-        ("recipe:\n  dim: =a.b", "mine.yaml:2: recipe.dim: 'a.b' uses Attribute, which expressions do not have"),
-        ("recipe:\n  dim: =maxx(a)", "mine.yaml:2: recipe.dim: there is no function 'maxx'; did you mean 'max'?"),
-        ("require:\n  a ==: why", "mine.yaml:2: require: 'a ==' is not an expression"),
+        (
+            "recipe:\n  dim: =hidden size",
+            "mine.yaml:2: recipe.dim: 'hidden size' is not a valid expression: invalid syntax",
+        ),
+        ("recipe:\n  dim: =a.b", "mine.yaml:2: recipe.dim: 'a.b' uses Attribute, which expressions do not allow"),
+        ("recipe:\n  dim: =maxx(a)", "mine.yaml:2: recipe.dim: unknown function 'maxx'; did you mean 'max'?"),
+        ("require:\n  a ==: why", "mine.yaml:2: require: 'a ==' is not a valid expression"),
         ("let:\n  a-b: 1", "mine.yaml:2: let: 'a-b' is neither a name nor name(parameter, ...)"),
-        ("extends: lama", "mine.yaml:1: extends: there is no family 'lama'; did you mean 'llama'?"),
-        ("extends: mine", "mine.yaml:1: extends: leads in a circle: mine.yaml -> mine.yaml"),
+        ("extends: lama", "mine.yaml:1: extends: unknown family 'lama'; did you mean 'llama'?"),
+        ("extends: mine", "mine.yaml:1: extends: circular reference: mine.yaml -> mine.yaml"),
         ("recipe: {a: 1, a: 2}", "mine.yaml:1: key 'a' is given twice"),
     ],
 )
-def test_a_mistake_in_a_family_file_is_said_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_mistake_in_a_family_file_is_reported_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     assert message in problems(family(tmp_path, text))
 
 
-def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     text = "recipe:\n  dim: =a.b\n  depth: =c.d"
     assert len(problems(family(tmp_path, text)).splitlines()) == 2
 
 
-def test_every_installed_family_is_sound_and_says_what_it_is() -> None:
+def test_every_installed_family_is_valid_and_has_a_description() -> None:
     for known in families():
         assert known.about, known.name
         assert known.tree.get("source"), known.name
         assert known.architectures, known.name
 
 
-def test_no_two_families_read_the_same_folders() -> None:
-    read = [(model, name) for known in families() for model in known.models for name in known.architectures]
+def test_no_two_families_support_the_same_architecture() -> None:
+    read = [(model, name) for known in families() for model in known.model_types for name in known.architectures]
     assert len(read) == len(set(read))
 
 
-def test_a_family_from_outside_builds_on_an_installed_one(llama: Folder, tmp_path: Path) -> None:
+def test_a_family_file_can_extend_an_installed_family(llama: Folder, tmp_path: Path) -> None:
     llama.configure(model_type="mine", architectures=["MineForCausalLM"], window_width=5)
     text = """
 extends: llama
@@ -68,7 +71,7 @@ let: {window: =window_width}
     assert imported.recipe.dump()["decoder"]["layer"]["mixer"]["window"] == 5
 
 
-def test_a_family_may_build_on_one_beside_it(llama: Folder, tmp_path: Path) -> None:
+def test_a_family_file_can_extend_one_in_the_same_folder(llama: Folder, tmp_path: Path) -> None:
     family(tmp_path, "extends: llama\nlet: {window: =window_width}", "theirs")
     text = "extends: theirs\nmatch: {model_type: mine, architectures: M}\ndefaults: {window_width: 7}"
     llama.configure(model_type="mine", architectures=["M"])
@@ -93,43 +96,44 @@ let:
     ("text", "message"),
     [
         ("recipe: {head: {type: ownn}}", "mine.yaml:3: recipe.head: no head is called \"ownn\"; did you mean 'own'?"),
-        ("let: {window: '=[1, 2][layer + 5]'}", "mine.yaml:3: let.window: '[1, 2][layer + 5]' cannot be computed"),
+        ("let: {window: '=[1, 2][layer + 5]'}", "mine.yaml:3: let.window: '[1, 2][layer + 5]' cannot be evaluated"),
         (
             "tensors: {model.norm: {to: decoder.norm, transposed: true}}",
-            "a rule has no 'transposed'; did you mean 'transpose'?",
+            "unknown key 'transposed' in a rule; did you mean 'transpose'?",
         ),
-        ("tensors: {model.norm: {groups: 2}}", "a rule must say 'to' which parameters the tensor belongs"),
-        ("tensors: {model.norm: 'decoder.{where}.norm'}", "{where} stands on one side only"),
-        ("fixed: {rms_norm_eps: 0.5}", "rms_norm_eps: is 1e-06, but family 'mine' handles only 0.5"),
+        ("tensors: {model.norm: {groups: 2}}", "'to' is missing: name the parameters that the tensor holds"),
+        ("tensors: {model.norm: 'decoder.{where}.norm'}", "index {where} occurs in 'to' but not in the tensor's name"),
+        ("fixed: {rms_norm_eps: 0.5}", "rms_norm_eps: is 1e-06; family 'mine' supports only 0.5"),
         (
             "require: {num_hidden_layers > 2: too shallow}",
             "config.json: too shallow (num_hidden_layers > 2 does not hold)",
         ),
-        ("let: {norm: {switch: =rms_norm_eps, cases: {a: b}}}", "1e-06 is none of the known cases: a"),
+        ("let: {norm: {switch: =rms_norm_eps, cases: {a: b}}}", "no case for 1e-06; known cases: a"),
     ],
 )
-def test_a_mistake_that_shows_with_a_config_is_said_with_its_line(
+def test_a_mistake_that_depends_on_the_config_is_reported_with_its_line(
     llama: Folder, tmp_path: Path, text: str, message: str
 ) -> None:
     path = family(tmp_path, f"extends: llama\nmatch: {{model_type: llama, architectures: LlamaForCausalLM}}\n{text}")
-    with pytest.raises(InterchangeError) as caught:
+    with pytest.raises(HuggingFaceError) as caught:
         read_folder(llama.path, path)
     assert message in str(caught.value)
 
 
-def test_an_unknown_model_is_one_line_with_the_nearest_names(tmp_path: Path) -> None:
-    with pytest.raises(InterchangeError) as caught:
+def test_an_unknown_model_type_is_reported_with_the_nearest_names(tmp_path: Path) -> None:
+    with pytest.raises(HuggingFaceError) as caught:
         family_of({"model_type": "qwen5"}, tmp_path / "config.json")
     message = (
-        "no family reads model_type 'qwen5'; nearest: qwen3, qwen2, qwen3_moe; to add one, see docs/add-a-family.md"
+        "no family supports model_type 'qwen5'; nearest: qwen3, qwen2, qwen3_moe; to add one, see docs/add-a-family.md"
     )
     assert str(caught.value) == f"{tmp_path}/config.json: {message}"
 
 
-def test_another_class_of_a_known_model_is_refused_by_name(tmp_path: Path) -> None:
+def test_another_architecture_of_a_known_model_type_is_rejected(tmp_path: Path) -> None:
     config = {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}
-    with pytest.raises(InterchangeError) as caught:
+    with pytest.raises(HuggingFaceError) as caught:
         family_of(config, tmp_path / "config.json")
-    assert "holds a LlamaForSequenceClassification, but of model_type 'llama' only LlamaForCausalLM can be read" in str(
-        caught.value
+    assert (
+        "architecture LlamaForSequenceClassification is not supported; model_type 'llama' supports LlamaForCausalLM"
+        in str(caught.value)
     )

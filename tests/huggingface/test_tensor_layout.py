@@ -25,30 +25,30 @@ def rows(count: int, offset: int = 0) -> torch.Tensor:
         (Layout(reshape=(1, -1)), [(7,)]),
     ],
 )
-def test_a_layout_reads_back_what_it_wrote(layout: Layout, shapes: list[tuple[int, ...]]) -> None:
+def test_split_is_the_inverse_of_join(layout: Layout, shapes: list[tuple[int, ...]]) -> None:
     generator = torch.Generator().manual_seed(0)
     parameters = [torch.randn(shape, generator=generator) for shape in shapes]
-    stored = layout.joined(parameters)
+    stored = layout.join(parameters)
     assert stored.numel() == sum(parameter.numel() for parameter in parameters)
     for before, after in zip(parameters, layout.split(stored, shapes), strict=True):
         assert torch.equal(before, after)
 
 
-def test_one_after_another_is_what_cat_gives() -> None:
+def test_without_groups_join_concatenates() -> None:
     q, k, v = rows(8), rows(4, 100), rows(4, 200)
-    assert torch.equal(Layout().joined([q, k, v]), torch.cat([q, k, v]))
+    assert torch.equal(Layout().join([q, k, v]), torch.cat([q, k, v]))
 
 
-def test_groups_are_heads_with_their_queries_keys_and_values() -> None:
+def test_each_group_holds_the_query_key_and_value_of_a_head() -> None:
     q, k, v = rows(2 * HEAD), rows(2 * HEAD, 100), rows(2 * HEAD, 200)
-    stored = Layout(groups=2).joined([q, k, v]).view(2, 3, HEAD, D)
+    stored = Layout(groups=2).join([q, k, v]).view(2, 3, HEAD, D)
     assert torch.equal(stored[1, 0], q[HEAD:])
     assert torch.equal(stored[0, 2], v[:HEAD])
 
 
-def test_as_many_groups_as_rows_put_them_in_turn() -> None:
+def test_one_group_per_row_interleaves_rows() -> None:
     gate, up = rows(3), rows(3, 100)
-    stored = Layout(groups=3).joined([gate, up])
+    stored = Layout(groups=3).join([gate, up])
     assert torch.equal(stored[::2], gate)
     assert torch.equal(stored[1::2], up)
 
@@ -56,12 +56,12 @@ def test_as_many_groups_as_rows_put_them_in_turn() -> None:
 @pytest.mark.parametrize(
     ("layout", "shape", "wish", "message"),
     [
-        (Layout(), (5, D), [(4, D)], r"has the shape \(5, 6\), but \(4, 6\) is needed"),
-        (Layout(), (5, D), [(4, D), (4, D)], r"has 5 rows to split, but 4 \+ 4 are needed"),
-        (Layout(groups=3), (8, D), [(4, D), (4, D)], "4 rows do not divide into 3 groups"),
+        (Layout(), (5, D), [(4, D)], r"has shape \(5, 6\); expected \(4, 6\)"),
+        (Layout(), (5, D), [(4, D), (4, D)], r"has size 5 on axis 0; expected 4 \+ 4"),
+        (Layout(groups=3), (8, D), [(4, D), (4, D)], "size 4 is not divisible by groups=3"),
     ],
 )
-def test_sizes_that_do_not_fit_are_said(
+def test_sizes_that_do_not_match_are_errors(
     layout: Layout, shape: tuple[int, ...], wish: list[tuple[int, ...]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 import blockformer as bf
-from blockformer.huggingface.config import Config
-from blockformer.huggingface.importing import recipe_of, unread
-from blockformer.huggingface.library import family_of
-from blockformer.huggingface.template import Filling
+from blockformer.huggingface.family import family_of
+from blockformer.huggingface.importer import recipe_from_config, unread_keys
+from blockformer.huggingface.template import Config, TemplateContext
 from registry import Recipe, builtin_recipes, load_recipe
 from tests.recipes.releases import FOLDERS, RELEASES, SIZES, Release
 
@@ -33,9 +32,9 @@ one_size_each = pytest.mark.parametrize("release", BY_COST, ids=str)  # the othe
 def imported(config: Mapping[str, Any], head: bool) -> Recipe:
     """What `blockformer import` makes of a config.json, and of weights that hold a head of their own or not."""
     family = family_of(config, Path("config.json"))
-    filling = Filling(family, Config(config), {"tensors": frozenset({"lm_head.weight"} if head else ())})
-    recipe = recipe_of(filling)
-    assert [str(problem) for problem in unread(filling, Path("config.json"))] == []
+    context = TemplateContext(family, Config(config), {"tensors": frozenset({"lm_head.weight"} if head else ())})
+    recipe = recipe_from_config(context)
+    assert [str(problem) for problem in unread_keys(context, Path("config.json"))] == []
     return recipe
 
 

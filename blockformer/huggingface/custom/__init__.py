@@ -1,1 +1,1 @@
-"""A folder that transformers loads without this package: the code of a recipe's blocks, and classes around it."""
+"""Export a model with the code of its blocks, for recipes that no class of transformers supports."""

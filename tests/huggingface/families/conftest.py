@@ -1,4 +1,4 @@
-"""What the tests of families share."""
+"""Fixtures of the tests of families."""
 
 from pathlib import Path
 
@@ -8,6 +8,6 @@ import torch
 
 @pytest.fixture(scope="session")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which originals are saved once for all tests."""
+    """The folder in which each original is saved once for all tests."""
     torch.set_num_threads(1)
     return tmp_path_factory.mktemp("originals")

@@ -1,4 +1,4 @@
-"""An imported model writes what the original writes, with the cache and without."""
+"""An imported model generates the same tokens as the original, with and without a cache."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from blockformer.huggingface import read_folder, write_folder
 from tests.huggingface.families.cases import CASES, Case
 from tests.huggingface.families.originals import original, saved
 
-WRITERS = [case for case in CASES if not case.model.endswith("MaskedLM")]
+GENERATIVE = [case for case in CASES if not case.model.endswith("MaskedLM")]
 PROMPT, NEW = 9, 6
 
 
-def written(model: Any, inputs: torch.Tensor) -> torch.Tensor:
-    """What transformers writes greedily, without the prompt."""
+def generated(model: Any, inputs: torch.Tensor) -> torch.Tensor:
+    """The tokens that transformers generates greedily, without the prompt."""
     settings = model.generation_config
     settings.eos_token_id = settings.forced_eos_token_id = settings.forced_bos_token_id = None
     settings.num_beams, settings.length_penalty, settings.early_stopping = 1, 1.0, False
@@ -27,12 +27,12 @@ def written(model: Any, inputs: torch.Tensor) -> torch.Tensor:
     return tokens[:, -NEW:]
 
 
-@pytest.mark.parametrize("case", WRITERS, ids=str)
+@pytest.mark.parametrize("case", GENERATIVE, ids=str)
 def test_greedy_decoding_gives_the_tokens_of_the_original(case: Case, originals: Path, tmp_path: Path) -> None:
     source = saved(case, originals)
     model = load(write_folder(read_folder(source), tmp_path / "imported"))
     inputs = torch.randint(8, 70, (2, PROMPT), generator=torch.Generator().manual_seed(1))
-    theirs = written(original(case), inputs).tolist()
+    theirs = generated(original(case), inputs).tolist()
     if model.kind == "encoder_decoder":
         start = [case.config["decoder_start_token_id"]]
         prompts: dict[str, Any] = {"prompts": [start, start], "sources": inputs.tolist()}

@@ -1,4 +1,4 @@
-"""A family file reads both ways: what was imported can be exported, and is what it was."""
+"""An imported model can be exported again, with the same config and tensors."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from blockformer.huggingface import export_folder, read_folder
 from tests.huggingface.families.cases import CASES, Case
 from tests.huggingface.families.originals import original, saved
 
-COMPUTED = "embed_positions.weight"  # tables of sinusoids, which some originals store
+COMPUTED = "embed_positions.weight"  # sinusoids, which some originals store although they are computed
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

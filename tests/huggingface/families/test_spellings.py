@@ -1,4 +1,4 @@
-"""Configs and names as older versions of transformers wrote them mean the same."""
+"""Configs and tensor names in the spelling of older versions of transformers give the same model."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ Config = dict[str, Any]
 
 
 def respelled(name: str, originals: Path, folder: Path, change: Callable[[Config], None]) -> tuple[str, str]:
-    """The hash of a case's recipe, and that of its config spelled otherwise."""
+    """The hash of the recipe for a case's config, and for the changed config."""
     source = saved(next(case for case in CASES if case.name == name), originals)
     shutil.copytree(source, folder / "older")
     config = json.loads((source / "config.json").read_text())
@@ -26,8 +26,8 @@ def respelled(name: str, originals: Path, folder: Path, change: Callable[[Config
     return read_folder(source).recipe.hash, read_folder(folder / "older").recipe.hash
 
 
-def outside(config: Config) -> None:
-    """The settings of rotary positions, at the top and in ``rope_scaling``."""
+def rope_at_top_level(config: Config) -> None:
+    """Rotary settings at the top level and in ``rope_scaling``."""
     rope = config.pop("rope_parameters")
     config["rope_theta"] = rope.pop("rope_theta")
     if (share := rope.pop("partial_rotary_factor", None)) is not None:
@@ -58,7 +58,7 @@ def modernbert(config: Config) -> None:
 
 
 def phi3(config: Config) -> None:
-    outside(config)
+    rope_at_top_level(config)
     config["rope_scaling"]["type"] = "su"
     del config["rope_scaling"]["original_max_position_embeddings"]
 
@@ -76,11 +76,11 @@ def t5(config: Config) -> None:
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("llama", outside),
-        ("llama llama3", outside),
-        ("llama yarn with a magnitude", outside),
-        ("stablelm", outside),
-        ("nemotron", outside),
+        ("llama", rope_at_top_level),
+        ("llama llama3", rope_at_top_level),
+        ("llama yarn with a magnitude", rope_at_top_level),
+        ("stablelm", rope_at_top_level),
+        ("nemotron", rope_at_top_level),
         ("gpt_neox", gpt_neox),
         ("gemma3", gemma3),
         ("gemma2", without_layers),

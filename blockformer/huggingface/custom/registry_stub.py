@@ -1,6 +1,7 @@
-"""What blocks ask of the registry, where there is none: a block built by code needs no recipe to be read.
+"""Replacement for the package ``registry`` in an exported folder.
 
-In an exported folder this stands in the place of the package `registry`.
+Blocks import some names from the registry. In an exported folder the model is built by code and no recipe is read, so
+these names need no implementation.
 """
 
 from collections.abc import Callable
@@ -24,13 +25,13 @@ class Block:
 
 
 class AsRecipe:
-    """Marks what a recipe would say by the name of a block; here a class or a partial of one is given."""
+    """Type marker of parameters for which a recipe has a block; here their value is a class or a partial of one."""
 
 
 class Runtime:
-    """Marks a parameter that says how a model is computed and not which model it is."""
+    """Type marker of parameters that affect how a model is computed, but not its result."""
 
 
 def register(name: str) -> Callable[[B], B]:
-    """Leave the block as it is: nothing looks for it by name."""
+    """Return the block unchanged: here blocks are not found by name."""
     return lambda block: block

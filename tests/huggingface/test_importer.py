@@ -6,18 +6,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blockformer import build, check, load
-from blockformer.huggingface import InterchangeError, read_folder, write_folder
+from blockformer.huggingface import HuggingFaceError, read_folder, write_folder
 from registry import load_recipe
 from tests.huggingface.conftest import LLAMA, Folder
 
 
 def problems(folder: Path, family: str | Path | None = None) -> str:
-    with pytest.raises(InterchangeError) as caught:
+    with pytest.raises(HuggingFaceError) as caught:
         read_folder(folder, family)
     return str(caught.value)
 
 
-def test_an_imported_folder_is_the_model_that_it_was(llama: Folder, tmp_path: Path) -> None:
+def test_an_imported_model_is_the_exported_one(llama: Folder, tmp_path: Path) -> None:
     imported = read_folder(llama.path)
     model = load(write_folder(imported, tmp_path / "out"))
     assert imported.recipe.hash == load_recipe(LLAMA).hash
@@ -26,80 +26,77 @@ def test_an_imported_folder_is_the_model_that_it_was(llama: Folder, tmp_path: Pa
     assert not model.training
 
 
-def test_the_type_of_the_numbers_is_kept(llama: Folder, tmp_path: Path) -> None:
+def test_the_dtype_is_kept(llama: Folder, tmp_path: Path) -> None:
     llama.change(lambda tensors: {name: tensor.bfloat16() for name, tensor in tensors.items()})
     out = write_folder(read_folder(llama.path), tmp_path / "out")
     assert {parameter.dtype for parameter in load(out).parameters()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in load(out, dtype=torch.float32).parameters()} == {torch.float32}
 
 
-def test_a_config_key_that_nobody_reads_is_an_error(llama: Folder) -> None:
+def test_an_unread_config_key_is_an_error(llama: Folder) -> None:
     text = problems(llama.configure(attention_twist=3))
-    reason = "attention_twist: nothing in family 'llama' reads this key; it may change the model"
+    reason = "attention_twist: family 'llama' does not read this key, which may change the model"
     assert text == f"{llama.path}/config.json: {reason}"
 
 
-def test_so_is_one_inside_a_mapping_that_is_read(llama: Folder) -> None:
+def test_an_unread_key_inside_a_mapping_is_an_error(llama: Folder) -> None:
     scaling = {"rope_type": "linear", "factor": 2.0, "bend": 1.0}
-    assert "config.json: rope_scaling.bend: nothing" in problems(llama.configure(rope_scaling=scaling))
-
-
-def test_keys_that_cannot_touch_the_logits_are_ignored(llama: Folder) -> None:
-    read_folder(llama.configure(attention_dropout=0.3, torch_dtype="bfloat16", bos_token_id=1, use_cache=True))
-
-
-def test_a_value_that_the_family_does_not_handle_is_an_error(llama: Folder) -> None:
-    assert "quantization_config: is" in problems(llama.configure(quantization_config={"bits": 4}))
-
-
-def test_a_missing_key_is_named_with_the_line_that_needs_it(llama: Folder) -> None:
-    text = problems(llama.configure(without=("hidden_size",), hiden_size=16))
-    assert "families/llama.yaml:" in text
-    assert (
-        "recipe.dim: the config has no 'hidden_size', and the family no default for it; did you mean 'hiden_size'?"
-        in text
+    assert "config.json: rope_scaling.bend: family 'llama' does not read" in problems(
+        llama.configure(rope_scaling=scaling)
     )
 
 
-def test_a_recipe_that_does_not_fit_is_said_at_the_line_of_the_family(llama: Folder) -> None:
+def test_keys_that_do_not_affect_the_logits_are_ignored(llama: Folder) -> None:
+    read_folder(llama.configure(attention_dropout=0.3, torch_dtype="bfloat16", bos_token_id=1, use_cache=True))
+
+
+def test_an_unsupported_value_is_an_error(llama: Folder) -> None:
+    assert "quantization_config: is" in problems(llama.configure(quantization_config={"bits": 4}))
+
+
+def test_a_missing_key_is_reported_with_the_line_that_reads_it(llama: Folder) -> None:
+    text = problems(llama.configure(without=("hidden_size",), hiden_size=16))
+    assert "families/llama.yaml:" in text
+    message = "the config has no key 'hidden_size', and the family has no default for it; did you mean 'hiden_size'?"
+    assert f"recipe.dim: {message}" in text
+
+
+def test_an_invalid_recipe_is_reported_with_the_line_of_the_family(llama: Folder) -> None:
     text = problems(llama.configure(num_key_value_heads=3))
     assert "families/llama.yaml:" in text
     assert "recipe.decoder.layer.mixer: heads=4 is not a multiple of kv_heads=3" in text
 
 
-def test_a_tensor_that_nobody_reads_and_one_that_is_missing_are_errors(llama: Folder) -> None:
+def test_unread_and_missing_tensors_are_errors(llama: Folder) -> None:
     def renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         tensors["model.norm.gain"] = tensors.pop("model.norm.weight")
         return tensors
 
     assert problems(llama.change(renamed)).splitlines() == [
-        f"{llama.path}: model.norm.gain: nothing in the family file reads this tensor",
-        f"{llama.path}: decoder.norm.weight: no tensor gives this parameter; "
-        "it is read from model.norm, which is not there",
+        f"{llama.path}: model.norm.gain: no rule of the family reads this tensor",
+        f"{llama.path}: decoder.norm.weight: this parameter has no value: the folder has no tensor model.norm",
     ]
 
 
 def test_a_tensor_of_another_shape_is_an_error(llama: Folder) -> None:
     text = problems(llama.change(lambda tensors: {**tensors, "model.norm.weight": torch.ones(17)}))
-    assert "model.norm.weight: has the shape (17,), but (16,) is needed" in text
+    assert "model.norm.weight: has shape (17,); expected (16,)" in text
 
 
-def test_computed_tensors_are_left_alone(llama: Folder) -> None:
+def test_unused_tensors_are_ignored(llama: Folder) -> None:
     read_folder(
         llama.change(lambda tensors: {**tensors, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)})
     )
 
 
-def test_a_tied_head_may_be_stored_too_if_it_is_the_same(llama: Folder) -> None:
+def test_a_tied_tensor_may_be_stored_if_it_is_equal(llama: Folder) -> None:
     llama.configure(tie_word_embeddings=True)
-    assert "lm_head.weight: differs from model.embed_tokens.weight, although the model ties them" in problems(
-        llama.path
-    )
+    assert "lm_head.weight: differs from model.embed_tokens.weight, but the family ties the two" in problems(llama.path)
     llama.change(lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]})
     assert "head.project.weight" not in read_folder(llama.path).parameters
 
 
-def test_a_tensor_may_be_stored_under_the_name_of_one_that_repeats_it(llama: Folder) -> None:
+def test_a_tied_tensor_may_be_stored_instead_of_the_original(llama: Folder) -> None:
     llama.configure(tie_word_embeddings=True)
     kept = load_file(llama.path / "model.safetensors")["model.embed_tokens.weight"]
     llama.change(
@@ -110,7 +107,7 @@ def test_a_tensor_may_be_stored_under_the_name_of_one_that_repeats_it(llama: Fol
     assert torch.equal(read_folder(llama.path).parameters["embedding.tokens.weight"], kept)
 
 
-def test_parts_with_an_index_are_one_model(llama: Folder) -> None:
+def test_shards_with_an_index_are_one_model(llama: Folder) -> None:
     whole = read_folder(llama.path).parameters
     tensors = load_file(llama.path / "model.safetensors")
     (llama.path / "model.safetensors").unlink()
@@ -122,10 +119,10 @@ def test_parts_with_an_index_are_one_model(llama: Folder) -> None:
     assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
 
     (llama.path / "model-1.safetensors").unlink()
-    assert "model.safetensors.index.json: there is no file 'model-1.safetensors'" in problems(llama.path)
+    assert "model.safetensors.index.json: the file 'model-1.safetensors' is missing" in problems(llama.path)
 
 
-def test_an_older_folder_with_a_pickle_is_read_as_plain_tensors(llama: Folder) -> None:
+def test_a_pickled_checkpoint_is_read_as_plain_tensors(llama: Folder) -> None:
     tensors = load_file(llama.path / "model.safetensors")
     (llama.path / "model.safetensors").unlink()
     torch.save(tensors, llama.path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
@@ -137,8 +134,8 @@ def test_an_older_folder_with_a_pickle_is_read_as_plain_tensors(llama: Folder) -
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", "{", "config.json: is not JSON"),
-        ("config.json", "[]", "config.json: is not a mapping of keys to values"),
+        ("config.json", "{", "config.json: is not valid JSON"),
+        ("config.json", "[]", "config.json: must contain a JSON object"),
         ("model.safetensors", "damaged", "model.safetensors: cannot be read"),
     ],
 )
@@ -149,16 +146,16 @@ def test_damaged_files_are_named(llama: Folder, file: str, content: str, message
 
 def test_missing_files_are_named(llama: Folder, tmp_path: Path) -> None:
     (llama.path / "model.safetensors").unlink()
-    assert "has neither model.safetensors nor model.safetensors.index.json" in problems(llama.path)
+    assert "contains no weights: expected model.safetensors, model.safetensors.index.json" in problems(llama.path)
     assert "nowhere/config.json: cannot be read: No such file or directory" in problems(tmp_path / "nowhere")
 
 
-def test_an_existing_folder_is_not_written_over(llama: Folder) -> None:
-    with pytest.raises(InterchangeError, match="exists already"):
+def test_an_existing_folder_is_not_overwritten(llama: Folder) -> None:
+    with pytest.raises(HuggingFaceError, match="already exists"):
         write_folder(read_folder(llama.path), llama.path)
 
 
-def test_a_tokenizer_comes_along(llama: Folder, tmp_path: Path) -> None:
+def test_the_tokenizer_is_copied(llama: Folder, tmp_path: Path) -> None:
     (llama.path / "tokenizer.json").write_text("{}")
     out = write_folder(read_folder(llama.path), tmp_path / "out")
     assert sorted(path.name for path in out.iterdir()) == ["model.safetensors", "recipe.yaml", "tokenizer.json"]

@@ -1,0 +1,182 @@
+"""Export a model: its recipe becomes a config.json, its parameters become tensors that transformers loads."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer as LibraryTokenizer
+from torch import Tensor
+
+from blockformer.assembly.checkpoint import read_metadata
+from blockformer.assembly.loading import RECIPE, WEIGHTS, read
+from blockformer.data import hub_tokenizer, tokenizer
+from blockformer.generation.text_model import TextModel, find_checkpoint
+from blockformer.huggingface.errors import HuggingFaceError
+from blockformer.huggingface.export_config import config_of, family_for
+from blockformer.huggingface.family import Family, installed_families
+from blockformer.huggingface.folder import (
+    SHARD_SIZE,
+    copy_tokenizer,
+    main_dtype,
+    output_folder,
+    write_json,
+    write_tensor_files,
+)
+from blockformer.huggingface.importer import ImportedModel
+from blockformer.huggingface.template import Config, TemplateContext
+from blockformer.huggingface.tensor_conversion import tensors_from_parameters
+from blockformer.huggingface.tensor_layout import tensor_rules
+from blockformer.training.run_folder import CHECKPOINTS, folder_of
+from blocks.models.base import Model
+from registry import Recipe, load_recipe
+
+_GENERATION_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A model to export.
+
+    Attributes:
+        name: of the run, the checkpoint or the folder.
+        recipe: of the model.
+        model: with its weights.
+        tokens: ids of special tokens, by their key in the config.
+        family: name of the installed family with which the model was imported, if it was.
+        text_model: the model with its tokenizer, if it was trained with one.
+        folder: the folder that the model was imported to, which may contain a tokenizer.
+    """
+
+    name: str
+    recipe: Recipe
+    model: Model
+    tokens: Mapping[str, Any] = field(default_factory=dict)
+    family: str | None = None
+    text_model: TextModel | None = None
+    folder: Path | None = None
+
+    def write_tokenizer(self, folder: Path) -> Callable[[str], Sequence[int]] | None:
+        """Write the tokenizer.
+
+        Returns:
+            A function that encodes a text with the original tokenizer, for comparison; None if there is no tokenizer.
+        """
+        if self.text_model is not None:
+            hub_tokenizer.write(self.text_model.tokenizer, self.model.kind, self.model.max_length, folder)
+            return self.text_model.encode
+        if self.folder is None or not (self.folder / hub_tokenizer.TOKENS).is_file():
+            return None
+        copy_tokenizer(self.folder, folder)
+        if not (folder / hub_tokenizer.SETTINGS).is_file():
+            hub_tokenizer.write_settings(folder, hub_tokenizer.special_names(folder, dict(self.tokens)))
+        library = LibraryTokenizer.from_file(str(folder / hub_tokenizer.TOKENS))
+        return lambda text: library.encode(text).ids
+
+
+def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
+    """Read the model to export.
+
+    Args:
+        path: an imported folder, a checkpoint, or a run's folder (its best checkpoint, else its last).
+        dtype: of the parameters; None: as they are stored.
+
+    Raises:
+        ValueError: there is no model, or it is damaged; the message is one line and names the file.
+    """
+    has_model = any((path / name).is_file() for name in (RECIPE, WEIGHTS, "config.json"))
+    if has_model and not (path / CHECKPOINTS).is_dir():
+        return _read_imported(path, dtype)
+    file = find_checkpoint(path)
+    saved_tokenizer = read_metadata(file)["tokenizer"]
+    recipe, model = read(file, dtype=dtype)
+    run = folder_of(file)
+    name = file.stem if run is None else run.resolve().name
+    if run is not None and (run / RECIPE).is_file() and (written := load_recipe(run / RECIPE)).hash == recipe.hash:
+        recipe = written  # the same recipe, with line numbers for messages
+    if saved_tokenizer is None:
+        return ExportSource(name, recipe, model)
+    text_model = TextModel(model, tokenizer.load(saved_tokenizer))
+    ours = text_model.tokenizer
+    tokens = {"pad_token_id": ours.pad, "bos_token_id": ours.bos, "eos_token_id": ours.eos}
+    if model.kind == "encoder_decoder":
+        tokens["decoder_start_token_id"] = ours.bos
+    return ExportSource(name, recipe, model, tokens, text_model=text_model)
+
+
+def _read_imported(path: Path, dtype: torch.dtype | None) -> ExportSource:
+    recipe, model = read(path, dtype=dtype)
+    with safe_open(path / WEIGHTS, framework="pt") as file:
+        metadata = file.metadata() or {}
+    family, tokens = metadata.get("family"), json.loads(metadata.get("tokens", "{}"))
+    known = family if family in installed_families() else None
+    return ExportSource(path.resolve().name, recipe, model, tokens, known, folder=path)
+
+
+def export_folder(
+    recipe: Recipe,
+    parameters: Mapping[str, Tensor],
+    out: str | Path,
+    family: Family | None = None,
+    tokens: Mapping[str, Any] | None = None,
+) -> Path:
+    """Create a folder that transformers loads; for the arguments see :func:`write_export`.
+
+    Raises:
+        HuggingFaceError: no family supports the recipe, or ``out`` exists or cannot be written.
+    """
+    with output_folder(out) as draft:
+        write_export(recipe, parameters, draft, family, tokens)
+    return Path(out)
+
+
+def write_export(
+    recipe: Recipe,
+    parameters: Mapping[str, Tensor],
+    folder: Path,
+    family: Family | None = None,
+    tokens: Mapping[str, Any] | None = None,
+    shard_size: str = SHARD_SIZE,
+) -> ImportedModel:
+    """Write config.json, generation_config.json and the tensors.
+
+    Args:
+        recipe: the model.
+        parameters: its parameters, by name.
+        folder: an existing folder.
+        family: the family to export as; None: the nearest that supports the recipe.
+        tokens: ids of special tokens, such as ``bos_token_id``.
+        shard_size: the largest size of one file, such as ``5GB``; more is written as shards with an index.
+
+    Returns:
+        What an import of the folder has to give, for verification.
+
+    Raises:
+        HuggingFaceError: no family supports the recipe with these tokens.
+    """
+    given = {key: value for key, value in (tokens or {}).items() if value is not None}
+    chosen, config = family_for(recipe) if family is None else (family, config_of(recipe, family))
+    for key, value in given.items():
+        if config.get(key) not in (None, value):
+            message = f"{chosen.name} requires {key} {config[key]}, but the tokenizer has {value}"
+            raise HuggingFaceError.at(recipe.name, message)
+    config |= given | {"torch_dtype": main_dtype(parameters)}
+    context = TemplateContext(chosen, Config(config), {"tensors": frozenset[str]()})
+    try:
+        tensors = tensors_from_parameters(tensor_rules(context), parameters)
+    except ValueError as error:
+        raise HuggingFaceError.at(chosen.path, str(error)) from None
+    write_json(folder / "config.json", config)
+    write_generation_config(folder, recipe, given)
+    write_tensor_files(folder, tensors, shard_size)
+    return ImportedModel(folder, chosen, recipe, parameters, given)
+
+
+def write_generation_config(folder: Path, recipe: Recipe, tokens: Mapping[str, Any]) -> None:
+    """Write the special tokens that ``generate`` of transformers uses, for a model that generates text."""
+    known = {key: tokens[key] for key in _GENERATION_KEYS if key in tokens}
+    if known and recipe.dump()["type"] != "encoder_only":
+        write_json(folder / "generation_config.json", known)

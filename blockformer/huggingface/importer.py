@@ -1,0 +1,160 @@
+"""Import a Hugging Face folder: its config becomes a recipe, its tensors become parameters."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from blockformer.assembly.builder import check
+from blockformer.assembly.loading import RECIPE, WEIGHTS
+from blockformer.files import write_text
+from blockformer.huggingface.errors import HuggingFaceError
+from blockformer.huggingface.family import Family, as_list, family_of, load_family
+from blockformer.huggingface.folder import TensorFiles, copy_tokenizer, output_folder, read_config
+from blockformer.huggingface.template import Config, TemplateContext
+from blockformer.huggingface.tensor_conversion import parameters_from_tensors
+from blockformer.huggingface.tensor_layout import tensor_names, tensor_rules
+from registry import Mark, Problem, Recipe, RecipeError, load_recipe
+from registry.strict_yaml import Map, mark_of
+
+ANY = "*"  # in the section `fixed`: any value is supported
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model in a Hugging Face folder.
+
+    Attributes:
+        folder: the folder.
+        family: the family that was used.
+        recipe: the model.
+        parameters: of the model, by name, with the dtypes of the stored tensors.
+        tokens: ids of special tokens, by their key in the config.
+    """
+
+    folder: Path
+    family: Family
+    recipe: Recipe
+    parameters: Mapping[str, Tensor]
+    tokens: Mapping[str, Any]
+
+
+def read_folder(folder: str | Path, family: str | Path | None = None) -> ImportedModel:
+    """Read a Hugging Face folder.
+
+    Args:
+        folder: contains config.json and safetensors, as one file or as shards with an index.
+        family: a family file, or the name of an installed family; None: the one for the config's ``model_type``.
+
+    Raises:
+        HuggingFaceError: no family supports the folder, or some config keys or tensors are not supported; the error
+            lists all of them.
+    """
+    folder = Path(folder)
+    file = folder / "config.json"
+    values = read_config(file)
+    chosen = family_of(values, file, None if family is None else [load_family(family)])
+    stored = TensorFiles(folder)
+    context = TemplateContext(chosen, Config(values), {"tensors": frozenset(stored)})
+    problems = list(_unsupported_values(context, file))
+    if problems:
+        raise HuggingFaceError(problems)
+    recipe = recipe_from_config(context)
+    problems += unread_keys(context, file)
+    shapes = {name: tuple(tensor.shape) for name, tensor in check(recipe).state_dict().items()}
+    conversion = parameters_from_tensors(tensor_rules(context), tensor_names(context), stored, shapes)
+    problems += [Problem(Mark(str(folder)), "", message) for message in conversion.problems]
+    if problems:
+        raise HuggingFaceError(problems)
+    tokens = {key: value for key, value in values.items() if key.endswith("_token_id") and value is not None}
+    return ImportedModel(folder, chosen, recipe, conversion.parameters, tokens)
+
+
+def write_folder(imported: ImportedModel, out: str | Path) -> Path:
+    """Write ``recipe.yaml`` and ``model.safetensors``, and copy the tokenizer if there is one.
+
+    Args:
+        imported: the model.
+        out: a folder that does not exist yet.
+
+    Raises:
+        HuggingFaceError: ``out`` exists, or cannot be written.
+    """
+    family, recipe = imported.family.name, imported.recipe
+    tensors = {name: tensor.contiguous() for name, tensor in imported.parameters.items()}
+    metadata = {
+        "format": "pt",
+        "recipe_hash": recipe.hash,
+        "family": family,
+        "tokens": json.dumps(imported.tokens),
+    }
+    with output_folder(out) as draft:
+        header = f"# Imported from a Hugging Face folder with the family {family}.\n"
+        write_text(draft / RECIPE, header + recipe.to_yaml())
+        save_file(tensors, draft / WEIGHTS, metadata=metadata)
+        copy_tokenizer(imported.folder, draft)
+    return Path(out)
+
+
+def recipe_from_config(context: TemplateContext) -> Recipe:
+    """The recipe that a family makes of a config.
+
+    Raises:
+        HuggingFaceError: the recipe is not valid; each problem has the line of the family file.
+    """
+    section = context.family.section("recipe")
+    rendered = context.render(section, "recipe", section.mark or Mark(str(context.family.path)))
+    try:
+        recipe = load_recipe(cast("dict[str, Any]", _plain(rendered)))
+        # The family file as the source makes unused keys acceptable: only some models of a family need all of its keys.
+        recipe = replace(recipe, name=context.family.name, source=str(context.family.path))
+        check(recipe)
+    except RecipeError as error:
+        raise HuggingFaceError(_family_problem(section, problem) for problem in error.problems) from None
+    return recipe
+
+
+def unread_keys(context: TemplateContext, file: Path) -> Iterator[Problem]:
+    """A problem for every config key that the family does not mention."""
+    family, config = context.family, context.config
+    config.read.update(key for key in family.keys if not isinstance(config.get(key), Mapping))
+    config.read.update(("model_type", "architectures"))
+    for key in config.unread():
+        if not family.ignores(key) and not family.ignores(key.partition(".")[0]):
+            message = f"family {family.name!r} does not read this key, which may change the model"
+            yield Problem(Mark(str(file)), key, message)
+
+
+def _unsupported_values(context: TemplateContext, file: Path) -> Iterator[Problem]:
+    """A problem for every config value that the family does not support."""
+    family, config, mark = context.family, context.config, Mark(str(file))
+    for key, allowed in family.section("fixed").items():
+        if allowed != ANY and key in config and config[key] not in (known := as_list(allowed) or [None]):
+            supported = " or ".join(map(str, known))
+            yield Problem(mark, key, f"is {config[key]}; family {family.name!r} supports only {supported}")
+    require = family.section("require")
+    for text, message in require.items():
+        if message is not None and not context.evaluate(text, "require", require.marks[text]):
+            yield Problem(mark, "", f"{message} ({text} does not hold)")
+
+
+def _family_problem(section: Map, problem: Problem) -> Problem:
+    """A problem of a recipe, with the line of the family file that the key comes from."""
+    path, parts = list[str | int](), iter(problem.path.split("."))
+    for part in parts:
+        if part == "layers":  # a family file has one template for all layers, without names
+            next(parts, None)
+            part = "layer"
+        path.append(int(part) if part.isdigit() else part)
+    return Problem(mark_of(section, path), f"recipe.{problem.path}", problem.message)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings of the config that became part of the recipe, as plain dicts."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in cast("Mapping[str, Any]", value).items()}
+    return [_plain(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
