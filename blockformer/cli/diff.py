@@ -68,7 +68,7 @@ def _recipes(options: Namespace) -> "tuple[Recipe, Recipe]":
 
 def _named(source: str, overrides: list[str]) -> "Recipe":
     """A recipe that says in its name what was changed."""
-    from blockformer.inspection.source import recipe_of
+    from blockformer.cli.recipe_source import recipe_of
 
     return replace(recipe_of(source, overrides), name=f"{source} with {', '.join(overrides)}" if overrides else source)
 

@@ -11,7 +11,7 @@ from blockformer.cli.parser import Parser, add_format, add_overrides, positive
 from blockformer.errors import UserError
 
 if TYPE_CHECKING:
-    from blockformer.inspection.activation_statistics import Scales
+    from blockformer.inspection.activation_statistics import ActivationStatistics
     from blocks.models.base import Model
     from registry import Recipe
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print a recipe's model as a tree, as JSON, or as the canonical YAML; or what it needs."""
     options = _parser().parse_args(arguments)
     from blockformer import assembly
-    from blockformer.inspection.source import recipe_of
+    from blockformer.cli.recipe_source import recipe_of
 
     recipe = recipe_of(options.recipe, options.overrides)
     model = assembly.check(recipe)
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         print(recipe.to_yaml(), end="")
     elif options.format == "json":
         print(json.dumps(_facts(recipe, model, options), indent=2))
-    elif options.scales:
-        _print_scales(recipe, model, options)
+    elif options.activations:
+        _print_activations(recipe, model, options)
     elif options.memory:
         _print_memory(recipe, model, options)
     else:
@@ -49,20 +49,20 @@ def main(arguments: Sequence[str]) -> int:
 def _check(options: Namespace, recipe: "Recipe", model: "Model") -> None:
     from blockformer.training.compatibility import backend_keys
 
-    asked = [name for name in ("memory", "scales") if getattr(options, name)]
+    asked = [name for name in ("memory", "activations") if getattr(options, name)]
     if len(asked) > 1:
-        raise UserError("--memory and --scales are two commands: give one of them")
+        raise UserError("--memory and --activations exclude each other: give one of them")
     if asked and (keys := backend_keys(recipe, model, "flex")):
         changes = " ".join(f"--set {key}=auto" for key in keys)
         raise UserError(f"--{asked[0]} runs on a CPU, where backend flex has no gradients: add {changes}")
     if not asked and (options.batch or options.length):
-        raise UserError("--batch and --length say how much is computed: they go with --memory or --scales")
-    if options.seed is not None and not options.scales:
-        raise UserError("--seed goes with --scales: nothing else draws initial values")
+        raise UserError("--batch and --length need --memory or --activations")
+    if options.seed is not None and not options.activations:
+        raise UserError("--seed needs --activations: nothing else draws initial values")
     if options.out and options.format != "svg":
-        raise UserError("--out says where to write a drawing: it goes with --format svg")
+        raise UserError("--out needs --format svg")
     if asked and options.format not in ("tree", "json"):
-        raise UserError(f"--{asked[0]} has no --format {options.format}, only tree and json")
+        raise UserError(f"--{asked[0]} has no --format {options.format}; use tree or json")
     if options.length and options.length > model.max_length:
         raise UserError(f"--length {options.length} is more than the model takes: {model.max_length} (max_length)")
 
@@ -84,13 +84,13 @@ def _facts(recipe: "Recipe", model: "Model", options: Namespace) -> dict[str, An
 
         batch, length = options.batch or 1, options.length or model.max_length
         found = budgets(recipe, batch, length)
-        precisions = {name: asdict(told) | {"training": told.training} for name, told in found.items()}
+        precisions = {name: asdict(needs) | {"training": needs.training} for name, needs in found.items()}
         facts["memory"] = {"batch": batch, "length": length, "bytes": precisions}
-    if options.scales:
+    if options.activations:
         from blockformer.inspection.findings import findings
 
-        told = _scales(recipe, model, options)
-        facts["scales"] = asdict(told) | {"unusual": findings(told)}
+        statistics = _statistics(recipe, model, options)
+        facts["activations"] = asdict(statistics) | {"unusual": findings(statistics)}
     return facts
 
 
@@ -105,14 +105,14 @@ def _print_memory(recipe: "Recipe", model: "Model", options: Namespace) -> None:
 def _draw(recipe: "Recipe", model: "Model", options: Namespace) -> None:
     from blockformer.files import write_text
     from blockformer.inspection.diagram import diagram
-    from blockformer.inspection.painting import svg, text
+    from blockformer.inspection.rendering import as_svg, as_text
 
-    picture = diagram(recipe, model)
+    layout = diagram(recipe, model)
     if options.format == "diagram":
-        print(text(picture), end="")
+        print(as_text(layout), end="")
         return
     title = f"{recipe.name}, {model.kind}, {model.size:,} parameters"
-    drawing = svg(picture, title, f"The blocks of {recipe.name}, from tokens to logits, as the recipe names them.")
+    drawing = as_svg(layout, title, f"The blocks of {recipe.name}, from tokens to logits, as the recipe names them.")
     if options.out is None:
         print(drawing, end="")
         return
@@ -122,20 +122,20 @@ def _draw(recipe: "Recipe", model: "Model", options: Namespace) -> None:
         raise UserError(f"cannot write {options.out}: {error.strerror}") from None
 
 
-def _print_scales(recipe: "Recipe", model: "Model", options: Namespace) -> None:
-    from blockformer.cli.scaling import text
+def _print_activations(recipe: "Recipe", model: "Model", options: Namespace) -> None:
+    from blockformer.cli.activations import text
 
     print(f"{recipe.name}: {model.size:,} parameters, at step 0 with seed {options.seed or 0}\n")
-    print("\n".join(text(_scales(recipe, model, options))))
+    print("\n".join(text(_statistics(recipe, model, options))))
 
 
-def _scales(recipe: "Recipe", model: "Model", options: Namespace) -> "Scales":
-    from blockformer.inspection.activation_statistics import scales
-    from blockformer.inspection.memory_check import check_room
+def _statistics(recipe: "Recipe", model: "Model", options: Namespace) -> "ActivationStatistics":
+    from blockformer.inspection.activation_statistics import activation_statistics
+    from blockformer.inspection.memory import require_memory
 
     batch, length = options.batch or 2, options.length or min(64, model.max_length)
-    check_room(recipe, batch, length)
-    return scales(recipe, seed=options.seed or 0, batch=batch, length=length)
+    require_memory(recipe, batch, length)
+    return activation_statistics(recipe, seed=options.seed or 0, batch=batch, length=length)
 
 
 def _print(recipe: "Recipe", model: "Model") -> None:
@@ -178,11 +178,12 @@ def _parser() -> Parser:
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a file, an installed recipe, a run or a checkpoint")
     add_overrides(parser)
-    parser.add_argument("--memory", action="store_true", help="bytes that training and inference need, by precision")
-    parser.add_argument("--scales", action="store_true", help="build it, and say how large all is at step 0, by layer")
-    parser.add_argument("--batch", type=positive, metavar="B", help="sequences in a batch; default: 1, with --scales 2")
-    parser.add_argument("--length", type=positive, metavar="T", help="of each; default: max_length, with --scales 64")
-    parser.add_argument("--seed", type=int, metavar="N", help="of --scales; default: 0")
+    add = parser.add_argument
+    add("--memory", action="store_true", help="show the memory that training and inference need, by precision")
+    add("--activations", action="store_true", help="build it and show the size of activations at step 0, by layer")
+    add("--batch", type=positive, metavar="B", help="sequences in a batch; default: 1, with --activations 2")
+    add("--length", type=positive, metavar="T", help="tokens in a sequence; default: max_length, with --activations 64")
+    add("--seed", type=int, metavar="N", help="seed of the initial values for --activations; default: 0")
     add_format(parser, "tree", "json", "yaml", "diagram", "svg")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the svg; default: to stdout")
+    add("--out", type=Path, metavar="FILE", help="where to write the svg; default: to stdout")
     return parser

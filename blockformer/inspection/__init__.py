@@ -1,1 +1,1 @@
-"""What is known of a model before it is trained: how it differs from another, what it needs, what it looks like."""
+"""What can be learned about a model without training it: its cost, memory, activations at step 0, and a drawing."""

@@ -1,4 +1,4 @@
-"""How large activations and gradients are at step 0, layer by layer."""
+"""Size of activations, attention scores and gradients at step 0, layer by layer."""
 
 import math
 from collections.abc import Callable, Generator
@@ -12,36 +12,37 @@ from torch import Tensor, nn
 from blockformer.assembly import build
 from blockformer.assembly.layer_names import name_of
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
-from blockformer.inspection.scores import watched
+from blocks.attention.backends import Attend, Scoring, attention_scores, eager
+from blocks.attention.visibility import Visibility
 from blocks.base import FeedForward, Layer, Mixer, Stack
 from blocks.models.base import Model
 from registry import Recipe
 
 
 @dataclass
-class Scale:
-    """One layer; of one that runs several times, the last time.
+class LayerStatistics:
+    """One layer; if a layer runs several times, its last run.
 
     Attributes:
-        stack: whose layer it is.
+        stack: name of the layer's stack.
         layer: its index.
         name: its name in the recipe, if it has one.
-        stream: root mean square of what the layer is given.
-        out: of what it gives.
-        change: of the difference of the two, over ``stream``.
-        largest: largest magnitude in what it gives.
-        sublayers: root mean square of what each mixer and feed-forward gives, over ``stream``.
-        score: largest magnitude of the attention scores; None without attention.
-        entropy: mean entropy of the attention weights over that of looking everywhere alike, 0 to 1; None likewise.
-        gradient: norm of the gradient of all its parameters.
-        finite: whether all of it is a number.
+        input_rms: root mean square of the layer's input.
+        output_rms: root mean square of its output.
+        change: root mean square of output minus input, over ``input_rms``.
+        largest: largest magnitude in the output.
+        sublayers: root mean square of the output of each mixer and feed-forward, over ``input_rms``.
+        score: largest magnitude of an attention score before position bias, over all runs; None without attention.
+        entropy: mean entropy of the attention weights over its largest value, least of all runs; None likewise.
+        gradient: norm of the gradient of all the layer's parameters.
+        finite: whether the whole output is finite.
     """
 
     stack: str
     layer: int
     name: str = ""
-    stream: float = math.nan
-    out: float = math.nan
+    input_rms: float = math.nan
+    output_rms: float = math.nan
     change: float = math.nan
     largest: float = math.nan
     sublayers: dict[str, float] = field(default_factory=dict)
@@ -52,115 +53,139 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Scales:
+class ActivationStatistics:
     """A model at step 0.
 
     Attributes:
-        layers: in the order in which they run, of an encoder first.
+        layers: in the order in which they run, those of an encoder first.
         logits: standard deviation of the logits.
-        loss: mean cross-entropy of random targets, in nats.
-        uniform: what a model has that knows nothing and says so, the logarithm of the size of the vocabulary.
-        gradients: norm of the gradient of what is in no layer, such as the embedding, by its first name.
+        loss: mean cross-entropy with random targets, in nats.
+        uniform: the loss of a uniform prediction, log(vocab_size).
+        gradients: norm of the gradient of the parameters outside layers, by the first part of their names.
     """
 
-    layers: list[Scale]
+    layers: list[LayerStatistics]
     logits: float
     loss: float
     uniform: float
     gradients: dict[str, float]
 
 
-def scales(recipe: Recipe, *, seed: int, batch: int, length: int) -> Scales:
-    """Build a model, run it forward and backward once on random tokens, without dropout, and look.
+def activation_statistics(recipe: Recipe, *, seed: int, batch: int, length: int) -> ActivationStatistics:
+    """Build a model and run it forward and backward once on random tokens, without dropout.
 
     Args:
         recipe: what to build.
         seed: of the initial values and the tokens.
-        batch: sequences.
+        batch: number of sequences.
         length: tokens in each.
     """
     model = build(recipe, seed=seed).eval()
-    found = {id(layer): Scale(stack, index, name) for stack, index, name, layer in _layers(model)}
+    layers = list(_layers(model))
     tokens = random_batch(model, batch, length, torch.Generator().manual_seed(seed))
-    with _watched(model, found):
+    with _recorded(layers):
         logits = logits_of(model, tokens)
     loss = mean_loss(logits, tokens)
     loss.backward()
     inside: set[int] = set()
-    for *_, layer in _layers(model):
-        found[id(layer)].gradient = _norm(list(layer.parameters()))
+    for statistics, layer in layers:
+        statistics.gradient = _gradient_norm(list(layer.parameters()))
         inside |= {id(parameter) for parameter in layer.parameters()}
     outside: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if id(parameter) not in inside:
             outside.setdefault(name.partition(".")[0], []).append(parameter)
-    gradients = {name: _norm(parameters) for name, parameters in outside.items()}
-    layers = list(found.values())
-    return Scales(layers, logits.std().item(), loss.item(), math.log(model.vocab_size), gradients)
+    gradients = {name: _gradient_norm(parameters) for name, parameters in outside.items()}
+    uniform = math.log(model.vocab_size)
+    return ActivationStatistics([one for one, _ in layers], logits.std().item(), loss.item(), uniform, gradients)
 
 
-def _layers(model: Model) -> list[tuple[str, int, str, Layer]]:
-    """Every layer with its stack's name, its index and its own name, in the order in which stacks were made."""
-    result: list[tuple[str, int, str, Layer]] = []
+def _layers(model: Model) -> Generator[tuple[LayerStatistics, Layer]]:
+    """Every layer, in the order in which the stacks were made, with statistics to fill in."""
     for path, stack in model.components():
         if isinstance(stack, Stack):
             layers = [layer for _, layer in stack.components() if isinstance(layer, Layer)]
-            result += [(path, index, name_of(stack, layer), layer) for index, layer in enumerate(layers)]
-    return result
+            for index, layer in enumerate(layers):
+                yield LayerStatistics(path, index, name_of(stack, layer)), layer
 
 
 @contextmanager
-def _watched(model: Model, found: dict[int, Scale]) -> Generator[None]:
+def _recorded(layers: list[tuple[LayerStatistics, Layer]]) -> Generator[None]:
+    """Fill in the statistics of each layer while the model runs."""
     hooks: list[Any] = []
-    attends: list[tuple[Any, Any]] = []
-    for *_, layer in _layers(model):
-        scale = found[id(layer)]
-        hooks.append(layer.register_forward_pre_hook(_see_input(scale)))
-        hooks.append(layer.register_forward_hook(_see_layer(scale)))
+    backends: list[tuple[Any, Attend]] = []
+    for statistics, layer in layers:
+        hooks.append(layer.register_forward_pre_hook(_record_input(statistics)))
+        hooks.append(layer.register_forward_hook(_record_output(statistics)))
         for path, module in layer.named_modules():
             if isinstance(module, Mixer | FeedForward) and "." not in path:
-                hooks.append(module.register_forward_hook(_see_sublayer(scale, path)))
-            if (attend := _attend_of(module)) is not None:
-                attends.append((module, attend))
-                setattr(module, "attend", watched(attend, scale))  # noqa: B010 (pyright: any mixer may have it)
+                hooks.append(module.register_forward_hook(_record_sublayer(statistics, path)))
+            if (attend := getattr(module, "attend", None)) is not None:  # softmax attention's backend
+                backends.append((module, attend))
+                setattr(module, "attend", _record_attention(statistics, attend))  # noqa: B010 (pyright: not declared)
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for module, attend in attends:
+        for module, attend in backends:
             module.attend = attend
 
 
-def _attend_of(module: Any) -> Callable[..., Tensor] | None:
-    """How a mixer computes softmax attention, if it says so."""
-    return getattr(module, "attend", None)
-
-
-def _see_input(scale: Scale) -> Callable[..., None]:
-    def hook(_: nn.Module, given: tuple[Any, ...]) -> None:
-        scale.stream = _rms(given[0])
+def _record_input(statistics: LayerStatistics) -> Callable[..., None]:
+    def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        statistics.input_rms = _rms(inputs[0])
 
     return hook
 
 
-def _see_layer(scale: Scale) -> Callable[..., None]:
-    def hook(_: nn.Module, given: tuple[Any, ...], out: Tensor) -> None:
+def _record_output(statistics: LayerStatistics) -> Callable[..., None]:
+    def hook(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         with torch.no_grad():
-            scale.out = _rms(out)
-            scale.change = _ratio(_rms(out - given[0]), scale.stream)
-            scale.largest = out.abs().max().item()
-            scale.finite = bool(torch.isfinite(out).all())
+            statistics.output_rms = _rms(output)
+            statistics.change = _ratio(_rms(output - inputs[0]), statistics.input_rms)
+            statistics.largest = output.abs().max().item()
+            statistics.finite = bool(torch.isfinite(output).all())
 
     return hook
 
 
-def _see_sublayer(scale: Scale, name: str) -> Callable[..., None]:
-    def hook(_: nn.Module, given: tuple[Any, ...], out: Tensor) -> None:
+def _record_sublayer(statistics: LayerStatistics, name: str) -> Callable[..., None]:
+    def hook(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         with torch.no_grad():
-            scale.sublayers[name] = _ratio(_rms(out), scale.stream)
+            statistics.sublayers[name] = _ratio(_rms(output), statistics.input_rms)
 
     return hook
+
+
+def _record_attention(statistics: LayerStatistics, attend: Attend) -> Attend:
+    def backend(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
+        with torch.no_grad():
+            score, entropy = score_and_entropy(q.float(), k.float(), visible, scoring)
+        statistics.score = max(score, statistics.score or 0.0)
+        statistics.entropy = entropy if statistics.entropy is None else min(entropy, statistics.entropy)
+        return attend(q, k, v, visible, scoring)
+
+    return backend
+
+
+def score_and_entropy(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> tuple[float, float]:
+    """The largest score of a visible key, without bias, and the mean entropy of the weights over its largest value.
+
+    The weights are those of the eager backend, so every option of the scores is in them. A sink counts as one more key.
+    """
+    scores = attention_scores(q, k, scoring._replace(bias=None)).abs()
+    mask = visible.full(q)
+    mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
+    every_key = torch.eye(k.shape[2], device=k.device).expand(*k.shape[:2], -1, -1)  # values: the result is the weights
+    weights = eager(q, k, every_key, visible, scoring._replace(dropout=0.0))  # (B, H, T, S)
+    choices = mask.sum(-1)
+    if scoring.sinks is not None:
+        weights = torch.cat([weights, 1 - weights.sum(-1, keepdim=True)], dim=-1)
+        choices = choices + 1
+    entropy = torch.special.entr(weights.clamp(min=0)).sum(-1)
+    largest_entropy = choices.clamp(min=1).log()
+    return scores[mask].max().item(), (entropy.sum() / largest_entropy.sum().clamp(min=1e-30)).item()
 
 
 def _rms(x: Tensor) -> float:
@@ -171,6 +196,6 @@ def _ratio(value: float, by: float) -> float:
     return value / by if by else math.inf if value else 0.0
 
 
-def _norm(parameters: list[nn.Parameter]) -> float:
+def _gradient_norm(parameters: list[nn.Parameter]) -> float:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0

@@ -1,4 +1,4 @@
-"""A batch of random tokens for any kind of model, and the loss that training would take of it."""
+"""Random batches for models of every kind, with their logits and loss."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from blocks.models.base import Model
 
 
 def random_batch(model: Model, batch: int, length: int, generator: torch.Generator | None = None) -> Batch:
-    """(batch, length) token ids and as many targets, without padding; a source is as long as the target."""
+    """(batch, length) random token ids and targets, without padding; a source is as long as the target."""
 
     def draw(size: int) -> Tensor:
         return torch.randint(size, (batch, length), generator=generator)
@@ -23,10 +23,10 @@ def random_batch(model: Model, batch: int, length: int, generator: torch.Generat
 
 
 def logits_of(model: Model, batch: Batch) -> Tensor:
-    """(B, T, V)"""
+    """(B, T, V) logits of a batch."""
     return objective_for(model.kind).logits(model, batch)
 
 
 def mean_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """The mean cross-entropy in nats, computed in float32."""
+    """Mean cross-entropy in nats, computed in float32."""
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch["targets"].flatten())

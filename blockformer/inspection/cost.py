@@ -1,4 +1,4 @@
-"""What a model costs: parameters by slot, FLOPs, and what decoding keeps."""
+"""What a model costs: parameters by slot, FLOPs, and the size of the cache."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,10 @@ class Cost:
 
     Attributes:
         parameters: of the whole model, shared ones counted once.
-        by_slot: of each slot's blocks; their sum is ``parameters``.
-        flops_per_token: of a forward, for one token in a sequence of ``length``.
-        cached_per_token: numbers that a cache keeps for each further token; None for a model that has no cache.
-        cached: bytes that a cache holds after ``length`` tokens of one sequence, by precision of the model.
+        by_slot: parameters of each slot's blocks; their sum is ``parameters``.
+        flops_per_token: of a forward pass, for one token in a sequence of ``length``.
+        cached_per_token: numbers that each further token adds to the cache; None for a model without a cache.
+        cached: bytes of the cache after ``length`` tokens of one sequence, by precision of the model.
         length: of the sequence, in tokens.
     """
 
@@ -36,16 +36,16 @@ class Cost:
 def cost(model: Model, length: int) -> Cost:
     """The cost of a model on the meta device; ``length`` is at most its ``max_length``."""
     per_token = getattr(model, "cached_per_token", None)
-    cached = {} if per_token is None else {name: cached_bytes(model, length, dtype) for name, dtype in BYTES.items()}
+    cached = {} if per_token is None else {name: cache_bytes(model, length, dtype) for name, dtype in BYTES.items()}
     return Cost(model.size, model.parameters_by_slot(), model.flops_per_token(length), per_token, cached, length)
 
 
 @torch.no_grad()
-def cached_bytes(model: Any, length: int, dtype: torch.dtype) -> int:
-    """Bytes in the cache of one sequence of ``length`` tokens, found by decoding on the meta device.
+def cache_bytes(model: Any, length: int, dtype: torch.dtype) -> int:
+    """Bytes in the cache of one sequence of ``length`` tokens, measured by decoding on the meta device.
 
-    Keys and values are in the model's precision; what a recurrence remembers may be wider. In an encoder-decoder the
-    source is as long as the target, and what cross mixers keep of it counts.
+    Keys and values have the model's precision; the state of a recurrence may have a higher one. In an encoder-decoder
+    the source is as long as the target, and the keys and values of cross-attention count.
     """
     model = model.to(dtype).eval()
     cache: Cache = model.new_cache()
@@ -54,10 +54,10 @@ def cached_bytes(model: Any, length: int, dtype: torch.dtype) -> int:
         model.decode(tokens, model.encode(tokens), cache=cache)
     else:
         model(tokens, cache=cache)
-    return held(cache)
+    return bytes_in(cache)
 
 
-def held(cache: Cache) -> int:
+def bytes_in(cache: Cache) -> int:
     """Bytes of all tensors in a cache."""
     states = [state for layer in cache.layers for state in layer.values()]
     tensors = [value for state in states for value in vars(state).values() if isinstance(value, Tensor)]

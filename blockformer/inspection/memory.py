@@ -1,10 +1,12 @@
-"""How much memory a model takes, measured with tensors that have shapes but no memory."""
+"""How much memory a model needs, measured with tensors that have shapes but no storage."""
 
+import sys
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +15,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from blockformer.assembly import check
+from blockformer.errors import UserError
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
-from blockformer.inspection.cost import cached_bytes
+from blockformer.inspection.cost import cache_bytes
 from blockformer.training.optimizer import OptimizerSettings, make_optimizer
 from blocks.base import Component, Mixer
 from blocks.models.base import Model
 from registry import Recipe
 
 PRECISIONS = {"fp32": torch.float32, "bf16-mixed": torch.float32, "bf16-true": torch.bfloat16}
-"""What parameters are kept in; ``bf16-mixed`` computes in bfloat16 where that is safe."""
+"""Data type of the parameters; ``bf16-mixed`` computes in bfloat16 where that is safe (autocast)."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,13 @@ class Memory:
 
     Attributes:
         parameters: of the model.
-        gradients: one number for each parameter that is trained.
+        gradients: one number for each trained parameter.
         optimizer: AdamW's state.
-        activations: what a forward in training mode keeps for its backward, by the slot of the block that keeps it.
-        dropout: how much of that is kept only because attention has dropout, which a fused kernel of a GPU keeps not.
+        activations: what a forward pass in training mode saves for its backward pass, by the slot that saves it.
+        dropout: the part of that which is saved only because attention has dropout; fused GPU kernels do not save it.
         logits: of the whole batch.
-        loss: what the loss keeps for its backward.
-        cache: after ``length`` tokens of one sequence; None for a model that has no cache.
+        loss: what the loss saves for its backward pass.
+        cache: after ``length`` tokens of one sequence; None for a model without a cache.
     """
 
     parameters: int
@@ -50,33 +53,35 @@ class Memory:
 
     @property
     def training(self) -> int:
-        """All that is there when the backward pass begins."""
+        """Everything allocated when the backward pass begins."""
         held = self.parameters + self.gradients + self.optimizer + self.logits + self.loss
         return held + sum(self.activations.values())
 
 
 def memory(recipe: Recipe, precision: str, batch: int, length: int) -> Memory:
-    """What training on (batch, length) tokens needs, and what inference does.
+    """Memory for training on (batch, length) tokens, and for inference.
 
     The operations are those of a CPU; nothing is computed or allocated.
 
     Args:
         recipe: what to build.
         precision: one of :data:`PRECISIONS`.
-        batch: sequences.
+        batch: number of sequences.
         length: tokens in each.
     """
     dtype = PRECISIONS[precision]
     meta = check(recipe).to(dtype)
-    cached = cached_bytes(meta, length, dtype) if hasattr(meta, "cached_per_token") else None
+    cached = cache_bytes(meta, length, dtype) if hasattr(meta, "cached_per_token") else None
     with FakeTensorMode(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # of kernels not run here
-        model = without_memory(meta).train()
-        activations, logits, loss = kept_for_backward(model, batch, length, precision)
+        warnings.filterwarnings(
+            "ignore", message="Mismatch dtype between input and weight"
+        )  # from kernels that do not run here
+        model = with_fake_parameters(meta).train()
+        activations, logits, loss = saved_for_backward(model, batch, length, precision)
         for module in model.modules():
             if isinstance(module, Mixer):
                 module.eval()
-        fused, _, _ = kept_for_backward(model, batch, length, precision)
+        fused, _, _ = saved_for_backward(model, batch, length, precision)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return Memory(
         parameters=sum(map(_bytes, model.parameters())),
@@ -90,8 +95,8 @@ def memory(recipe: Recipe, precision: str, batch: int, length: int) -> Memory:
     )
 
 
-def without_memory(model: Model) -> Model:
-    """Give a model on the meta device parameters that claim to be on the CPU, under an active FakeTensorMode."""
+def with_fake_parameters(model: Model) -> Model:
+    """Replace a meta model's parameters and buffers by fake CPU tensors, under an active FakeTensorMode."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -104,10 +109,10 @@ def without_memory(model: Model) -> Model:
     return model
 
 
-def kept_for_backward(model: Model, batch: int, length: int, precision: str) -> tuple[dict[str, int], int, int]:
-    """Bytes that a forward keeps by slot, bytes of the logits, and bytes that the loss keeps besides.
+def saved_for_backward(model: Model, batch: int, length: int, precision: str) -> tuple[dict[str, int], int, int]:
+    """Bytes that a forward pass saves by slot, bytes of the logits, and bytes that the loss saves besides.
 
-    Each storage counts once, for the block that keeps it first; parameters do not count.
+    Each storage counts once, for the block that saves it first; parameters do not count.
     """
     owned = {StorageWeakRef(parameter.untyped_storage()) for parameter in model.parameters()}
     inside: list[str] = ["model"]
@@ -117,7 +122,7 @@ def kept_for_backward(model: Model, batch: int, length: int, precision: str) -> 
         storage = tensor.untyped_storage()
         if (held := StorageWeakRef(storage)) not in owned:
             seen.setdefault(held, (inside[-1], storage.nbytes()))
-        return tensor.detach()  # as autograd itself would: the tensor as such would keep its whole history
+        return tensor.detach()  # like autograd: the tensor itself would keep its whole history alive
 
     tokens = random_batch(model, batch, length)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _slots(model, inside):
@@ -125,18 +130,18 @@ def kept_for_backward(model: Model, batch: int, length: int, precision: str) -> 
             logits = logits_of(model, tokens)
         inside.append("loss")
         loss = mean_loss(logits, tokens)
-    kept: dict[str, int] = {}
+    saved: dict[str, int] = {}
     for held, (slot, size) in seen.items():
-        if not held.expired():  # what led nowhere is gone by now
-            kept[slot] = kept.get(slot, 0) + size
-    told = kept.pop("loss", 0)
+        if not held.expired():  # tensors whose graph was dropped are freed by now
+            saved[slot] = saved.get(slot, 0) + size
+    of_loss = saved.pop("loss", 0)
     del loss
-    return kept, _bytes(logits), told
+    return saved, _bytes(logits), of_loss
 
 
 @contextmanager
 def _slots(model: Model, inside: list[str]) -> Generator[None]:
-    """Keep in ``inside`` the slots of the blocks that are running, the innermost last."""
+    """Maintain in ``inside`` a stack of the slots of the running blocks."""
 
     def begin(slot: str) -> Callable[..., None]:
         return lambda *_: inside.append(slot)
@@ -170,7 +175,7 @@ def _optimizer_bytes(numbers: int, dtype: torch.dtype) -> int:
 
 @cache
 def _optimizer_cost(dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of the optimizer's state for a parameter as such, and for each of its numbers, seen on small ones."""
+    """Bytes of the optimizer's state for each parameter tensor, and for each of its numbers, measured on small ones."""
 
     def state(numbers: int) -> int:
         module = nn.ParameterList([nn.Parameter(torch.zeros(numbers, dtype=dtype))])
@@ -181,3 +186,31 @@ def _optimizer_cost(dtype: torch.dtype) -> tuple[int, int]:
 
     each = state(9) - state(8)
     return state(8) - 8 * each, each
+
+
+class TooLargeError(UserError):
+    """A model does not fit into the free memory; the message names what it needs and what to do."""
+
+
+def require_memory(recipe: Recipe, batch: int, length: int) -> None:
+    """Check that a forward and backward pass in float32 fits into the free memory.
+
+    Raises:
+        TooLargeError: it does not.
+    """
+    needs = memory(recipe, "fp32", batch, length)
+    needed, free = needs.training - needs.optimizer, free_memory()
+    if needed > free:
+        raise TooLargeError(
+            f"{recipe.name}: building and running it takes {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are "
+            "free: make it smaller, for example with --set vocab_size=1000, a smaller dim or fewer layers"
+        )
+
+
+def free_memory() -> int:
+    """Bytes of main memory that a process could still allocate; where the system does not report it, no limit."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return sys.maxsize

@@ -13,7 +13,7 @@ from blockformer.assembly.checkpoint import FORMAT, METADATA
 from blockformer.assembly.layer_names import layout
 from blockformer.assembly.recipe_diff.comparison import compare
 from blockformer.cli.main import main
-from blockformer.inspection.cost import cached_bytes, held
+from blockformer.inspection.cost import bytes_in, cache_bytes
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -101,12 +101,12 @@ def test_costs_are_those_of_the_two_models(capsys: pytest.CaptureFixture[str]) -
             cache = model.to(dtype).eval().new_cache()
             with torch.no_grad():
                 model(torch.zeros(1, 32, dtype=torch.long), cache=cache)
-            assert told[side]["cached"][precision] == held(cache)
+            assert told[side]["cached"][precision] == bytes_in(cache)
 
 
 def test_the_cache_of_attention_grows_by_what_it_says_of_a_token() -> None:
     model = bf.check(registry.load_recipe("tiny_decoder"))
-    grown = cached_bytes(model, 9, torch.bfloat16) - cached_bytes(model, 8, torch.bfloat16)
+    grown = cache_bytes(model, 9, torch.bfloat16) - cache_bytes(model, 8, torch.bfloat16)
     assert grown == 2 * model.cached_per_token  # type: ignore[attr-defined]
 
 
@@ -130,7 +130,7 @@ def test_each_side_can_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
         (["gpt2", "decoder.dpeth=3"], "did you mean 'depth'?"),
         (["gpt2", "gpt2", "bert_base"], "'bert_base': after two recipes only changes"),
         (["gpt2", "gpt2", "--length", "2000"], "--length 2000 is more than a model takes: 1024"),
-        (["tests", "gpt2"], "tests: is a folder without a recipe.yaml"),
+        (["tests", "gpt2"], "tests: the folder has no recipe.yaml"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

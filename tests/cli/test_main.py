@@ -25,7 +25,7 @@ LIGHT = [
     ("check", "gpt2"),
     ("show", "gpt2"),
     ("show", "tiny_decoder", "--memory"),
-    ("show", "tiny_decoder", "--scales"),
+    ("show", "tiny_decoder", "--activations"),
     ("show", "gpt2", "--format", "svg"),
     ("diff", "gpt2", "bert_base"),
     ("blocks",),

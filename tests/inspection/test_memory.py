@@ -20,7 +20,7 @@ from blocks.models.base import Model
 TINY = [name for name in registry.builtin_recipes() if name.startswith("tiny_")]
 
 
-def really_kept(model: Model, batch: int, length: int, precision: str) -> int:
+def really_saved(model: Model, batch: int, length: int, precision: str) -> int:
     """Bytes of the distinct storages that autograd holds after a forward and its loss, parameters left out."""
     owned = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: list[weakref.ref[Tensor]] = []
@@ -44,28 +44,28 @@ def really_kept(model: Model, batch: int, length: int, precision: str) -> int:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", TINY)
-def test_it_tells_what_a_real_step_keeps(name: str, precision: str) -> None:
+def test_activations_are_those_that_a_real_step_saves(name: str, precision: str) -> None:
     recipe = registry.load_recipe(name)
-    told = memory(recipe, precision, 2, 24)
+    found = memory(recipe, precision, 2, 24)
     model = bf.build(recipe, dtype=PRECISIONS[precision]).train()
-    kept = really_kept(model, 2, 24, precision)
-    assert sum(told.activations.values()) + told.loss == kept
-    assert told.parameters == sum(parameter.nbytes for parameter in model.parameters())
-    assert told.gradients == sum(
+    kept = really_saved(model, 2, 24, precision)
+    assert sum(found.activations.values()) + found.loss == kept
+    assert found.parameters == sum(parameter.nbytes for parameter in model.parameters())
+    assert found.gradients == sum(
         parameter.grad.nbytes for parameter in model.parameters() if parameter.grad is not None
     )
 
 
 def test_the_optimizer_needs_what_it_really_holds() -> None:
     model = bf.build("tiny_experts")
-    really_kept(model, 1, 8, "fp32")
+    really_saved(model, 1, 8, "fp32")
     optimizer = make_optimizer(model, OptimizerSettings(), fused=False)
     optimizer.step()
     state = sum(value.nbytes for values in optimizer.state.values() for value in values.values())
     assert memory(registry.load_recipe("tiny_experts"), "fp32", 1, 8).optimizer == state
 
 
-def test_scores_that_only_dropout_makes_a_cpu_keep_are_told_apart() -> None:
+def test_scores_saved_for_dropout_alone_are_separate() -> None:
     plain, dropped = (
         memory(registry.load_recipe("tiny_decoder", {"decoder.layer.mixer.dropout": share}), "fp32", 2, 32)
         for share in (0.0, 0.5)
@@ -83,9 +83,9 @@ def test_activations_grow_with_the_batch_and_nothing_else_does() -> None:
 
 def test_a_model_that_no_machine_holds_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "llama3_8b", "--memory", "--set", "decoder.depth=2", "--format", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)["memory"]
-    assert (told["batch"], told["length"]) == (1, 8192)
-    fp32, true = told["bytes"]["fp32"], told["bytes"]["bf16-true"]
+    found = json.loads(capsys.readouterr().out)["memory"]
+    assert (found["batch"], found["length"]) == (1, 8192)
+    fp32, true = found["bytes"]["fp32"], found["bytes"]["bf16-true"]
     assert fp32["parameters"] == 2 * true["parameters"]
     assert fp32["logits"] == 8192 * 128256 * 4
 
@@ -101,7 +101,7 @@ def test_the_table_says_what_is_largest(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--batch", "2"], "--batch and --length say how much is computed"),
+        (["--batch", "2"], "--batch and --length need --memory or --activations"),
         (["--memory", "--length", "65"], "--length 65 is more than the model takes: 64"),
         (["--memory", "--format", "yaml"], "--memory has no --format yaml"),
     ],

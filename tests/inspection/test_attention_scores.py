@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blockformer.inspection.scores import score_and_entropy
+from blockformer.inspection.activation_statistics import score_and_entropy
 from blocks.attention.backends import Scoring
 from blocks.attention.visibility import Visibility
 

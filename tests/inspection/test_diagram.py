@@ -10,7 +10,7 @@ import blockformer as bf
 import registry
 from blockformer.cli.main import main
 from blockformer.inspection.diagram import diagram
-from blockformer.inspection.painting import svg, text
+from blockformer.inspection.rendering import as_svg, as_text
 from blockformer.inspection.wiring import Merge, Step, Wiring, wiring_of
 from registry import entry_of, spec_of
 
@@ -20,7 +20,7 @@ KNOWN = [*SMALL, "gpt2", "bert_base", "transformer", "llama3_8b"]
 
 def drawn(name: str, overrides: dict[str, Any] | None = None) -> str:
     recipe = registry.load_recipe(name, overrides or {})
-    return text(diagram(recipe, bf.check(recipe)))
+    return as_text(diagram(recipe, bf.check(recipe)))
 
 
 def types_in(name: str) -> set[str]:
@@ -31,7 +31,7 @@ def types_in(name: str) -> set[str]:
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_drawing_is_valid_and_names_every_block(name: str) -> None:
     recipe = registry.load_recipe(name)
-    root = ElementTree.fromstring(svg(diagram(recipe, bf.check(recipe)), "title & <more>", "what it shows"))
+    root = ElementTree.fromstring(as_svg(diagram(recipe, bf.check(recipe)), "title & <more>", "what it shows"))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root.findtext("{*}title") == "title & <more>"
     assert root.findtext("{*}desc") == "what it shows"
@@ -58,11 +58,11 @@ def test_a_diagram_fits_into_100_columns_and_names_every_block(name: str) -> Non
         ("layerscale", ["+ [norm mixer]", "+ [norm feedforward]"]),
     ],
 )
-def test_norms_stand_where_the_residual_puts_them(residual: str, ways: list[str]) -> None:
+def test_norms_are_where_the_residual_applies_them(residual: str, ways: list[str]) -> None:
     assert wired("tiny_decoder", {"decoder.layer.residual": residual}) == ways
 
 
-def test_sublayers_side_by_side_are_one_sum() -> None:
+def test_parallel_sublayers_are_one_sum() -> None:
     assert wired("tiny_decoder", {"decoder.layer": "parallel"}) == ["+ [norm mixer] [norm feedforward]"]
     assert "(the same) norm" in drawn("tiny_decoder", {"decoder.layer": "parallel"})
 
@@ -71,15 +71,15 @@ def wired(name: str, overrides: dict[str, Any]) -> list[str]:
     model: Any = bf.check(registry.load_recipe(name, overrides))
     wiring = wiring_of(model.decoder.layers[0])
     assert wiring is not None
-    return [said(step) for step in wiring]
+    return [described(step) for step in wiring]
 
 
-def said(step: Step | Merge) -> str:
+def described(step: Step | Merge) -> str:
     if isinstance(step, Step):
         return step.name.rpartition(".")[2]
-    ways: list[Wiring] = [way for way in step.ways if way]
-    assert len(ways) == len(step.ways) - 1  # the stream passes by once
-    return " ".join([step.operation, *(f"[{' '.join(map(said, way))}]" for way in ways)])
+    branches: list[Wiring] = [branch for branch in step.branches if branch]
+    assert len(branches) == len(step.branches) - 1  # one skip connection
+    return " ".join([step.operation, *(f"[{' '.join(map(described, branch))}]" for branch in branches)])
 
 
 def test_layers_that_repeat_are_drawn_once() -> None:
@@ -89,7 +89,7 @@ def test_layers_that_repeat_are_drawn_once() -> None:
     assert "layers 0-1, 3-4" in shown
 
 
-def test_a_layer_that_cannot_be_followed_shows_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_cannot_be_traced_shows_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     from blocks.layers.sequential import SequentialLayer
 
     def forward(self: Any, x: Any, context: Any) -> Any:
@@ -101,14 +101,14 @@ def test_a_layer_that_cannot_be_followed_shows_its_blocks(monkeypatch: pytest.Mo
     assert "mixer: attention" in shown
 
 
-def test_the_decoder_looks_at_the_encoder() -> None:
+def test_a_line_leads_from_the_encoder_to_the_decoder() -> None:
     lines = drawn("tiny_encoder_decoder").splitlines()
     (arrow,) = [line for line in lines if ">" in line]
     assert arrow.index(">") > len(arrow) // 3
     assert "shares the token table of" in drawn("tiny_encoder_decoder")
 
 
-def test_a_drawing_is_written_where_it_is_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_writes_the_same_svg_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "tiny_decoder", "--format", "svg", "--out", str(tmp_path / "tiny.svg")]) == 0
     assert capsys.readouterr().out == ""
     assert main(["show", "tiny_decoder", "--format", "svg"]) == 0
@@ -116,4 +116,4 @@ def test_a_drawing_is_written_where_it_is_wanted(tmp_path: Path, capsys: pytest.
     assert main(["show", "tiny_decoder", "--format", "svg", "--out", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert main(["show", "tiny_decoder", "--out", "x.svg"]) == 2
-    assert "goes with --format svg" in capsys.readouterr().err
+    assert "--out needs --format svg" in capsys.readouterr().err
