@@ -2,10 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    from registry.registration import Block
+from typing import Any, Literal, get_args
 
 Place = Literal["causal", "bidirectional", "cross"]
 PositionKind = Literal["rotation", "bias"]
@@ -89,6 +86,6 @@ class UnfitError(ValueError):
         fits: whether a block class could stand there instead.
     """
 
-    def __init__(self, message: str, fits: "Callable[[type[Block]], bool]") -> None:
+    def __init__(self, message: str, fits: Callable[[type[Any]], bool]) -> None:
         super().__init__(message)
         self.fits = fits
