@@ -10,11 +10,12 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from secrets import token_hex
 
 from blockformer.errors import DataError
+from blockformer.files import new_folder
 
 _MANIFEST = "manifest.json"
 
@@ -60,26 +61,17 @@ def intact(place: Path) -> bool:
 
 
 def _create(place: Path, build: Callable[[Path], None]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    try:
-        build(draft)
-        manifest = {file.name: _checksum(file) for file in sorted(draft.iterdir())}
-        (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _install(draft, place)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _install(draft: Path, place: Path) -> None:
-    """Give the draft its name, unless another process put an intact entry there meanwhile."""
+    """Build an entry, unless another process completes the same entry first."""
     if place.exists() and not intact(place):
-        aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-        with contextlib.suppress(FileNotFoundError):  # another process has just put the damaged entry aside
-            place.rename(aside / "damaged")
-        shutil.rmtree(aside, ignore_errors=True)
+        damaged = place.with_name(f".{place.name}.{token_hex(4)}")
+        with contextlib.suppress(FileNotFoundError):  # another process has just moved the damaged entry away
+            place.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
     try:
-        draft.rename(place)
+        with new_folder(place) as draft:
+            build(draft)
+            manifest = {file.name: _checksum(file) for file in sorted(draft.iterdir())}
+            (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     except OSError:
         if not intact(place):
             raise

@@ -149,7 +149,7 @@ def write_export(
         folder: an existing folder.
         family: the family to export as; None: the nearest that supports the recipe.
         tokens: ids of special tokens, such as ``bos_token_id``.
-        shard_size: the largest size of one file, such as ``5GB``; more is written as shards with an index.
+        shard_size: the largest size of one file, such as ``5GB``; a larger model is written as shards with an index.
 
     Returns:
         What an import of the folder has to give, for verification.

@@ -162,7 +162,7 @@ class TensorRule:
 
 @dataclass(frozen=True)
 class TensorNames:
-    """What a family file says about names of tensors besides its rules.
+    """Names of tensors in a family file besides its rules.
 
     Attributes:
         tied: tensors that repeat another tensor, and the name of that.
@@ -217,7 +217,7 @@ def _check_rule(entry: Mapping[str, Any], path: str, mark: Mark) -> None:
 
 
 def tensor_names(context: TemplateContext) -> TensorNames:
-    """What a family says about names besides its rules, for one config."""
+    """The tied, unused and respelled names of a family, for one config."""
     family = context.family
     tied = family.section("tied")
     rendered = {

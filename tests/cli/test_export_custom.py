@@ -21,6 +21,7 @@ from blockformer.errors import UserError
 from blockformer.generation import greedy, stream
 from blockformer.huggingface.custom import isolated_process
 from blockformer.huggingface.custom.copied_modules import CopiedModules
+from blockformer.huggingface.custom.modeling_code import modeling_code
 from registry import entries, load_recipe, slots
 
 ROOT = Path(__file__).parents[2]
@@ -232,6 +233,7 @@ def test_a_module_of_another_package_is_copied_with_its_imports(theirs: Path) ->
         ("import their_blocks.helper", "cannot be copied; write `from their_blocks.helper import ...`"),
         ("from their_blocks import helper", "import names from their_blocks.helper"),
         ("from their_blocks.helper import *", "import names from their_blocks.helper"),
+        ("from ...helper import before", "`from ...helper import ...` goes beyond the top-level package"),
         ("from registry import load_recipe", "load_recipe of the registry is not available in an exported model"),
         (
             "from blockformer.training.module import TrainingModule",
@@ -245,6 +247,29 @@ def test_imports_that_cannot_be_rewritten_are_reported_with_their_line(line: str
         CopiedModules(["their_blocks.mixers"])
     assert str(caught.value).startswith(f"{theirs}/mixers.py:2: ")
     assert message in str(caught.value)
+
+
+def test_a_relative_import_is_resolved_against_its_package(theirs: Path) -> None:
+    (theirs / "__init__.py").write_text("SIZE = 1\n")
+    (theirs / "inner").mkdir()
+    (theirs / "inner" / "__init__.py").write_text("from ..helper import before\nfrom .parts import after\n")
+    (theirs / "inner" / "parts.py").write_text("from .. import SIZE\nafter = SIZE\n")
+    texts = CopiedModules(["their_blocks.inner"]).texts
+    inner = "from .their_blocks_helper import before\nfrom .their_blocks_inner_parts import after\n"
+    assert texts["their_blocks_inner"].endswith(inner)
+    assert texts["their_blocks_inner_parts"].endswith("from .their_blocks import SIZE\nafter = SIZE\n")
+
+
+def test_only_classes_that_the_code_uses_are_imported() -> None:
+    """A layer may have the name of a class that the recipe uses only by default."""
+    layer = {"mixer": "attention", "feedforward": "glu", "residual": "pre"}
+    layers = {"PreNorm": layer, "other": {**layer, "feedforward": "mlp"}}
+    decoder = {"depth": 2, "layers": layers, "pattern": list(layers)}
+    recipe = load_recipe({"type": "decoder_only", "dim": 16, "vocab_size": 40, "decoder": decoder})
+    tree = ast.parse(modeling_code(recipe, "decoder_only")[0])
+    imported = [alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert {alias.asname or alias.name for alias in imported} <= used
 
 
 def test_a_block_without_source_is_rejected() -> None:

@@ -1,7 +1,7 @@
-"""Tiny configs of every family, and of the branches that its data file has.
+"""Tiny configs of every family, and of every branch in its file.
 
-Sizes are all different where the architecture lets them be, so that no two can be taken for one another. Windows and
-trained lengths are shorter than the texts that the tests run.
+Sizes differ wherever the architecture allows it, so that no two can be confused. Windows and trained lengths are
+shorter than the texts of the tests.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ IDS = {"bos_token_id": 1, "eos_token_id": 2}
 
 @dataclass(frozen=True)
 class Case:
-    """One model: the class of transformers that defines it, and its config."""
+    """One model: its class in transformers and its config."""
 
     name: str
     model: str
@@ -28,7 +28,7 @@ CASES: list[Case] = []
 
 
 def case(name: str, model: str, model_type: str, *parts: dict[str, Any], **config: Any) -> None:
-    """Add a case whose config is made of parts, the later ones laid over the earlier."""
+    """Add a case with a config that is merged from parts; later parts take precedence."""
     merged: dict[str, Any] = {}
     for part in (*parts, config):
         merged |= part

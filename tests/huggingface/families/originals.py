@@ -1,4 +1,4 @@
-"""Originals with random weights that all matter, saved as Hugging Face saves them."""
+"""Models of transformers with random weights that all affect the logits, saved as Hugging Face folders."""
 
 import re
 import zlib
@@ -16,7 +16,7 @@ LEARNED_BUFFERS = r"e_score_correction_bias|final_logits_bias"
 
 
 def original(case: Case) -> Any:
-    """The model of a case; every parameter is away from the value at which it could be left out unnoticed."""
+    """The model of a case; no parameter has the value (such as 0 or 1) at which ignoring it would go unnoticed."""
     return _original(case.name)
 
 
@@ -42,7 +42,7 @@ def _original(name: str) -> Any:
 
 
 def saved(case: Case, folder: Path) -> Path:
-    """The folder of a case, written once."""
+    """The folder of a case; it is written on the first call."""
     place = folder / re.sub(r"\W+", "_", case.name)
     if not place.exists():
         original(case).save_pretrained(place)
@@ -55,7 +55,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _draw(name: str, tensor: Tensor, norm: bool) -> None:
-    """Matrices keep the size of what passes, norms and biases leave 1 and 0; T5 asks for small queries and keys."""
+    """Matrices preserve the scale of their input; norms and biases are not 1 and 0; T5 needs small queries and keys."""
     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
     if tensor.ndim < 2 or norm:
         tensor.add_(noise.clamp(-2, 2) * 0.25)

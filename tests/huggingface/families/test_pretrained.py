@@ -1,4 +1,4 @@
-"""A published checkpoint, once imported, does what it was trained for."""
+"""An imported published checkpoint performs the task that it was trained for."""
 
 import re
 import subprocess
@@ -14,7 +14,9 @@ import blockformer as bf
 from blockformer.huggingface import read_folder, verify, write_folder
 from blocks.models.base import Model
 
-PACKAGE = "rxnmapper==0.4.3"  # MIT; Schwaller et al., 2021, Science Advances 7(15): an ALBERT of chemical reactions
+PACKAGE = (
+    "rxnmapper==0.4.3"  # MIT; Schwaller et al., 2021, Science Advances 7(15): an ALBERT trained on chemical reactions
+)
 INSIDE = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/"
 SYMBOL = re.compile(r"\[[^\]]+\]|Br|Cl|>>|%\d\d|.")
 REACTIONS = [
@@ -28,7 +30,7 @@ REACTIONS = [
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the checkpoint in it, from the package that ships it."""
+    """The folder with the checkpoint, from the package that contains it."""
     place = tmp_path_factory.mktemp("published")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(place)]
     answer = subprocess.run([*pip, PACKAGE], capture_output=True, text=True, check=False)
@@ -40,10 +42,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def restored(model: Model, reactions: list[Tensor], mask: int) -> float:
-    """Share of the symbols that the model gives back, each masked by itself."""
+    """Share of the symbols that the model predicts, with one masked at a time."""
     right = [torch.tensor([])]
     for reaction in reactions:
-        places = torch.arange(1, len(reaction) - 1)  # neither the first nor the last, which are no symbols
+        places = torch.arange(1, len(reaction) - 1)  # without [CLS] and [SEP]
         rows = torch.arange(len(places))
         masked = reaction.repeat(len(places), 1)
         masked[rows, places] = mask

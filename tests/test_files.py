@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import pytest
+
+from blockformer.files import new_folder
+
+
+def test_a_new_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "out"
+    with new_folder(out) as draft:
+        (draft / "file").write_text("content")
+        assert not out.exists()
+    assert (out / "file").read_text() == "content"
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_new_folder_is_removed_after_an_exception(tmp_path: Path) -> None:
+    def fail(draft: Path) -> None:
+        (draft / "file").write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as draft:
+        fail(draft)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_folder_does_not_replace_an_existing_one(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileExistsError), new_folder(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
