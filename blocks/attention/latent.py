@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
 from blocks.attention.projection import HeadProjection, projection_axes
-from blocks.attention.visibility import visibility
+from blocks.attention.visibility import score_bias, visibility
 from blocks.base import (
     AttentionPositions,
     Axis,
@@ -90,9 +90,7 @@ class LatentAttention(Mixer):
         backend: Annotated[Backend, Runtime()] = "auto",
     ) -> None:
         super().__init__(site)
-        if head_dim is None and site.dim % heads:
-            raise ValueError(f"dim={site.dim} is not a multiple of heads={heads}; change one of them or give head_dim")
-        self.heads, self.head_dim = heads, head_dim or site.dim // heads
+        self.heads, self.head_dim = heads, head_dim or site.head_dim(heads)
         self.rotary_dim = rotary_dim or 2 * -(-self.head_dim // 4)
         self.value_dim, self.kv_rank = value_dim or self.head_dim, kv_rank or 4 * self.head_dim
         self.scale = (self.head_dim + self.rotary_dim) ** -0.5 if scale is None else scale
@@ -171,9 +169,10 @@ class LatentAttention(Mixer):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         visible = visibility(context, causal=self.causal, window=self.window)
-        biases = [bias for bias in (self.positions.bias(context), context.bias) if bias is not None]
-        added = self.local_heads(sum(biases[1:], biases[0])) if biases else None
-        return self.attend(q, k, v, visible, Scoring(self.scale, self.dropout if self.training else 0.0, bias=added))
+        bias = score_bias(self.positions, context)
+        if bias is not None:
+            bias = self.local_heads(bias)
+        return self.attend(q, k, v, visible, Scoring(self.scale, self.dropout if self.training else 0.0, bias=bias))
 
     def flops_per_token(self, length: int) -> float:
         span = min(length, self.window) if self.window else length

@@ -1,4 +1,4 @@
-"""From vectors to heads: project, normalise, clip, and split."""
+"""Projections to heads, norms over heads, and the parameter axes of both."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,48 +6,99 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from blocks.base import Axis, Factory, Norm, Site
+from blocks.base import Axis, Factory, Heads, KeyHeads, Norm, Site
+from registry import Cut
 
 NormOver = Literal["head", "heads", "projection"]
+Axes = Mapping[str, tuple[Axis | None, ...]]
+
+GROUPED_SHARDS: Mapping[str, Cut] = {
+    "q": "columns",
+    "k": "columns",
+    "v": "columns",
+    "gate": "columns",
+    "sinks": "columns",
+    "q_norm": "between",
+    "k_norm": "between",
+    "out": "rows",
+}
+"""How tensor parallelism cuts an attention with grouped queries."""
 
 
 class HeadProjection(nn.Linear):
-    """A linear projection to ``heads`` heads; what it gives can be normalised and clipped before it is turned."""
+    """A linear projection whose output is split into ``heads`` heads."""
 
     def __init__(self, width: int, heads: int, head_dim: int, *, bias: bool) -> None:
         super().__init__(width, heads * head_dim, bias=bias)  # pyright: ignore[reportUnknownMemberType]
         self.heads, self.head_dim = heads, head_dim
 
-    def forward(
-        self, input: Tensor, norm: Norm | None = None, over: NormOver = "head", clip: float | None = None
-    ) -> Tensor:
-        """(B, T, D) -> (B, H, T, K)"""
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, T, D) -> (B, H, T, K); under tensor parallelism H counts the heads of this process only."""
         y = super().forward(input)
-        if norm is not None and over == "projection":
-            y = norm(y)
-        y = y.view(*y.shape[:2], y.shape[2] // self.head_dim, self.head_dim)  # of the heads that are here
-        if norm is not None and over != "projection":
-            y = norm(y)
-        if clip is not None:
-            y = y.clamp(-clip, clip)
-        return y.transpose(1, 2)
+        return y.view(*y.shape[:2], y.shape[2] // self.head_dim, self.head_dim).transpose(1, 2)
 
 
-def head_norm(norm: Factory[Norm], site: Site, heads: int, head_dim: int, over: NormOver) -> Norm:
-    """A norm over each head with one set of weights, over each head with its own, or over the whole projection."""
+def groups_of(heads: int, kv_heads: int | None) -> int:
+    """The number of key and value heads, by default one for each query head.
+
+    Raises:
+        ValueError: it does not divide the number of query heads.
+    """
+    kv_heads = kv_heads or heads
+    if heads % kv_heads:
+        raise ValueError(f"heads={heads} is not a multiple of kv_heads={kv_heads}; change one of them")
+    return kv_heads
+
+
+def head_norm(norm: Factory[Norm] | None, site: Site, heads: int, head_dim: int, over: NormOver) -> Norm | None:
+    """Build the norm for :func:`normalise`.
+
+    Args:
+        norm: the norm's factory; None: no norm.
+        site: the mixer's site.
+        heads: number of heads.
+        head_dim: width of each.
+        over: head: each head, all with the same weights; heads: each head with its own weights; projection: all heads
+            together.
+    """
+    if norm is None:
+        return None
     if over == "projection":
         return norm(site.resized(heads * head_dim))
     return norm(site.resized(head_dim, heads if over == "heads" else None))
 
 
-def projection_axes(names: tuple[str, ...], heads: Axis) -> Mapping[str, tuple[Axis | None, ...]]:
-    """The axes of projections to ``heads``, for a block's ``axes``."""
+def normalise(x: Tensor, norm: Norm | None, over: NormOver) -> Tensor:
+    """Apply a norm of :func:`head_norm`, (B, H, T, K) -> (B, H, T, K)."""
+    if norm is None:
+        return x
+    y = x.transpose(1, 2)  # (B, T, H, K)
+    return (norm(y.flatten(2)).view_as(y) if over == "projection" else norm(y)).transpose(1, 2)
+
+
+def projection_axes(names: tuple[str, ...], heads: Axis) -> Axes:
+    """Axes of the weights and biases of projections to ``heads``."""
     return {f"{name}.weight": (heads, None) for name in names} | {f"{name}.bias": (heads,) for name in names}
 
 
-def head_norm_axes(name: str, norm: Norm | None, heads: Axis, over: NormOver) -> Mapping[str, tuple[Axis | None, ...]]:
-    """The axes of what :func:`head_norm` made, which knows heads unless one set of weights serves all."""
-    if norm is None or over == "head":
+def grouped_axes(
+    heads: int, kv_heads: int, head_dim: int, q_norm: Norm | None, k_norm: Norm | None, over: NormOver
+) -> Axes:
+    """Axes of the parameters of an attention in which each of ``kv_heads`` key heads serves a group of query heads."""
+    queries = Heads(heads, head_dim, keys=kv_heads)
+    keys = KeyHeads(kv_heads, head_dim, queries=heads)
+    return {
+        **projection_axes(("q", "gate"), queries),
+        **projection_axes(("k", "v"), keys),
+        **_norm_axes("q_norm", q_norm, queries, over),
+        **_norm_axes("k_norm", k_norm, keys, over),
+        "out.weight": (None, replace(queries, zero_new=True)),
+        "sinks": (replace(queries, each=1),),
+    }
+
+
+def _norm_axes(name: str, norm: Norm | None, heads: Axis, over: NormOver) -> Axes:
+    if norm is None or over == "head":  # one set of weights serves any number of heads
         return {}
     parameters = {f"{name}.{leaf}": parameter for leaf, parameter in norm.named_parameters()}
     if over == "heads":

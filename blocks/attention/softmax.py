@@ -1,23 +1,28 @@
-"""Scaled dot-product attention with many heads."""
+"""Multi-head self-attention."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
-from blocks.attention.projection import HeadProjection, NormOver, head_norm, head_norm_axes, projection_axes
-from blocks.attention.visibility import Visibility, memory_visibility, visibility
+from blocks.attention.projection import (
+    GROUPED_SHARDS,
+    HeadProjection,
+    NormOver,
+    grouped_axes,
+    groups_of,
+    head_norm,
+    normalise,
+)
+from blocks.attention.visibility import score_bias, visibility
 from blocks.base import (
     Activation,
     AttentionPositions,
     Axis,
     Context,
     Factory,
-    Heads,
-    KeyHeads,
     KeyValues,
     Linear,
     LocalHeads,
@@ -34,27 +39,28 @@ Projection = Literal["q", "k", "v", "out"]
 
 @register("attention")
 class MultiHeadAttention(Mixer):
-    """softmax(cap(q k^T * scale) + bias) v over ``heads`` heads, put side by side and projected back.
+    """Self-attention: softmax(cap(q k^T * scale) + bias) v in each head, concatenated and projected back.
 
-    One class for multi-head, grouped-query and multi-query attention; causal, bidirectional or cross by its site.
+    Multi-head, grouped-query or multi-query attention, depending on ``kv_heads``.
 
     Args:
         heads: number of query heads.
-        kv_heads: number of key and value heads, a divisor of ``heads``; null: as many as ``heads``; 1: multi-query.
-        head_dim: width of a head; null: the model's width over ``heads``.
-        bias: biases in all projections, or a list of those that have one out of q, k, v, out.
+        kv_heads: number of key and value heads, a divisor of ``heads``; null: equal to ``heads``; 1: multi-query.
+        head_dim: width of each head; null: dim / heads.
+        bias: biases in all projections, or a list of the projections that have one, out of q, k, v, out.
         scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim).
-        softcap: squash the scores to c * tanh(score / c); null: leave them.
-        window: a token sees only those closer than this many tokens, itself included; null: all.
-        sinks: a learned score a head joins the softmax, so that a head can look at nothing.
-        clip: queries, keys and values are cut to this magnitude before they are turned; null: not.
+        softcap: bound c on the scores, as c * tanh(score / c); null: disabled.
+        window: attend only to tokens less than this many tokens away, so that 1 is the token itself; null: disabled.
+        sinks: learn one extra score per head that joins the softmax, so that a head can attend to no token.
+        clip: clamp queries, keys and values to [-clip, clip] before positions are applied; null: disabled.
         qk_norm: norm of the queries and of the keys; null: none.
-        qk_norm_over: each head with one set of weights, each of the heads with its own, or the whole projection.
+        qk_norm_over: normalise each head with shared weights (head), each head with its own weights (heads), or all
+            heads together (projection).
         qk_norm_after: normalise after positions are applied instead of before.
-        gate: the heads' results are multiplied by this activation of a further projection of the input; null: not.
-        positions: how a score knows the distance of two tokens.
-        dropout: share of the attention weights set to zero while training.
-        backend: how it is computed; auto chooses the fastest that can, and all agree.
+        gate: multiply the heads' outputs by this activation of another projection of the input; null: disabled.
+        positions: positions applied to queries and keys, or added to the scores.
+        dropout: probability of dropping an attention weight during training.
+        backend: implementation; auto: the fastest one that supports the other options. All give equal results.
     """
 
     paper = (
@@ -64,19 +70,10 @@ class MultiHeadAttention(Mixer):
     )
     outputs = ("out",)
     capabilities = Capabilities(
+        places=frozenset({"causal", "bidirectional"}),
         backends=BACKENDS,
         positions=frozenset({"rotation", "bias"}),
-        shards={
-            "q": "columns",
-            "k": "columns",
-            "v": "columns",
-            "gate": "columns",
-            "sinks": "columns",
-            "local_heads": "columns",
-            "q_norm": "between",
-            "k_norm": "between",
-            "out": "rows",
-        },
+        shards={**GROUPED_SHARDS, "local_heads": "columns"},
     )
 
     def __init__(
@@ -101,58 +98,60 @@ class MultiHeadAttention(Mixer):
         backend: Annotated[Backend, Runtime()] = "auto",
     ) -> None:
         super().__init__(site)
-        self.heads, self.kv_heads = heads, kv_heads or heads
-        self.head_dim = _head_dim(site.dim, heads, self.kv_heads, head_dim)
+        self.heads, self.kv_heads = heads, groups_of(heads, kv_heads)
+        self.head_dim = head_dim or site.head_dim(heads)
         if qk_norm_after and qk_norm_over == "projection":
-            raise ValueError("qk_norm_after needs heads, but qk_norm_over=projection knows none; choose head or heads")
-        self.cross, self.causal, self.window, self.clip = site.memory_dim is not None, site.causal, window, clip
+            raise ValueError("qk_norm_after does not work with qk_norm_over=projection; choose head or heads")
+        self.causal, self.window, self.clip = site.causal, window, clip
         self.scale = self.head_dim**-0.5 if scale is None else scale
         self.softcap, self.dropout = softcap, dropout
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)
         biased = ("q", "k", "v", "out") if bias is True else bias or ()
-        inner, source = heads * self.head_dim, site.memory_dim or site.dim
+        inner = heads * self.head_dim
         self.q = HeadProjection(site.dim, heads, self.head_dim, bias="q" in biased)
-        self.k = HeadProjection(source, self.kv_heads, self.head_dim, bias="k" in biased)
-        self.v = HeadProjection(source, self.kv_heads, self.head_dim, bias="v" in biased)
+        self.k = HeadProjection(site.dim, self.kv_heads, self.head_dim, bias="k" in biased)
+        self.v = HeadProjection(site.dim, self.kv_heads, self.head_dim, bias="v" in biased)
         self.out = Linear(site, inner, site.dim, bias="out" in biased)
         self.over: NormOver = qk_norm_over if qk_norm else "head"
-        self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over) if qk_norm else None
-        self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over) if qk_norm else None
+        self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
+        self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
         self.gate, self.gate_activation = (nn.Linear(site.dim, inner, bias=False), gate()) if gate else (None, None)
         self.positions = positions(site.resized(self.head_dim, heads))
-        turned = "rotation" in self.positions.capabilities.needs  # only then is before another than after
-        self.norm_after = qk_norm_after and qk_norm is not None and turned
+        rotates = "rotation" in self.positions.capabilities.needs  # without rotation, before and after are the same
+        self.norm_after = qk_norm_after and qk_norm is not None and rotates
         self.local_heads = LocalHeads()
-        if self.cross and (window is not None or not isinstance(self.positions, NoAttentionPositions)):
-            raise ValueError("a cross mixer knows no distances from target to source: leave out window and positions")
 
     def constants(self) -> Mapping[str, float]:
         return {"sinks": 0.0}
 
     def shards(self) -> Mapping[str, Cut]:
-        """Nothing where one norm goes over all heads, of which each process would see some."""
+        """Nothing where one norm covers all heads: each process would normalise over its own heads only."""
         return {} if self.q_norm is not None and self.over == "projection" else super().shards()
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        queries = Heads(self.heads, self.head_dim, keys=self.kv_heads)
-        keys = KeyHeads(self.kv_heads, self.head_dim, queries=self.heads)
-        return {
-            **projection_axes(("q", "gate"), queries),
-            **projection_axes(("k", "v"), keys),
-            **head_norm_axes("q_norm", self.q_norm, queries, self.over),
-            **head_norm_axes("k_norm", self.k_norm, keys, self.over),
-            "out.weight": (None, replace(queries, zero_new=True)),
-            "sinks": (replace(queries, each=1),),
-        }
+        return grouped_axes(self.heads, self.kv_heads, self.head_dim, self.q_norm, self.k_norm, self.over)
 
     def prepare(self, context: Context) -> None:
-        if not self.cross:
-            visibility(context, causal=self.causal, window=self.window)
-            self.positions.prepare(context)
+        visibility(context, causal=self.causal, window=self.window)
+        self.positions.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, (k, v), visible, bias = self._queries(x, context), *self._sources(x, context)
+        q, k, v = self.q(x), self.k(x), self.v(x)  # (B, H, T, K), (B, G, T, K), (B, G, T, K)
+        if not self.norm_after:
+            q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
+        if self.clip is not None:
+            q, k, v = (y.clamp(-self.clip, self.clip) for y in (q, k, v))
+        q, k = self.positions.rotate(q, context), self.positions.rotate(k, context)
+        if self.norm_after:
+            q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
+        state = context.state("mixer", KeyValues)
+        if state is not None:
+            k, v = state.append(k, v)  # (B, G, S, K), with those of earlier tokens
+        visible = visibility(context, causal=self.causal, window=self.window)
+        bias = score_bias(self.positions, context)  # (B or 1, H, T, S)
+        if bias is not None:
+            bias = self.local_heads(bias)
         dropout = self.dropout if self.training else 0.0
         y = self.attend(q, k, v, visible, Scoring(self.scale, dropout, self.softcap, bias, self.sinks))  # (B, H, T, K)
         y = y.transpose(1, 2).flatten(2)
@@ -160,64 +159,14 @@ class MultiHeadAttention(Mixer):
             y = y * self.gate_activation(self.gate(x))
         return self.out(y)
 
-    def _sources(self, x: Tensor, context: Context) -> tuple[tuple[Tensor, Tensor], Visibility, Tensor | None]:
-        """Keys and values, who may look at them, and what is added to the scores."""
-        if self.cross:
-            return self._memory(context, x.shape[0]), memory_visibility(context), None
-        biases = [bias for bias in (self.positions.bias(context), context.bias) if bias is not None]
-        bias = self.local_heads(sum(biases[1:], start=biases[0])) if biases else None
-        return self._keys_values(x, context), visibility(context, causal=self.causal, window=self.window), bias
-
-    def _queries(self, x: Tensor, context: Context) -> Tensor:
-        q = self.q(x, None if self.norm_after else self.q_norm, self.over, self.clip)
-        return self._normed(q, self.q_norm) if self.cross else self._placed(q, self.q_norm, context)
-
-    def _keys_values(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        k = self._placed(self._keys(x), self.k_norm, context)
-        v = self.v(x, clip=self.clip)
-        state = context.state("mixer", KeyValues)
-        return (k, v) if state is None else state.append(k, v)
-
-    def _memory(self, context: Context, rows: int) -> tuple[Tensor, Tensor]:
-        state = context.state("cross", KeyValues)
-        if state is not None and state.keys is not None and state.values is not None:
-            return state.keys, state.values
-        if context.memory is None:
-            raise ValueError("cross-attention needs the encoder's output, but the context has no memory")
-        if context.memory.shape[0] != rows:
-            raise ValueError(f"the encoder's output, the memory, has {context.memory.shape[0]} rows, the tokens {rows}")
-        k = self._normed(self._keys(context.memory), self.k_norm)
-        v = self.v(context.memory, clip=self.clip)
-        return (k, v) if state is None else state.append(k, v)
-
-    def _keys(self, x: Tensor) -> Tensor:
-        return self.k(x, None if self.norm_after else self.k_norm, self.over, self.clip)
-
-    def _placed(self, x: Tensor, norm: Norm | None, context: Context) -> Tensor:
-        return self._normed(self.positions.rotate(x, context), norm)
-
-    def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
-        """The norm after positions, if that is where it stands."""
-        if norm is None or not self.norm_after:
-            return x
-        return norm(x.transpose(1, 2)).transpose(1, 2)
-
     def flops_per_token(self, length: int) -> float:
         span = min(length, self.window) if self.window else length
         return super().flops_per_token(length) + 4 * self.heads * self.head_dim * span
 
     @property
     def scored_heads(self) -> int:
-        return 0 if self.cross else self.heads
+        return self.heads
 
     @property
     def cached_per_token(self) -> int:
         return 2 * self.kv_heads * self.head_dim
-
-
-def _head_dim(dim: int, heads: int, kv_heads: int, head_dim: int | None) -> int:
-    if heads % kv_heads:
-        raise ValueError(f"heads={heads} is not a multiple of kv_heads={kv_heads}")
-    if head_dim is None and dim % heads:
-        raise ValueError(f"dim={dim} is not a multiple of heads={heads}; change one of them or give head_dim")
-    return head_dim or dim // heads

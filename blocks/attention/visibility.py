@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from blocks.base import Context
+from blocks.base import AttentionPositions, Context
 
 
 class Visibility(NamedTuple):
@@ -35,6 +35,14 @@ def memory_visibility(context: Context) -> Visibility:
     """Cross-attention: everything of the memory that is not padding."""
     mask = context.memory_mask
     return Visibility(None if mask is None else mask[:, None, None, :], causal=False)
+
+
+def score_bias(positions: AttentionPositions, context: Context) -> Tensor | None:
+    """Sum of the biases of a mixer's own positions and of the stack's, (B or 1, H, T, S) float32; None: no bias."""
+    own, shared = positions.bias(context), context.bias
+    if own is None or shared is None:
+        return shared if own is None else own
+    return own + shared
 
 
 def _visibility(context: Context, causal: bool, window: int | None) -> Visibility:

@@ -34,6 +34,16 @@ class Site:
         """Which of the three places of a model this is."""
         return "cross" if self.memory_dim is not None else "causal" if self.causal else "bidirectional"
 
+    def head_dim(self, heads: int) -> int:
+        """Width of each of ``heads`` heads that divide ``dim`` among them.
+
+        Raises:
+            ValueError: ``dim`` is not a multiple of ``heads``.
+        """
+        if self.dim % heads:
+            raise ValueError(f"dim={self.dim} is not a multiple of heads={heads}; change one of them or give head_dim")
+        return self.dim // heads
+
     def resized(self, dim: int, heads: int | None = None) -> "Site":
         """The same place with vectors of another width, of each of ``heads`` heads."""
         return replace(self, dim=dim, heads=heads)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from blocks.attention.cross import CrossAttention
 from blocks.attention.softmax import MultiHeadAttention
 from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Residual, Site
 from blocks.feedforward.mlp import MLP
@@ -32,7 +33,7 @@ class SequentialLayer(Layer):
         site: Site,
         *,
         mixer: Factory[Mixer] = MultiHeadAttention,
-        cross: Factory[Mixer] = MultiHeadAttention,
+        cross: Factory[Mixer] = CrossAttention,
         feedforward: Factory[FeedForward] = MLP,
         residual: Factory[Residual] = PreNorm,
         mixer_residual: Factory[Residual] | None = None,

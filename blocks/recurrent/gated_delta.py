@@ -56,9 +56,7 @@ class GatedDelta(Mixer):
         self.heads, self.value_heads = heads, value_heads or heads
         if self.value_heads % heads:
             raise ValueError(f"value_heads={value_heads} is not a multiple of heads={heads}")
-        if head_dim is None and site.dim % heads:
-            raise ValueError(f"dim={site.dim} is not a multiple of heads={heads}; change one of them or give head_dim")
-        self.head_dim = head_dim or site.dim // heads
+        self.head_dim = head_dim or site.head_dim(heads)
         self.value_dim = value_dim or self.head_dim
         keys, values = heads * self.head_dim, self.value_heads * self.value_dim
         self.q = nn.Linear(site.dim, keys, bias=False)

@@ -48,9 +48,7 @@ class LinearAttention(Mixer):
         eps: PositiveFloat = 1e-6,
     ) -> None:
         super().__init__(site)
-        if head_dim is None and site.dim % heads:
-            raise ValueError(f"dim={site.dim} is not a multiple of heads={heads}; change one of them or give head_dim")
-        self.heads, self.head_dim = heads, head_dim or site.dim // heads
+        self.heads, self.head_dim = heads, head_dim or site.head_dim(heads)
         self.causal, self.feature, self.eps = site.causal, feature, eps
         inner = heads * self.head_dim
         self.q = nn.Linear(site.dim, inner, bias=bias)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 import blockformer as bf
 from blockformer.conformance import BlockCase
+from blocks.attention.cross import CrossAttention
 from blocks.attention.softmax import MultiHeadAttention
 from blocks.base import Context, Site
 
@@ -92,19 +93,19 @@ def test_the_mask_hides_the_future_before_the_softmax_so_weights_still_add_up_to
     torch.testing.assert_close(block(x, Context.of(x)), torch.ones_like(x))  # every value is 1, so every mean is
 
 
-def test_the_three_uses_of_attention_are_one_block_at_three_places() -> None:
+def test_attention_is_used_in_three_ways() -> None:
     model = bf.build("tiny_encoder_decoder")
     encoder, decoder = model.encoder.layers[0], model.decoder.layers[0]
-    places = [(m.causal, m.cross) for m in (encoder.mixer, decoder.mixer, decoder.cross)]
-    assert places[0] == (False, False), "the encoder sees all of the source"
-    assert places[1] == (True, False), "the decoder sees what it has written"
-    assert places[2][1], "and all of the encoder's output"
-    assert {type(m) for m in (encoder.mixer, decoder.mixer, decoder.cross)} == {MultiHeadAttention}
+    assert isinstance(encoder.mixer, MultiHeadAttention)
+    assert not encoder.mixer.causal, "an encoder's token attends to the whole source"
+    assert isinstance(decoder.mixer, MultiHeadAttention)
+    assert decoder.mixer.causal, "a decoder's token attends to itself and earlier tokens"
+    assert isinstance(decoder.cross, CrossAttention), "and to the encoder's output"
 
 
-def test_cross_attention_asks_with_the_decoder_and_reads_the_encoder_only() -> None:
-    block = BlockCase("mixer", "attention", {"heads": 4}, "cross").build()
-    assert isinstance(block, MultiHeadAttention)
+def test_cross_attention_takes_queries_from_the_decoder_and_keys_and_values_from_the_encoder() -> None:
+    block = BlockCase("mixer", "cross_attention", {"heads": 4}, "cross").build()
+    assert isinstance(block, CrossAttention)
     site = block.site
     assert isinstance(site, Site)
     assert (block.q.in_features, block.k.in_features, block.v.in_features) == (32, site.memory_dim, site.memory_dim)
@@ -116,4 +117,4 @@ def test_cross_attention_asks_with_the_decoder_and_reads_the_encoder_only() -> N
     changed[:, 3] += 1.0
     after = block(changed, context)
     same = (before == after).all(-1).all(0).tolist()
-    assert same == [True, True, True, False, True, True], "a token's question is its own; no token is read"
+    assert same == [True, True, True, False, True, True], "each output depends on its own token and on no other"

@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocks.activations.pointwise import SiLU
+from blocks.attention.cross import CrossAttention
 from blocks.attention.softmax import MultiHeadAttention
-from blocks.base import Context, Mixer, Site
+from blocks.base import Cache, Context, Mixer, Site
 from blocks.init.keyed import initialise
 from blocks.init.schemes import Xavier
+from blocks.norms.rms import RMSNorm
 from blocks.positions.alibi import ALiBi
 from blocks.positions.rotary import RotaryPositions
 
@@ -19,8 +22,14 @@ DIM, HEADS, TIME = 32, 4, 6
 close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
 
 
-def attention(*, causal: bool = True, memory_dim: int | None = None, **params: Any) -> MultiHeadAttention:
-    block = MultiHeadAttention(Site(dim=DIM, causal=causal, memory_dim=memory_dim), **{"heads": HEADS, **params})
+def attention(*, causal: bool = True, **params: Any) -> MultiHeadAttention:
+    block = MultiHeadAttention(Site(dim=DIM, causal=causal), **{"heads": HEADS, **params})
+    initialise(block, Xavier(), seed=0)
+    return block.double().eval()
+
+
+def cross_attention(memory_dim: int = 24, **params: Any) -> CrossAttention:
+    block = CrossAttention(Site(dim=DIM, memory_dim=memory_dim), **{"heads": HEADS, **params})
     initialise(block, Xavier(), seed=0)
     return block.double().eval()
 
@@ -58,7 +67,7 @@ def test_equals_the_formula_written_out(kv_heads: int, window: int | None, backe
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 def test_equals_torch_multihead_attention(bias: bool, cross: bool) -> None:
-    block = attention(causal=False, bias=bias, memory_dim=24 if cross else None)
+    block = cross_attention(bias=bias) if cross else attention(causal=False, bias=bias)
     x, memory = vectors(), vectors(time=5, width=24, seed=1) if cross else vectors()
     width = memory.shape[2]
     theirs = nn.MultiheadAttention(DIM, HEADS, bias=bias, kdim=width, vdim=width, batch_first=True).double()
@@ -80,6 +89,33 @@ def test_equals_torch_multihead_attention(bias: bool, cross: bool) -> None:
     context.memory, context.memory_mask = memory, padding
     expected, _ = theirs(x, memory, memory, key_padding_mask=~padding)
     close(block(x, context), expected)
+
+
+def test_cross_attention_equals_attention_where_the_memory_is_the_input() -> None:
+    options = {"kv_heads": 2, "softcap": 2.0, "qk_norm": RMSNorm, "qk_norm_over": "heads", "clip": 0.5, "gate": SiLU}
+    cross, own, x = cross_attention(DIM, **options), attention(causal=False, **options), vectors()
+    own.load_state_dict(cross.state_dict())
+    context = Context.of(x)
+    context.memory = x
+    close(cross(x, context), run(own, x))
+
+
+def test_cross_attention_projects_the_memory_once_while_decoding() -> None:
+    block, x, memory = cross_attention(), vectors(time=1), vectors(time=5, width=24, seed=1)
+    context = Context.of(x, cache=Cache(1))
+    context.memory = memory
+    first = block(x, context)
+    context.memory = None
+    close(block(x, context), first)
+
+
+def test_cross_attention_refuses_a_memory_of_another_batch_size() -> None:
+    context = Context.of(vectors())
+    with pytest.raises(ValueError, match=r"context\.memory is None"):
+        cross_attention()(vectors(), context)
+    context.memory = vectors(batch=3, width=24)
+    with pytest.raises(ValueError, match=r"3 rows.*2"):
+        cross_attention()(vectors(), context)
 
 
 def test_equals_scaled_dot_product_attention_with_documents_and_padding() -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from blockformer import build
 from blockformer.conformance import BlockCase
+from blocks.attention.cross import CrossAttention
 from blocks.attention.softmax import MultiHeadAttention
 from blocks.base import Context, Site
 from blocks.layers.sequential import SequentialLayer
@@ -18,7 +19,7 @@ def layer(*, norm_first: bool, cross: bool) -> SequentialLayer:
     residual = {"type": "pre" if norm_first else "post", "norm": "layer"}
     params = {
         "mixer": attention,
-        "cross": attention,
+        "cross": {**attention, "type": "cross_attention"},
         "feedforward": {"type": "mlp", "hidden": HIDDEN, "activation": "gelu"},
         "residual": residual,
     }
@@ -29,7 +30,7 @@ def layer(*, norm_first: bool, cross: bool) -> SequentialLayer:
     return made.double().eval()
 
 
-def copy_attention(ours: MultiHeadAttention, theirs: nn.MultiheadAttention) -> None:
+def copy_attention(ours: MultiHeadAttention | CrossAttention, theirs: nn.MultiheadAttention) -> None:
     theirs.in_proj_weight.copy_(torch.cat([ours.q.weight, ours.k.weight, ours.v.weight]))
     theirs.in_proj_bias.copy_(torch.cat([ours.q.bias, ours.k.bias, ours.v.bias]))
     theirs.out_proj.load_state_dict(ours.out.state_dict())

@@ -68,7 +68,12 @@ def test_positions_in_common_need_mixers_with_scores() -> None:
 
 
 @pytest.mark.parametrize("key", ["window", "positions"])
-def test_what_does_nothing_in_a_cross_mixer_is_refused(key: str) -> None:
+def test_cross_attention_has_neither_window_nor_positions(key: str) -> None:
     overrides = {f"decoder.layer.cross.{key}": {"window": 4, "positions": "rotary"}[key]}
-    with pytest.raises(RecipeError, match=r"decoder\.layer\.cross.*leave out window and positions"):
+    with pytest.raises(RecipeError, match=f"mixer 'cross_attention' has no parameter '{key}'"):
         bf.build("tiny_encoder_decoder", overrides)
+
+
+def test_self_attention_is_refused_as_cross_mixer() -> None:
+    with pytest.raises(RecipeError, match=r"decoder\.layer\.cross: mixer 'attention' .*; choose cross_attention"):
+        bf.build("tiny_encoder_decoder", {"decoder.layer.cross": {"type": "attention", "heads": 4}})

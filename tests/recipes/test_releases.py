@@ -58,7 +58,7 @@ def with_head_dim(tree: Any, dim: int) -> Any:
     """A canonical form in which the width of a head stands where it follows from others."""
     if isinstance(tree, Mapping):
         found = {key: with_head_dim(value, dim) for key, value in tree.items()}
-        if found.get("type") == "attention":
+        if found.get("type") in ("attention", "cross_attention"):
             found["head_dim"] = found["head_dim"] or dim // found["heads"]
         return found
     return [with_head_dim(item, dim) for item in tree] if isinstance(tree, list | tuple) else tree

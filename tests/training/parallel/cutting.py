@@ -27,6 +27,7 @@ TOGETHER = (
     {"qk_norm": "dynamic_tanh", "qk_norm_over": "heads", "positions": "t5", "backend": "eager"},
     {"qk_norm": {"type": "layer", "bias": True}, "positions": "t5", "clip": 0.5},
 )
+CROSS = ({"kv_heads": 2, "heads": 4, "sinks": True, "bias": True, "gate": "silu", "qk_norm": "rms", "clip": 0.5},)
 
 
 def cuttable() -> list[BlockCase]:
@@ -35,6 +36,7 @@ def cuttable() -> list[BlockCase]:
     declaring = [one for one in found if entries(one.slot)[one.name].block.capabilities.shards or one.name == "moe"]
     found += [variant for one in declaring for variant in variants(one)]
     found += [BlockCase("mixer", "attention", options) for options in TOGETHER]
+    found += [BlockCase("mixer", "cross_attention", options, "cross") for options in CROSS]
     found += [
         BlockCase("feedforward", "moe", {"expert": "mlp", "shared": "glu", "shared_gate": True}),
         BlockCase("mixer", "latent", {"q_rank": 12, "bias": ["q", "k", "v", "k_rotary", "out"], "positions": "t5"}),

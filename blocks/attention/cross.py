@@ -1,0 +1,136 @@
+"""Multi-head cross-attention."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
+from blocks.attention.projection import (
+    GROUPED_SHARDS,
+    HeadProjection,
+    NormOver,
+    grouped_axes,
+    groups_of,
+    head_norm,
+    normalise,
+)
+from blocks.attention.visibility import memory_visibility
+from blocks.base import Activation, Axis, Context, Factory, KeyValues, Linear, Mixer, Norm, Site, SitelessFactory
+from registry import Capabilities, Cut, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, register
+
+Projection = Literal["q", "k", "v", "out"]
+
+
+@register("cross_attention")
+class CrossAttention(Mixer):
+    """Attention from the decoder's tokens to the encoder's output: softmax(cap(q k^T * scale)) v in each head.
+
+    Queries come from the decoder, keys and values from the encoder's output, without positions. In decoding, keys and
+    values are computed once and cached.
+
+    Args:
+        heads: number of query heads.
+        kv_heads: number of key and value heads, a divisor of ``heads``; null: equal to ``heads``; 1: multi-query.
+        head_dim: width of each head; null: dim / heads.
+        bias: biases in all projections, or a list of the projections that have one, out of q, k, v, out.
+        scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim).
+        softcap: bound c on the scores, as c * tanh(score / c); null: disabled.
+        sinks: learn one extra score per head that joins the softmax, so that a head can attend to no token.
+        clip: clamp queries, keys and values to [-clip, clip]; null: disabled.
+        qk_norm: norm of the queries and of the keys; null: none.
+        qk_norm_over: normalise each head with shared weights (head), each head with its own weights (heads), or all
+            heads together (projection).
+        gate: multiply the heads' outputs by this activation of another projection of the input; null: disabled.
+        dropout: probability of dropping an attention weight during training.
+        backend: implementation; auto: the fastest one that supports the other options. All give equal results.
+    """
+
+    paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.2.3"
+    outputs = ("out",)
+    capabilities = Capabilities(places=frozenset({"cross"}), backends=BACKENDS, shards=GROUPED_SHARDS)
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        heads: Positive = 8,
+        kv_heads: Positive | None = None,
+        head_dim: Positive | None = None,
+        bias: bool | tuple[Projection, ...] = False,
+        scale: NonNegativeFloat | None = None,
+        softcap: PositiveFloat | None = None,
+        sinks: bool = False,
+        clip: PositiveFloat | None = None,
+        qk_norm: Factory[Norm] | None = None,
+        qk_norm_over: NormOver = "head",
+        gate: SitelessFactory[Activation] | None = None,
+        dropout: Probability = 0.0,
+        backend: Annotated[Backend, Runtime()] = "auto",
+    ) -> None:
+        super().__init__(site)
+        self.heads, self.kv_heads = heads, groups_of(heads, kv_heads)
+        self.head_dim = head_dim or site.head_dim(heads)
+        self.scale = self.head_dim**-0.5 if scale is None else scale
+        self.softcap, self.clip, self.dropout = softcap, clip, dropout
+        self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)
+        biased = ("q", "k", "v", "out") if bias is True else bias or ()
+        inner, source = heads * self.head_dim, site.memory_dim or site.dim
+        self.q = HeadProjection(site.dim, heads, self.head_dim, bias="q" in biased)
+        self.k = HeadProjection(source, self.kv_heads, self.head_dim, bias="k" in biased)
+        self.v = HeadProjection(source, self.kv_heads, self.head_dim, bias="v" in biased)
+        self.out = Linear(site, inner, site.dim, bias="out" in biased)
+        self.over: NormOver = qk_norm_over if qk_norm else "head"
+        self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
+        self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
+        self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
+        self.gate, self.gate_activation = (nn.Linear(site.dim, inner, bias=False), gate()) if gate else (None, None)
+
+    def constants(self) -> Mapping[str, float]:
+        return {"sinks": 0.0}
+
+    def shards(self) -> Mapping[str, Cut]:
+        """Nothing where one norm covers all heads: each process would normalise over its own heads only."""
+        return {} if self.q_norm is not None and self.over == "projection" else super().shards()
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return grouped_axes(self.heads, self.kv_heads, self.head_dim, self.q_norm, self.k_norm, self.over)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q = self._project(self.q, self.q_norm, x)  # (B, H, T, K)
+        state = context.state("cross", KeyValues)
+        if state is not None and state.keys is not None and state.values is not None:
+            k, v = state.keys, state.values
+        else:
+            memory = _memory(context, batch=x.shape[0])
+            k, v = self._project(self.k, self.k_norm, memory), self._project(self.v, None, memory)  # (B, G, S, K)
+            if state is not None:
+                state.append(k, v)
+        dropout = self.dropout if self.training else 0.0
+        scoring = Scoring(self.scale, dropout, self.softcap, sinks=self.sinks)
+        y = self.attend(q, k, v, memory_visibility(context), scoring)  # (B, H, T, K)
+        y = y.transpose(1, 2).flatten(2)
+        if self.gate is not None and self.gate_activation is not None:
+            y = y * self.gate_activation(self.gate(x))
+        return self.out(y)
+
+    def _project(self, projection: HeadProjection, norm: Norm | None, x: Tensor) -> Tensor:
+        y = normalise(projection(x), norm, self.over)
+        return y if self.clip is None else y.clamp(-self.clip, self.clip)
+
+    def flops_per_token(self, length: int) -> float:
+        return super().flops_per_token(length) + 4 * self.heads * self.head_dim * length
+
+    @property
+    def cached_per_token(self) -> int:
+        return 2 * self.kv_heads * self.head_dim
+
+
+def _memory(context: Context, batch: int) -> Tensor:
+    """The encoder's output (B, S, memory_dim), checked."""
+    if context.memory is None:
+        raise ValueError("cross-attention needs the encoder's output, but context.memory is None")
+    if context.memory.shape[0] != batch:
+        raise ValueError(f"the encoder's output has {context.memory.shape[0]} rows, but the decoder's tokens {batch}")
+    return context.memory
