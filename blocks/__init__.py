@@ -1,11 +1,26 @@
-"""Blocks: the interchangeable parts, one idea a file and one folder a slot. Importing this package registers all."""
+"""Blocks: the interchangeable parts of a model, one folder per slot. Importing this package registers all of them."""
 
-import pkgutil
 from importlib import import_module
+from pathlib import Path
 
-for _module in pkgutil.walk_packages(__path__, prefix=f"{__name__}."):
-    import_module(_module.name)
-
-from blocks.base import Cache, Context, Site  # noqa: E402  (the walk above has registered what these need)
+from blocks.base import Cache, Context, Site
 
 __all__ = ["Cache", "Context", "Site"]
+
+
+def _register_all() -> None:
+    """Import every module in the folders of the slots, so that each registers its blocks.
+
+    Raises:
+        ImportError: a module cannot be imported or breaks the contract of blocks; the message names its file.
+    """
+    for file in sorted(Path(__file__).parent.glob("[!_]*/[!_]*.py")):
+        if file.parent.name == "base":  # contracts, not blocks
+            continue
+        try:
+            import_module(f"{__name__}.{file.parent.name}.{file.stem}")
+        except Exception as error:
+            raise ImportError(f"{file}: {type(error).__name__}: {error}") from error
+
+
+_register_all()

@@ -132,5 +132,7 @@ def _memory(context: Context, batch: int) -> Tensor:
     if context.memory is None:
         raise ValueError("cross-attention needs the encoder's output, but context.memory is None")
     if context.memory.shape[0] != batch:
-        raise ValueError(f"the encoder's output has {context.memory.shape[0]} rows, but the decoder's tokens {batch}")
+        raise ValueError(
+            f"the memory, the encoder's output, has {context.memory.shape[0]} rows, but the tokens have {batch}"
+        )
     return context.memory
