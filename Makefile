@@ -8,7 +8,7 @@ PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
 TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-translation demo-masked test test-all conformance check docs schema lock clean
+.PHONY: help setup demo demo-translation demo-masked test test-slow test-all conformance check docs schema lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,11 +35,14 @@ demo-translation: $(STAMP) ## train the original encoder-decoder to translate En
 demo-masked: $(STAMP) ## train an encoder to fill in blanked characters
 	$(BIN)/python -m blockformer.demo masked
 
+# Two processes: the tests use one thread each, and more processes need more memory than a small machine has.
 test: $(STAMP) ## the tests, without the slow ones
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
-test-all: $(STAMP) ## all tests
-	$(BIN)/python -m pytest -q
+test-slow: $(STAMP) ## the slow tests alone
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow --durations=20
+
+test-all: test test-slow ## all tests
 
 conformance: $(STAMP) ## generate 2,000 recipes and check each; writes docs/matrix.md
 	$(BIN)/blockformer conformance --count 2000 --out docs/matrix.json
