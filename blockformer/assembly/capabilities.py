@@ -1,63 +1,71 @@
-"""Which blocks of a model cannot do what data or a trainer asks of all of them."""
+"""Which blocks of a built model lack an ability, and whether its positions are configured once."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from blocks.base import Component, Mixer, Stack
-from registry import Ability, Place, Recipe, spec_of
+from registry import Ability, Place, Spec, spec_of
 from registry.diagnosis import alternatives
 from registry.strict_yaml import dotted
 
 
-def lacking(recipe: Recipe, model: Component, ability: Ability) -> str:
-    """What to say about the blocks of ``model`` that lack an ability, with what could stand there; nothing if none do.
+def blocks_by_key(model: Component) -> Iterator[tuple[str, Component, Spec[Any]]]:
+    """Each block that was built from a recipe: its dotted key there, the block, and its Spec.
+
+    Layers that were built from the same key follow each other with that key. A block inside a model that was itself
+    constructed by hand has the name of its module instead of a key.
+    """
+    root = spec_of(model)
+    keys = {} if root is None else {id(spec): dotted(path) for path, spec in root.walk()}
+    for name, component in model.components():
+        if (spec := spec_of(component)) is not None:
+            yield keys.get(id(spec), name), component, spec
+
+
+def blocks_without(model: Component, ability: Ability) -> str:
+    """Name the blocks of ``model`` that lack an ability, and what to choose instead; empty if there are none.
 
     Args:
-        recipe: what the model was built from.
-        model: built by :func:`assembly.check` or :func:`assembly.build` from that recipe.
+        model: built from a recipe.
         ability: a field of :class:`registry.Capabilities`.
     """
-    paths = {id(spec): path for path, spec in recipe.spec.walk()}
     found: dict[str, str] = {}
-    for _, component in model.components():
-        spec = spec_of(component)
-        if spec is None or getattr(component.capabilities, ability):
+    for key, component, spec in blocks_by_key(model):
+        if getattr(component.capabilities, ability):
             continue
-        slot, place = spec.entry.slot, dotted(paths.get(id(spec), ()))
-        stands = set[Place]() if component.site is None else {component.site.place}
+        slot = spec.entry.slot
+        places = set[Place]() if component.site is None else {component.site.place}
         instead = alternatives(
             slot,
-            lambda block, stands=stands: getattr(block.capabilities, ability) and stands <= block.capabilities.places,
+            lambda block, places=places: getattr(block.capabilities, ability) and places <= block.capabilities.places,
         )
-        found[place] = f"{slot} {spec.entry.name!r} at {place} ({instead})"
+        found[key] = f"{slot} {spec.entry.name!r} at {key} ({instead})"
     return " and ".join(found.values())
 
 
-def remarks(recipe: Recipe, model: Component) -> Iterator[str]:
-    """What a recipe may say, but seldom means: positions that are told twice, or not at all."""
-    told = {"input_positions": dict[str, str](), "stack": dict[str, str](), "mixer": dict[str, str]()}
-    paths = {id(spec): path for path, spec in recipe.spec.walk()}
-    for name, component in model.components():
-        spec = spec_of(component)
-        if spec is None:
-            continue
-        key = dotted(paths.get(id(spec), (name,)))
+def position_warnings(model: Component) -> Iterator[str]:
+    """Warn of a model with several position encodings, or of a bidirectional stack with none."""
+    found = {"input_positions": dict[str, str](), "stack": dict[str, str](), "mixer": dict[str, str]()}
+    modules = {component: name for name, component in model.components()}
+    for key, component, spec in blocks_by_key(model):
         if spec.entry.slot == "input_positions" and spec.entry.name != "none":
-            told["input_positions"][key] = spec.entry.name
+            found["input_positions"][key] = spec.entry.name
         elif component.capabilities.needs:
-            told["stack" if name.count(".") == 1 else "mixer"][key] = spec.entry.name
-    if not any(told.values()):
-        yield from _unordered(model)
-    kinds = [found for found in told.values() if found]
+            of_stack = modules[component].count(".") == 1
+            found["stack" if of_stack else "mixer"][key] = spec.entry.name
+    kinds = [blocks for blocks in found.values() if blocks]
+    if not kinds:
+        yield from _unordered_stacks(model)
     if len(kinds) > 1:
-        said = " and ".join(f"{name} at {key}" for found in kinds for key, name in found.items())
-        yield f"positions are told in more than one way: {said}; say none for those that are not meant"
+        named = " and ".join(f"{name} at {key}" for blocks in kinds for key, name in blocks.items())
+        yield f"several position encodings are configured: {named}; set those that are not meant to none"
 
 
-def _unordered(model: Component) -> Iterator[str]:
-    """Stacks that see a text as a bag of tokens: not even a causal mask tells which comes first."""
+def _unordered_stacks(model: Component) -> Iterator[str]:
+    """Bidirectional stacks whose output for shuffled tokens is the shuffled output; a causal mask gives an order."""
     for name, stack in model.components():
         if not isinstance(stack, Stack) or stack.site is None or stack.site.causal:
             continue
         mixers = [component for _, component in stack.components() if isinstance(component, Mixer)]
         if mixers and not any(mixer.capabilities.ordered for mixer in mixers):
-            yield f"nothing in {name} tells the order of tokens: a shuffled text gives the same, shuffled"
+            yield f"{name} has no position encoding: its output does not depend on the order of the tokens"

@@ -26,12 +26,12 @@ def main(arguments: Sequence[str]) -> int:
 def _checked(source: str, overrides: list[str]) -> str:
     import registry
     from blockformer import assembly
-    from blockformer.assembly.capabilities import remarks
+    from blockformer.assembly.capabilities import position_warnings
 
     recipe = registry.load_recipe(source, overrides)
     model = assembly.check(recipe)
     good = f"{source}: ok, {model.kind}, {model.size:,} parameters, hash {recipe.hash[:12]}"
-    return "\n".join([good, *(f"{source}: note: {remark}" for remark in remarks(recipe, model))])
+    return "\n".join([good, *(f"{source}: note: {remark}" for remark in position_warnings(model))])
 
 
 def _parser() -> Parser:

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     length = options.length or longest
     if length > longest:
         raise UserError(f"--length {length} is more than a model takes: {longest} tokens (max_length)")
-    changes = compare(a, b, *models)
+    changes = compare(*models)
     costs = [cost(model, length) for model in models]
     if options.format == "json":
         facts: dict[str, Any] = {"same": a.hash == b.hash, "changes": [asdict(change) for change in changes]}

@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from blockformer.assembly.capabilities import remarks
+from blockformer.assembly.capabilities import position_warnings
 from blockformer.cli.equipment import callbacks_of, listed, loggers_of
 from blockformer.cli.report import keep_evaluation, save_settings, say_begin, say_end, say_remarks
 from blockformer.cli.request import Request
@@ -170,7 +170,7 @@ class TrainingCLI(LightningCLI):
             save_settings(self.folder, self.request.recipe.to_yaml(), self.saved)
             say_begin(self.request.variant, self.model.model, self.folder)
             model = self.model.model
-            say_remarks([*remarks(self.model.recipe, model), *remarks_on_data(self.datamodule, model)])
+            say_remarks([*position_warnings(model), *remarks_on_data(self.datamodule, model)])
             if self.plan is not None:
                 print(self.plan, flush=True)
 

@@ -52,7 +52,7 @@ def _check(options: Namespace, recipe: "Recipe", model: "Model") -> None:
     asked = [name for name in ("memory", "activations") if getattr(options, name)]
     if len(asked) > 1:
         raise UserError("--memory and --activations exclude each other: give one of them")
-    if asked and (keys := backend_keys(recipe, model, "flex")):
+    if asked and (keys := backend_keys(model, "flex")):
         changes = " ".join(f"--set {key}=auto" for key in keys)
         raise UserError(f"--{asked[0]} runs on a CPU, where backend flex has no gradients: add {changes}")
     if not asked and (options.batch or options.length):

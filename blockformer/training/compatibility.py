@@ -3,23 +3,21 @@
 from collections.abc import Iterator
 from typing import Any
 
-from blockformer.assembly.capabilities import lacking
+from blockformer.assembly.capabilities import blocks_by_key, blocks_without
 from blockformer.errors import UserError
 from blocks.models.base import Model
-from registry import Ability, Recipe, spec_of
-from registry.strict_yaml import dotted
+from registry import Ability
 
 
 class MismatchError(UserError):
     """Data, trainer and model do not fit each other; the message is one line and says what to change."""
 
 
-def check_data(data: Any, recipe: Recipe, model: Model, objective: str) -> None:
+def check_data(data: Any, model: Model, objective: str) -> None:
     """Tell the data what the model is trained for, and compare what they can.
 
     Args:
         data: a prepared TextData; any other data module is left alone.
-        recipe: of the model.
         model: what it shall train.
         objective: the objective's name.
 
@@ -45,38 +43,36 @@ def check_data(data: Any, recipe: Recipe, model: Model, objective: str) -> None:
             "lower the one or raise the other"
         )
     for ability, what in _asked(data):
-        if blocks := lacking(recipe, model, ability):
+        if blocks := blocks_without(model, ability):
             raise MismatchError(f"{what}, and that cannot be given to {blocks}")
 
 
-def check_precision(precision: str, recipe: Recipe, model: Model) -> None:
+def check_precision(precision: str, model: Model) -> None:
     """Whether the model can be trained in a trainer's precision, such as ``bf16-mixed``.
 
     Raises:
         MismatchError: one of its blocks cannot.
     """
-    if precision.startswith("bf16") and (blocks := lacking(recipe, model, "bfloat16")):
+    if precision.startswith("bf16") and (blocks := blocks_without(model, "bfloat16")):
         raise MismatchError(f"--trainer.precision {precision} cannot be used with {blocks}; say 32-true")
 
 
-def check_device(device: str, recipe: Recipe, model: Model) -> None:
+def check_device(device: str, model: Model) -> None:
     """Whether the model can be trained on a kind of device, such as ``cpu``.
 
     Raises:
         MismatchError: the recipe chooses a backend without gradients there.
     """
-    if device == "cpu" and (keys := backend_keys(recipe, model, "flex")):
+    if device == "cpu" and (keys := backend_keys(model, "flex")):
         raise MismatchError(
             f"backend flex has no gradients on a CPU: say auto, eager or sdpa at {' and '.join(keys)}, or use a GPU"
         )
 
 
-def backend_keys(recipe: Recipe, model: Model, backend: str) -> list[str]:
-    """The keys of a recipe that choose a backend for a block that is built."""
-    paths = {id(spec): path for path, spec in recipe.spec.walk()}
-    built = (spec_of(component) for _, component in model.components())
-    chosen = [spec for spec in built if spec is not None and getattr(spec.params, "backend", None) == backend]
-    return list(dict.fromkeys(dotted((*paths.get(id(spec), ()), "backend")) for spec in chosen))
+def backend_keys(model: Model, backend: str) -> list[str]:
+    """The keys of the model's recipe that choose ``backend`` for a block that is built."""
+    chosen = (key for key, _, spec in blocks_by_key(model) if getattr(spec.params, "backend", None) == backend)
+    return list(dict.fromkeys(f"{key}.backend" for key in chosen))
 
 
 def remarks_on_data(data: Any, model: Model) -> Iterator[str]:

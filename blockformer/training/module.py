@@ -78,10 +78,10 @@ class TrainingModule(L.LightningModule):
         Raises:
             MismatchError: they do not; the message is one line.
         """
-        check_data(data, self.recipe, self.model, self.objective.name)
+        check_data(data, self.model, self.objective.name)
         if training:
-            check_precision(str(trainer.precision), self.recipe, self.model)
-            check_device("cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.recipe, self.model)
+            check_precision(str(trainer.precision), self.model)
+            check_device("cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.model)
 
     def configure_model(self) -> None:
         """Give the model its parameters with their initial values, or the part of them that is this process's."""

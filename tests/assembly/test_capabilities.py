@@ -1,17 +1,22 @@
 """What a block declares that it cannot do is found before anything runs, and named with what to choose instead."""
 
-from pathlib import Path
+from collections.abc import Callable
+from copy import deepcopy
+from io import BytesIO
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import blockformer as bf
-from blockformer.assembly.capabilities import lacking, remarks
+from blockformer.assembly.capabilities import blocks_without, position_warnings
+from blockformer.assembly.recipe_diff import compare
 from blockformer.conformance import checks_for
 from blockformer.conformance.block_case import block_cases
 from blockformer.generation import greedy, stream
+from blockformer.training.compatibility import backend_keys
 from blocks.base import Context, Mixer, Site
+from blocks.models.base import Model
 from registry import Capabilities, RecipeError, entries, load_recipe
 
 
@@ -77,15 +82,39 @@ def test_a_parallel_layer_has_no_place_for_a_cross_mixer() -> None:
 def test_the_blocks_that_lack_an_ability_are_named_once_with_their_key() -> None:
     recipe = load_recipe("tiny_decoder", ["decoder.layer.mixer=forgetful_for_test", "decoder.depth=3"])
     model = bf.check(recipe)
-    found = lacking(recipe, model, "padding")
+    found = blocks_without(model, "padding")
     assert found.startswith("mixer 'forgetful_for_test' at decoder.layer.mixer (choose attention or ")
     assert found.count("forgetful") == 1
-    assert not lacking(load_recipe("tiny_decoder"), bf.check(load_recipe("tiny_decoder")), "padding")
+    assert not blocks_without(bf.check(load_recipe("tiny_decoder")), "padding")
+
+
+def copied(model: Model) -> Model:
+    return deepcopy(model)
+
+
+def pickled(model: Model) -> Model:
+    buffer = BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize("rebuilt", [copied, pickled])
+def test_a_copied_or_unpickled_model_gives_the_same_messages(rebuilt: Callable[[Model], Model]) -> None:
+    forgetful = bf.build("tiny_decoder", ["decoder.layer.mixer=forgetful_for_test"])
+    flex = bf.build("tiny_decoder", ["decoder.layer.mixer.backend=flex", "embedding.positions=learned"])
+    assert blocks_without(rebuilt(forgetful), "padding") == blocks_without(forgetful, "padding")
+    assert "at decoder.layer.mixer (" in blocks_without(rebuilt(forgetful), "padding")
+    assert list(position_warnings(rebuilt(flex))) == list(position_warnings(flex)) != []
+    assert backend_keys(rebuilt(flex), "flex") == ["decoder.layer.mixer.backend"]
+    other = bf.check(load_recipe("tiny_decoder"))
+    assert compare(other, rebuilt(flex)) == compare(other, flex)
+    assert compare(flex, rebuilt(flex)) == []
 
 
 def test_only_what_can_stand_there_is_proposed_instead() -> None:
     recipe = load_recipe("tiny_encoder", ["encoder.layer.mixer=fourier"])
-    found = lacking(recipe, bf.check(recipe), "padding")
+    found = blocks_without(bf.check(recipe), "padding")
     assert "attention or latent or linear" in found
     assert "gated_delta" not in found
 
@@ -121,21 +150,21 @@ def test_a_model_without_a_cache_writes_all_the_same() -> None:
             ["learned at embedding.positions", "rotary at decoder.layer"],
         ),
         ("tiny_decoder", ["decoder.positions={type: alibi, heads: 4}"], ["alibi at decoder.positions", "rotary at"]),
-        ("tiny_encoder", ["encoder.layer.mixer.positions=none"], ["nothing in encoder tells the order of tokens"]),
+        ("tiny_encoder", ["encoder.layer.mixer.positions=none"], ["encoder has no position encoding"]),
     ],
 )
-def test_positions_that_are_told_twice_or_never_are_remarked(name: str, overrides: list[str], words: list[str]) -> None:
+def test_several_position_encodings_or_none_give_a_warning(name: str, overrides: list[str], words: list[str]) -> None:
     recipe = load_recipe(name, overrides)
-    (found,) = remarks(recipe, bf.check(recipe))
+    (found,) = position_warnings(bf.check(recipe))
     assert all(word in found for word in words), found
 
 
-def test_what_is_remarked_is_true() -> None:
+def test_a_model_without_positions_ignores_the_order_of_tokens() -> None:
     model = bf.build("tiny_encoder", ["encoder.layer.mixer.positions=none"]).double().eval()
     tokens, order = torch.tensor([[5, 6, 7, 8]]), torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(model(tokens[:, order]), model(tokens)[:, order])
 
 
-def test_the_recipes_that_come_with_the_project_give_no_cause_for_remarks(tmp_path: Path) -> None:
+def test_the_recipes_of_the_project_give_no_position_warnings() -> None:
     for name in ("gpt2", "llama3_8b", "bert_base", "transformer", "tiny_hybrid"):
-        assert not list(remarks(load_recipe(name), bf.check(load_recipe(name))))
+        assert not list(position_warnings(bf.check(load_recipe(name))))

@@ -30,9 +30,8 @@ class Data:
 
 
 def fitted(data: Data, name: str, *overrides: str) -> Any:
-    recipe = load_recipe(name, overrides)
-    model = bf.check(recipe)
-    check_data(data, recipe, model, data.objective)
+    model = bf.check(load_recipe(name, overrides))
+    check_data(data, model, data.objective)
     return model
 
 
@@ -53,9 +52,8 @@ def test_padding_for_a_mixer_that_takes_none() -> None:
     ],
 )
 def test_sizes_that_do_not_fit(data: Data, words: list[str]) -> None:
-    recipe = load_recipe("tiny_decoder")
     with pytest.raises(MismatchError) as caught:
-        check_data(data, recipe, bf.check(recipe), "causal_lm")
+        check_data(data, bf.check(load_recipe("tiny_decoder")), "causal_lm")
     assert all(word in str(caught.value) for word in words)
 
 
@@ -63,13 +61,12 @@ def test_bfloat16_for_blocks_that_can_and_that_cannot(monkeypatch: pytest.Monkey
     from blocks.attention.softmax import MultiHeadAttention
     from registry import Capabilities
 
-    recipe = load_recipe("tiny_decoder")
-    model = bf.check(recipe)
-    check_precision("bf16-mixed", recipe, model)
+    model = bf.check(load_recipe("tiny_decoder"))
+    check_precision("bf16-mixed", model)
     monkeypatch.setattr(MultiHeadAttention, "capabilities", Capabilities(bfloat16=False))
-    check_precision("32-true", recipe, model)
+    check_precision("32-true", model)
     with pytest.raises(MismatchError, match=r"mixer 'attention' at decoder.layer.mixer"):
-        check_precision("bf16-mixed", recipe, model)
+        check_precision("bf16-mixed", model)
 
 
 def test_what_is_never_trained_is_remarked() -> None:
@@ -82,11 +79,10 @@ def test_what_is_never_trained_is_remarked() -> None:
 
 
 def test_a_backend_without_gradients_on_a_cpu() -> None:
-    recipe = load_recipe("tiny_decoder", ["decoder.layer.mixer.backend=flex"])
-    model = bf.check(recipe)
+    model = bf.check(load_recipe("tiny_decoder", ["decoder.layer.mixer.backend=flex"]))
     with pytest.raises(
         MismatchError, match=r"flex has no gradients on a CPU: say auto.* at decoder.layer.mixer.backend"
     ):
-        check_device("cpu", recipe, model)
-    check_device("cuda", recipe, model)
-    check_device("cpu", load_recipe("tiny_decoder"), bf.check(load_recipe("tiny_decoder")))
+        check_device("cpu", model)
+    check_device("cuda", model)
+    check_device("cpu", bf.check(load_recipe("tiny_decoder")))

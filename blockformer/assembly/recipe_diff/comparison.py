@@ -10,7 +10,7 @@ from blockformer.assembly.settings import named
 from blocks.base import Component
 from blocks.models.base import Model
 from blocks.stacks.layers import LAYOUT
-from registry import Recipe, Spec, spec_of
+from registry import Spec, spec_of
 from registry.text import as_yaml
 
 
@@ -31,17 +31,20 @@ _Held = tuple[Spec[Any], str | None, _Side]
 """A key of a block, if it has it, and the model in which the block stands."""
 
 
-def compare(a: Recipe, b: Recipe, model_a: Model, model_b: Model) -> list[Change]:
-    """All differences from ``a`` to ``b``; none if they build the same model.
+def compare(a: Model, b: Model) -> list[Change]:
+    """All differences between the recipes that two models were built from; none if they are the same.
 
     Args:
-        a: the one recipe.
-        b: the other.
-        model_a: built from ``a``, on the meta device if need be.
-        model_b: built from ``b``, likewise.
+        a: the old model; it can be on the meta device.
+        b: the new model, likewise.
+
+    Raises:
+        ValueError: a model was not built from a recipe.
     """
-    found = _specs((), a.spec, b.spec, _Side(model_a), _Side(model_b))
-    return together(list(found))
+    old, new = spec_of(a), spec_of(b)
+    if old is None or new is None:
+        raise ValueError("compare: a model was constructed by hand; build both from recipes")
+    return together(list(_specs((), old, new, _Side(a), _Side(b))))
 
 
 def _specs(path: Path, a: Spec[Any], b: Spec[Any], one: _Side, other: _Side) -> Iterator[Found]:

@@ -58,7 +58,7 @@ class WarmStart(Callback):
         }
         module.provenance["warm_start"] = facts
         if trainer.is_global_zero:
-            settings = [_in_words(change) for change in compare(recipe, module.recipe, old, whole)]
+            settings = [_in_words(change) for change in compare(old, whole)]
             print(*_said(facts, report, about_tokens, settings), sep="\n", flush=True)
             if not is_dry_run(trainer):
                 content = facts | {"tokens": about_tokens, "settings": settings, **report.dump()}
