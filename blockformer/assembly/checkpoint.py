@@ -1,4 +1,4 @@
-"""Read training checkpoints: tensors and plain data only, so that no code in one ever runs."""
+"""Read training checkpoints. Only tensors and plain data are read, so no code in a checkpoint ever runs."""
 
 import pickle
 from collections.abc import Mapping
@@ -12,28 +12,28 @@ from torch import Tensor
 from blockformer.errors import UserError
 
 FORMAT = 1
-METADATA, PREFIX = "blockformer", "model."  # where a checkpoint keeps its recipe, and its model's weights
+METADATA, PREFIX = "blockformer", "model."  # key of the metadata, prefix of the model's parameter names
 CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # in a run's folder, best first
 
 
 class LoadError(UserError):
-    """A model cannot be loaded; the message is one line and names the file."""
+    """A model cannot be loaded; the message is one line that names the file."""
 
 
-def checkpoint_of(folder: Path) -> Path | None:
-    """The best, or else the last checkpoint in a run's folder."""
+def checkpoint_in(folder: Path) -> Path | None:
+    """The best or else the last checkpoint of a run's folder; None if it has neither."""
     return next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)
 
 
-def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Everything in a checkpoint, with its tensors in main memory.
+def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Read a whole checkpoint, with its tensors in main memory.
 
     Args:
-        path: the file.
-        mmap: map the tensors instead of reading them.
+        path: the checkpoint's file.
+        mmap: map the tensors from the file instead of reading them.
 
     Raises:
-        LoadError: there is no such file, it is damaged, or it is no checkpoint of this project or of this format.
+        LoadError: the file is missing or damaged, or is not a checkpoint of this project and format.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -47,7 +47,7 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         if isinstance(error, pickle.UnpicklingError) and is_zipfile(path):
             reason = "is not a checkpoint of blockformer (it holds more than tensors and plain data)"
         else:
-            reason = "is cut short or damaged, or is no checkpoint"
+            reason = "is truncated, damaged or not a checkpoint"
         raise LoadError(f"{path}: {reason}") from None
     if not isinstance(content, dict) or METADATA not in content:
         raise LoadError(f"{path}: is not a checkpoint of blockformer")
@@ -58,15 +58,15 @@ def read(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's metadata, see :func:`blockformer.training.metadata.describe`; its tensors are not read.
+    """Read a checkpoint's metadata alone (see :func:`blockformer.training.metadata.describe`), not its tensors.
 
     Raises:
-        LoadError: as for :func:`read`.
+        LoadError: as for :func:`read_checkpoint`.
     """
-    return read(path, mmap=True)[METADATA]
+    return read_checkpoint(path, mmap=True)[METADATA]
 
 
-def weights_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The model's own state out of a checkpoint's, which has the state of training too."""
+def model_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The model's parameters by name, without the rest of the training state."""
     state = cast("dict[str, Tensor]", content["state_dict"])
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}

@@ -1,4 +1,4 @@
-"""Load a model with its weights from an imported folder, a run's folder or a checkpoint."""
+"""Load a model with its weights from an imported folder, a run's folder or a checkpoint file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,50 +10,64 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from blockformer.assembly.builder import check, materialise
-from blockformer.assembly.checkpoint import METADATA, LoadError, checkpoint_of, read_metadata, weights_of
-from blockformer.assembly.checkpoint import read as read_checkpoint
+from blockformer.assembly.checkpoint import (
+    METADATA,
+    LoadError,
+    checkpoint_in,
+    model_weights,
+    read_checkpoint,
+    read_metadata,
+)
 from blocks.models.base import Model
 from registry import Recipe, RecipeError, load_recipe
 
 RECIPE, WEIGHTS = "recipe.yaml", "model.safetensors"
 
-__all__ = ["LoadError", "load", "load_checkpoint", "parts", "read", "read_metadata", "with_weights"]
+__all__ = [
+    "LoadError",
+    "build_with_weights",
+    "load",
+    "load_with_metadata",
+    "load_with_recipe",
+    "read_metadata",
+    "recipe_and_weights",
+]
 
 
 def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Model:
-    """The model of an imported folder or of a checkpoint, with its weights, in evaluation mode.
+    """Load a model with its weights, in evaluation mode.
 
     Args:
-        path: a folder that ``blockformer import`` wrote, or a checkpoint that ``blockformer fit`` wrote, or a run's
-            folder, of which the best or else the last checkpoint is meant.
-        device: where the parameters shall be.
-        dtype: of the parameters; None: as they are stored.
+        path: a folder that ``blockformer import`` wrote, a checkpoint that ``blockformer fit`` wrote, or a run's
+            folder, whose best or else last checkpoint is loaded.
+        device: device of the parameters.
+        dtype: dtype of the parameters; None: as they are stored.
 
     Raises:
-        LoadError: there is no such thing, it is damaged, or its weights do not fit its recipe.
-        RecipeError: its recipe is wrong.
+        LoadError: the file is missing or damaged, or its weights do not fit its recipe.
+        RecipeError: its recipe is not valid.
     """
-    return read(path, device=device, dtype=dtype)[1]
+    return load_with_recipe(path, device=device, dtype=dtype)[1]
 
 
-def read(
+def load_with_recipe(
     path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> tuple[Recipe, Model]:
-    """The recipe as well as the model; otherwise like :func:`load`."""
-    source, weights = parts(path)
+    """Load the recipe and the model; otherwise like :func:`load`."""
+    source, weights = recipe_and_weights(path)
     recipe = load_recipe(source)
     try:
-        return recipe, with_weights(recipe, weights, device=device, dtype=dtype)
+        return recipe, build_with_weights(recipe, weights, device=device, dtype=dtype)
     except LoadError as error:
         raise LoadError(f"{path}: {error}") from None
 
 
-def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
-    """The model of a checkpoint and what else the checkpoint says.
+def load_with_metadata(path: str | Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
+    """Load the model and the metadata of a checkpoint.
 
     Args:
         path: a checkpoint that ``blockformer fit`` wrote.
-        device: where the model shall be.
+        device: device of the parameters.
 
     Returns:
         The model, in float32 and in evaluation mode, and the checkpoint's metadata: ``recipe``, ``kind``,
@@ -61,13 +75,13 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
         more, see :func:`blockformer.training.metadata.describe`.
 
     Raises:
-        LoadError: there is no such file, it is damaged, or it is no checkpoint of this project.
+        LoadError: the file is missing or damaged, or is not a checkpoint of this project.
     """
     content = read_checkpoint(path)
     metadata = content[METADATA]
     try:
         recipe = load_recipe(metadata["recipe"])
-        return with_weights(recipe, weights_of(content), device=device, dtype=torch.float32), metadata
+        return build_with_weights(recipe, model_weights(content), device=device, dtype=torch.float32), metadata
     except RecipeError as error:
         plugins = metadata.get("plugins")
         hint = f" (it was trained with --plugin {' --plugin '.join(plugins)})" if plugins else ""
@@ -76,29 +90,29 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
         raise LoadError(f"{path}: {error}") from error
 
 
-def with_weights(
+def build_with_weights(
     recipe: Recipe,
     weights: Mapping[str, Tensor],
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Model:
-    """A recipe's model with the given weights, in evaluation mode; other arguments as of :func:`load`.
+    """Build a recipe's model with the given weights, in evaluation mode; other arguments as for :func:`load`.
 
     Raises:
-        LoadError: the weights are those of another model.
+        LoadError: the weights do not fit the recipe.
     """
     model = check(recipe)
     try:
         model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
     except RuntimeError as error:
-        raise LoadError(f"its weights do not fit its recipe: {' '.join(str(error).split())[:300]}") from None
+        raise LoadError(f"the weights do not fit the recipe: {' '.join(str(error).split())[:300]}") from None
     materialise(model, device)
     return model.eval()
 
 
-def parts(path: str | Path) -> tuple[Path | Mapping[str, Any], Mapping[str, Tensor]]:
-    """The recipe and the weights of what :func:`load` reads, not checked yet.
+def recipe_and_weights(path: str | Path) -> tuple[Path | Mapping[str, Any], Mapping[str, Tensor]]:
+    """Read the recipe and the weights at ``path``, as :func:`load` does, but without checking them.
 
     Raises:
         LoadError: as for :func:`load`.
@@ -108,7 +122,7 @@ def parts(path: str | Path) -> tuple[Path | Mapping[str, Any], Mapping[str, Tens
 
 
 def _folder(path: Path) -> tuple[Path | Mapping[str, Any], Mapping[str, Tensor]]:
-    if (checkpoint := checkpoint_of(path)) is not None:
+    if (checkpoint := checkpoint_in(path)) is not None:
         return _checkpoint(checkpoint)
     for name in (RECIPE, WEIGHTS):
         if not (path / name).is_file():
@@ -122,4 +136,4 @@ def _folder(path: Path) -> tuple[Path | Mapping[str, Any], Mapping[str, Tensor]]
 
 def _checkpoint(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     content = read_checkpoint(path, mmap=True)
-    return content[METADATA]["recipe"], weights_of(content)
+    return content[METADATA]["recipe"], model_weights(content)

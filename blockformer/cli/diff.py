@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     a, b = _recipes(options)
     from blockformer import assembly
-    from blockformer.assembly.recipe_diff.comparison import compare
+    from blockformer.assembly.recipe_diff import compare
     from blockformer.cli.differences import markdown, text
     from blockformer.inspection.cost import cost
 

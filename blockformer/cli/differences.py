@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from blockformer.assembly.recipe_diff.comparison import Change
+from blockformer.assembly.recipe_diff import Change
 from blockformer.inspection.cost import Cost
 from blockformer.training.metadata import flat
 from registry import Recipe

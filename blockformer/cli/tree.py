@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from blockformer.assembly.layer_names import name_of
-from blockformer.assembly.settings import settings
+from blockformer.assembly.descriptions import name_of, settings
 from blocks.base import Component
 from blocks.models.base import Model
 from registry import entry_of, spec_of

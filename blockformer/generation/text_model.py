@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from blockformer.assembly.checkpoint import checkpoint_of
-from blockformer.assembly.loading import load_checkpoint
+from blockformer.assembly.checkpoint import checkpoint_in
+from blockformer.assembly.loading import load_with_metadata
 from blockformer.data import tokenizer as tokenizers
 from blockformer.errors import UserError
 from blockformer.generation.beam_search import beam_search
@@ -39,7 +39,7 @@ class TextModel:
             UserError: there is none, it is damaged, or it has no tokenizer.
         """
         path = find_checkpoint(Path(path))
-        model, metadata = load_checkpoint(path, device)
+        model, metadata = load_with_metadata(path, device)
         if metadata["tokenizer"] is None:
             raise UserError(f"{path}: the checkpoint has no tokenizer, which text needs")
         return cls(model, tokenizers.load(metadata["tokenizer"]))
@@ -140,6 +140,6 @@ def find_checkpoint(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    if (file := checkpoint_of(path)) is not None:
+    if (file := checkpoint_in(path)) is not None:
         return file
     raise UserError(f"{path}: not a run's folder: neither checkpoints/best.ckpt nor checkpoints/last.ckpt is there")

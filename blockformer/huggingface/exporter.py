@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from torch import Tensor
 
 from blockformer.assembly.checkpoint import read_metadata
-from blockformer.assembly.loading import RECIPE, WEIGHTS, read
+from blockformer.assembly.loading import RECIPE, WEIGHTS, load_with_recipe
 from blockformer.data import hub_tokenizer, tokenizer
 from blockformer.generation.text_model import TextModel, find_checkpoint
 from blockformer.huggingface.errors import HuggingFaceError
@@ -92,7 +92,7 @@ def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
         return _read_imported(path, dtype)
     file = find_checkpoint(path)
     saved_tokenizer = read_metadata(file)["tokenizer"]
-    recipe, model = read(file, dtype=dtype)
+    recipe, model = load_with_recipe(file, dtype=dtype)
     run = folder_of(file)
     name = file.stem if run is None else run.resolve().name
     if run is not None and (run / RECIPE).is_file() and (written := load_recipe(run / RECIPE)).hash == recipe.hash:
@@ -108,7 +108,7 @@ def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
 
 
 def _read_imported(path: Path, dtype: torch.dtype | None) -> ExportSource:
-    recipe, model = read(path, dtype=dtype)
+    recipe, model = load_with_recipe(path, dtype=dtype)
     with safe_open(path / WEIGHTS, framework="pt") as file:
         metadata = file.metadata() or {}
     family, tokens = metadata.get("family"), json.loads(metadata.get("tokens", "{}"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from blockformer.assembly import build
-from blockformer.assembly.layer_names import name_of
+from blockformer.assembly.descriptions import name_of
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
 from blocks.attention.backends import Attend, Scoring, attention_scores, eager
 from blocks.attention.visibility import Visibility

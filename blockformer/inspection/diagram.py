@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from blockformer.assembly.layer_names import layers_of, layout, name_of, names_of
-from blockformer.assembly.settings import named, settings
+from blockformer.assembly.descriptions import layers_of, layout, name_of, names_of, settings, with_settings
 from blockformer.inspection.rendering import Drawing, Mark, box, framed, label, merged, stacked
 from blockformer.inspection.wiring import Merge, Step, Wiring, wiring_of
 from blocks.base import Component, Embedding, Head, Layer, Mixer, Stack
@@ -27,7 +26,7 @@ def diagram(recipe: Recipe, model: Model) -> Drawing:
         columns.append(_column(model, stack, own, width, stack is stacks[-1]))
     spec = spec_of(model)
     lines = [f"{recipe.name}: {entry_of(type(model)).name}, {model.size:,} parameters", settings(spec)]
-    lines += [f"init {named(child)}" for path, child in (spec.children() if spec else ()) if path == ("init",)]
+    lines += [f"init {with_settings(child)}" for path, child in (spec.children() if spec else ()) if path == ("init",)]
     body = _beside(columns)
     head = box(lines, max(ONE_STACK, body.width))
     return Drawing(head.width, head.height + 1 + body.height, 0, (*head.marks, *body.moved(0, head.height + 1)))
@@ -79,7 +78,9 @@ def _layers(path: str, stack: Stack, width: int) -> Iterator[Drawing]:
     )
     spec = spec_of(stack)
     lines = [f"{path}: {entry_of(type(stack)).name}", arrangement]
-    lines += [f"positions {named(child)}" for at, child in (spec.children() if spec else ()) if at == ("positions",)]
+    lines += [
+        f"positions {with_settings(child)}" for at, child in (spec.children() if spec else ()) if at == ("positions",)
+    ]
     yield box(lines, width)
     for indices in groups.values():
         layer = layers[indices[0]]
@@ -144,5 +145,5 @@ def _owner_of_table(model: Model, name: str, block: Component) -> str:
 def _nested(spec: Spec[Any]) -> Iterator[str]:
     """The blocks nested in a block."""
     for path, child in spec.children():
-        yield f"{path[0]} {named(child)}"
+        yield f"{path[0]} {with_settings(child)}"
         yield from _nested(child)

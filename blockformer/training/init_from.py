@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from blockformer.assembly.checkpoint import LoadError, checkpoint_of, read_metadata
-from blockformer.assembly.loading import load_checkpoint, parts, read
+from blockformer.assembly.checkpoint import LoadError, checkpoint_in, read_metadata
+from blockformer.assembly.loading import load_with_metadata, load_with_recipe, recipe_and_weights
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blocks.models.base import Model
@@ -20,7 +20,7 @@ def check_source(source: Path) -> None:
     path = _checkpoint_or_folder(source)
     try:
         if path.is_dir():
-            parts(path)
+            recipe_and_weights(path)
         else:
             read_metadata(path)
     except LoadError as error:
@@ -39,9 +39,9 @@ def read_source(source: Path) -> tuple[Model, Recipe, dict[str, Any]]:
     path = _checkpoint_or_folder(source)
     try:
         if path.is_dir():
-            recipe, model = read(path)
+            recipe, model = load_with_recipe(path)
             return model, recipe, {}
-        model, metadata = load_checkpoint(path)
+        model, metadata = load_with_metadata(path)
         return model, load_recipe(metadata["recipe"]), metadata
     except LoadError as error:
         raise UserError(str(error)) from error
@@ -50,7 +50,7 @@ def read_source(source: Path) -> tuple[Model, Recipe, dict[str, Any]]:
 
 
 def _checkpoint_or_folder(source: Path) -> Path:
-    return (checkpoint_of(source) or source) if source.is_dir() else source
+    return (checkpoint_in(source) or source) if source.is_dir() else source
 
 
 def matching_ids(new: Tokenizer, old: Tokenizer) -> list[int]:

@@ -31,7 +31,7 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "config.json").write_text("{}")
     for name, message in {
-        "text.ckpt": "is cut short or damaged, or is no checkpoint",
+        "text.ckpt": "is truncated, damaged or not a checkpoint",
         "other.ckpt": "is not a checkpoint of blockformer",
         "none.ckpt": "there is no such file",
         "hf": "a folder with a config.json must first be imported: blockformer import",
@@ -62,5 +62,5 @@ def test_weights_that_do_not_fit_are_said(tmp_path: Path) -> None:
     content["state_dict"].popitem()
     content["state_dict"].popitem()
     torch.save(content, tmp_path / "last.ckpt")
-    with pytest.raises(LoadError, match="its weights do not fit its recipe"):
+    with pytest.raises(LoadError, match="the weights do not fit the recipe"):
         load(tmp_path / "last.ckpt")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import blockformer as bf
-from blockformer.assembly.warm_start import Report, WarmStartError, warm_start
+from blockformer.assembly.warm_start import WarmStartError, WarmStartReport, warm_start
 from blocks.models.base import Model
 
 Overrides = tuple[str, ...]
@@ -85,12 +85,12 @@ def logits(model: Model, length: int = 12) -> Tensor:
         return model(tokens, tokens) if model.kind == "encoder_decoder" else model(tokens)
 
 
-def reported(new: Model, report: Report) -> dict[str, str]:
+def reported(new: Model, report: WarmStartReport) -> dict[str, str]:
     """The kind of each of the new model's parameters, after checking that each is named once."""
-    here = [fate for fate in report.fates if fate.kind != "left"]
-    assert sorted(fate.name for fate in here) == sorted(name for name, _ in new.named_parameters())
+    here = [parameter for parameter in report.parameters if parameter.kind != "left"]
+    assert sorted(parameter.name for parameter in here) == sorted(name for name, _ in new.named_parameters())
     assert report.size("carried") + report.size("adapted") + report.size("fresh") == new.size
-    return {fate.name: fate.kind for fate in here}
+    return {parameter.name: parameter.kind for parameter in here}
 
 
 @pytest.mark.parametrize("recipe", INSTALLED)
@@ -141,18 +141,18 @@ def test_every_parameter_is_accounted_for_and_what_is_fresh_is_as_in_a_cold_star
     trained = {name: parameter.clone() for name, parameter in old.named_parameters()}
     report = warm_start(new, old)
     kinds = reported(new, report)
-    used = {fate.origin for fate in report.fates if fate.kind in ("carried", "adapted")}
-    left = {fate.name for fate in report.fates if fate.kind == "left"}
+    used = {parameter.origin for parameter in report.parameters if parameter.kind in ("carried", "adapted")}
+    left = {parameter.name for parameter in report.parameters if parameter.kind == "left"}
     assert used - {None} | left == set(trained)
     assert not used & left
-    for fate in report.fates:
-        if kinds.get(fate.name) == "fresh" and fate.kind == "fresh":
-            assert torch.equal(new.get_parameter(fate.name), cold.get_parameter(fate.name))
-        elif fate.kind == "carried":
-            assert fate.origin is not None
-            assert torch.equal(new.get_parameter(fate.name), trained[fate.origin])
+    for parameter in report.parameters:
+        if kinds.get(parameter.name) == "fresh" and parameter.kind == "fresh":
+            assert torch.equal(new.get_parameter(parameter.name), cold.get_parameter(parameter.name))
+        elif parameter.kind == "carried":
+            assert parameter.origin is not None
+            assert torch.equal(new.get_parameter(parameter.name), trained[parameter.origin])
     assert all(torch.equal(parameter, trained[name]) for name, parameter in old.named_parameters())
-    assert sum(row.size for row in report.rows) == sum(fate.size for fate in report.fates)
+    assert sum(row.size for row in report.rows) == sum(parameter.size for parameter in report.parameters)
     assert len(report.lines()) < 30
     assert bool(logits(new.eval()).isfinite().all())
 
@@ -202,14 +202,18 @@ def test_a_shallower_pattern_takes_the_first_layers_which_are_of_its_kinds() -> 
         bf.build("tiny_local_global", ("decoder.depth=2", "decoder.rest=cut")),
     )
     report = warm_start(new, old)
-    assert {fate.origin for fate in report.fates if fate.kind == "carried"} == set(dict(new.named_parameters()))
+    assert {parameter.origin for parameter in report.parameters if parameter.kind == "carried"} == set(
+        dict(new.named_parameters())
+    )
 
 
 def test_layers_after_a_post_norm_are_fresh_as_they_cannot_be_the_identity() -> None:
     post = ("decoder.layer.residual={type: post}", "decoder.norm=null")
     old, new = made("tiny_decoder", post, seed=1), bf.build("tiny_decoder", (*post, "decoder.depth=3"))
     report = warm_start(new, old)
-    assert {fate.kind for fate in report.fates if fate.name.startswith("decoder.layers.2.")} == {"fresh"}
+    assert {parameter.kind for parameter in report.parameters if parameter.name.startswith("decoder.layers.2.")} == {
+        "fresh"
+    }
 
 
 def test_tokens_keep_what_was_learned_of_them_under_other_ids() -> None:

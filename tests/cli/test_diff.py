@@ -10,8 +10,8 @@ import torch
 import blockformer as bf
 import registry
 from blockformer.assembly.checkpoint import FORMAT, METADATA
-from blockformer.assembly.layer_names import layout
-from blockformer.assembly.recipe_diff.comparison import compare
+from blockformer.assembly.descriptions import layout
+from blockformer.assembly.recipe_diff import compare
 from blockformer.cli.main import main
 from blockformer.inspection.cost import bytes_in, cache_bytes
 

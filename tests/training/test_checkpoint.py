@@ -9,7 +9,7 @@ import torch
 
 from blockformer import files
 from blockformer.assembly import checkpoint
-from blockformer.assembly.loading import load_checkpoint
+from blockformer.assembly.loading import load_with_metadata
 from blockformer.data import tokenizer
 
 
@@ -19,7 +19,7 @@ def run(fit: Callable[..., Path]) -> Path:
 
 
 def test_a_checkpoint_alone_gives_its_model_back(run: Path, text: Path) -> None:
-    model, metadata = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    model, metadata = load_with_metadata(run / "checkpoints" / "last.ckpt")
     assert not model.training
     assert (metadata["step"], metadata["kind"], metadata["objective"]) == (3, "decoder_only", "causal_lm")
     assert metadata["tokens"] == 3 * 16 * 32
@@ -46,7 +46,7 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
     path = tmp_path / "evil.ckpt"
     torch.save({"blockformer": Evil()}, path, pickle_module=pickle)
     with pytest.raises(checkpoint.LoadError, match="more than tensors and plain data"):
-        load_checkpoint(path)
+        load_with_metadata(path)
     assert not (tmp_path / "owned").exists()
 
 
@@ -54,16 +54,16 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
 def test_a_file_that_was_cut_short_is_refused(run: Path, tmp_path: Path, kept: int) -> None:
     path = tmp_path / "cut.ckpt"
     path.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes()[:kept])
-    with pytest.raises(checkpoint.LoadError, match=r"cut\.ckpt: is cut short or damaged"):
-        load_checkpoint(path)
+    with pytest.raises(checkpoint.LoadError, match=r"cut\.ckpt: is truncated, damaged"):
+        load_with_metadata(path)
 
 
 def test_weights_of_another_shape_are_refused(run: Path, tmp_path: Path) -> None:
-    content = checkpoint.read(run / "checkpoints" / "last.ckpt")
+    content = checkpoint.read_checkpoint(run / "checkpoints" / "last.ckpt")
     content["blockformer"]["recipe"]["dim"] = 64
     torch.save(content, tmp_path / "mixed.ckpt")
-    with pytest.raises(checkpoint.LoadError, match="weights do not fit its recipe"):
-        load_checkpoint(tmp_path / "mixed.ckpt")
+    with pytest.raises(checkpoint.LoadError, match="weights do not fit the recipe"):
+        load_with_metadata(tmp_path / "mixed.ckpt")
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from blockformer.assembly.checkpoint import read, read_metadata
+from blockformer.assembly.checkpoint import read_checkpoint, read_metadata
 from blockformer.training.loggers.file_logger import read_rows
 from tests.training.waiting import wait_for
 
@@ -48,7 +48,7 @@ def check_alike(ours: Path, theirs: Path) -> None:
         assert row.keys() == other.keys()
         for key in row.keys() - UNLIKE:
             assert row[key] == pytest.approx(other[key], rel=1e-5), key
-    mine, other = (read(run / "checkpoints" / "last.ckpt") for run in (ours, theirs))
+    mine, other = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (ours, theirs))
     assert list(mine["state_dict"]) == list(other["state_dict"])
     for name, tensor in mine["state_dict"].items():
         torch.testing.assert_close(tensor, other["state_dict"][name], rtol=1e-4, atol=1e-6, msg=name)
@@ -65,7 +65,7 @@ def test_two_processes_train_like_one(
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     check_alike(runs / strategy, one)
-    states = read(runs / strategy / "checkpoints" / "last.ckpt")["random_states"]
+    states = read_checkpoint(runs / strategy / "checkpoints" / "last.ckpt")["random_states"]
     assert len(states) == 2
     alike = torch.equal(states[0]["torch"], states[1]["torch"])
     assert alike == (strategy == "tensor_parallel")  # whose processes read the same data, and drop the same of it
@@ -126,8 +126,8 @@ def test_a_run_goes_on_from_its_checkpoint_also_in_one_process(
     quiet = ["--trainer.enable_progress_bar", "false"]
     alone = fit("--ckpt_path", "last", name=f"{strategy}-alone", given=[*uneven, *quiet])
     again = run("half", "--ckpt_path", "last")
-    for name, tensor in read(whole / "checkpoints" / "last.ckpt")["state_dict"].items():
-        assert torch.equal(read(again / "checkpoints" / "last.ckpt")["state_dict"][name], tensor), name
+    for name, tensor in read_checkpoint(whole / "checkpoints" / "last.ckpt")["state_dict"].items():
+        assert torch.equal(read_checkpoint(again / "checkpoints" / "last.ckpt")["state_dict"][name], tensor), name
     check_alike(alone, one)
 
 

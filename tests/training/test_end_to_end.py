@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from blockformer.assembly.checkpoint import read, read_metadata, weights_of
+from blockformer.assembly.checkpoint import model_weights, read_checkpoint, read_metadata
 from blockformer.training.loggers.file_logger import read_rows
 from tests.training.waiting import wait_for
 from tests.training.wandb_log import read_run
@@ -45,7 +45,9 @@ def unbroken(fit: Fit) -> Path:
 def check_that_it_continues(fit: Fit, unbroken: Path, name: str) -> None:
     continued = fit(*CONTINUED, "--run.wandb", "disabled", name=name, given=[])
     assert figures(continued) == figures(unbroken)
-    ours, theirs = (weights_of(read(folder / "checkpoints" / "last.ckpt")) for folder in (continued, unbroken))
+    ours, theirs = (
+        model_weights(read_checkpoint(folder / "checkpoints" / "last.ckpt")) for folder in (continued, unbroken)
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

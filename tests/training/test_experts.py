@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import blockformer as bf
 import registry
-from blockformer.assembly.checkpoint import read, weights_of
+from blockformer.assembly.checkpoint import model_weights, read_checkpoint
 from blockformer.training.module import TrainingModule
 from blockformer.training.optimizer import OptimizerSettings
 from blockformer.training.recipe_argument import RecipeArgument
@@ -93,7 +93,7 @@ def test_two_processes_balance_like_one(
     one = fit(name="experts_one", given=[*arguments, "--trainer.enable_progress_bar", "false"])
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    both = [weights_of(read(run / "checkpoints" / "last.ckpt")) for run in (runs / "experts_two", one)]
+    both = [model_weights(read_checkpoint(run / "checkpoints" / "last.ckpt")) for run in (runs / "experts_two", one)]
     for name, tensor in both[0].items():
         torch.testing.assert_close(tensor, both[1][name], rtol=1e-4, atol=1e-6, msg=name)
     assert any(bool(tensor.any()) for name, tensor in both[0].items() if "selection_bias" in name)

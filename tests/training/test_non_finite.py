@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from blockformer.assembly.checkpoint import read, read_metadata, weights_of
+from blockformer.assembly.checkpoint import model_weights, read_checkpoint, read_metadata
 from blockformer.cli.main import main
 from blockformer.training.callbacks import Checkpoints, NonFiniteGuard
 from blockformer.training.module import TrainingModule
@@ -62,5 +62,5 @@ def test_a_run_whose_loss_is_no_number_stops_and_is_not_saved(
     options = ["--run.root", str(runs), "--run.name", "nan", *diverge, "--run.save_every", "1"]
     assert main(["fit", *arguments, *options]) == 1
     assert "the loss or its gradient is not finite since step" in capsys.readouterr().err
-    weights = weights_of(read(runs / "nan" / "checkpoints" / "last.ckpt"))
+    weights = model_weights(read_checkpoint(runs / "nan" / "checkpoints" / "last.ckpt"))
     assert all(tensor.isfinite().all() for tensor in weights.values())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from blockformer.assembly.checkpoint import read, weights_of
+from blockformer.assembly.checkpoint import model_weights, read_checkpoint
 from blockformer.training.callbacks import MetricsLogger
 from blockformer.training.loggers.file_logger import read_rows
 
@@ -21,7 +21,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 
 
 def state(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return weights_of(read(folder / "checkpoints" / f"{name}.ckpt"))
+    return model_weights(read_checkpoint(folder / "checkpoints" / f"{name}.ckpt"))
 
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import blockformer as bf
-from blockformer.assembly.checkpoint import read, read_metadata, weights_of
+from blockformer.assembly.checkpoint import model_weights, read_checkpoint, read_metadata
 from blockformer.cli.main import main
 from blockformer.data import tokenizer as tokenizers
 from blockformer.training.init_from import matching_ids
@@ -25,7 +25,7 @@ GROWN = ("--recipe.decoder.depth=2", "--recipe.decoder.layer.mixer.kv_heads=4")
 
 
 def state(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return weights_of(read(folder / "checkpoints" / f"{name}.ckpt"))
+    return model_weights(read_checkpoint(folder / "checkpoints" / f"{name}.ckpt"))
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
@@ -143,10 +143,10 @@ def test_ids_are_matched_by_bytes_and_special_tokens_by_id() -> None:
 
 WRONG = {
     "nowhere": "nowhere: there is no such file",
-    "text": "is cut short or damaged, or is no checkpoint",
+    "text": "is truncated, damaged or not a checkpoint",
     "foreign": "is not a checkpoint of blockformer",
     "empty": "has no recipe.yaml",
-    "cut": "is cut short or damaged, or is no checkpoint",
+    "cut": "is truncated, damaged or not a checkpoint",
     "other": "nothing carries over",
 }
 

@@ -1,6 +1,6 @@
-"""Warm starts: a model that begins with what a trained one of another recipe has learned."""
+"""Warm starts: initialise a model from the weights of a trained model with another recipe."""
 
-from blockformer.assembly.warm_start.api import WarmStartError, warm_start
-from blockformer.assembly.warm_start.report import Fate, Report
+from blockformer.assembly.warm_start.report import ParameterReport, WarmStartReport
+from blockformer.assembly.warm_start.transfer import WarmStartError, warm_start
 
-__all__ = ["Fate", "Report", "WarmStartError", "warm_start"]
+__all__ = ["ParameterReport", "WarmStartError", "WarmStartReport", "warm_start"]

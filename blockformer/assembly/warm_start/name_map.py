@@ -1,4 +1,4 @@
-"""Which parameter of a trained model each parameter of a new one comes from."""
+"""Map each parameter of a new model to a parameter of the trained model."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from blocks.models.base import Model
 
 @dataclass(frozen=True)
 class Match:
-    """Where one parameter comes from.
+    """The source of one parameter.
 
     Attributes:
-        old: name in the trained model; None: it has none.
-        words: why not the one of the same name.
-        elsewhere: it stood for something else there.
+        old: name in the trained model; None: no source.
+        words: why the source is not the parameter of the same name.
+        elsewhere: the source had another meaning, as an embedding has that becomes a head.
     """
 
     old: str | None
@@ -23,23 +23,23 @@ class Match:
 
 
 def matches(new: Model, old: Model) -> Mapping[str, Match]:
-    """For every parameter of ``new``, by name."""
+    """The source of every parameter of ``new``, by name."""
     moved = _heritage(new, old)
     there = {name for name, _ in old.named_parameters()}
     return {name: _match(name, new, moved, there) for name, _ in new.named_parameters()}
 
 
 def new_layers(new: Model, old: Model) -> list[str]:
-    """Names of what stands in the stacks of ``new`` and takes over nobody's weights, if its stack does."""
+    """Names of the layers of ``new`` without a source, in stacks that the old model also has."""
     return [name for name, (origin, _) in _heritage(new, old).items() if origin is None]
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What a block says about a parameter.
+    """The axes that a block declares for a parameter.
 
     Attributes:
-        owner: name of that block.
+        owner: name of the block.
         axes: as in :meth:`~blocks.base.Component.axes`.
     """
 
@@ -48,7 +48,7 @@ class Declared:
 
 
 def declared(model: Model) -> Mapping[str, Declared]:
-    """What is known of the axes of parameters, by name; a block's word counts more than that of a block in it."""
+    """Declared axes of the parameters, by name; an outer block overrides the blocks inside it."""
     found: dict[str, Declared] = {}
     names = {name for name, _ in model.named_parameters()}
     for prefix, component in model.components():
@@ -60,12 +60,12 @@ def declared(model: Model) -> Mapping[str, Declared]:
 
 
 def joined(prefix: str, leaf: str) -> str:
-    """A dotted name."""
+    """Join a prefix, which may be empty, and a name with a dot."""
     return f"{prefix}.{leaf}" if prefix else leaf
 
 
 def ancestors(name: str) -> Iterator[str]:
-    """The name itself, what is around it, and so on to the empty name of the whole."""
+    """The name itself, its parent, and so on up to the empty name of the model."""
     while name:
         yield name
         name = name.rpartition(".")[0]
@@ -73,7 +73,7 @@ def ancestors(name: str) -> Iterator[str]:
 
 
 def _heritage(new: Model, old: Model) -> dict[str, tuple[str | None, str]]:
-    """Children of stacks that take over the weights of others: name -> (old name, words)."""
+    """Sources of the children of stacks: name -> (old name or None, words)."""
     there = dict(old.components())
     moved: dict[str, tuple[str | None, str]] = {}
     for prefix, stack in new.components():
@@ -104,7 +104,7 @@ def _match(name: str, new: Model, moved: Mapping[str, tuple[str | None, str]], t
 
 
 def _elsewhere(name: str, wanted: str, new: Model, there: set[str]) -> Match:
-    """Where a block around it says that it may come from; ``wanted`` is its name as far as it has an old layer's."""
+    """The source that a block around it declares in ``fallback_names``; ``wanted`` is its name in the old layers."""
     components: dict[str, Component] = dict(new.components())
     for around in ancestors(name):
         leaf = name.removeprefix(f"{around}." if around else "")

@@ -1,4 +1,4 @@
-"""What a warm start did with every parameter, for people and for machines."""
+"""The report of a warm start: the source of each parameter, as a table or JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ KINDS: tuple[Kind, ...] = ("carried", "adapted", "fresh", "left")
 
 
 @dataclass(frozen=True)
-class Fate:
-    """What became of one parameter.
+class ParameterReport:
+    """What a warm start did with one parameter.
 
     Attributes:
-        name: in the new model; of what was left behind, in the old.
-        kind: ``carried`` bit for bit, ``adapted`` to another shape or place, ``fresh`` as in a cold start, or ``left``
-            behind in the old model.
-        size: numbers in it.
-        words: how or why, where that is not clear.
-        origin: name in the old model, of what comes from there.
+        name: name in the new model; for ``left``, in the old model.
+        kind: ``carried``: copied bit for bit; ``adapted``: resized, or taken from a parameter with another meaning;
+            ``fresh``: initialised as in a cold start; ``left``: a parameter of the old model that was not used.
+        size: number of elements.
+        words: how it was adapted or why it is fresh; empty where that is clear.
+        origin: name of the source in the old model, if there is one.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Fate:
 
 @dataclass(frozen=True)
 class Row:
-    """Parameters that shared a fate, under one name: ``decoder.layers.{0..5}.mixer.{k, v}``."""
+    """Parameters of the same kind, with the same words, under one name: ``decoder.layers.{0..5}.mixer.{k, v}``."""
 
     name: str
     kind: Kind
@@ -41,63 +41,63 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
-    """The fates of all parameters of a new model, each once, and of the old model's that found no place."""
+class WarmStartReport:
+    """All parameters of the new model, each once, and those of the old model that were not used."""
 
-    fates: tuple[Fate, ...]
+    parameters: tuple[ParameterReport, ...]
 
     def size(self, kind: Kind) -> int:
-        """Numbers in all parameters with this fate."""
-        return sum(fate.size for fate in self.fates if fate.kind == kind)
+        """Total number of elements of this kind."""
+        return sum(parameter.size for parameter in self.parameters if parameter.kind == kind)
 
     @property
     def sizes(self) -> dict[Kind, int]:
-        """Numbers by fate."""
+        """Total number of elements of each kind."""
         return {kind: self.size(kind) for kind in KINDS}
 
     @property
     def rows(self) -> list[Row]:
-        """All fates, as few rows as tell them."""
-        here = [fate.name for fate in self.fates if fate.kind != "left"]
-        there = [fate.origin or fate.name for fate in self.fates if fate.origin or fate.kind == "left"]
-        return [
-            row
-            for kind in KINDS
-            for row in _rows([fate for fate in self.fates if fate.kind == kind], there if kind == "left" else here)
-        ]
+        """All parameters, grouped into as few rows as possible."""
+        here = [parameter.name for parameter in self.parameters if parameter.kind != "left"]
+        there = [one.origin or one.name for one in self.parameters if one.origin or one.kind == "left"]
+        rows: list[Row] = []
+        for kind in KINDS:
+            same = [parameter for parameter in self.parameters if parameter.kind == kind]
+            rows += _rows(same, there if kind == "left" else here)
+        return rows
 
     def dump(self) -> dict[str, Any]:
-        """As JSON values."""
-        rows = [{"name": row.name, "fate": row.kind, "size": row.size, "words": row.words} for row in self.rows]
+        """The report as JSON values."""
+        rows = [{"name": row.name, "kind": row.kind, "size": row.size, "words": row.words} for row in self.rows]
         return {"sizes": dict(self.sizes), "parameters": rows}
 
     def lines(self) -> list[str]:
-        """A table."""
+        """The lines of a table."""
         rows = self.rows
         name = max((len(row.name) for row in rows if row.words), default=0)
         size = max(len(f"{row.size:,}") for row in rows)
         return [f"  {row.kind:<8}{row.size:>{size},}  {row.name:<{name}}  {row.words}".rstrip() for row in rows]
 
 
-def _rows(fates: Sequence[Fate], names: Sequence[str]) -> list[Row]:
-    """Whole blocks under their name, then layers together, then neighbours together.
+def _rows(parameters: Sequence[ParameterReport], names: Sequence[str]) -> list[Row]:
+    """Group whole blocks, then equal names in several layers, then neighbours.
 
     Args:
-        fates: of one kind.
-        names: all that the model has.
+        parameters: all of one kind.
+        names: names of all parameters of that model.
     """
     sizes: dict[tuple[str, str], int] = {}  # by name and words
-    for fate in fates:
-        key = _block(fate, fates, names), fate.words
-        sizes[key] = sizes.get(key, 0) + fate.size
+    for parameter in parameters:
+        key = _block(parameter, parameters, names), parameter.words
+        sizes[key] = sizes.get(key, 0) + parameter.size
     joined = _together(_over_layers(sizes))
-    return [Row(name, fates[0].kind, size, words) for (name, words), size in joined.items()]
+    return [Row(name, parameters[0].kind, size, words) for (name, words), size in joined.items()]
 
 
-def _block(fate: Fate, fates: Sequence[Fate], names: Sequence[str]) -> str:
-    """The name of the largest block around a parameter all of which has the same fate."""
-    same = {one.name for one in fates if one.words == fate.words}
-    best, parts = fate.name, fate.name.split(".")
+def _block(parameter: ParameterReport, parameters: Sequence[ParameterReport], names: Sequence[str]) -> str:
+    """The name of the largest block around a parameter in which all parameters have its kind and words."""
+    same = {one.name for one in parameters if one.words == parameter.words}
+    best, parts = parameter.name, parameter.name.split(".")
     for end in range(len(parts) - 1, 0, -1):
         block = ".".join(parts[:end])
         if any(name.startswith(f"{block}.") and name not in same for name in names):
@@ -107,7 +107,7 @@ def _block(fate: Fate, fates: Sequence[Fate], names: Sequence[str]) -> str:
 
 
 def _over_layers(rows: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
-    """Join rows whose names differ in their first number alone."""
+    """Join rows whose names differ only in their first number."""
     joined: dict[tuple[str, str, str], tuple[list[int], int]] = {}
     for (name, words), size in rows.items():
         parts = name.split(".")
@@ -122,13 +122,13 @@ def _over_layers(rows: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]
 
 
 def _numbers(numbers: Sequence[int]) -> str:
-    """0, 1, 2, 5 as {0..2, 5}."""
+    """{0..2, 5} for 0, 1, 2, 5."""
     text = ranges(numbers, "..")
     return f"{{{text}}}" if len(numbers) > 1 else text
 
 
 def _together(rows: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
-    """Join rows whose names differ in their last part alone."""
+    """Join rows whose names differ only in their last part."""
     joined: dict[tuple[str, str], tuple[list[str], int]] = {}
     for (name, words), size in rows.items():
         parent, _, leaf = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""One trained tensor in the shape of another."""
+"""Resize a trained tensor to the shape of a new parameter."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from blocks.base import Axis, Change, Experts, Known
 from blocks.models.base import Model
 
 NOISE = 0.01
-"""Share of a cold start's value that new entries have besides the mean of the old, so that none is like another."""
+"""Factor on the initial value that is added to the mean of the old entries, so that new entries differ."""
 
 
 @dataclass
 class Adapter:
-    """Changes tensors of a trained model as the axes of both models say.
+    """Resizes tensors of a trained model along the axes that both models declare.
 
     Args:
-        new: the model that is to start, with the values of a cold start.
+        new: the new model, with initial values.
         old: the trained model.
         tokens: as for :class:`~blocks.base.Known`.
     """
@@ -35,9 +35,9 @@ class Adapter:
         self._here, self._there = declared(self.new), declared(self.old)
 
     def adapted(self, name: str, origin: str) -> tuple[Tensor, str] | None:
-        """The value of the new model's parameter ``name``, and what was done, from the old model's ``origin``.
+        """The value for the new parameter ``name`` from the old parameter ``origin``, and a description of the change.
 
-        None: it cannot be made from that.
+        None if the shapes cannot be reconciled.
         """
         cold, trained = self.new.get_parameter(name).detach(), self.old.get_parameter(origin).detach()
         here = self._here[name].axes if name in self._here else (None,) * cold.ndim
@@ -64,7 +64,7 @@ class Adapter:
         return now.change(before, Known(self.tokens, lambda: self._importance(self._there[origin].owner, kind)))
 
     def _importance(self, owner: str, kind: type[Axis]) -> Tensor:
-        """(entries,) logarithm of the product, over a block's matrices, of the squared norm of each entry's part."""
+        """(entries,) sum over a block's matrices of the log squared norm of each entry's slice."""
         norms: list[Tensor] = []
         for name, one in self._there.items():
             places = [place for place, axis in enumerate(one.axes) if isinstance(axis, kind)]
@@ -94,7 +94,7 @@ def _changed(trained: Tensor, cold: Tensor, changes: list[Change | None]) -> Ten
 
 
 def _along(value: Tensor, dimension: int, change: Change) -> tuple[Tensor, Tensor]:
-    """The changed value, where what has no source is the mean of the old, and what that is, for broadcasting."""
+    """The value resized along one dimension, new entries set to the mean of the old, and a mask of the new entries."""
     split = cast("Tensor", value.unflatten(dimension, (-1, change.each)))
     sources = change.sources.to(value.device)
     known = sources.clamp(min=0)

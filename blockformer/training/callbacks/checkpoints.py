@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from blockformer.assembly.checkpoint import read
+from blockformer.assembly.checkpoint import read_checkpoint
 from blockformer.errors import UserError
 from blockformer.files import remove_drafts, write_atomically
 from blockformer.training.callbacks.non_finite import NonFiniteGuard
@@ -106,4 +106,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             LoadError: the file is missing, damaged, or not of this project.
         """
-        return read(path)
+        return read_checkpoint(path)

@@ -8,9 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from blockformer import assembly
 from blockformer.assembly.checkpoint import PREFIX
-from blockformer.assembly.recipe_diff.changes import Change
-from blockformer.assembly.recipe_diff.comparison import compare
-from blockformer.assembly.warm_start import Report, WarmStartError
+from blockformer.assembly.recipe_diff import Change, compare
+from blockformer.assembly.warm_start import WarmStartError, WarmStartReport
 from blockformer.data import tokenizer as tokenizers
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
@@ -87,7 +86,7 @@ def _in_words(change: Change) -> str:
     return f"{where}:{key} {change.old or 'nothing'} -> {change.new or 'nothing'}"
 
 
-def _said(facts: dict[str, Any], report: Report, about_tokens: str, settings: list[str]) -> list[str]:
+def _said(facts: dict[str, Any], report: WarmStartReport, about_tokens: str, settings: list[str]) -> list[str]:
     step = f", step {facts['step']}" if facts["step"] is not None else ""
     loss = f", val/loss {facts['loss']:.4f}" if facts["loss"] is not None else ""
     sizes = ", ".join(f"{size:,} {kind}" for kind, size in report.sizes.items() if size)

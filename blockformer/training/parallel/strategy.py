@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from blockformer import assembly
 from blockformer.assembly.builder import materialise
-from blockformer.assembly.checkpoint import read
+from blockformer.assembly.checkpoint import read_checkpoint
 from blockformer.errors import UserError
 from blockformer.training.parallel.plan import Plan, apply, plan
 from blockformer.training.parallel.shards import DATA, Shards
@@ -152,7 +152,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Open a checkpoint; its tensors are read as each is cut."""
-        return read(Path(checkpoint_path), mmap=True)
+        return read_checkpoint(Path(checkpoint_path), mmap=True)
 
     def _names(self, optimizer: Optimizer) -> list[str]:
         """The parameters' names, in the order of the optimizer's state."""

@@ -1,22 +1,57 @@
-"""What differs between two recipes, in terms of blocks: each difference once, with all the places where it stands."""
+"""The differences between two recipes, block by block; each difference once, with all places where it occurs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from blockformer.assembly.layer_names import layout, names_of, specs_of
-from blockformer.assembly.recipe_diff.changes import Change, Found, Path, change_at, together
-from blockformer.assembly.settings import named
+from blockformer.assembly.descriptions import layout, names_of, specs_of, with_settings
 from blocks.base import Component
 from blocks.models.base import Model
 from blocks.stacks.layers import LAYOUT
 from registry import Spec, spec_of
-from registry.text import as_yaml
+from registry.strict_yaml import dotted
+from registry.text import as_yaml, ranges
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference.
+
+    Attributes:
+        places: dotted keys of the recipe; inside a stack with its layers in words.
+        slot: slot of the block that differs, or that has the key.
+        block: name of the block; ``old -> new`` if the block itself differs.
+        key: the parameter that differs; empty if the block itself differs.
+        old: old value as text; empty if there was no such block.
+        new: new value, likewise.
+        note: an explanation of the two values, such as ``multi-head -> multi-query``; usually empty.
+    """
+
+    places: tuple[str, ...]
+    slot: str
+    block: str
+    key: str
+    old: str
+    new: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A difference at one path; inside a stack with the indices of the layers that have it."""
+
+    change: Change
+    stack: Path = ()
+    inside: Path = ()
+    layers: tuple[int, ...] = ()
+    of: int = 0
 
 
 @dataclass
 class _Side:
-    """A model, and which of its blocks was built from which Spec."""
+    """A model, and the first block that was built from each Spec, by the Spec's id."""
 
     model: Model
     built: dict[int, Component] = field(default_factory=dict)
@@ -28,7 +63,7 @@ class _Side:
 
 
 _Held = tuple[Spec[Any], str | None, _Side]
-"""A key of a block, if it has it, and the model in which the block stands."""
+"""A Spec, one of its keys or None if it lacks that key, and the model that contains the block."""
 
 
 def compare(a: Model, b: Model) -> list[Change]:
@@ -44,17 +79,17 @@ def compare(a: Model, b: Model) -> list[Change]:
     old, new = spec_of(a), spec_of(b)
     if old is None or new is None:
         raise ValueError("compare: a model was constructed by hand; build both from recipes")
-    return together(list(_specs((), old, new, _Side(a), _Side(b))))
+    return _grouped(list(_specs((), old, new, _Side(a), _Side(b))))
 
 
-def _specs(path: Path, a: Spec[Any], b: Spec[Any], one: _Side, other: _Side) -> Iterator[Found]:
+def _specs(path: Path, a: Spec[Any], b: Spec[Any], one: _Side, other: _Side) -> Iterator[_Found]:
     if a.identity() == b.identity():
         return
     replaced = a.entry is not b.entry
     if replaced:
         said = (_whole(a), _whole(b)) if path else (a.entry.name, b.entry.name)
-        yield Found(change_at(path, a.entry.slot, f"{a.entry.name} -> {b.entry.name}", "", *said))
-        if path:  # below the model itself, what the two blocks are made of has nothing to do with each other
+        yield _Found(_change_at(path, a.entry.slot, f"{a.entry.name} -> {b.entry.name}", "", *said))
+        if path:  # the parameters of two different blocks are not comparable, except those of two models
             return
     stacks = one.built.get(id(a)), other.built.get(id(b))
     hidden: frozenset[str] = frozenset()
@@ -67,7 +102,7 @@ def _specs(path: Path, a: Spec[Any], b: Spec[Any], one: _Side, other: _Side) -> 
 
 
 def _keys(a: Spec[Any], b: Spec[Any]) -> Iterator[tuple[str | None, str | None]]:
-    """The keys of two blocks in pairs; of two kinds of models with one stack each, the stacks are one."""
+    """The keys of two blocks in pairs; the only stacks of two kinds of models are paired under their two names."""
     there, here = a.entry.parameters, b.entry.parameters
     stacks = [[key for key, parameter in known.items() if parameter.slot == "stack"] for known in (there, here)]
     renamed = {stacks[1][0]: stacks[0][0]} if len(stacks[0]) == len(stacks[1]) == 1 else {}
@@ -76,8 +111,8 @@ def _keys(a: Spec[Any], b: Spec[Any]) -> Iterator[tuple[str | None, str | None]]
     yield from ((key, None) for key in there if key not in partners.values())
 
 
-def _values(path: Path, a: _Held, b: _Held) -> Iterator[Found]:
-    """What differs under one key."""
+def _values(path: Path, a: _Held, b: _Held) -> Iterator[_Found]:
+    """The differences under one key."""
     spec, key = (b if b[1] is not None else a)[:2]
     assert key is not None
     parameter = spec.entry.parameters[key]
@@ -87,8 +122,8 @@ def _values(path: Path, a: _Held, b: _Held) -> Iterator[Found]:
     if parameter.slot is None:
         if old != new and a[1] is not None and b[1] is not None:
             said = _value(old, a), _value(new, b)
-            change = change_at(path, spec.entry.slot, spec.entry.name, key, *said)
-            yield Found(replace(change, note=_note(key, a, b)))
+            change = _change_at(path, spec.entry.slot, spec.entry.name, key, *said)
+            yield _Found(replace(change, note=_note(key, a, b)))
         return
     before, after = dict(_children(old)), dict(_children(new))
     for step in dict.fromkeys((*before, *after)):
@@ -96,11 +131,11 @@ def _values(path: Path, a: _Held, b: _Held) -> Iterator[Found]:
         if x is not None and y is not None:
             yield from _specs(place, x, y, a[2], b[2])
         elif (one := x or y) is not None:
-            yield Found(change_at(place, one.entry.slot, one.entry.name, "", _whole(x), _whole(y)))
+            yield _Found(_change_at(place, one.entry.slot, one.entry.name, "", _whole(x), _whole(y)))
 
 
 def _children(value: Any) -> Iterator[tuple[Path, Spec[Any]]]:
-    """The Specs in one value of a parameter, each with what its path adds to the parameter's."""
+    """The Specs in one value of a parameter, each with its path inside the value."""
     if isinstance(value, Spec):
         yield (), value
     elif isinstance(value, Mapping):
@@ -109,11 +144,11 @@ def _children(value: Any) -> Iterator[tuple[Path, Spec[Any]]]:
         yield from (((index,), item) for index, item in enumerate(value) if isinstance(item, Spec))
 
 
-def _layers(path: Path, a: Component, b: Component, one: _Side, other: _Side) -> Iterator[Found]:
-    """Layer by layer, each pair of kinds once; and how they are laid out, if that differs."""
+def _layers(path: Path, a: Component, b: Component, one: _Side, other: _Side) -> Iterator[_Found]:
+    """Compare the layers in pairs, each distinct pair of Specs once, and the layout of the stacks."""
     names = names_of(a), names_of(b)
     if _shape(a) != _shape(b) and (any(names[0]) or any(names[1])):
-        yield Found(change_at(path, "stack", "layers", "layers", layout(names[0]), layout(names[1])))
+        yield _Found(_change_at(path, "stack", "layers", "layers", layout(names[0]), layout(names[1])))
     pairs: dict[tuple[int, int], list[int]] = {}
     specs = specs_of(a), specs_of(b)
     for index, (x, y) in enumerate(zip(*specs, strict=False)):
@@ -126,17 +161,17 @@ def _layers(path: Path, a: Component, b: Component, one: _Side, other: _Side) ->
 
 
 def _shape(stack: Component) -> list[int]:
-    """Which layers are alike, whatever they are called."""
+    """For each layer the index of the first layer with the same hash, whatever their names."""
     hashes = [spec.hash for spec in specs_of(stack)]
     return [hashes.index(one) for one in hashes]
 
 
 def _whole(spec: Spec[Any] | None) -> str:
-    return "none" if spec is None else named(spec)
+    return "none" if spec is None else with_settings(spec)
 
 
 def _value(value: Any, held: _Held) -> str:
-    """A parameter's value, and where it is null what the block made of it, if it keeps that under the same name."""
+    """A parameter's value; for null also the number that the block computed, if it is an attribute of that name."""
     made = _made(held)
     return f"null ({made})" if value is None and made is not None else as_yaml(value)
 
@@ -148,7 +183,7 @@ def _made(held: _Held, key: str | None = None) -> int | float | None:
 
 
 def _note(key: str, a: _Held, b: _Held) -> str:
-    """The papers' name for how query heads share keys and values, if that changes."""
+    """The papers' name for how query heads share keys and values, if it changes."""
     same = getattr(a[0].params, "kv_heads", None) == getattr(b[0].params, "kv_heads", None)
     if key != ("heads" if same else "kv_heads"):
         return ""
@@ -162,3 +197,43 @@ def _sharing(heads: int | float | None, kv_heads: int | float | None) -> str:
     if heads == kv_heads:
         return "multi-head"
     return "multi-query" if kv_heads == 1 else f"grouped-query, {heads // kv_heads} query heads a key"
+
+
+def _grouped(found: list[_Found]) -> list[Change]:
+    """Merge equal differences: first over the layers of a stack, then over all places."""
+    return _merged(_once(found))
+
+
+def _once(found: list[_Found]) -> list[Change]:
+    """Merge the same difference in several kinds of layers into one for all those layers."""
+    merged: dict[tuple[Any, ...], list[_Found]] = {}
+    for one in found:
+        change = replace(one.change, places=())
+        merged.setdefault((change, one.stack, one.inside) if one.layers else (one.change,), []).append(one)
+    result: list[Change] = []
+    for group in merged.values():
+        first = group[0]
+        if first.layers:
+            place = _place(first, sorted(index for one in group for index in one.layers))
+            result.append(replace(first.change, places=(place,)))
+        else:
+            result.append(first.change)
+    return result
+
+
+def _place(found: _Found, layers: list[int]) -> str:
+    which = "all layers" if len(layers) == found.of else f"layer{'s' * (len(layers) > 1)} {ranges(layers)}"
+    return ", ".join(filter(None, (dotted(found.stack), which, dotted(found.inside))))
+
+
+def _merged(changes: list[Change]) -> list[Change]:
+    """Merge the same difference in several places into one."""
+    places: dict[Change, list[str]] = {}
+    for change in changes:
+        places.setdefault(replace(change, places=()), []).extend(change.places)
+    return [replace(change, places=tuple(found)) for change, found in places.items()]
+
+
+def _change_at(path: Path, slot: str, block: str, key: str, old: str, new: str) -> Change:
+    """A difference in one place; other arguments as for :class:`Change`."""
+    return Change((dotted(path),), slot, block, key, old, new)

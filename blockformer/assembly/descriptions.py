@@ -1,4 +1,4 @@
-"""How the layers of a stack are laid out, in few words."""
+"""One-line descriptions of blocks: their settings, and the layout of a stack's layers."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -8,10 +8,30 @@ from torch import nn
 
 from blocks.base import Component, Stack
 from registry import Spec, spec_of
+from registry.text import as_yaml
+
+
+def settings(spec: Spec | None) -> str:
+    """Parameters as ``heads 8, window 256``, without falsy values, default words, child blocks and backends."""
+    if spec is None:
+        return ""
+    known = spec.entry.parameters
+    own = (
+        (known[key], value) for key, value in spec.params if value and not known[key].slot and not known[key].runtime
+    )
+    return ", ".join(
+        f"{p.name} {as_yaml(value)}" for p, value in own if value != p.default or not isinstance(value, str)
+    )
+
+
+def with_settings(spec: Spec) -> str:
+    """A block's name, followed by its settings in brackets if there are any."""
+    values = settings(spec)
+    return f"{spec.entry.name} ({values})" if values else spec.entry.name
 
 
 def layers_of(stack: Component) -> list[Component]:
-    """The layers of a stack in the order of its list of them; none if it keeps them otherwise."""
+    """The layers of a stack in order; empty unless its ``layers`` is a ModuleList of blocks built from recipes."""
     layers = getattr(stack, "layers", None)
     if not isinstance(stack, Stack) or not isinstance(layers, nn.ModuleList):
         return []
@@ -20,24 +40,24 @@ def layers_of(stack: Component) -> list[Component]:
 
 
 def name_of(owner: Component, item: Component) -> str:
-    """The name that the recipe of ``owner`` gives to one of several kinds of blocks in it; empty if it gives none."""
+    """The name of the kind of block ``item`` in the recipe of ``owner``, such as ``local``; empty if it has none."""
     spec = spec_of(owner)
     paths = [path for path, child in spec.children() if child is spec_of(item)] if spec else []
     return str(paths[0][1]) if paths and len(paths[0]) > 1 else ""
 
 
 def names_of(stack: Component) -> list[str]:
-    """The recipe's name of every layer; empty texts where they are all alike."""
+    """The recipe's name of every layer; empty strings if the recipe has a single kind of layer."""
     return [name_of(stack, layer) for layer in layers_of(stack)]
 
 
 def specs_of(stack: Component) -> "list[Spec[Component]]":
-    """What each layer was built from."""
+    """The Spec of each layer."""
     return [cast("Spec[Component]", spec_of(layer)) for layer in layers_of(stack)]
 
 
 def layout(names: Sequence[str]) -> str:
-    """``dense, then 4 x (3 x local, global)``: what comes first, and the shortest pattern that makes the rest."""
+    """``dense, then 4 x (3 x local, global)``: the first layers, then the shortest pattern that gives the rest."""
     if not any(names):
         return f"{len(names)} layers, all alike"
     first, period = min(

@@ -1,4 +1,4 @@
-"""Let a model begin with what a trained one has learned."""
+"""Initialise a model from a trained model with another recipe."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blockformer.assembly.loading import load
 from blockformer.assembly.warm_start.name_map import Match, joined, matches, new_layers
-from blockformer.assembly.warm_start.report import Fate, Report
+from blockformer.assembly.warm_start.report import ParameterReport, WarmStartReport
 from blockformer.assembly.warm_start.resize import Adapter
 from blocks.base import Component, Layer
 from blocks.models.base import Model
@@ -17,68 +17,68 @@ from registry import entry_of
 
 
 class WarmStartError(ValueError):
-    """Nothing can be taken over; the message is one line."""
+    """The trained model has no parameter that the new one can use; the message is one line."""
 
 
 @torch.no_grad()
-def warm_start(model: Model, source: str | Path | Model, *, tokens: Sequence[int] | None = None) -> Report:
-    """Give ``model`` the weights of a trained one, whatever of its recipe is different.
+def warm_start(model: Model, source: str | Path | Model, *, tokens: Sequence[int] | None = None) -> WarmStartReport:
+    """Initialise ``model`` in place from the weights of a trained model, which may have another recipe.
 
-    Parameters of the same name and shape are carried over; others are adapted as their blocks say (see
-    :mod:`blocks.base.axes`); what is left keeps the value that it has. New layers begin as the identity where their
-    block can be one: what their sublayers give is 0 at first (Gesmundo & Maile, 2023, arXiv:2308.06103).
+    Parameters with the same name and shape are copied; others are resized along the axes that their blocks declare (see
+    :mod:`blocks.base.axes`); the rest keep their current values. New layers start as the identity where their block
+    supports it: the output of their sublayers is 0 at first (Gesmundo & Maile, 2023, arXiv:2308.06103).
 
     Args:
-        model: the new model, with the values of a cold start; changed in place.
-        source: the trained model, or where :func:`assembly.load` finds it.
-        tokens: the old id of new token 0, 1, ..., -1 if it is new, as those past the end; None: ids mean the same.
+        model: the new model, with initial values; changed in place.
+        source: the trained model, or a path for :func:`assembly.load`.
+        tokens: for each new token id the old id of the same token, -1 for a new token; ids past the end are new.
+            None: ids mean the same in both models.
 
     Returns:
-        What became of every parameter.
+        The source of every parameter.
 
     Raises:
-        WarmStartError: the models have nothing in common; ``model`` is as it was.
+        WarmStartError: no parameter can be taken over; ``model`` is unchanged.
         LoadError, RecipeError: as for :func:`assembly.load`.
     """
     old = source if isinstance(source, Model) else load(source)
     adapter = Adapter(model, old, None if tokens is None else torch.tensor(tokens))
-    values, fates = _values(matches(model, old), model, old, adapter)
+    values, parameters = _values(matches(model, old), model, old, adapter)
     if not values:
         raise WarmStartError(
-            f"nothing carries over: the trained {old.kind} model has no parameter that this {model.kind} model could "
-            "begin with"
+            f"nothing carries over: no parameter of the trained {old.kind} model fits one of this {model.kind} model"
         )
     silenced = _silenced(model, old)
     for name, value in (values | {name: torch.zeros(()) for name in silenced}).items():
         model.get_parameter(name).copy_(value)
     identity = {"kind": "adapted", "words": "0: the new layer begins as the identity"}
-    here = [replace(fate, **identity) if fate.name in silenced else fate for fate in fates]
-    used = {fate.origin for fate in here}
-    left = [Fate(name, "left", one.numel()) for name, one in old.named_parameters() if name not in used]
-    return Report((*here, *left))
+    here = [replace(parameter, **identity) if parameter.name in silenced else parameter for parameter in parameters]
+    used = {parameter.origin for parameter in here}
+    left = [ParameterReport(name, "left", one.numel()) for name, one in old.named_parameters() if name not in used]
+    return WarmStartReport((*here, *left))
 
 
 def _values(
     found: Mapping[str, Match], model: Model, old: Model, adapter: Adapter
-) -> tuple[dict[str, Tensor], list[Fate]]:
-    """What is taken over, and what became of each parameter."""
+) -> tuple[dict[str, Tensor], list[ParameterReport]]:
+    """The values to copy into the new model, and a report for each of its parameters."""
     values: dict[str, Tensor] = {}
-    fates: list[Fate] = []
+    parameters: list[ParameterReport] = []
     for name, match in found.items():
         size = model.get_parameter(name).numel()
         made = None if match.old is None else adapter.adapted(name, match.old)
         if made is None or match.old is None:
-            fates.append(Fate(name, "fresh", size, _why(name, match, model, old)))
+            parameters.append(ParameterReport(name, "fresh", size, _why(name, match, model, old)))
             continue
         values[name], words = made
         said = "; ".join(part for part in (words, match.words, _other_block(name, match.old, model, old)) if part)
         kind = "adapted" if words or match.elsewhere else "carried"
-        fates.append(Fate(name, kind, size, said, match.old))
-    return values, fates
+        parameters.append(ParameterReport(name, kind, size, said, match.old))
+    return values, parameters
 
 
 def _why(name: str, match: Match, model: Model, old: Model) -> str:
-    """Why a parameter keeps the value of a cold start."""
+    """Why a parameter keeps its initial value."""
     if match.old is not None:
         here, there = model.get_parameter(name).shape, old.get_parameter(match.old).shape
         return f"{_shape(there)} there, {_shape(here)} here"
@@ -91,7 +91,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _other_block(name: str, origin: str, model: Model, old: Model) -> str:
-    """Whether the block around a parameter is another than it was, as a recipe calls them."""
+    """``norm was layer, is rms``, if the block around a parameter changed; otherwise empty."""
     here, there = _owner(name, model), _owner(origin, old)
     if type(here) is type(there) or here.slot != there.slot:
         return ""
@@ -106,7 +106,7 @@ def _owner(name: str, model: Model) -> Component:
 
 
 def _silenced(model: Model, old: Model) -> set[str]:
-    """Parameters that are 0 in new layers, so that these change nothing at first."""
+    """Parameters of new layers that are set to 0 so that these layers start as the identity."""
     components = dict(model.components())
     names: set[str] = set()
     for prefix in new_layers(model, old):
