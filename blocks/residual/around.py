@@ -57,11 +57,8 @@ class LayerScale(Residual):
         return self.inner.identity_at_zero
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        def scaled(y: Tensor) -> Tensor:
-            out = sublayer(y)
-            return out * self.gain.expand_as(out)  # plain broadcasting would repeat an output of one channel
-
-        return self.inner(x, scaled)
+        # unflatten checks the width: plain broadcasting would repeat an output of one channel
+        return self.inner(x, lambda y: sublayer(y).unflatten(-1, self.gain.shape) * self.gain)
 
 
 @register("stochastic_depth")
