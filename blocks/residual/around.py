@@ -1,6 +1,7 @@
 """Residuals around a residual: each changes what the sublayer gives, and leaves the wiring to ``inner``."""
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class LayerScale(Residual):
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         # unflatten checks the width: plain broadcasting would repeat an output of one channel
-        return self.inner(x, lambda y: sublayer(y).unflatten(-1, self.gain.shape) * self.gain)
+        return self.inner(x, lambda y: cast("Tensor", sublayer(y).unflatten(-1, self.gain.shape)) * self.gain)
 
 
 @register("stochastic_depth")
