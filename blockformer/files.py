@@ -1,4 +1,4 @@
-"""Write files in one step: after a crash a file holds all of the old content or all of the new."""
+"""Write files and folders in one step, so that a crash never leaves a part of one."""
 
 import errno
 import os
@@ -12,10 +12,14 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Give ``path`` new content in one step: after a crash it holds all of the old or all of the new.
+    """Replace the content of a file in one step: after a crash it has either the old or the new content.
+
+    Args:
+        path: the file; its folder is created if necessary.
+        write: writes the new content into the open file that it is given.
 
     Raises:
-        OSError: it cannot be written; what was there stays.
+        OSError: the file cannot be written; it keeps its old content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -24,23 +28,23 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(draft).chmod(0o666 & ~_umask())  # mkstemp gives the owner alone access
+        Path(draft).chmod(0o666 & ~_umask())  # mkstemp gives access to the owner only
         Path(draft).replace(path)
     except BaseException as error:
         Path(draft).unlink(missing_ok=True)
-        # torch reports a full disk as a wrong position in its archive; what the system said came before.
-        told = error if isinstance(error, OSError) else error.__context__
-        if isinstance(told, OSError):
-            raise OSError(told.errno or errno.EIO, told.strerror or str(told), str(path)) from error
+        # torch reports a full disk as a wrong position in its archive; the error of the system is its context.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno or errno.EIO, cause.strerror or str(cause), str(path)) from error
         raise
-    _reach_disk(path.parent)
+    _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """:func:`write_atomically` of UTF-8 text.
 
     Raises:
-        OSError: it cannot be written; what was there stays.
+        OSError: the file cannot be written; it keeps its old content.
     """
     write_atomically(path, lambda stream: stream.write(text.encode()))
 
@@ -65,11 +69,11 @@ def new_folder(path: Path) -> Generator[Path]:
         draft.replace(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    _reach_disk(path.parent)
+    _sync_folder(path.parent)
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what writers left that were killed; nobody else may be writing there."""
+    """Remove the temporary files of killed writers; no other process may be writing to the folder."""
     for draft in folder.glob(".*.tmp"):
         draft.unlink(missing_ok=True)
 
@@ -80,8 +84,8 @@ def _umask() -> int:
     return mask
 
 
-def _reach_disk(folder: Path) -> None:
-    """Make the renaming itself durable; not every system lets folders be synced."""
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming durable; only POSIX systems can sync a folder."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
