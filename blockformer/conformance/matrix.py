@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from blockformer.conformance.full_run import Row
 from blockformer.conformance.generate import Refused, Search
 from blockformer.conformance.grammar import Choice, Grammar, blocks_of
-from blockformer.conformance.recipe_checks import LEFT_OUT, OFTEN, SELDOM, every
+from blockformer.conformance.recipe_checks import ALWAYS, LEFT_OUT, OFTEN, SELDOM, USUAL_SIZES, every
 from blockformer.conformance.validate import ValidRecipe
 from blockformer.files import write_text
 from registry import entries, slots
@@ -163,13 +163,13 @@ def page(found: Mapping[str, Any]) -> str:
 
 def _run(run: Mapping[str, Any]) -> Iterator[str]:
     blocks, pairs, attempts = run["block_pairs"], run["all_pairs"], run["attempts"]
-    not_applicable = sum(counts["not_applicable"] for counts in run["checks"].values())
+    passed, not_applicable = (sum(c[key] for c in run["checks"].values()) for key in ("passed", "not_applicable"))
     yield "## The last full run\n"
     yield "| | |\n| --- | ---: |"
     rows = (
         ("valid recipes checked", run["recipes"]),
         ("of these failed", run["failures"]),
-        ("checks passed", sum(counts["passed"] for counts in run["checks"].values())),
+        ("checks passed", passed),
         ("checks not applicable: the recipe has nothing for them to test", not_applicable),
         ("recipes generated", attempts["generated"]),
         ("of these refused as generated, with a reason", attempts["refused"]),
@@ -180,22 +180,34 @@ def _run(run: Mapping[str, Any]) -> Iterator[str]:
         ("of these valid together", pairs["accepted"]),
     )
     for what, count in rows:
-        yield f"| {what} | {count:,} |"
+        if count or not what.startswith("checks"):
+            yield f"| {what} | {count:,} |"
     yield f"\n`blockformer conformance --count {run['count']} --seed {run['seed']}` on {run['machine']}:"
     yield f"{run['cpu_seconds'] / 60:.0f} minutes of CPU time for the checks.\n"
 
 
 def _checks(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    """How often each check ran, and which checks do not run on generated recipes."""
+    """Which checks run on which recipes, and how often each passed or did not apply."""
     yield "## Which checks run\n"
-    yield f"On every recipe, or on one recipe in {OFTEN}, or, if slow, on one in {SELDOM}.\n"
-    yield "| check | one recipe in | passed | not applicable |\n| --- | ---: | ---: | ---: |"
-    for name, count in counts.items():
-        yield f"| `{name}` | {every(name)} | {count['passed']:,} | {count['not_applicable']:,} |"
-    yield "\nThese do not run on generated recipes; `make test` runs them on every block alone:\n"
-    yield "| left out | because |\n| --- | --- |"
+    yield f"On every recipe: {_names(ALWAYS)}.\n"
+    yield f"On one recipe in {OFTEN}: all other checks of a whole model, except the following.\n"
+    for number in sorted(set(SELDOM.values())):
+        names = _names(name for name, every_ in SELDOM.items() if every_ == number)
+        yield f"On one recipe in {number}, because they are slow: {names}.\n"
+    yield "Only on recipes in which no number is set to 1, 2 or 3:\n\n| check | because |\n| --- | --- |"
+    yield from (f"| `{name}` | {why} |" for name, why in USUAL_SIZES.items())
+    yield "\nOnly on the models and recipes of the project:\n\n| check | because |\n| --- | --- |"
     yield from (f"| `{name}` | {why} |" for name, why in LEFT_OUT.items())
     yield ""
+    if counts:
+        yield "| check | one recipe in | passed | not applicable |\n| --- | ---: | ---: | ---: |"
+        for name, count in counts.items():
+            yield f"| `{name}` | {every(name)} | {count['passed']:,} | {count['not_applicable']:,} |"
+        yield ""
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 def _refused(run: Mapping[str, Any]) -> Iterator[str]:

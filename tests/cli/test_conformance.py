@@ -32,7 +32,6 @@ def check_has_no_post_norm(case: BlockCase) -> None:
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_checks, "checks_for", lambda case: (check_has_no_post_norm,))
-    monkeypatch.setattr(recipe_checks, "SLOW", frozenset({"backends_agree"}))
 
 
 @pytest.mark.usefixtures("broken")

@@ -1,0 +1,106 @@
+"""Broken blocks that decode or cache wrongly."""
+
+import torch
+from torch import Tensor, nn
+
+from blocks.base import Context, InputPositions, Site
+from blocks.positions.scaling import DynamicScaling
+from tests.conformance.broken.base import CachedVectors, CausalMean, caught_by
+
+
+@caught_by(
+    "decodes_a_padded_batch", "decodes_after_reordering_the_cache", "decodes_in_chunks", "decodes_token_by_token"
+)
+class IgnoresTheCache(CausalMean):
+    """Ignores its cache."""
+
+    cache = False
+
+    def visible(self, context: Context) -> Tensor:
+        return super().visible(context)[..., context.offset :]
+
+
+@caught_by("cache_size_is_as_declared", "cache_takes_at_most_twice_its_size")
+class CachesCopies(CausalMean):
+    """Keeps a second copy of the text with each token."""
+
+    class Copies(CachedVectors):
+        """All vectors so far, and all that were before."""
+
+        def append(self, x: Tensor) -> Tensor:
+            y = super().append(x)
+            vars(self)[f"copy {y.shape[1]}"] = y.clone()
+            return y
+
+    def remembered(self, x: Tensor, context: Context) -> Tensor:
+        before = context.state("mixer", self.Copies)
+        return x if before is None else before.append(x)
+
+
+@caught_by("cache_keeps_dtype_and_device")
+class CachesHalfPrecision(CausalMean):
+    """Keeps what it remembers in half the precision."""
+
+    class Rounded(CachedVectors):
+        """All vectors so far, of few digits."""
+
+        def append(self, x: Tensor) -> Tensor:
+            return super().append(x.half()).to(x.dtype)
+
+    def remembered(self, x: Tensor, context: Context) -> Tensor:
+        before = context.state("mixer", self.Rounded)
+        return x if before is None else before.append(x)
+
+
+@caught_by("new_cache_starts_empty")
+class KeepsTheFirstToken(CausalMean):
+    """Begins each text with the token that the text before began with, whatever the cache."""
+
+    def remembered(self, x: Tensor, context: Context) -> Tensor:
+        y = super().remembered(x, context)
+        if context.cache is None:
+            return y
+        before, self.first = getattr(self, "first", y[:, :1]), x[:, :1].detach()
+        return torch.cat([before, y[:, 1:]], dim=1)
+
+
+@caught_by("decoding_has_the_same_length_limit")
+class DecodesBeyondMaxLength(InputPositions):
+    """Refuses a text that is too long, unless it comes token by token."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.table = nn.Embedding(site.max_length, site.dim)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        if context.length > len(self.table.weight):
+            raise ValueError(f"{context.length} tokens, but there are {len(self.table.weight)} positions")
+        return x + self.table(context.positions % len(self.table.weight)).expand_as(x)
+
+
+@caught_by("is_causal_with_a_cache")
+class ChangesEarlierOutputs(CausalMean):
+    """Adds the mean of a chunk to the output of the chunk before, in place."""
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        if context.offset:
+            self.before[0].add_(x.mean())
+        y = super().forward(x, context)
+        self.before = (y,)
+        return y
+
+
+@caught_by(
+    "refuses_an_invalidated_cache",
+    host=("attention_positions", "rotary", {"scaling": {"type": "keepsoldangles", "trained_length": 8}}),
+)
+class KeepsOldAngles(DynamicScaling):
+    """Angles depend on the length of the text, which is not declared.
+
+    Args:
+        factor: growth of the base.
+        trained_length: longest text in training, in tokens.
+    """
+
+    grows = False
+    __init__ = DynamicScaling.__init__
