@@ -47,6 +47,7 @@ ALWAYS = frozenset(
 """Checks that run on every recipe: these can fail where blocks are combined. Most others run on one in ``OFTEN``."""
 OFTEN = 4
 SELDOM: Mapping[str, int] = {
+    "backends_agree": 20,
     "dropout_has_its_rate": 20,
     "dropout_acts_only_in_training": 20,
     "exports": 20,

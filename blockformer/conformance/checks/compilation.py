@@ -100,7 +100,7 @@ def check_backends_agree(case: BlockCase) -> None:
         )
         builds = _builds(case, path)
         assert builds, f"no backend supports {case.id}"
-        for what, given in _situations(case).items():
+        for what, given in _inputs(case, next(iter(builds.values()))).items():
             found = {name: _all_of(block, given, name not in FORWARD_ONLY) for name, block in builds.items()}
             reference = next(iter(found))
             for name, tensors in found.items():
@@ -134,19 +134,18 @@ def _literals(annotation: Any) -> tuple[str, ...]:
     return tuple(name for argument in get_args(annotation) for name in _literals(argument))
 
 
-def _situations(case: BlockCase) -> dict[str, Example]:
+def _inputs(case: BlockCase, block: Component) -> dict[str, Example]:
+    """Inputs of every kind that the block declares to support."""
     plain = example(case)
     rows = torch.ones(plain.x.shape[:2], dtype=torch.bool)
     rows[1] = False
-    found = {
-        "plain": plain,
-        "one token": plain.span(0, 1),
-        "padded": plain.padded(2, 1, example(case, seed=1)),
-        "a row of padding": replace(plain, mask=rows),
-    }
-    if plain.memory is not None:
-        found["a memory of padding"] = replace(plain, memory_mask=rows[:, :1].expand(plain.memory.shape[:2]))
-    else:
+    found = {"plain": plain, "one token": plain.span(0, 1)}
+    if block.allows("padding"):
+        found["padded"] = plain.padded(2, 1, example(case, seed=1))
+        found["a row of padding"] = replace(plain, mask=rows)
+        if plain.memory is not None:
+            found["a memory of padding"] = replace(plain, memory_mask=rows[:, :1].expand(plain.memory.shape[:2]))
+    if block.allows("documents") and plain.memory is None:
         found["documents"] = replace(plain, documents=torch.tensor([[0, 0, 1, 1, 1]] * 2))
     return found
 
