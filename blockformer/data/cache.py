@@ -1,8 +1,8 @@
-"""Prepared data on disk, found by a hash of everything that it was made from.
+"""Prepared data on disk, found by a hash of everything that determines it.
 
-An entry is a folder that appears under its name in one step (`rename`), complete and with the checksums of its files.
-A reader therefore sees all of an entry or none; two processes that prepare the same data both succeed, and the first
-to finish wins; an entry that was damaged later is noticed by its checksums and made anew.
+An entry is a folder that gets its name, by renaming, when it is complete, with the checksums of its files. So a reader
+sees a whole entry or none; if several processes prepare the same data, the first to finish wins and all succeed; a
+damaged entry is detected by its checksums and rebuilt.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ def cached(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) 
     """Return the folder of the entry for `key`, after building it where it is missing or damaged.
 
     Args:
-        kind: The first part of the folder's name, for people who look into the cache.
-        key: Everything that decides the entry's content, as JSON values.
-        build: Writes the entry's files into the empty folder that it is given.
+        kind: The first part of the folder's name, for readers of the cache.
+        key: Everything that determines the entry's content, as JSON values.
+        build: Writes the entry's files into the empty folder given to it.
 
     Raises:
         DataError: The cache cannot be written.
@@ -52,7 +52,7 @@ def cached(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) 
 
 
 def intact(place: Path) -> bool:
-    """Tell whether an entry is there and its files are as they were written."""
+    """Whether an entry exists and its files have their original checksums."""
     try:
         manifest = json.loads((place / _MANIFEST).read_bytes())
         return all(_checksum(place / name) == checksum for name, checksum in manifest.items())

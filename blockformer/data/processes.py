@@ -1,4 +1,4 @@
-"""Which of several processes this is."""
+"""The rank of this process among those that log, and among those that read data."""
 
 from typing import Any, NamedTuple, cast
 
@@ -7,16 +7,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks and writes, as far as the environment tells."""
+    """Whether this is the process that logs and writes files, according to the environment."""
     return cast("Any", rank_zero_only).rank == 0
 
 
 class DataProcesses(NamedTuple):
-    """The processes that read different data; of a tensor-parallel group, which reads the same, only one counts.
+    """The processes that read different data; a tensor-parallel group reads the same data and counts as one.
 
     Attributes:
-        rank: which of them this is, or belongs to.
-        world: how many there are.
+        rank: index of this process, or of its group.
+        world: number of processes and groups.
     """
 
     rank: int
@@ -24,7 +24,7 @@ class DataProcesses(NamedTuple):
 
 
 def data_processes(trainer: Any) -> DataProcesses:
-    """Of a trainer whose processes have been started."""
+    """The data processes of a trainer whose processes have been started."""
     if not isinstance(trainer.strategy, ModelParallelStrategy):
         return DataProcesses(trainer.global_rank, trainer.world_size)
     group = trainer.strategy.device_mesh["data_parallel"]

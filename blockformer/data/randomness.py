@@ -1,8 +1,8 @@
-"""Random numbers as a pure function of what they are for, so that nothing depends on ranks, workers or the past.
+"""Random numbers as a pure function of seed and purpose, independent of ranks and of earlier draws.
 
 Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") turns a key and a counter into random bits.
-NumPy promises that a bit generator's raw output never changes, which it doesn't for `Generator.permutation`; so only
-raw output is used here, and a run continues with the same order under another version.
+NumPy guarantees that the raw output of a bit generator never changes, but not that of `Generator.permutation`; so only
+raw output is used here, and a resumed run keeps its order under another version of NumPy.
 """
 
 import hashlib
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 
 def bits(seed: int, purpose: str, *where: int, count: int) -> NDArray[np.uint64]:
-    """Draw `count` random 64-bit words that belong to this seed, purpose and place.
+    """Draw `count` random 64-bit words for this seed, purpose and index.
 
     Args:
         seed: The run's seed.
-        purpose: What the words are for; other purposes get independent words.
-        where: Numbers that say which draw it is, for example the epoch and the sample.
-        count: How many words.
+        purpose: Name of the use; other purposes get independent words.
+        where: Index of the draw, for example the epoch and the sample.
+        count: Number of words.
     """
     name = repr((int(seed), purpose, *map(int, where))).encode()
     key = np.frombuffer(hashlib.blake2b(name, digest_size=16).digest(), dtype="<u8")
@@ -31,5 +31,5 @@ def uniform(seed: int, purpose: str, *where: int, count: int) -> NDArray[np.floa
 
 
 def permutation(seed: int, purpose: str, *where: int, count: int) -> NDArray[np.int64]:
-    """Draw an order of `count` things."""
+    """Draw a permutation of `count` items."""
     return np.argsort(bits(seed, purpose, *where, count=count), kind="stable")

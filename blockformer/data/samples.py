@@ -1,7 +1,7 @@
-"""What a batch is made of: rows of packed text, rows of single documents with blanks, or pairs.
+"""Samples and their batches: rows of packed documents, masked rows of single documents, or padded pairs.
 
-`batch(chosen, epoch)` is a pure function. Each batch says in `index` which samples it holds, and in `targets` which
-positions are scored: -100 elsewhere, as `torch.nn.functional.cross_entropy` has it.
+`batch(chosen, epoch)` is a pure function. In each batch, `index` has the numbers of its samples, and `targets` is -100
+at positions without a target, which `torch.nn.functional.cross_entropy` ignores.
 """
 
 from typing import Protocol
@@ -13,39 +13,38 @@ from torch import Tensor
 
 from blockformer.data import randomness
 from blockformer.data.sequences import Sequences, gather
-from blockformer.data.tokenizer import SPECIAL, Tokenizer
+from blockformer.data.tokenizer import Tokenizer
 
 Batch = dict[str, Tensor]
 UNSCORED = -100
-_FIRST = len(SPECIAL)  # ids below are special tokens
 
 
 class Samples(Protocol):
-    """Numbered samples, and the batch that any of them make."""
+    """Numbered samples, which form batches."""
 
     def __len__(self) -> int: ...
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
-        """Tokens of each sample if they differ enough to be worth sorting by, else None."""
+        """Tokens of each sample, to sort samples of similar length together; None where lengths do not matter."""
 
     def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
-        """The chosen samples; the epoch decides what is random in them."""
+        """A batch of the chosen samples; random parts depend on the epoch."""
         ...
 
 
 class PackedRows:
-    """Rows of `length` tokens for causal language models: documents one after the other, each after a BOS.
+    """Rows of `length` tokens for causal language models, cut from concatenated documents, each after a BOS.
 
-    The target of a token is the one after it in its document, and EOS at the document's end; never the BOS of the next.
-    So every byte of the text is predicted once and a document's start is given: the sum of losses over the sum of
-    `bytes` is exactly the text's code length, whatever the tokenizer.
+    The target of a token is the next token of its document, or EOS at the document's end; never the BOS of the next
+    document. So every byte is predicted once, and the sum of losses over the sum of `bytes` is the code length of the
+    text, with any tokenizer.
 
     Args:
         documents: Token sequences that begin with BOS.
-        tokenizer: Gives special tokens and the bytes that a token stands for.
+        tokenizer: For special tokens and the number of bytes of each token.
         length: T, tokens in a row.
-        separate: Whether batches say which document each token is of, so that attention can stay inside it.
+        separate: Add the number of each token's document to batches, to limit attention to the document.
     """
 
     lengths = None
@@ -58,7 +57,7 @@ class PackedRows:
         return -(-len(self._flat) // self._length)
 
     def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
-        """`tokens`, `targets` (B, T), `bytes` (B,) and, of several documents, `documents` (B, T)."""
+        """`tokens`, `targets` (B, T), `bytes` (B,) and, with several documents, `documents` (B, T)."""
         T, special = self._length, self._tokenizer
         starts = chosen * T
         left = len(self._flat) - starts
@@ -76,16 +75,16 @@ class PackedRows:
 class MaskedRows:
     """Rows of at most `length` tokens of one document for masked language models (Devlin et al. 2019, section 3.1).
 
-    A share of each row's tokens is chosen; 80 % of them are replaced by the mask token, 10 % by a random token and 10 %
-    stay, and all of them are to be predicted. Special tokens are never chosen.
+    A share of each row's tokens is selected; 80 % of them are replaced by the mask token, 10 % by a random token and
+    10 % stay, and all of them are targets. Special tokens are never selected.
 
     Args:
         documents: Token sequences that begin with BOS.
-        tokenizer: Gives special tokens.
+        tokenizer: For special tokens.
         length: T, the most tokens in a row.
-        seed: Decides what is chosen, with the epoch and the sample's number.
-        share: The share of tokens that is chosen; at least one is.
-        fixed: Choose the same in every epoch, for evaluation.
+        seed: Decides the selection, together with the epoch and the sample's number.
+        share: The share of tokens to select; at least one token is.
+        fixed: Select the same in every epoch, for evaluation.
     """
 
     lengths = None
@@ -117,27 +116,27 @@ class MaskedRows:
     def _corrupt(
         self, text: NDArray[np.int64], tokens: NDArray[np.int64], targets: NDArray[np.int64], sample: int, epoch: int
     ) -> None:
-        """Write a row's blanks into `tokens` and what they hide into `targets`."""
+        """Select tokens of a row, replace them in `tokens` and write the originals into `targets`."""
         purpose = "mask for evaluation" if self._fixed else "mask"
-        places, fate, substitute = randomness.uniform(self._seed, purpose, epoch, sample, count=3 * len(text)).reshape(
-            3, -1
-        )
-        eligible = np.flatnonzero(text >= _FIRST)
+        draws = randomness.uniform(self._seed, purpose, epoch, sample, count=3 * len(text))
+        order, fate, substitute = draws.reshape(3, -1)
+        ordinary = self._tokenizer.ordinary
+        eligible = np.flatnonzero(self._tokenizer.byte_lengths[text])
         count = min(len(eligible), max(1, round(self._share * len(eligible))))
-        blanks = eligible[np.argsort(places[eligible], kind="stable")[:count]]
-        targets[blanks] = text[blanks]
-        masked, random = blanks[fate[blanks] < 0.8], blanks[fate[blanks] >= 0.9]
+        selected = eligible[np.argsort(order[eligible], kind="stable")[:count]]
+        targets[selected] = text[selected]
+        masked, random = selected[fate[selected] < 0.8], selected[fate[selected] >= 0.9]
         tokens[masked] = self._tokenizer.mask
-        tokens[random] = _FIRST + (substitute[random] * (self._tokenizer.vocab_size - _FIRST)).astype(np.int64)
+        tokens[random] = ordinary[(substitute[random] * len(ordinary)).astype(np.int64)]
 
 
 class PaddedPairs:
-    """Pairs for encoder-decoders: the source ends with EOS; the decoder reads BOS and the target, predicts it and EOS.
+    """Pairs for encoder-decoders: the source ends with EOS; the decoder reads BOS and target, predicts target and EOS.
 
     Args:
         sources: Token sequences that end with EOS.
-        targets: Token sequences that begin with BOS, as many.
-        tokenizer: Gives special tokens and the bytes that a token stands for.
+        targets: As many token sequences, which begin with BOS.
+        tokenizer: For special tokens and the number of bytes of each token.
     """
 
     def __init__(self, sources: Sequences, targets: Sequences, tokenizer: Tokenizer) -> None:
@@ -165,7 +164,7 @@ class PaddedPairs:
 
 
 def _scored(chosen: NDArray[np.int64], targets: NDArray[np.int64], tokenizer: Tokenizer, **inputs: NDArray) -> Batch:
-    """A batch with the bytes that its scored targets stand for."""
+    """A batch with `targets`, the number of `bytes` of its targets, and `index`."""
     sizes = np.where(targets == UNSCORED, 0, tokenizer.byte_lengths[np.maximum(targets, 0)]).sum(axis=1)
     batch = {**inputs, "targets": targets, "bytes": sizes, "index": chosen}
     return {name: torch.from_numpy(value) for name, value in batch.items()}

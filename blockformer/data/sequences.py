@@ -1,4 +1,4 @@
-"""Many token sequences as one memory-mapped array, which all processes of a machine share."""
+"""Many token sequences in one memory-mapped array, which all processes of a machine share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from blockformer.data.tokenizer import Tokenizer
 
-_AT_ONCE = 2048  # texts; bounds the memory that encoding takes
+_AT_ONCE = 2048  # texts; bounds the memory for encoding
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Token sequences one after the other.
+    """Concatenated token sequences.
 
     Args:
         flat: (N,) all tokens.
-        offsets: (n + 1,) where each sequence begins, and N.
+        offsets: (n + 1,) start of each sequence in `flat`, and N.
     """
 
     flat: NDArray[Any]
@@ -33,15 +33,15 @@ class Sequences:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(n,) tokens of each sequence."""
+        """(n,) number of tokens of each sequence."""
         return np.diff(self.offsets)
 
     def padded(self, chosen: NDArray[np.int64], pad: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The chosen sequences as rows that are filled up with `pad`, and where tokens are: (B, T) each."""
+        """The chosen sequences, padded on the right to (B, T), and the (B, T) mask that is True at tokens."""
         return gather(self.flat, self.offsets[chosen], self.lengths[chosen], pad)
 
     def only(self, chosen: NDArray[np.bool_]) -> "Sequences":
-        """Those sequences that a mask (n,) is true for."""
+        """The sequences for which the mask (n,) is True."""
         lengths = self.lengths
         return Sequences(self.flat[np.repeat(chosen, lengths)], np.concatenate(([0], np.cumsum(lengths[chosen]))))
 
@@ -49,7 +49,7 @@ class Sequences:
     def encode(
         cls, texts: Sequence[str], tokenizer: Tokenizer, *, before: int | None = None, after: int | None = None
     ) -> "Sequences":
-        """Encode texts, each between two special tokens if they are given."""
+        """Encode texts, each with a special token before or after it if given."""
         head, tail = ([] if token is None else [token] for token in (before, after))
         kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
         parts: list[NDArray[Any]] = []
@@ -60,28 +60,28 @@ class Sequences:
         return cls(np.concatenate(parts) if parts else np.zeros(0, kind), offsets)
 
     def save(self, folder: Path, name: str) -> None:
-        """Write two files into a folder."""
+        """Write tokens and offsets as two files."""
         np.save(folder / f"{name}.tokens.npy", self.flat)
         np.save(folder / f"{name}.offsets.npy", self.offsets)
 
     @classmethod
     def open(cls, folder: Path, name: str) -> "Sequences":
-        """Map what `save` wrote into memory."""
-        mode = "r" if (folder / f"{name}.tokens.npy").stat().st_size > 4096 else None  # nothing cannot be mapped
+        """Memory-map the files of `save`."""
+        mode = "r" if (folder / f"{name}.tokens.npy").stat().st_size > 4096 else None  # an empty array cannot be mapped
         return cls(np.load(folder / f"{name}.tokens.npy", mmap_mode=mode), np.load(folder / f"{name}.offsets.npy"))
 
 
 def gather(
     flat: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64], pad: int, width: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Copy stretches of a flat array into rows: (B, T) tokens, filled up with `pad`, and where they are tokens.
+    """Copy slices of a flat array into rows: (B, T) tokens, padded on the right, and the mask that is True at tokens.
 
     Args:
         flat: (N,) tokens.
-        starts: (B,) where each stretch begins.
-        lengths: (B,) and how long it is.
-        pad: The token to fill up with.
-        width: T; None takes the longest stretch.
+        starts: (B,) start of each slice.
+        lengths: (B,) length of each slice.
+        pad: The padding token.
+        width: T; None: the longest slice.
     """
     columns = np.arange(int(lengths.max(initial=0)) if width is None else width)
     real = columns < lengths[:, None]

@@ -56,8 +56,8 @@ def _checkpoint_or_folder(source: Path) -> Path:
 def matching_ids(new: Tokenizer, old: Tokenizer) -> list[int]:
     """For each token id of ``new`` the id in ``old`` of the token with the same bytes; -1 where there is none.
 
-    Special tokens match by id.
+    Special tokens match by name.
     """
-    special = sum(not piece for piece in new.pieces)
     known = {piece: token for token, piece in enumerate(old.pieces) if piece}
-    return [*range(special), *(known.get(piece, -1) for piece in new.pieces[special:])]
+    special = {new.special[name]: old.special[name] for name in new.special}
+    return [special.get(token, known.get(piece, -1)) for token, piece in enumerate(new.pieces)]

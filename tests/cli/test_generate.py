@@ -100,7 +100,7 @@ def test_a_character_is_held_back_until_its_last_byte_is_there(save) -> None:
 
 
 def test_an_encoder_decoder_translates_each_line(save, capsys) -> None:
-    path = save("encoder_decoder", bias={ByteTokenizer.eos: -50.0})
+    path = save("encoder_decoder", bias={ByteTokenizer().eos: -50.0})
     out = answer(capsys, path, "--prompt", "one\ntwo three", "--max-new-tokens", 7)
     found = TextModel.load(path).search(["", ""], sources=["one", "two three"], max_new_tokens=7)
     assert out == "".join(f"{row[0][0]}\n" for row in found)

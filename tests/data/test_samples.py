@@ -72,10 +72,10 @@ def test_blanks_are_80_10_10_of_the_share_asked_for() -> None:
     chosen = batch["targets"] != -100
     assert set(chosen[1:-1].sum(1).tolist()) == {20}, "a fifth of 101, rounded"
     tokens, targets = batch["tokens"][chosen], batch["targets"][chosen]
-    masked, kept = (tokens == ByteTokenizer.mask).float().mean(), (tokens == targets).float().mean()
+    masked, kept = (tokens == ByteTokenizer().mask).float().mean(), (tokens == targets).float().mean()
     assert masked == pytest.approx(0.8, abs=0.015)
     assert kept == pytest.approx(0.1, abs=0.015)
-    random = tokens[(tokens != targets) & (tokens != ByteTokenizer.mask)]
+    random = tokens[(tokens != targets) & (tokens != ByteTokenizer().mask)]
     assert random.min() >= 4
     assert random.unique().numel() > 200, "random tokens come from the whole vocabulary"
     where = chosen[1:-1].float().mean(0)
