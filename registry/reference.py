@@ -53,7 +53,7 @@ def describe(entry: Entry) -> DescribedBlock:
         summary(block),
         details(block),
         block.paper,
-        tuple(block.capabilities.words()),
+        tuple(block.capabilities.describe()),
         tuple(parameters),
     )
 

@@ -36,7 +36,7 @@ class ReLUSquared(Activation):
 
 @register("gelu")
 class GELU(Activation):
-    """x * Phi(x) with the normal distribution's Phi."""
+    """x * Phi(x), where Phi is the normal distribution's cumulative distribution function."""
 
     paper = "Hendrycks & Gimpel, 2016, arXiv:1606.08415"
 
@@ -49,7 +49,7 @@ class GELU(Activation):
 
 @register("gelu_tanh")
 class GELUTanh(Activation):
-    """GELU with Phi approximated by a tanh, as GPT-2 computes it."""
+    """GELU with Phi approximated by a tanh, as in GPT-2."""
 
     paper = "Hendrycks & Gimpel, 2016, arXiv:1606.08415"
 
@@ -75,10 +75,10 @@ class SiLU(Activation):
 
 @register("swish")
 class Swish(Activation):
-    """x * sigmoid(beta * x); beta 1.702 comes close to GELU.
+    """x * sigmoid(beta * x); with beta=1.702 an approximation of GELU.
 
     Args:
-        beta: how sharp the gate is.
+        beta: slope of the sigmoid.
     """
 
     paper = "Ramachandran et al., 2017, arXiv:1710.05941; Hendrycks & Gimpel, 2016, arXiv:1606.08415"
@@ -117,7 +117,7 @@ class Tanh(Activation):
 
 @register("identity")
 class Identity(Activation):
-    """x itself: makes the feed-forward linear, or bilinear if it is gated."""
+    """x: makes a feed-forward linear, or bilinear if it is gated."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Ways to compute softmax attention; each gives what ``eager`` gives.
+"""Implementations of softmax attention, all equal to ``eager``.
 
-Queries (B, H, T, K), keys (B, G, S, K) and values (B, G, S, K') with H a multiple of G -> (B, H, T, K'). A query that
-may look nowhere gets zeros.
+Queries (B, H, T, K), keys (B, G, S, K) and values (B, G, S, K') with H a multiple of G -> (B, H, T, K'). The output is
+0 for a query whose keys are all masked.
 """
 
 import warnings
@@ -20,14 +20,14 @@ Backend = Literal["auto", "eager", "sdpa", "flex"]
 
 
 class Scoring(NamedTuple):
-    """What happens to the scores: ``softmax(cap(q k^T * scale) + bias)``.
+    """Options of the scores: ``softmax(cap(q k^T * scale) + bias)``.
 
     Attributes:
         scale: factor on the scores.
-        dropout: share of the weights set to zero.
-        softcap: scores are squashed to c * tanh(score / c), if given.
-        bias: (B or 1, H, T, S), added.
-        sinks: (H,), a score of every head that joins the softmax and takes weight away from all keys.
+        dropout: probability of dropping an attention weight.
+        softcap: bound c on the scores, as c * tanh(score / c); None: disabled.
+        bias: (B or 1, H, T, S), added to the scores; None: no bias.
+        sinks: (H,), an extra score per head in the softmax, for no key; None: no sinks.
     """
 
     scale: float
@@ -41,7 +41,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, Visibility, Scoring], Tensor]
 
 
 def eager(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
-    """softmax(scores) v, step by step: the reference, and the one to read."""
+    """softmax(scores) v, step by step: the reference."""
     scores, mask = attention_scores(q, k, scoring), visible.full(q)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -50,7 +50,7 @@ def eager(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring
         scores = torch.cat([scores, column], dim=-1)  # (B, H, T, S + 1)
     weights = scores.softmax(dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))[..., : k.shape[2]].to(q.dtype)
     if mask is not None:
-        weights = weights.masked_fill(~mask, 0.0)  # a query that sees nothing would otherwise see everything
+        weights = weights.masked_fill(~mask, 0.0)  # a query with no visible key would otherwise attend to all keys
     return F.dropout(weights, scoring.dropout) @ _for_heads(v, q.shape[1])
 
 
@@ -69,15 +69,15 @@ def _for_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
-    """PyTorch's fused kernels (flash, memory-efficient, cuDNN), which never hold the (T, S) scores."""
+    """PyTorch's fused kernels (flash, memory-efficient, cuDNN), which do not store the (T, S) scores."""
     mask, causal = visible
     if scoring.bias is not None or scoring.sinks is not None:
         mask, causal = _additive(q, k, visible, scoring), False
     if scoring.sinks is not None:
-        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))  # one more key, whose score is the sink and value is 0
+        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))  # an extra key with the sink as score and a value of 0
     width = v.shape[-1]
     if q.is_cpu and width < k.shape[-1]:
-        v = F.pad(v, (0, k.shape[-1] - width))  # the CPU has a fused kernel for equal widths only
+        v = F.pad(v, (0, k.shape[-1] - width))  # the fused CPU kernel needs equal widths
     y = F.scaled_dot_product_attention(
         q, k, v, mask, scoring.dropout, causal, scale=scoring.scale, enable_gqa=q.shape[1] != k.shape[1]
     )
@@ -97,7 +97,7 @@ def _additive(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> Te
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
-    """FlexAttention: a kernel is generated from a description of the scores. On a CPU it has no backward pass."""
+    """PyTorch's FlexAttention, which compiles a kernel for the scores. It has no backward pass on CPU."""
     shape, cap = (q.shape[0], -1, q.shape[2], k.shape[2]), scoring.softcap
     mask, bias = visible.full(q), scoring.bias
     mask = None if mask is None else mask.expand(shape)
@@ -119,30 +119,32 @@ def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring)
         )
     if scoring.sinks is None:
         return y
-    kept = torch.sigmoid(auxiliary.lse - scoring.sinks[None, :, None])  # the share of the softmax that keys get
+    kept = torch.sigmoid(
+        auxiliary.lse - scoring.sinks[None, :, None]
+    )  # the fraction of the softmax that is not on the sink
     return y * kept[..., None].to(y.dtype)
 
 
 @cache
 def compiled_flex() -> Any:
-    """The kernel generator, compiled on first use."""
+    """FlexAttention, compiled on first use."""
     return cast("Any", torch).compile(flex_attention, dynamic=False)
 
 
-WAYS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa, "flex": flex}
-BACKENDS = tuple(WAYS)
+IMPLEMENTATIONS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa, "flex": flex}
+BACKENDS = tuple(IMPLEMENTATIONS)
 
 
 def choose(backend: Backend, *, softcap: bool, dropout: bool) -> Attend:
-    """The backend of this name; ``auto`` is the fastest one that can do what is asked.
+    """The implementation of a backend; auto: the fastest one that supports the options.
 
     Raises:
-        ValueError: the backend cannot do it.
+        ValueError: the backend does not support an option.
     """
     if backend == "auto":
         return eager if softcap else sdpa
     if backend == "sdpa" and softcap:
-        raise ValueError("backend=sdpa has no softcap; choose eager or flex")
+        raise ValueError("backend=sdpa does not support softcap; choose eager or flex")
     if backend == "flex" and dropout:
-        raise ValueError("backend=flex has no dropout; choose eager or sdpa")
-    return WAYS[backend]
+        raise ValueError("backend=flex does not support dropout; choose eager or sdpa")
+    return IMPLEMENTATIONS[backend]

@@ -1,4 +1,4 @@
-"""Mixing by a Fourier transform."""
+"""Mixing by Fourier transforms."""
 
 from typing import cast
 
@@ -11,12 +11,12 @@ from registry import Capabilities, register
 
 @register("fourier")
 class FourierMixing(Mixer):
-    """Re(F_time(F_width(x))): a Fourier transform along the channels, one along the text, and of both the real part.
+    """Re(F_time(F_width(x))): the real part of Fourier transforms along channels and tokens.
 
-    Nothing is learned, and every token gets something of all others, padding included: texts must have one length.
+    It has no parameters. Each output depends on all tokens including padding, so that padding is not supported.
 
     Args:
-        orthonormal: divide by the root of the number of values, which keeps their magnitude; the paper does not.
+        orthonormal: divide by the square root of T * D, which keeps the magnitude; false: as in the paper.
     """
 
     paper = "Lee-Thorp et al., 2021, arXiv:2105.03824"
@@ -29,6 +29,6 @@ class FourierMixing(Mixer):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if not x.numel():
             return x
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # in 16 bits there are no transforms on a CPU
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # the CPU has no 16-bit transforms
         mixed = cast("Tensor", torch.fft.fft2(wide, dim=(1, 2), norm=self.norm))  # pyright: ignore[reportUnknownMemberType]
         return mixed.real.to(x.dtype)

@@ -1,4 +1,4 @@
-"""Attention whose keys and values are made from one narrow vector a token."""
+"""Multi-head latent attention."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,25 +34,26 @@ PAIRWISE = partial(RotaryPositions, interleaved=True)
 
 @register("latent")
 class LatentAttention(Mixer):
-    """Multi-head attention whose keys and values are projected up from a normalised latent vector that heads share.
+    """Multi-head attention whose keys and values are projected from a latent vector that all heads share.
 
-    With c = norm(kv_down x), a head's values are its part of v(c), and its keys its part of k(c) beside the turned
-    k_rotary(x), which is the same for all heads. A cache keeps nothing but c and that.
+    With the latent c = norm(kv_down(x)), values are v(c), and keys k(c) concatenated with the rotated k_rotary(x),
+    which all heads share. The cache holds only c and the rotated k_rotary(x).
 
     Args:
         heads: number of heads.
-        head_dim: width of the part of a head's queries and keys that knows no position; null: the model's over heads.
-        rotary_dim: width of the part that does; null: half of ``head_dim``, rounded up to an even number.
-        value_dim: width of a head's values; null: ``head_dim``.
+        head_dim: width of the part of a head's queries and keys without positions; null: dim / heads.
+        rotary_dim: width of the part with positions; null: half of ``head_dim``, rounded up to an even number.
+        value_dim: width of each head's values; null: ``head_dim``.
         kv_rank: width of the latent; null: 4 * ``head_dim``.
-        q_rank: width of a latent that the queries are projected up from; null: they come straight from the input.
-        norm: of the latents.
-        positions: what is applied to the rotary part of queries and keys.
+        q_rank: width of a latent for the queries; null: queries are projected from the input.
+        norm: norm of the latents.
+        positions: positions applied to the rotary part of queries and keys, or added to the scores.
         scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim + rotary_dim).
-        bias: biases in all projections, or a list of those that have one: q_down, q, kv_down, k, k_rotary, v, out.
-        window: a token sees only those closer than this many tokens, itself included; null: all.
-        dropout: share of the attention weights set to zero while training.
-        backend: how it is computed; auto chooses the fastest that can, and all agree.
+        bias: biases in all projections, or a list of the projections that have one, out of q_down, q, kv_down, k,
+            k_rotary, v, out.
+        window: attend only to tokens less than this many tokens away, so that 1 is the token itself; null: disabled.
+        dropout: probability of dropping an attention weight during training.
+        backend: implementation; auto: the fastest one that supports the other options. All give equal results.
     """
 
     paper = "DeepSeek-AI, 2024, arXiv:2405.04434, section 2.1"
@@ -107,7 +108,9 @@ class LatentAttention(Mixer):
             return bias if isinstance(bias, bool) else name in bias
 
         if q_rank is None and not isinstance(bias, bool) and "q_down" in bias:
-            raise ValueError("bias names q_down, which is there only with a q_rank")
+            raise ValueError(
+                "bias lists q_down, but without q_rank there is no such projection; set q_rank or leave q_down out"
+            )
         width, rank = self.head_dim + self.rotary_dim, self.kv_rank
         self.q_down = nn.Linear(site.dim, q_rank, bias=biased("q_down")) if q_rank else None
         self.q_norm = norm(site.resized(q_rank)) if q_rank else None
@@ -140,31 +143,31 @@ class LatentAttention(Mixer):
         k_rotary = self.positions.rotate(self.k_rotary(x), context)  # (B, 1, T, rotary_dim)
         state = context.state("mixer", KeyValues)
         if state is not None:
-            latent, k_rotary = state.append(latent, k_rotary)  # of all S tokens so far
+            latent, k_rotary = state.append(latent, k_rotary)  # (B, 1, S, ...), with those of earlier tokens
         one = state is not None and context.length == 1
         read = self._absorbed if one and self.can_absorb and not self.training else self._expanded
         y = read(q, latent, k_rotary, context)  # (B, H, T, value_dim)
         return self.out(y.transpose(1, 2).flatten(2))
 
     def _queries(self, x: Tensor, context: Context) -> Tensor:
-        """(B, T, D) -> (B, H, T, head_dim + rotary_dim), the last ``rotary_dim`` turned."""
+        """(B, T, D) -> (B, H, T, head_dim + rotary_dim), with the last ``rotary_dim`` channels rotated."""
         if self.q_down is not None and self.q_norm is not None:
             x = self.q_norm(self.q_down(x))
         q: Tensor = self.q(x)
-        turned = self.positions.rotate(q[..., self.head_dim :], context)
-        return torch.cat([q[..., : self.head_dim], turned], dim=-1)
+        rotated = self.positions.rotate(q[..., self.head_dim :], context)
+        return torch.cat([q[..., : self.head_dim], rotated], dim=-1)
 
     def _expanded(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
-        """Make the keys and values of every head: the fewest operations for many queries."""
+        """Compute the keys and values of every head: the fewest operations for many queries."""
         k, v = self.k(latent[:, 0]), self.v(latent[:, 0])  # (B, H, S, ...)
         return self._attend(q, torch.cat([k, k_rotary.expand(-1, k.shape[1], -1, -1)], dim=-1), v, context)
 
     def _absorbed(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
-        """Bring the query to the latents, q (k c) = (q k) c, and their mean to the values: the fewest for one query."""
+        """Project the query instead of the keys, q (k c) = (q k) c: the fewest operations for one query."""
         q_latent = q[..., : self.head_dim] @ self.k.weight.view(-1, self.head_dim, self.kv_rank)
         q = torch.cat([q_latent, q[..., self.head_dim :]], dim=-1)
         k = torch.cat([latent, k_rotary], dim=-1)
-        y = self._attend(q, k, k, context)[..., : self.kv_rank]  # the latents, as kernels like equal widths
+        y = self._attend(q, k, k, context)[..., : self.kv_rank]  # values are the latents; kernels need equal widths
         return y @ self.v.weight.view(-1, self.value_dim, self.kv_rank).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which key each query may look at."""
+"""Masks and biases of attention scores."""
 
 from typing import NamedTuple
 
@@ -9,17 +9,18 @@ from blocks.base import AttentionPositions, Context
 
 
 class Visibility(NamedTuple):
-    """What a backend needs to know.
+    """The keys that each query attends to.
 
-    ``mask`` is (B or 1, 1, T, S) or (B, 1, 1, S) bool, True where a query may look; None: everywhere. ``causal`` says
-    that query t sees keys 0..t of equally many, which a backend may know how to do without a mask.
+    Attributes:
+        mask: (B or 1, 1, T, S) or (B, 1, 1, S) bool, True where a query attends to a key; None: no mask.
+        causal: query t attends to keys 0..t of as many keys as queries, which some kernels do without a mask.
     """
 
     mask: Tensor | None
     causal: bool
 
     def full(self, queries: Tensor) -> Tensor | None:
-        """The mask with ``causal`` written out, for queries (B, H, T, K)."""
+        """The mask combined with ``causal``, for queries (B, H, T, K); None: no mask."""
         if not self.causal:
             return self.mask
         length = queries.shape[2]
@@ -27,12 +28,12 @@ class Visibility(NamedTuple):
 
 
 def visibility(context: Context, *, causal: bool, window: int | None = None) -> Visibility:
-    """Self-attention: what padding, documents, causality and the window leave; made once a forward."""
+    """Self-attention: padding, documents, causality and the window combined; computed once per forward."""
     return context.once(("visibility", causal, window), lambda: _visibility(context, causal, window))
 
 
 def memory_visibility(context: Context) -> Visibility:
-    """Cross-attention: everything of the memory that is not padding."""
+    """Cross-attention: all of the memory but padding."""
     mask = context.memory_mask
     return Visibility(None if mask is None else mask[:, None, None, :], causal=False)
 
@@ -60,7 +61,7 @@ def _visibility(context: Context, causal: bool, window: int | None) -> Visibilit
     mask: Tensor | None = None
     for part in parts:
         mask = part if mask is None else mask & part
-    # a choice and no condition: torch.compile may not know the length, and a kernel takes no unknown for its causal
+    # not Visibility(mask, condition): with a dynamic length, torch.compile would pass a symbol as a kernel's is_causal
     return Visibility(mask, True) if plainly_causal and length > 1 else Visibility(mask, False)
 
 

@@ -1,4 +1,4 @@
-"""The contracts: where a block sits, what it sees when it runs, and one abstract class per slot.
+"""Contracts of blocks: the site, the context, and one abstract class per slot.
 
 Shape legend, used everywhere: B batch, T time (queries), S keys, D model width, H heads, G key/value heads,
 K head width, V vocabulary, N tokens in any order, E experts.

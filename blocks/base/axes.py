@@ -1,7 +1,7 @@
 """Meaning of each parameter axis, and how to resize it.
 
-Blocks declare it in :meth:`~blocks.base.Component.axes`, and :func:`blockformer.warm_start` reads it. A missing rule is
-another subclass of :class:`Axis`, in the file of the block that needs it.
+Blocks declare axes in :meth:`~blocks.base.Component.axes` for :func:`blockformer.warm_start`. Other rules are
+subclasses of :class:`Axis`, which may be defined beside the block that needs them.
 """
 
 from abc import ABC, abstractmethod
@@ -15,14 +15,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Change:
-    """Where the entries along one axis come from.
+    """The old entries from which the new entries along one axis are made.
 
     Attributes:
-        sources: (new, pooled) int, the old entries that each new one is the mean of; -1: it is new.
-        words: what was done, for people; empty: nothing.
-        filling: what a new one is: as in a cold start, 0, or near the mean of the old ones.
-        each: numbers that an entry takes along the axis.
-        shift: is added.
+        sources: (new, pooled) int, the old entries whose mean each new entry is; -1: a new entry.
+        words: description for reports; empty: unchanged.
+        filling: value of new entries: drawn by the init (fresh), 0 (zero), or near the mean of the old entries (mean).
+        each: indices per entry along the axis.
+        shift: added to the values.
     """
 
     sources: Tensor
@@ -34,11 +34,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Known:
-    """What a rule may ask about the trained model.
+    """Facts about the trained model that a rule may use.
 
     Attributes:
-        tokens: the old id of new tokens 0, 1, ..., -1 if it had none, as those past the end; None: ids mean the same.
-        importance: gives (old,) what the entries of the axis at hand weigh in their block.
+        tokens: the old id of each new token id, -1 for a token without one, as for ids past the end; None: ids are
+            equal.
+        importance: returns the importance (old,) of the axis's old entries.
     """
 
     tokens: Tensor | None
@@ -47,11 +48,11 @@ class Known:
 
 @dataclass(frozen=True)
 class Axis(ABC):
-    """An axis with a meaning.
+    """An axis of a parameter and its rule for resizing.
 
     Args:
         size: number of entries.
-        each: numbers that each entry takes along the axis.
+        each: indices per entry along the axis.
     """
 
     title: ClassVar[str]
@@ -59,7 +60,7 @@ class Axis(ABC):
     each: int = 1
 
     def change(self, old: "Axis", known: Known) -> Change | None:
-        """How entries of this axis come from those of ``old``, which is of the same class; None: they cannot."""
+        """The change from ``old``, an axis of the same class, to this one; None: impossible."""
         if self == old:
             return Change(_same(self.size), "", each=self.each)
         if self.each != old.each:
@@ -71,20 +72,20 @@ class Axis(ABC):
 
     @abstractmethod
     def resized(self, old: "Axis", known: Known) -> Change | None:
-        """As :meth:`change`, where entries are as wide as before but others in number or in what they stand beside."""
+        """As :meth:`change`, for axes with equal ``each``."""
 
 
 @dataclass(frozen=True)
 class Hidden(Axis):
     """Units between two projections.
 
-    More: new units read as in a cold start and write with weights of 0, so that the function stays (Gesmundo & Maile,
-    2023, arXiv:2308.06103); unlike copies (Chen et al., 2016, arXiv:1511.05641) they differ from the first step on.
-    Fewer: those stay whose weights are greatest, by the product of their norms (after Li et al., 2017,
-    arXiv:1608.08710); of experts, the same ones in all.
+    More units: new ones get fresh input weights and output weights of 0, so that the function stays the same (Gesmundo
+    & Maile, 2023, arXiv:2308.06103); unlike copies (Chen et al., 2016, arXiv:1511.05641), they differ from the first
+    step on. Fewer units: those with the largest product of weight norms are kept (after Li et al., 2017,
+    arXiv:1608.08710); the same units in all experts.
 
     Args:
-        zero_new: new units start at 0: the axis of a projection that adds up what the units give.
+        zero_new: new units start at 0, for the input axis of the projection after the units.
     """
 
     title = "units"
@@ -94,16 +95,18 @@ class Hidden(Axis):
         if self.size > old.size:
             return _appended(self, old, zero=self.zero_new)
         kept = known.importance().topk(self.size).indices.sort().values
-        return Change(kept[:, None], f"the {self.size} of {old.size} units that weigh most", each=self.each)
+        return Change(kept[:, None], f"the {self.size} of {old.size} units with the largest weights", each=self.each)
 
 
 @dataclass(frozen=True)
 class Heads(Axis):
-    """Query heads. More, of which as many as before share a key head: as :class:`Hidden`. Fewer: not.
+    """Query heads.
+
+    More heads in groups of the same size: as :class:`Hidden`. Fewer heads: impossible.
 
     Args:
-        keys: number of key and value heads that they share.
-        zero_new: new heads start at 0: the axis of a projection that adds up what the heads give.
+        keys: number of key and value heads.
+        zero_new: new heads start at 0, for the input axis of the output projection.
     """
 
     title = "heads"
@@ -120,13 +123,14 @@ class Heads(Axis):
 
 @dataclass(frozen=True)
 class KeyHeads(Axis):
-    """Heads of keys and values, each for a group of neighbouring query heads.
+    """Key and value heads, each for a group of consecutive query heads.
 
-    Fewer: each is the mean of those of its group (Ainslie et al., 2023, arXiv:2305.13245, section 2.1). More: each
-    group's is repeated, and the function stays. With more query heads in groups as large as before, new ones are fresh.
+    Fewer heads: each is the mean of a group of old ones (Ainslie et al., 2023, arXiv:2305.13245, section 2.1). More
+    heads: old ones are repeated, and the function stays the same. With more query heads in groups of the same size, new
+    heads are fresh.
 
     Args:
-        queries: number of query heads that they serve.
+        queries: number of query heads.
     """
 
     title = "key heads"
@@ -148,9 +152,9 @@ class KeyHeads(Axis):
 
 @dataclass(frozen=True)
 class Vocabulary(Axis):
-    """Token ids. New tokens start near the mean of the old (Hewitt, 2021, "Initializing new word embeddings").
+    """Token ids. New tokens start near the mean of the old ones (Hewitt, 2021, "Initializing new word embeddings").
 
-    So a new token takes little from the probability of the others, and the model has seen vectors like its own.
+    So the probabilities of old tokens change little, and new vectors are similar to those seen in training.
     """
 
     title = "tokens"
@@ -177,13 +181,13 @@ class Vocabulary(Axis):
 
 @dataclass(frozen=True)
 class Places(Axis):
-    """Positions in a text.
+    """Positions of a sequence.
 
-    More: the table is repeated (Beltagy et al., 2020, arXiv:2004.05150, section 5), which changes nothing for texts as
-    long as before, and keeps what near places know of each other. Fewer: it is cut.
+    More positions: the table is repeated (Beltagy et al., 2020, arXiv:2004.05150, section 5), which changes nothing for
+    sequences up to the old length and keeps the relation of neighbouring positions. Fewer positions: it is truncated.
 
     Args:
-        before: rows of the table before the first position; they count in ``size``.
+        before: number of rows before the first position, included in ``size``.
     """
 
     title = "positions"
@@ -204,7 +208,7 @@ class Places(Axis):
 
 @dataclass(frozen=True)
 class Experts(Axis):
-    """Experts. From one feed-forward: each starts as a copy of it (Komatsuzaki et al., 2022, arXiv:2212.05055)."""
+    """Experts. From a plain feed-forward, each starts as a copy of it (Komatsuzaki et al., 2022, arXiv:2212.05055)."""
 
     title = "experts"
 
@@ -216,10 +220,10 @@ class Experts(Axis):
 
 @dataclass(frozen=True)
 class Channels(Axis):
-    """Channels that a norm scales by ``offset + weight``: with another offset, weights mean what they meant.
+    """Channels that a norm scales by ``offset + weight``: if the offset changes, weights are shifted to compensate.
 
     Args:
-        offset: what is added to the weight.
+        offset: added to the weight.
     """
 
     title = "channels"

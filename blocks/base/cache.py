@@ -1,4 +1,4 @@
-"""What decoding remembers between steps."""
+"""The cache of incremental decoding."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class State(Protocol):
-    """What one mixer remembers: it can follow a beam search by choosing rows."""
+    """The cached state of one mixer."""
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the batch rows ``rows`` (N,), in this order."""
+        """Select the batch rows ``rows`` (N,), in this order, as beam search does."""
         ...
 
 
@@ -19,7 +19,7 @@ S = TypeVar("S", bound=State)
 
 
 class KeyValues:
-    """Keys and values of the tokens so far, (B, G, S, K), in buffers that double when full."""
+    """Keys and values (B, G, S, K) of the tokens so far, in buffers that double when full."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
@@ -27,7 +27,7 @@ class KeyValues:
         self.length = 0
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (B, G, T, K) and return all so far."""
+        """Append (B, G, T, K) and return all, (B, G, S, K)."""
         end = self.length + keys.shape[2]
         self.keys = self._room(self.keys, keys, end)
         self.values = self._room(self.values, values, end)
@@ -50,7 +50,7 @@ class KeyValues:
 
 
 class Cache:
-    """What a model remembers of the tokens it has seen: the states of every layer, and which tokens were padding."""
+    """The cached states of all layers and the padding mask of the tokens so far."""
 
     def __init__(self, depth: int) -> None:
         self.layers: list[dict[str, State]] = [{} for _ in range(depth)]
@@ -58,11 +58,11 @@ class Cache:
         self.attention_mask: Tensor | None = None
 
     def state(self, layer: int, name: str, make: Callable[[], S]) -> S:
-        """The state that the mixer ``name`` of a layer keeps, made on first use."""
+        """The state ``name`` of a layer, created on first use."""
         return self.layers[layer].setdefault(name, make())  # pyright: ignore[reportReturnType]
 
     def extend_mask(self, mask: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor | None:
-        """Add the mask (B, T) of ``length`` new tokens; return that (B, S) of all, None while nothing is padding."""
+        """Append the mask (B, T) of ``length`` new tokens; return that of all, (B, S), or None without padding."""
         if mask is None and self.attention_mask is None:
             return None
         before = self.attention_mask
@@ -74,7 +74,7 @@ class Cache:
         return self.attention_mask
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the batch rows ``rows`` (N,), in this order, everywhere."""
+        """Select the batch rows ``rows`` (N,), in this order, in all states."""
         if self.attention_mask is not None:
             self.attention_mask = self.attention_mask[rows]
         for states in self.layers:

@@ -1,4 +1,4 @@
-"""What every block is: a module that knows its site, its initial values and its cost."""
+"""Base class of blocks that are modules."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Self, cast
@@ -13,8 +13,9 @@ from registry import PLACES, Ability, Block, Cut, UnfitError
 class Component(nn.Module, Block):
     """A block that is an ``nn.Module``.
 
-    ``outputs`` names the child modules whose result goes straight into the residual stream, which some inits scale by
-    depth; ``is_noop`` is True for a block that stands for nothing, so that its parent leaves the sublayer out.
+    Attributes:
+        outputs: names of child modules whose output is added to the residual stream, which some inits scale by depth.
+        is_noop: True for a block that does nothing, so that its parent leaves the sublayer out.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ()
@@ -33,54 +34,54 @@ class Component(nn.Module, Block):
         return block
 
     def constants(self) -> Mapping[str, float | Sequence[float]]:
-        """Parameters that start at known values, by their name inside this block; all others are drawn by the init.
+        """Initial values of parameters that the init does not draw, by the parameter's name in this block.
 
-        A sequence stands along the last axis.
+        A sequence gives one value per index of the last axis.
         """
         return {}
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        """What stands along the axes of parameters, by their dotted name inside this block, for a warm start.
+        """Meaning of parameter axes for a warm start, by the parameter's dotted name in this block.
 
-        None is an axis that a trained parameter must have in the same size, such as the model's width; so are all axes
-        of parameters that are not named.
+        None: the axis must have the same size in the trained parameter, such as the model's width. The same holds for
+        all axes of parameters that are not named.
         """
         return {}
 
     def fallback_names(self) -> Mapping[str, str]:
-        """Where else a checkpoint may have what a parameter stands for: its name here -> another name here."""
+        """For a warm start, parameter name -> other name to try in the old block if the first is missing."""
         return {}
 
     def shards(self) -> Mapping[str, Cut]:
-        """As ``capabilities.shards``, of what there is with these parameters; nothing if it cannot be cut with them."""
+        """``capabilities.shards`` of the children that exist; empty: this configuration cannot be cut."""
         return {name: cut for name, cut in self.capabilities.shards.items() if getattr(self, name) is not None}
 
     def flops_per_token(self, length: int) -> float:
-        """Floating-point operations of a forward's matrix products for one token in a sequence of ``length``.
+        """Floating-point operations per token of the matrix products in a forward over a sequence of ``length``.
 
         A product of (m, k) by (k, n) counts 2mkn, masked scores count as computed, norms and activations do not count.
         """
         return sum(flops_per_token(child, length) for child in self.children())
 
     def allows(self, ability: Ability) -> bool:
-        """Whether this block and every one in it declare an ability; only causal blocks are asked for a cache."""
+        """Whether this block and all blocks in it have an ability; only causal blocks need a cache."""
         asked = [component for _, component in self.components() if ability != "cache" or component.is_causal]
         return all(getattr(component.capabilities, ability) for component in asked)
 
     @property
     def is_causal(self) -> bool:
-        """Whether it may be part of decoding: it does not stand where a token sees the whole text."""
+        """True for blocks that take part in decoding."""
         return self.site is None or self.site.causal
 
     def components(self) -> Iterator[tuple[str, "Component"]]:
-        """Every block in this one, itself first, with its parameter-name prefix."""
+        """This block and all blocks in it, each with its parameter-name prefix."""
         for name, module in cast("Iterator[tuple[str, nn.Module]]", self.named_modules()):
             if isinstance(module, Component):
                 yield name, module
 
 
 def flops_per_token(module: nn.Module, length: int) -> float:
-    """As :meth:`Component.flops_per_token`, for any module: a Linear multiplies, others do what their children do."""
+    """As :meth:`Component.flops_per_token`, for any module: a product for a Linear, else the sum over children."""
     if isinstance(module, Component):
         return module.flops_per_token(length)
     if isinstance(module, nn.Linear):

@@ -1,4 +1,4 @@
-"""What a block may know of its inputs, when it runs."""
+"""Inputs of a forward pass that blocks share."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 @dataclass
 class Context:
-    """One forward's surroundings, shared by all layers.
+    """Inputs of one forward pass besides the vectors, shared by all layers.
 
     Attributes:
-        positions: (B or 1, T) int, place of each token in its own text, from 0; padding and documents are allowed for.
-        offset: number of tokens that the cache held before these.
+        positions: (B or 1, T) int, position of each token in its document, from 0, padding not counted.
+        offset: number of cached tokens before these.
         attention_mask: (B, S) bool over cached and new tokens, True for a token, False for padding; None: no padding.
-        documents: (B, T) int, equal for tokens of the same document; None: one document a row.
+        documents: (B, T) int, equal for tokens of the same document; None: one document per row.
         memory: (B, S, D) output of the encoder, for cross mixers.
         memory_mask: (B, S) bool, like ``attention_mask``, for ``memory``.
-        cache: what was remembered of earlier tokens, if decoding.
-        layer: index of the layer that runs, kept up to date only if there is a cache.
-        bias: (B or 1, H, T, S) float32, what the stack adds to the scores of all its mixers.
+        cache: cache of earlier tokens while decoding; None: no cache.
+        layer: index of the running layer, updated only with a cache.
+        bias: (B or 1, H, T, S) float32, the stack's bias, added to the scores of its self-attention mixers.
     """
 
     positions: Tensor
@@ -45,13 +45,13 @@ class Context:
         return self.positions.shape[1]
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` returns, made once a forward for all who ask with this ``key``. It must hold no parameters."""
+        """The result of ``make``, computed once per forward and ``key``; it must not depend on parameters."""
         if key not in self.shared:
             self.shared[key] = make()
         return cast("T", self.shared[key])
 
     def distances(self) -> Tensor:
-        """Place of each key minus place of each query, (T, S) int."""
+        """Index of each key minus index of each query, (T, S) int."""
 
         def make() -> Tensor:
             keys = torch.arange(self.offset + self.length, device=self.positions.device)
@@ -60,7 +60,7 @@ class Context:
         return self.once("distances", make)
 
     def lengths(self) -> Tensor:
-        """Number of tokens so far in the text of each token, padding not counted, (B or 1, T or 1) int."""
+        """Number of tokens in the document of each token, padding not counted, (B or 1, T or 1) int."""
 
         def make() -> Tensor:
             if self.documents is not None:
@@ -72,7 +72,7 @@ class Context:
         return self.once("lengths", make)
 
     def state(self, name: str, make: Callable[[], S]) -> S | None:
-        """The cache's state for the mixer ``name`` of the layer that runs; None without a cache."""
+        """The cached state ``name`` of the running layer; None: no cache."""
         return None if self.cache is None else self.cache.state(self.layer, name, make)
 
     @classmethod
@@ -88,16 +88,19 @@ class Context:
         """The context of ``tokens`` (B, T) or of vectors (B, T, D).
 
         Raises:
-            ValueError: a mask has another shape than the tokens or is one of fractions, or documents come with a cache.
+            ValueError: a mask has another shape than the tokens or a floating-point dtype, or documents come with a
+            cache.
         """
         batch, length = tokens.shape[:2]
         for name, value in (("attention_mask", attention_mask), ("documents", documents)):
             if value is not None and value.shape != (batch, length):
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, but the tokens have {(batch, length)}")
-            if value is not None and value.is_floating_point():  # of 0 and -inf it would say the opposite
-                raise ValueError(f"{name} holds {value.dtype} numbers; give bool or int, in a mask True for a token")
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}, but the tokens have {(batch, length)}; make them equal"
+                )
+            if value is not None and value.is_floating_point():  # a mask of 0 and -inf would be read inverted
+                raise ValueError(f"{name} has dtype {value.dtype}; give bool or int, and in a mask True for a token")
         if documents is not None and cache is not None:
-            raise ValueError("documents cannot be given together with a cache: decoding continues one text a row")
+            raise ValueError("documents are not supported with a cache: decode one document per row")
         offset = 0 if cache is None else cache.length
         mask = None if attention_mask is None else attention_mask.bool()
         if cache is not None:
@@ -119,26 +122,26 @@ def _positions(length: int, offset: int, mask: Tensor | None, documents: Tensor 
 
 
 def _begins(documents: Tensor) -> Tensor:
-    """(B, T) bool: whether another document begins, the first one of a row not counted."""
+    """(B, T) bool, True where a document begins, except for the first of a row."""
     new = torch.zeros_like(documents, dtype=torch.bool)
     new[:, 1:] = documents[:, 1:] != documents[:, :-1]
     return new
 
 
 def _document_lengths(documents: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, T): of each token the number of tokens in its document."""
+    """(B, T) int, the number of tokens in each token's document."""
     number = _begins(documents).cumsum(dim=1)
     counted = torch.ones_like(number) if mask is None else mask.long()
     return torch.zeros_like(number).scatter_add(1, number, counted).gather(1, number)
 
 
 def growth(mask: Tensor | None, before: int, after: int) -> set[tuple[int, int]]:
-    """How many tokens texts have before and after some are added, padding not counted; for each text that had any.
+    """Distinct lengths (before, after) of the rows of a batch that grows, padding not counted, for rows with any token.
 
     Args:
-        mask: (B, ``after``) bool, False for padding; None: there is none.
-        before: number of places in a row that were there before.
-        after: number of places in a row.
+        mask: (B, ``after``) bool, False for padding; None: no padding.
+        before: number of columns before.
+        after: number of columns after.
     """
     if mask is None:
         return {(before, after)} if before else set()

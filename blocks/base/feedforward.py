@@ -1,4 +1,4 @@
-"""The slots of what changes each token on its own."""
+"""The slots feedforward and router."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from registry import Slot, UnfitError
 
 
 class FeedForward(Component, ABC):
-    """Changes each token on its own. One that can be an expert is an :class:`Expert`."""
+    """Transforms each token independently. Feed-forwards that can be experts inherit from :class:`Expert`."""
 
     slot = Slot("feedforward", "Transforms each token on its own.")
 
@@ -28,7 +28,7 @@ class FeedForward(Component, ABC):
         """(B, T, D) -> (B, T, D)"""
 
     def prepare(self, context: Context) -> None:
-        """Learn of the padding, which is not to be counted, before the first layer runs."""
+        """Read the padding mask, for load balancing, before the first layer runs."""
 
     if TYPE_CHECKING:
 
@@ -36,25 +36,25 @@ class FeedForward(Component, ABC):
 
 
 class Expert(FeedForward, ABC):
-    """A feed-forward that at a site of experts stands for all of them.
+    """A feed-forward that computes all experts at a site with ``site.experts``.
 
-    It needs nothing but :class:`~blocks.base.Linear` for its projections, each of which takes ``offsets``; all between
-    them is pointwise, and may have no parameters.
+    Its projections are :class:`~blocks.base.Linear`, called with ``offsets``; operations between them are pointwise and
+    have no parameters.
     """
 
     @abstractmethod
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D), or of experts (N, D) -> (N, D).
+        """(B, T, D) -> (B, T, D), or for experts (N, D) -> (N, D).
 
         Args:
-            x: of experts, rows sorted by expert.
-            offsets: (experts,) int32, where the rows of each expert end; None: there are no experts.
+            x: for experts, rows sorted by expert.
+            offsets: (experts,) int32, end of each expert's rows; None: no experts.
         """
 
     def between(
         self, size: int, into: tuple[str, ...], out_of: tuple[str, ...]
     ) -> Mapping[str, tuple[Axis | None, ...]]:
-        """The axes of projections to ``size`` hidden units and back, for :meth:`axes`."""
+        """Axes of projections to ``size`` hidden units and back, for :meth:`axes`."""
         experts = self.site.experts if self.site is not None else None
         leading = () if experts is None else (Experts(experts),)
         reads, writes = Hidden(size), Hidden(size, zero_new=True)
@@ -79,18 +79,18 @@ class Router(Component, ABC):
         """(N, D) -> the chosen experts' weights (N, top_k), in the dtype of ``x`` or wider, and indices (N, top_k)."""
 
     def prepare(self, context: Context) -> None:
-        """Learn of the padding, which is not to be counted, before the first layer runs."""
+        """Read the padding mask, for load balancing, before the first layer runs."""
 
     def auxiliary_loss(self, reduce: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """What training adds to the loss for the last forward, a scalar; asked for once after each.
+        """The auxiliary loss of the last forward, a scalar; call it once after each training forward. None: no loss.
 
         Args:
-            reduce: adds a tensor up over all processes that train together.
+            reduce: sums a tensor over all processes of the training.
         """
         return None
 
     def update(self) -> None:
-        """Change what gradients do not reach, after an optimizer step."""
+        """Update state that is not trained by gradients, after an optimizer step."""
 
     if TYPE_CHECKING:
 

@@ -1,4 +1,4 @@
-"""Matrix products of rows that are sorted into groups, each with a matrix of its own."""
+"""Grouped matrix products: rows sorted into groups, one matrix per group."""
 
 from typing import Any, cast
 
@@ -7,21 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import flop_counter
 
-ALIGNED = 16  # bytes: torch's grouped kernel takes rows that begin at multiples of it
+ALIGNED = 16  # bytes: torch's grouped kernel needs rows aligned to it
 DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
-CAPABILITY = (8, 0)  # of the GPUs that torch's grouped kernel runs on
+CAPABILITY = (8, 0)  # lowest compute capability of GPUs with torch's grouped kernel
 
 
 def grouped_linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """Row n of group e times the transpose of ``weight[e]``.
 
-    For torch.compile it is one operation, because torch's own grouped product cannot be traced in float32 and how many
-    rows a group has is known only when it runs.
+    A custom operator, because torch.compile cannot trace torch's grouped product in float32, nor group sizes that
+    depend on the data.
 
     Args:
         x: (N, in), sorted by group.
         weight: (E, out, in).
-        offsets: (E,) int32, where the rows of each group end; a group may be empty. The last is N.
+        offsets: (E,) int32, end of each group's rows, the last is N; groups may be empty.
 
     Returns:
         (N, out)
@@ -35,7 +35,7 @@ def group_of_rows(rows: int, offsets: Tensor) -> Tensor:
 
 
 def fits_kernel(rows: Tensor, *others: Tensor) -> bool:
-    """Whether torch's grouped kernel takes these contiguous factors."""
+    """Whether torch's grouped kernel supports these contiguous factors."""
     if rows.dtype not in DTYPES or rows.device.type not in ("cpu", "cuda"):
         return False
     if rows.is_cuda and torch.cuda.get_device_capability(rows.device) < CAPABILITY:

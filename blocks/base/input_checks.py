@@ -1,19 +1,21 @@
-"""What a block cannot be given is refused, not computed wrongly."""
+"""Reject inputs that a block does not support."""
 
 from blocks.base.component import Component
 from blocks.base.context import Context
 
 
 def check_inputs(block: Component, context: Context) -> None:
-    """Compare what comes in with what ``block.capabilities``.
+    """Check the context against ``block.capabilities``.
 
     Raises:
-        ValueError: there is padding, documents or a cache, and the block declares that it takes none.
+        ValueError: the context has padding, documents or a cache, and the block does not support it.
     """
     can, name = block.capabilities, type(block).__name__
     if not can.padding and context.attention_mask is not None:
-        raise ValueError(f"{name} takes no padding, but there is an attention_mask")
+        raise ValueError(
+            f"{name} does not support padding, but attention_mask is given; give sequences of one length without it"
+        )
     if not can.documents and context.documents is not None:
-        raise ValueError(f"{name} keeps no documents apart, but there are documents")
+        raise ValueError(f"{name} does not support packed documents, but documents is given; give one document per row")
     if not can.cache and context.cache is not None:
-        raise ValueError(f"{name} cannot be decoded from a cache, but there is one")
+        raise ValueError(f"{name} does not support decoding with a cache; decode without it")

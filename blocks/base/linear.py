@@ -1,4 +1,4 @@
-"""A linear projection that many experts can share."""
+"""Linear projections, also of several experts at once."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,18 @@ from blocks.base.site import Site
 
 
 class Linear(nn.Linear):
-    """x W^T + b; at a site of experts, each expert has its own W and b, and all are computed at once.
+    """x W^T + b; at a site with experts, one W and b per expert, computed at once.
 
     Args:
-        site: where the block sits that the projection belongs to.
-        in_features: width of what comes in.
-        out_features: width of what goes out.
-        bias: whether there is a b.
+        site: site of the block that owns the projection.
+        in_features: width of the input.
+        out_features: width of the output.
+        bias: add a learned bias.
 
     Attributes:
         weight: (out, in), or (experts, out, in).
         bias: (out,), or (experts, out).
-        reduce: adds up the processes' results where tensor parallelism cuts by rows; None: it is not cut.
+        reduce: sums the results of all processes under tensor parallelism by rows; None: not cut.
     """
 
     def __init__(self, site: Site, in_features: int, out_features: int, *, bias: bool = True) -> None:
@@ -41,11 +41,11 @@ class Linear(nn.Linear):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """(..., in) -> (..., out); for experts (N, in) -> (N, out), where ``offsets`` says whose row is which.
+        """(..., in) -> (..., out); for experts (N, in) -> (N, out).
 
         Args:
             input: for experts, rows sorted by expert.
-            offsets: (experts,) int32, where the rows of each expert end.
+            offsets: (experts,) int32, end of each expert's rows; required with experts.
         """
         if self.experts is None:
             return (
@@ -54,7 +54,7 @@ class Linear(nn.Linear):
         if offsets is None:
             raise ValueError(f"offsets is required: this projection has {self.experts} experts")
         weight, device = self.weight, input.device.type
-        # autocast knows torch's own products only
+        # autocast applies to torch's own operators only
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             input, weight = input.to(dtype), weight.to(dtype)

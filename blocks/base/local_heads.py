@@ -1,10 +1,10 @@
-"""Where a mixer takes what belongs to its heads."""
+"""The heads of this process under tensor parallelism."""
 
 from torch import Tensor, nn
 
 
 class LocalHeads(nn.Module):
-    """Something of every head, (B or 1, H, ...) -> of the heads that are here: all, unless tensor parallelism cut."""
+    """Slice a per-head tensor (B or 1, H, ...) to this process's heads; the identity without tensor parallelism."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x

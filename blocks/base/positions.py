@@ -1,4 +1,4 @@
-"""The slots of what tells where tokens stand."""
+"""The slots of position encodings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -12,9 +12,10 @@ from registry import AsRecipe, Slot
 
 
 class InputPositions(Component, ABC):
-    """Says where a token stands by a vector that is added to its embedding.
+    """Adds position information to the embeddings.
 
-    ``absolute`` says whether a text gives something else when all its positions are shifted alike.
+    Attributes:
+        absolute: False if shifting all positions by the same amount changes nothing.
     """
 
     slot = Slot("input_positions", "Adds position information to the embeddings.")
@@ -38,26 +39,26 @@ class RotaryScaling(Component, ABC):
         parent_arguments=("width", "theta"),
     )
     grows: ClassVar[bool] = False
-    """Whether angles depend on how long the text becomes."""
+    """Whether angles depend on the sequence length."""
 
     @abstractmethod
     def stretched(self, frequencies: Tensor, context: Context) -> Tensor:
-        """Angles per token (width/2,) float32 -> the same, or of texts of several lengths (B or 1, T or 1, width/2)."""
+        """Angles per token (width/2,) float32 -> scaled angles, (width/2,) or (B or 1, T or 1, width/2)."""
 
     def changes(self, before: int, after: int) -> bool:
-        """Whether a text that grows from ``before`` to ``after`` tokens is turned otherwise from its first token on.
+        """Whether angles change when a sequence grows from ``before`` to ``after`` tokens.
 
-        Keys in a cache are then wrong, so that the whole text has to be read again.
+        Cached keys are then invalid, and the whole sequence has to be recomputed.
         """
         return False
 
     def magnitude(self) -> float:
-        """Factor on the turned queries and keys."""
+        """Factor on rotated queries and keys."""
         return 1.0
 
     @property
     def key(self) -> Hashable:
-        """Equal for scalings that do the same, which can share their tables."""
+        """Equal for scalings with the same settings, which can share their tables."""
         settings = cast("dict[str, object]", vars(self)).items()
         return type(self), tuple(sorted((name, repr(value)) for name, value in settings if not name.startswith("_")))
 
@@ -66,11 +67,13 @@ ScalingFactory = Annotated[Callable[[int, float], RotaryScaling], AsRecipe()]
 
 
 class AttentionPositions(Component, ABC):
-    """Says where tokens stand inside a mixer: turns queries and keys, or adds to the scores.
+    """Position information inside a mixer: rotates queries and keys, or adds a bias to the scores.
 
-    ``site.dim`` is the width of a head and ``site.heads`` their number; a stack that shares one among its mixers knows
-    neither. ``capabilities.needs`` says which of the two it does, so that it stands only where that is applied. Unless
-    it is ``absolute``, only distances count: shifting all positions by the same amount changes nothing.
+    At a mixer's site, ``site.dim`` is the width of a head and ``site.heads`` the number of heads; at a stack's site,
+    ``site.heads`` is None. ``capabilities.needs`` declares which of the two the mixer or stack has to apply.
+
+    Attributes:
+        absolute: False if shifting all positions by the same amount changes nothing.
     """
 
     slot = Slot(
@@ -78,15 +81,15 @@ class AttentionPositions(Component, ABC):
     )
     absolute: ClassVar[bool] = False
     heads: int | None = None
-    """Number of heads to whose scores it adds; None: it adds nothing."""
+    """Number of heads of its bias; None: no bias."""
 
     def rotate(self, x: Tensor, context: Context) -> Tensor:
-        """Queries or keys (B, H, T, K) -> the same, placed at ``context.positions``."""
+        """Queries or keys (B, H, T, K) -> the same shape, rotated by ``context.positions``."""
         return x
 
     def bias(self, context: Context) -> Tensor | None:
-        """What is added to the scores, (B or 1, H, T, S) float32, or nothing."""
+        """The bias of the scores, (B or 1, H, T, S) float32; None: no bias."""
         return None
 
     def prepare(self, context: Context) -> None:
-        """Make what all layers share, before the first runs."""
+        """Compute what all layers share, before the first layer runs."""

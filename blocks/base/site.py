@@ -1,4 +1,4 @@
-"""Where a block sits, known when it is built."""
+"""The position of a block in the model."""
 
 from dataclasses import dataclass, replace
 
@@ -7,17 +7,17 @@ from registry import Place
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Everything that a block may know of its surroundings.
+    """The surroundings of a block, passed to its constructor.
 
     Attributes:
-        dim: width of the vectors that come in and go out.
-        max_length: longest sequence, in tokens, that the model promises to take.
-        depth: number of layers in the stack around the block.
-        layer: index of the layer around the block, from 0.
-        causal: a token may see itself and earlier ones only.
-        memory_dim: width of the encoder's output if the block looks at one (a cross mixer, or what holds one).
-        heads: number of heads that a block inside a mixer serves, one by one; ``dim`` is then the width of one.
-        experts: number of experts that a feed-forward stands for, or that a router chooses from.
+        dim: width of the input and output vectors.
+        max_length: longest supported sequence, in tokens.
+        depth: number of layers of the stack.
+        layer: index of the layer, from 0.
+        causal: outputs depend on the same and earlier tokens only.
+        memory_dim: width of the encoder's output, for cross mixers and blocks that contain one; None: no encoder.
+        heads: number of heads, for blocks applied to each head of a mixer, where ``dim`` is the width of a head.
+        experts: number of experts, for a feed-forward that computes all of them or a router; None: no experts.
     """
 
     dim: int
@@ -31,7 +31,7 @@ class Site:
 
     @property
     def place(self) -> Place:
-        """Which of the three places of a model this is."""
+        """causal, bidirectional or cross."""
         return "cross" if self.memory_dim is not None else "causal" if self.causal else "bidirectional"
 
     def head_dim(self, heads: int) -> int:
@@ -45,5 +45,5 @@ class Site:
         return self.dim // heads
 
     def resized(self, dim: int, heads: int | None = None) -> "Site":
-        """The same place with vectors of another width, of each of ``heads`` heads."""
+        """This site with another width and number of heads."""
         return replace(self, dim=dim, heads=heads)

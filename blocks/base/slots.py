@@ -1,4 +1,4 @@
-"""One abstract class per slot: its contract, and nothing else."""
+"""One abstract class per slot, with its contract."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -47,13 +47,15 @@ class Norm(Component, ABC):
 
 
 class Mixer(Component, ABC):
-    """Moves information between tokens.
+    """Mixes information across tokens.
 
-    It obeys ``site.causal``, and reads ``context.memory`` where there is a ``site.memory_dim``. ``window``: a token
-    sees only those closer than this many tokens, itself included; None: all.
+    It is causal where ``site.causal`` is True, and attends to ``context.memory`` where ``site.memory_dim`` is set.
+
+    Attributes:
+        window: outputs depend only on tokens less than this many tokens away; None: no limit.
     """
 
-    slot = Slot("mixer", "Moves information between tokens.")
+    slot = Slot("mixer", "Mixes information across tokens.")
     window: int | None = None
 
     @abstractmethod
@@ -61,26 +63,28 @@ class Mixer(Component, ABC):
         """(B, T, D) -> (B, T, D)"""
 
     def prepare(self, context: Context) -> None:
-        """Make what all layers share, before the first runs.
+        """Compute what all layers share, before the first layer runs.
+
+        The default only checks the context; mixers that support every input may override it.
 
         Raises:
-            ValueError: it is given what it cannot be given; one that overrides this can be given everything.
+            ValueError: the context has an input that the mixer does not support.
         """
         check_inputs(self, context)
 
     @property
     def scored_heads(self) -> int:
-        """Number of heads to whose scores it adds ``context.bias``; 0: it has no such scores."""
+        """Number of heads whose scores ``context.bias`` is added to; 0: none."""
         return 0
 
     @property
     def cached_per_token(self) -> int:
-        """Numbers that the cache keeps for each token seen: of the memory, for a cross mixer."""
+        """Cached elements per token of the sequence, or of the memory for a cross mixer."""
         return 0
 
     @property
     def cached_per_text(self) -> int:
-        """Numbers that the cache keeps for each row besides, however long its text."""
+        """Cached elements per sequence, independent of its length."""
         return 0
 
     if TYPE_CHECKING:
@@ -89,13 +93,13 @@ class Mixer(Component, ABC):
 
 
 class Residual(Component, ABC):
-    """Wires one sublayer into the stream."""
+    """Wires one sublayer into the residual stream."""
 
-    slot = Slot("residual", "Wires one sublayer into the stream.")
+    slot = Slot("residual", "Wires one sublayer into the residual stream.")
 
     @property
     def identity_at_zero(self) -> bool:
-        """Whether it leaves the stream as it is where the sublayer gives 0."""
+        """Whether it is the identity if the sublayer outputs 0."""
         return False
 
     @abstractmethod
@@ -108,7 +112,7 @@ class Residual(Component, ABC):
 
 
 class Layer(Component, ABC):
-    """One step of the residual stream."""
+    """A mixer and a feed-forward, wired into the residual stream."""
 
     slot = Slot(
         "layer", "Wires a mixer and a feed-forward into one step of the residual stream.", default_block="sequential"
@@ -116,7 +120,7 @@ class Layer(Component, ABC):
 
     @property
     def identity_at_zero(self) -> bool:
-        """Whether it leaves the stream as it is where its sublayers' ``outputs`` are 0."""
+        """Whether it is the identity if its sublayers' ``outputs`` are 0."""
         return False
 
     @abstractmethod
@@ -125,7 +129,7 @@ class Layer(Component, ABC):
 
     @abstractmethod
     def prepare(self, context: Context) -> None:
-        """Let the mixers make what all layers share, before the first runs."""
+        """Call ``prepare`` of the sublayers, before the first layer runs."""
 
     if TYPE_CHECKING:
 
@@ -144,17 +148,17 @@ class Stack(Component, ABC):
     @property
     @abstractmethod
     def depth(self) -> int:
-        """Number of layers that a token passes."""
+        """Number of layers applied to a token."""
 
     @property
     def repeats(self) -> int:
-        """How many times each of its layers runs."""
+        """Number of runs of each layer."""
         return 1
 
     def weight_sources(self, old: Self) -> Mapping[str, str | None]:
-        """Whose weights children take over in a warm start: name here -> name in ``old``, None: nobody's.
+        """Map children to the children of ``old`` that they start from in a warm start; None: fresh.
 
-        Children that are not named take over those of the same name.
+        Children that are not named start from those of the same name.
         """
         return {}
 
@@ -164,7 +168,7 @@ class Stack(Component, ABC):
 
 
 class Embedding(Component, ABC):
-    """Token ids to vectors. ``table`` (V, width) is what a tied head multiplies with."""
+    """Maps token ids to vectors. A tied head multiplies with ``table`` (V, width)."""
 
     slot = Slot(
         "embedding",
@@ -193,7 +197,7 @@ EmbeddingFactory = Annotated[Callable[[Site, int, nn.Embedding | None], Embeddin
 
 
 class Transform(Component, ABC):
-    """A last change of the vectors before they become logits."""
+    """Transforms the vectors before the head maps them to logits."""
 
     slot = Slot(
         "transform", "Transforms the vectors before the head maps them to logits.", parent_arguments=("site", "width")
@@ -212,7 +216,7 @@ TransformFactory = Annotated[Callable[[Site, int], Transform], AsRecipe()]
 
 
 class Head(Component, ABC):
-    """Vectors to logits. It is given the vocabulary's size and the width of the embedding's token table."""
+    """Maps vectors to logits. ``width`` is the width of the embedding's token table."""
 
     slot = Slot("head", "Maps vectors to logits.", parent_arguments=("site", "vocab_size", "width"))
 
@@ -238,12 +242,12 @@ class Init(Block, ABC):
         """Fill ``weight`` in place.
 
         Args:
-            weight: float32 on CPU; of a matrix (..., out, in), of an embedding (rows, width).
-            role: an ``output`` is a matrix whose result goes straight into the residual stream.
-            depth: number of layers in the stack around it, 1 outside a stack.
+            weight: float32 on CPU; a matrix (..., out, in) or an embedding (rows, width).
+            role: ``output`` is a matrix whose result is added to the residual stream.
+            depth: number of layers of the stack, 1 outside a stack.
             generator: seeded by (seed, parameter name).
         """
 
     @abstractmethod
     def deviation(self, shape: Sequence[int], role: Role, depth: int) -> float:
-        """Standard deviation of what ``draw`` fills a parameter of ``shape`` with, by which it can be checked."""
+        """Standard deviation of ``draw`` for a parameter of ``shape``."""

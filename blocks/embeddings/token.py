@@ -1,4 +1,4 @@
-"""A learned vector for each token."""
+"""A table of learned token vectors."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -12,15 +12,15 @@ from registry import NonNegative, Positive, PositiveFloat, Probability, register
 
 @register("token")
 class TokenEmbedding(Embedding):
-    """scale * table[token] + positions + segments, then norm, dropout, and a projection if the table has its own width.
+    """scale * table[token] + positions + segments, then norm, dropout, and a projection if ``width`` is not dim.
 
     Args:
-        scale: factor on the token vectors; sqrt_dim is the root of their width, as in the original Transformer.
-        positions: what is added for the place of a token.
-        segments: number of segment ids (BERT's token types), each with a vector that is added; 0 for none.
-        norm: over the sum; null for none.
-        dropout: share of the channels set to zero while training.
-        width: width of the table; null: the model's. A narrower one is projected up (factorised, as in ALBERT).
+        scale: factor on the token vectors; sqrt_dim: square root of their width, as in the original Transformer.
+        positions: position encoding added to the token vectors.
+        segments: number of segment ids (BERT's token types), each with a learned vector that is added; 0: none.
+        norm: norm of the sum; null: none.
+        dropout: probability of zeroing an element during training.
+        width: width of the table, projected to dim if different (factorised, as in ALBERT); null: dim.
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.4; Devlin et al., 2018, arXiv:1810.04805"
@@ -47,7 +47,8 @@ class TokenEmbedding(Embedding):
             self.tokens = nn.Embedding(vocab_size, self.width)
         elif tokens.embedding_dim != self.width:
             raise ValueError(
-                f"the shared token table has width {tokens.embedding_dim}, but width={self.width} is asked for"
+                f"the shared token table has width={tokens.embedding_dim}, but this embedding has width={self.width}; "
+                "make them equal or set share_tokens=false"
             )
         self.positions = positions(narrow)
         self.segments = nn.Embedding(segments, self.width) if segments else None
@@ -74,7 +75,7 @@ class TokenEmbedding(Embedding):
         if self.segments is not None:
             x = x + (self.segments(segments) if segments is not None else self.segments.weight[0])
         elif segments is not None:
-            raise ValueError("segment ids were given, but this embedding has segments=0")
+            raise ValueError("segment ids were given, but the embedding has segments=0; leave them out or set segments")
         if self.norm is not None:
             x = self.norm(x)
         x = self.dropout(x)

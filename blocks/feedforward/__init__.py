@@ -1,1 +1,1 @@
-"""Feed-forward blocks: (B, T, D) -> (B, T, D), each token on its own."""
+"""Feed-forward blocks: (B, T, D) -> (B, T, D), each token independently."""

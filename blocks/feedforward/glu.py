@@ -17,13 +17,13 @@ class GLU(Expert):
     """down(activation(gate(x)) * up(x)): SwiGLU with silu, GEGLU with gelu, the original GLU with sigmoid.
 
     Args:
-        hidden: width of gate and up; null: 8/3 of the model's width, rounded up to a multiple of 8, which costs the
-            parameters of a plain feed-forward of four times the width.
-        activation: the non-linearity on the gate.
-        bias: biases in all projections, or a list of those that have one out of gate, up, down.
-        limit: gate(x) is cut off above this, and up(x) above this and below its negative; null: they are not.
-        up_offset: number added to up(x), after it was cut off.
-        dropout: share of the hidden channels set to zero while training.
+        hidden: width of gate and up; null: 8/3 * dim, rounded up to a multiple of 8, for as many parameters as an mlp
+            with hidden = 4 * dim.
+        activation: non-linearity on the gate.
+        bias: biases in all projections, or a list of the projections that have one, out of gate, up, down.
+        limit: clamp gate(x) to at most this and up(x) to [-limit, limit]; null: disabled.
+        up_offset: added to up(x), after clamping.
+        dropout: probability of zeroing a hidden channel during training.
     """
 
     paper = "Shazeer, 2020, arXiv:2002.05202; limit and offset: OpenAI, 2025, arXiv:2508.10925"

@@ -14,13 +14,13 @@ Projection = Literal["up", "down"]
 
 @register("mlp")
 class MLP(Expert):
-    """down(activation(up(x))), the same for every token.
+    """down(activation(up(x))).
 
     Args:
-        hidden: width between the two projections; null: four times the model's width.
-        activation: the non-linearity between them.
-        bias: biases in both projections, or a list of those that have one out of up, down.
-        dropout: share of the hidden channels set to zero while training.
+        hidden: width between the two projections; null: 4 * dim.
+        activation: non-linearity between the projections.
+        bias: biases in both projections, or a list of the projections that have one, out of up, down.
+        dropout: probability of zeroing a hidden channel during training.
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.3"

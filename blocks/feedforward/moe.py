@@ -16,14 +16,14 @@ from registry import Positive, register
 
 @register("moe")
 class MixtureOfExperts(FeedForward):
-    """sum over the chosen experts e of w_e(x) expert_e(x), where a router chooses some for each token and weighs them.
+    """Sum of w_e(x) expert_e(x) over the experts e that a router chooses for each token.
 
     Args:
         experts: number of experts.
-        expert: what each of them is; they differ in their weights.
-        router: chooses the experts of a token.
-        shared: a feed-forward that every token passes besides, added to what the experts give; null: none.
-        shared_gate: multiply what the shared one gives by sigmoid(w x), with a learned w.
+        expert: the feed-forward of every expert; each has its own weights.
+        router: chooses the experts of each token and their weights.
+        shared: a feed-forward that is applied to every token and added to the experts' output; null: none.
+        shared_gate: multiply the shared feed-forward's output by sigmoid(w x), with a learned w.
     """
 
     paper = (
@@ -48,11 +48,11 @@ class MixtureOfExperts(FeedForward):
         built = shared(site) if shared else None
         self.shared = None if built is None or built.is_noop else built
         if shared_gate and self.shared is None:
-            raise ValueError("shared_gate needs a shared feed-forward to multiply, but there is none")
+            raise ValueError("shared_gate needs a shared feed-forward, but shared is null; give one or leave it out")
         self.shared_gate = nn.Linear(site.dim, 1, bias=False) if shared_gate else None
 
     def fallback_names(self) -> Mapping[str, str]:
-        """What is no mixture yet can become every expert."""
+        """From a plain feed-forward, each expert starts as a copy of it."""
         return {f"experts.{name}": name for name, _ in self.experts.named_parameters()}
 
     def prepare(self, context: Context) -> None:

@@ -8,7 +8,7 @@ from registry import register
 
 @register("none")
 class NoFeedForward(FeedForward):
-    """Leave the sublayer out, with its norm and residual, to see what the feed-forward is worth."""
+    """No sublayer, norm or residual: for ablations of the feed-forward."""
 
     is_noop = True
 

@@ -1,4 +1,4 @@
-"""Tokens into the order of their experts, and back."""
+"""Sort tokens by expert and back."""
 
 from typing import Any, cast
 
@@ -8,7 +8,7 @@ from torch.autograd import Function
 
 
 class _Take(Function):
-    """Rows by index, each taken equally often; the backward pass takes too, so that it adds in a fixed order."""
+    """Select rows by index, each equally often; the backward pass selects too, so that it adds in a fixed order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, places: Tensor) -> Tensor:
@@ -25,14 +25,14 @@ class _Take(Function):
 
 
 class Sorting:
-    """Which rows go to which expert, in the order of the experts.
+    """The order of tokens by expert.
 
     Args:
         chosen: (N, k) indices of the experts of each token.
-        experts: how many there are.
+        experts: number of experts.
 
     Attributes:
-        offsets: (experts,) int32, where the rows of each expert end.
+        offsets: (experts,) int32, end of each expert's rows.
     """
 
     def __init__(self, chosen: Tensor, experts: int) -> None:
@@ -44,11 +44,11 @@ class Sorting:
         self.offsets = torch.searchsorted(ordered, every, right=True, out_int32=True)
 
     def spread(self, x: Tensor) -> Tensor:
-        """(N, D) -> (N * k, D), each token once for each of its experts."""
+        """(N, D) -> (N * k, D), one copy of a token per chosen expert, sorted by expert."""
         return _taken(x, self.order // self.top_k, self.places)
 
     def gather(self, y: Tensor, weights: Tensor) -> Tensor:
-        """(N * k, D) -> (N, D), what its experts gave for each token, times their ``weights`` (N, k), added up."""
+        """(N * k, D) -> (N, D), the sum over a token's experts of their outputs times ``weights`` (N, k)."""
         of_tokens = _taken(y, self.places, self.order).view(*weights.shape, y.shape[1])
         return (of_tokens * weights.to(y.dtype)[..., None]).sum(1)
 

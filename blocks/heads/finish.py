@@ -1,4 +1,4 @@
-"""What happens to logits after the projection."""
+"""Scale, bias and softcap of logits."""
 
 from typing import Literal
 

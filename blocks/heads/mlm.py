@@ -1,4 +1,4 @@
-"""BERT's transform before the vocabulary."""
+"""BERT's transform before the projection to the vocabulary."""
 
 from torch import Tensor, nn
 
@@ -10,12 +10,12 @@ from registry import register
 
 @register("mlm")
 class MLMTransform(Transform):
-    """norm(activation(dense(x))), into the width of the token table.
+    """norm(activation(dense(x))), with the width of the token table.
 
     Args:
-        activation: the non-linearity.
-        norm: the norm after it.
-        bias: a bias in the dense projection.
+        activation: non-linearity after the dense projection.
+        norm: norm after the activation.
+        bias: use a bias in the dense projection.
     """
 
     paper = "Devlin et al., 2018, arXiv:1810.04805"

@@ -1,4 +1,4 @@
-"""Logits from a matrix of its own."""
+"""A head with its own projection."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -16,10 +16,10 @@ class OwnHead(Head):
     """A linear projection to the vocabulary, not shared with the embedding.
 
     Args:
-        bias: a learned number for each token, added to its logit.
-        transform: what happens to the vectors first; null for nothing.
-        scale: factor on the logits; inverse_sqrt_dim is the inverse root of the model's width.
-        softcap: squash the logits to c * tanh(logit / c); null: leave them.
+        bias: add a learned bias per token to the logits.
+        transform: applied to the vectors before the projection; null: none.
+        scale: factor on the logits; inverse_sqrt_dim: 1 / sqrt(dim).
+        softcap: bound c on the logits, as c * tanh(logit / c); null: disabled.
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.4"

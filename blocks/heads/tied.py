@@ -1,4 +1,4 @@
-"""Logits from the embedding's own table."""
+"""A head that shares the embedding's token table."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -14,13 +14,13 @@ from registry import PositiveFloat, register
 
 @register("tied")
 class TiedHead(Head):
-    """x times the token table, transposed: one matrix reads tokens and writes them.
+    """x times the transposed token table: embedding and head share one matrix.
 
     Args:
-        bias: a learned number for each token, added to its logit.
-        transform: what happens to the vectors first; null for nothing.
-        scale: factor on the logits; inverse_sqrt_dim is the inverse root of the model's width.
-        softcap: squash the logits to c * tanh(logit / c); null: leave them.
+        bias: add a learned bias per token to the logits.
+        transform: applied to the vectors before the projection; null: none.
+        scale: factor on the logits; inverse_sqrt_dim: 1 / sqrt(dim).
+        softcap: bound c on the logits, as c * tanh(logit / c); null: disabled.
     """
 
     paper = "Press & Wolf, 2016, arXiv:1608.05859"
@@ -39,7 +39,7 @@ class TiedHead(Head):
         super().__init__(site)
         if transform is None and width != site.dim:
             raise ValueError(
-                f"the token table has width {width} and the model dim={site.dim}; a tied head then needs a transform"
+                f"the token table has width={width}, but the model has dim={site.dim}; give the head a transform"
             )
         self.transform = transform(site, width) if transform else None
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None

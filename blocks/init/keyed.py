@@ -1,7 +1,7 @@
-"""Initial values that depend on (seed, parameter name) and on nothing else.
+"""Initial values that depend on (seed, parameter name) only.
 
-Changing one block leaves every other parameter bit-identical: the ground on which variants are compared. Values are
-drawn in float32 on the CPU, so neither device, dtype nor sharding changes them.
+If one block changes, all other parameters keep bit-identical initial values, so that variants can be compared. Values
+are drawn in float32 on the CPU and do not depend on device, dtype or sharding.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from blocks.base import Component, Init, Role
 
 @torch.no_grad()
 def initialise(model: nn.Module, init: Init, seed: int) -> None:
-    """Fill every parameter of ``model``: constants as their blocks say, biases with 0, all else as ``init`` draws."""
+    """Fill every parameter of ``model``: with its block's constant, with 0 for a bias, else by ``init``."""
     parameters = dict(model.named_parameters())
     for name, value in initial_values(model, init, seed):
         parameters[name].copy_(value)
 
 
 def initial_values(model: nn.Module, init: Init, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """What :func:`initialise` fills in, one at a time; only shapes are asked of ``model``, which can be on meta."""
+    """The names and values for :func:`initialise`, one at a time; ``model`` may be on meta."""
     owners = dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules()))
     for name, parameter in model.named_parameters():
         path, _, leaf = name.rpartition(".")
@@ -42,11 +42,11 @@ def _draw(init: Init, value: Tensor, name: str, role: Role, depth: int, seed: in
         init.draw(value, role, depth, generator(seed, name))
     except ValueError as error:
         what = f"{name}, of the shape {tuple(value.shape)}, cannot be drawn by {type(init).__name__}: {error}"
-        raise ValueError(f"{what}; say in constants() of its block what it starts at") from None
+        raise ValueError(f"{what}; give its initial value in constants() of its block") from None
 
 
 def generator(seed: int, name: str) -> Generator:
-    """A CPU generator seeded by the pair."""
+    """A CPU generator seeded by (seed, name)."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
@@ -60,7 +60,7 @@ def _role(owners: dict[str, nn.Module], path: str) -> Role:
 
 
 def _depth(owners: dict[str, nn.Module], path: str) -> int:
-    """The depth of the stack around a parameter, from the nearest block that knows its site."""
+    """The depth of the stack around a parameter, from the nearest block with a site."""
     while path:
         owner = owners[path]
         if isinstance(owner, Component) and owner.site is not None:

@@ -1,4 +1,4 @@
-"""Ways to draw initial values."""
+"""Initialisation schemes."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from registry import PositiveFloat, register
 
 @register("normal")
 class Normal(Init):
-    """Everything from one normal distribution.
+    """Draw all parameters from one normal distribution.
 
     Args:
-        std: its standard deviation.
+        std: standard deviation.
     """
 
     paper = "Devlin et al., 2018, arXiv:1810.04805 (std 0.02)"
@@ -30,10 +30,10 @@ class Normal(Init):
 
 @register("depth_scaled")
 class DepthScaled(Init):
-    """A normal distribution, narrower by sqrt(2 * depth) for what is added to the residual stream, to keep its scale.
+    """Draw from a normal distribution, with std / sqrt(2 * depth) for output projections.
 
     Args:
-        std: standard deviation of everything else.
+        std: standard deviation of all other parameters.
     """
 
     paper = "Radford et al., 2019 (GPT-2), section 2.3"
@@ -50,7 +50,7 @@ class DepthScaled(Init):
 
 @register("xavier")
 class Xavier(Init):
-    """Matrices uniform so that variance is kept forward and backward; embeddings normal with std width^-0.5."""
+    """Draw matrices uniformly so that variance is preserved, embeddings from a normal distribution, std width^-0.5."""
 
     paper = "Glorot & Bengio, 2010"
 
@@ -61,7 +61,7 @@ class Xavier(Init):
         if role == "embedding":
             weight.normal_(0.0, self.deviation(weight.shape, role, depth), generator=generator)
         else:
-            for matrix in weight.view(-1, *weight.shape[-2:]):  # of experts, each has one
+            for matrix in weight.view(-1, *weight.shape[-2:]):  # one per expert
                 nn.init.xavier_uniform_(matrix, generator=generator)
 
     def deviation(self, shape: Sequence[int], role: Role, depth: int) -> float:

@@ -1,1 +1,1 @@
-"""One Transformer layer: its sublayers and their order."""
+"""Transformer layers: sublayers and their order."""

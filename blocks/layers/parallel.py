@@ -1,4 +1,4 @@
-"""Sublayers side by side."""
+"""A layer with parallel sublayers."""
 
 from torch import Tensor, nn
 
@@ -11,14 +11,14 @@ from registry import Capabilities, Probability, register
 
 @register("parallel")
 class ParallelLayer(Layer):
-    """x + mixer(norm(x)) + feedforward(norm(x)): both read the same stream, so that they can run at once.
+    """x + mixer(norm(x)) + feedforward(norm(x)): both sublayers read the same stream.
 
     Args:
-        mixer: moves information between the tokens.
-        feedforward: changes each token on its own.
-        norm: before the mixer and, unless ``feedforward_norm`` is given, before the feed-forward too.
-        feedforward_norm: another norm before the feed-forward; null: both read the same normed vectors.
-        dropout: share of each sublayer's output set to zero while training.
+        mixer: mixes information across tokens.
+        feedforward: transforms each token independently.
+        norm: norm before the mixer and, unless ``feedforward_norm`` is given, before the feed-forward.
+        feedforward_norm: norm before the feed-forward; null: both sublayers read the output of ``norm``.
+        dropout: probability of zeroing an element of a sublayer's output during training.
     """
 
     paper = "Wang & Komatsuzaki, 2021 (GPT-J); two norms: Black et al., 2022, arXiv:2204.06745"

@@ -1,4 +1,4 @@
-"""Sublayers one after another."""
+"""A layer with sequential sublayers."""
 
 from dataclasses import replace
 
@@ -14,16 +14,16 @@ from registry import register
 
 @register("sequential")
 class SequentialLayer(Layer):
-    """Mixer, then (in the decoder of an encoder-decoder) cross mixer, then feed-forward, each wired by ``residual``.
+    """Mixer, cross mixer (in the decoder of an encoder-decoder) and feed-forward, each in its own residual.
 
     Args:
-        mixer: moves information between the tokens.
-        cross: looks at the encoder's output; built only where there is an encoder.
-        feedforward: changes each token on its own.
-        residual: wires each of them into the stream; every sublayer has its own.
-        mixer_residual: wires the mixer, if otherwise than ``residual`` says.
-        cross_residual: wires the cross mixer, if otherwise.
-        feedforward_residual: wires the feed-forward, if otherwise.
+        mixer: mixes information across tokens.
+        cross: attends to the encoder's output; built in the decoder of an encoder-decoder only.
+        feedforward: transforms each token independently.
+        residual: wires a sublayer into the residual stream; built once per sublayer.
+        mixer_residual: residual of the mixer; null: ``residual``.
+        cross_residual: residual of the cross mixer; null: ``residual``.
+        feedforward_residual: residual of the feed-forward; null: ``residual``.
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1"

@@ -1,1 +1,1 @@
-"""Whole models: ids to logits."""
+"""Models: token ids to logits."""

@@ -1,4 +1,4 @@
-"""What all models share."""
+"""Base class of models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from registry import Slot
 
 
 class Model(Component, ABC):
-    """Token ids to logits. A model has ``vocab_size``, ``max_length`` and ``dim``, and knows its ``init``."""
+    """Maps token ids to logits."""
 
     slot = Slot("model", "Maps token ids to logits.", parent_arguments=())
 
@@ -21,44 +21,44 @@ class Model(Component, ABC):
         self.dim, self.vocab_size, self.max_length, self.init = dim, vocab_size, max_length, init
 
     def fallback_names(self) -> Mapping[str, str]:
-        """Tables that were one: what has its own token table, or its own head, had the embedding's before."""
+        """A separate target embedding or head starts from the embedding's token table."""
         shared = "embedding.tokens.weight"
         return {"head.project.weight": shared, "target_embedding.tokens.weight": shared}
 
     def initialise(self, seed: int = 0) -> None:
-        """Draw all initial values; each depends on ``seed`` and its parameter's name alone."""
+        """Draw all initial values; each depends on ``seed`` and its parameter's name only."""
         initialise(self, self.init, seed)
 
     def auxiliary_loss(self, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
-        """What training adds to the loss, a scalar: the sum over all routers; 0 if there are none, or in evaluation.
+        """Sum of the routers' auxiliary losses, a scalar to add to the loss; 0 without routers or in evaluation mode.
 
-        To be asked for once after each forward in training mode, before the backward pass.
+        Call it once after each forward in training mode, before the backward pass.
 
         Args:
-            reduce: adds a tensor up over all processes that train together.
+            reduce: sums a tensor over all processes of the training.
         """
         found = [router.auxiliary_loss(reduce) for router in self.routers]
         losses = [loss for loss in found if loss is not None]
         return torch.stack(losses).sum() if losses else torch.zeros((), device=next(self.parameters()).device)
 
     def update(self) -> None:
-        """Change what gradients do not reach, such as the biases of loss-free balancing, after an optimizer step."""
+        """Update the biases of loss-free balancing, which have no gradients, after an optimizer step."""
         for router in self.routers:
             router.update()
 
     @property
     def routers(self) -> list[Router]:
-        """All that choose experts for tokens."""
+        """All routers of the model."""
         return [module for module in self.modules() if isinstance(module, Router)]
 
     def mask(self, mask: Tensor | None) -> Tensor | None:
-        """A mask (B, T) of numbers as one of True and False; None where a model that takes no padding is given none."""
+        """Convert a mask (B, T) to bool; None if all are tokens and the model does not support padding."""
         if mask is None or (not self.allows("padding") and bool(mask.all())):
             return None
         return mask.bool()
 
     def parameters_by_slot(self) -> dict[str, int]:
-        """How many parameters each slot's blocks own; their sum is the model's size."""
+        """Number of parameters that the blocks of each slot own; the sum is ``size``."""
         owners = {name: component.slot.name for name, component in self.components()}
         sizes: dict[str, int] = {}
         for name, parameter in self.named_parameters():
@@ -71,7 +71,7 @@ class Model(Component, ABC):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """decoder_only, encoder_only or encoder_decoder: how it is called and trained."""
+        """decoder_only, encoder_only or encoder_decoder."""
 
     @property
     def size(self) -> int:
@@ -80,12 +80,12 @@ class Model(Component, ABC):
 
 
 def width_of(embedding: Embedding) -> int:
-    """Width of the token table, which a head is told."""
+    """Width of the token table."""
     return embedding.table.shape[1]
 
 
 def cached_per_token(stack: Stack) -> int:
-    """Numbers that a cache keeps for each token, over all mixers that look at the text itself."""
+    """Cached elements per token, over all self-attention mixers of the stack."""
     mixers = [module for module in stack.modules() if isinstance(module, Mixer)]
     own = [mixer for mixer in mixers if mixer.site is not None and mixer.site.memory_dim is None]
     return sum(mixer.cached_per_token for mixer in own) * stack.repeats

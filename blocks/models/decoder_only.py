@@ -1,4 +1,4 @@
-"""Language models that write from left to right."""
+"""Decoder-only language models."""
 
 from torch import Tensor
 
@@ -13,16 +13,16 @@ from registry import Positive, register
 
 @register("decoder_only")
 class DecoderOnly(Model):
-    """Predicts the next token from those before it: embedding, one causal stack, head.
+    """Predicts the next token: embedding, a causal stack, head.
 
     Args:
         dim: width of the residual stream.
         vocab_size: number of token ids.
         max_length: longest sequence, in tokens.
-        embedding: ids to vectors.
-        decoder: the layers.
-        head: vectors to logits.
-        init: how initial values are drawn.
+        embedding: maps token ids to vectors.
+        decoder: stack of layers.
+        head: maps vectors to logits.
+        init: draws initial values.
     """
 
     paper = "Liu et al., 2018, arXiv:1801.10198; Radford et al., 2018"
@@ -49,12 +49,12 @@ class DecoderOnly(Model):
         return "decoder_only"
 
     def new_cache(self) -> Cache:
-        """An empty cache: give it to successive calls, each with the tokens that follow."""
+        """An empty cache; pass it to successive calls, each with the tokens that follow."""
         return Cache(self.decoder.depth)
 
     @property
     def cached_per_token(self) -> int:
-        """Numbers that the cache keeps for each token, over all layers."""
+        """Cached elements per token, over all layers."""
         return cached_per_token(self.decoder)
 
     def forward(
@@ -66,14 +66,14 @@ class DecoderOnly(Model):
         positions: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Logits of the token that follows each.
+        """Logits of each next token.
 
         Args:
             tokens: (B, T) ids.
             attention_mask: (B, T) bool, True for a token, False for padding (on either side).
-            documents: (B, T) int; tokens see only those of their own document, and positions start anew in each.
-            positions: (B, T) or (T,) int, if they are not to be counted.
-            cache: from :meth:`new_cache`; holds the tokens before these.
+            documents: (B, T) int, equal for tokens of a document; attention and positions stay within documents.
+            positions: (B, T) or (T,) int; None: counted from 0.
+            cache: from :meth:`new_cache`, with the tokens before these; None: no cache.
 
         Returns:
             (B, T, V)

@@ -1,4 +1,4 @@
-"""Models that read one text and write another."""
+"""Encoder-decoder models."""
 
 from dataclasses import replace
 
@@ -15,20 +15,20 @@ from registry import Ability, Positive, register
 
 @register("encoder_decoder")
 class EncoderDecoder(Model):
-    """Reads a source with a bidirectional stack, and writes a target with a causal one that looks at it.
+    """Maps a source to a target: a bidirectional encoder, and a causal decoder that attends to its output.
 
     Args:
         dim: width of the residual stream, in both stacks.
-        vocab_size: number of token ids of the target, and of the source unless it has its own.
-        source_vocab_size: number of token ids of the source, if it is another vocabulary.
-        max_length: longest source and longest target, in tokens.
-        embedding: source ids to vectors.
-        target_embedding: target ids to vectors; null: made as ``embedding``.
-        share_tokens: source and target use one token table.
-        encoder: the layers that read.
-        decoder: the layers that write.
-        head: vectors to logits; a tied head uses the target's table.
-        init: how initial values are drawn.
+        vocab_size: number of target token ids.
+        source_vocab_size: number of source token ids; null: ``vocab_size``.
+        max_length: longest source and target, in tokens.
+        embedding: maps source ids to vectors.
+        target_embedding: maps target ids to vectors; null: same as ``embedding``.
+        share_tokens: use one token table for source and target.
+        encoder: stack of layers for the source.
+        decoder: stack of layers for the target, with cross mixers.
+        head: maps vectors to logits; a tied head uses the target's token table.
+        init: draws initial values.
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762"
@@ -52,7 +52,8 @@ class EncoderDecoder(Model):
         source_size = source_vocab_size or vocab_size
         if share_tokens and source_size != vocab_size:
             raise ValueError(
-                f"share_tokens needs one vocabulary, but source_vocab_size={source_size} and vocab_size={vocab_size}"
+                f"share_tokens needs equal vocabularies, but source_vocab_size={source_size} and "
+                f"vocab_size={vocab_size}; make them equal or set share_tokens=false"
             )
         reading = Site(dim=dim, max_length=max_length, causal=False)
         writing = Site(dim=dim, max_length=max_length, causal=True)
@@ -68,18 +69,18 @@ class EncoderDecoder(Model):
         return "encoder_decoder"
 
     def allows(self, ability: Ability) -> bool:
-        """As every block does, except that only the decoder side needs a cache: the source is read at once."""
+        """Whether all blocks have an ability; for a cache, only those of the decoder."""
         if ability == "cache":
             return all(part.allows(ability) for part in (self.target_embedding, self.decoder, self.head))
         return super().allows(ability)
 
     def new_cache(self) -> Cache:
-        """An empty cache: give it to successive calls of :meth:`decode`, each with the target tokens that follow."""
+        """An empty cache; pass it to successive calls of :meth:`decode`, each with the target tokens that follow."""
         return Cache(self.decoder.depth)
 
     @property
     def cached_per_token(self) -> int:
-        """Numbers that the cache keeps for each target token, over all layers (those of the source not counted)."""
+        """Cached elements per target token, over all layers, without those of the source."""
         return cached_per_token(self.decoder)
 
     def forward(
@@ -90,7 +91,7 @@ class EncoderDecoder(Model):
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> Tensor:
-        """Logits of the token that follows each target token.
+        """Logits of each next target token.
 
         Args:
             source: (B, S) ids.
@@ -104,7 +105,7 @@ class EncoderDecoder(Model):
         return self.decode(target, self.encode(source, source_mask), source_mask, target_mask)
 
     def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
-        """The memory (B, S, D) of a source (B, S)."""
+        """Encode a source (B, S) to the memory (B, S, D)."""
         context = Context.of(source, attention_mask=source_mask)
         return self.encoder(self.embedding(source, context), context)
 
@@ -116,7 +117,7 @@ class EncoderDecoder(Model):
         target_mask: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) of the token that follows each of ``target``, which follow those in the cache."""
+        """Logits (B, T, V) of each next token of ``target`` (B, T), which continues the tokens in the cache."""
         context = Context.of(target, attention_mask=target_mask, cache=cache)
         context.memory, context.memory_mask = memory, None if source_mask is None else source_mask.bool()
         x = self.decoder(self.target_embedding(target, context), context)

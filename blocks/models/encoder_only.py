@@ -1,4 +1,4 @@
-"""Models that read a whole text at once."""
+"""Encoder-only models."""
 
 from torch import Tensor
 
@@ -13,16 +13,16 @@ from registry import Positive, register
 
 @register("encoder_only")
 class EncoderOnly(Model):
-    """Predicts tokens from all around them: embedding, one bidirectional stack, head.
+    """Predicts tokens from context on both sides: embedding, a bidirectional stack, head.
 
     Args:
         dim: width of the residual stream.
         vocab_size: number of token ids.
         max_length: longest sequence, in tokens.
-        embedding: ids to vectors.
-        encoder: the layers.
-        head: vectors to logits.
-        init: how initial values are drawn.
+        embedding: maps token ids to vectors.
+        encoder: stack of layers.
+        head: maps vectors to logits.
+        init: draws initial values.
     """
 
     paper = "Devlin et al., 2018, arXiv:1810.04805"
@@ -57,14 +57,14 @@ class EncoderOnly(Model):
         documents: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Logits of the token at each place.
+        """Logits of the token at each position.
 
         Args:
             tokens: (B, T) ids.
-            segments: (B, T) segment ids, for an embedding that has some; all 0 if not given.
+            segments: (B, T) segment ids; None: all 0.
             attention_mask: (B, T) bool, True for a token, False for padding (on either side).
-            documents: (B, T) int; tokens see only those of their own document, and positions start anew in each.
-            positions: (B, T) or (T,) int, if they are not to be counted.
+            documents: (B, T) int, equal for tokens of a document; attention and positions stay within documents.
+            positions: (B, T) or (T,) int; None: counted from 0.
 
         Returns:
             (B, T, V)

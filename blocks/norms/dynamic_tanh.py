@@ -1,4 +1,4 @@
-"""A squashing function in the place of a norm."""
+"""A tanh in place of a norm."""
 
 from collections.abc import Mapping
 
@@ -12,11 +12,11 @@ from registry import PositiveFloat, register
 
 @register("dynamic_tanh")
 class DynamicTanh(Norm):
-    """tanh(alpha * x) * weight + bias with one learned number alpha: no statistics are computed at all.
+    """tanh(alpha * x) * weight + bias with one learned alpha: a replacement for a norm that computes no statistics.
 
     Args:
-        alpha: where alpha starts.
-        bias: learn a shift for each channel.
+        alpha: initial value of alpha.
+        bias: learn a shift per channel.
     """
 
     paper = "Zhu et al., 2025, arXiv:2503.10622"

@@ -16,10 +16,10 @@ class LayerNorm(Norm):
     """Centre and scale each vector: (x - mean) / sqrt(var + eps) * (offset + weight) + bias.
 
     Args:
-        eps: added to the variance before the root.
-        weight: learn a scale for each channel.
-        bias: learn a shift for each channel.
-        offset: added to the learned scale; 1 keeps weights around 0, where weight decay pulls them.
+        eps: added to the variance before the square root.
+        weight: learn a scale per channel.
+        bias: learn a shift per channel.
+        offset: added to the learned scale; with 1, weights are near 0, so that weight decay pulls the scale towards 1.
     """
 
     paper = "Ba et al., 2016, arXiv:1607.06450"

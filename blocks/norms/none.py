@@ -8,7 +8,7 @@ from registry import register
 
 @register("none")
 class NoNorm(Norm):
-    """Leave vectors as they are, to see what a norm is worth."""
+    """The identity: for ablations of a norm."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

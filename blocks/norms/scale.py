@@ -11,10 +11,10 @@ from registry import PositiveFloat, register
 
 @register("scale")
 class ScaleNorm(Norm):
-    """g * x / max(|x|, eps) with one learned number g, which starts at the root of the width.
+    """g * x / max(|x|, eps) with one learned g, which starts at sqrt(D).
 
     Args:
-        eps: smallest length to divide by.
+        eps: lower bound on the length in the division.
     """
 
     paper = "Nguyen & Salazar, 2019, arXiv:1910.05895"

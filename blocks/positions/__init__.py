@@ -1,1 +1,1 @@
-"""Positions: added to embeddings, or applied inside a mixer."""
+"""Position encodings: added to embeddings, or applied inside a mixer."""

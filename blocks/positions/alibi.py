@@ -1,4 +1,4 @@
-"""Linear biases for distance."""
+"""Attention with linear biases."""
 
 import math
 
@@ -11,13 +11,13 @@ from registry import Capabilities, Positive, register
 
 @register("alibi")
 class ALiBi(AttentionPositions):
-    """Subtract slope * distance from every score; each head has a slope of its own, and nothing is learned.
+    """Subtract slope * distance from each score, with a fixed slope per head.
 
-    With n heads, n a power of two, slopes are 2^(-8/n), 2^(-16/n), ...; else those of the next smaller power of two,
-    and then every other one of the next larger.
+    For a power of two of n heads, slopes are 2^(-8/n), 2^(-16/n), ...; for other numbers, those of the next smaller
+    power of two, followed by every other slope of the next larger one.
 
     Args:
-        heads: number of heads, where it is shared by the layers of a stack; inside a mixer it knows it.
+        heads: number of heads, required where a stack shares it; null: the mixer's.
     """
 
     paper = "Press et al., 2021, arXiv:2108.12409"
@@ -40,7 +40,7 @@ class ALiBi(AttentionPositions):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """The slope of every head."""
+    """The slope of each head."""
     lower = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (i + 1) / lower) for i in range(lower)]
     further = [2 ** (-8 * (i + 1) / (2 * lower)) for i in range(0, 2 * lower, 2)]
@@ -48,14 +48,14 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 def heads_of(site: Site, heads: int | None) -> int:
-    """The number of heads, from the mixer around or as given.
+    """The number of heads, from the surrounding mixer or as given.
 
     Raises:
-        ValueError: neither says it, or they disagree.
+        ValueError: neither is given, or they differ.
     """
     known = site.heads or heads
     if known is None:
-        raise ValueError("positions that a stack shares must say their number of heads: heads=...")
+        raise ValueError("positions that a stack shares need the number of heads; set heads")
     if heads is not None and heads != known:
-        raise ValueError(f"heads={heads}, but the mixer around has {known}")
+        raise ValueError(f"heads={heads}, but the surrounding mixer has heads={known}; leave heads out")
     return known

@@ -1,4 +1,4 @@
-"""A learned vector for each position."""
+"""Learned position embeddings."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,10 @@ from registry import Capabilities, NonNegative, register
 
 @register("learned")
 class LearnedPositions(InputPositions):
-    """Add a trained vector for each of the model's ``max_length`` positions; longer sequences are refused.
+    """Add a learned vector per position; sequences longer than the model's ``max_length`` are an error.
 
     Args:
-        offset: rows of the table before that of the first position.
+        offset: number of unused rows of the table before the first position.
     """
 
     paper = "Gehring et al., 2017, arXiv:1705.03122; used by BERT and GPT-2"
@@ -29,12 +29,12 @@ class LearnedPositions(InputPositions):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         length = context.offset + context.length
-        if length > self.max_length:  # then look closer, since padding and documents take up fewer positions
+        if length > self.max_length:  # padding and documents use fewer positions than tokens
             length = int(context.positions.max()) + 1
         if length > self.max_length:
             raise ValueError(
-                f"a sequence of {length} tokens is longer than max_length={self.max_length}, "
-                "and learned positions end there"
+                f"a sequence of {length} tokens is longer than max_length={self.max_length}, the size of the table of "
+                "learned positions; shorten it"
             )
         found = self.table(context.positions + self.offset if self.offset else context.positions)
         return x + found.expand_as(x)

@@ -1,4 +1,4 @@
-"""No positions."""
+"""No position encoding."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from registry import register
 
 @register("none")
 class NoInputPositions(InputPositions):
-    """Add nothing: positions come from the mixers, or from the causal mask alone."""
+    """No position encoding of the embeddings: positions come from the mixers or the causal mask."""
 
     absolute = False
 
@@ -21,7 +21,7 @@ class NoInputPositions(InputPositions):
 
 @register("none")
 class NoAttentionPositions(AttentionPositions):
-    """Leave queries, keys and scores alone: positions come with the embeddings, or from the causal mask alone."""
+    """No positions in the mixer: positions come from the embeddings or the causal mask."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

@@ -1,4 +1,4 @@
-"""Learned biases for distance."""
+"""Learned relative position biases."""
 
 import math
 
@@ -12,15 +12,16 @@ from registry import Capabilities, Positive, register
 
 @register("t5")
 class RelativeBias(AttentionPositions):
-    """Add a learned number for the bucket of the distance to every score; near distances have a bucket each.
+    """Add a learned bias per head and distance bucket to each score; short distances have a bucket each.
 
-    Half of the buckets are exact, the others grow logarithmically up to ``max_distance``; without causality, half of
-    all are for what lies ahead. In a stack's ``positions`` one table serves all layers (T5).
+    Half of the buckets hold one distance each, the others grow logarithmically up to ``max_distance``. At a
+    bidirectional site, half of the buckets are for later tokens. As a stack's ``positions``, all layers share one table
+    (T5).
 
     Args:
         buckets: number of buckets.
-        max_distance: all distances from here on share the last bucket, in tokens.
-        heads: number of heads, where it is shared by the layers of a stack; inside a mixer it knows it.
+        max_distance: distances of at least this many tokens share the last bucket.
+        heads: number of heads, required where a stack shares it; null: the mixer's.
     """
 
     paper = "Raffel et al., 2019, arXiv:1910.10683, section 2.1"
@@ -33,10 +34,10 @@ class RelativeBias(AttentionPositions):
         self.buckets, self.max_distance, self.causal = buckets, max_distance, site.causal
         exact = self._exact()
         if exact < 1:
-            raise ValueError(f"buckets={buckets} is too few, at least {2 if site.causal else 4} are needed here")
+            raise ValueError(f"buckets={buckets} is too small; set at least {2 if site.causal else 4}")
         if max_distance <= exact:
             raise ValueError(
-                f"max_distance={max_distance} must be more than the {exact} distances with their own bucket"
+                f"max_distance={max_distance} must be larger than {exact}, the distances with their own bucket"
             )
         self.heads = heads_of(site, heads)
         self.table = nn.Embedding(buckets, self.heads)
@@ -47,7 +48,7 @@ class RelativeBias(AttentionPositions):
         return self.table(buckets).permute(2, 0, 1)[None]  # (1, H, T, S)
 
     def _exact(self) -> int:
-        """How many distances have a bucket of their own."""
+        """Number of distances with their own bucket."""
         return self.buckets // 2 if self.causal else self.buckets // 4
 
     def _bucket(self, distances: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rotary positions."""
+"""Rotary position embeddings."""
 
 import torch
 from torch import Tensor
@@ -9,15 +9,16 @@ from registry import Capabilities, PositiveFloat, Share, register
 
 @register("rotary")
 class RotaryPositions(AttentionPositions):
-    """Turn pairs of query and key channels by an angle that grows with the position, so that scores see only distances.
+    """Rotate pairs of query and key channels by an angle proportional to the position.
 
-    Channel pair i of K turns by pos * theta^(-2i/K).
+    Channel pair i of K is rotated by pos * theta^(-2i/K), so that scores depend on relative positions only.
 
     Args:
-        theta: longest wavelength, in tokens, over 2 pi.
-        fraction: share of each head's channels that is turned; the rest sees no position.
-        interleaved: pair neighbouring channels (the paper, GPT-J) instead of the two halves (GPT-NeoX, Llama).
-        scaling: stretches the angles to longer texts; null: not.
+        theta: longest wavelength in tokens, divided by 2 pi.
+        fraction: fraction of each head's channels to rotate.
+        interleaved: pair neighbouring channels (the paper, GPT-J) instead of channels of the two halves (GPT-NeoX,
+            Llama).
+        scaling: extends the angles to longer sequences; null: disabled.
     """
 
     paper = "Su et al., 2021, arXiv:2104.09864"
@@ -36,7 +37,8 @@ class RotaryPositions(AttentionPositions):
         self.width = int(site.dim * fraction)
         if self.width % 2 or not self.width:
             raise ValueError(
-                f"rotary positions pair channels, but fraction={fraction} of a head of {site.dim} is {self.width}"
+                f"rotary positions pair channels, but fraction={fraction} of head_dim={site.dim} is {self.width}; "
+                "choose values that give an even number"
             )
         self.theta, self.interleaved = theta, interleaved
         self.scaling = scaling(self.width, theta) if scaling else None
@@ -46,7 +48,7 @@ class RotaryPositions(AttentionPositions):
         self.tables(context)
 
     def tables(self, context: Context) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of all angles, (B or 1, 1, T, width/2) float32; made once a forward."""
+        """Cosines and sines of all angles, (B or 1, 1, T, width/2) float32; computed once per forward."""
         return context.once(self._key, lambda: self._tables(context))
 
     def _tables(self, context: Context) -> tuple[Tensor, Tensor]:
@@ -54,7 +56,7 @@ class RotaryPositions(AttentionPositions):
         exponents = torch.arange(0, self.width, 2, device=positions.device, dtype=torch.float32) / self.width
         frequencies, magnitude = 1.0 / self.theta**exponents, 1.0
         if self.scaling is not None:
-            _refuse_to_grow(self.scaling, context)
+            _check_cached_keys(self.scaling, context)
             frequencies, magnitude = self.scaling.stretched(frequencies, context), self.scaling.magnitude()
             frequencies = frequencies[:, None] if frequencies.ndim == 3 else frequencies
         angles = positions[:, None, :, None] * frequencies
@@ -62,22 +64,22 @@ class RotaryPositions(AttentionPositions):
 
     def rotate(self, x: Tensor, context: Context) -> Tensor:
         cos, sin = self.tables(context)
-        turned, rest = x[..., : self.width], x[..., self.width :]
+        rotated, rest = x[..., : self.width], x[..., self.width :]
         if self.interleaved:
-            a, b = turned[..., ::2], turned[..., 1::2]
-            turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
+            a, b = rotated[..., ::2], rotated[..., 1::2]
+            rotated = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
         else:
-            a, b = turned.chunk(2, dim=-1)
-            turned = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
-        return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+            a, b = rotated.chunk(2, dim=-1)
+            rotated = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+        return torch.cat([rotated, rest], dim=-1) if rest.shape[-1] else rotated
 
 
-def _refuse_to_grow(scaling: RotaryScaling, context: Context) -> None:
+def _check_cached_keys(scaling: RotaryScaling, context: Context) -> None:
     if not scaling.grows or not context.offset:
         return
     for before, after in growth(context.attention_mask, context.offset, context.offset + context.length):
         if scaling.changes(before, after):
             raise ValueError(
-                f"a text that grows from {before} to {after} tokens is turned otherwise from its first token on, so "
-                "that the cache is wrong: read it again with a new one"
+                f"RoPE scaling changes between {before} and {after} tokens, so that cached keys are invalid: recompute "
+                "the whole sequence with a new cache"
             )

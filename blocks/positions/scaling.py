@@ -1,4 +1,4 @@
-"""Rotary positions for longer texts than a model was trained on."""
+"""Scaling of rotary positions to sequences longer than in training."""
 
 import math
 
@@ -11,10 +11,10 @@ from registry import Positive, PositiveFloat, register
 
 @register("linear")
 class LinearScaling(RotaryScaling):
-    """Every position divided by ``factor`` (position interpolation).
+    """Divide every position by ``factor`` (position interpolation).
 
     Args:
-        factor: how many times longer texts may become.
+        factor: target length divided by the trained length.
     """
 
     paper = "Chen et al., 2023, arXiv:2306.15595"
@@ -29,13 +29,13 @@ class LinearScaling(RotaryScaling):
 
 @register("dynamic")
 class DynamicScaling(RotaryScaling):
-    """A base that grows with the text, once it is longer than in training (dynamic NTK).
+    """Increase the base with the sequence length beyond ``trained_length`` (dynamic NTK).
 
-    From there on each token changes the angles of all, so that a cache is of no use: decoding reads the text anew.
+    Beyond that length each token changes the angles of all tokens, so that decoding recomputes the whole sequence.
 
     Args:
-        factor: how fast the base grows.
-        trained_length: longest text in training, in tokens.
+        factor: growth of the base with the length.
+        trained_length: longest sequence in training, in tokens.
     """
 
     paper = "Peng et al., 2023, arXiv:2309.00071, section 3.3"
@@ -46,7 +46,7 @@ class DynamicScaling(RotaryScaling):
     ) -> None:
         super().__init__()
         if width < 4:
-            raise ValueError(f"a base that grows needs two channel pairs to turn, but {width} channels are turned")
+            raise ValueError(f"dynamic scaling needs at least 4 rotated channels, but there are {width}")
         self.width, self.theta, self.factor, self.trained_length = width, theta, factor, trained_length
 
     def stretched(self, frequencies: Tensor, context: Context) -> Tensor:
@@ -61,13 +61,13 @@ class DynamicScaling(RotaryScaling):
 
 @register("llama3")
 class Llama3Scaling(RotaryScaling):
-    """Slow channel pairs are divided by ``factor``, fast ones kept, those between are blended.
+    """Divide the frequencies of slow channel pairs by ``factor``, keep fast ones, and interpolate between.
 
     Args:
-        factor: how many times longer texts may become.
-        low: pairs that turn fewer times than this within ``trained_length`` are slow.
-        high: pairs that turn more times than this are fast.
-        trained_length: longest text in training, in tokens.
+        factor: target length divided by the trained length.
+        low: pairs with fewer rotations than this within ``trained_length`` are slow.
+        high: pairs with more rotations than this are fast.
+        trained_length: longest sequence in training, in tokens.
     """
 
     paper = "Grattafiori et al., 2024, arXiv:2407.21783"
@@ -95,15 +95,15 @@ class Llama3Scaling(RotaryScaling):
 
 @register("yarn")
 class YarnScaling(RotaryScaling):
-    """Slow pairs divided by ``factor``, fast ones kept, a ramp over channels between; scores sharpened by a magnitude.
+    """Divide slow pairs by ``factor``, keep fast ones, with a ramp over the channels between, and scale the scores.
 
     Args:
-        factor: how many times longer texts may become.
-        fast: pairs that turn more times than this within ``trained_length`` are kept.
-        slow: pairs that turn fewer times than this are divided.
-        trained_length: longest text in training, in tokens.
-        whole: the ramp begins and ends at whole channels.
-        magnitude: factor on the turned queries and keys; null: 0.1 * ln(factor) + 1.
+        factor: target length divided by the trained length.
+        fast: pairs with more rotations than this within ``trained_length`` are kept.
+        slow: pairs with fewer rotations than this are divided.
+        trained_length: longest sequence in training, in tokens.
+        whole: round the ends of the ramp to whole channels.
+        magnitude: factor on rotated queries and keys; null: 0.1 * ln(factor) + 1.
     """
 
     paper = "Peng et al., 2023, arXiv:2309.00071"
@@ -122,7 +122,7 @@ class YarnScaling(RotaryScaling):
     ) -> None:
         super().__init__()
         if theta <= 1:
-            raise ValueError(f"a ramp from fast to slow pairs needs slower ones, but theta={theta} is not above 1")
+            raise ValueError(f"yarn scaling needs theta > 1, but theta={theta}")
         self.factor = factor
         default = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
         self.factor_on_heads = default if magnitude is None else magnitude
@@ -147,16 +147,16 @@ class YarnScaling(RotaryScaling):
 
 @register("longrope")
 class LongRopeScaling(RotaryScaling):
-    """Every pair divided by a factor of its own: one list for texts up to ``trained_length``, another for longer ones.
+    """Divide each pair's frequency by its own factor, from one list up to ``trained_length`` and another beyond.
 
-    A text that grows beyond is turned otherwise from its first token on, so that decoding then reads it anew.
+    All angles change where a sequence grows beyond ``trained_length``, so that decoding then recomputes it as a whole.
 
     Args:
-        short: factors for short texts, one a channel pair; null: all 1.
-        long: factors for long texts, one a channel pair; null: all 1.
-        trained_length: longest text in training, in tokens.
-        factor: how many times longer texts may become.
-        magnitude: factor on the turned queries and keys; null: sqrt(1 + ln(factor) / ln(trained_length)).
+        short: factors up to ``trained_length``, one per channel pair; null: all 1.
+        long: factors beyond ``trained_length``, one per channel pair; null: all 1.
+        trained_length: longest sequence in training, in tokens.
+        factor: target length divided by the trained length.
+        magnitude: factor on rotated queries and keys; null: sqrt(1 + ln(factor) / ln(trained_length)).
     """
 
     paper = "Ding et al., 2024, arXiv:2402.13753"
@@ -176,10 +176,12 @@ class LongRopeScaling(RotaryScaling):
         super().__init__()
         for name, factors in (("short", short), ("long", long)):
             if factors is not None and len(factors) != width // 2:
-                raise ValueError(f"{name} has {len(factors)} factors, but {width // 2} channel pairs are turned")
+                raise ValueError(
+                    f"{name} has {len(factors)} factors, but there are {width // 2} channel pairs; give one per pair"
+                )
         self.short, self.long, self.trained_length = short, long, trained_length
         if magnitude is None and factor > 1 and trained_length < 2:
-            raise ValueError("the logarithm of trained_length=1 is 0; say a greater one, or the magnitude")
+            raise ValueError("magnitude=null divides by ln(trained_length), but trained_length=1; set one of them")
         default = math.sqrt(1 + math.log(factor) / math.log(trained_length)) if factor > 1 else 1.0
         self.factor_on_heads = default if magnitude is None else magnitude
 

@@ -1,4 +1,4 @@
-"""Fixed sinusoidal positions."""
+"""Fixed sinusoidal position encodings."""
 
 import math
 from typing import Literal
@@ -12,13 +12,13 @@ from registry import NonNegative, PositiveFloat, register
 
 @register("sinusoidal")
 class SinusoidalPositions(InputPositions):
-    """PE(pos, 2i) = sin(pos / theta^(2i/D)), PE(pos, 2i+1) = cos of the same; nothing is learned and any length works.
+    """PE(pos, 2i) = sin(pos / theta^(2i/D)), PE(pos, 2i+1) = cos of the same; nothing is learned.
 
     Args:
-        theta: longest wavelength, in tokens, over 2 pi.
-        layout: ``interleaved`` puts sine and cosine in turn (the paper), ``halves`` all sines before all cosines.
-        spacing: frequencies fall to almost 1/theta (``paper``) or to just that (``closed``, tensor2tensor).
-        offset: the first position counts as this one.
+        theta: longest wavelength in tokens, divided by 2 pi.
+        layout: alternate sines and cosines (interleaved, the paper), or all sines before all cosines (halves).
+        spacing: the lowest frequency is theta^(2/D - 1) (paper) or 1/theta (closed, tensor2tensor).
+        offset: number of the first position.
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.5"
@@ -34,7 +34,7 @@ class SinusoidalPositions(InputPositions):
     ) -> None:
         super().__init__(site)
         if site.dim % 2:
-            raise ValueError(f"sinusoidal positions pair channels, but dim={site.dim} is odd")
+            raise ValueError(f"sinusoidal positions pair channels, but dim={site.dim} is odd; choose an even dim")
         self.pairs, self.theta, self.layout, self.offset = site.dim // 2, theta, layout, offset
         self.steps = self.pairs if spacing == "paper" else max(self.pairs - 1, 1)
 

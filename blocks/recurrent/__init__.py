@@ -1,1 +1,1 @@
-"""Mixers that carry a state of fixed size along the text, and what they share."""
+"""Recurrent mixers: their state has a fixed size, independent of the sequence length."""

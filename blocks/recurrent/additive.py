@@ -1,4 +1,4 @@
-"""A memory that only adds up, by chunks."""
+"""The additive update of linear attention, in chunks."""
 
 import torch
 from torch import Tensor
@@ -10,26 +10,26 @@ def additive_rule(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    texts: Tensor | None = None,
+    documents: Tensor | None = None,
     memory: Tensor | None = None,
     *,
     itself: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Read a memory of all that was written before: M_t = M_(t-1) + k_t v_t^T and y_t = M_t^T q_t.
+    """Compute M_t = M_(t-1) + k_t v_t^T and y_t = M_t^T q_t.
 
     Args:
         q: (B, H, T, K) queries.
         k: (B, H, T, K) keys.
         v: (B, H, T, V) values.
-        texts: (B, T) int; the memory is empty where another text begins.
-        memory: (B, H, K, V) before the first token; None: empty.
-        itself: a token reads what it writes itself.
+        documents: (B, T) int; the memory is reset where another document begins; None: one document.
+        memory: (B, H, K, V) before the first token; None: zeros.
+        itself: y_t includes the token's own k_t v_t^T.
 
     Returns:
-        (B, H, T, V), and the memory after the last token.
+        y (B, H, T, V), and the memory after the last token.
     """
     length = q.shape[2]
-    left = decays(q.new_zeros(1, 1, length), texts)
+    left = decays(q.new_zeros(1, 1, length), documents)
     q, k, v = split(q), split(k), split(v)
     writes = (k * left.to_end).transpose(-2, -1) @ v  # (B, H, N, K, V)
     if memory is None:
@@ -44,6 +44,6 @@ def additive_rule(
 
 
 def additive_rule_flops(length: int, key_dim: int, value_dim: int) -> float:
-    """Of one head's matrix products for one token in a text of ``length``."""
+    """FLOPs of the matrix products per token and head in a sequence of ``length``."""
     count, size = layout(length)
     return 2 * (size * (key_dim + value_dim) + 2 * key_dim * value_dim) * count * size / length

@@ -1,6 +1,6 @@
-"""A decaying recurrence in chunks: dense products within a chunk, one state handed from chunk to chunk.
+"""A decaying recurrence in chunks: dense products within a chunk, and a state passed between chunks.
 
-Shapes here: N chunks of C tokens; B, H, K and V as everywhere.
+Shapes: N chunks of C tokens; B, H, K and V as in blocks.base.
 """
 
 from typing import NamedTuple
@@ -13,13 +13,13 @@ LONGEST = 64
 
 
 def layout(length: int) -> tuple[int, int]:
-    """Number of chunks and tokens in each, as few and as equal as can be."""
+    """Number of chunks of at most LONGEST tokens, and of tokens in each."""
     count = max(1, -(-length // LONGEST))
     return count, max(1, -(-length // count))
 
 
 def split(x: Tensor) -> Tensor:
-    """(B, H, T, ...) -> (B, H, N, C, ...), the end filled with zeros."""
+    """(B, H, T, ...) -> (B, H, N, C, ...), padded with zeros at the end."""
     count, size = layout(x.shape[2])
     padding = [0, 0] * (x.ndim - 3) + [0, count * size - x.shape[2]]
     return F.pad(x, padding).view(*x.shape[:2], count, size, *x.shape[3:])
@@ -31,13 +31,13 @@ def joined(x: Tensor, length: int) -> Tensor:
 
 
 class Decays(NamedTuple):
-    """What is left of one token's writing where another reads; nothing, if that is another text.
+    """Decay factors between the tokens that write to the state and those that read it; 0 between documents.
 
     Attributes:
-        between: (B, H, N, C, C), of what the second wrote where the first reads; 0 if it is later.
-        from_start: (B, H, N, C, 1), of the state before the chunk where each token reads.
-        to_end: (B, H, N, C, 1), of what each token wrote in the state after the chunk.
-        whole: (B, H, N, 1, 1), of the state before the chunk in the state after it.
+        between: (B, H, N, C, C), from the writing token (last axis) to the reading one; 0 for later writers.
+        from_start: (B, H, N, C, 1), from the state before the chunk to each token.
+        to_end: (B, H, N, C, 1), from each token to the state after the chunk.
+        whole: (B, H, N, 1, 1), from the state before the chunk to the state after it.
     """
 
     between: Tensor
@@ -46,21 +46,25 @@ class Decays(NamedTuple):
     whole: Tensor
 
 
-def decays(logs: Tensor, texts: Tensor | None = None) -> Decays:
-    """Sum up decays within chunks.
+def decays(logs: Tensor, documents: Tensor | None = None) -> Decays:
+    """Compute the decay factors of all chunks.
 
     Args:
         logs: (B, H, T), logarithm of the factor on the state before each token writes, 0 or less.
-        texts: (B, T) int, another number for every text; None: one text.
+        documents: (B, T) int, a different number for each document; None: one document.
     """
     total = split(logs).cumsum(dim=-1)  # (B, H, N, C)
     later = torch.ones(total.shape[-1], total.shape[-1], dtype=torch.bool, device=logs.device).triu(1)
     between = (total[..., :, None] - total[..., None, :]).masked_fill(later, -torch.inf).exp()
     from_start, to_end, whole = total.exp(), (total[..., -1:] - total).exp(), total[..., -1:].exp()
-    if texts is not None:
-        text = split(texts[:, None])  # (B, 1, N, C)
-        first, last = text[:, :, :1, :1], text[..., -1:]
-        before = torch.cat([first, last[:, :, :-1]], dim=2)  # (B, 1, N, 1), the text of the state before each chunk
-        between = between * (text[..., :, None] == text[..., None, :])
-        from_start, to_end, whole = from_start * (text == before), to_end * (text == last), whole * (last == before)
+    if documents is not None:
+        document = split(documents[:, None])  # (B, 1, N, C)
+        first, last = document[:, :, :1, :1], document[..., -1:]
+        before = torch.cat([first, last[:, :, :-1]], dim=2)  # (B, 1, N, 1), the document of the state before each chunk
+        between = between * (document[..., :, None] == document[..., None, :])
+        from_start, to_end, whole = (
+            from_start * (document == before),
+            to_end * (document == last),
+            whole * (last == before),
+        )
     return Decays(between, from_start[..., None], to_end[..., None], whole[..., None])

@@ -1,21 +1,20 @@
-"""Short causal convolutions, one filter a channel."""
+"""Short causal depthwise convolutions."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.recurrent.rows import Rows
-from blocks.recurrent.state import RecurrentState
+from blocks.recurrent.base import RecurrentState, Rows
 
 
 def short_convolution(x: Tensor, weight: Tensor, rows: Rows, state: RecurrentState | None = None) -> Tensor:
-    """Each channel's weighted sum of its last values: y_t = sum_i weight_i x_(t - kernel + 1 + i), within one text.
+    """y_t = sum_i weight_i x_(t - kernel + 1 + i), per channel and within documents.
 
     Args:
         x: (B, T, C), in the order of ``rows``.
-        weight: (C, kernel), the last for the token itself.
-        rows: which tokens belong together.
-        state: where the values before these are kept; it is brought up to date.
+        weight: (C, kernel), the last column for the token itself.
+        rows: the arrangement of padding and documents.
+        state: cached state, updated in place; None: no cache.
     """
     length, before = x.shape[1], weight.shape[1] - 1
     earlier = None if state is None else state.recent
@@ -27,15 +26,15 @@ def short_convolution(x: Tensor, weight: Tensor, rows: Rows, state: RecurrentSta
     y = x * weight[:, before]
     for lag in range(1, before + 1):
         lagged = known[:, before - lag : before - lag + length]
-        if rows.texts is not None:
-            same = rows.texts == F.pad(rows.texts, (lag, 0), value=-1)[:, :length]
+        if rows.documents is not None:
+            same = rows.documents == F.pad(rows.documents, (lag, 0), value=-1)[:, :length]
             lagged = lagged * same[..., None]
         y = torch.addcmul(y, lagged, weight[:, before - lag])
     return y
 
 
 def _last(known: Tensor, count: int, lengths: Tensor | None) -> Tensor:
-    """The last ``count`` values that are not padding, of (B, count + T, C)."""
+    """The last ``count`` values (B, count, C) that are not padding, from (B, count + T, C)."""
     if lengths is None:
         return known[:, known.shape[1] - count :]
     index = lengths[:, None] + torch.arange(count, device=known.device)

@@ -1,4 +1,4 @@
-"""The gated delta rule, by chunks."""
+"""The gated delta rule, in chunks."""
 
 from typing import Any, cast
 
@@ -14,31 +14,31 @@ def gated_delta_rule(
     v: Tensor,
     beta: Tensor,
     logs: Tensor,
-    texts: Tensor | None = None,
+    documents: Tensor | None = None,
     memory: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Read a memory that forgets, and that replaces what it holds under a key instead of adding to it.
+    """Update a decaying memory so that a key's value replaces the old one, and read it with the query.
 
-    M_t = a_t M_(t-1) + k_t (b_t (v_t - a_t M_(t-1)^T k_t))^T, and y_t = M_t^T q_t. Within a chunk, what each token
-    really adds, v minus what is there already, solves a triangular system.
+    M_t = a_t M_(t-1) + k_t (b_t (v_t - a_t M_(t-1)^T k_t))^T, and y_t = M_t^T q_t. Within a chunk, the
+    values that tokens add, v minus the value stored already, solve a triangular system.
 
     Args:
         q: (B, H, T, K) queries.
         k: (B, H, T, K) keys, of length 1 or less.
         v: (B, H, T, V) values.
-        beta: (B, H, T), share of the old value that is replaced, 0 to 1.
-        logs: (B, H, T), logarithm of a.
-        texts: (B, T) int; the memory is empty where another text begins.
-        memory: (B, H, K, V) before the first token; None: empty.
+        beta: (B, H, T), b, the fraction of the old value that is replaced, 0 to 1.
+        logs: (B, H, T), logarithm of the decay a.
+        documents: (B, T) int; the memory is reset where another document begins; None: one document.
+        memory: (B, H, K, V) before the first token; None: zeros.
 
     Returns:
-        (B, H, T, V), and the memory after the last token.
+        y (B, H, T, V), and the memory after the last token.
     """
     length = q.shape[2]
-    left = decays(logs, texts)
+    left = decays(logs, documents)
     q, k, v, beta = split(q), split(k), split(v), split(beta)[..., None]
     added, replaced = _solved(k, v, beta, left.between, left.from_start)
-    reads = torch.cat([replaced, q * left.from_start], dim=-2)  # both read the memory before the chunk
+    reads = torch.cat([replaced, q * left.from_start], dim=-2)  # both are products with the memory before the chunk
     writes = (k * left.to_end).transpose(-2, -1)
     held = q.new_zeros(*q.shape[:2], k.shape[-1], v.shape[-1]) if memory is None else memory
     before: list[Tensor] = []
@@ -55,7 +55,7 @@ def gated_delta_rule(
 
 
 def _solved(k: Tensor, v: Tensor, beta: Tensor, between: Tensor, from_start: Tensor) -> tuple[Tensor, Tensor]:
-    """What each token of a chunk adds to an empty memory, and how it reads what a memory holds already."""
+    """The values that a chunk adds to an empty memory, and the keys that read the memory before the chunk."""
     overlap = ((k * beta) @ k.transpose(-2, -1)) * between
     sides = torch.cat([v * beta, k * (beta * from_start)], dim=-1)
     solved: Tensor = cast("Any", torch.linalg).solve_triangular(overlap, sides, upper=False, unitriangular=True)
@@ -63,6 +63,6 @@ def _solved(k: Tensor, v: Tensor, beta: Tensor, between: Tensor, from_start: Ten
 
 
 def delta_rule_flops(length: int, key_dim: int, value_dim: int) -> float:
-    """Of one head's matrix products for one token in a text of ``length``; solving the triangles does not count."""
+    """FLOPs of the matrix products per token and head in a sequence of ``length``, without the triangular solves."""
     count, size = layout(length)
     return 2 * (2 * size * key_dim + size * value_dim + 3 * key_dim * value_dim) * count * size / length

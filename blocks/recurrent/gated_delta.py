@@ -10,30 +10,28 @@ from torch import Tensor, nn
 from blocks.activations.pointwise import SiLU
 from blocks.base import Activation, Context, Factory, Mixer, Norm, Site, SitelessFactory
 from blocks.norms.rms import RMSNorm
+from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
 from blocks.recurrent.convolution import short_convolution
 from blocks.recurrent.delta_rule import delta_rule_flops, gated_delta_rule
-from blocks.recurrent.precision import at_least_float32, without_autocast
-from blocks.recurrent.rows import Rows, rows_of
-from blocks.recurrent.state import RecurrentState
 from registry import Capabilities, Positive, register
 
 
 @register("gated_delta")
 class GatedDelta(Mixer):
-    """A memory per head that each token decays, corrects under its key, and reads with its query.
+    """Linear attention with a decaying memory per head, updated by the delta rule.
 
     M_t = a_t M_(t-1) + k_t (b_t (v_t - a_t M_(t-1)^T k_t))^T and y_t = M_t^T q_t, with q, k and v after a short
     convolution, q and k of unit length, b = sigmoid(beta(x)), a = exp(-exp(log_rate) * softplus(step(x) + step_bias));
-    the result is out(norm(y) * silu(gate(x))). What it remembers does not grow with the text.
+    the result is out(norm(y) * silu(gate(x))). The state has a fixed size.
 
     Args:
         heads: number of query and key heads.
-        value_heads: number of value heads, each with its own memory, a multiple of ``heads``; null: as many.
-        head_dim: width of a query and key; null: the model's width over ``heads``.
-        value_dim: width of a head's values; null: ``head_dim``.
-        kernel: number of tokens that the convolution sees, the token itself included.
-        activation: after the convolution.
-        norm: of each head's result, before the gate.
+        value_heads: number of value heads, each with its own memory, a multiple of ``heads``; null: equal to ``heads``.
+        head_dim: width of each query and key head; null: dim / heads.
+        value_dim: width of each value head; null: ``head_dim``.
+        kernel: width of the convolution, in tokens, including the token itself.
+        activation: activation after the convolution.
+        norm: norm of each head's output, before the gate.
     """
 
     paper = "Yang et al., 2024, arXiv:2412.06464"
@@ -55,7 +53,7 @@ class GatedDelta(Mixer):
         super().__init__(site)
         self.heads, self.value_heads = heads, value_heads or heads
         if self.value_heads % heads:
-            raise ValueError(f"value_heads={value_heads} is not a multiple of heads={heads}")
+            raise ValueError(f"value_heads={value_heads} is not a multiple of heads={heads}; change one of them")
         self.head_dim = head_dim or site.head_dim(heads)
         self.value_dim = value_dim or self.head_dim
         keys, values = heads * self.head_dim, self.value_heads * self.value_dim
@@ -73,7 +71,7 @@ class GatedDelta(Mixer):
         self.out = nn.Linear(values, site.dim, bias=False)
 
     def constants(self) -> Mapping[str, float | Sequence[float]]:
-        """The convolution starts as the identity, and the heads with memories that fade over 1 to 1000 tokens."""
+        """The convolution starts as the identity, and the heads' time constants range from 1 to 1000 tokens."""
         steps = [10 ** (-3 * head / max(1, self.value_heads - 1)) for head in range(self.value_heads)]
         identity = [0.0] * (self.convolution.shape[1] - 1) + [1.0]
         return {
@@ -91,7 +89,7 @@ class GatedDelta(Mixer):
         q, k, v = self._heads(arranged, rows, state)
         beta, logs = self._gates(arranged, rows)
         with without_autocast(x):
-            y, memory = gated_delta_rule(q, k, v, beta, logs, rows.texts, None if state is None else state.memory)
+            y, memory = gated_delta_rule(q, k, v, beta, logs, rows.documents, None if state is None else state.memory)
         if state is not None:
             state.memory = memory
         y = self.norm(rows.restore(y.transpose(1, 2)).to(x.dtype))  # (B, T, H, V)
@@ -108,7 +106,7 @@ class GatedDelta(Mixer):
         return q * self.head_dim**-0.5, k, v
 
     def _gates(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """How much each token replaces, and the logarithm of what it keeps, (B, H, T); padding does neither."""
+        """Beta and the logarithm of the decay, (B, H, T); 0 for padding."""
         beta = at_least_float32(self.beta(x)).sigmoid()
         step = softplus(at_least_float32(self.step(x)) + self.step_bias)
         logs = -at_least_float32(self.log_rate).exp() * step
@@ -128,10 +126,10 @@ class GatedDelta(Mixer):
 
 
 def unit(x: Tensor) -> Tensor:
-    """(..., K) -> (..., K) of length 1, or 0 for 0."""
+    """Normalise (..., K) to length 1; 0 stays 0."""
     return x * (x.square().sum(dim=-1, keepdim=True) + 1e-6).rsqrt()
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)); torch's own has a gradient that torch.compile gets wrong for transposed tensors."""
+    """log(1 + exp(x)); torch.compile computes wrong gradients of F.softplus for transposed tensors."""
     return torch.logaddexp(x, torch.zeros_like(x))

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from blocks.base import Axis, Context, Heads, KeyHeads, Linear, Mixer, Site
 from blocks.recurrent.additive import additive_rule, additive_rule_flops
-from blocks.recurrent.precision import at_least_float32, without_autocast
-from blocks.recurrent.rows import Rows, rows_of
-from blocks.recurrent.state import RecurrentState
+from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
 from registry import Capabilities, Positive, PositiveFloat, register
 
 
@@ -19,15 +17,15 @@ from registry import Capabilities, Positive, PositiveFloat, register
 class LinearAttention(Mixer):
     """Attention with a kernel instead of the softmax: f(q) sum_s f(k_s) v_s^T / (f(q) sum_s f(k_s)).
 
-    The sums go over what a token may see, and need to be made only once: its cost grows with the text, not with its
-    square, and what it remembers does not grow at all.
+    Sums are over tokens up to the query at a causal site, else over all tokens. The cost is linear in the sequence
+    length, and the state has a fixed size.
 
     Args:
         heads: number of heads.
-        head_dim: width of a head; null: the model's width over ``heads``.
-        feature: what f is: elu(x) + 1 as in the paper, or relu(x).
-        bias: biases in all projections.
-        eps: added to the divisor, which is 0 where no feature of the query meets one of a key.
+        head_dim: width of each head; null: dim / heads.
+        feature: feature map f: elu(x) + 1 (elu, the paper) or relu(x) (relu).
+        bias: use biases in all projections.
+        eps: added to the divisor, which can be 0.
     """
 
     paper = "Katharopoulos et al., 2020, arXiv:2006.16236"
@@ -70,12 +68,16 @@ class LinearAttention(Mixer):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         rows, state = rows_of(context), context.state("mixer", RecurrentState)
         q, k, v = (at_least_float32(rows.arrange(y)) for y in (self.q(x), self.k(x), self.v(x)))
-        q, k, v = self._heads(self._featured(q)), self._heads(self._featured(k)), self._heads(v)  # of the heads here
+        q, k, v = (
+            self._heads(self._featured(q)),
+            self._heads(self._featured(k)),
+            self._heads(v),
+        )  # of this process's heads
         tokens = rows.tokens(x.shape[1])
         if tokens is not None:
             k = k * tokens[:, None, :, None]
         with without_autocast(x):
-            y = self._read(q, k, F.pad(v, (0, 1), value=1.0), rows, state)  # one more value of 1, to sum the weights
+            y = self._read(q, k, F.pad(v, (0, 1), value=1.0), rows, state)  # a further value of 1, to sum the weights
         y = y[..., :-1] / (y[..., -1:] + self.eps)
         return self.out(rows.restore(y.transpose(1, 2).flatten(2)).to(x.dtype))
 
@@ -87,10 +89,10 @@ class LinearAttention(Mixer):
         return positive if self.feature == "relu" else positive + x.clamp(max=0.0).exp()
 
     def _read(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, state: RecurrentState | None) -> Tensor:
-        """The sums of all that each token may see, not yet divided, (B, H, T, K + 1)."""
+        """Numerator and, as last channel, divisor of each token, (B, H, T, K + 1)."""
         if not self.causal:
-            return _from_both_sides(q, k, v, rows.texts)
-        y, memory = additive_rule(q, k, v, rows.texts, None if state is None else state.memory)
+            return _bidirectional(q, k, v, rows.documents)
+        y, memory = additive_rule(q, k, v, rows.documents, None if state is None else state.memory)
         if state is not None:
             state.memory = memory
         return y
@@ -105,10 +107,10 @@ class LinearAttention(Mixer):
         return self.heads * self.head_dim * (self.head_dim + 1)
 
 
-def _from_both_sides(q: Tensor, k: Tensor, v: Tensor, texts: Tensor | None) -> Tensor:
-    """Each token reads the whole of its text: what stands before it and itself, and what stands after."""
-    if texts is None:
+def _bidirectional(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
+    """Sum over all tokens of each token's document: those up to it, and those after it."""
+    if documents is None:
         return q @ (k.transpose(-2, -1) @ v)
-    before, _ = additive_rule(q, k, v, texts)
-    after, _ = additive_rule(q.flip(2), k.flip(2), v.flip(2), texts.flip(1), itself=False)
+    before, _ = additive_rule(q, k, v, documents)
+    after, _ = additive_rule(q.flip(2), k.flip(2), v.flip(2), documents.flip(1), itself=False)
     return before + after.flip(2)

@@ -1,4 +1,4 @@
-"""Residuals around a residual: each changes what the sublayer gives, and leaves the wiring to ``inner``."""
+"""Residuals that scale the sublayer's output and leave the wiring to an inner residual."""
 
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -17,7 +17,7 @@ class Scaled(Residual):
 
     Args:
         by: the constant.
-        inner: how the sublayer is wired.
+        inner: residual that wires the scaled sublayer.
     """
 
     paper = "IBM Granite Team, 2024 (residual multiplier); Yang et al., 2022, arXiv:2203.03466"
@@ -36,11 +36,11 @@ class Scaled(Residual):
 
 @register("layerscale")
 class LayerScale(Residual):
-    """The sublayer's output times a learned number for each channel, which starts small.
+    """The sublayer's output times a learned gain per channel, which starts small.
 
     Args:
-        initial: where the numbers start; 0 makes every layer the identity at first.
-        inner: how the sublayer is wired.
+        initial: initial value of the gains; at 0 every layer starts as the identity.
+        inner: residual that wires the scaled sublayer.
     """
 
     paper = "Touvron et al., 2021, arXiv:2103.17239; from 0: Bachlechner et al., 2020, arXiv:2003.04887"
@@ -64,13 +64,13 @@ class LayerScale(Residual):
 
 @register("stochastic_depth")
 class StochasticDepth(Residual):
-    """While training, the sublayer's output is left out for a random share of the batch, more often in later layers.
+    """Skip the sublayer for randomly chosen rows of the batch during training, more often in later layers.
 
-    Layer l of L is left out with probability rate * (l + 1) / L; what remains is scaled up to the same mean.
+    Layer l of L is skipped with probability rate * (l + 1) / L; outputs that are kept are scaled up to the same mean.
 
     Args:
-        rate: share of the batch that skips the last layer's sublayers.
-        inner: how the sublayer is wired.
+        rate: probability that a row skips a sublayer of the last layer.
+        inner: residual that wires the scaled sublayer.
     """
 
     paper = "Huang et al., 2016, arXiv:1603.09382"

@@ -11,12 +11,12 @@ from registry import PositiveFloat, Probability, register
 
 @register("deepnorm")
 class DeepNorm(Residual):
-    """norm(alpha * x + dropout(f(x))): the stream outweighs each sublayer, the more so the deeper the stack.
+    """norm(alpha * x + dropout(f(x))): the stream's weight grows with the depth of the stack.
 
     Args:
-        alpha: weight of the stream; null: (2 * depth)^(1/4), as for a stack alone.
-        norm: what stands after the sum.
-        dropout: share of the sublayer's output set to zero while training.
+        alpha: weight of the stream; null: (2 * depth)^(1/4), the paper's value for a model with one stack.
+        norm: norm after the sum.
+        dropout: probability of zeroing an element of the sublayer's output during training.
     """
 
     paper = "Wang et al., 2022, arXiv:2203.00555"

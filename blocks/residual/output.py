@@ -11,11 +11,11 @@ from registry import Probability, register
 
 @register("output")
 class OutputNorm(Residual):
-    """x + dropout(norm(f(x))): the norm stands inside the branch, after the sublayer.
+    """x + dropout(norm(f(x))): the norm is inside the branch, after the sublayer.
 
     Args:
-        norm: what stands after the sublayer.
-        dropout: share of the sublayer's output set to zero while training.
+        norm: norm after the sublayer.
+        dropout: probability of zeroing an element of the sublayer's output during training.
     """
 
     paper = "Liu et al., 2021, arXiv:2111.09883; OLMo Team, 2025, arXiv:2501.00656"

@@ -11,11 +11,11 @@ from registry import Probability, register
 
 @register("post")
 class PostNorm(Residual):
-    """norm(x + dropout(f(x))), as in the original Transformer and BERT. Put no norm after such a stack.
+    """norm(x + dropout(f(x))), as in the original Transformer and BERT. Set the stack's own norm to null.
 
     Args:
-        norm: what stands after the sum.
-        dropout: share of the sublayer's output set to zero while training.
+        norm: norm after the sum.
+        dropout: probability of zeroing an element of the sublayer's output during training.
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1"

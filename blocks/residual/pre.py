@@ -14,8 +14,8 @@ class PreNorm(Residual):
     """x + dropout(f(norm(x))): the stream itself is never normalised, so deep stacks train without warm-up.
 
     Args:
-        norm: what stands before the sublayer.
-        dropout: share of the sublayer's output set to zero while training.
+        norm: norm before the sublayer.
+        dropout: probability of zeroing an element of the sublayer's output during training.
     """
 
     paper = "Xiong et al., 2020, arXiv:2002.04745"

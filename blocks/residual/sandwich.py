@@ -11,12 +11,12 @@ from registry import Probability, register
 
 @register("sandwich")
 class SandwichNorm(Residual):
-    """x + dropout(after(f(before(x)))): what joins the stream has a controlled size.
+    """x + dropout(after(f(before(x)))): normalised outputs are added to the stream.
 
     Args:
-        norm: what stands before the sublayer and, unless ``after`` says otherwise, after it.
-        after: what stands after the sublayer; null: as ``norm``.
-        dropout: share of the sublayer's output set to zero while training.
+        norm: norm before the sublayer and, unless ``after`` is given, after it.
+        after: norm after the sublayer; null: same as ``norm``.
+        dropout: probability of zeroing an element of the sublayer's output during training.
     """
 
     paper = "Ding et al., 2021, arXiv:2105.13290; used by Gemma 2"

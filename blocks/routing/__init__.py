@@ -1,1 +1,1 @@
-"""Routers: they choose the experts of each token."""
+"""Routers, which choose the experts of each token."""

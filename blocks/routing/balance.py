@@ -1,4 +1,4 @@
-"""How evenly tokens are spread over experts, and what makes them so."""
+"""Load of experts and the load-balancing loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,12 @@ Function = Callable[[Tensor], Tensor]
 
 
 def load(chosen: Tensor, experts: int, mask: Tensor | None = None) -> Tensor:
-    """How many tokens chose each expert, (E,) float32.
+    """Number of tokens routed to each expert, (E,) float32.
 
     Args:
         chosen: (N, k) indices of the experts of each token.
-        experts: E, how many there are.
-        mask: (N,) bool, False for tokens that are not counted; None: all are.
+        experts: E, the number of experts.
+        mask: (N,) bool, False for tokens that are not counted; None: count all.
     """
     counted = torch.ones_like(chosen) if mask is None else mask[:, None].expand_as(chosen)
     counts = torch.zeros(experts, dtype=torch.float32, device=chosen.device)
@@ -23,15 +23,15 @@ def load(chosen: Tensor, experts: int, mask: Tensor | None = None) -> Tensor:
 
 
 def balance_loss(probabilities: Tensor, share: Tensor, mask: Tensor | None = None) -> Tensor:
-    """E * sum over experts of f_e * P_e, a scalar; k if all experts are chosen equally often, more if they are not.
+    """E * sum over experts of f_e * P_e, a scalar; k if all experts are chosen equally often, larger otherwise.
 
-    f_e is the share of tokens that chose e, P_e the mean probability of e; gradients flow through P_e only. With k = 1
-    this is the loss of Fedus et al., 2021, arXiv:2101.03961, equations 4 to 6.
+    f_e is the fraction of tokens routed to e, P_e the mean probability of e; gradients flow through P_e only. With k =
+    1 this is the loss of Fedus et al., 2021, arXiv:2101.03961, equations 4 to 6.
 
     Args:
-        probabilities: (N, E) that the router gives each expert, before it chooses.
-        share: (E,) f, on all processes that train together.
-        mask: (N,) bool, False for tokens that are not counted; None: all are.
+        probabilities: (N, E), of each expert, before the choice.
+        share: (E,) f, over all processes of the training.
+        mask: (N,) bool, False for tokens that are not counted; None: count all.
     """
     tokens, experts = probabilities.shape
     kept = probabilities if mask is None else probabilities * mask[:, None]
@@ -40,10 +40,10 @@ def balance_loss(probabilities: Tensor, share: Tensor, mask: Tensor | None = Non
 
 
 class Balance:
-    """What a router chose in one forward, and since the last update.
+    """The choices of a router in one forward, and the load since the last update.
 
-    The loss is not computed where the choice is made, so that a layer that is computed again to save memory runs the
-    same operations again, finds nothing to record any more, and counts nothing twice.
+    The loss is computed after the forward. With activation checkpointing, the recomputed forward comes after the loss,
+    when nothing is recorded, so that no token is counted twice.
 
     Args:
         experts: number of experts.
@@ -52,33 +52,33 @@ class Balance:
 
     def __init__(self, experts: int, coefficient: float) -> None:
         self.experts, self.coefficient = experts, coefficient
-        self.passes: list[tuple[Tensor, Tensor]] | None = None  # None: nothing is to be recorded
+        self.passes: list[tuple[Tensor, Tensor]] | None = None  # None: not recording
         self.mask: Tensor | None = None
         self.load: Tensor | None = None
 
     def begin(self, mask: Tensor | None) -> None:
-        """Record the forward that comes, leaving out the tokens where ``mask`` (N,) is False."""
+        """Start recording a forward; tokens where ``mask`` (N,) is False are not counted."""
         self.passes, self.mask = [], mask
 
     def record(self, logits: Tensor, chosen: Tensor) -> None:
-        """Note what was chosen (N, k) from what (N, E)."""
+        """Record the chosen experts (N, k) and the logits (N, E) of a forward."""
         if self.passes is not None:
             self.passes.append((logits, chosen))
 
     def loss(self, probabilities: Function, reduce: Function) -> Tensor | None:
-        """The loss of the forward that was recorded, which ends here; its choices join the load.
+        """Stop recording, add the choices to the load and return the loss of the recorded forward.
 
         Args:
-            probabilities: what the router makes of the logits.
-            reduce: adds a tensor up over all processes that train together.
+            probabilities: maps logits to the router's probabilities.
+            reduce: sums a tensor over all processes of the training.
 
         Raises:
-            RuntimeError: nothing was begun since the last loss.
+            RuntimeError: no forward was recorded since the last loss.
         """
         if self.passes is None:
             raise RuntimeError(
-                "a router has nothing to tell about: ask for the auxiliary loss once after each forward in training "
-                "mode, and let the prepare of a layer call the prepare of its feed-forward"
+                "no forward was recorded: call auxiliary_loss once after each forward in training mode, and call the "
+                "feed-forward's prepare in the layer's prepare"
             )
         passes, self.passes = self.passes, None
         losses: list[Tensor] = []
@@ -91,10 +91,10 @@ class Balance:
         return self.coefficient * sum(losses[1:], losses[0]) if losses else None
 
     def take_load(self) -> Tensor | None:
-        """How many tokens chose each expert (E,) since this was last asked; None if nothing was recorded."""
+        """Return and reset the number of tokens per expert (E,); None: nothing was recorded."""
         counts, self.load = self.load, None
         return counts
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to one forward and cannot be copied."""
+        """Leave out the tensors of a forward, which cannot be copied."""
         return {**self.__dict__, "passes": None, "mask": None}

@@ -1,4 +1,4 @@
-"""Each token chooses its experts."""
+"""Top-k routing."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -15,7 +15,7 @@ from registry import NonNegativeFloat, Positive, PositiveFloat, register
 Function = Callable[[Tensor], Tensor]
 
 
-def _itself(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x
 
 
@@ -24,41 +24,44 @@ def _softmax(x: Tensor) -> Tensor:
 
 
 def _normalised(x: Tensor) -> Tensor:
-    return x / (x.sum(-1, keepdim=True) + 1e-20)  # of sigmoids it can be 0
+    return x / (x.sum(-1, keepdim=True) + 1e-20)  # a sum of sigmoids can be 0
 
 
 def _share_of_sigmoids(logits: Tensor) -> Tensor:
     return _normalised(logits.sigmoid())
 
 
-_SCORES: Mapping[str, Function] = {"softmax": _softmax, "sigmoid": torch.sigmoid, "logits": _itself}
-_WEIGHTS: Mapping[str, Function] = {"scores": _itself, "normalised": _normalised, "softmax": _softmax}
+_SCORES: Mapping[str, Function] = {"softmax": _softmax, "sigmoid": torch.sigmoid, "logits": _identity}
+_WEIGHTS: Mapping[str, Function] = {"scores": _identity, "normalised": _normalised, "softmax": _softmax}
 _PROBABILITIES: Mapping[str, Function] = {"softmax": _softmax, "sigmoid": _share_of_sigmoids, "logits": _softmax}
-_BEST = {"max": 1, "top2": 2}  # experts that count for their group
+_BEST = {"max": 1, "top2": 2}  # number of best experts in a group's score
 
 
 @register("top_k")
 class TopKRouter(Router):
-    """The experts with the greatest scores, which are a function of W x, computed in float32 or wider.
+    """Route each token to the experts with the highest scores, a function of W x in float32 or wider.
 
     Softmax, then top-k (Mixtral) is ``scores: softmax``; top-k, then softmax (GPT-OSS) is ``scores: logits`` with
     ``weights: softmax``; sigmoid (DeepSeek-V3) is ``scores: sigmoid``.
 
     Args:
         top_k: number of experts for each token.
-        scores: what the experts are compared by: W x itself (logits), its softmax over all experts, or its sigmoid.
-        weights: what the chosen are weighted by: their scores, these divided by their sum (normalised), or the softmax
-            over them. With ``top_k`` 1 only scores is possible: the other two are always 1 and have no gradient.
+        scores: scores of the experts: W x (logits), its softmax over all experts (softmax), or its sigmoid (sigmoid).
+        weights: weights of the chosen experts: their scores (scores), their scores divided by the sum (normalised), or
+            the
+            softmax over their scores (softmax). With ``top_k`` 1 only scores is possible: the other two are always 1
+            and have no gradient.
         scale: factor on the weights.
-        bias: a bias beside W.
-        groups: number of groups that the experts are divided into, a divisor of their number; neighbours are together.
-        top_groups: number of groups out of which a token's experts come; null: all.
-        group_score: what groups are compared by: their best score (max) or the sum of their two best (top2).
-        balance_loss: coefficient of the load-balancing loss of this router, which is least, with the value ``top_k``,
-            if all experts are chosen equally often.
-        balance_rate: loss-free balancing: a bias joins the scores when experts are compared, not in their weights, and
-            moves by this much after each training step, down for those chosen too often, up for the others. 0: there is
-            such a bias, but it stays as it is. null: there is none.
+        bias: add a learned bias to W x.
+        groups: number of groups of consecutive experts, a divisor of the number of experts.
+        top_groups: number of groups from which a token's experts are chosen; null: all.
+        group_score: score of a group: its highest score (max) or the sum of its two highest scores (top2).
+        balance_loss: coefficient of the load-balancing loss, which is ``top_k`` if all experts are chosen equally often
+            and larger otherwise; 0: disabled.
+        balance_rate: step of loss-free balancing, which adds a bias to the scores for the choice but not to the
+            weights;
+            after each training step it decreases for experts above the mean load and increases for the others. 0: a
+            bias that does not change; null: no bias.
     """
 
     paper = (
@@ -85,12 +88,14 @@ class TopKRouter(Router):
         experts = site.experts or 1
         _check(experts, top_k, groups, top_groups, _BEST[group_score])
         if scores == "logits" and weights == "normalised":
-            raise ValueError("weights=normalised divides by the sum of the scores, which of logits can be 0")
+            raise ValueError(
+                "weights=normalised divides by the sum of scores, which can be 0 for logits; choose weights=softmax"
+            )
         if top_k == 1 < experts and weights != "scores":
             raise ValueError(f"weights={weights} is always 1 for top_k=1, so the router gets no gradient; use scores")
         self.top_k, self.scale = top_k, scale
         self.scores, self.weights = scores, weights
-        if top_groups is None or top_groups == groups:  # out of all groups, any experts can be chosen
+        if top_groups is None or top_groups == groups:  # all groups: any experts can be chosen
             groups, top_groups, group_score = 1, 1, "max"
         self.groups, self.top_groups, self.group_score = groups, top_groups, group_score
         self.linear = nn.Linear(site.dim, experts, bias=bias)
@@ -116,7 +121,7 @@ class TopKRouter(Router):
         return _WEIGHTS[self.weights](scores.gather(1, chosen)) * self.scale, chosen
 
     def _logits(self, x: Tensor) -> Tensor:
-        """(N, E), not rounded to 16 bits, which would choose other experts."""
+        """(N, E) in float32 or wider, because rounding to 16 bits would change the choice."""
         dtype, device = torch.promote_types(x.dtype, torch.float32), x.device.type
         weight, bias = self.linear.weight.to(dtype), cast("Tensor | None", self.linear.bias)
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
@@ -144,7 +149,7 @@ class TopKRouter(Router):
                 self.selection_bias += self.rate * (counts.mean() - counts).sign()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Keep the selection bias in float32: in bfloat16 its small steps would be rounded off."""
+        """Keep the selection bias in float32: in bfloat16 its small steps would be lost by rounding."""
         module = super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         if self.selection_bias is not None:
             self.selection_bias.data = self.selection_bias.data.float()
@@ -158,6 +163,6 @@ def _check(experts: int, top_k: int, groups: int, top_groups: int | None, best: 
         raise ValueError(f"top_groups={top_groups} is more than groups={groups}")
     within = (top_groups or groups) * experts // groups
     if top_k > within:
-        raise ValueError(f"top_k={top_k} is more than the {within} experts that there are to choose from")
+        raise ValueError(f"top_k={top_k} is more than the {within} experts to choose from")
     if top_groups and experts // groups < best:
         raise ValueError(f"group_score=top2 needs groups of two experts, but {experts} in groups={groups} have one")

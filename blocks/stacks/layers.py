@@ -1,4 +1,4 @@
-"""Layers, uniform or laid out by a pattern."""
+"""A stack of layers, uniform or in a pattern."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,23 +12,25 @@ from blocks.norms.layer import LayerNorm
 from registry import Capabilities, Depth, Positive, register
 
 LAYOUT = frozenset({"layer", "layers", "first", "pattern", "rest"})
-"""The parameters of a stack that say no more than which layer stands where."""
+"""The parameters of a stack that only choose the layer at each index."""
 
 
 @register("layers")
 class LayerStack(Stack):
-    """``depth`` layers in order, and a norm after them.
+    """``depth`` layers in order, followed by a norm.
 
     Args:
         depth: number of layers.
-        layer: what every layer is, if they are all alike.
-        layers: layers by name, for ``first`` and ``pattern``; one may start from another with ``like: name``.
-        first: names of the layers before the pattern begins.
-        pattern: names of ``layers``, repeated from there to fill ``depth``.
-        rest: what to do if the pattern does not fill ``depth`` exactly: refuse (error) or break off inside it (cut).
-        distinct: number of layers with weights of their own, each run depth / distinct times in a row; null: all.
-        positions: what adds to the scores of all mixers that look at the text itself; null: nothing in common.
-        norm: after the last layer; null for none, as with post-norm layers.
+        layer: every layer of a uniform stack.
+        layers: named layers for ``first`` and ``pattern``; ``like: name`` copies another layer's settings; null: a
+            uniform stack.
+        first: names of the layers before the pattern.
+        pattern: names of layers, repeated after ``first`` to fill ``depth``; null: a uniform stack.
+        rest: if the pattern does not fill ``depth`` exactly, raise an error (error) or truncate the last repetition
+            (cut).
+        distinct: number of layers with their own weights, each run depth / distinct times in a row; null: all.
+        positions: position bias shared by the scores of all self-attention mixers of the stack; null: none.
+        norm: norm after the last layer; null: none, as with post-norm layers.
     """
 
     paper = "sharing of layers: Lan et al., 2019, arXiv:1909.11942"
@@ -51,7 +53,7 @@ class LayerStack(Stack):
         super().__init__(site)
         site = replace(site, depth=depth)
         self._repeats = _repeats(depth, distinct)
-        self.rest = rest if pattern else "error"  # what another depth would get
+        self.rest = rest if pattern else "error"  # applies to other depths of this stack
         plan = _plan(depth // self.repeats, layers, first, pattern, rest)
         self._uniform = len(set(plan)) == 1
         makers = [layer if name is None or layers is None else layers[name] for name in plan]
@@ -66,7 +68,8 @@ class LayerStack(Stack):
         if positions.heads is not None and scored != {positions.heads}:
             found = ", ".join(map(str, sorted(scored))) or "none"
             raise ValueError(
-                f"positions add to the scores of heads={positions.heads}, but the mixers of these layers have: {found}"
+                f"positions are for mixers with heads={positions.heads}, but the mixers of these layers have heads: "
+                f"{found}; make them equal"
             )
 
     @property
@@ -78,11 +81,12 @@ class LayerStack(Stack):
         return self._repeats
 
     def weight_sources(self, old: Stack) -> Mapping[str, str | None]:
-        """Deeper: the first layers, others are new. Shallower: spread evenly over layers that are alike, first to last.
+        """Map layers to the trained layers that they start from.
 
-        Spreading follows Sanh et al., 2019, arXiv:1910.01108 and Fan et al., 2019, arXiv:1909.11556; where layers
-        follow a pattern the first are taken, so that each finds one of its kind. In as deep a stack that shares its
-        layers otherwise, each is the one that ran in its place.
+        A deeper stack takes all trained layers first and starts the others fresh. A shallower one takes evenly spaced
+        layers of a uniform stack, from first to last (Sanh et al., 2019, arXiv:1910.01108; Fan et al., 2019,
+        arXiv:1909.11556), and the first layers of a pattern, so that kinds match. A stack of equal depth that shares
+        weights differently takes the layer that ran at the same index.
         """
         if not isinstance(old, LayerStack):
             return {}
@@ -112,7 +116,7 @@ class LayerStack(Stack):
 
 
 def _repeats(depth: int, distinct: int | None) -> int:
-    """How many times in a row each layer runs."""
+    """Number of consecutive runs of each layer."""
     if distinct is not None and (distinct > depth or depth % distinct):
         raise ValueError(f"depth={depth} is not a multiple of distinct={distinct}")
     return 1 if distinct is None else depth // distinct
@@ -121,11 +125,11 @@ def _repeats(depth: int, distinct: int | None) -> int:
 def _plan(
     depth: int, layers: Mapping[str, object] | None, first: tuple[str, ...], pattern: tuple[str, ...] | None, rest: str
 ) -> list[str | None]:
-    """The name of every layer, None where all are alike."""
+    """The name of every layer; None in a uniform stack."""
     if layers is None and pattern is None and not first:
         return [None] * depth
     if not layers or not pattern:
-        raise ValueError("layers and pattern belong together: name the layers in one and lay them out in the other")
+        raise ValueError("layers and pattern must be given together: layers names them, pattern orders them")
     if unknown := [name for name in (*first, *pattern) if name not in layers]:
         raise ValueError(f"pattern names {unknown[0]!r}, but layers has only {', '.join(layers)}")
     if unused := [name for name in layers if name not in (*first, *pattern)]:
@@ -135,6 +139,6 @@ def _plan(
         before = f"{len(first)} first layers and " if first else ""
         raise ValueError(
             f"{before}a pattern of {len(pattern)} layers does not fill depth={depth}; "
-            "say 'rest: cut' to break off inside it"
+            "use 'rest: cut' to truncate the last repetition"
         )
     return [*first, *(pattern[index % len(pattern)] for index in range(left))]

@@ -75,7 +75,7 @@ def test_what_turns_queries_cannot_be_shared_by_a_stack() -> None:
 
 def test_a_parallel_layer_has_no_place_for_a_cross_mixer() -> None:
     found = complaint("tiny_encoder_decoder", "decoder.layer=parallel")
-    assert "layer 'parallel' does not look at an encoder's output, as stack 'layers' (decoder) needs it to" in found
+    assert "layer 'parallel' does not support cross-attention, as stack 'layers' (decoder) needs it to" in found
     assert found.endswith("choose sequential")
 
 

@@ -199,5 +199,5 @@ def test_refuses_what_does_not_fit(params: dict[str, Any], words: str) -> None:
 
 
 def test_refuses_to_stand_where_there_is_a_memory() -> None:
-    with pytest.raises(ValueError, match="does not look at an encoder's output"):
+    with pytest.raises(ValueError, match="does not support cross-attention"):
         LatentAttention(Site(dim=32, memory_dim=32))

@@ -247,7 +247,7 @@ def test_chunks_are_as_few_and_as_equal_as_can_be() -> None:
 
 def test_an_encoder_with_a_gated_memory_is_refused() -> None:
     layer = {"mixer": "gated_delta"}
-    with pytest.raises(RecipeError, match="'gated_delta' does not work where a token sees the whole text"):
+    with pytest.raises(RecipeError, match="'gated_delta' does not support bidirectional mixing"):
         bf.build({"type": "encoder_only", "dim": 32, "vocab_size": 8, "encoder": {"depth": 1, "layer": layer}})
 
 

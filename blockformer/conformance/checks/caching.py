@@ -84,7 +84,7 @@ def check_refuses_an_invalidated_cache(case: BlockCase) -> None:
     length = next(invalidating_lengths(block))
     given, cache = example(case, length=length + 1), new_cache(block)
     run(block, given.span(0, length), cache)
-    assert_refused(lambda: run(block, given.span(length, length + 1), cache), "cache", "read it again")
+    assert_refused(lambda: run(block, given.span(length, length + 1), cache), "cached keys", "new cache")
 
 
 def check_cache_size_is_as_declared(case: BlockCase) -> None:
