@@ -187,7 +187,7 @@ def test_sizes_come_from_the_width_as_in_the_paper() -> None:
     ("params", "words"),
     [
         ({"heads": 5, "head_dim": None}, "dim=32 is not a multiple of heads=5"),
-        ({"bias": ["q_down"]}, "bias names q_down, which is there only with a q_rank"),
+        ({"bias": ["q_down"]}, "bias lists q_down, but without q_rank"),
         ({"rotary_dim": 3}, "rotary positions pair channels"),
         ({"backend": "flex", "dropout": 0.1}, "backend=flex has no dropout"),
     ],
