@@ -189,7 +189,7 @@ def test_sizes_come_from_the_width_as_in_the_paper() -> None:
         ({"heads": 5, "head_dim": None}, "dim=32 is not a multiple of heads=5"),
         ({"bias": ["q_down"]}, "bias lists q_down, but without q_rank"),
         ({"rotary_dim": 3}, "rotary positions pair channels"),
-        ({"backend": "flex", "dropout": 0.1}, "backend=flex has no dropout"),
+        ({"backend": "flex", "dropout": 0.1}, "backend=flex does not support dropout"),
     ],
 )
 def test_refuses_what_does_not_fit(params: dict[str, Any], words: str) -> None:

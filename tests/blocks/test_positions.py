@@ -68,7 +68,7 @@ def test_rotary_leaves_the_rest_of_the_channels_alone() -> None:
 
 @pytest.mark.parametrize(("dim", "fraction"), [(5, 1.0), (8, 0.1), (6, 0.5)])
 def test_rotary_refuses_what_makes_no_pairs(dim: int, fraction: float) -> None:
-    with pytest.raises(ValueError, match=f"fraction={fraction} of a head of {dim}"):
+    with pytest.raises(ValueError, match=f"fraction={fraction} of head_dim={dim}"):
         RotaryPositions(Site(dim=dim), fraction=fraction)
 
 
@@ -123,8 +123,8 @@ def test_relative_biases_are_t5_s() -> None:
 @pytest.mark.parametrize(
     ("positions", "words"),
     [
-        ({"fraction": 0.25, "scaling": "dynamic"}, "two channel pairs"),
-        ({"theta": 1.0, "scaling": "yarn"}, "theta=1.0 is not above 1"),
+        ({"fraction": 0.25, "scaling": "dynamic"}, "at least 4 rotated channels"),
+        ({"theta": 1.0, "scaling": "yarn"}, "needs theta > 1, but theta=1.0"),
         ({"scaling": {"type": "longrope", "factor": 2.0, "trained_length": 1}}, "trained_length=1"),
     ],
 )

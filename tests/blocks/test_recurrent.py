@@ -77,12 +77,12 @@ def test_the_delta_rule_by_chunks_is_the_one_by_tokens(length: int, continued: b
 
 def test_the_delta_rule_starts_anew_with_each_text() -> None:
     inputs = written(200)
-    texts = torch.tensor([0] * 3 + [1] * 130 + [2] * 1 + [3] * 66)
-    both = torch.stack([texts, torch.zeros_like(texts)])
-    y, _ = gated_delta_rule(*inputs, texts=both)
+    documents = torch.tensor([0] * 3 + [1] * 130 + [2] * 1 + [3] * 66)
+    both = torch.stack([documents, torch.zeros_like(documents)])
+    y, _ = gated_delta_rule(*inputs, documents=both)
     torch.testing.assert_close(y[1:], delta_by_token(*inputs)[0][1:], rtol=0.0, atol=1e-11)
     for text in range(4):
-        part = texts == text
+        part = documents == text
         alone, _ = delta_by_token(*(tensor[:, :, part] for tensor in inputs))
         torch.testing.assert_close(y[:1, :, part], alone[:1], rtol=0.0, atol=1e-11)
 
@@ -99,9 +99,9 @@ def test_memories_that_fade_at_once_are_exact() -> None:
 @pytest.mark.parametrize("itself", [False, True])
 def test_sums_by_chunks_are_those_over_all_earlier_tokens(length: int, itself: bool) -> None:
     q, k, v, *_ = written(length)
-    texts = (torch.arange(length) // 40)[None].expand(2, -1)
-    seen = (texts[:, :, None] == texts[:, None, :]).tril(0 if itself else -1)
-    y, _ = additive_rule(q, k, v, texts, itself=itself)
+    documents = (torch.arange(length) // 40)[None].expand(2, -1)
+    seen = (documents[:, :, None] == documents[:, None, :]).tril(0 if itself else -1)
+    y, _ = additive_rule(q, k, v, documents, itself=itself)
     torch.testing.assert_close(y, ((q @ k.transpose(-2, -1)) * seen[:, None]) @ v, rtol=0.0, atol=1e-11)
     _, memory = additive_rule(q, k, v, memory=normal(2, 3, 8, 6, seed=9))
     torch.testing.assert_close(memory, normal(2, 3, 8, 6, seed=9) + k.transpose(-2, -1) @ v, rtol=0.0, atol=1e-11)

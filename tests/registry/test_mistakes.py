@@ -40,7 +40,7 @@ MISTAKES = {
     "an odd rotation": (
         layer("mixer: {heads: 4, positions: {type: rotary, fraction: 0.4}}"),
         "r.yaml:6: decoder.layer.mixer.positions:",
-        "fraction=0.4 of a head of 8 is 3",
+        "fraction=0.4 of head_dim=8 is 3",
     ),
     "a number for a block": (
         BASE + "decoder:\n  norm: 5\n",
@@ -83,7 +83,11 @@ MISTAKES = {
         "a, b",
     ),
     "a layer never used": (NAMED.replace("LIKE", "a").replace("PATTERN", "[a]"), "layers has 'b'", "never uses it"),
-    "layers without a pattern": (BASE + "decoder:\n  layers: {a: {}}\n", "r.yaml:4: decoder:", "belong together"),
+    "layers without a pattern": (
+        BASE + "decoder:\n  layers: {a: {}}\n",
+        "r.yaml:4: decoder:",
+        "must be given together",
+    ),
     "like an unknown layer": (
         NAMED.replace("LIKE", "x").replace("PATTERN", "[a, b]"),
         "decoder.layers.b.like:",
