@@ -135,7 +135,7 @@ def test_names_every_size_that_does_not_fit_at_once(tmp_path: Path) -> None:
     path.write_text(layer("mixer: {heads: 4, kv_heads: 3}") + "embedding: {width: 16}\n")
     second, first = sorted(complaint(path).splitlines())
     assert "decoder.layer.mixer: heads=4" in first
-    assert "head: the token table has width 16" in second
+    assert "head: the token table has width=16" in second
 
 
 def test_names_the_line_of_the_base_for_a_mistake_in_it(tmp_path: Path) -> None:
