@@ -3,7 +3,8 @@
 import pytest
 
 from blockformer.conformance import BlockCase, Check, checks_for, parametrize_checks, registered
-from blockformer.conformance.table import LONG
+from blockformer.conformance.table import LONG, WITHOUT_FORWARD, check_name, registered_checks
+from registry import entries, slots
 
 SAMPLE = ("mixer/attention/causal", "mixer/gated_delta/causal", "feedforward/moe", "model/")  # of the long ones
 
@@ -28,7 +29,55 @@ def test_block_at_length(case: BlockCase, check: Check) -> None:
     check(case)
 
 
-def test_every_slot_has_its_checks() -> None:
-    found = {case.slot: checks_for(case) for case in registered("blocks")}
-    assert {"mixer", "feedforward", "norm", "model", "init"} <= set(found)
-    assert min(map(len, found.values())) >= 4
+POINTWISE = {"tokens_are_independent", "each_output_depends_on_its_own_token", "flops_match_torch"}
+VECTORS = {*POINTWISE, "refuses_another_width"}
+POSITIONS = {"position_shift_has_the_declared_effect", "ignores_padding"}
+CONTEXT = {"attends_exactly_its_window", "flops_match_torch", "refuses_float_masks"}
+OWN_CHECKS: dict[str, set[str]] = {
+    "activation": POINTWISE,
+    "norm": VECTORS,
+    "feedforward": {*VECTORS, "stacked_experts_match_single_blocks"},
+    "router": VECTORS,
+    "transform": VECTORS,
+    "head": VECTORS,
+    "residual": VECTORS,
+    "input_positions": {*POSITIONS, "decodes_token_by_token", "packed_documents_are_independent"},
+    "attention_positions": {*POSITIONS, "rows_of_padding_give_finite_values"},
+    "embedding": {*POSITIONS, "decodes_token_by_token", "packed_documents_are_independent"},
+    "mixer": {*CONTEXT, "backends_agree"},
+    "layer": {*CONTEXT, "each_output_depends_on_its_own_token"},
+    "stack": {*CONTEXT, "each_output_depends_on_its_own_token"},
+    "model": {*CONTEXT, "learns_one_batch", "parameters_by_slot_add_up", "model_starts_with_the_declared_deviation"},
+    "rotary_scaling": {"documents_every_parameter"},
+    "init": {"init_uses_only_its_generator", "init_fills_every_value", "init_draws_the_declared_deviation"},
+}
+"""What tests the contract of a slot, besides what every module with a forward is tested for."""
+MODULES = {"builds_on_the_meta_device", "is_deterministic", "restores_its_state_dict", "returns_the_expected_shape"}
+MODULES |= {"gradients_match_finite_differences", "compiles_without_graph_breaks", "exports"}
+PLACES = {
+    "causal": {"is_causal"},
+    "bidirectional": set[str](),
+    "cross": {"is_causal", "depends_on_every_memory_token", "refuses_memory_of_another_batch_size"},
+}
+
+
+def names_of(case: BlockCase) -> set[str]:
+    return {check_name(check) for check in checks_for(case)}
+
+
+@pytest.mark.parametrize("slot", slots())
+def test_every_block_has_the_checks_of_its_slot(slot: str) -> None:
+    cases = [case for case in registered("blocks") if case.slot == slot]
+    assert cases, f"no block of slot {slot} is checked"
+    for case in cases:
+        capabilities = entries(slot)[case.name].block.capabilities
+        wanted = OWN_CHECKS[slot] - (set() if capabilities.padding else {"ignores_padding"})
+        wanted |= set() if slot in WITHOUT_FORWARD else MODULES
+        wanted |= PLACES[case.place] if slot in ("mixer", "layer", "stack", "model") else set()
+        assert wanted <= names_of(case), f"{case.id} lacks {sorted(wanted - names_of(case))}"
+
+
+def test_every_check_applies_to_some_block() -> None:
+    applied = set[str]().union(*(names_of(case) for case in registered("blocks")))
+    unused = {check_name(check) for check in registered_checks()} - applied
+    assert unused <= {f"refuses_{what}" for what in ("padding", "documents", "a_cache", "an_invalidated_cache")}
