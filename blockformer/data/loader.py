@@ -37,16 +37,14 @@ class TrainingLoader:
 
     def __init__(self, samples: Samples, batch_size: int, *, seed: int = 0, rank: int = 0, world: int = 1) -> None:
         _check_share(batch_size, world)
-        if len(samples) < batch_size:
-            problem = f"the training text makes {len(samples)} rows, fewer than batch_size {batch_size}"
-            raise DataError(f"{problem}: lower batch_size or length")
+        self._batches = batches_per_epoch(samples, batch_size)
         self._samples, self._batch_size, self._seed = samples, batch_size, seed
         self._rank, self._world = rank, world
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self.step = 0
 
     def __len__(self) -> int:
-        return len(self._samples) // self._batch_size
+        return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(len(self)):
@@ -119,6 +117,18 @@ class EvaluationLoader:
             if name in batch:
                 batch[name][len(own) :] = unscored
         return batch
+
+
+def batches_per_epoch(samples: Samples, batch_size: int) -> int:
+    """Full batches that training samples make.
+
+    Raises:
+        DataError: They make none.
+    """
+    if len(samples) < batch_size:
+        problem = f"the training text makes {len(samples)} rows, fewer than batch_size {batch_size}"
+        raise DataError(f"{problem}: lower batch_size or length")
+    return len(samples) // batch_size
 
 
 def _check_share(batch_size: int, world: int) -> None:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import lightning
 
 from blockformer.data.corpora import cldr, docstrings, files
-from blockformer.data.corpora.corpus import Corpus
-from blockformer.data.loader import EvaluationLoader, TrainingLoader
+from blockformer.data.corpora.corpus import Source
+from blockformer.data.loader import EvaluationLoader, TrainingLoader, batches_per_epoch
 from blockformer.data.prepared import Prepared, prepare
 from blockformer.data.processes import data_processes
 from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs, Samples
@@ -82,6 +82,7 @@ class TextData(lightning.LightningDataModule):
         self.separate_documents = separate_documents
         self.packages, self.max_bytes, self.locale, self.pairs = packages, max_bytes, locale, pairs
         self._prepared: Prepared | None = None
+        self._samples: dict[Split, Samples] = {}
         self._training: TrainingLoader | None = None
         self._step = 0
         _check(self)
@@ -92,7 +93,8 @@ class TextData(lightning.LightningDataModule):
         Raises:
             DataError: The dataset cannot serve this objective.
         """
-        self.objective = self.objective or objective
+        if self.objective is None:
+            self.objective, self._samples = objective, {}
         _check(self)
 
     @property
@@ -108,10 +110,13 @@ class TextData(lightning.LightningDataModule):
     @property
     def prepared(self) -> Prepared:
         """Tokens on disk, prepared at the first use."""
+        return self._prepare(verify=True)
+
+    def _prepare(self, *, verify: bool) -> Prepared:
         if self._prepared is None:
             longest = self.length if self.dataset in _PAIRED else None
             size = self.wanted_vocab_size or _BPE_SIZE
-            self._prepared = prepare(self._corpus(), self.tokenizer_kind, size, longest)
+            self._prepared = prepare(self._source(), self.tokenizer_kind, size, longest, verify=verify)
         return self._prepared
 
     def facts(self) -> dict[str, Any]:
@@ -119,15 +124,22 @@ class TextData(lightning.LightningDataModule):
         return dict(self.prepared.facts)
 
     def prepare_data(self) -> None:
-        """Fill the cache, in one process of each machine."""
+        """Fill the cache and verify it, in one process of each machine."""
         _ = self.prepared
 
     def setup(self, stage: str | None = None) -> None:
-        """Open what the cache holds, in every process."""
-        _ = self.prepared
+        """Open the cache, which :meth:`prepare_data` has verified; a fit gets a new training loader."""
+        self._prepare(verify=False)
+        if stage == "fit":
+            self._training = None
 
     def samples(self, split: Split) -> Samples:
-        """The samples of a split, as the objective wants them."""
+        """The samples of a split, as the objective needs them."""
+        if split not in self._samples:
+            self._samples[split] = self._make_samples(split)
+        return self._samples[split]
+
+    def _make_samples(self, split: Split) -> Samples:
         data, made = self.prepared, self.prepared.tokenizer
         objective = self.objective or ("seq2seq" if self.dataset in _PAIRED else "causal_lm")
         if objective == "seq2seq":
@@ -136,6 +148,14 @@ class TextData(lightning.LightningDataModule):
         if objective == "causal_lm":
             return PackedRows(documents, made, self.length, separate=self.separate_documents)
         return MaskedRows(documents, made, self.length, seed=self.seed, share=self.mask_rate, fixed=split != "train")
+
+    def batches_per_epoch(self) -> int:
+        """Training batches in an epoch; no loader is made to count them.
+
+        Raises:
+            DataError: The text is too short for one batch.
+        """
+        return batches_per_epoch(self.samples("train"), self.batch_size)
 
     def loader(self, split: Split = "train", *, rank: int = 0, world: int = 1) -> TrainingLoader | EvaluationLoader:
         """A loader for one process: shuffled for "train", every sample once and in order for the others.
@@ -158,12 +178,13 @@ class TextData(lightning.LightningDataModule):
         return EvaluationLoader(samples, self.batch_size, rank=rank, world=world)
 
     def train_dataloader(self) -> TrainingLoader:
-        """The training loader of this process, at the step that a checkpoint left."""
-        loader = self.loader("train", **self._place())
-        assert isinstance(loader, TrainingLoader)
-        loader.step = self._step
-        self._training = loader
-        return loader
+        """The training loader of this process, one for each fit; it starts at the step that a checkpoint has stored."""
+        if self._training is None:
+            loader = self.loader("train", **self._place())
+            assert isinstance(loader, TrainingLoader)
+            loader.step = self._step
+            self._training = loader
+        return self._training
 
     def val_dataloader(self) -> EvaluationLoader | TrainingLoader | list[Any]:
         """The validation loader of this process; none if nothing is held out."""
@@ -182,19 +203,21 @@ class TextData(lightning.LightningDataModule):
         return {"step": self._training.step if self._training else self._step}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Let the next training loader begin after the checkpoint's step."""
+        """Continue training after the checkpoint's step."""
         self._step = int(state_dict["step"])
+        if self._training is not None:
+            self._training.step = self._step
 
     def _place(self) -> dict[str, int]:
         return data_processes(self.trainer)._asdict() if self.trainer else {}
 
-    def _corpus(self) -> Corpus:
+    def _source(self) -> Source:
         if self.dataset == "docstrings":
-            return docstrings.load(self.packages, self.max_bytes, self.shares)
+            return docstrings.source(self.packages, self.max_bytes, self.shares)
         if self.dataset == "cldr":
-            return cldr.load(self.locale, self.pairs, self.seed, self.shares)
+            return cldr.source(self.locale, self.pairs, self.seed, self.shares)
         train, validation, test = self.files
-        return files.LOADERS[self.dataset](files.Files(train, validation, test, self.shares))
+        return files.source(self.dataset, files.Files(train, validation, test, self.shares))
 
 
 def _listed(files: list[str] | str | None) -> list[str]:
@@ -218,8 +241,8 @@ def _check(data: TextData) -> None:
         "vocab_size is for tokenizer bpe; bytes always have 260 ids": (
             data.tokenizer_kind == "bytes" and data.wanted_vocab_size is not None
         ),
-        f"dataset {data.dataset} needs files": data.dataset in files.LOADERS and not data.files[0],
-        f"dataset {data.dataset} is built in and takes no files": data.dataset not in files.LOADERS and any(data.files),
+        f"dataset {data.dataset} needs files": data.dataset in files.READERS and not data.files[0],
+        f"dataset {data.dataset} is built in and takes no files": data.dataset not in files.READERS and any(data.files),
         f"packages are for dataset docstrings, not {data.dataset}": (
             data.packages is not None and data.dataset != "docstrings"
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blockformer.data import cache, tokenizer
-from blockformer.data.corpora.corpus import SPLITS, Corpus
+from blockformer.data.corpora.corpus import SPLITS, Corpus, Source
 from blockformer.data.sequences import Sequences
 from blockformer.data.tokenizer import Tokenizer
 
@@ -40,17 +40,43 @@ class Prepared:
         return Sequences.open(self.folder, f"{split}.source"), Sequences.open(self.folder, f"{split}.target")
 
 
-def prepare(corpus: Corpus, kind: str, vocab_size: int, longest: int | None = None) -> Prepared:
-    """Train a tokenizer and encode a corpus, or take both from the cache.
+def prepare(source: Source, kind: str, vocab_size: int, longest: int | None = None, *, verify: bool = True) -> Prepared:
+    """Train a tokenizer and encode a corpus, or find both in the cache; then the text itself is not read.
+
+    An index entry leads from the source's key to the tokens. The tokens are stored under the hash of the text, so that
+    the same text from another place is not encoded again.
 
     Args:
-        corpus: The text.
+        source: Where the text comes from.
         kind: "bytes" or "bpe".
         vocab_size: Ids that a BPE shall have.
         longest: Leave out pairs with more tokens on a side.
+        verify: Compare the cached files with their checksums, and rebuild damaged ones; False where another process of
+            this machine has just done so.
     """
-    sha256 = corpus.sha256()
-    key = {"text": sha256, "tokenizer": kind, "vocab_size": vocab_size, "longest": longest, "format": 1}
+    settings = {"tokenizer": kind, "vocab_size": vocab_size, "longest": longest}
+
+    def write_index(folder: Path) -> None:
+        corpus = source.read()
+        sha256 = corpus.sha256()
+        tokens = _tokens(corpus, sha256, settings)
+        about = {"tokens": tokens.name, "paired": corpus.paired, "facts": {**corpus.facts, "sha256": sha256}}
+        (folder / "index.json").write_text(json.dumps(about), encoding="utf-8")
+
+    index = cache.cached("index", {"source": source.key, **settings, "format": 1}, write_index)
+    about = json.loads((index / "index.json").read_text(encoding="utf-8"))
+    folder = cache.root() / about["tokens"]
+    if not (cache.intact(folder) if verify else folder.is_dir()):
+        corpus = source.read()
+        folder = _tokens(corpus, corpus.sha256(), settings)
+    content = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    facts = {**about["facts"], "tokenizer": kind, **content["facts"]}
+    return Prepared(folder, tokenizer.load(content["tokenizer"]), about["paired"], facts)
+
+
+def _tokens(corpus: Corpus, sha256: str, settings: Mapping[str, Any]) -> Path:
+    """The cache entry with a corpus's tokenizer and token arrays."""
+    kind, vocab_size, longest = settings["tokenizer"], settings["vocab_size"], settings["longest"]
 
     def build(folder: Path) -> None:
         made = tokenizer.train(kind, corpus.texts("train"), vocab_size)
@@ -59,10 +85,7 @@ def prepare(corpus: Corpus, kind: str, vocab_size: int, longest: int | None = No
         facts = {**counts, "vocab_size": made.vocab_size, **_compressed(corpus)}
         (folder / "prepared.json").write_text(json.dumps({"tokenizer": made.dump(), "facts": facts}), encoding="utf-8")
 
-    folder = cache.cached("tokens", key, build)
-    content = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    facts = {**corpus.facts, "sha256": sha256, "tokenizer": kind, **content["facts"]}
-    return Prepared(folder, tokenizer.load(content["tokenizer"]), corpus.paired, facts)
+    return cache.cached("tokens", {"text": sha256, **settings, "format": 1}, build)
 
 
 def _encode_documents(

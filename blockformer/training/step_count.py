@@ -57,8 +57,11 @@ def total_steps(trainer: "Trainer", settings: OptimizerSettings) -> int:
 
 
 def batches_per_epoch(trainer: "Trainer") -> int:
-    """Batches of one rank in what Lightning calls an epoch."""
+    """Batches of one process in what Lightning calls an epoch; TextData counts them without making a loader."""
     data: Any = getattr(trainer, "datamodule", None)
-    loader: Any = data.train_dataloader() if data is not None else trainer.fit_loop._data_source.instance
-    length, limit = len(loader), trainer.limit_train_batches
+    if hasattr(data, "batches_per_epoch"):
+        length = data.batches_per_epoch()
+    else:
+        length = len(trainer.fit_loop._data_source.instance if data is None else data.train_dataloader())
+    limit = trainer.limit_train_batches
     return min(length, limit) if isinstance(limit, int) else int(length * limit)

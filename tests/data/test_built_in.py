@@ -15,7 +15,7 @@ def _all(corpus: Corpus) -> list:
 
 
 def test_docstrings_are_read_once_each_and_nothing_is_imported(package: str) -> None:
-    corpus = docstrings.load([package], None, SHARES)
+    corpus = docstrings.source([package], None, SHARES).read()
     text = "\n".join(_all(corpus))
     assert text.count("naïve") == 12
     assert text.count("what every other module") == 1, "repeated docstrings are dropped"
@@ -26,40 +26,40 @@ def test_docstrings_are_read_once_each_and_nothing_is_imported(package: str) -> 
 
 
 def test_docstrings_of_validation_and_test_are_of_other_modules(package: str) -> None:
-    splits = docstrings.load([package], None, SHARES).splits
+    splits = docstrings.source([package], None, SHARES).read().splits
     assert [len(splits[split]) for split in SPLITS] == [8, 2, 2]
     assert len(set(splits["train"]) | set(splits["validation"]) | set(splits["test"])) == 12
 
 
 def test_docstrings_stop_after_max_bytes(package: str) -> None:
-    part = _all(docstrings.load([package], 500, SHARES))
+    part = _all(docstrings.source([package], 500, SHARES).read())
     assert sum(len(text.encode()) for text in part[:-1]) < 500 <= sum(len(text.encode()) for text in part)
-    assert set(part) < set(_all(docstrings.load([package], None, SHARES)))
+    assert set(part) < set(_all(docstrings.source([package], None, SHARES).read()))
 
 
 def test_docstrings_are_the_same_from_the_cache_and_without(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, cached = (docstrings.load([package], None, SHARES) for _ in range(2))
+    first, cached = (docstrings.source([package], None, SHARES).read() for _ in range(2))
     monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "another"))
-    anew = docstrings.load([package], None, SHARES)
+    anew = docstrings.source([package], None, SHARES).read()
     assert first == cached == anew
     assert first.sha256() == cached.sha256() == anew.sha256()
 
 
 def test_docstrings_name_the_package_that_is_missing() -> None:
     with pytest.raises(DataError, match="no package 'nonesuch' is installed"):
-        docstrings.load(["nonesuch"], None, SHARES)
+        docstrings.source(["nonesuch"], None, SHARES).read()
 
 
 def test_the_language_reference_comes_with_python() -> None:
-    corpus = docstrings.load(["python"], 300_000, SHARES)
+    corpus = docstrings.source(["python"], 300_000, SHARES).read()
     assert any("compound statement" in text for text in _all(corpus))
     assert sum(len(text.encode()) for text in _all(corpus)) >= 300_000
 
 
 def test_cldr_translates_with_babels_words() -> None:
-    pairs = dict(_all(cldr.load("de", 3000, 0, SHARES)))
+    pairs = dict(_all(cldr.source("de", 3000, 0, SHARES).read()))
     assert len(pairs) == 3000, "no source twice"
     assert pairs["1 kilometer"] == "1 Kilometer"
     assert pairs["Germany"] == "Deutschland"
@@ -67,12 +67,12 @@ def test_cldr_translates_with_babels_words() -> None:
 
 
 def test_cldr_is_decided_by_its_seed() -> None:
-    first, again, other = (cldr.load("de", 2000, seed, SHARES) for seed in (0, 0, 1))
+    first, again, other = (cldr.source("de", 2000, seed, SHARES).read() for seed in (0, 0, 1))
     assert first.sha256() == again.sha256() != other.sha256()
 
 
 def test_cldr_asks_for_unseen_combinations_of_seen_names() -> None:
-    splits = cldr.load("de", 6000, 0, SHARES).splits
+    splits = cldr.source("de", 6000, 0, SHARES).read().splits
     sources = {split: {source for source, _ in pairs} for split, pairs in splits.items()}
     assert not sources["test"] & (sources["train"] | sources["validation"])
     taught = {word for source in sources["train"] for word in source.replace(",", " ").split() if word.isalpha()}
@@ -82,7 +82,7 @@ def test_cldr_asks_for_unseen_combinations_of_seen_names() -> None:
 
 def test_cldr_holds_a_date_out_in_every_style(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phrases, "_LAST_DAY", phrases._FIRST_DAY + 364)
-    splits = cldr.load("de", 6000, 0, SHARES).splits
+    splits = cldr.source("de", 6000, 0, SHARES).read().splits
     date = re.compile(r"(?:\w+day, )?(\w{3,9} \d+, 1900)")
     found = {split: [match[1] for s, _ in pairs if (match := date.fullmatch(s))] for split, pairs in splits.items()}
     assert len(set(found["train"])) < len(found["train"]), "the same day comes in several styles"
@@ -92,13 +92,13 @@ def test_cldr_holds_a_date_out_in_every_style(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("locale", ["fr", "zh-Hans", "ja", "ar", "hi"])
 def test_cldr_speaks_other_languages(locale: str) -> None:
-    assert len(_all(cldr.load(locale, 2000, 0, SHARES))) == 2000
+    assert len(_all(cldr.source(locale, 2000, 0, SHARES).read())) == 2000
 
 
 @pytest.mark.parametrize(("locale", "said"), [("xx", "no locale 'xx'"), ("", "no locale"), ("en", "English is what")])
 def test_cldr_refuses_a_locale_that_cannot_be(locale: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        cldr.load(locale, 100, 0, SHARES)
+        cldr.source(locale, 100, 0, SHARES).read()
 
 
 def test_documents_with_equal_keys_stay_together_in_any_order() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from blockformer.data.corpora.files import Files, load_pairs, load_text
+from blockformer.data.corpora.files import Files, read_pairs, read_text
 from blockformer.errors import DataError
 
 SHARES = {"validation": 0.1, "test": 0.1}
@@ -23,20 +23,20 @@ def _write(folder: Path, **content: str) -> Path:
 
 def test_of_one_file_the_end_is_held_out_at_line_ends(tmp_path: Path) -> None:
     text = "".join(f"line {number} of the only file\n" for number in range(100))
-    splits = load_text(_files(_write(tmp_path, a=text) / "a.txt")).splits
+    splits = read_text(_files(_write(tmp_path, a=text) / "a.txt")).splits
     assert "".join(splits["train"] + splits["test"] + splits["validation"]) == text
     assert all(part.endswith("\n") and part.startswith("line") for parts in splits.values() for part in parts)
     assert 0.08 < len(splits["validation"][0]) / len(text) < 0.12
 
 
 def test_of_a_file_without_line_ends_the_end_is_held_out_all_the_same(tmp_path: Path) -> None:
-    splits = load_text(_files(_write(tmp_path, a="x" * 1000) / "a.txt")).splits
+    splits = read_text(_files(_write(tmp_path, a="x" * 1000) / "a.txt")).splits
     assert [len(splits[split][0]) for split in ("train", "validation", "test")] == [800, 100, 100]
 
 
 def test_of_many_files_whole_ones_are_held_out(tmp_path: Path) -> None:
     _write(tmp_path, **{f"f{n}": f"text {n}\n" for n in range(20)})
-    splits = load_text(_files(f"{tmp_path}/*.txt")).splits
+    splits = read_text(_files(f"{tmp_path}/*.txt")).splits
     assert [len(splits[split]) for split in ("train", "validation", "test")] == [16, 2, 2]
     assert sorted(chain(*splits.values())) == sorted(f"text {n}\n" for n in range(20))
 
@@ -44,7 +44,7 @@ def test_of_many_files_whole_ones_are_held_out(tmp_path: Path) -> None:
 def test_files_of_their_own_leave_the_training_files_whole(tmp_path: Path) -> None:
     _write(tmp_path, a="training\n" * 50, b="validation\n" * 5, c="test\n" * 5)
     files = _files(tmp_path / "a.txt", validation=(tmp_path / "b.txt",), test=(tmp_path / "c.txt",))
-    assert load_text(files).splits == {
+    assert read_text(files).splits == {
         "train": ["training\n" * 50],
         "validation": ["validation\n" * 5],
         "test": ["test\n" * 5],
@@ -52,19 +52,19 @@ def test_files_of_their_own_leave_the_training_files_whole(tmp_path: Path) -> No
 
 
 def test_no_share_means_no_split(tmp_path: Path) -> None:
-    splits = load_text(_files(_write(tmp_path, a="text\n") / "a.txt", shares={"validation": 0.0, "test": 0.0})).splits
+    splits = read_text(_files(_write(tmp_path, a="text\n") / "a.txt", shares={"validation": 0.0, "test": 0.0})).splits
     assert splits == {"train": ["text\n"], "validation": [], "test": []}
 
 
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbftext")
-    assert load_text(_files(tmp_path / "a.txt", shares={})).splits["train"] == ["text"]
+    assert read_text(_files(tmp_path / "a.txt", shares={})).splits["train"] == ["text"]
 
 
 def test_pairs_with_one_source_are_held_out_together(tmp_path: Path) -> None:
     lines = [f"word {n % 40}\tWort {n}\n" for n in range(400)]
     (tmp_path / "a.tsv").write_text("".join(lines) + "\n", encoding="utf-8")
-    splits = load_pairs(_files(tmp_path / "a.tsv")).splits
+    splits = read_pairs(_files(tmp_path / "a.tsv")).splits
     sources = [{source for source, _ in splits[split]} for split in ("train", "validation", "test")]
     assert [len(found) for found in sources] == [32, 4, 4]
     assert sum(map(len, splits.values())) == 400
@@ -72,7 +72,7 @@ def test_pairs_with_one_source_are_held_out_together(tmp_path: Path) -> None:
 
 def test_windows_line_ends_are_no_part_of_a_pair(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"a\tb\r\nc\td\r\ne\tf\r\n")
-    assert ("c", "d") in chain(*load_pairs(_files(tmp_path / "a.tsv")).splits.values())
+    assert ("c", "d") in chain(*read_pairs(_files(tmp_path / "a.tsv")).splits.values())
 
 
 @pytest.mark.parametrize(
@@ -90,19 +90,19 @@ def test_windows_line_ends_are_no_part_of_a_pair(tmp_path: Path) -> None:
 def test_a_wrong_file_of_pairs_is_named_with_the_line(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "a.tsv").write_bytes(content)
     with pytest.raises(DataError, match=said) as caught:
-        load_pairs(_files(tmp_path / "a.tsv"))
+        read_pairs(_files(tmp_path / "a.tsv"))
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_an_empty_pattern_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.txt: no such file"):
-        load_text(_files(tmp_path / "none.txt"))
+        read_text(_files(tmp_path / "none.txt"))
     with pytest.raises(DataError, match=r"\*\.md: no such file"):
-        load_text(_files(tmp_path / "*.md"))
+        read_text(_files(tmp_path / "*.md"))
     with pytest.raises(DataError, match="is a folder"):
-        load_text(_files(tmp_path))
+        read_text(_files(tmp_path))
 
 
 def test_a_file_that_two_patterns_find_is_read_once(tmp_path: Path) -> None:
     path = _write(tmp_path, a="text\n" * 40) / "a.txt"
-    assert load_text(_files(path, f"{tmp_path}/*.txt")) == load_text(_files(path))
+    assert read_text(_files(path, f"{tmp_path}/*.txt")) == read_text(_files(path))

@@ -1,6 +1,7 @@
 import copy
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from blockformer.data import cache
 from blockformer.data.module import TextData
 from blockformer.errors import DataError
 
@@ -137,6 +139,51 @@ def test_the_second_preparation_comes_from_the_cache(text: str, monkeypatch: pyt
     again = _data(text, tokenizer="bpe").prepared
     assert again.folder == first.folder
     assert again.facts == first.facts
+
+
+def test_unchanged_files_are_not_read_again(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _data(text).prepared
+    monkeypatch.setattr(Path, "read_bytes", _only_in_the_cache(Path.read_bytes))
+    again = _data(text).prepared
+    assert (again.folder, again.facts) == (first.folder, first.facts)
+
+
+def _only_in_the_cache(read: Callable[[Path], bytes]) -> Callable[[Path], bytes]:
+    return lambda path: read(path) if cache.root() in path.parents else pytest.fail(f"{path} was read")
+
+
+def test_the_same_text_in_rewritten_files_is_not_encoded_again(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _data(text).prepared
+    (tmp_path / "0.txt").write_text((tmp_path / "0.txt").read_text())
+    monkeypatch.setattr("blockformer.data.tokenizer.train", lambda *_: pytest.fail("encoded again"))
+    assert _data(text).prepared.folder == first.folder
+
+
+def test_damaged_tokens_are_rebuilt_though_the_files_are_unchanged(text: str) -> None:
+    first = _data(text).prepared
+    (first.folder / "train.tokens.npy").write_bytes(b"damaged")
+    assert len(_data(text).prepared.documents("train")) == first.facts["train"]["documents"]
+
+
+def test_only_the_process_that_prepares_verifies_the_cache(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Path] = []
+    intact = cache.intact
+    monkeypatch.setattr(cache, "intact", lambda place: checked.append(place) or intact(place))
+    tokens = _data(text).prepared.folder
+    for method, verifies in (("prepare_data", True), ("setup", False)):
+        checked.clear()
+        getattr(_data(text), method)()
+        assert (tokens in checked) == verifies
+
+
+def test_the_state_is_that_of_the_loader_in_use(text: str) -> None:
+    data = _data(text)
+    next(iter(data.train_dataloader()))
+    assert data.batches_per_epoch() == len(data.train_dataloader())
+    next(iter(data.loader("train")))
+    assert data.state_dict() == {"step": 1}
 
 
 def test_changed_text_is_prepared_anew(text: str, tmp_path: Path) -> None:

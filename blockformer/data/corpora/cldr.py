@@ -12,15 +12,15 @@ from functools import partial
 import babel
 from babel import Locale
 
-from blockformer.data.corpora.corpus import Corpus, Pair, held_out, remembered
+from blockformer.data.corpora.corpus import Corpus, Pair, Source, cached_corpus, held_out
 from blockformer.data.corpora.phrases import KINDS, Phrase, common_names, single
 from blockformer.errors import DataError
 
 _TRIES = 30  # draws per pair wanted; kinds with few combinations repeat themselves
 
 
-def load(locale: str, pairs: int, seed: int, shares: Mapping[str, float]) -> Corpus:
-    """Draw pairs of an English text and its translation.
+def source(locale: str, pairs: int, seed: int, shares: Mapping[str, float]) -> Source:
+    """Random pairs of an English text and its translation.
 
     Args:
         locale: The language to translate to, as in "de", "fr" or "zh_Hans".
@@ -33,7 +33,8 @@ def load(locale: str, pairs: int, seed: int, shares: Mapping[str, float]) -> Cor
     """
     target = _parse(locale)
     key = {"babel": babel.__version__, "locale": str(target), "pairs": pairs, "seed": seed, "shares": dict(shares)}
-    return remembered("cldr", {**key, "format": 1}, partial(_make, target, pairs, seed, shares))
+    key, make = {**key, "format": 1}, partial(_make, target, pairs, seed, shares)
+    return Source({"dataset": "cldr", **key}, partial(cached_corpus, "cldr", key, make))
 
 
 def _parse(locale: str) -> Locale:

@@ -46,8 +46,21 @@ class Corpus:
         return digest.hexdigest()
 
 
-def remembered(kind: str, key: Mapping[str, Any], make: Callable[[], Corpus]) -> Corpus:
-    """Make a corpus, or take it from the cache if it was made from the same `key` before."""
+@dataclass(frozen=True)
+class Source:
+    """Where a corpus comes from.
+
+    Args:
+        key: Everything that decides the text, found without reading it; JSON values.
+        read: Reads the text.
+    """
+
+    key: Mapping[str, Any]
+    read: Callable[[], Corpus]
+
+
+def cached_corpus(kind: str, key: Mapping[str, Any], make: Callable[[], Corpus]) -> Corpus:
+    """The corpus for `key` from the cache; made and stored there if it is missing."""
 
     def build(folder: Path) -> None:
         corpus = make()

@@ -18,7 +18,7 @@ from importlib import metadata, util
 from pathlib import Path
 from pydoc_data import topics
 
-from blockformer.data.corpora.corpus import Corpus, held_out, remembered
+from blockformer.data.corpora.corpus import Corpus, Source, cached_corpus, held_out
 from blockformer.errors import DataError
 
 PYTHON = "python"
@@ -27,8 +27,8 @@ _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "p
 _SHORTEST = 80  # characters; shorter docstrings repeat what the name says
 
 
-def load(packages: Sequence[str] | None, max_bytes: int | None, shares: Mapping[str, float]) -> Corpus:
-    """Read the documentation of packages.
+def source(packages: Sequence[str] | None, max_bytes: int | None, shares: Mapping[str, float]) -> Source:
+    """The documentation of packages.
 
     Args:
         packages: Import names, and "python" for the standard library and the language reference. None takes those
@@ -45,7 +45,8 @@ def load(packages: Sequence[str] | None, max_bytes: int | None, shares: Mapping[
         if _folder(name) is None:
             raise DataError(f"docstrings: no package {name!r} is installed (packages are import names, or {PYTHON!r})")
     key = {"packages": [_identity(name) for name in names], "max_bytes": max_bytes, "shares": dict(shares), "format": 1}
-    return remembered("docstrings", key, partial(_make, names, max_bytes, shares))
+    make = partial(_make, names, max_bytes, shares)
+    return Source({"dataset": "docstrings", **key}, partial(cached_corpus, "docstrings", key, make))
 
 
 def _make(names: Sequence[str], max_bytes: int | None, shares: Mapping[str, float]) -> Corpus:

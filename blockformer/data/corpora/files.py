@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blockformer.data.corpora.corpus import SPLITS, Corpus, Pair, held_out
+from blockformer.data.corpora.corpus import SPLITS, Corpus, Pair, Source, held_out
 from blockformer.errors import DataError
 
 
@@ -38,7 +39,31 @@ class Files:
         return {split: share for split, share in self.shares.items() if split not in self.given()}
 
 
-def load_text(files: Files) -> Corpus:
+def source(dataset: str, files: Files) -> Source:
+    """The text of files, identified by their paths, sizes and times of change, so that unchanged files are not read.
+
+    Args:
+        dataset: "text" or "pairs".
+        files: Which files.
+
+    Raises:
+        DataError: A file is missing.
+    """
+    stamps = {split: [_stamp(path) for path in paths] for split, paths in files.own().items()}
+    key = {"dataset": dataset, "files": stamps, "shares": dict(files.shares), "format": 1}
+    return Source(key, partial(READERS[dataset], files))
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int, int]:
+    """Path, size, times of modification and of change, inode: every write moves the time of change."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    return str(path.resolve()), about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
+
+
+def read_text(files: Files) -> Corpus:
     """Read plain text; each file is a document.
 
     Where there are enough files, whole ones are held out; of fewer, the end of each is.
@@ -56,7 +81,7 @@ def load_text(files: Files) -> Corpus:
     return _corpus("text", own, taken | {split: splits[split] for split in files.given()}, paired=False)
 
 
-def load_pairs(files: Files) -> Corpus:
+def read_pairs(files: Files) -> Corpus:
     """Read pairs, one a line: source, tab, target. Pairs with the same source are held out together.
 
     Raises:
@@ -136,4 +161,4 @@ def _tails(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, l
     return splits
 
 
-LOADERS: dict[str, Callable[[Files], Corpus]] = {"text": load_text, "pairs": load_pairs}
+READERS: dict[str, Callable[[Files], Corpus]] = {"text": read_text, "pairs": read_pairs}
