@@ -1,5 +1,7 @@
 """Recipe files: find one, resolve `extends`, `like` and overrides, and validate it against the registry."""
 
+import heapq
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +20,8 @@ from registry.spec import Record, Spec, build_hook, parse
 from registry.strict_yaml import Map, as_plain, dotted, mark_of, parse_text, read_yaml, with_mark
 
 ROOT = "model"
+TENSOR_AXES = 3  # axes of the largest parameters: experts, rows, columns
+MOST_ELEMENTS = (2**63 - 1) // 4  # of a float32 tensor, whose bytes are counted in 64 bits
 Overrides = Mapping[str, Any] | Iterable[str]
 
 
@@ -82,7 +86,10 @@ class Recipe:
             return capability_error(self.spec, spec, error)
         if isinstance(error, ValueError):
             return str(error)
-        return "a size is too large for a tensor" if "overflow" in str(error).lower() else ""
+        largest = heapq.nlargest(TENSOR_AXES, _integers(self.spec.dump()))
+        if isinstance(error, RuntimeError | TypeError | OverflowError) and math.prod(largest) > MOST_ELEMENTS:
+            return f"a size is too large for a tensor; the largest in this recipe is {largest[0]}"
+        return ""
 
     def problem(self, path: tuple[str | int, ...], message: str) -> Problem:
         """A problem at the file and line where a key path was written."""
@@ -142,6 +149,16 @@ def find_recipe(name: str | Path) -> Path:
     if str(name) in known:
         return known[str(name)]
     raise RecipeError([Problem(Mark(str(name)), "", unknown_recipe(str(name)))])
+
+
+def _integers(tree: Any) -> Iterator[int]:
+    """All whole numbers in nested plain data."""
+    if isinstance(tree, Mapping | list):
+        values = cast("Iterable[Any]", tree.values() if isinstance(tree, Mapping) else tree)
+        for value in values:
+            yield from _integers(value)
+    elif isinstance(tree, int) and not isinstance(tree, bool):
+        yield tree
 
 
 def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map, str]:

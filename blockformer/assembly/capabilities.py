@@ -51,7 +51,7 @@ def position_warnings(model: Component) -> Iterator[str]:
         if spec.entry.slot == "input_positions" and spec.entry.name != "none":
             found["input_positions"][key] = spec.entry.name
         elif component.capabilities.needs:
-            of_stack = modules[component].count(".") == 1
+            of_stack = isinstance(_owner(model, modules[component]), Stack)
             found["stack" if of_stack else "mixer"][key] = spec.entry.name
     kinds = [blocks for blocks in found.values() if blocks]
     if not kinds:
@@ -59,6 +59,12 @@ def position_warnings(model: Component) -> Iterator[str]:
     if len(kinds) > 1:
         named = " and ".join(f"{name} at {key}" for blocks in kinds for key, name in blocks.items())
         yield f"several position encodings are configured: {named}; set those that are not meant to none"
+
+
+def _owner(model: Component, name: str) -> Component:
+    """The component that directly contains the one at this module path."""
+    inside = {path: component for path, component in model.components() if name.startswith(f"{path}." if path else "")}
+    return inside[max((path for path in inside if path != name), key=len)]
 
 
 def _unordered_stacks(model: Component) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Bring data and model together: what one decides for the other, and whether they fit."""
+"""Checks that data, trainer and model fit each other, before training starts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,89 +10,103 @@ from registry import Ability
 
 
 class MismatchError(UserError):
-    """Data, trainer and model do not fit each other; the message is one line and says what to change."""
+    """Data, trainer and model do not fit each other; the message is one line that names what to change."""
 
 
 def check_data(data: Any, model: Model, objective: str) -> None:
-    """Tell the data what the model is trained for, and compare what they can.
+    """Set the data's objective, and check that the model can be trained on the data.
 
     Args:
-        data: a prepared TextData; any other data module is left alone.
-        model: what it shall train.
-        objective: the objective's name.
+        data: a TextData; other data modules are not checked.
+        model: the model to train.
+        objective: name of the objective that the model is trained with.
 
     Raises:
-        MismatchError: the data's objective, vocabulary or length is not for this model, or one of its blocks cannot be
-            given what the data has.
+        MismatchError: the data has another objective, more token ids than the model, or longer rows; or one of the
+            model's blocks does not support padding or documents.
     """
     if not hasattr(data, "configure"):
         return
     data.configure(objective=objective)
     if data.objective != objective:
         raise MismatchError(
-            f"data.objective is {data.objective}, and this {model.kind} model is trained for {objective}"
+            f"data.objective is {data.objective}, and this {model.kind} model is trained with {objective}: "
+            "leave data.objective out"
         )
     if data.vocab_size > model.vocab_size:
         raise MismatchError(
             f"the tokenizer has {data.vocab_size} token ids and the recipe's vocab_size is {model.vocab_size}: "
-            f"say --recipe.vocab_size {data.vocab_size}, or change --data.tokenizer or --data.vocab_size"
+            f"set --recipe.vocab_size {data.vocab_size}, or change --data.tokenizer or --data.vocab_size"
         )
     if data.length > model.max_length:
         raise MismatchError(
             f"data.length {data.length} is more than the recipe's max_length {model.max_length}: "
-            "lower the one or raise the other"
+            "lower data.length or raise --recipe.max_length"
         )
-    for ability, what in _asked(data):
+    for ability, what in _required_abilities(data):
         if blocks := blocks_without(model, ability):
-            raise MismatchError(f"{what}, and that cannot be given to {blocks}")
+            raise MismatchError(f"{what}, which is not supported by {blocks}")
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse a setting of the trainer that would change nothing.
+
+    Raises:
+        UserError: a way to clip gradients is chosen, and they are not clipped.
+    """
+    if trainer.gradient_clip_algorithm is not None and not trainer.gradient_clip_val:
+        raise UserError(
+            "trainer.gradient_clip_algorithm has no effect without clipping (trainer.gradient_clip_val is "
+            f"{trainer.gradient_clip_val}): leave it out, or set gradient_clip_val"
+        )
 
 
 def check_precision(precision: str, model: Model) -> None:
-    """Whether the model can be trained in a trainer's precision, such as ``bf16-mixed``.
+    """Check that the model can be trained in a precision of the trainer, such as ``bf16-mixed``.
 
     Raises:
-        MismatchError: one of its blocks cannot.
+        MismatchError: one of its blocks does not support it.
     """
     if precision.startswith("bf16") and (blocks := blocks_without(model, "bfloat16")):
-        raise MismatchError(f"--trainer.precision {precision} cannot be used with {blocks}; say 32-true")
+        raise MismatchError(f"--trainer.precision {precision} is not supported by {blocks}; use 32-true")
 
 
 def check_device(device: str, model: Model) -> None:
-    """Whether the model can be trained on a kind of device, such as ``cpu``.
+    """Check that the model can be trained on a kind of device, such as ``cpu``.
 
     Raises:
-        MismatchError: the recipe chooses a backend without gradients there.
+        MismatchError: the recipe chooses a backend that has no gradients there.
     """
     if device == "cpu" and (keys := backend_keys(model, "flex")):
         raise MismatchError(
-            f"backend flex has no gradients on a CPU: say auto, eager or sdpa at {' and '.join(keys)}, or use a GPU"
+            f"backend flex has no gradients on a CPU: set auto, eager or sdpa at {' and '.join(keys)}, or use a GPU"
         )
 
 
 def backend_keys(model: Model, backend: str) -> list[str]:
-    """The keys of the model's recipe that choose ``backend`` for a block that is built."""
+    """The recipe keys of the blocks that are set to this backend."""
     chosen = (key for key, _, spec in blocks_by_key(model) if getattr(spec.params, "backend", None) == backend)
     return list(dict.fromkeys(f"{key}.backend" for key in chosen))
 
 
 def remarks_on_data(data: Any, model: Model) -> Iterator[str]:
-    """What of a model the data leaves untrained, though it fits."""
+    """Notes on the parts of the model that this data leaves untrained."""
     if not hasattr(data, "configure"):
         return
     if model.vocab_size > data.vocab_size:
         yield (
-            f"{model.vocab_size - data.vocab_size:,} of {model.vocab_size:,} token ids stand for nothing, as the "
+            f"{model.vocab_size - data.vocab_size:,} of {model.vocab_size:,} token ids are unused, because the "
             f"tokenizer has {data.vocab_size:,}: --recipe.vocab_size {data.vocab_size} saves their rows"
         )
     fixed = [component for _, component in model.components() if not component.capabilities.any_length]
     if fixed and data.length < model.max_length:
         yield (
-            f"positions from {data.length:,} on are not trained, as no text is longer, and max_length is "
-            f"{model.max_length:,}"
+            f"positions from {data.length:,} on are not trained, because data.length is {data.length:,} and max_length "
+            f"is {model.max_length:,}"
         )
 
 
-def _asked(data: Any) -> Iterator[tuple[Ability, str]]:
+def _required_abilities(data: Any) -> Iterator[tuple[Ability, str]]:
     if data.objective != "causal_lm":
         yield "padding", f"texts of different lengths are padded for {data.objective}"
     elif data.separate_documents:

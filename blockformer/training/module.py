@@ -12,7 +12,7 @@ from blockformer.assembly import check
 from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.processes import data_processes
-from blockformer.training.compatibility import check_data, check_device, check_precision
+from blockformer.training.compatibility import check_data, check_device, check_precision, check_trainer
 from blockformer.training.metadata import describe, verify_same_model
 from blockformer.training.objectives import objective_for
 from blockformer.training.optimizer import OptimizerSettings, apply_settings, learning_rate, make_optimizer
@@ -80,6 +80,7 @@ class TrainingModule(L.LightningModule):
         """
         check_data(data, self.model, self.objective.name)
         if training:
+            check_trainer(trainer)
             check_precision(str(trainer.precision), self.model)
             check_device("cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.model)
 

@@ -8,7 +8,10 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from blockformer.errors import UserError
 from blocks.base import Norm
+
+DEFAULT_MIN_RATIO = 0.1
 
 
 @dataclass
@@ -25,11 +28,11 @@ class OptimizerSettings:
         schedule: after the warm-up, `cosine` falls to `lr * min_ratio` at the end of the run, `inverse_sqrt` falls with
             1/sqrt(step) (Vaswani et al. 2017), `constant` stays.
         warmup_steps: optimizer steps over which the learning rate rises linearly from 0.
-        min_ratio: for `cosine`: final learning rate as a share of `lr`.
-        decay_steps: for `cosine`: optimizer steps after which it reaches its end; the whole run when not given.
+        min_ratio: only for `cosine`: final learning rate as a share of `lr`; 0.1 when not given.
+        decay_steps: only for `cosine`: optimizer steps after which it reaches its end; the whole run when not given.
 
     Raises:
-        ValueError: a value is out of range; all such values are named.
+        UserError: a value is out of range, or the schedule does not read it; all such values are named.
     """
 
     lr: float = 1e-3
@@ -39,7 +42,7 @@ class OptimizerSettings:
     eps: float = 1e-8
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
     warmup_steps: int = 100
-    min_ratio: float = 0.1
+    min_ratio: float | None = None
     decay_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -50,12 +53,21 @@ class OptimizerSettings:
             "beta2": 0 <= self.beta2 < 1,
             "eps": self.eps > 0,
             "warmup_steps": self.warmup_steps >= 0,
-            "min_ratio": 0 <= self.min_ratio <= 1,
+            "min_ratio": self.min_ratio is None or 0 <= self.min_ratio <= 1,
             "decay_steps": self.decay_steps is None or self.decay_steps > self.warmup_steps,
         }
         wrong = [f"{name} cannot be {getattr(self, name)}" for name, fits in allowed.items() if not fits]
+        if self.schedule != "cosine":
+            given = {"min_ratio": self.min_ratio, "decay_steps": self.decay_steps}
+            wrong += [
+                f"{name} {value} has no effect with schedule {self.schedule}, only with cosine: leave it out (or null)"
+                for name, value in given.items()
+                if value is not None
+            ]
+        elif self.min_ratio is None:
+            self.min_ratio = DEFAULT_MIN_RATIO
         if wrong:
-            raise ValueError(f"optimizer: {', '.join(wrong)}")
+            raise UserError(f"optimizer: {', '.join(wrong)}")
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -127,4 +139,4 @@ def learning_rate(settings: OptimizerSettings, step: int, total: int) -> float:
     if step < settings.warmup_steps:
         return settings.lr * step / settings.warmup_steps
     end = settings.decay_steps or total
-    return settings.lr * SCHEDULES[settings.schedule](step, settings.warmup_steps, end, settings.min_ratio)
+    return settings.lr * SCHEDULES[settings.schedule](step, settings.warmup_steps, end, settings.min_ratio or 0.0)

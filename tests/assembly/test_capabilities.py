@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from io import BytesIO
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from blockformer.conformance import checks_for
 from blockformer.conformance.block_case import block_cases
 from blockformer.generation import greedy, stream
 from blockformer.training.compatibility import backend_keys
-from blocks.base import Context, Mixer, Site
+from blocks.base import Context, Mixer, Norm, Site
 from blocks.models.base import Model
 from registry import Capabilities, RecipeError, entries, load_recipe
 
@@ -168,3 +169,18 @@ def test_a_model_without_positions_ignores_the_order_of_tokens() -> None:
 def test_the_recipes_of_the_project_give_no_position_warnings() -> None:
     for name in ("gpt2", "llama3_8b", "bert_base", "transformer", "tiny_hybrid"):
         assert not list(position_warnings(bf.check(load_recipe(name))))
+
+
+def test_an_error_of_a_block_that_mentions_overflow_is_not_blamed_on_the_recipe(
+    registry_of_a_test: Any,
+) -> None:
+    class Faulty(Norm):
+        def __init__(self, site: Site, *, eps: float = 1e-6) -> None:
+            raise RuntimeError("overflow in a kernel")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    registry_of_a_test("faulty_for_test")(Faulty)
+    with pytest.raises(RuntimeError, match="overflow in a kernel"):
+        bf.check(load_recipe("tiny_decoder", ["decoder.norm=faulty_for_test"]))

@@ -1,4 +1,4 @@
-"""What data and a trainer ask of a model that it cannot give is said before training."""
+"""Data, trainer and model that do not fit each other are refused before training."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from registry import load_recipe
 
 @dataclass
 class Data:
-    """As much of a data module as is asked about."""
+    """The part of a data module that is checked."""
 
     objective: str
     vocab_size: int = 259
@@ -72,8 +72,10 @@ def test_bfloat16_for_blocks_that_can_and_that_cannot(monkeypatch: pytest.Monkey
 def test_what_is_never_trained_is_remarked() -> None:
     model = bf.check(load_recipe("tiny_decoder", ["embedding.positions=learned", "vocab_size=300"]))
     found = "\n".join(remarks_on_data(Data("causal_lm", length=8), model))
-    assert "41 of 300 token ids stand for nothing" in found
-    assert f"positions from 8 on are not trained, as no text is longer, and max_length is {model.max_length}" in found
+    assert "41 of 300 token ids are unused" in found
+    assert (
+        f"positions from 8 on are not trained, because data.length is 8 and max_length is {model.max_length}" in found
+    )
     exact = bf.check(load_recipe("tiny_decoder", ["vocab_size=259"]))
     assert not list(remarks_on_data(Data("causal_lm", length=8), exact))
 
@@ -81,7 +83,7 @@ def test_what_is_never_trained_is_remarked() -> None:
 def test_a_backend_without_gradients_on_a_cpu() -> None:
     model = bf.check(load_recipe("tiny_decoder", ["decoder.layer.mixer.backend=flex"]))
     with pytest.raises(
-        MismatchError, match=r"flex has no gradients on a CPU: say auto.* at decoder.layer.mixer.backend"
+        MismatchError, match=r"flex has no gradients on a CPU: set auto.* at decoder.layer.mixer.backend"
     ):
         check_device("cpu", model)
     check_device("cuda", model)

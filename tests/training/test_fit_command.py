@@ -126,6 +126,8 @@ WRONG = {
     "--optimiser.lr 1": "there is no option --optimiser.lr; did you mean --optimizer.lr?",
     "--optimizer.schedule cosin": "--optimizer.schedule: expected 'cosine', 'inverse_sqrt', 'constant', not cosin",
     "--optimizer.lr -1": "optimizer: lr cannot be -1.0",
+    "--optimizer.schedule constant --optimizer.decay_steps 9": "decay_steps 9 has no effect with schedule constant",
+    "--trainer.gradient_clip_val 0 --trainer.gradient_clip_algorithm value": "gradient_clip_algorithm has no effect",
     "--optim.lr 1": "there is no option --optim.lr; did you mean --optimizer.lr?",
     "--trainer.max_steps many": "--trainer.max_steps: expected int, not many",
     "--trainer.accelerator abacus": "You selected an invalid accelerator name",

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from blockformer import build
+from blockformer.errors import UserError
 from blockformer.training.optimizer import (
     OptimizerSettings,
     apply_settings,
@@ -92,3 +93,16 @@ def test_biases_of_experts_and_norms_of_single_heads_do_not_decay() -> None:
     assert "decoder.layers.0.feedforward.experts.up.bias" in still
     assert "decoder.layers.0.mixer.q_norm.weight" in still
     assert "decoder.layers.0.feedforward.experts.up.weight" not in still
+
+
+@pytest.mark.parametrize("schedule", ["inverse_sqrt", "constant"])
+@pytest.mark.parametrize("idle", [{"min_ratio": 0.1}, {"decay_steps": 500}])
+def test_a_setting_that_the_schedule_does_not_read_is_refused(schedule: str, idle: dict[str, float]) -> None:
+    (name,) = idle
+    with pytest.raises(UserError, match=rf"{name} .* has no effect with schedule {schedule}, only with cosine"):
+        OptimizerSettings(schedule=schedule, **idle)  # type: ignore[arg-type]
+
+
+def test_min_ratio_has_a_value_only_where_it_is_read() -> None:
+    assert OptimizerSettings().min_ratio == 0.1
+    assert OptimizerSettings(schedule="constant").min_ratio is None
