@@ -1,4 +1,4 @@
-"""Weights & Biases, kept at arm's length: nothing that it raises, refuses or loses stops a run."""
+"""Weights & Biases, such that no failure of it stops a run."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -19,7 +19,7 @@ AXES = ("step", "tokens")
 
 
 def harmless(method: Method) -> Method:
-    """Say in one line what W&B could not do, switch it off, and go on."""
+    """On any exception print one line, switch W&B off, and go on."""
 
     @functools.wraps(method)
     def guarded(self: "SafeWandbLogger", *args: Any, **kwargs: Any) -> Any:
@@ -27,11 +27,11 @@ def harmless(method: Method) -> Method:
             return None
         try:
             return method(self, *args, **kwargs)
-        except Exception as error:  # whatever it is: the run and its own metrics.jsonl matter more
+        except Exception as error:  # of any kind: the run and its metrics.jsonl matter more
             self.broken = True
             reason = (str(error).splitlines() or [""])[0]
             print(
-                f"W&B is off from here on ({type(error).__name__}: {reason}); metrics.jsonl has everything",
+                f"W&B is switched off ({type(error).__name__}: {reason}); metrics.jsonl is complete without it",
                 file=sys.stderr,
             )
             return None
@@ -39,109 +39,103 @@ def harmless(method: Method) -> Method:
     return cast("Method", guarded)
 
 
-class SafeWandbLogger(Logger):
-    """One W&B run, begun when its configuration is known.
+class SafeWandbLogger(WandbLogger):
+    """Lightning's W&B logger, which begins its run with the configuration, and switches itself off when W&B fails.
+
+    Where the server cannot be reached the run is kept offline. A continued run keeps its id. The axes of its
+    charts are the rows' `step` and `tokens`, not W&B's own step, which a continued run would have to match.
 
     Args:
-        folder: the run's folder; W&B's files go to `wandb/` in it.
-        mode: `online`, `offline`, `disabled` or `auto`: what `$WANDB_MODE` says, else online if logged in or offline.
-        project, group, job_type, tags, name: as W&B knows them.
+        folder: the run's folder; W&B writes to `wandb/` in it.
+        mode: `online`, `offline`, `disabled` or `auto`: `$WANDB_MODE` if set, else online if logged in, else offline.
+        project: W&B's project.
+        name: the run's display name; the folder's name when not given.
+        about: W&B's `group`, `job_type` and `tags`.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        mode: str = "auto",
-        project: str = "blockformer",
-        group: str | None = None,
-        job_type: str | None = "train",
-        tags: tuple[str, ...] = (),
-        name: str | None = None,
+        self, folder: Path, mode: str = "auto", project: str = "blockformer", name: str | None = None, **about: Any
     ) -> None:
-        super().__init__()
-        self.folder, self.broken, self.run = folder, False, cast("Any", None)
-        self._place = ""
+        given = {key: value for key, value in about.items() if value}
+        super().__init__(name=name or folder.name, save_dir=folder, project=project, **given)
+        del self._wandb_init["anonymous"]  # without effect, and W&B warns of it
+        self.folder, self.broken, self.place = folder, False, ""
         self.mode = wandb_mode() if mode == "auto" else mode
-        self._about = {
-            "project": project,
-            "group": group,
-            "job_type": job_type,
-            "tags": tags,
-            "name": name or folder.name,
-        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without a run: the base class would begin one, when processes are spawned, before it has a configuration."""
+        return self.__dict__ | {"_experiment": None}
 
     @property
-    def name(self) -> str:
-        return str(self._about["project"])
-
-    @property
-    def version(self) -> str:
-        return run_id(self.folder)
+    def experiment(self) -> Any:
+        """W&B's run; before it begins, after it ends and where W&B failed an object whose methods do nothing."""
+        return self._experiment or _NoRun()
 
     @rank_zero_only
     @harmless
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Begin the run with this nested configuration."""
-        if self.run is not None or self.mode == "disabled":
+        if self._experiment is not None or self.mode == "disabled":
             return
-        import wandb  # half a second, and only where figures go there
+        import wandb  # takes half a second, and only needed here
 
-        # Offline, W&B keeps what it has in memory for 15 s; a run that is killed would lose that.
+        # Offline, W&B keeps records in memory for 15 s, which a killed run would lose.
         os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
-        about = {key: value for key, value in self._about.items() if value}
         settings = wandb.Settings(silent=True, console="off", init_timeout=30, finish_timeout=60)
         begin = functools.partial(
-            wandb.init, **about, id=run_id(self.folder), resume="allow", dir=self.folder, settings=settings
+            wandb.init, **self._wandb_init | {"id": run_id(self.folder), "settings": settings, "config": by_key(params)}
         )
         try:
-            self.run = begin(mode=self.mode, config=by_key(params))
+            run = begin(mode=self.mode)
         except Exception as error:
             if self.mode != "online":
                 raise
             print(
                 f"W&B cannot be reached ({type(error).__name__}); this run is kept offline: wandb sync", file=sys.stderr
             )
-            self.run = begin(mode="offline", config=by_key(params))
-        folder = Path(self.run.settings.sync_dir)
-        folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-        offline = f"W&B, offline: see it with `wandb leet {folder}`, send it with `wandb sync {folder}`"
-        self._place = offline if self.run.offline else f"W&B: {self.run.url}"
+            run = begin(mode="offline")
+        self._experiment = run
+        self.place = _place(run)
         for axis in AXES:
-            self.run.define_metric(axis, hidden=True)
+            run.define_metric(axis, hidden=True)
         for figures in ("train/*", "val/*"):
-            self.run.define_metric(figures, step_metric="tokens")
-        self._log_recipe(wandb, self.run)
-
-    def _log_recipe(self, wandb: Any, run: Any) -> None:
+            run.define_metric(figures, step_metric="tokens")
         recipe = self.folder / "recipe.yaml"
         if recipe.is_file():
             artifact = wandb.Artifact(f"recipe-{run.id}", type="recipe")
             artifact.add_file(str(recipe))
             run.log_artifact(artifact)
 
-    @property
-    def place(self) -> str:
-        """One line that says where the run can be seen; empty if it is nowhere."""
-        return self._place
-
     @rank_zero_only
     @harmless
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        if self.run is not None:
-            # Without W&B's own step: a run that continues would have to match it, and rows carry `step` anyway.
-            self.run.log(metrics)
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.experiment.log(dict(metrics))  # the rows have `step`
 
     @rank_zero_only
     @harmless
     def finalize(self, status: str) -> None:
-        if self.run is not None:
-            self.run.finish(exit_code=0 if status == "success" else 1)
-            self.run = None
-            self.broken = True  # finished: nothing more to send
+        self.experiment.finish(exit_code=0 if status == "success" else 1)
+        self._experiment, self.broken = None, True  # nothing more to send
+
+
+class _NoRun:
+    """Stands in for a W&B run that there is not."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+def _place(run: Any) -> str:
+    """One line that says where the run can be seen."""
+    if not run.offline:
+        return f"W&B: {run.url}"
+    folder = Path(run.settings.sync_dir)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return f"W&B, offline: view it with `wandb leet {folder}`, upload it with `wandb sync {folder}`"
 
 
 def by_key(tree: Any) -> Any:
-    """Lists as mappings from their index: W&B makes texts of lists that hold mappings, and cannot group by those."""
+    """Turn lists into mappings from their index: W&B stores a list of mappings as text, and cannot group by items."""
     if isinstance(tree, dict):
         return {str(key): by_key(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -150,7 +144,7 @@ def by_key(tree: Any) -> Any:
 
 
 def wandb_mode() -> str:
-    """`$WANDB_MODE` if set, else online if this machine is logged in, else offline: nothing ever asks."""
+    """`$WANDB_MODE` if set, else online if this machine is logged in, else offline; it never prompts."""
     if chosen := os.environ.get("WANDB_MODE"):
         return chosen
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
@@ -164,7 +158,7 @@ def wandb_mode() -> str:
 
 
 def run_id(folder: Path) -> str:
-    """The W&B id of the run in this folder, made once and kept, so that a run that continues stays one run."""
+    """The W&B id of the run in this folder, stored in `wandb.id`, so that a continued run stays one W&B run."""
     file = folder / "wandb.id"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
