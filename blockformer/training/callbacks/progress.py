@@ -1,113 +1,107 @@
-"""Show how far a run is: a bar on a terminal, a line now and then in a file or a pipe."""
+"""Progress of a run: a bar on a terminal, a line now and then in a file or a pipe."""
 
 import sys
 import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
-from rich import progress as rich_progress
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TimeRemainingColumn
 
 from blockformer.training.callbacks.metrics import MetricsLogger, Row
 from blockformer.training.module import TrainingModule
 
+REFRESHES = 10  # per second
 
-class RunProgress(ProgressBar):
-    """Shows the meter's figures beside the steps made, on the first rank.
+
+class RunProgress(RichProgressBar):
+    """Lightning's bar, over the optimizer steps of the whole run instead of the batches of an epoch.
+
+    Where standard output is no terminal, a line at a time is printed instead. Every validation has its line in both.
 
     Args:
-        meter: whose rows to show.
+        metrics: the callback whose rows are shown.
         terminal: whether to draw a bar; when not given, if standard output is a terminal.
-        seconds: at least this long between two lines where no bar is drawn; validation always has its line.
+        seconds: least time between two lines where no bar is drawn.
     """
 
-    def __init__(self, meter: MetricsLogger, terminal: bool | None = None, seconds: float = 10.0) -> None:
-        super().__init__()
-        self._meter, self._seconds = meter, seconds
+    def __init__(self, metrics: MetricsLogger, terminal: bool | None = None, seconds: float = 10.0) -> None:
+        super().__init__(refresh_rate=REFRESHES)
+        self._rows, self._seconds = metrics, seconds
         self._terminal = sys.stdout.isatty() if terminal is None else terminal
-        self._console = Console(highlight=False, soft_wrap=True)
-        self._bar: rich_progress.Progress | None = None
-        self._enabled = True
-        self._shown = meter.row
+        self._shown = metrics.row
         self._printed = self._begun = 0.0
         self._first = 0
 
-    def disable(self) -> None:
-        self._enabled = False
+    @property
+    def is_enabled(self) -> bool:
+        """Whether a bar is drawn: on a terminal, in the first process."""
+        return self._terminal and super().is_enabled
 
-    def enable(self) -> None:
-        self._enabled = True
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        return [SpinnerColumn(), MofNCompleteColumn(), BarColumn(10), TimeRemainingColumn()]
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return dict(figures(self._rows.row, "train", brief=True))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, TrainingModule)
+        super().on_train_start(trainer, pl_module)
         self._first, self._begun = trainer.global_step, time.monotonic()
-        if self._enabled and self._terminal:
-            columns = (
-                SpinnerColumn(),
-                MofNCompleteColumn(),
-                BarColumn(10),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-            )
-            self._bar = rich_progress.Progress(*columns, console=self._console)
-            self._bar.add_task("", total=pl_module.total_steps or None, completed=trainer.global_step)
-            self._bar.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the bar with the first epoch; later ones continue it."""
+        assert isinstance(pl_module, TrainingModule)
+        if self.progress is not None and self.train_progress_bar_id is None:
+            self.train_progress_bar_id = self.progress.add_task("", total=pl_module.total_steps or None)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TrainingModule)
-        fresh, self._shown = self._meter.row is not self._shown, self._meter.row
-        if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, completed=trainer.global_step, description=summary(self._shown, "train", brief=True))
-        elif self._enabled and fresh and self._due(trainer, pl_module.total_steps):
-            self._line(f"{self._place(trainer, pl_module.total_steps)}  {summary(self._shown, 'train')}")
+        self.on_train_epoch_start(trainer, pl_module)  # a run that continues inside an epoch has no start of it
+        self._update(self.train_progress_bar_id, trainer.global_step)
+        self._update_metrics(trainer, pl_module)
+        fresh, self._shown = self._rows.row is not self._shown, self._rows.row
+        if fresh and not self._terminal and self._due(trainer.global_step == pl_module.total_steps):
+            self._line(f"{self._position(trainer.global_step, pl_module.total_steps)}  {summary(self._shown, 'train')}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._enabled and self._meter.validation and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._line(f"step {trainer.global_step}  validation: {summary(self._meter.validation, 'val')}")
+        super().on_validation_end(trainer, pl_module)
+        if self._rows.validation and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._line(f"step {trainer.global_step}  validation: {summary(self._rows.validation, 'val')}")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+    def _due(self, last: bool) -> bool:
+        due = last or time.monotonic() - self._printed >= self._seconds
+        self._printed = time.monotonic() if due else self._printed
+        return due
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _due(self, trainer: Trainer, total: int) -> bool:
-        late = time.monotonic() - self._printed >= self._seconds
-        if late or trainer.global_step == total:
-            self._printed = time.monotonic()
-            return True
-        return False
-
-    def _place(self, trainer: Trainer, total: int) -> str:
-        step = trainer.global_step
+    def _position(self, step: int, total: int) -> str:
         if not total:
             return f"step {step}"
-        left = (time.monotonic() - self._begun) / max(1, step - self._first) * (total - step)
-        return f"step {step}/{total}  {int(left) // 60}:{int(left) % 60:02d} left"
+        left = int((time.monotonic() - self._begun) / max(1, step - self._first) * (total - step))
+        return f"step {step}/{total}  {left // 60}:{left % 60:02d} left"
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False)
-        if not self._terminal:
-            sys.stdout.flush()
+        if self.progress is not None:
+            self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        elif self._enabled:
+            print(text, flush=True)
 
 
-def summary(row: Row, stage: str, *, brief: bool = False) -> str:
-    """The few figures of a row that a person watches; ``brief`` leaves room for a bar in 80 columns."""
-    parts = [f"loss {row[f'{stage}/loss']:.4f}"] if f"{stage}/loss" in row else []
+def figures(row: Row, stage: str, *, brief: bool = False) -> list[tuple[str, str]]:
+    """The main figures of a row with their names; ``brief``: as many as fit beside a bar in 80 columns."""
+    found: list[tuple[str, str]] = []
+    if f"{stage}/loss" in row:
+        found.append(("loss", f"{row[f'{stage}/loss']:.4f}"))
     if f"{stage}/bits_per_byte" in row:
-        parts.append(f"{row[f'{stage}/bits_per_byte']:.3f} bits/byte")
-    if f"{stage}/accuracy" in row and not (brief and len(parts) > 1):
-        parts.append(f"accuracy {row[f'{stage}/accuracy']:.3f}")
+        found.append(("bits/byte", f"{row[f'{stage}/bits_per_byte']:.3f}"))
+    if f"{stage}/accuracy" in row and not (brief and len(found) > 1):
+        found.append(("accuracy", f"{row[f'{stage}/accuracy']:.3f}"))
     if "tokens_per_second" in row:
-        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
-    return "  ".join(parts)
+        found.append(("tokens/s", f"{row['tokens_per_second']:,.0f}"))
+    return found
+
+
+def summary(row: Row, stage: str) -> str:
+    """The figures of a row that a person watches, on one line."""
+    return "  ".join(f"{name} {value}" for name, value in figures(row, stage))
