@@ -58,7 +58,7 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint's metadata alone (see :func:`blockformer.training.metadata.describe`), not its tensors.
+    """Read a checkpoint's metadata alone (see :func:`blockformer.training.metadata.run_metadata`), not its tensors.
 
     Raises:
         LoadError: as for :func:`read_checkpoint`.

@@ -72,7 +72,7 @@ def load_with_metadata(path: str | Path, device: torch.device | str = "cpu") -> 
     Returns:
         The model, in float32 and in evaluation mode, and the checkpoint's metadata: ``recipe``, ``kind``,
         ``objective``, ``tokenizer`` (as ``Tokenizer.dump`` gave it), ``data``, ``step``, ``tokens``, ``evaluation`` and
-        more, see :func:`blockformer.training.metadata.describe`.
+        more, see :func:`blockformer.training.metadata.run_metadata`.
 
     Raises:
         LoadError: the file is missing or damaged, or is not a checkpoint of this project.

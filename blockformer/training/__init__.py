@@ -1,5 +1,4 @@
-"""Train what recipes describe: data, objectives, the Lightning module, logging and the command line.
+"""Training: objectives, the optimizer, the Lightning module, callbacks, loggers and sharded strategies.
 
-The only room that imports Lightning and Weights & Biases. Importing the package itself imports nothing heavy, so that
-`blockformer --help` answers at once.
+Importing this package imports nothing, so that `blockformer --help` stays fast.
 """

@@ -1,41 +1,53 @@
-"""What a checkpoint says about itself: all that is needed to build its model and to use it, as plain data."""
+"""The metadata of a checkpoint: what is needed to rebuild its model and to use it, as plain data."""
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from blockformer.assembly.checkpoint import FORMAT, LoadError
 from registry import Recipe, RecipeError, load_recipe
 
-if TYPE_CHECKING:
-    from blockformer.training.module import TrainingModule
+
+class Run(Protocol):
+    """What is stored of a run; a TrainingModule has it."""
+
+    recipe: Recipe
+    model: Any
+    objective: Any
+    evaluation: dict[str, float]
+    tokens_seen: Any
+    provenance: dict[str, Any]
+
+    @property
+    def trainer(self) -> Any:
+        """Lightning's trainer, with the number of steps and epochs and the data module."""
 
 
-def describe(module: "TrainingModule") -> dict[str, Any]:
-    """The metadata of a run at this moment, made of mappings, lists, texts and numbers only."""
-    trainer = module.trainer
+def run_metadata(run: Run) -> dict[str, Any]:
+    """The metadata of a run at this moment: mappings, lists, strings and numbers only."""
+    trainer = run.trainer
     data: Any = getattr(trainer, "datamodule", None)
     tokenizer = getattr(data, "tokenizer", None)
     return {
         "format": FORMAT,
         "version": installed_version(),
-        "recipe": module.recipe.dump(),
-        "recipe_hash": module.recipe.hash,
-        "kind": module.model.kind,
-        "objective": module.objective.name,
-        "label_smoothing": module.objective.label_smoothing,
+        "recipe": run.recipe.dump(),
+        "recipe_hash": run.recipe.hash,
+        "kind": run.model.kind,
+        "objective": run.objective.name,
+        "label_smoothing": run.objective.label_smoothing,
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
-        "tokens": int(module.tokens_seen.item()),
-        "evaluation": dict(module.evaluation),
+        "tokens": int(run.tokens_seen.item()),
+        "evaluation": dict(run.evaluation),
         "tokenizer": tokenizer.dump() if tokenizer is not None else None,
         "data": data.facts() if hasattr(data, "facts") else {},
-        **module.provenance,
+        **run.provenance,
     }
 
 
 def installed_version() -> str:
-    """Of this package; `unknown` where it is used without being installed."""
+    """The installed version of this package; `unknown` where it is used without being installed."""
     try:
         return version("blockformer")
     except PackageNotFoundError:
@@ -43,10 +55,10 @@ def installed_version() -> str:
 
 
 def verify_same_model(metadata: Mapping[str, Any], recipe: Recipe) -> None:
-    """Refuse to continue another model's run.
+    """Refuse to continue the run of another model.
 
     Raises:
-        LoadError: the checkpoint's recipe is not this one; the first differences are named.
+        LoadError: the checkpoint's recipe differs from this one; the message names the first differences.
     """
     try:
         saved = load_recipe(metadata["recipe"])  # parameters that did not exist when it was written get their defaults
@@ -62,7 +74,7 @@ def verify_same_model(metadata: Mapping[str, Any], recipe: Recipe) -> None:
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """A nested recipe as dotted keys and scalars."""
+    """Flatten nested plain data to dotted keys and scalars."""
     return dict(_leaves(tree, ""))
 
 

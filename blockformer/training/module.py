@@ -1,4 +1,4 @@
-"""The LightningModule: one model, one objective, AdamW, and figures that do not depend on how the batch was divided."""
+"""The LightningModule: one model, one objective, AdamW; results do not depend on how a batch is divided."""
 
 from typing import Any, Literal, Self
 
@@ -13,7 +13,7 @@ from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.processes import data_processes
 from blockformer.training.compatibility import check_data, check_device, check_precision, check_trainer
-from blockformer.training.metadata import describe, verify_same_model
+from blockformer.training.metadata import run_metadata, verify_same_model
 from blockformer.training.objectives import objective_for
 from blockformer.training.optimizer import OptimizerSettings, apply_settings, learning_rate, make_optimizer
 from blockformer.training.parallel import ShardedStrategy, Shards
@@ -28,17 +28,17 @@ Batch = dict[str, Tensor]
 class TrainingModule(L.LightningModule):
     """Trains the model of a recipe.
 
-    Every target weighs the same, on whichever rank and in whichever part of an accumulated batch it lies: gradients are
-    those of (sum of losses over the global batch) / (targets in the global batch). What the model itself adds to the
-    loss, as routers do, counts for each part of a batch by its targets, and is not in the reported loss.
+    Every target has the same weight, on any rank and in any part of an accumulated batch: the gradient is that of
+    (sum of losses over the global batch) / (targets in the global batch). Auxiliary losses of the model, such as those
+    of routers, are weighted by the targets of each part and are not included in the reported loss.
 
     Args:
-        recipe: what to build.
+        recipe: the recipe of the model.
         optimizer: AdamW's settings and the schedule.
-        objective: `causal_lm`, `masked_lm` or `seq2seq`; the usual one for the kind of model when not given.
-        label_smoothing: share of the target's probability that is spread over the vocabulary while training.
+        objective: `causal_lm`, `masked_lm` or `seq2seq`; the one for the kind of model when not given.
+        label_smoothing: share of each target's probability that is spread over the vocabulary in training.
         compile: compile the model with `torch.compile`.
-        seed: of the initial values.
+        seed: seed of the initial values.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class TrainingModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed, compile
-        self.model = check(self.recipe)  # its parameters come in configure_model
+        self.model = check(self.recipe)  # on the meta device; configure_model creates the parameters
         self.objective = objective_for(self.model.kind, objective, label_smoothing)
-        self.shards: Shards | None = None  # if no process holds the whole model
-        self.provenance: dict[str, Any] = {}  # what the caller wants kept in every checkpoint, as plain data
+        self.shards: Shards | None = None  # set where no process holds the whole model
+        self.provenance: dict[str, Any] = {}  # plain data that the caller adds to every checkpoint
         self.total_steps = 0
         self.tokens_seen = no_sums(torch.device("cpu"))[TOKENS]
         self.evaluation: dict[str, float] = {}
-        self.window: Tensor | None = None  # sums of the optimizer step that is being made
+        self.window: Tensor | None = None  # score sums of the current optimizer step
         self.gradient_norm: Tensor | None = None
-        self._unit = torch.ones(())  # what this window's losses were divided by so far
+        self._unit = torch.ones(())  # divisor of the losses of this step so far
         self._stepped = False
         self._evaluated: Tensor | None = None
 
@@ -69,11 +69,11 @@ class TrainingModule(L.LightningModule):
         self.verify(getattr(self.trainer, "datamodule", None), self.trainer, training=stage == "fit")
         if stage == "fit":
             align_epochs(self.trainer)
-        if self.compiled:  # the inner module: Lightning's own methods do not survive compilation
+        if self.compiled:  # the inner module only: Lightning's methods cannot be compiled
             self.model.compile()
 
     def verify(self, data: Any, trainer: L.Trainer, *, training: bool) -> None:
-        """Whether data, trainer and model fit each other.
+        """Check that data, trainer and model fit each other.
 
         Raises:
             MismatchError: they do not; the message is one line.
@@ -85,7 +85,7 @@ class TrainingModule(L.LightningModule):
             check_device("cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.model)
 
     def configure_model(self) -> None:
-        """Give the model its parameters with their initial values, or the part of them that is this process's."""
+        """Create the parameters with their initial values; with a sharded strategy only this process's part of them."""
         if not any(parameter.is_meta for parameter in self.model.parameters()):
             return
         strategy = self.trainer.strategy
@@ -96,14 +96,14 @@ class TrainingModule(L.LightningModule):
             self.model.initialise(self.seed)
 
     def cpu(self) -> Self:
-        """As ever; a run that is refused before there are parameters has nothing to move, and its own error counts."""
+        """Skip on meta parameters, so that the error of a run refused before it had parameters is not masked."""
         return self if any(parameter.is_meta for parameter in self.parameters()) else super().cpu()
 
     def configure_optimizers(self) -> Optimizer:
         self.total_steps = total_steps(self.trainer, self.settings)
         fused = (
             self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
-        )  # the scaler unscales by itself
+        )  # the gradient scaler must unscale first
         return make_optimizer(self.model, self.settings, fused=fused)
 
     def on_train_start(self) -> None:
@@ -112,7 +112,7 @@ class TrainingModule(L.LightningModule):
 
     @property
     def learning_rate(self) -> float:
-        """Of the optimizer step that comes next."""
+        """The learning rate of the next optimizer step."""
         return learning_rate(self.settings, self.trainer.global_step + 1, self.total_steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -123,22 +123,24 @@ class TrainingModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.trainer.global_step == self.trainer.max_steps:
-            self.trainer.should_stop = True  # it would stop anyway, but told so it validates once more
+            self.trainer.should_stop = True  # the trainer stops here anyway; with this flag it also validates
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, sums = self.objective(self.model, batch)
-        here = sums[TARGETS].to(loss.dtype, copy=True)  # as adding up over ranks changes the sums in place
+        here = sums[TARGETS].to(loss.dtype, copy=True)  # a copy, because the reduction over ranks works in place
         loss = loss + self.model.auxiliary_loss(self._over_ranks) * here
         sums = self._over_ranks(sums)
         if self.window is None:
             self._unit = sums[TARGETS].clamp(min=1).to(loss.dtype)
         self.window = sums if self.window is None else self.window + sums
-        return loss * (data_processes(self.trainer).world / self._unit)  # DDP and FSDP2 will divide by their number
+        return loss * (
+            data_processes(self.trainer).world / self._unit
+        )  # DDP and FSDP2 divide by the number of processes
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Divide accumulated gradients by the targets of the whole window, which only now are known.
+        """Rescale accumulated gradients to the targets of all parts of the step, which are known only now.
 
-        So far they are sum(losses) / (targets of the first part * number of parts).
+        Until here they are sum(losses) / (targets of the first part * number of parts).
         """
         assert self.window is not None
         self._stepped = True
@@ -152,7 +154,7 @@ class TrainingModule(L.LightningModule):
                 gradient.mul_(self._unit * parts / total)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and then what only the model itself can change, before anything is saved."""
+        """Step, then let the model update its own state (such as router biases), before anything is saved."""
         super().optimizer_step(*args, **kwargs)
         self.model.update()
 
@@ -162,7 +164,7 @@ class TrainingModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the trainer says, and keep the norm from before."""
+        """Clip gradients as the trainer is set, and record their norm before clipping."""
         gradients = self._gradients()
         self.gradient_norm = torch.nn.utils.get_total_norm(gradients) if self.shards is None else self.shards.norm(self)
         if not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
@@ -175,7 +177,7 @@ class TrainingModule(L.LightningModule):
                 gradient.mul_(factor)
 
     def _gradients(self) -> list[Tensor]:
-        """Those of this process, to be changed in place."""
+        """The gradients in this process, for changes in place."""
         return list(local_gradients(self.model))
 
     def on_validation_epoch_start(self) -> None:
@@ -198,25 +200,25 @@ class TrainingModule(L.LightningModule):
         self._report("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The most probable token at every place, beside the target (-100: not scored)."""
+        """The most probable token and the target at every place (target -100: not scored)."""
         return {"predictions": self.objective.logits(self.model, batch).argmax(-1), "targets": batch["targets"]}
 
     def _report(self, stage: str) -> None:
         assert self._evaluated is not None
         metrics = Score.of(self._over_ranks(self._evaluated)).metrics()
         self.evaluation = {f"{stage}/{name}": value for name, value in metrics.items()}
-        # Loggers get a row of their own; this is for callbacks that watch a figure and for Lightning's table.
+        # MetricsLogger writes the loggers' row; this is for callbacks that monitor a figure and for Lightning's table.
         self.log_dict(self.evaluation, logger=False, on_epoch=True, batch_size=1)
 
     def _over_ranks(self, sums: Tensor) -> Tensor:
-        """Added up over all processes that read different data."""
+        """Sums over all processes that read different data."""
         if data_processes(self.trainer).world == 1:
             return sums
         group = None if self.shards is None else self.shards.data.get_group()
         return self.trainer.strategy.reduce(sums, group, reduce_op="sum")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[METADATA] = describe(self)
+        checkpoint[METADATA] = run_metadata(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         verify_same_model(checkpoint[METADATA], self.recipe)

@@ -1,4 +1,4 @@
-"""Sums over targets, from which every reported figure follows; sums of several batches or ranks simply add."""
+"""Sums over targets, from which all metrics are computed; sums of several batches or ranks are added."""
 
 import math
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
-"""The target that says: do not score this place."""
+"""Target value of places that are not scored."""
 TARGETS, TOKENS = 3, 5
-"""Places in the tensor of sums, which has the order of the fields of :class:`Score`."""
+"""Indices in the tensor of sums, which has the order of the fields of :class:`Score`."""
 
 
 @dataclass
 class Score:
-    """What one or several batches came to. All are sums, never means, so that adding them weights every target alike.
+    """Totals of one or several batches. All are sums, not means, so that adding them weighs every target the same.
 
     Args:
-        loss: what was minimised, in nats (with label smoothing, if any).
+        loss: the minimised loss, in nats, with label smoothing.
         nll: negative log-likelihood of the targets, in nats.
-        correct: targets that were the most probable token.
-        targets: how many targets were scored.
-        bytes: UTF-8 bytes of text that the targets stand for; 0 where the batch does not say.
-        tokens: tokens that the model read, padding not counted.
+        correct: number of targets that were the most probable token.
+        targets: number of scored targets.
+        bytes: UTF-8 bytes of the text that the targets encode; 0 if the batch does not contain them.
+        tokens: number of tokens that the model read, without padding.
     """
 
     loss: float = 0.0
@@ -34,11 +34,11 @@ class Score:
 
     @classmethod
     def of(cls, sums: Tensor) -> "Score":
-        """Read the (6,) tensor of sums, in the order of the fields; this waits for the device."""
+        """Read the (6,) tensor of sums, in the order of the fields; this synchronises with the device."""
         return cls(*sums.tolist())
 
     def metrics(self) -> dict[str, float]:
-        """Loss, perplexity and accuracy by target, and bits per byte where the bytes are known."""
+        """Loss, perplexity and accuracy per target, and bits per byte if the bytes are known."""
         targets = max(1.0, self.targets)
         nll = self.nll / targets
         result = {
@@ -52,15 +52,15 @@ class Score:
 def sums_of(
     logits: Tensor, targets: Tensor, label_smoothing: float, bytes_: Tensor | None, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Score logits against targets.
+    """The loss of logits against targets, and the sums for a :class:`Score`.
 
     Args:
         logits: (B, T, V).
-        targets: (B, T) ids; -100 where nothing is scored.
-        label_smoothing: share of the target's probability spread over the vocabulary (Szegedy et al. 2016,
+        targets: (B, T) ids; -100: not scored.
+        label_smoothing: share of each target's probability that is spread over the vocabulary (Szegedy et al. 2016,
             arXiv:1512.00567).
-        bytes_: (B,) bytes that each row's targets stand for, if known.
-        tokens: how many tokens the model read, padding not counted.
+        bytes_: (B,) bytes that each row's targets encode, if known.
+        tokens: number of tokens that the model read, without padding.
 
     Returns:
         The summed loss with its gradient, and the (6,) sums of :class:`Score` without.
@@ -70,7 +70,7 @@ def sums_of(
     loss = entropy(flat, wanted, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
     with torch.no_grad():
         nll = entropy(flat, wanted, ignore_index=IGNORED, reduction="sum") if label_smoothing else loss
-        correct = (flat.argmax(-1) == wanted).sum()  # never true where ignored: no token has the id -100
+        correct = (flat.argmax(-1) == wanted).sum()  # False where not scored: no token has the id -100
         count = (wanted != IGNORED).sum()
         size = bytes_.sum() if bytes_ is not None else count.new_zeros(())
         exact = no_sums(loss.device).dtype
@@ -78,5 +78,5 @@ def sums_of(
 
 
 def no_sums(device: torch.device) -> Tensor:
-    """The sums of nothing, to add others to. Doubles hold every count up to 2^53; Apple's GPUs have none."""
+    """Six zeros to add sums to, in float64, which is exact up to 2^53; Apple's GPUs have only float32."""
     return torch.zeros(6, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)

@@ -1,4 +1,4 @@
-"""How many batches make an epoch, and how many optimizer steps a run."""
+"""Number of batches in an epoch and of optimizer steps in a run."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +10,22 @@ if TYPE_CHECKING:
 
 
 def align_epochs(trainer: "Trainer") -> None:
-    """Let epochs and validations begin only between optimizer steps.
+    """Round epochs and validation intervals down to whole optimizer steps.
 
-    Lightning counts both in batches. Where several batches make a step, its epochs would end in a smaller step, and a
-    checkpoint after a validation could fall into the middle of one, whose gradients it cannot hold. A shorter epoch
-    loses nothing: the training loader goes on where it was.
+    Lightning counts both in batches. With gradient accumulation its epochs could end in a smaller step, and a
+    checkpoint after a validation could fall inside a step, whose accumulated gradients it does not store. No data is
+    lost: the next epoch continues with the batches that were left over.
 
     Raises:
-        UserError: a step needs more batches than an epoch has, or validations are set to fall between two steps.
+        UserError: a step needs more batches than an epoch has, or a validation interval is no whole number of steps.
     """
     parts, batches = trainer.accumulate_grad_batches, batches_per_epoch(trainer)
     if parts == 1:
         return
     if batches < parts:
-        raise UserError(f"trainer.accumulate_grad_batches {parts} is more than an epoch has: {batches} batches")
+        raise UserError(
+            f"trainer.accumulate_grad_batches {parts} is more than the {batches} batches of an epoch: lower it"
+        )
     trainer.limit_train_batches = batches - batches % parts
     interval = trainer.val_check_interval
     if isinstance(interval, float):
@@ -32,26 +34,25 @@ def align_epochs(trainer: "Trainer") -> None:
     elif interval % parts:
         raise UserError(
             f"trainer.val_check_interval {interval} counts batches, of which {parts} make a step "
-            f"(trainer.accumulate_grad_batches): say {max(parts, interval - interval % parts)}"
+            f"(trainer.accumulate_grad_batches): set it to {max(parts, interval - interval % parts)}"
         )
 
 
 def total_steps(trainer: "Trainer", settings: OptimizerSettings) -> int:
-    """Optimizer steps of the whole run, by `max_steps` or `max_epochs`, whichever ends it first; 0 where neither does.
+    """Optimizer steps of the whole run, by `max_steps` or `max_epochs`, whichever is less; 0 if neither is set.
 
-    Lightning's own `estimated_stepping_batches` makes the training data early, and what a checkpoint said about the
-    place in it is then lost.
+    Lightning's own `estimated_stepping_batches` creates the training loader before a checkpoint's position is restored.
 
     Raises:
-        UserError: the schedule must know the end, and nothing tells it.
+        UserError: the cosine schedule needs the length of the run, and it is not set.
     """
     limits = [trainer.max_steps] if trainer.max_steps > 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         limits.append(trainer.max_epochs * (batches_per_epoch(trainer) // trainer.accumulate_grad_batches))
     if not limits and settings.schedule == "cosine" and settings.decay_steps is None:
         raise UserError(
-            "the cosine schedule must know where the run ends: "
-            "give trainer.max_steps, trainer.max_epochs or optimizer.decay_steps"
+            "optimizer.schedule cosine needs the length of the run: "
+            "set trainer.max_steps, trainer.max_epochs or optimizer.decay_steps"
         )
     return min(limits, default=0)
 

@@ -69,7 +69,7 @@ def test_two_processes_train_like_one(
     assert len(states) == 2
     alike = torch.equal(states[0]["torch"], states[1]["torch"])
     assert alike == (strategy == "tensor_parallel")  # whose processes read the same data, and drop the same of it
-    assert ("cut are mixer attention, feedforward mlp; whole in each: embedding token, norm layer" in output) == alike
+    assert ("split: mixer attention, feedforward mlp; replicated: embedding token, norm layer" in output) == alike
 
 
 EXPERTS = (
@@ -152,7 +152,7 @@ def test_what_cannot_be_divided_is_refused_before_anything_is_written(
     process = start("fit", *odd, *two("tensor_parallel"))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output
-    assert "encoder.layers.0.mixer.q.weight has 1 heads, which do not divide among 2 processes" in output
+    assert "encoder.layers.0.mixer.q.weight has 1 heads, which is not a multiple of the 2 processes" in output
     assert not (runs / "odd").exists()
 
 

@@ -111,7 +111,7 @@ def test_ranks_and_seeds_draw_differently() -> None:
     assert len(drawn) == 3
 
 
-def test_continuing_on_other_ranks_says_that_random_states_start_afresh() -> None:
+def test_continuing_on_other_ranks_says_that_random_states_start_anew() -> None:
     callback = RandomState(0)
     module, trainer = TrainingModule.__new__(TrainingModule), L.Trainer(accelerator="cpu", logger=False)
     callback.on_load_checkpoint(trainer, module, {"random_states": [current(), current()]})

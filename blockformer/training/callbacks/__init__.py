@@ -1,4 +1,4 @@
-"""What happens around the training step: figures, progress, checkpoints, random states, and when to stop."""
+"""Callbacks: metrics, progress, checkpoints, random states, warm start, and reasons to stop."""
 
 from blockformer.training.callbacks.checkpoints import Checkpoints
 from blockformer.training.callbacks.metrics import MetricsLogger

@@ -1,4 +1,4 @@
-"""One row of figures at each reporting step and after each validation, the same for every logger."""
+"""One row of metrics at each reporting step and after each validation, the same for every logger."""
 
 import sys
 import time
@@ -17,19 +17,18 @@ Row = dict[str, float]
 
 
 class MetricsLogger(StepCallback):
-    """Gathers the figures and hands them to the trainer's loggers.
+    """Collects the metrics of a run and sends them to the trainer's loggers.
 
-    Rows have `step` (optimizer steps made), `epoch`, `tokens` (read so far, over all ranks, padding not counted) and
-    `seconds` (spent on training so far, validation and checkpoints included). Training rows add the step's own loss,
-    perplexity, accuracy, bits per byte, the gradient's norm before clipping, the learning rate, tokens per second since
-    the last row without validation, and the peak of memory in MiB: what tensors held on a GPU, what the process held on
-    a CPU.
+    Rows have `step` (optimizer steps made), `epoch`, `tokens` (read so far on all ranks, without padding) and
+    `seconds` (since the start of training, including validation and checkpoints). Training rows add loss, perplexity,
+    accuracy and bits per byte of this step, the gradient norm before clipping, the learning rate, tokens per second
+    since the last row (excluding validation), and peak memory in MiB: of tensors on a GPU, of the process on a CPU.
     """
 
     def __init__(self) -> None:
         self.row: Row = {}
         self.validation: Row = {}
-        self._seconds = 0.0  # of this and earlier sessions
+        self._seconds = 0.0  # of earlier sessions of this run
         self._since = self._lap = self._paused = time.perf_counter()
         self._lap_tokens = 0.0
 
@@ -47,7 +46,7 @@ class MetricsLogger(StepCallback):
             logger.log_hyperparams(facts)
             if isinstance(logger, FileLogger):
                 logger.rewind(trainer.global_step)
-        self._since = self._lap = time.perf_counter()  # now that what the loggers needed to begin is done
+        self._since = self._lap = time.perf_counter()  # the start of the loggers does not count
         self._lap_tokens = pl_module.tokens_seen.item()
 
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
@@ -89,7 +88,7 @@ class MetricsLogger(StepCallback):
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that tensors held on this GPU, or that this process held in main memory, since it began."""
+    """Peak bytes of tensors on this GPU, or of this process in main memory, since the process started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

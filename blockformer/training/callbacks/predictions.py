@@ -1,4 +1,4 @@
-"""What `predict` writes."""
+"""The file that `predict` writes."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 
 class Predictions(BasePredictionWriter):
-    """Writes one JSON object a row of data: the most probable text at the places that are scored, beside the right one.
+    """Writes one JSON object per row of data: predicted and correct text at the scored places, and the accuracy.
 
     Args:
-        path: the file, written anew each time.
+        path: the file; an existing one is overwritten.
     """
 
     def __init__(self, path: Path) -> None:

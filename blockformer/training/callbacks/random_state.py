@@ -1,4 +1,4 @@
-"""Random states of every rank: distinct at the start, saved and restored, and left alone by validation."""
+"""Random states of every rank: distinct at the start, stored in checkpoints, unchanged by validation."""
 
 import random
 from typing import Any
@@ -15,16 +15,15 @@ KEY = "random_states"
 
 
 class RandomState(Callback):
-    """Makes dropout continue where it was.
+    """Stores and restores random states, so that dropout in a continued run goes on exactly.
 
-    Lightning saves no random state. Here each rank's goes into the checkpoint and comes back with the first batch: what
-    is drawn while the trainer sets itself up does not count. Validation puts back what it used, so that how often a run
-    validates does not change what it learns.
-
-    Processes of a tensor-parallel group read the same data and must drop the same of it.
+    Lightning stores no random states. Here the state of each rank is saved in the checkpoint and restored before the
+    first batch, after all draws of the trainer's setup. The state is also restored after each validation, so that the
+    number of validations does not change the result. Processes of a tensor-parallel group read the same data and need
+    the same dropout, so they share a state.
 
     Args:
-        seed: of this run; each rank that reads other data gets a stream of its own from it.
+        seed: the run's seed; ranks that read different data get different streams from it.
     """
 
     def __init__(self, seed: int) -> None:
@@ -49,7 +48,7 @@ class RandomState(Callback):
             return
         if saved:
             rank_zero_warn(
-                f"this run had {len(saved)} processes and now has {trainer.world_size}: random states start afresh"
+                f"this run had {len(saved)} processes and now has {trainer.world_size}: random states start anew"
             )
         seed(self._seed, data_processes(trainer).rank, trainer.global_step)
 
@@ -59,12 +58,12 @@ class RandomState(Callback):
             self._own = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._own is None:  # put back with the next batch; a checkpoint until then saves it
+        if self._own is None:  # restored before the next batch; a checkpoint before that stores it
             self._own = current()
 
 
 def seed(run: int, rank: int, step: int) -> None:
-    """Give this rank streams of its own."""
+    """Seed Python, NumPy and torch from the run's seed, the rank and the step."""
     words = np.random.SeedSequence([run, rank, step]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
@@ -72,7 +71,7 @@ def seed(run: int, rank: int, step: int) -> None:
 
 
 def current() -> State:
-    """The states of the generators that this process draws from, as tensors and plain data."""
+    """The states of this process's random generators, as tensors and plain data."""
     numpy: dict[str, Any] = np.random.get_state(legacy=False)
     keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     numpy = numpy | {"state": {"key": keys, "pos": int(numpy["state"]["pos"])}}
@@ -83,7 +82,7 @@ def current() -> State:
 
 
 def restore(state: State) -> None:
-    """Put generators back to what :func:`current` gave."""
+    """Restore the states that :func:`current` returned."""
     torch.set_rng_state(state["torch"])
     numpy = state["numpy"]
     keys = numpy["state"]["key"].numpy().astype(np.uint32)

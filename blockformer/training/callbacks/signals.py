@@ -1,4 +1,4 @@
-"""Be stopped politely: finish the step, save, leave with the signal's exit code."""
+"""Graceful stop on SIGTERM or Ctrl-C: finish the step, save, exit with the code of the signal."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from blockformer.training.callbacks.checkpoints import Checkpoints
 from blockformer.training.callbacks.step_callback import StepCallback, is_sync_step
 
 
-class InterruptedRun(Exception):  # noqa: N818  (not an error: the run did what it was told)
+class InterruptedRun(Exception):  # noqa: N818  (not an error: the run was asked to stop)
     """A signal ended the run after a checkpoint was saved."""
 
     def __init__(self, signum: int, step: int) -> None:
@@ -20,15 +20,15 @@ class InterruptedRun(Exception):  # noqa: N818  (not an error: the run did what 
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells have it."""
+        """128 + the signal's number, as shells report it."""
         return 128 + self.signum
 
 
 class StopOnSignal(StepCallback):
-    """SIGTERM and Ctrl-C, to whichever rank, end the run after the current step and a checkpoint; a second one at once.
+    """On SIGTERM or Ctrl-C to any rank, ends the run after the current step and a checkpoint; on a second one at once.
 
-    The handler only notes the signal; ranks agree between steps. Lightning's own handler communicates while other ranks
-    are elsewhere, which hangs if the signal goes to another rank than the first, and ends with exit code 0.
+    The handler only records the signal; the ranks exchange it between steps. Lightning's own handler communicates at
+    any time, which hangs if the signal reaches another rank than the first, and the process exits with code 0.
     """
 
     def __init__(self, checkpoints: Checkpoints | None) -> None:
@@ -37,8 +37,8 @@ class StopOnSignal(StepCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for signum in (signal.SIGTERM, signal.SIGINT):  # Lightning puts the former ones back at its end
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+            for signum in (signal.SIGTERM, signal.SIGINT):  # Lightning restores the previous handlers
                 signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
@@ -54,7 +54,7 @@ class StopOnSignal(StepCallback):
             raise InterruptedRun(signum, step)
 
     def _agreed(self, trainer: Trainer) -> int:
-        """The signal that any rank was sent, 0 for none."""
+        """The signal that any rank has received; 0: none."""
         if trainer.world_size == 1:
             return self._noted
         noted = torch.tensor(self._noted, device=trainer.strategy.root_device)

@@ -1,4 +1,4 @@
-"""Begin a run with what another has learned."""
+"""`--init-from`: start a run from the weights of a trained model."""
 
 import json
 from pathlib import Path
@@ -18,25 +18,25 @@ from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.init_from import matching_ids, read_source
 
 REPORT = "init.json"
-DIFFERENCES = 6  # settings to name on the terminal; the file has all
+DIFFERENCES = 6  # of recipe settings that are printed; init.json has all
 
 
 class WarmStart(Callback):
-    """Gives the model its first weights, once it has parameters and the data's tokenizer is known, and reports.
+    """Sets the initial weights, when the model has parameters and the data a tokenizer, and reports what it did.
 
     Args:
         source: an imported folder, a checkpoint, or a run's folder.
-        folder: the run's own, for `init.json`.
+        folder: the new run's folder, for `init.json`.
     """
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.source, self.folder = source, folder
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do it in every process alike, with the whole model, of which the strategy takes this process's part.
+        """Build the whole model in every process; the strategy takes this process's part of it.
 
         Raises:
-            UserError: there is no such model, or it has nothing that this one could begin with.
+            UserError: the model cannot be read, or none of its parameters can be used.
         """
         module: Any = pl_module
         old, recipe, metadata = read_source(self.source)
@@ -65,18 +65,21 @@ class WarmStart(Callback):
 
 
 def _tokens(data: Any, metadata: dict[str, Any]) -> tuple[list[int] | None, str]:
-    """The old ids of the data's tokens, if they are others, and what to say about that."""
+    """The old id of each token, if the tokenizers differ, and a note about it."""
     tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
     if tokenizer is None:
         return None, ""
     known = metadata.get("tokenizer")
     if known is None:
-        return None, "its tokenizer is not known: tokens are matched by id, right only if ids mean the same in both"
+        return (
+            None,
+            "its tokenizer is unknown: tokens are matched by id, which is right only if both tokenizers are the same",
+        )
     if known == tokenizer.dump():
         return None, ""
     tokens = matching_ids(tokenizer, tokenizers.load(known))
     found = sum(token >= 0 for token in tokens)
-    words = f"its tokenizer is another: of {len(tokens)} tokens {found} are in it too, and keep what it learned"
+    words = f"its tokenizer differs: {found} of {len(tokens)} tokens are in both and keep their rows"
     return tokens, words
 
 

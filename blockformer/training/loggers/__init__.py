@@ -1,4 +1,4 @@
-"""Where figures go: files of our own, and Weights & Biases."""
+"""Loggers: metrics files, and Weights & Biases."""
 
 from blockformer.training.loggers.file_logger import FileLogger
 from blockformer.training.loggers.wandb_logger import SafeWandbLogger

@@ -1,4 +1,4 @@
-"""Figures as `metrics.jsonl`, which is the truth, and as `metrics.csv`, which is made from it."""
+"""Metrics in `metrics.jsonl`, and the same in `metrics.csv`, which is derived from it."""
 
 import csv
 import io
@@ -17,18 +17,18 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics file; a last line that was cut off by a crash is left out."""
+    """The rows of a metrics file, without a last line that a crash cut off."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last line end was not finished
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last line end is incomplete
     return [json.loads(line) for line in lines if line]
 
 
 class FileLogger(Logger):
-    """Writes each row at once: a run that is killed loses none of its past.
+    """Writes each row at once, so that a killed run loses none.
 
     Args:
-        folder: the run's folder; `metrics.jsonl` and `metrics.csv` appear in it, and are continued if they are there.
+        folder: the run's folder; existing `metrics.jsonl` and `metrics.csv` in it are continued.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,12 +47,12 @@ class FileLogger(Logger):
 
     @property
     def path(self) -> Path:
-        """The file with one JSON object a line."""
+        """The file with one JSON object per line."""
         return self.folder / "metrics.jsonl"
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Write `facts.json`: what the run is, and what follows from its recipe."""
+        """Write `facts.json`: the configuration of the run and quantities derived from its recipe."""
         text = json.dumps(params, indent=1, default=str)
         write_text(self.folder / "facts.json", text)
 
@@ -61,12 +61,14 @@ class FileLogger(Logger):
         row = ({} if step is None else {"step": step}) | {key: _json(value) for key, value in metrics.items()}
         if self._stream is None:
             self._stream = self._opened()
-        self._stream.write(json.dumps(row) + "\n")  # line-buffered: the system has it now, whatever becomes of us
+        self._stream.write(
+            json.dumps(row) + "\n"
+        )  # line-buffered: the operating system has it, even if this process dies
         self._append_csv(row)
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Forget rows past ``step``: a run that continues from there will make them again."""
+        """Remove rows after ``step``, which a run that continues from there writes again."""
         rows = read_rows(self.path)
         self._close()
         kept = [row for row in rows if row.get("step", 0) <= step]
@@ -91,7 +93,7 @@ class FileLogger(Logger):
             self._stream = None
 
     def _append_csv(self, row: Row) -> None:
-        """Add a line; a row with a column not seen before has the whole file written anew."""
+        """Append a row; a new column rewrites the whole file."""
         if set(row) - set(self._columns):
             self._rewrite_csv(read_rows(self.path))
             return
@@ -112,5 +114,5 @@ def _columns(rows: list[Row]) -> list[str]:
 
 
 def _json(value: Any) -> Any:
-    """JSON has neither infinity nor NaN."""
+    """None for infinity and NaN, which JSON does not have."""
     return value if not isinstance(value, float) or math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What a run is, as one nested mapping: the recipe and what follows, so that runs group and sort by any of it."""
+"""The configuration of a run as one nested mapping, by any key of which runs can be grouped and sorted."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
 
 
 def model_facts(model: Any, length: int) -> dict[str, Any]:
-    """Kind, parameters in all and by slot, and FLOPs to train on one token in sequences of this length."""
+    """Kind, parameters (total and by slot), and FLOPs of a forward pass per token in sequences of this length."""
     return {
         "kind": model.kind,
         "parameters": model.size,
@@ -48,14 +48,14 @@ def model_facts(model: Any, length: int) -> dict[str, Any]:
 
 
 def data_facts(data: Any) -> dict[str, Any]:
-    """What the data module says about its text, and the size of a batch."""
+    """Facts about the text, from the data module, and the size of a batch."""
     if not hasattr(data, "facts"):
         return {}
     return data.facts() | {"length": data.length, "batch_size": data.batch_size, "seed": data.seed}
 
 
 def trainer_facts(trainer: "Trainer") -> dict[str, Any]:
-    """What of the trainer's settings bears on the result or the speed."""
+    """The trainer's settings that affect the result or the speed."""
     return {
         "devices": trainer.world_size,
         "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),

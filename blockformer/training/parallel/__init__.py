@@ -1,4 +1,4 @@
-"""Training on several processes of which none holds the whole model."""
+"""Sharded training: FSDP2 and tensor parallelism."""
 
 from blockformer.training.parallel.shards import Shards
 from blockformer.training.parallel.strategy import ShardedStrategy, plan_for

@@ -1,4 +1,4 @@
-"""The two ends of a tensor-parallel region: where processes begin to do different things, and where they add up."""
+"""The two ends of a tensor-parallel region (Shoeybi et al. 2019, arXiv:1909.08053, section 3)."""
 
 from typing import Any, cast
 
@@ -11,20 +11,17 @@ Group = dist.ProcessGroup
 
 
 def spread(x: Tensor, group: Group) -> Tensor:
-    """What all have, for each to do its part with: nothing forward, gradients are added up backward.
-
-    This is f of Shoeybi et al., 2019, arXiv:1909.08053, section 3, and :func:`reduce` is their g.
-    """
+    """Begin a region (the paper's f): the identity forward, an all-reduce of the gradients backward."""
     return cast("Any", _Spread).apply(x, group)
 
 
 def reduce(x: Tensor, group: Group) -> Tensor:
-    """What each made of its part, added up; each gets the gradient of the sum."""
-    return cast("Any", _Join).apply(x, group)
+    """End a region (the paper's g): an all-reduce forward, the identity backward."""
+    return cast("Any", _Reduce).apply(x, group)
 
 
-def added_up(x: Tensor, group: Group) -> Tensor:
-    """A new tensor, the sum over the group."""
+def all_reduced(x: Tensor, group: Group) -> Tensor:
+    """The sum over the group, as a new tensor."""
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group)
     return total
@@ -38,13 +35,13 @@ class _Spread(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return added_up(grads[0], ctx.group), None
+        return all_reduced(grads[0], ctx.group), None
 
 
-class _Join(Function):
+class _Reduce(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
-        return added_up(x, group)
+        return all_reduced(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

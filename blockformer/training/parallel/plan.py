@@ -1,4 +1,4 @@
-"""Tensor parallelism from what blocks declare: which parameters are cut, and where processes meet."""
+"""Tensor parallelism as blocks declare it: which parameters are split, and where processes communicate."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,15 +18,15 @@ from registry import Cut, entry_of
 
 @dataclass
 class Plan:
-    """How a model is cut.
+    """How a model is split over a tensor-parallel group.
 
     Attributes:
-        parts: number of processes that share the work.
-        cuts: the axis along which a parameter is cut, by its name.
-        partial: parameters that all have and each applies to its own part, so that their gradients are to be added up.
-        meetings: modules around which processes meet, by their path, and how they are cut.
-        cut: slots and names of blocks that are cut.
-        whole: those of blocks with parameters of which each process holds all.
+        parts: number of processes in the group.
+        cuts: by parameter name: the axis along which it is split.
+        partial: unsplit parameters that each process applies to its own part only, so that their gradients are summed.
+        meetings: by module path: the modules around which processes communicate, and how they are split.
+        cut: slots and names of blocks that are split.
+        whole: slots and names of blocks whose parameters every process holds completely.
     """
 
     parts: int
@@ -38,14 +38,14 @@ class Plan:
 
     def __str__(self) -> str:
         cut, whole = (", ".join(dict.fromkeys(names)) for names in (self.cut, self.whole))
-        return f"tensor parallelism over {self.parts} processes: cut are {cut}; whole in each: {whole or 'nothing'}"
+        return f"tensor parallelism over {self.parts} processes: split: {cut}; replicated: {whole or 'nothing'}"
 
 
-def plan(model: Component, parts: int) -> Plan:
-    """How a model can be cut into ``parts``; only its shapes are looked at.
+def make_plan(model: Component, parts: int) -> Plan:
+    """Plan how to split a model into ``parts``, from its shapes alone.
 
     Raises:
-        UserError: what its blocks declare does not divide by ``parts``, or they declare nothing.
+        UserError: a size that must be split is not a multiple of ``parts``, or no block can be split.
     """
     made = Plan(parts)
     for path, component in model.components():
@@ -57,15 +57,15 @@ def plan(model: Component, parts: int) -> Plan:
             (made.cut if any(name in made.cuts for name in own) else made.whole).append(_called(component))
     if not made.cuts:
         raise UserError(
-            f"--trainer.strategy tensor_parallel: no block of this model can be cut ({', '.join(made.whole)}); "
-            "say fsdp2 to divide its parameters instead"
+            f"--trainer.strategy tensor_parallel: no block of this model can be split ({', '.join(made.whole)}); "
+            "use fsdp2 to shard its parameters instead"
         )
     return made
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A block and where it is."""
+    """A block and its module path."""
 
     component: Component
     path: str
@@ -81,13 +81,13 @@ def _add(made: Plan, place: _Place, name: str, cut: Cut) -> None:
     elif cut == "between":
         for leaf, parameter in target.named_parameters(name):
             if parameter.ndim > 1:
-                _cut(made, place, leaf, 0)  # each head has its own
+                _cut(made, place, leaf, 0)  # each head has its own rows
             else:
                 made.partial.add(place.full(leaf))
     else:
         made.meetings[place.full(name)] = cut
         if cut == "rows" and not isinstance(target, Linear) and target.bias is not None:
-            raise TypeError(f"{place.full(name)} is cut by rows and has a bias: make it a blocks.base.Linear")
+            raise TypeError(f"{place.full(name)} is split by rows and has a bias: make it a blocks.base.Linear")
         if isinstance(target, nn.Linear) and cut != "common":
             _cut(made, place, f"{name}.weight", -2 if cut == "columns" else -1)
             if cut == "columns" and isinstance(target.bias, nn.Parameter):
@@ -95,21 +95,21 @@ def _add(made: Plan, place: _Place, name: str, cut: Cut) -> None:
 
 
 def _cut(made: Plan, place: _Place, name: str, axis: int) -> None:
-    """Note a cut, if no head is cut through."""
+    """Record the split of a parameter, after checking that it does not split a head."""
     along = place.component.axes().get(name)
     known = along[axis] if along else None
     size = place.component.get_parameter(name).shape[axis] if known is None else known.size
     if size % made.parts:
         what = "channels" if known is None else known.title
         raise UserError(
-            f"--trainer.strategy tensor_parallel: {place.full(name)} has {size} {what}, which do not divide among "
-            f"{made.parts} processes: change the recipe, or let fewer processes share the work"
+            f"--trainer.strategy tensor_parallel: {place.full(name)} has {size} {what}, which is not a multiple of the "
+            f"{made.parts} processes: change the recipe, or use fewer processes"
         )
     made.cuts[place.full(name)] = axis
 
 
 def _own_parameters(component: Component, path: str) -> Iterator[str]:
-    """Names of what belongs to a block and not to one inside it."""
+    """Names of the parameters that belong to a block itself and not to a child block."""
     inner = tuple(f"{name}." for name, part in component.components() if part is not component)
     for name, _ in component.named_parameters():
         if not name.startswith(inner):
@@ -120,8 +120,8 @@ def _called(component: Component) -> str:
     return f"{component.slot} {entry_of(type(component)).name}"
 
 
-def apply(made: Plan, model: nn.Module, mesh: DeviceMesh) -> None:
-    """Replace parameters by parts of them, still empty, and let processes meet where they have to."""
+def apply_plan(made: Plan, model: nn.Module, mesh: DeviceMesh) -> None:
+    """Replace parameters by uninitialised parts, and add the communication between processes."""
     group, index = mesh[TENSOR].get_group(), mesh[TENSOR].get_local_rank()
     for name, axis in made.cuts.items():
         path, _, leaf = name.rpartition(".")
@@ -152,6 +152,6 @@ def _meet(module: nn.Module, cut: Cut, parts: int, group: ProcessGroup, index: i
     elif cut == "common":
         module.register_forward_hook(spread_result)
     elif isinstance(module, Linear):
-        module.reduce = lambda x: reduce(x, group)  # before its bias
+        module.reduce = lambda x: reduce(x, group)  # before it adds its bias
     else:
         module.register_forward_hook(joined_result)

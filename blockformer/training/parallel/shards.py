@@ -1,4 +1,4 @@
-"""Which part of every parameter a process holds, and how the parts become whole again."""
+"""The part of each parameter that a process holds, and how parts are gathered."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,16 +12,16 @@ DATA, TENSOR = "data_parallel", "tensor_parallel"
 
 
 class Shards:
-    """The parts of one model.
+    """How the parameters of one model are sharded.
 
-    Tensor parallelism has cut some parameters along one axis, each process of a tensor group holding one part as an
-    ordinary tensor; FSDP2 may have divided what is left among the processes of a data group, as DTensors. Parameters
-    and whatever has their shape, such as the optimizer's moments, are divided alike.
+    Tensor parallelism splits some parameters along one axis; each process of a tensor group holds one part as a plain
+    tensor. FSDP2 may shard the rest over the processes of a data group, as DTensors. Tensors of the same shape, such as
+    the optimizer's moments, are sharded like their parameters.
 
     Args:
-        mesh: processes, by data group and tensor group.
-        cuts: the axis along which tensor parallelism has cut a parameter, by its name.
-        partial: names of uncut parameters whose gradients are still to be added up over the tensor group.
+        mesh: the device mesh with a data-parallel and a tensor-parallel axis.
+        cuts: by parameter name: the axis along which tensor parallelism splits it.
+        partial: names of unsplit parameters whose gradients must be summed over the tensor group.
     """
 
     def __init__(self, mesh: DeviceMesh, cuts: Mapping[str, int], partial: frozenset[str] = frozenset()) -> None:
@@ -29,12 +29,12 @@ class Shards:
         self.cuts, self.partial = cuts, partial
 
     def part(self, name: str, whole: Tensor, like: Tensor) -> Tensor:
-        """What this process holds of a whole tensor.
+        """This process's part of a whole tensor.
 
         Args:
-            name: of the parameter that the tensor is, or belongs to.
+            name: name of the parameter that the tensor is, or belongs to.
             whole: the tensor.
-            like: the parameter here, for its device and its division by FSDP2.
+            like: the parameter in this process, for its device and its FSDP2 placement.
         """
         piece = whole
         if name in self.cuts:
@@ -45,7 +45,7 @@ class Shards:
         return distribute_tensor(piece, like.device_mesh, like.placements, src_data_rank=None)
 
     def whole(self, name: str, part: Tensor) -> Tensor:
-        """The tensor that :meth:`part` divided; every process must ask for it."""
+        """Gather the tensor that :meth:`part` split; a collective, so every process must call it."""
         tensor = part.full_tensor() if isinstance(part, DTensor) else part
         if name not in self.cuts:
             return tensor
@@ -54,13 +54,13 @@ class Shards:
         return torch.cat(pieces, self.cuts[name])
 
     def add_partial(self, model: nn.Module) -> None:
-        """Make the gradients of a step whole that each process has a part of."""
+        """Sum the gradients of ``partial`` parameters over the tensor group, once per step."""
         for name, parameter in model.named_parameters():
             if name in self.partial and parameter.grad is not None:
                 dist.all_reduce(local(parameter.grad), group=self.tensor.get_group())
 
     def norm(self, model: nn.Module) -> Tensor:
-        """Euclidean norm of the gradients of the whole model; every process must ask for it."""
+        """Euclidean norm of the gradients of the whole model; a collective, so every process must call it."""
         by_copies: dict[int, list[Tensor]] = {}
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
@@ -71,18 +71,18 @@ class Shards:
         return total.sqrt()
 
     def _copies(self, name: str, parameter: Tensor) -> int:
-        """How many processes hold each number of a parameter."""
+        """Number of processes that hold a copy of each element of a parameter."""
         by_data = 1 if isinstance(parameter, DTensor) else self.data.size()
         return by_data * (1 if name in self.cuts else self.tensor.size())
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that is in this process; it shares its memory."""
+    """The local part of a tensor, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def local_gradients(model: nn.Module) -> Iterator[Tensor]:
-    """Of every parameter that has one, the part that is in this process."""
+    """The local parts of all gradients."""
     for parameter in model.parameters():
         if parameter.grad is not None:
             yield local(parameter.grad)

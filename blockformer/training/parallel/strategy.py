@@ -1,4 +1,4 @@
-"""Lightning strategies that divide the model: `fsdp2` and `tensor_parallel`."""
+"""Lightning strategies that shard the model: `fsdp2` and `tensor_parallel`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,24 +21,24 @@ from blockformer import assembly
 from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import read_checkpoint
 from blockformer.errors import UserError
-from blockformer.training.parallel.plan import Plan, apply, plan
+from blockformer.training.parallel.plan import Plan, apply_plan, make_plan
 from blockformer.training.parallel.shards import DATA, Shards
 from blocks.base import Layer
 from blocks.init.keyed import initial_values
 from blocks.models.base import Model
 from registry import Recipe
 
-PREFIX = "model."  # of the model's parameters in the LightningModule
+PREFIX = "model."  # of the names of the model's parameters in the LightningModule
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Divides parameters, gradients and optimizer states; what is trained and what is saved is what one process would.
+    """Shards parameters, gradients and optimizer states; the result and the checkpoints are those of one process.
 
-    Groups of ``tensor_parallel`` processes read the same data and share the work on it; there are as many groups as the
-    number of processes allows, which share each batch among them and hold the parameters in common (FSDP2).
+    Each group of ``tensor_parallel`` processes reads the same data and splits the work of each layer. The groups split
+    each batch among them and shard the parameters (FSDP2).
 
     Args:
-        tensor_parallel: processes in a tensor-parallel group; null: all.
+        tensor_parallel: number of processes in a tensor-parallel group; null: all.
     """
 
     def __init__(self, tensor_parallel: int | None = 1) -> None:
@@ -47,10 +47,10 @@ class ShardedStrategy(ModelParallelStrategy):
         self.shards: Shards | None = None
 
     def setup_environment(self) -> None:
-        """Start the processes' connections, and group them.
+        """Connect the processes and group them.
 
         Raises:
-            UserError: the processes do not divide into groups of that size.
+            UserError: the number of processes is not a multiple of tensor_parallel.
         """
         self._tensor_parallel_size = self.sharing
         self._data_parallel_size = self.num_processes * self.num_nodes // self.sharing
@@ -61,39 +61,39 @@ class ShardedStrategy(ModelParallelStrategy):
         """Number of processes in a tensor-parallel group.
 
         Raises:
-            UserError: all processes do not divide into groups of that size.
+            UserError: the number of processes is not a multiple of tensor_parallel.
         """
         processes = self.num_processes * self.num_nodes
         wanted = self._wanted or processes
         if processes % wanted:
-            raise UserError(f"{processes} processes do not divide into groups of tensor_parallel {wanted}")
+            raise UserError(f"tensor_parallel {wanted} does not divide the {processes} processes: change one of them")
         return wanted
 
     def plan(self, model: Model) -> Plan:
-        """How tensor parallelism cuts this model, of which only shapes are looked at.
+        """How tensor parallelism splits this model, from its shapes alone.
 
         Raises:
-            UserError: it cannot be cut so.
+            UserError: it cannot be split.
         """
-        return plan(model, self.sharing) if self.sharing > 1 else Plan(1)
+        return make_plan(model, self.sharing) if self.sharing > 1 else Plan(1)
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
-        """Whether weights are loaded late; here as with one process."""
+        """False: weights are loaded at the same time as with one process."""
         return False
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Whether the trainer hands over the optimizer's state; it does, as with one process."""
+        """True: the trainer restores the optimizer's state, as with one process."""
         return True
 
     def divide(self, model: Model, recipe: Recipe, seed: int) -> Shards:
-        """Give a model on the meta device the part of its parameters that is this process's, with its initial values.
+        """Create this process's part of the parameters of a model on the meta device, with initial values.
 
-        They are those of one process: each tensor is drawn whole, by its name, and then cut.
+        The values equal those of one process: each whole tensor is drawn by its name and then split.
         """
         cut = self.plan(model)
-        apply(cut, model, self.device_mesh)
+        apply_plan(cut, model, self.device_mesh)
         axes = {PREFIX + name: axis for name, axis in cut.cuts.items()}
         self.shards = shards = Shards(self.device_mesh, axes, frozenset(PREFIX + name for name in cut.partial))
         frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
@@ -108,7 +108,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return shards
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The whole state under the names that it has in one process, in the first process; nothing in the others."""
+        """The gathered state dict of one process, in the first process; empty in the others."""
         assert self.lightning_module is not None
         state = self.lightning_module.state_dict()
         return self._kept({name: self._whole(name, tensor) for name, tensor in state.items()})
@@ -121,7 +121,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.lightning_module.load_state_dict(parts, strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As of one process, in the first process; nothing in the others."""
+        """The gathered optimizer state of one process, in the first process; empty in the others."""
         plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         names, state = self._names(plain), plain.state_dict()
         moments = {
@@ -146,12 +146,12 @@ class ShardedStrategy(ModelParallelStrategy):
             optimizer.load_state_dict({**state, "state": moments})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Write one file, as one process does."""
+        """Write one file from the first process."""
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Open a checkpoint; its tensors are read as each is cut."""
+        """Open a checkpoint; its tensors are memory-mapped and read when they are split."""
         return read_checkpoint(Path(checkpoint_path), mmap=True)
 
     def _names(self, optimizer: Optimizer) -> list[str]:
@@ -167,27 +167,28 @@ class ShardedStrategy(ModelParallelStrategy):
     def _whole(self, name: str, part: Tensor) -> Tensor | None:
         assert self.shards is not None
         whole = self.shards.whole(name, part)
-        return whole.cpu() if self.is_global_zero else None  # let go at once where it is not written
+        return whole.cpu() if self.is_global_zero else None  # other processes drop it at once
 
     def _kept(self, state: dict[str, Any]) -> dict[str, Any]:
         return state if self.is_global_zero else {}
 
 
 def plan_for(strategy: Strategy, model: Model) -> Plan | None:
-    """How tensor parallelism will cut a model, if it will.
+    """How a strategy splits a model by tensor parallelism; None if it does not.
 
     Raises:
-        UserError: it cannot, or with this strategy losses, clipping or checkpoints would not be those of one process.
+        UserError: the model cannot be split, or losses, clipping or checkpoints would be wrong with this strategy.
     """
     if isinstance(strategy, ShardedStrategy):
         return strategy.plan(model) if strategy.sharing > 1 else None
     if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
         raise UserError(
-            f"--trainer.strategy: {type(strategy).__name__} is not one that training is right with; "
-            "say ddp, fsdp2 or tensor_parallel"
+            f"--trainer.strategy: {type(strategy).__name__} is not supported; use ddp, fsdp2 or tensor_parallel"
         )
     return None
 
 
-StrategyRegistry.register("fsdp2", ShardedStrategy, "parameters divided among all processes", tensor_parallel=1)
-StrategyRegistry.register("tensor_parallel", ShardedStrategy, "each layer's work divided", tensor_parallel=None)
+StrategyRegistry.register("fsdp2", ShardedStrategy, "parameters sharded over all processes", tensor_parallel=1)
+StrategyRegistry.register(
+    "tensor_parallel", ShardedStrategy, "each layer split over all processes", tensor_parallel=None
+)

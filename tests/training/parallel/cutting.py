@@ -15,7 +15,7 @@ from blockformer.conformance.block_case import BlockCase, registered
 from blockformer.conformance.example import Example, example, new_cache, run
 from blockformer.conformance.variants import allowed, variants
 from blockformer.errors import UserError
-from blockformer.training.parallel.plan import Plan, apply, plan
+from blockformer.training.parallel.plan import Plan, apply_plan, make_plan
 from blockformer.training.parallel.shards import DATA, TENSOR, Shards
 from blocks.base import Component
 from registry import entries
@@ -49,7 +49,7 @@ def _plan(case: BlockCase) -> Plan | None:
     with torch.device("meta"):
         block = case.make()
     try:
-        return plan(block, PARTS) if isinstance(block, Component) else None
+        return make_plan(block, PARTS) if isinstance(block, Component) else None
     except UserError:
         return None
 
@@ -57,8 +57,8 @@ def _plan(case: BlockCase) -> Plan | None:
 def check_gives_the_same_when_cut(case: BlockCase, mesh: DeviceMesh) -> None:
     """Values, what decoding gives, and gradients by inputs and parameters are those of the uncut block in float64."""
     whole, given = case.build(), example(case)
-    cut, made = copy.deepcopy(whole), plan(whole, PARTS)
-    apply(made, cut, mesh)
+    cut, made = copy.deepcopy(whole), make_plan(whole, PARTS)
+    apply_plan(made, cut, mesh)
     shards = Shards(mesh, made.cuts, frozenset(made.partial))
     with torch.no_grad():
         for name, parameter in cut.named_parameters():
