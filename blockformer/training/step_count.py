@@ -63,6 +63,7 @@ def batches_per_epoch(trainer: "Trainer") -> int:
     if hasattr(data, "batches_per_epoch"):
         length = data.batches_per_epoch()
     else:
-        length = len(trainer.fit_loop._data_source.instance if data is None else data.train_dataloader())
+        loader: Any = trainer.fit_loop._data_source.instance if data is None else data.train_dataloader()
+        length = len(loader)
     limit = trainer.limit_train_batches
     return min(length, limit) if isinstance(limit, int) else int(length * limit)
