@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from registry.errors import Mark, Problem, RecipeError, nearest
-from registry.registration import Entry, Parameter, as_recipe, entries, slot_named
+from registry.registration import Entry, Parameter, as_recipe, entries, slot_named, slots
 from registry.slots import with_default_type
 from registry.strict_yaml import Map, Seq, dotted, with_mark
 
@@ -94,6 +94,8 @@ def with_types(slot: str, value: Any, default: Any = None, *, filled: bool = Fal
         return cast("Any", written)
     tree = _as_map(cast("Mapping[str, Any]", written))
     tree = Map(with_default_type(tree, default), tree.marks, tree.mark)
+    if slot not in slots():
+        return tree
     name = tree.get("type", slot_named(slot).default_block)
     entry = entries(slot).get(name) if isinstance(name, str) else None
     if entry is None:

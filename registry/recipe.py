@@ -16,6 +16,7 @@ from registry.capabilities import UnfitError
 from registry.diagnosis import capability_error, problems_in, unsupported_positions
 from registry.errors import Mark, Problem, RecipeError, nearest
 from registry.merge import merge, resolve_like, with_override, with_types
+from registry.registration import slots
 from registry.spec import Record, Spec, build_hook, parse
 from registry.strict_yaml import Map, as_plain, dotted, mark_of, parse_text, read_yaml, with_mark
 
@@ -106,6 +107,9 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Overrides = (
     Raises:
         RecipeError: all problems at once, each with file, line, key and remedy.
     """
+    if ROOT not in slots():
+        message = "no blocks are registered; import blocks or blockformer.assembly first"
+        raise RecipeError([Problem(Mark(str(source)), "", message)])
     name, tree, origin = _source(source)
     tree = _as_model(tree)
     before = partial(load_recipe, source) if overrides else None

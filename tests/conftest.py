@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import blocks  # noqa: F401  (registers all blocks, whichever tests run)
 from registry import register, registration
 
 torch.set_num_threads(1)

@@ -7,7 +7,7 @@ from textwrap import dedent
 import pytest
 
 import blockformer as bf
-from registry import load_recipe
+from registry import RecipeError, load_recipe, registration
 from registry.strict_yaml import parse_text
 from tests.recipes.releases import DISTINCT
 
@@ -147,3 +147,9 @@ def test_reading_a_recipe_runs_nothing_that_it_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model is called"):
         load_recipe(tmp_path / "r.yaml")
     assert not marker.exists()
+
+
+def test_recipes_without_blocks_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "_ENTRIES", {})
+    with pytest.raises(RecipeError, match="no blocks are registered; import blocks or"):
+        load_recipe("gpt2")
