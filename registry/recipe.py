@@ -78,7 +78,9 @@ class Recipe:
             (paths.get(id(spec), ()), reason) for spec, error in failures if (reason := self._reason(spec, error))
         ]
         if not wrong:
-            raise failures[0][1]
+            spec, error = failures[0]
+            error.add_note(f"  at {dotted(paths.get(id(spec), ()))}")
+            raise error
         raise RecipeError(self.problem(path, reason) for path, reason in wrong)
 
     def _reason(self, spec: Spec[Any], error: Exception) -> str:
@@ -167,6 +169,8 @@ def _integers(tree: Any) -> Iterator[int]:
 
 def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map, str]:
     """The name of a recipe, its tree, and the source that its marks name."""
+    if isinstance(source, Map) and source.mark is not None:  # part of a file that was read, which keeps its lines
+        return str(source.get("type", "recipe")), source, source.mark.source
     if isinstance(source, Mapping):
         return str(source.get("type", "recipe")), with_mark(source, Mark("recipe")), "recipe"
     path = find_recipe(source)

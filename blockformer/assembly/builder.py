@@ -58,6 +58,12 @@ def check(recipe: Recipe) -> Model:
     return model
 
 
+def build_unchecked(recipe: Recipe) -> Model:
+    """Build another model on the meta device from a recipe that :func:`check` has accepted."""
+    with torch.device("meta"), SkipMetaInit():
+        return cast("Model", recipe.build())
+
+
 def idle(recipe: Recipe) -> list[tuple[str | int, ...]]:
     """The paths of all keys that :func:`check` rejects because they change nothing.
 

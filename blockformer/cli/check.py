@@ -1,26 +1,28 @@
 """`blockformer check`: all that is wrong with recipes, before anything is trained."""
 
-import sys
 from collections.abc import Sequence
 
 from blockformer.cli.parser import Parser, add_overrides
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check every recipe; print a line for each good one to stdout and a line for each problem to stderr."""
-    options = _parser().parse_args(arguments)
-    from registry import Problem, RecipeError  # these and torch only now, so that --help answers at once
+    """Check every recipe, and print a line for each valid one.
 
-    problems: list[Problem] = []
+    Raises:
+        RecipeError: the problems of all recipes, a line each.
+    """
+    options = _parser().parse_args(arguments)
+    from registry import RecipeError  # this and torch only now, so that --help answers at once
+
+    errors: list[RecipeError] = []
     for source in options.recipes:
         try:
             print(_checked(source, options.overrides))
         except RecipeError as error:
-            problems += error.problems
-    if problems:
-        sys.stdout.flush()
-        print(*dict.fromkeys(map(str, problems)), sep="\n", file=sys.stderr)
-    return 2 if problems else 0
+            errors.append(error)
+    if errors:
+        raise RecipeError(problem for error in errors for problem in error.problems) from errors[0]
+    return 0
 
 
 def _checked(source: str, overrides: list[str]) -> str:

@@ -1,32 +1,8 @@
 """`blockformer fit`, `validate`, `test` and `predict`: Lightning's command line around a recipe."""
 
-import logging
-import os
-import re
-import sys
-import warnings
-from argparse import ArgumentError
 from collections.abc import Sequence
-from difflib import get_close_matches
-from typing import TYPE_CHECKING
 
-from blockformer.cli.fit_help import page
-
-if TYPE_CHECKING:
-    from blockformer.cli.lightning import TrainingCLI
-
-NOT_FOR_USERS = (
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-    "It is recommended to use `self.log.*sync_dist=True",  # these figures are of all ranks already
-    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
-    "Couldn't infer the batch indices",
-    r"The number of training batches .* is smaller than the logging interval",  # the last step is always reported
-)
-PLAINER = (
-    (r'Parser key "([\w.]+)": ?', r"--\1: "),
-    (r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", r"expected \1\2"),
-    (r"\. Got value: (.*)$", r", not \1"),
-)
+from blockformer.cli.parser import CommandFailedError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,90 +12,100 @@ def main(arguments: Sequence[str]) -> int:
         arguments: the verb and what follows it.
 
     Returns:
-        0; 1 if the run failed; 2 if the user can mend what is wrong; 128 + the number of the signal that stopped it.
+        0.
 
     Raises:
-        RecipeError, UserError, DataError: as for 2.
+        CommandFailedError: the run failed (status 1), or a signal stopped it (128 + the signal's number).
+        RecipeError, UserError, DataError: the user can correct what is wrong.
     """
-    if {"-h", "--help"} & set(arguments) and arguments[-1] != "all":
-        print(page(arguments[0]), end="")
+    verb, *rest = arguments
+    if {"-h", "--help"} & set(rest) and rest[-1] != "all":
+        print(page(verb), end="")
         return 0
+    from blockformer.cli.fit_arguments import read_arguments  # now, so that --help answers at once
     from blockformer.data.processes import is_first
-    from blockformer.errors import DataError, UserError
+    from blockformer.errors import UserError
     from blockformer.training.callbacks import InterruptedRun, NonFiniteError
+    from blockformer.training.lightning_cli import TrainingCLI
+    from blockformer.training.process_state import quiet_process
     from registry import RecipeError
 
+    if rest[-2:] == ["--help", "all"]:
+        rest[-2:] = ["--recipe", "gpt2", "--help"]  # any recipe will do to make the parser
     try:
-        run(arguments)
+        with quiet_process():
+            TrainingCLI(read_arguments(verb, rest))
     except InterruptedRun as stop:
-        return _leave(f"{stop}; continue with --ckpt_path last", stop.exit_code)
+        return _failed(stop, f"{stop}; continue with --ckpt_path last", stop.exit_code)
     except NonFiniteError as error:
-        return _leave(f"the run failed: {error}", 1)
+        return _failed(error, f"the run failed: {error}", 1)
     except OSError as error:
         if not is_first() or not error.strerror:
             raise
-        return _leave(f"the run failed: {error.filename or 'a file'}: {error.strerror}", 1)
-    except (UserError, RecipeError, DataError):
+        return _failed(error, f"the run failed: {error.filename or 'a file'}: {error.strerror}", 1)
+    except (UserError, RecipeError):
         if is_first():
             raise
-        return 2  # the first process says what is wrong
+        return 2  # the first process prints what is wrong
     return 0
 
 
-def run(arguments: Sequence[str]) -> "TrainingCLI":
-    """Do what :func:`main` does, for callers in Python: errors are raised.
-
-    Raises:
-        UserError: the command line is wrong, or what it asks for does not fit together.
-    """
-    from blockformer.cli.lightning import TrainingCLI
-    from blockformer.cli.request import read_request
-    from blockformer.errors import UserError
-
-    _quieten()
-    arguments = list(arguments)
-    if arguments[-2:] == ["--help", "all"]:
-        arguments[-2:] = ["--recipe", "gpt2", "--help"]  # any recipe will do to make the parser
-    request = read_request(arguments[0], arguments[1:])
-    try:
-        return TrainingCLI(request)
-    except ArgumentError as error:
-        raise UserError(readable(str(error), request.options)) from error
-
-
-def readable(message: str, options: Sequence[str]) -> str:
-    """Jsonargparse's message on one line, in terms of options, and with the nearest one that exists."""
-    text = " ".join(message.split())
-    if found := re.search(r"(Parser key .*?:).*(Problem with given class_path.*?)(?: - |$)", text):
-        text = f"{found[1]} {found[2]}"
-    elif "Does not validate against any of the Union" in text:
-        literals = ", ".join(re.findall(r"typing\.Literal\[(.*?)\](?=[,\]])", text.partition("Errors:")[0]))
-        text = f"{text.partition(':')[0]}: not an accepted value" + (f"; accepted are {literals}" if literals else "")
-    for pattern, replacement in PLAINER:
-        text = re.sub(pattern, replacement, text)
-    if found := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", text, re.IGNORECASE):
-        option = found[1].partition("=")[0] if found[1] else f"--{found[2]}"
-        close = get_close_matches(option, options, n=1, cutoff=0.5)
-        return f"there is no option {option}" + (f"; did you mean {close[0]}?" if close else "")
-    return text
-
-
-def _leave(message: str, status: int) -> int:
-    """Say it once; other ranks end quietly, since the launcher kills the first one if it sees another fail."""
+def _failed(error: BaseException, message: str, status: int) -> int:
+    """Fail in the first process only: a launcher that sees another one fail would kill the first."""
     from blockformer.data.processes import is_first
 
-    if not is_first():
-        return 0
-    print(message, file=sys.stderr)
-    return status
+    if is_first():
+        raise CommandFailedError(message, status) from error
+    return 0
 
 
-def _quieten() -> None:
-    """Keep Lightning's tips and deprecations of others out of the way; its warnings about the run stay."""
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    for message in NOT_FOR_USERS:
-        warnings.filterwarnings("ignore", message=message)
+def page(verb: str) -> str:
+    """The short help of one of the four, which answers without waiting for Lightning."""
+    return HELP.format(verb=verb, meaning=MEANINGS[verb])
+
+
+HELP = """\
+usage: blockformer {verb} --recipe RECIPE [options]
+
+{meaning}
+
+the model
+  --recipe RECIPE            a file, or the name of an installed recipe
+  --recipe.KEY VALUE         change it, as in --recipe.decoder.depth 4; may be repeated, applies in order
+  --plugin MODULE            import a module that registers blocks
+
+the run
+  --config FILE              settings as YAML, {{group: {{option: value}}}}; may hold the recipe; may be repeated
+  --ckpt_path last           continue; or best, or a file. Settings that aren't given are the checkpoint's
+  --init-from PATH           begin with what a trained model of another recipe learned: a checkpoint, run or import
+  --run.name NAME            the folder, under --run.root (runs); recipe and time unless given
+  --run.save_every 200       steps between checkpoints
+  --run.wandb auto           auto, online, offline or disabled; --run.project, .group, .job_type, .tags
+  --seed_everything 0        of initial values and dropout; --data.seed 0 is of the data's order
+
+the data
+  --data.dataset docstrings  docstrings, cldr, text or pairs; cldr if there is a source to translate
+  --data.files FILES         for text and pairs
+  --data.tokenizer bpe       bpe or bytes
+  --data.length 128          tokens in a row
+  --data.batch_size 32       rows in a batch, of all processes together
+
+training
+  --trainer.max_steps N      or --trainer.max_epochs N; one epoch unless given
+  --optimizer.lr 1e-3        peak, after --optimizer.warmup_steps 100
+  --optimizer.schedule cosine  cosine, inverse_sqrt or constant
+  --optimizer.weight_decay 0.1  of matrices
+  --model.label_smoothing 0  and --model.compile true
+  --trainer.accumulate_grad_batches 1, --trainer.gradient_clip_val 1.0, --trainer.val_check_interval N
+  --trainer.devices 2 --trainer.strategy ddp (or fsdp2, tensor_parallel)
+  --trainer.accelerator auto, --trainer.precision bf16-mixed
+
+`blockformer {verb} --help all` lists every option; --print_config prints all settings as a configuration file.
+Exit status: 0; 1 if the run failed; 2 if something given is wrong; 143 or 130 if SIGTERM or Ctrl-C stopped the run.
+"""
+MEANINGS = {
+    "fit": "Train the model that a recipe describes.",
+    "validate": "Score a checkpoint (--ckpt_path) on the validation data.",
+    "test": "Score a checkpoint (--ckpt_path) on the test data.",
+    "predict": "Write what a checkpoint (--ckpt_path) predicts for the test data.",
+}

@@ -1,13 +1,14 @@
-"""Find the verb, load plug-ins, and answer a mistake with one clear line instead of a traceback."""
+"""The command `blockformer`: find the verb, load plug-ins, and turn an exception into one line and an exit status."""
 
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module, metadata
 
-from blockformer.cli.parser import Parser
+from blockformer.cli.parser import CommandFailedError, Parser
 
 VERBS = {
     "fit": "train the model that a recipe describes",
@@ -29,6 +30,7 @@ VERBS = {
 MODULES = {"import": "import_", "test-block": "test_block"}  # where the verb is no name for a module
 TRAINER = ("fit", "validate", "test", "predict")
 ROOMS = ("registry", "blocks", "blockformer")
+LONGEST = 300  # characters of an unexpected error's message
 INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports for SIGINT and SIGPIPE
 
 
@@ -39,27 +41,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the program's name; None: those of this process.
 
     Returns:
-        The exit status: 0, or 2 if the user can mend what is wrong, which stands on stderr.
+        The exit status: 0; 2 if the user can correct what is wrong; 1 if something else failed. The reason is one line
+        on stderr, after a traceback if `--debug` is among the arguments.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in words
     try:
-        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        status = _run([word for word in words if word != "--debug"])
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit fails no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit succeeds
         return PIPE_CLOSED
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        if not _can_be_mended(error):
-            raise
-        print(error, file=sys.stderr)
-        return 2
+        sys.stdout.flush()
+        if debug:
+            traceback.print_exception(error)
+        status, message = _explained(error, words, debug)
+        print(message, file=sys.stderr)
     return status
 
 
-def _can_be_mended(error: Exception) -> bool:
-    """The project defines exception classes for the user's mistakes only; any other exception is a bug."""
-    return type(error).__module__.partition(".")[0] in ROOMS
+def _explained(error: Exception, words: list[str], debug: bool) -> tuple[int, str]:
+    """The exit status for an exception, and what to print about it."""
+    if isinstance(error, CommandFailedError):
+        return error.status, str(error)
+    if any(cls.__module__.partition(".")[0] in ROOMS for cls in type(error).__mro__):
+        return 2, str(error)  # the project defines exception classes only for what a user can correct
+    verb = next((word for word in words if word in VERBS), "")
+    reason = " ".join(str(error).split())[:LONGEST]
+    what = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    notes = ", ".join(note.strip() for note in getattr(error, "__notes__", []))
+    parts = [what, *([notes] if notes else []), *([] if debug else ["--debug shows where"])]
+    return 1, f"blockformer {verb}".rstrip() + f" failed: {'; '.join(parts)}"
 
 
 def _run(arguments: list[str]) -> int:
@@ -87,7 +102,7 @@ def _run(arguments: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="blockformer",
-        usage="blockformer [--plugin MODULE] COMMAND ...",
+        usage="blockformer [--plugin MODULE] [--debug] COMMAND ...",
         description="Compose Transformers from interchangeable blocks with YAML recipes, train and compare them.",
         epilog="\n".join(["commands:", *(f"  {verb:<12}{meaning}" for verb, meaning in VERBS.items())])
         + "\n\n`blockformer COMMAND --help` explains a command.",
@@ -98,6 +113,7 @@ def _parser() -> Parser:
         metavar="MODULE",
         help="import a module that registers blocks, before or after COMMAND; may be repeated",
     )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error, before or after COMMAND")
     parser.add_argument("verb", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
 

@@ -5,6 +5,19 @@ import sys
 from typing import NoReturn
 
 
+class CommandFailedError(Exception):
+    """A command failed in an expected way; the message is one line.
+
+    Args:
+        message: what failed.
+        status: the exit status.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that keeps line breaks in its texts and answers a mistake with one line."""
 

@@ -8,7 +8,6 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
-from blockformer.assembly import check
 from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.processes import data_processes
@@ -52,7 +51,7 @@ class TrainingModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed, compile
-        self.model = check(self.recipe)  # on the meta device; configure_model creates the parameters
+        self.model = recipe.take_model()  # on the meta device; configure_model creates the parameters
         self.objective = objective_for(self.model.kind, objective, label_smoothing)
         self.shards: Shards | None = None  # set where no process holds the whole model
         self.provenance: dict[str, Any] = {}  # plain data that the caller adds to every checkpoint

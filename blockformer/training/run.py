@@ -1,20 +1,24 @@
 """`blockformer fit` for callers in Python."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blockformer.training.fit_arguments import Given, Settings, fit_arguments
+from blockformer.training.lightning_cli import TrainingCLI
+from blockformer.training.process_state import quiet_process
+from registry.recipe import Overrides
+
 
 def train(
-    recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str] = (), settings: Mapping[str, Any] | None = None
+    recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), settings: Mapping[str, Any] | None = None
 ) -> Path:
     """Train a recipe as `blockformer fit` does.
 
         folder = train("gpt2", {"decoder.depth": 4}, {"trainer.max_steps": 200, "data.dataset": "docstrings"})
 
     Args:
-        recipe: a file, or the name of an installed recipe.
+        recipe: a file, the name of an installed recipe, or a mapping.
         overrides: ``{"decoder.depth": 2}`` or ``["decoder.depth=2"]``.
         settings: options of `fit` by their names, without the dashes.
 
@@ -26,15 +30,23 @@ def train(
         UserError, DataError: something is wrong with the settings or the data.
         NonFiniteError: the run diverged.
     """
-    from blockformer.cli.fit import run
+    given = Given(overrides=overrides, settings=_nested(settings or {}))
+    given.init_from = given.settings.pop("init_from", None)
+    configs = given.settings.pop("config", ())
+    with quiet_process():
+        for config in [configs] if isinstance(configs, str | Path) else configs:
+            given.add_config(Path(config))
+        given.source = recipe
+        return TrainingCLI(fit_arguments("fit", given)).folder
 
-    changes = (
-        [f"{key}={_said(value)}" for key, value in overrides.items()] if isinstance(overrides, Mapping) else overrides
-    )
-    options = [f"--{key}={_said(value)}" for key, value in (settings or {}).items()]
-    return run(["fit", "--recipe", str(recipe), *(f"--recipe.{change}" for change in changes), *options]).folder
 
-
-def _said(value: Any) -> str:
-    """As a command line says it; JSON is YAML, so that lists and null need no spelling of their own."""
-    return value if isinstance(value, str) else json.dumps(value)
+def _nested(settings: Mapping[str, Any]) -> Settings:
+    """``{"trainer.max_steps": 200}`` as ``{"trainer": {"max_steps": 200}}``."""
+    result: Settings = {}
+    for name, value in settings.items():
+        *groups, key = name.split(".")
+        place = result
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[key] = str(value) if isinstance(value, Path) else value
+    return result

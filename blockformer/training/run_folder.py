@@ -1,12 +1,16 @@
-"""Where a run lives: one fixed folder, chosen once, that a run which continues finds again."""
+"""A run's folder: its name, chosen once and found again by a run that continues, and the files that repeat the run."""
 
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from blockformer.errors import UserError
+from blockformer.files import write_text
+from registry.strict_yaml import parse_text
 
 CHECKPOINTS = "checkpoints"
 _SHARED = "BLOCKFORMER_RUN_FOLDER"  # tells the processes that a run starts where it lives
@@ -116,3 +120,24 @@ def find_checkpoint(wanted: str, settings: RunSettings, config_folder: Path | No
         there = sorted(file.name for file in path.parent.glob("*.ckpt"))
         raise UserError(f"{path}: there is no such checkpoint" + (f"; there is {', '.join(there)}" if there else ""))
     return path
+
+
+def save_settings(folder: Path, recipe: str, config: dict[str, Any]) -> None:
+    """Write `recipe.yaml`, the canonical recipe, and `config.yaml`, from which the run can be repeated."""
+    text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True)
+    for name, content in (("recipe.yaml", recipe), ("config.yaml", text)):
+        write_text(folder / name, content)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes also what is a text in YAML 1.1, which PyYAML writes, but not in YAML 1.2, which we read."""
+
+    def text(self, value: str) -> yaml.Node:
+        try:
+            is_text = isinstance(parse_text(value, ""), str)
+        except ValueError:
+            is_text = True  # PyYAML quotes by itself what is no plain text
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style=None if is_text or "\n" in value else '"')
+
+
+_Dumper.add_representer(str, _Dumper.text)

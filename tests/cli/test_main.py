@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import blocks  # noqa: F401  (so that their registration outlives a test)
 from blockformer.cli.main import MODULES, TRAINER, VERBS, main
 
 ROOT = Path(__file__).parents[2]
@@ -206,10 +207,65 @@ def test_an_interrupt_is_quiet(tmp_path: Path) -> None:
     assert (running.returncode, errors) == (130, "")
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+BROKEN = """
+from blocks.base import Norm, Site
+from registry import register
+
+@register("broken")
+class Broken(Norm):
+    \"\"\"Cannot be built.\"\"\"
+
+    def __init__(self, site: Site) -> None:
+        raise RuntimeError("the table\\nis missing")
+
+    def forward(self, x):
+        return x
+"""
+
+
+@pytest.mark.usefixtures("registry_of_a_test")
+@pytest.mark.parametrize("verb", ["check", "show", "diff", "fit"])
+def test_an_error_in_a_plug_in_is_one_line_and_debug_shows_where(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_broken_norms.py").write_text(BROKEN)
+    (tmp_path / "mine.yaml").write_text("extends: tiny_decoder\ndecoder: {norm: broken}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_broken_norms", raising=False)
+    given = ["mine.yaml", "gpt2"] if verb == "diff" else ["--recipe", "mine.yaml"] if verb == "fit" else ["mine.yaml"]
+    command = [verb, "--plugin", "my_broken_norms", *given]
+    assert main(command) == 1
+    line = (
+        f"blockformer {verb} failed: RuntimeError: the table is missing; "
+        "while building norm 'broken', at decoder.norm; --debug shows where\n"
+    )
+    assert capsys.readouterr().err == line
+    for place in (0, len(command)):
+        assert main([*command[:place], "--debug", *command[place:]]) == 1
+        traceback, *_, last = capsys.readouterr().err.splitlines()
+        assert traceback == "Traceback (most recent call last):"
+        assert last == line.removesuffix("; --debug shows where\n")
+
+
+@pytest.mark.parametrize(
+    "command", [("check", "gtp2"), ("show", "gtp2"), ("fit", "--recipe", "gtp2"), ("generate", "nowhere")]
+)
+def test_debug_shows_where_the_users_mistake_was_found(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 2
+    line = capsys.readouterr().err
+    assert main([*command, "--debug"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback")
+    assert told.endswith(line)
+
+
+def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(_: object) -> int:
         raise ZeroDivisionError
 
     monkeypatch.setattr("blockformer.cli.check.main", broken)
-    with pytest.raises(ZeroDivisionError):
-        main(["check", "gpt2"])
+    assert main(["check", "gpt2"]) == 1
+    assert capsys.readouterr().err == "blockformer check failed: ZeroDivisionError; --debug shows where\n"

@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_checkpoint_before(
     arguments: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from blockformer.cli.fit import main
+    from blockformer.cli.main import main
 
     save, saved = torch.save, []
 

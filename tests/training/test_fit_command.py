@@ -11,7 +11,7 @@ import yaml
 
 import registry
 from blockformer.assembly.checkpoint import read_metadata
-from blockformer.cli.fit_help import MEANINGS, page
+from blockformer.cli.fit import MEANINGS, page
 from blockformer.cli.main import main
 from blockformer.training.loggers.file_logger import read_rows
 
@@ -101,7 +101,7 @@ def test_predict_writes_text_beside_text(short: Path) -> None:
 
 
 def test_a_checkpoints_settings_cannot_name_code(short: Path) -> None:
-    from blockformer.cli.request import harmless
+    from blockformer.training.fit_arguments import harmless
 
     settings = {"trainer": {"max_steps": 3, "callbacks": ["os.system"], "logger": "os.system", "strategy": "os.system"}}
     assert harmless(settings | {"plugin": ["os"]}) == {"trainer": {"max_steps": 3}, "run": {}}

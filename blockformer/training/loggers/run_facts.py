@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import torch
 
-from blockformer import assembly
+from blockformer.assembly.builder import build_unchecked
 from blockformer.training.metadata import installed_version
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
         "recipe": module.recipe.dump(),
         "recipe_hash": module.recipe.hash,
         **{key: value for key, value in module.provenance.items() if key in ("variant", "warm_start")},
-        "model": model_facts(assembly.check(module.recipe), getattr(data, "length", module.model.max_length)),
+        "model": model_facts(build_unchecked(module.recipe), getattr(data, "length", module.model.max_length)),
         "objective": {"type": module.objective.name, "label_smoothing": module.objective.label_smoothing},
         "optimizer": dataclasses.asdict(module.settings),
         "data": data_facts(data),

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
-from blockformer import assembly
-from blockformer.assembly.builder import materialise
+from blockformer.assembly.builder import build_unchecked, materialise
 from blockformer.assembly.checkpoint import read_checkpoint
 from blockformer.errors import UserError
 from blockformer.training.parallel.plan import Plan, apply_plan, make_plan
@@ -103,7 +102,7 @@ class ShardedStrategy(ModelParallelStrategy):
         materialise(model, self.root_device)
         parameters = dict(model.named_parameters())
         with torch.no_grad(), torch.device("cpu"):
-            for name, value in initial_values(assembly.check(recipe), model.init, seed):
+            for name, value in initial_values(build_unchecked(recipe), model.init, seed):
                 parameters[name].copy_(shards.part(PREFIX + name, value, parameters[name]))
         return shards
 

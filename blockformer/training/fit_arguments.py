@@ -1,0 +1,223 @@
+"""What a run is asked for: the recipe, loaded and checked once, the checkpoint, and the settings for Lightning."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blockformer.assembly.checkpoint import LoadError, read_metadata
+from blockformer.errors import UserError
+from blockformer.training.init_from import check_source
+from blockformer.training.recipe_argument import RecipeArgument
+from blockformer.training.run_folder import CHECKPOINTS, RunSettings, find_checkpoint
+from blocks.models.base import Model
+from registry import load_recipe
+from registry.plugins import load_named
+from registry.recipe import Overrides
+from registry.strict_yaml import Map, read_yaml
+
+BUILT_IN = "blocks."
+Settings = dict[str, Any]
+
+
+@dataclass
+class FitArguments:
+    """A complete request to fit, validate, test or predict.
+
+    Args:
+        verb: fit, validate, test or predict.
+        recipe: the recipe, checked.
+        variant: what to call it.
+        configs: settings as `{group: {option: value}}`; later ones win.
+        options: arguments for jsonargparse, which win over `configs`; None: called from Python.
+        checkpoint: the file that `--ckpt_path` means, if it was given.
+        init_from: the trained model that the run begins with, or began with before the checkpoint.
+    """
+
+    verb: str
+    recipe: RecipeArgument
+    variant: str
+    configs: list[Settings]
+    options: list[str] | None = None
+    checkpoint: Path | None = None
+    init_from: str | None = None
+
+    @property
+    def model(self) -> Model:
+        """The recipe's model, without memory."""
+        return self.recipe.model
+
+    @property
+    def plugins(self) -> list[str]:
+        """The modules outside this project that registered blocks of this recipe."""
+        modules = {spec.entry.block.__module__ for _, spec in self.recipe.recipe.spec.walk()}
+        return sorted(module for module in modules if not module.startswith(BUILT_IN))
+
+    def settings(self) -> Settings:
+        """All `configs` as one."""
+        result: Settings = {}
+        for config in self.configs:
+            result = _merged(result, config)
+        return result
+
+
+@dataclass
+class Given:
+    """What the user gave, on a command line or from Python, before a checkpoint fills in the rest.
+
+    Args:
+        source: the recipe: a file, a name or a mapping.
+        overrides: changes to the recipe, in order.
+        configs: of configuration files, as `{group: {option: value}}`; later ones win.
+        settings: those that win over `configs`; on a command line only the ones that are needed before it is parsed.
+        options: arguments for jsonargparse; None: called from Python.
+        config_folder: the run's folder that the last configuration file lies in.
+        init_from: a trained model to begin with.
+    """
+
+    source: str | Path | Mapping[str, Any] | None = None
+    overrides: Overrides = ()
+    configs: list[Settings] = field(default_factory=list)
+    settings: Settings = field(default_factory=dict)
+    options: list[str] | None = None
+    config_folder: Path | None = None
+    init_from: str | None = None
+
+    def add_config(self, path: Path) -> None:
+        """Take in a configuration file; its recipe goes to `source`, and the modules of its `plugin` are imported.
+
+        Raises:
+            RecipeError: the file cannot be read.
+            UserError: its recipe is neither a name, a path nor a mapping.
+            PluginError: a module that it names cannot be imported.
+        """
+        config = read_yaml(path)
+        source = config.pop("recipe", None)
+        if source is not None and not isinstance(source, str | Map):
+            raise UserError(f"{path}: recipe must be a name, a path or a mapping")
+        self.source = self.source if source is None else source
+        _import(config.pop("plugin", None) or [])
+        self.configs.append(json.loads(json.dumps(config)))  # plain data, without line numbers
+        if (path.parent / CHECKPOINTS).is_dir():
+            self.config_folder = path.parent
+
+    def value(self, name: str) -> Any:
+        """The value of an option such as `run.name`, from the last that sets it; None if none does."""
+        group, _, key = name.rpartition(".")
+        for config in reversed([*self.configs, self.settings]):
+            section = (config.get(group) or {}) if group else config
+            if section.get(key) is not None:
+                return section[key]
+        return None
+
+
+def fit_arguments(verb: str, given: Given) -> FitArguments:
+    """Find the checkpoint, load and check the recipe, and complete the settings.
+
+    Args:
+        verb: fit, validate, test or predict.
+        given: what the user gave.
+
+    Raises:
+        RecipeError: something is wrong with the recipe; all of it is named.
+        UserError: there is no recipe, or no such checkpoint.
+    """
+    checkpoint = _checkpoint(given)
+    init_from = _init_from(given, verb, checkpoint)
+    if checkpoint is None and verb != "fit":
+        raise UserError(f"{verb} which model? Say --ckpt_path with a checkpoint, or last or best of a run")
+    if checkpoint is not None:
+        _complete(given, checkpoint)
+    if given.source is None:
+        raise UserError("which model? Say --recipe with a file or a name, such as gpt2; see `blockformer recipes`")
+    recipe = RecipeArgument(load_recipe(given.source, given.overrides))
+    variant = given.value("run.variant") or recipe.recipe.name
+    configs = [*given.configs, given.settings] if given.options is None else given.configs
+    return FitArguments(verb, recipe, variant, configs, given.options, checkpoint, init_from)
+
+
+def _import(modules: Sequence[str]) -> None:
+    if modules and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    load_named(modules)
+
+
+def _checkpoint(given: Given) -> Path | None:
+    wanted = given.value("ckpt_path")
+    if wanted is None:
+        return None
+    settings = RunSettings(name=given.value("run.name"), root=given.value("run.root") or "runs")
+    path = find_checkpoint(str(wanted), settings, given.config_folder)
+    try:
+        read_metadata(path)
+    except LoadError as error:
+        raise LoadError(f"{error}{_alternative(path)}") from error
+    return path
+
+
+def _init_from(given: Given, verb: str, checkpoint: Path | None) -> str | None:
+    """The trained model that a run begins with; for a run that continues, the one it once began with."""
+    if given.init_from is not None and verb != "fit":
+        raise UserError(f"--init-from is for fit; {verb} takes the model of --ckpt_path")
+    if given.init_from is not None and checkpoint is not None:
+        raise UserError(
+            "--init-from begins a run with another one's weights, and --ckpt_path continues a run with its own: say one"
+        )
+    configured = [config.pop("init_from", None) for config in given.configs]
+    known = given.init_from or next((path for path in reversed(configured) if path is not None), None)
+    if checkpoint is not None:
+        return known or (read_metadata(checkpoint).get("config") or {}).get("init_from")
+    if known is not None and verb == "fit":
+        check_source(Path(known))
+    return known
+
+
+def _alternative(damaged: Path) -> str:
+    """The newest whole checkpoint beside a damaged one. It is named, not taken: the user decides about going back."""
+    whole: list[tuple[int, str]] = []
+    for path in damaged.parent.glob("*.ckpt") if damaged.exists() else ():
+        with contextlib.suppress(LoadError):
+            whole.append((read_metadata(path)["step"], str(path)))
+    return "; {1} (step {0}) is whole: --ckpt_path {1} continues from there".format(*max(whole)) if whole else ""
+
+
+def _complete(given: Given, checkpoint: Path) -> None:
+    """Where no recipe or no configuration is given, use the checkpoint's own."""
+    if given.source is not None and given.configs:
+        return
+    metadata = read_metadata(checkpoint)
+    if given.source is None:
+        given.source = metadata["recipe"]
+    if not given.configs:
+        given.configs.append(harmless(metadata.get("config") or {}))
+
+
+# A checkpoint may come from a stranger, and some settings of the trainer name code to import; these do not.
+_HARMLESS = {
+    "trainer": (
+        *("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "precision", "log_every_n_steps"),
+        *("val_check_interval", "check_val_every_n_epoch", "limit_train_batches", "limit_val_batches"),
+    ),
+    "run": ("variant", "save_every", "monitor", "project", "group", "job_type", "tags"),
+}
+
+
+def harmless(config: Settings) -> Settings:
+    """The part of a checkpoint's configuration that only sets numbers, names and choices."""
+    kept = {key: config[key] for key in ("data", "model", "optimizer", "seed_everything") if key in config}
+    for group, keys in _HARMLESS.items():
+        section = config.get(group) or {}
+        kept[group] = {key: section[key] for key in keys if key in section}
+    return json.loads(json.dumps(kept))
+
+
+def _merged(base: Any, change: Any) -> Any:
+    """``change`` over ``base``, key by key; where the class changes, its arguments start afresh."""
+    if not isinstance(base, Mapping) or not isinstance(change, Mapping):
+        return change
+    if change.get("class_path", base.get("class_path")) != base.get("class_path"):
+        return change
+    return {**base, **{key: _merged(base.get(key), value) for key, value in change.items()}}

@@ -1,0 +1,255 @@
+"""LightningCLI with our module, data, defaults, callbacks and loggers."""
+
+import json
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from blockformer.assembly.capabilities import position_warnings
+from blockformer.data.module import TextData
+from blockformer.data.processes import is_first
+from blockformer.errors import DataError, UserError
+from blockformer.training.callbacks import Predictions, WarmStart
+from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
+from blockformer.training.callbacks.progress import summary
+from blockformer.training.callbacks.step_callback import is_dry_run
+from blockformer.training.compatibility import remarks_on_data
+from blockformer.training.default_callbacks import callbacks_of, listed, loggers_of
+from blockformer.training.fit_arguments import FitArguments
+from blockformer.training.loggers import SafeWandbLogger
+from blockformer.training.loggers.file_logger import read_rows
+from blockformer.training.module import TrainingModule
+from blockformer.training.optimizer import OptimizerSettings
+from blockformer.training.parallel import plan_for
+from blockformer.training.recipe_argument import RecipeArgument
+from blockformer.training.run_folder import RunSettings, folder_of, fresh_folder, save_settings
+from registry import RecipeError
+
+DEFAULTS: dict[str, Any] = {
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 10,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,  # the loaders share each batch among ranks by themselves
+}
+USUAL_LENGTH = 128  # tokens; long texts cost more than a first run should
+PREDICTIONS = "predictions.jsonl"
+VALIDATIONS = 10  # in a run whose steps are counted, where nothing else is said
+
+
+class TrainingCLI(LightningCLI):
+    """Lightning's command line around one recipe; constructing it runs fit, validate, test or predict.
+
+    Args:
+        arguments: the verb, the checked recipe and the settings.
+
+    Raises:
+        UserError: a setting is wrong, or settings do not fit each other.
+    """
+
+    def __init__(self, arguments: FitArguments) -> None:
+        self.arguments = arguments
+        self.first = is_first()
+        super().__init__(
+            TrainingModule,
+            TextData,
+            save_config_callback=None,
+            trainer_defaults=DEFAULTS,
+            seed_everything_default=0,
+            args=_as_lightning_takes(arguments),
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--recipe", type=RecipeArgument, help="the model: a file, or the name of an installed recipe"
+        )
+        parser.add_argument(
+            "--init-from", type=str, default=None, help="begin with what a trained model of another recipe has learned"
+        )
+        parser.add_class_arguments(RunSettings, "run")
+        parser.add_class_arguments(OptimizerSettings, "optimizer")
+        model = self.arguments.model
+        dataset = "cldr" if model.kind == "encoder_decoder" else "docstrings"
+        usual = {"data.dataset": dataset, "data.length": min(USUAL_LENGTH, model.max_length)}
+        parser.set_defaults({"recipe": self.arguments.recipe, **usual})
+        parser.link_arguments("recipe", "model.recipe")
+        parser.link_arguments("optimizer", "model.optimizer", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "model.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse a command line or a mapping.
+
+        Raises:
+            UserError: there is no such option, or its value is wrong.
+        """
+        try:
+            self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
+        except ArgumentError as error:
+            known = [name for action in self._parser(self.arguments.verb)._actions for name in action.option_strings]
+            raise UserError(readable(str(error), known)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: the base class would let a checkpoint override the command line, and import what it names."""
+
+    @property
+    def settings(self) -> Any:
+        """The parsed settings of the verb."""
+        return self.config[self.arguments.verb]
+
+    def before_instantiate_classes(self) -> None:
+        data, trainer = self.settings.data, self.settings.trainer
+        if data.tokenizer == "bpe" and data.vocab_size is None:
+            data.vocab_size = self.arguments.model.vocab_size
+        self.saved = self._dumped()
+        if (trainer.gradient_clip_val or 0) < 0:
+            raise UserError(f"trainer.gradient_clip_val cannot be {trainer.gradient_clip_val}; 0 is for not clipping")
+        if trainer.max_steps == -1 and trainer.max_epochs is None and trainer.max_time is None:
+            trainer.max_epochs = 1
+        if trainer.val_check_interval is None and trainer.max_steps > 0:
+            trainer.val_check_interval = max(1, trainer.max_steps // VALIDATIONS) * trainer.accumulate_grad_batches
+        if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch == 1:
+            trainer.check_val_every_n_epoch = None  # count batches on through the epochs
+        if self.arguments.checkpoint is not None:
+            self.settings.ckpt_path = str(self.arguments.checkpoint)
+
+    def instantiate_classes(self) -> None:
+        """Make module, data and trainer.
+
+        Raises:
+            UserError: one of them refuses its settings.
+        """
+        try:
+            super().instantiate_classes()
+        except (UserError, RecipeError, DataError):
+            raise
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+    def _dumped(self) -> dict[str, Any]:
+        """The configuration that repeats this run under another name, as plain data."""
+        text = self._parser(self.arguments.verb).dump(self.settings, skip_none=False, format="json")
+        config = json.loads(text)
+        config["run"] |= {"name": None, "variant": self.arguments.variant}
+        config.pop("config", None)
+        return config | {"ckpt_path": None, "plugin": self.arguments.plugins, "init_from": self.arguments.init_from}
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        self.run: RunSettings = self._get(self.config_init, "run")
+        self.folder = self._folder()
+        config["default_root_dir"] = config["default_root_dir"] or str(self.folder)
+        own: list[Any] = []
+        if self.arguments.verb == "fit":
+            config["logger"] = loggers_of(self.run, self.folder, config["logger"])
+            own = callbacks_of(self.run, self.folder, self.model.seed, config)
+            if self.arguments.init_from is not None and self.arguments.checkpoint is None:
+                own.insert(0, WarmStart(Path(self.arguments.init_from), self.folder))
+        else:
+            config["logger"] = False
+            config["enable_progress_bar"] = config["enable_progress_bar"] is not False and sys.stdout.isatty()
+            own = [Predictions(self.folder / PREDICTIONS)] if self.arguments.verb == "predict" else []
+        config["callbacks"] = [*own, *listed(config["callbacks"])]
+        config["plugins"] = [*listed(config["plugins"]), AtomicCheckpointIO()]
+        self.model.provenance = {
+            "variant": self.arguments.variant,
+            "config": self.saved,
+            "plugins": self.arguments.plugins,
+        }
+        trainer = self.trainer_class(**config)
+        self.plan = plan_for(trainer.strategy, self.model.model)
+        return trainer
+
+    def _folder(self) -> Path:
+        checkpoint = self.arguments.checkpoint
+        home = folder_of(checkpoint) if checkpoint is not None else None
+        if home is not None and (self.run.name is None or self.arguments.verb != "fit"):
+            return home
+        named = Path(self.run.root) / (self.run.name or self.arguments.variant)
+        if self.arguments.verb != "fit":
+            return named
+        continues = home is not None and home.resolve() == named.resolve()
+        return named if continues else fresh_folder(self.run, self.arguments.variant, first=self.first)
+
+    def before_fit(self) -> None:
+        """Write what repeats the run into its folder, and print what is trained."""
+        if not self.first:
+            return
+        self.model.verify(self.datamodule, self.trainer, training=True)
+        if is_dry_run(self.trainer):
+            return
+        recipe, model = self.model.recipe, self.model.model
+        save_settings(self.folder, recipe.to_yaml(), self.saved)
+        kind = f"{model.kind}, {model.size:,} parameters"
+        print(f"{self.arguments.variant}: {kind}; the run's folder is {self.folder}", flush=True)
+        for remark in (*position_warnings(model), *remarks_on_data(self.datamodule, model)):
+            print(f"note: {remark}", file=sys.stderr, flush=True)
+        if self.plan is not None:
+            print(self.plan, flush=True)
+
+    def after_fit(self) -> None:
+        """Print where the results are."""
+        if not self.first or is_dry_run(self.trainer):
+            return
+        rows = [row for row in read_rows(self.folder / "metrics.jsonl") if "val/loss" in row]
+        print(f"done: {self.folder}" + (f"; validation: {summary(rows[-1], 'val')}" if rows else ""))
+        for logger in self.trainer.loggers:
+            if isinstance(logger, SafeWandbLogger) and logger.place:
+                print(logger.place)
+
+    def after_validate(self) -> None:
+        """Print the figures, and add them to the run's `evaluations.jsonl`."""
+        if not self.first:
+            return
+        verb, checkpoint, figures = self.arguments.verb, self.settings.ckpt_path, self.model.evaluation
+        stage = "val" if verb == "validate" else verb
+        print(f"{verb} {checkpoint}: {summary(figures, stage)}  perplexity {figures[f'{stage}/perplexity']:.3f}")
+        with (self.folder / "evaluations.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"verb": verb, "checkpoint": checkpoint, **figures}) + "\n")
+
+    after_test = after_validate
+
+    def after_predict(self) -> None:
+        """Print where the predictions are."""
+        print(f"predictions: {self.folder / PREDICTIONS}")
+
+
+def _as_lightning_takes(arguments: FitArguments) -> Any:
+    """Settings from Python as a mapping; from a command line as options, with configuration files before them."""
+    if arguments.options is None:
+        return {"subcommand": arguments.verb, arguments.verb: arguments.settings()}
+    configs = [part for config in arguments.configs for part in ("--config", json.dumps(config))]
+    return [arguments.verb, *configs, *arguments.options]
+
+
+PLAINER = (
+    (r'Parser key "([\w.]+)": ?', r"--\1: "),
+    (r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", r"expected \1\2"),
+    (r"\. Got value: (.*)$", r", not \1"),
+)
+
+
+def readable(message: str, options: Sequence[str]) -> str:
+    """A message of jsonargparse on one line, in terms of options, with the most similar option that exists."""
+    text = " ".join(message.split())
+    if found := re.search(r"(Parser key .*?:).*(Problem with given class_path.*?)(?: - |$)", text):
+        text = f"{found[1]} {found[2]}"
+    elif "Does not validate against any of the Union" in text:
+        literals = ", ".join(re.findall(r"typing\.Literal\[(.*?)\](?=[,\]])", text.partition("Errors:")[0]))
+        text = f"{text.partition(':')[0]}: not an accepted value" + (f"; accepted are {literals}" if literals else "")
+    for pattern, replacement in PLAINER:
+        text = re.sub(pattern, replacement, text)
+    if found := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", text, re.IGNORECASE):
+        option = found[1].partition("=")[0] if found[1] else f"--{found[2]}"
+        close = get_close_matches(option, options, n=1, cutoff=0.5)
+        return f"there is no option {option}" + (f"; did you mean {close[0]}?" if close else "")
+    return text

@@ -1,0 +1,48 @@
+"""What a run changes in the process around it, and how that is undone."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+QUIET_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
+NOT_FOR_USERS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "It is recommended to use `self.log.*sync_dist=True",  # these figures are of all ranks already
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    "Couldn't infer the batch indices",
+    r"The number of training batches .* is smaller than the logging interval",  # the last step is always reported
+)
+
+
+@contextmanager
+def quiet_process() -> Iterator[None]:
+    """Hide the tips and deprecations of Lightning and others, but not its warnings about the run.
+
+    Afterwards the warnings filters, the levels of loggers and the environment are what they were before.
+    """
+    environment, levels = dict(os.environ), _levels()
+    with warnings.catch_warnings():
+        os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+        for name in QUIET_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=category)
+        for message in NOT_FOR_USERS:
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
+
+
+def _levels() -> dict[logging.Logger, int]:
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name)  # so that it exists, with its own level
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    return {logger: logger.level for logger in loggers if isinstance(logger, logging.Logger)}
