@@ -6,7 +6,10 @@
 Each name is imported when it is first used, so that `import blockformer` and `blockformer --help` load nothing heavy.
 """
 
+import os.path
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +28,39 @@ _HOMES = {
 }
 
 __all__ = ["build", "check", "generate", "load", "load_recipe", "train", "warm_start"]
+
+
+def _foreign_module() -> str:
+    """What to do about a module of the user's that Python finds instead of our package `blocks` or `registry`."""
+    home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  (pathlib takes longer to import)
+    for name in ("registry", "blocks"):
+        ours = os.path.join(home, name, "__init__.py")  # noqa: PTH118
+        if (module := sys.modules.get(name)) is not None:
+            found = getattr(module, "__file__", None) or "a module without a file"
+        else:
+            spec = find_spec(name)
+            found = ours if spec is None or spec.origin is None else spec.origin
+        if os.path.realpath(found) != ours:
+            return (
+                f"blockformer has a package called {name!r}, but Python imports {found} instead: "
+                "rename or move that file"
+            )
+    return ""
+
+
+def _is_the_command() -> bool:
+    """Whether this process is `blockformer ...` or `python -m blockformer...`."""
+    if sys.argv[:1] == ["-m"]:  # while `python -m` imports the packages above its module
+        module = next(iter(sys.orig_argv[sys.orig_argv.index("-m") + 1 :]), "")
+        return module.partition(".")[0] == "blockformer"
+    return bool(sys.argv) and os.path.basename(sys.argv[0]) in ("blockformer", "blockformer.exe")  # noqa: PTH119
+
+
+if problem := _foreign_module():
+    if _is_the_command():
+        print(problem, file=sys.stderr)
+        sys.exit(2)
+    raise ImportError(problem)
 
 
 def __getattr__(name: str) -> Any:

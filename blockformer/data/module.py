@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import lightning
 
-from blockformer.data.corpora import cldr, docstrings, files
+from blockformer.data.corpora import docstrings, files
 from blockformer.data.corpora.corpus import Source
 from blockformer.data.loader import EvaluationLoader, TrainingLoader, batches_per_epoch
 from blockformer.data.prepared import Prepared, prepare
@@ -215,6 +215,8 @@ class TextData(lightning.LightningDataModule):
         if self.dataset == "docstrings":
             return docstrings.source(self.packages, self.max_bytes, self.shares)
         if self.dataset == "cldr":
+            from blockformer.data.corpora import cldr  # babel loads only where it is used
+
             return cldr.source(self.locale, self.pairs, self.seed, self.shares)
         train, validation, test = self.files
         return files.source(self.dataset, files.Files(train, validation, test, self.shares))

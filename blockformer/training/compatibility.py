@@ -1,7 +1,9 @@
 """Checks that data, trainer and model fit each other, before training starts."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeGuard
+
+import torch
 
 from blockformer.assembly.capabilities import blocks_by_key, blocks_without
 from blockformer.errors import UserError
@@ -13,11 +15,41 @@ class MismatchError(UserError):
     """Data, trainer and model do not fit each other; the message is one line that names what to change."""
 
 
+class DescribedData(Protocol):
+    """A data module whose fit to a model is known before its first batch.
+
+    Attributes:
+        objective: `causal_lm`, `masked_lm` or `seq2seq`.
+        vocab_size: how many token ids there are.
+        length: tokens in the longest row.
+        separate_documents: whether rows hold several documents that attention must keep apart.
+    """
+
+    objective: str | None
+    length: int
+    separate_documents: bool
+
+    @property
+    def vocab_size(self) -> int:
+        """How many token ids there are."""
+        ...
+
+    def configure(self, *, objective: Any) -> None:
+        """Take the model's objective where none was given."""
+        ...
+
+
+def is_described(data: Any) -> TypeGuard[DescribedData]:
+    """Whether a data module is a :class:`DescribedData`; its other attributes may need the prepared text."""
+    return hasattr(data, "configure")
+
+
 def check_data(data: Any, model: Model, objective: str) -> None:
     """Set the data's objective, and check that the model can be trained on the data.
 
     Args:
-        data: a TextData; other data modules are not checked.
+        data: a data module; of one that is not a :class:`DescribedData` only the batches can be checked, see
+            :func:`check_batch`.
         model: the model to train.
         objective: name of the objective that the model is trained with.
 
@@ -25,7 +57,7 @@ def check_data(data: Any, model: Model, objective: str) -> None:
         MismatchError: the data has another objective, more token ids than the model, or longer rows; or one of the
             model's blocks does not support padding or documents.
     """
-    if not hasattr(data, "configure"):
+    if not is_described(data):
         return
     data.configure(objective=objective)
     if data.objective != objective:
@@ -61,6 +93,51 @@ def check_trainer(trainer: Any) -> None:
         )
 
 
+# The keys of a batch that hold token ids, and those that a block must be able to take.
+_IDS = ("tokens", "source", "target", "targets")
+_ASKED: Mapping[str, Ability] = {
+    "attention_mask": "padding",
+    "source_mask": "padding",
+    "target_mask": "padding",
+    "documents": "documents",
+}
+_NEEDED = {"seq2seq": ("source", "target", "targets")}
+
+
+def check_batch(batch: Any, model: Model, objective: str) -> None:
+    """Check the first batch of a data module of the user's own.
+
+    Args:
+        batch: what the data module gives: a mapping of tensors.
+        model: what it shall train.
+        objective: the objective's name.
+
+    Raises:
+        MismatchError: the batch is no such mapping, or the model cannot take its ids, its length or its masks.
+    """
+    needed = _NEEDED.get(objective, ("tokens", "targets"))
+    keys = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+    if not isinstance(batch, Mapping) or any(not isinstance(batch.get(key), torch.Tensor) for key in needed):
+        raise MismatchError(f"data: a {objective} batch maps {' and '.join(needed)} to tensors; this one has {keys}")
+    for key in (key for key in _IDS if key in batch):
+        ids = batch[key]
+        if ids.numel() and (largest := int(ids.max())) >= model.vocab_size:
+            raise MismatchError(
+                f"data: {key} of the first batch holds id {largest}, and the recipe's vocab_size is "
+                f"{model.vocab_size}: say --recipe.vocab_size {largest + 1} or more"
+            )
+        if ids.shape[-1] > model.max_length:
+            raise MismatchError(
+                f"data: {key} of the first batch is {ids.shape[-1]} long, and the recipe's max_length is "
+                f"{model.max_length}: lower the one or raise the other"
+            )
+    for key, ability in _ASKED.items():
+        if batch.get(key) is None or (ability == "padding" and bool(batch[key].all())):
+            continue
+        if blocks := blocks_without(model, ability):
+            raise MismatchError(f"data: the first batch has {key}, and that cannot be given to {blocks}")
+
+
 def check_precision(precision: str, model: Model) -> None:
     """Check that the model can be trained in a precision of the trainer, such as ``bf16-mixed``.
 
@@ -91,7 +168,7 @@ def backend_keys(model: Model, backend: str) -> list[str]:
 
 def remarks_on_data(data: Any, model: Model) -> Iterator[str]:
     """Notes on the parts of the model that this data leaves untrained."""
-    if not hasattr(data, "configure"):
+    if not is_described(data):
         return
     if model.vocab_size > data.vocab_size:
         yield (

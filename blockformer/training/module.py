@@ -11,7 +11,14 @@ from torch.optim import Optimizer
 from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.processes import data_processes
-from blockformer.training.compatibility import check_data, check_device, check_precision, check_trainer
+from blockformer.training.compatibility import (
+    check_batch,
+    check_data,
+    check_device,
+    check_precision,
+    check_trainer,
+    is_described,
+)
 from blockformer.training.metadata import run_metadata, verify_same_model
 from blockformer.training.objectives import objective_for
 from blockformer.training.optimizer import OptimizerSettings, apply_settings, learning_rate, make_optimizer
@@ -62,6 +69,7 @@ class TrainingModule(L.LightningModule):
         self.gradient_norm: Tensor | None = None
         self._unit = torch.ones(())  # divisor of the losses of this step so far
         self._stepped = False
+        self._seen: set[str] = set()  # stages whose first batch has been checked
         self._evaluated: Tensor | None = None
 
     def setup(self, stage: str) -> None:
@@ -82,6 +90,17 @@ class TrainingModule(L.LightningModule):
             check_trainer(trainer)
             check_precision(str(trainer.precision), self.model)
             check_device("cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.model)
+
+    def _check_first(self, batch: Any, stage: str) -> None:
+        """Check the first batch of a stage, of a data module that does not describe itself.
+
+        Raises:
+            MismatchError: the model cannot take it; the message is one line.
+        """
+        described = is_described(getattr(self.trainer, "datamodule", None))
+        if stage not in self._seen and not described:
+            check_batch(batch, self.model, self.objective.name)
+        self._seen.add(stage)
 
     def configure_model(self) -> None:
         """Create the parameters with their initial values; with a sharded strategy only this process's part of them."""
@@ -115,6 +134,7 @@ class TrainingModule(L.LightningModule):
         return learning_rate(self.settings, self.trainer.global_step + 1, self.total_steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._check_first(batch, "train")
         if self._stepped:
             self.window, self._stepped = None, False
         for group in self.trainer.optimizers[0].param_groups:
@@ -183,6 +203,7 @@ class TrainingModule(L.LightningModule):
         self._evaluated = no_sums(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._check_first(batch, "validation")
         assert self._evaluated is not None
         self._evaluated += self.objective(self.model, batch)[1]
 

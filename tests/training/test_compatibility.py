@@ -3,16 +3,23 @@
 from dataclasses import dataclass
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
+import torch
+from torch import Tensor
 
 import blockformer as bf
 from blockformer.training.compatibility import (
     MismatchError,
+    check_batch,
     check_data,
     check_device,
     check_precision,
     remarks_on_data,
 )
+from blockformer.training.module import TrainingModule
+from blockformer.training.optimizer import OptimizerSettings
+from blockformer.training.recipe_argument import RecipeArgument
 from registry import load_recipe
 
 
@@ -88,3 +95,61 @@ def test_a_backend_without_gradients_on_a_cpu() -> None:
         check_device("cpu", model)
     check_device("cuda", model)
     check_device("cpu", bf.check(load_recipe("tiny_decoder")))
+
+
+def ids(*sizes: int, largest: int = 10) -> Tensor:
+    return torch.full(sizes, largest)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "batch", "words"),
+    [
+        (
+            "tiny_decoder",
+            [],
+            {"tokens": ids(2, 8, largest=9999), "targets": ids(2, 8)},
+            "tokens .* id 9999",
+        ),
+        (
+            "tiny_decoder",
+            [],
+            {"tokens": ids(2, 8), "targets": ids(2, 8, largest=9999)},
+            "targets .* id 9999",
+        ),
+        ("tiny_decoder", [], {"tokens": ids(2, 4096), "targets": ids(2, 4096)}, "is 4096 long, .* max_length"),
+        ("tiny_decoder", [], {"input_ids": ids(2, 8)}, "tokens and targets to tensors; this one has input_ids"),
+        ("tiny_decoder", [], [ids(2, 8)], "tokens and targets to tensors; this one has list"),
+        (
+            "tiny_encoder",
+            ["encoder.layer.mixer=fourier"],
+            {"tokens": ids(2, 8), "targets": ids(2, 8), "attention_mask": ids(2, 8, largest=0).bool()},
+            "has attention_mask, and that cannot be given to mixer 'fourier'",
+        ),
+    ],
+)
+def test_the_first_batch_of_other_data_is_checked(name: str, overrides: list[str], batch: Any, words: str) -> None:
+    model = bf.check(load_recipe(name, overrides))
+    objective = "masked_lm" if name == "tiny_encoder" else "causal_lm"
+    with pytest.raises(MismatchError, match=words):
+        check_batch(batch, model, objective)
+
+
+def test_a_batch_that_fits_is_accepted() -> None:
+    model = bf.check(load_recipe("tiny_decoder"))
+    check_batch({"tokens": ids(2, 8), "targets": ids(2, 8, largest=-100)}, model, "causal_lm")
+
+
+class OtherData(L.LightningDataModule):
+    """A data module that only gives batches."""
+
+    def train_dataloader(self) -> Any:
+        batch = {"tokens": ids(2, 8, largest=9999), "targets": ids(2, 8)}
+        return torch.utils.data.DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
+
+
+def test_a_data_module_of_the_users_own_is_checked_when_training_begins() -> None:
+    module = TrainingModule(RecipeArgument(load_recipe("tiny_decoder")), OptimizerSettings())
+    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(accelerator="cpu", max_steps=1, enable_model_summary=False, **settings)
+    with pytest.raises(MismatchError, match=r"tokens of the first batch holds id 9999"):
+        trainer.fit(module, datamodule=OtherData())
