@@ -18,6 +18,7 @@ from blockformer.errors import DataError
 from blockformer.files import new_folder
 
 _MANIFEST = "manifest.json"
+_VERSION = 2  # of the format of all entries; part of every key
 
 
 def root() -> Path:
@@ -38,7 +39,7 @@ def cached(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) 
     Raises:
         DataError: The cache cannot be written.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps({"version": _VERSION, **key}, sort_keys=True).encode()).hexdigest()
     place = root() / f"{kind}-{digest[:32]}"
     if not intact(place):
         try:

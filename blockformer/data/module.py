@@ -1,4 +1,4 @@
-"""The data module: every setting of the data in one flat constructor, and loaders for each split."""
+"""The Lightning data module: settings of the data, and a loader for each split."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -21,12 +21,12 @@ _PAIRED = ("cldr", "pairs")
 
 
 class TextData(lightning.LightningDataModule):
-    """Text that is built in or the user's own, tokenised, cached and cut into batches.
+    """Built-in text or the user's own, tokenized, cached and cut into batches.
 
-    Usable without Lightning too: `data = TextData(...)`, then `data.loader("train")`.
+    It also works without a Lightning trainer: `data = TextData(...)`, then `data.loader("train")`.
 
     Args:
-        dataset: "docstrings" (English documentation of what is installed) and "cldr" (English to another language) are
+        dataset: "docstrings" (English documentation of installed packages) and "cldr" (English to another language) are
             built in; "text" and "pairs" read your `files`.
         files: For "text": UTF-8 files or glob patterns. For "pairs": files with one source, tab, target a line.
         validation_files: Files to validate on; without any, a share of `files` is held out.
@@ -34,22 +34,21 @@ class TextData(lightning.LightningDataModule):
         validation: Share of documents or pairs held out for validation.
         test: Share of documents or pairs held out for the test.
         tokenizer: "bytes", or "bpe" learned from the training text.
-        vocab_size: Token ids that "bpe" shall have, special tokens included; 1024 unless given. A short text may
-            yield fewer.
-        objective: "causal_lm", "masked_lm" or "seq2seq"; what the model is made for unless given.
-        length: Tokens in a row; pairs with more on a side are left out, and counted in the log.
-        batch_size: Rows in a batch, of all processes together.
-        mask_rate: Share of tokens that a masked language model has to fill in.
-        separate_documents: Keep attention inside a document where a row holds several.
-        seed: Decides the order, the blanks, and what "cldr" draws.
-        packages: For "docstrings": import names of packages, and "python" for the standard library; a list of
-            well-documented ones unless given.
-        max_bytes: For "docstrings": stop reading after so many bytes of text; null reads everything.
+        vocab_size: Number of token ids of "bpe", special tokens included; null: 1024. A short text may yield fewer.
+        objective: "causal_lm", "masked_lm" or "seq2seq"; null: by the kind of the model.
+        length: Tokens in a row; pairs with more tokens on a side are left out, and counted in the log.
+        batch_size: Rows in a batch, over all processes.
+        mask_rate: Share of tokens that a masked language model predicts.
+        separate_documents: Limit attention to the token's document in rows with several.
+        seed: Decides the order, the masked tokens, and the pairs of "cldr".
+        packages: For "docstrings": import names of packages, and "python" for the standard library; null: a list of
+            well-documented ones.
+        max_bytes: For "docstrings": stop reading after this many bytes of text; null: read everything.
         locale: For "cldr": the language to translate to, for example "de", "fr" or "zh_Hans".
-        pairs: For "cldr": how many different pairs to draw.
+        pairs: For "cldr": number of different pairs to draw.
 
     Raises:
-        DataError: A setting is impossible or does not fit another.
+        DataError: A setting is out of its range or contradicts another.
     """
 
     def __init__(
@@ -88,10 +87,10 @@ class TextData(lightning.LightningDataModule):
         _check(self)
 
     def configure(self, *, objective: Objective | None = None) -> None:
-        """Fill in what the model decides; what the user gave stays.
+        """Set the objective of the model, unless the user has chosen one.
 
         Raises:
-            DataError: The dataset cannot serve this objective.
+            DataError: The dataset does not fit the objective.
         """
         if self.objective is None:
             self.objective, self._samples = objective, {}
@@ -99,12 +98,12 @@ class TextData(lightning.LightningDataModule):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, after preparing the data if that was not done yet."""
+        """The tokenizer; prepares the data at the first use."""
         return self.prepared.tokenizer
 
     @property
     def vocab_size(self) -> int:
-        """How many token ids there really are."""
+        """The number of token ids of the tokenizer, which may be fewer than asked for."""
         return self.tokenizer.vocab_size
 
     @property
@@ -120,7 +119,7 @@ class TextData(lightning.LightningDataModule):
         return self._prepared
 
     def facts(self) -> dict[str, Any]:
-        """What to log: where the text comes from, its hash, and documents, tokens and bytes of each split."""
+        """Facts to log: origin and hash of the text, and documents, tokens and bytes of each split."""
         return dict(self.prepared.facts)
 
     def prepare_data(self) -> None:
@@ -227,13 +226,13 @@ def _listed(files: list[str] | str | None) -> list[str]:
 
 
 def _check(data: TextData) -> None:
-    """Refuse what cannot be, before any text is read."""
+    """Check the settings before any text is read."""
     problems = {
         "length must be at least 2": data.length < 2,
         "batch_size must be at least 1": data.batch_size < 1,
         "pairs must be at least 1": data.pairs < 1,
         "max_bytes must be at least 1": data.max_bytes is not None and data.max_bytes < 1,
-        f"vocab_size {data.wanted_vocab_size} is too small for bpe: special tokens and bytes alone are {LEAST}": (
+        f"vocab_size {data.wanted_vocab_size} is too small for bpe: special tokens and bytes are {LEAST}": (
             data.tokenizer_kind == "bpe" and (data.wanted_vocab_size or LEAST) < LEAST
         ),
         "mask_rate must be above 0 and at most 1": not 0 < data.mask_rate <= 1,

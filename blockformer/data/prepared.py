@@ -1,4 +1,4 @@
-"""From a corpus to token arrays on disk, a tokenizer and facts: what loaders are made from."""
+"""Tokenization of a corpus: token arrays on disk, a tokenizer and facts."""
 
 import json
 import lzma
@@ -17,13 +17,13 @@ _XZ_AT_MOST = 2**24  # bytes; xz takes about a second for 2 MB
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tokenised text in splits.
+    """Tokenized text in splits.
 
     Args:
-        folder: Where the arrays lie.
-        tokenizer: What they were encoded with; a BPE has learned from the training split alone.
-        paired: Whether there are pairs.
-        facts: What to log about the text and its tokens.
+        folder: Folder of the arrays.
+        tokenizer: Their tokenizer; a BPE is learned from the training split alone.
+        paired: Whether the text is pairs.
+        facts: Facts to log about the text and its tokens.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ def prepare(source: Source, kind: str, vocab_size: int, longest: int | None = No
     Args:
         source: Where the text comes from.
         kind: "bytes" or "bpe".
-        vocab_size: Ids that a BPE shall have.
+        vocab_size: Number of token ids of a BPE.
         longest: Leave out pairs with more tokens on a side.
         verify: Compare the cached files with their checksums, and rebuild damaged ones; False where another process of
             this machine has just done so.
@@ -119,7 +119,7 @@ def _bytes(texts: Sequence[str]) -> int:
 
 
 def _compressed(corpus: Corpus) -> dict[str, float]:
-    """What xz makes of the validation text (of pairs: the targets), in bits per byte: a yardstick for the model."""
+    """Compression of the validation text (of pairs: the targets) by xz, in bits per byte, to compare the model with."""
     texts = [text[1] if corpus.paired else text for text in corpus.splits["validation"]]
     text = "\n".join(texts).encode()[:_XZ_AT_MOST]
     return {"xz_bits_per_byte": 8 * len(lzma.compress(text)) / len(text)} if text else {}

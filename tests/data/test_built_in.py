@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,7 +97,12 @@ def test_cldr_speaks_other_languages(locale: str) -> None:
     assert len(_all(cldr.source(locale, 2000, 0, SHARES).read())) == 2000
 
 
-@pytest.mark.parametrize(("locale", "said"), [("xx", "no locale 'xx'"), ("", "no locale"), ("en", "English is what")])
+def test_babel_is_imported_for_cldr_only() -> None:
+    code = "import sys, blockformer.data.module; sys.exit('babel' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("locale", "said"), [("xx", "no locale 'xx'"), ("", "no locale"), ("en", "is English")])
 def test_cldr_refuses_a_locale_that_cannot_be(locale: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         cldr.source(locale, 100, 0, SHARES).read()

@@ -1,8 +1,8 @@
-"""`cldr`: English to another language, from the Unicode locale data (CLDR) that Babel brings.
+"""`cldr`: English to another language, from the Unicode locale data (CLDR) in Babel.
 
-Dates, times, amounts, lists and names are drawn by a seed and written out by Babel in both languages, so the wording is
-CLDR's own and translation is exact. Every name is in training by itself; combinations of them are split, so what
-validation and test ask for is never seen, though its parts are.
+Dates, times, amounts, lists and names are drawn at random and written by Babel in both languages, so translations are
+exact. All single names are in the training split; combinations are split, so validation and test contain only
+combinations that are not in training, though their parts are.
 """
 
 import random
@@ -16,7 +16,7 @@ from blockformer.data.corpora.corpus import Corpus, Pair, Source, cached_corpus,
 from blockformer.data.corpora.phrases import KINDS, Phrase, common_names, single
 from blockformer.errors import DataError
 
-_TRIES = 30  # draws per pair wanted; kinds with few combinations repeat themselves
+_TRIES = 30  # draws for each pair wanted; kinds with few combinations yield repeated pairs
 
 
 def source(locale: str, pairs: int, seed: int, shares: Mapping[str, float]) -> Source:
@@ -24,12 +24,12 @@ def source(locale: str, pairs: int, seed: int, shares: Mapping[str, float]) -> S
 
     Args:
         locale: The language to translate to, as in "de", "fr" or "zh_Hans".
-        pairs: How many different pairs, names included.
-        seed: Decides which.
+        pairs: Number of different pairs, names included.
+        seed: Decides which pairs.
         shares: The share of combinations for "validation" and for "test".
 
     Raises:
-        DataError: Babel does not know the locale, or there are fewer pairs than wanted.
+        DataError: Babel has no such locale, or there are fewer different pairs than wanted.
     """
     target = _parse(locale)
     key = {"babel": babel.__version__, "locale": str(target), "pairs": pairs, "seed": seed, "shares": dict(shares)}
@@ -43,7 +43,9 @@ def _parse(locale: str) -> Locale:
     except (ValueError, babel.UnknownLocaleError):
         raise DataError(f"cldr: no locale {locale!r}; give one such as de, fr, ja or zh_Hans") from None
     if target.language == "en":
-        raise DataError("cldr: locale is the language to translate to, and English is what it translates from")
+        raise DataError(
+            f"cldr: locale {locale!r} is English, which is the source language; give the language to translate to"
+        )
     return target
 
 
@@ -60,7 +62,9 @@ def _make(target: Locale, pairs: int, seed: int, shares: Mapping[str, float]) ->
             if source not in taught:
                 drawn.setdefault(source, (phrase.slots, translation))
     if len(taught) + len(drawn) < pairs:
-        raise DataError(f"cldr: only {len(taught) + len(drawn)} different pairs were found, {pairs} are wanted")
+        raise DataError(
+            f"cldr: only {len(taught) + len(drawn)} different pairs were found, but {pairs} are wanted: lower pairs"
+        )
     split = held_out(list(drawn.items()), shares, key=lambda item: item[1][0])
     splits: dict[str, list[Pair]] = {name: [(s, t) for s, (_, t) in items] for name, items in split.items()}
     splits["train"] = [*taught.items(), *splits["train"]]
@@ -69,7 +73,7 @@ def _make(target: Locale, pairs: int, seed: int, shares: Mapping[str, float]) ->
 
 
 def _written(phrase: Phrase, languages: tuple[Locale, Locale]) -> list[Pair]:
-    """The phrase in both languages with plain spaces, or nothing where the data of one has a gap."""
+    """The phrase in both languages with plain spaces; nothing if the data of one language is incomplete."""
     try:
         source, target = (" ".join(phrase.write(language).split()) for language in languages)
     except KeyError:

@@ -21,8 +21,8 @@ class Corpus:
 
     Args:
         splits: Documents (str) or pairs (source, target) of each of "train", "validation" and "test".
-        paired: Whether the splits hold pairs.
-        facts: Where it comes from: name, versions, settings; JSON values.
+        paired: Whether the splits contain pairs.
+        facts: Its origin: name, versions, settings; JSON values.
     """
 
     splits: Mapping[str, Sequence[Any]]
@@ -30,7 +30,7 @@ class Corpus:
     facts: Mapping[str, Any]
 
     def texts(self, split: str) -> Iterable[str]:
-        """All texts of a split; of pairs both sides."""
+        """All texts of a split; for pairs, both sides."""
         documents = self.splits[split]
         return (text for pair in documents for text in pair) if self.paired else documents
 
@@ -76,11 +76,11 @@ def cached_corpus(kind: str, key: Mapping[str, Any], make: Callable[[], Corpus])
 def held_out(
     documents: Sequence[Document], shares: Mapping[str, float], key: Callable[[Document], str]
 ) -> dict[str, list]:
-    """Split documents by a hash of their keys, so that the split depends on neither their order nor a seed.
+    """Split documents by a hash of their keys, independent of their order and of a seed.
 
     Args:
-        documents: What to split; the order is kept inside each split.
-        shares: The share of keys that "validation" and "test" get, at least one key if the share is above 0.
+        documents: The documents to split; each split keeps their order.
+        shares: The share of keys for "validation" and "test"; at least one key if the share is above 0.
         key: Documents with equal keys stay together.
     """
     keys = sorted({key(document) for document in documents}, key=lambda k: hashlib.sha256(k.encode()).digest())

@@ -1,8 +1,8 @@
-"""`docstrings`: English about programming, from the documentation of Python and of packages that are installed anyway.
+"""`docstrings`: English about programming, from the documentation of Python and of installed packages.
 
 A document is the documentation of one module, its docstrings in the order of the source, or one topic of the language
-reference (`pydoc_data.topics`). Files are parsed and never imported. The text depends on the versions installed, so a
-run logs them and a hash; only runs with equal hashes were trained on the same text.
+reference (`pydoc_data.topics`). Files are parsed and never imported. The text depends on the installed versions, which
+a run logs with a hash; only runs with equal hashes have the same text.
 """
 
 import ast
@@ -34,7 +34,7 @@ def source(packages: Sequence[str] | None, max_bytes: int | None, shares: Mappin
         packages: Import names, and "python" for the standard library and the language reference. None takes those
             of `DEFAULT` that are installed.
         max_bytes: Stop after the document that passes this many bytes of UTF-8. Packages are read in their order,
-            the modules of a package in an order that their names decide, so that any part is a fair sample.
+            the modules of a package in the order of the hashes of their paths, so that any part is a fair sample.
         shares: The share of documents for "validation" and for "test".
 
     Raises:
@@ -76,10 +76,10 @@ def _documents(names: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _docstrings(file: Path) -> list[str]:
-    """The docstrings of a file in the order of the source; none if it is no valid Python."""
+    """The docstrings of a file in the order of the source; none if it is not valid Python."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the file's own escapes
+            warnings.simplefilter("ignore")  # warnings about invalid escapes in the file
             tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, OSError):
         return []
@@ -88,7 +88,7 @@ def _docstrings(file: Path) -> list[str]:
 
 
 def _definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Classes and functions below a node; expressions, most of a tree, are not looked into."""
+    """Classes and functions below a node; expressions, most of a tree, are skipped."""
     for field in ("body", "handlers", "orelse", "finalbody"):
         for child in getattr(node, field, ()):
             if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -98,7 +98,7 @@ def _definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast
 
 @contextmanager
 def _no_cycles() -> Iterator[None]:
-    """Spare the garbage collector from walking syntax trees, which hold no cycles: half the time of parsing."""
+    """Disable the garbage collector: syntax trees have no cycles, and walking them takes half the time of parsing."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -109,7 +109,7 @@ def _no_cycles() -> Iterator[None]:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether UTF-8 can write it: a string literal may hold half a surrogate pair."""
+    """Whether a text can be encoded in UTF-8: a string literal may contain a lone surrogate."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -122,7 +122,7 @@ def _folder(name: str) -> Path | None:
 
 
 def _files(name: str) -> list[Path]:
-    """The modules of a package, in an order that their names decide and that puts no topic first."""
+    """The modules of a package, in the order of the hashes of their paths, so that any part is a fair sample."""
     folder = _folder(name)
     assert folder is not None
     files = {file.relative_to(folder): file for file in folder.rglob("*.py")}
@@ -131,7 +131,7 @@ def _files(name: str) -> list[Path]:
 
 
 def _identity(name: str) -> tuple[str, str, str, int]:
-    """What tells a package's text from another's, without reading or listing its files."""
+    """Identifies a package's text without reading or listing its files."""
     folder = _folder(name)
     assert folder is not None
     return name, _version(name), str(folder), folder.stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""The user's own text: plain files of UTF-8, or files of tab-separated pairs."""
+"""The user's own text: UTF-8 files, or files of tab-separated pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from blockformer.errors import DataError
 
 @dataclass(frozen=True)
 class Files:
-    """Which files, and how they are split.
+    """The files, and how they are split.
 
     Args:
-        train: Paths or glob patterns to train on, and to take splits without files of their own from.
+        train: Paths or glob patterns of the training text, and of splits without files of their own.
         validation: Paths or patterns to validate on; empty takes a share of `train`.
         test: Paths or patterns to test on; empty takes a share of `train`.
         shares: The share of `train` for "validation" and "test", where they have no files.
@@ -31,11 +31,11 @@ class Files:
         return {split: _expand(getattr(self, split)) for split in SPLITS}
 
     def given(self) -> set[str]:
-        """The splits beside training that have files of their own."""
+        """The splits other than training that have files of their own."""
         return {split for split in self.shares if getattr(self, split)}
 
     def taken(self) -> dict[str, float]:
-        """The shares that are taken from the training files."""
+        """The shares of the splits that are taken from the training files."""
         return {split: share for split, share in self.shares.items() if split not in self.given()}
 
 
@@ -66,7 +66,7 @@ def _stamp(path: Path) -> tuple[str, int, int, int, int]:
 def read_text(files: Files) -> Corpus:
     """Read plain text; each file is a document.
 
-    Where there are enough files, whole ones are held out; of fewer, the end of each is.
+    With enough files, whole files are held out; with fewer, the end of each file.
 
     Raises:
         DataError: A file is missing, empty or not UTF-8.
@@ -85,7 +85,7 @@ def read_pairs(files: Files) -> Corpus:
     """Read pairs, one a line: source, tab, target. Pairs with the same source are held out together.
 
     Raises:
-        DataError: A file is missing, empty or not UTF-8, or a line is no pair.
+        DataError: A file is missing, empty or not UTF-8, or a line is not a pair.
     """
     own = files.own()
     splits = {split: [pair for path in paths for pair in _read_pairs(path)] for split, paths in own.items()}
@@ -98,7 +98,7 @@ def _corpus(
 ) -> Corpus:
     if not splits["train"]:
         raise DataError(
-            f"{dataset}: too little text: nothing is left to train on after validation and test took their share"
+            f"{dataset}: too little text: validation and test leave nothing to train on; lower their shares"
         )
     return Corpus(
         splits, paired, {"dataset": dataset, "files": {s: [p.name for p in paths] for s, paths in own.items()}}
@@ -147,7 +147,7 @@ def _read_pairs(path: Path) -> list[Pair]:
 
 
 def _tails(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
-    """Cut the shares from the end of each document, at line ends where there are any near."""
+    """Cut the shares from the end of each document, at a line end if there is one nearby."""
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for document in documents:
         rest = document

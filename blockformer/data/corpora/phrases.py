@@ -1,4 +1,4 @@
-"""What `cldr` can say: dates, times, amounts, names and lists, each of which Babel writes in any language."""
+"""Phrases of `cldr`: dates, times, amounts, names and lists, which Babel writes in any language."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ _LAST_DAY = date(2099, 12, 31).toordinal()
 
 @dataclass(frozen=True)
 class Phrase:
-    """Something to say in any language.
+    """A phrase that can be written in any language.
 
     Args:
-        slots: What it says, however worded; phrases with equal slots belong to the same split.
-        write: Words it in a language.
+        slots: Its content, independent of wording; phrases with equal slots belong to the same split.
+        write: Writes it in a language.
     """
 
     slots: str
@@ -27,7 +27,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Names:
-    """The codes of CLDR that both languages have a name for."""
+    """CLDR codes that have a name in both languages."""
 
     countries: Sequence[str]
     languages: Sequence[str]
@@ -36,7 +36,7 @@ class Names:
 
 
 def common_names(source: Locale, target: Locale) -> Names:
-    """Find what both languages have names for: countries, their currencies, languages with a two-letter code, units."""
+    """Find the codes with names in both languages: countries, their currencies, languages with two letters, units."""
 
     def common(field: str) -> list[str]:
         return sorted(set(getattr(source, field)) & set(getattr(target, field)))
@@ -59,7 +59,7 @@ def _has_unit(unit: str, locale: Locale) -> bool:
 
 
 def single(names: Names) -> Iterator[Phrase]:
-    """Every name by itself, and every unit and currency with 1 and 2 of it."""
+    """Every single name, and every unit and currency with the amounts 1 and 2."""
     yield from (Phrase(code, partial(_name, "territories", code)) for code in names.countries)
     yield from (Phrase(code, partial(_name, "languages", code)) for code in names.languages)
     yield from (Phrase(unit, partial(_quantity, count, unit)) for unit in names.units for count in (1, 2))
@@ -79,7 +79,7 @@ def _money(amount: float, code: str, locale: Locale) -> str:
 
 
 def _amount(draw: Random) -> float:
-    """A number as people say them: more often small than large, sometimes with a decimal."""
+    """A random number, more often small than large, sometimes with a decimal."""
     number = draw.randrange(1, 10 ** draw.randint(1, 5))
     return number + draw.randrange(1, 10) / 10 if draw.random() < 0.25 else number
 
