@@ -48,9 +48,8 @@ class TopKRouter(Router):
         top_k: number of experts for each token.
         scores: scores of the experts: W x (logits), its softmax over all experts (softmax), or its sigmoid (sigmoid).
         weights: weights of the chosen experts: their scores (scores), their scores divided by the sum (normalised), or
-            the
-            softmax over their scores (softmax). With ``top_k`` 1 only scores is possible: the other two are always 1
-            and have no gradient.
+            the softmax over their scores (softmax). With ``top_k`` 1 the other two are always 1: the router does not
+            learn.
         scale: factor on the weights.
         bias: add a learned bias to W x.
         groups: number of groups of consecutive experts, a divisor of the number of experts.
@@ -91,8 +90,6 @@ class TopKRouter(Router):
             raise ValueError(
                 "weights=normalised divides by the sum of scores, which can be 0 for logits; choose weights=softmax"
             )
-        if top_k == 1 < experts and weights != "scores":
-            raise ValueError(f"weights={weights} is always 1 for top_k=1, so the router gets no gradient; use scores")
         self.top_k, self.scale = top_k, scale
         self.scores, self.weights = scores, weights
         if top_groups is None or top_groups == groups:  # all groups: any experts can be chosen

@@ -35,9 +35,9 @@ def test_softmax_then_top_k() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"weights": "normalised"}, {"weights": "softmax", "scores": "logits"}])
-def test_one_expert_a_token_cannot_have_a_weight_that_is_always_1(settings: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=f"weights={settings['weights']} is always 1 for top_k=1.*use scores"):
-        router(top_k=1, **settings)
+def test_one_expert_a_token_has_weight_1_unless_it_is_its_score(settings: dict[str, str]) -> None:
+    weights, _ = router(top_k=1, **settings)(tokens())
+    torch.testing.assert_close(weights, torch.ones_like(weights))
     weights, _ = router(top_k=1, weights="scores")(tokens())
     assert weights.unique().numel() > 1
 
