@@ -1,13 +1,13 @@
-"""Every recipe that comes with the project, whole: what its blocks hold alone, they hold together."""
+"""The conformance checks on every recipe of the project, at small sizes."""
 
 import pytest
-from blockformer.conformance.repeating import check_dropout_acts_only_in_training
 
 import blockformer as bf
 from blockformer.conformance import BlockCase, Check, parametrize_checks
 from blockformer.conformance.checks.compilation import check_backends_agree, check_compiles_without_graph_breaks
 from blockformer.conformance.checks.construction import check_builds_from_its_name
 from blockformer.conformance.checks.training import (
+    check_dropout_acts_only_in_training,
     check_dropout_has_its_rate,
     check_gradients_match_finite_differences,
     check_learns_one_batch,
@@ -17,7 +17,7 @@ from blockformer.conformance.table import LONG
 from registry import builtin_recipes, load_recipe
 from tests.recipes.releases import DISTINCT, EVERYDAY
 
-# Blocks alone have passed these, which take long for a whole model.
+# Slow on a whole model; test_conformance.py runs them on every block alone.
 ALONE = (
     check_builds_from_its_name,
     check_compiles_without_graph_breaks,
@@ -67,7 +67,7 @@ def test_whole_at_length(case: BlockCase, check: Check) -> None:
 
 
 @parametrize_checks([SMALL[name] for name in LEARNING], only=[check_learns_one_batch])
-def test_learns_a_batch_by_heart(case: BlockCase, check: Check) -> None:
+def test_learns_one_batch(case: BlockCase, check: Check) -> None:
     check(case)
 
 
