@@ -4,7 +4,18 @@ Shape legend, used everywhere: B batch, T time (queries), S keys, D model width,
 K head width, V vocabulary, N tokens in any order, E experts.
 """
 
-from blocks.base.axes import Axis, Change, Channels, Experts, Heads, Hidden, KeyHeads, Known, Places, Vocabulary
+from blocks.base.axes import (
+    Axis,
+    Change,
+    Channels,
+    Experts,
+    Heads,
+    Hidden,
+    KeyHeads,
+    PositionAxis,
+    ResizeContext,
+    Vocabulary,
+)
 from blocks.base.cache import Cache, KeyValues
 from blocks.base.component import Component
 from blocks.base.context import Context, growth
@@ -55,14 +66,14 @@ __all__ = [
     "InputPositions",
     "KeyHeads",
     "KeyValues",
-    "Known",
     "Layer",
     "Linear",
     "LocalHeads",
     "Mixer",
     "Norm",
-    "Places",
+    "PositionAxis",
     "Residual",
+    "ResizeContext",
     "Role",
     "RotaryScaling",
     "Router",

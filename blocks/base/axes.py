@@ -19,21 +19,21 @@ class Change:
 
     Attributes:
         sources: (new, pooled) int, the old entries whose mean each new entry is; -1: a new entry.
-        words: description for reports; empty: unchanged.
-        filling: value of new entries: drawn by the init (fresh), 0 (zero), or near the mean of the old entries (mean).
+        description: what changes, for reports; empty: unchanged.
+        fill: value of new entries: drawn by the init (fresh), 0 (zero), or near the mean of the old entries (mean).
         each: indices per entry along the axis.
         shift: added to the values.
     """
 
     sources: Tensor
-    words: str
-    filling: Literal["fresh", "zero", "mean"] = "fresh"
+    description: str
+    fill: Literal["fresh", "zero", "mean"] = "fresh"
     each: int = 1
     shift: float = 0.0
 
 
 @dataclass(frozen=True)
-class Known:
+class ResizeContext:
     """Facts about the trained model that a rule may use.
 
     Attributes:
@@ -59,19 +59,19 @@ class Axis(ABC):
     size: int
     each: int = 1
 
-    def change(self, old: "Axis", known: Known) -> Change | None:
+    def change(self, old: "Axis", context: ResizeContext) -> Change | None:
         """The change from ``old``, an axis of the same class, to this one; None: impossible."""
         if self == old:
             return Change(_same(self.size), "", each=self.each)
         if self.each != old.each:
             if self.size * self.each != old.size * old.each:
                 return None
-            words = f"{old.size} {self.title} of {old.each} read as {self.size} of {self.each}"
-            return Change(_same(self.size), words, each=self.each)
-        return self.resized(old, known)
+            description = f"{old.size} {self.title} of {old.each} read as {self.size} of {self.each}"
+            return Change(_same(self.size), description, each=self.each)
+        return self.resized(old, context)
 
     @abstractmethod
-    def resized(self, old: "Axis", known: Known) -> Change | None:
+    def resized(self, old: "Axis", context: ResizeContext) -> Change | None:
         """As :meth:`change`, for axes with equal ``each``."""
 
 
@@ -91,10 +91,10 @@ class Hidden(Axis):
     title = "units"
     zero_new: bool = False
 
-    def resized(self, old: Axis, known: Known) -> Change | None:
+    def resized(self, old: Axis, context: ResizeContext) -> Change | None:
         if self.size > old.size:
             return _appended(self, old, zero=self.zero_new)
-        kept = known.importance().topk(self.size).indices.sort().values
+        kept = context.importance().topk(self.size).indices.sort().values
         return Change(kept[:, None], f"the {self.size} of {old.size} units with the largest weights", each=self.each)
 
 
@@ -113,7 +113,7 @@ class Heads(Axis):
     keys: int = 1
     zero_new: bool = False
 
-    def resized(self, old: Axis, known: Known) -> Change | None:
+    def resized(self, old: Axis, context: ResizeContext) -> Change | None:
         assert isinstance(old, Heads)
         if self.size == old.size:
             return Change(_same(self.size), "", each=self.each)
@@ -136,14 +136,14 @@ class KeyHeads(Axis):
     title = "key heads"
     queries: int = 1
 
-    def resized(self, old: Axis, known: Known) -> Change | None:
+    def resized(self, old: Axis, context: ResizeContext) -> Change | None:
         assert isinstance(old, KeyHeads)
         if self.queries != old.queries:
             grows = self.size > old.size and self.queries * old.size == old.queries * self.size
             return _appended(self, old, zero=False) if grows else None
         if old.size % self.size == 0:
-            words = f"{old.size} key heads pooled to {self.size}, the mean of each group"
-            return Change(torch.arange(old.size).view(self.size, -1), words, each=self.each)
+            description = f"{old.size} key heads pooled to {self.size}, the mean of each group"
+            return Change(torch.arange(old.size).view(self.size, -1), description, each=self.each)
         if self.size % old.size == 0:
             repeated = torch.arange(self.size)[:, None] // (self.size // old.size)
             return Change(repeated, f"{old.size} key heads repeated to {self.size}", each=self.each)
@@ -159,19 +159,19 @@ class Vocabulary(Axis):
 
     title = "tokens"
 
-    def change(self, old: Axis, known: Known) -> Change | None:
-        if known.tokens is None:
-            return super().change(old, known)
+    def change(self, old: Axis, context: ResizeContext) -> Change | None:
+        if context.tokens is None:
+            return super().change(old, context)
         tokens = torch.full((self.size,), -1)
-        tokens[: len(known.tokens)] = known.tokens[: self.size]
+        tokens[: len(context.tokens)] = context.tokens[: self.size]
         tokens[tokens >= old.size] = -1
         found = int((tokens >= 0).sum())
-        words = f"{found} of {self.size} tokens found by their text"
+        description = f"{found} of {self.size} tokens found by their text"
         if found < self.size:
-            words += ", the others near the mean of the old"
-        return Change(tokens[:, None], words, "mean")
+            description += ", the others near the mean of the old"
+        return Change(tokens[:, None], description, "mean")
 
-    def resized(self, old: Axis, known: Known) -> Change | None:
+    def resized(self, old: Axis, context: ResizeContext) -> Change | None:
         if self.size < old.size:
             return Change(_same(self.size), f"the first {self.size} of {old.size} tokens")
         sources = torch.full((self.size, 1), -1)
@@ -180,7 +180,7 @@ class Vocabulary(Axis):
 
 
 @dataclass(frozen=True)
-class Places(Axis):
+class PositionAxis(Axis):
     """Positions of a sequence.
 
     More positions: the table is repeated (Beltagy et al., 2020, arXiv:2004.05150, section 5), which changes nothing for
@@ -193,17 +193,19 @@ class Places(Axis):
     title = "positions"
     before: int = 0
 
-    def resized(self, old: Axis, known: Known) -> Change | None:
-        assert isinstance(old, Places)
+    def resized(self, old: Axis, context: ResizeContext) -> Change | None:
+        assert isinstance(old, PositionAxis)
         now, then = self.size - self.before, old.size - old.before
         positions = old.before + torch.arange(now) % then
         leading = torch.arange(self.before)
         leading = torch.where(leading < old.before, leading, -1)
         if now == then:
-            words = f"the same {now} positions, after {self.before} rows instead of {old.before}"
+            description = f"the same {now} positions, after {self.before} rows instead of {old.before}"
+        elif now > then:
+            description = f"{then} positions repeated to {now}"
         else:
-            words = f"{then} positions repeated to {now}" if now > then else f"the first {now} of {then} positions"
-        return Change(torch.cat([leading, positions])[:, None], words)
+            description = f"the first {now} of {then} positions"
+        return Change(torch.cat([leading, positions])[:, None], description)
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ class Experts(Axis):
 
     title = "experts"
 
-    def resized(self, old: Axis, known: Known) -> Change | None:
+    def resized(self, old: Axis, context: ResizeContext) -> Change | None:
         if old.size != 1:
             return None
         return Change(torch.zeros(self.size, 1, dtype=torch.long), f"copied to each of {self.size} experts")
@@ -229,7 +231,7 @@ class Channels(Axis):
     title = "channels"
     offset: float = 0.0
 
-    def resized(self, old: Axis, known: Known) -> Change | None:
+    def resized(self, old: Axis, context: ResizeContext) -> Change | None:
         assert isinstance(old, Channels)
         if self.size != old.size:
             return None
@@ -244,5 +246,5 @@ def _appended(new: Axis, old: Axis, *, zero: bool) -> Change:
     sources = torch.full((new.size, 1), -1)
     sources[: old.size] = _same(old.size)
     how = "write 0" if zero else "are fresh"
-    words = f"{old.size} {new.title}, and {new.size - old.size} new ones that {how}"
-    return Change(sources, words, "zero" if zero else "fresh", new.each)
+    description = f"{old.size} {new.title}, and {new.size - old.size} new ones that {how}"
+    return Change(sources, description, "zero" if zero else "fresh", new.each)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from blocks.base import Axis, Context, InputPositions, Places, Site
+from blocks.base import Axis, Context, InputPositions, PositionAxis, Site
 from registry import Capabilities, NonNegative, register
 
 
@@ -25,7 +25,7 @@ class LearnedPositions(InputPositions):
         self.table = nn.Embedding(site.max_length + offset, site.dim)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        return {"table.weight": (Places(self.table.num_embeddings, before=self.offset), None)}
+        return {"table.weight": (PositionAxis(self.table.num_embeddings, before=self.offset), None)}
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         length = context.offset + context.length

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blockformer.assembly.warm_start.name_map import Declared, declared
-from blocks.base import Axis, Change, Experts, Known
+from blocks.base import Axis, Change, Experts, ResizeContext
 from blocks.models.base import Model
 
 NOISE = 0.01
@@ -22,7 +22,7 @@ class Adapter:
     Args:
         new: the new model, with initial values.
         old: the trained model.
-        tokens: as for :class:`~blocks.base.Known`.
+        tokens: as for :class:`~blocks.base.ResizeContext`.
     """
 
     new: Model
@@ -54,14 +54,14 @@ class Adapter:
             if change is None and cold.shape[dimension] != trained.shape[dimension]:
                 return None
             changes.append(change)
-        words = "; ".join(change.words for change in changes if change is not None and change.words)
-        return (_changed(trained, cold, changes) if words else trained), words
+        description = "; ".join(change.description for change in changes if change is not None and change.description)
+        return (_changed(trained, cold, changes) if description else trained), description
 
     def _change(self, origin: str, now: Axis | None, before: Axis | None) -> Change | None:
         if now is None or before is None or type(now) is not type(before):
             return None
         kind = type(now)
-        return now.change(before, Known(self.tokens, lambda: self._importance(self._there[origin].owner, kind)))
+        return now.change(before, ResizeContext(self.tokens, lambda: self._importance(self._there[origin].owner, kind)))
 
     def _importance(self, owner: str, kind: type[Axis]) -> Tensor:
         """(entries,) sum over a block's matrices of the log squared norm of each entry's slice."""
@@ -81,12 +81,12 @@ def _changed(trained: Tensor, cold: Tensor, changes: list[Change | None]) -> Ten
     value = trained.to(cold.device, torch.promote_types(trained.dtype, torch.float32))
     fresh = torch.zeros_like(cold, dtype=torch.bool)
     for dimension, change in enumerate(changes):
-        if change is None or not change.words:
+        if change is None or not change.description:
             continue
         value, missing = _along(value + change.shift, dimension, change)
-        if change.filling == "zero":
+        if change.fill == "zero":
             value = value.masked_fill(missing, 0.0)
-        elif change.filling == "fresh":
+        elif change.fill == "fresh":
             fresh = fresh | missing
         else:
             value = torch.where(missing, value + NOISE * cold, value)
