@@ -41,7 +41,9 @@ class DecodingSession:
         self.model, self.prompts = model, prompts
         self.device = next(model.parameters()).device
         self.cache = cast("DecoderOnly", model).new_cache() if use_cache and model.allows("cache") else None
-        self._scalings = [module for module in model.modules() if isinstance(module, RotaryScaling) and module.grows]
+        self._scalings = [
+            module for module in model.modules() if isinstance(module, RotaryScaling) and module.depends_on_length
+        ]
         self.memory: Tensor | None = None
         self.source_mask: Tensor | None = None
         self._seen: Tokens | None = None
@@ -87,7 +89,7 @@ class DecodingSession:
         """Whether RoPE scaling changes between length ``before`` and now, so that cached keys are rotated wrongly."""
         tokens, mask = whole
         grown = growth(mask, before, tokens.shape[1])
-        return any(scaling.changes(*lengths) for scaling in self._scalings for lengths in grown)
+        return any(scaling.invalidates_cache(*lengths) for scaling in self._scalings for lengths in grown)
 
 
 def token_budget(model: Model, prompt: Sequence[int], max_new_tokens: int) -> int:

@@ -38,17 +38,17 @@ class RotaryScaling(Component, ABC):
         "Extends rotary positions to longer sequences than the model was trained on.",
         parent_arguments=("width", "theta"),
     )
-    grows: ClassVar[bool] = False
+    depends_on_length: ClassVar[bool] = False
     """Whether angles depend on the sequence length."""
 
     @abstractmethod
-    def stretched(self, frequencies: Tensor, context: Context) -> Tensor:
-        """Angles per token (width/2,) float32 -> scaled angles, (width/2,) or (B or 1, T or 1, width/2)."""
+    def scaled_frequencies(self, frequencies: Tensor, context: Context) -> Tensor:
+        """Frequencies, radians per token, (width/2,) float32 -> scaled, (width/2,) or (B or 1, T or 1, width/2)."""
 
-    def changes(self, before: int, after: int) -> bool:
-        """Whether angles change when a sequence grows from ``before`` to ``after`` tokens.
+    def invalidates_cache(self, before: int, after: int) -> bool:
+        """Whether cached keys become invalid when a sequence grows from ``before`` to ``after`` tokens.
 
-        Cached keys are then invalid, and the whole sequence has to be recomputed.
+        They do if the angles of earlier tokens change; the whole sequence then has to be recomputed.
         """
         return False
 

@@ -57,7 +57,7 @@ class RotaryPositions(AttentionPositions):
         frequencies, magnitude = 1.0 / self.theta**exponents, 1.0
         if self.scaling is not None:
             _check_cached_keys(self.scaling, context)
-            frequencies, magnitude = self.scaling.stretched(frequencies, context), self.scaling.magnitude()
+            frequencies, magnitude = self.scaling.scaled_frequencies(frequencies, context), self.scaling.magnitude()
             frequencies = frequencies[:, None] if frequencies.ndim == 3 else frequencies
         angles = positions[:, None, :, None] * frequencies
         return angles.cos() * magnitude, angles.sin() * magnitude
@@ -75,10 +75,10 @@ class RotaryPositions(AttentionPositions):
 
 
 def _check_cached_keys(scaling: RotaryScaling, context: Context) -> None:
-    if not scaling.grows or not context.offset:
+    if not scaling.depends_on_length or not context.offset:
         return
     for before, after in growth(context.attention_mask, context.offset, context.offset + context.length):
-        if scaling.changes(before, after):
+        if scaling.invalidates_cache(before, after):
             raise ValueError(
                 f"RoPE scaling changes between {before} and {after} tokens, so that cached keys are invalid: recompute "
                 "the whole sequence with a new cache"

@@ -23,7 +23,7 @@ class LinearScaling(RotaryScaling):
         super().__init__()
         self.factor = factor
 
-    def stretched(self, frequencies: Tensor, context: Context) -> Tensor:
+    def scaled_frequencies(self, frequencies: Tensor, context: Context) -> Tensor:
         return frequencies / self.factor
 
 
@@ -39,7 +39,7 @@ class DynamicScaling(RotaryScaling):
     """
 
     paper = "Peng et al., 2023, arXiv:2309.00071, section 3.3"
-    grows = True
+    depends_on_length = True
 
     def __init__(
         self, width: int, theta: float, *, factor: PositiveFloat = 1.0, trained_length: Positive = 2048
@@ -49,13 +49,13 @@ class DynamicScaling(RotaryScaling):
             raise ValueError(f"dynamic scaling needs at least 4 rotated channels, but there are {width}")
         self.width, self.theta, self.factor, self.trained_length = width, theta, factor, trained_length
 
-    def stretched(self, frequencies: Tensor, context: Context) -> Tensor:
+    def scaled_frequencies(self, frequencies: Tensor, context: Context) -> Tensor:
         lengths = context.lengths()[..., None].clamp(min=self.trained_length)
         growth = self.factor * lengths / self.trained_length - (self.factor - 1)
         exponents = torch.arange(0, self.width, 2, device=frequencies.device, dtype=torch.float32) / self.width
         return 1.0 / (self.theta * growth ** (self.width / (self.width - 2))) ** exponents
 
-    def changes(self, before: int, after: int) -> bool:
+    def invalidates_cache(self, before: int, after: int) -> bool:
         return before < after and after > self.trained_length and self.factor > 0
 
 
@@ -87,7 +87,7 @@ class Llama3Scaling(RotaryScaling):
             raise ValueError(f"high={high} must be greater than low={low}")
         self.factor, self.low, self.high, self.trained_length = factor, low, high, trained_length
 
-    def stretched(self, frequencies: Tensor, context: Context) -> Tensor:
+    def scaled_frequencies(self, frequencies: Tensor, context: Context) -> Tensor:
         turns = self.trained_length * frequencies / (2 * math.pi)
         kept = ((turns - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
         return (1 - kept) * frequencies / self.factor + kept * frequencies
@@ -135,7 +135,7 @@ class YarnScaling(RotaryScaling):
             first, last = math.floor(first), math.ceil(last)
         self.first, self.last = max(first, 0), min(last, width - 1)
 
-    def stretched(self, frequencies: Tensor, context: Context) -> Tensor:
+    def scaled_frequencies(self, frequencies: Tensor, context: Context) -> Tensor:
         pairs = torch.arange(len(frequencies), device=frequencies.device, dtype=torch.float32)
         span = self.last - self.first or 0.001
         divided = ((pairs - self.first) / span).clamp(0.0, 1.0)
@@ -160,7 +160,7 @@ class LongRopeScaling(RotaryScaling):
     """
 
     paper = "Ding et al., 2024, arXiv:2402.13753"
-    grows = True
+    depends_on_length = True
 
     def __init__(
         self,
@@ -185,14 +185,14 @@ class LongRopeScaling(RotaryScaling):
         default = math.sqrt(1 + math.log(factor) / math.log(trained_length)) if factor > 1 else 1.0
         self.factor_on_heads = default if magnitude is None else magnitude
 
-    def stretched(self, frequencies: Tensor, context: Context) -> Tensor:
+    def scaled_frequencies(self, frequencies: Tensor, context: Context) -> Tensor:
         if self.short is None and self.long is None:
             return frequencies
         ones = (1.0,) * len(frequencies)
         short, long = (torch.tensor(f or ones, device=frequencies.device) for f in (self.short, self.long))
         return frequencies / torch.where(context.lengths()[..., None] > self.trained_length, long, short)
 
-    def changes(self, before: int, after: int) -> bool:
+    def invalidates_cache(self, before: int, after: int) -> bool:
         return self.short != self.long and before <= self.trained_length < after
 
     def magnitude(self) -> float:

@@ -135,7 +135,7 @@ def invalidating_lengths(block: Component) -> Iterator[int]:
     """Lengths at which one more token changes the rotary angles of all earlier tokens."""
     scalings = [module for module in block.modules() if isinstance(module, RotaryScaling)]
     lengths = range(1, 2 * MAX_LENGTH)
-    return (length for length in lengths if any(scaling.changes(length, length + 1) for scaling in scalings))
+    return (length for length in lengths if any(scaling.invalidates_cache(length, length + 1) for scaling in scalings))
 
 
 def _assert_decodes(case: BlockCase, sizes: list[int]) -> None:

@@ -102,5 +102,5 @@ class KeepsOldAngles(DynamicScaling):
         trained_length: longest text in training, in tokens.
     """
 
-    grows = False
+    depends_on_length = False
     __init__ = DynamicScaling.__init__
