@@ -83,7 +83,7 @@ class Mixer(Component, ABC):
         return 0
 
     @property
-    def cached_per_text(self) -> int:
+    def cached_per_sequence(self) -> int:
         """Cached elements per sequence, independent of its length."""
         return 0
 

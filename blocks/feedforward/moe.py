@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from blocks.base import Context, Expert, Factory, FeedForward, Router, Site
 from blocks.base.component import flops_per_token
+from blocks.feedforward.dispatch import Sorting
 from blocks.feedforward.glu import GLU
-from blocks.feedforward.sorting import Sorting
 from blocks.routing.top_k import TopKRouter
 from registry import Positive, register
 

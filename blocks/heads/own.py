@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.base import Axis, Head, Site, TransformFactory, Vocabulary
-from blocks.heads.finish import Finish
+from blocks.heads.logit_scaling import LogitScaling
 from registry import PositiveFloat, register
 
 
@@ -38,7 +38,7 @@ class OwnHead(Head):
         super().__init__(site)
         self.transform = transform(site, width) if transform else None
         self.project = nn.Linear(width if transform else site.dim, vocab_size, bias=bias)
-        self.finish = Finish(site.dim, scale, softcap)
+        self.logit_scaling = LogitScaling(site.dim, scale, softcap)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         tokens = Vocabulary(self.project.out_features)
@@ -46,4 +46,4 @@ class OwnHead(Head):
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         x = x if self.transform is None else self.transform(x)
-        return self.finish(F.linear(x, self.project.weight), self.project.bias)
+        return self.logit_scaling(F.linear(x, self.project.weight), self.project.bias)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.base import Axis, Head, Site, TransformFactory, Vocabulary
-from blocks.heads.finish import Finish
+from blocks.heads.logit_scaling import LogitScaling
 from registry import PositiveFloat, register
 
 
@@ -44,7 +44,7 @@ class TiedHead(Head):
         self.transform = transform(site, width) if transform else None
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
         self.tokens, self.size = Vocabulary(vocab_size), vocab_size * width
-        self.finish = Finish(site.dim, scale, softcap)
+        self.logit_scaling = LogitScaling(site.dim, scale, softcap)
 
     def constants(self) -> Mapping[str, float]:
         return {"bias": 0.0}
@@ -53,7 +53,7 @@ class TiedHead(Head):
         return {"bias": (self.tokens,)}
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        return self.finish(F.linear(x if self.transform is None else self.transform(x), table), self.bias)
+        return self.logit_scaling(F.linear(x if self.transform is None else self.transform(x), table), self.bias)
 
     def flops_per_token(self, length: int) -> float:
         return super().flops_per_token(length) + 2 * self.size

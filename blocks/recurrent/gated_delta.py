@@ -120,7 +120,7 @@ class GatedDelta(Mixer):
         return super().flops_per_token(length) + self.value_heads * rule
 
     @property
-    def cached_per_text(self) -> int:
+    def cached_per_sequence(self) -> int:
         channels, kernel = self.convolution.shape
         return self.value_heads * self.head_dim * self.value_dim + channels * (kernel - 1)
 

@@ -103,7 +103,7 @@ class LinearAttention(Mixer):
         return super().flops_per_token(length) + self.heads * read
 
     @property
-    def cached_per_text(self) -> int:
+    def cached_per_sequence(self) -> int:
         return self.heads * self.head_dim * (self.head_dim + 1)
 
 

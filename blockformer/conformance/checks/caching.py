@@ -88,7 +88,7 @@ def check_refuses_an_invalidated_cache(case: BlockCase) -> None:
 
 
 def check_cache_size_is_as_declared(case: BlockCase) -> None:
-    """A cache holds ``cached_per_text`` numbers per row and ``cached_per_token`` per token, at any length."""
+    """A cache holds ``cached_per_sequence`` numbers per row and ``cached_per_token`` per token, at any length."""
     block, memory = case.build(), 4
     for length in (LENGTH, 2 * LENGTH):
         given = example(case, length=length, memory_length=memory)
@@ -161,8 +161,8 @@ def _declared_size(block: Component, length: int, memory: int) -> int:
     if isinstance(block, Model):
         per_token = int(cast("Any", block).cached_per_token)
     per_memory_token = repeats * sum(mixer.cached_per_token for mixer in mixers if mixer not in own)
-    per_text = repeats * sum(mixer.cached_per_text for mixer in mixers)
-    return per_token * length + per_memory_token * memory + per_text
+    per_sequence = repeats * sum(mixer.cached_per_sequence for mixer in mixers)
+    return per_token * length + per_memory_token * memory + per_sequence
 
 
 def _tensors(cache: Cache) -> list[tuple[str, Tensor]]:

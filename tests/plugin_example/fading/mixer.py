@@ -84,5 +84,5 @@ class FadingSum(Mixer):
         return super().flops_per_token(length) + 2 * length * self.heads * self.head_dim
 
     @property
-    def cached_per_text(self) -> int:
+    def cached_per_sequence(self) -> int:
         return self.heads * self.head_dim + 1

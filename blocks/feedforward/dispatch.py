@@ -1,4 +1,4 @@
-"""Sort tokens by expert and back."""
+"""The order of tokens by expert, to dispatch them to experts and to gather their outputs."""
 
 from typing import Any, cast
 

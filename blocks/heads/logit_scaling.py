@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Finish:
+class LogitScaling:
     """cap(logits * scale + bias)"""
 
     def __init__(self, dim: int, scale: Literal["inverse_sqrt_dim"] | float, softcap: float | None) -> None:
