@@ -11,7 +11,8 @@ from blockformer.cli.parser import Parser, add_format, add_overrides, positive
 from blockformer.errors import UserError
 
 if TYPE_CHECKING:
-    from blockformer.inspection.activation_statistics import ActivationStatistics
+    from blockformer.inspection.activation_statistics import ActivationStatistics, LayerStatistics
+    from blockformer.inspection.memory import Memory
     from blocks.models.base import Model
     from registry import Recipe
 
@@ -20,6 +21,13 @@ FLOPs per token: a product of an (m, k) and a (k, n) matrix counts 2mkn; the sco
 masked or not, in a sequence of max_length tokens; norms and activations are left out. A training step costs three
 times as much. In an encoder-decoder it is for one source token and one target token.
 Cache per token: how many numbers decoding keeps for each token seen, over all layers."""
+MEMORY_NOTE = (
+    "Counted on a CPU when the backward pass begins; what kernels use in passing and allocators waste comes on top."
+)
+LAYER_COLUMNS = ("layer", "in", "out", "change", "largest", "score", "entropy", "gradient")
+ACTIVATIONS_NOTE = """\
+in, out: root mean square of a layer's input and output. change, and the output of each sublayer: as shares of in.
+score: largest attention score; entropy: 1 if all tokens get the same weight. gradient: its norm over the layer."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -80,11 +88,8 @@ def _facts(recipe: "Recipe", model: "Model", options: Namespace) -> dict[str, An
         "recipe": recipe.dump(),
     }
     if options.memory:
-        from blockformer.cli.budget import budgets
-
-        batch, length = options.batch or 1, options.length or model.max_length
-        found = budgets(recipe, batch, length)
-        precisions = {name: asdict(needs) | {"training": needs.training} for name, needs in found.items()}
+        batch, length, columns = _memory(recipe, model, options)
+        precisions = {name: asdict(column) | {"training": column.training} for name, column in columns.items()}
         facts["memory"] = {"batch": batch, "length": length, "bytes": precisions}
     if options.activations:
         from blockformer.inspection.findings import findings
@@ -94,12 +99,61 @@ def _facts(recipe: "Recipe", model: "Model", options: Namespace) -> dict[str, An
     return facts
 
 
-def _print_memory(recipe: "Recipe", model: "Model", options: Namespace) -> None:
-    from blockformer.cli.budget import budgets, text
+def _memory(recipe: "Recipe", model: "Model", options: Namespace) -> "tuple[int, int, dict[str, Memory]]":
+    """Batch, length, and the memory in each precision."""
+    from blockformer.inspection.memory import PRECISIONS, memory
 
     batch, length = options.batch or 1, options.length or model.max_length
+    return batch, length, {precision: memory(recipe, precision, batch, length) for precision in PRECISIONS}
+
+
+def _print_memory(recipe: "Recipe", model: "Model", options: Namespace) -> None:
+    """A column for each precision, and what is largest in each."""
+    batch, length, columns = _memory(recipe, model, options)
+    needs = list(columns.values())
     print(f"{recipe.name}: {model.size:,} parameters\n")
-    print("\n".join(text(budgets(recipe, batch, length), batch, length)))
+    rows = [(f"training on {batch:,} x {length:,} tokens", *columns), *_training_rows(needs)]
+    rows += [("", "", "", ""), ("inference", *columns), ("  parameters", *(size(one.parameters) for one in needs))]
+    if needs[0].cache is not None:
+        rows.append((f"  cache, a sequence of {length:,}", *(size(one.cache or 0) for one in needs)))
+    width = max(len(row[0]) for row in rows)
+    for name, *cells in rows:
+        print(f"{name:<{width}}{''.join(f'{cell:>13}' for cell in cells)}".rstrip())
+    print()
+    for precision, one in columns.items():
+        print(f"largest in {precision}: {_largest(one)}")
+    if any(one.dropout for one in needs):
+        sizes = ", ".join(size(one.dropout) for one in needs)
+        print(f"only for the dropout of attention, which a GPU's fused kernel does without: {sizes}")
+    print(MEMORY_NOTE)
+
+
+def _training_rows(needs: "list[Memory]") -> Iterator[tuple[str, ...]]:
+    for name in ("parameters", "gradients", "optimizer"):
+        yield f"  {name}", *(size(getattr(one, name)) for one in needs)
+    yield "  activations", *(size(sum(one.activations.values())) for one in needs)
+    for slot in dict.fromkeys(slot for one in needs for slot in one.activations):
+        yield f"    {slot}", *(size(one.activations.get(slot, 0)) for one in needs)
+    yield "  logits", *(size(one.logits) for one in needs)
+    yield "  loss", *(size(one.loss) for one in needs)
+    yield "  together", *(size(one.training) for one in needs)
+
+
+def _largest(memory: "Memory", count: int = 3) -> str:
+    """The largest items of training, with their shares."""
+    items = {"parameters": memory.parameters, "gradients": memory.gradients, "optimizer": memory.optimizer}
+    items |= {"logits and loss": memory.logits + memory.loss}
+    items |= {f"activations of {slot}": held for slot, held in memory.activations.items()}
+    ordered = sorted(items.items(), key=lambda item: -item[1])[:count]
+    return ", ".join(f"{name} {share / memory.training:.0%}" for name, share in ordered)
+
+
+def size(numbers: int) -> str:
+    """Bytes in the unit in which they are easy to read."""
+    value, units = float(numbers), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.3g} {units[0]}"
 
 
 def _draw(recipe: "Recipe", model: "Model", options: Namespace) -> None:
@@ -123,10 +177,32 @@ def _draw(recipe: "Recipe", model: "Model", options: Namespace) -> None:
 
 
 def _print_activations(recipe: "Recipe", model: "Model", options: Namespace) -> None:
-    from blockformer.cli.activations import text
+    """A line for each layer, then what is unusual."""
+    from blockformer.inspection.findings import findings
 
+    statistics = _statistics(recipe, model, options)
     print(f"{recipe.name}: {model.size:,} parameters, at step 0 with seed {options.seed or 0}\n")
-    print("\n".join(text(_statistics(recipe, model, options))))
+    names = list(dict.fromkeys(name for layer in statistics.layers for name in layer.sublayers))
+    header = (*LAYER_COLUMNS[:4], *names, *LAYER_COLUMNS[4:])
+    rows = [header, *(_layer_row(layer, names) for layer in statistics.layers)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for first, *rest in rows:
+        cells = (f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))
+        print(f"{first:<{widths[0]}}  {'  '.join(cells)}".rstrip())
+    print()
+    for name, gradient in statistics.gradients.items():
+        print(f"gradient outside layers, {name}: {gradient:.3g}")
+    print(f"logits: standard deviation {statistics.logits:.3g}")
+    print(f"loss: {statistics.loss:.3f}; of a uniform prediction: {statistics.uniform:.3f}")
+    print(f"{ACTIVATIONS_NOTE}\n")
+    print("\n".join(f"unusual: {line}" for line in findings(statistics)) or "nothing unusual")
+
+
+def _layer_row(layer: "LayerStatistics", names: list[str]) -> tuple[str, ...]:
+    label = f"{layer.stack} {layer.layer}" + (f" ({layer.name})" if layer.name else "")
+    before = (layer.input_rms, layer.output_rms, layer.change)
+    numbers = (*before, *(layer.sublayers.get(name) for name in names), layer.largest, layer.score, layer.entropy)
+    return label, *("" if number is None else f"{number:.3g}" for number in (*numbers, layer.gradient))
 
 
 def _statistics(recipe: "Recipe", model: "Model", options: Namespace) -> "ActivationStatistics":

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import blockformer as bf
 import registry
-from blockformer.cli.budget import size
 from blockformer.cli.main import main
+from blockformer.cli.show import size
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
 from blockformer.inspection.memory import PRECISIONS, memory
 from blockformer.training.optimizer import OptimizerSettings, make_optimizer
