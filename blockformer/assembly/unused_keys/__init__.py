@@ -1,4 +1,4 @@
-"""Keys of a recipe that change nothing in the model that it builds."""
+"""Find the keys of a recipe that have no effect on the model."""
 
 from blockformer.assembly.unused_keys.search import unused_keys, unused_paths
 

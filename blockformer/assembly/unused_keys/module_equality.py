@@ -1,4 +1,4 @@
-"""Whether two blocks were built the same."""
+"""Equality of built blocks, apart from the values of their weights."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from blocks.base import Component
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, Set)
-PYTHON_CLASS = 1 << 9  # Py_TPFLAGS_HEAPTYPE: its attributes are all that there is to an instance
+PYTHON_CLASS = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class defined in Python, whose instances keep all state in attributes
 Seen = frozenset[tuple[int, int]]
 
 
 def same(one: Any, other: Any, seen: Seen = frozenset()) -> bool:
-    """Whether two values are surely the same: modules by their settings, shapes and constants, whatever their weights.
+    """True if two values are certainly equal; modules if their settings, parameter shapes and constants are equal.
 
-    What cannot be compared counts as different.
+    Values that cannot be compared count as different.
 
     Args:
         one: any value.
-        other: another.
-        seen: pairs that are being compared already, around these.
+        other: any value.
+        seen: ids of the pairs whose comparison is in progress, so that cycles end.
     """
     pair = (id(one), id(other))
     if one is other or pair in seen:
@@ -40,13 +40,15 @@ def _modules(one: nn.Module, other: nn.Module, seen: Seen) -> bool:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module keeps, without what it was built from."""
+    """A module's attributes without its Spec, which always differs."""
     return {name: value for name, value in vars(module).items() if name != "_spec"}
 
 
 def _tensors(one: Tensor, other: Tensor, seen: Seen) -> bool:
     alike = (one.shape, one.dtype, one.requires_grad) == (other.shape, other.dtype, other.requires_grad)
-    return alike and isinstance(one, nn.Parameter)  # of others the values count, which on meta nobody knows
+    return alike and isinstance(
+        one, nn.Parameter
+    )  # buffers count as different: their values matter, but meta tensors have none
 
 
 def _mappings(one: Mapping[Any, Any], other: Mapping[Any, Any], seen: Seen) -> bool:
@@ -71,7 +73,7 @@ def _objects(one: object, other: object, seen: Seen) -> bool:
         return same(vars(one), vars(other), seen)
     try:
         return (one == other) is True
-    except Exception:  # whatever a stranger's comparison does
+    except Exception:  # a class from elsewhere may raise anything in __eq__
         return False
 
 

@@ -1,4 +1,4 @@
-"""What a block would be with another value of one key."""
+"""Build a block with other values of one key, to find whether the key has an effect."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -12,90 +12,92 @@ from blockformer.assembly.unused_keys.module_equality import same
 from registry import Parameter, Spec, entries
 from registry.spec import ParentArguments, Record, build_hook
 
-Built = Mapping[tuple[int, ParentArguments], Any]
-TRIED = 8
-"""Values that are tried for a key, at most."""
+BuiltBlocks = Mapping[tuple[int, ParentArguments], Any]
+"""Blocks by the id of their Spec and their parent's arguments."""
+MAX_TRIALS = 8
+"""Maximum number of values to try for a key."""
 
 
-class Reached(BaseException):
-    """A value has reached another block than was built before: it makes a difference."""
+class DifferentChild(BaseException):
+    """The block builds a child that it did not build before, so the value has an effect.
 
-
-def matters(
-    spec: Spec[Any], given: ParentArguments, built: Any, key: str, known: Mapping[tuple[int, ParentArguments], Any]
-) -> bool:
-    """Whether any other value of ``key`` gives another block; also if all of them are refused, as then it is read.
-
-    Args:
-        spec: the recipe of the block.
-        given: what its parent gave it.
-        built: the block.
-        key: one of its parameters.
-        known: blocks that were built already, by Spec and what it was given; they stand in for those inside.
+    A BaseException, so that no block catches it.
     """
 
-    def stand_in(child: Spec[Any], child_given: ParentArguments) -> Any:
+
+def has_effect(spec: Spec[Any], given: ParentArguments, built: Any, key: str, known: BuiltBlocks) -> bool:
+    """Whether another value of ``key`` builds a different block, or the block rejects all other values.
+
+    Args:
+        spec: the block's recipe.
+        given: its parent's arguments.
+        built: the block.
+        key: one of its parameters.
+        known: blocks built so far, reused for its children.
+    """
+
+    def reuse(child: Spec[Any], child_given: ParentArguments) -> Any:
         if (id(child), child_given) not in known:
-            raise Reached
+            raise DifferentChild
         return known[id(child), child_given]
 
-    default, same_as, refused = spec.entry.parameters[key].default, list[Any](), False
-    for value, other in islice(others(spec, key), TRIED):
+    default, ineffective, rejected = spec.entry.parameters[key].default, list[Any](), False
+    for value, variant in islice(variants(spec, key), MAX_TRIALS):
         try:
-            with build_hook(stand_in):
-                again = other.build(*given)
-        except Reached:
+            with build_hook(reuse):
+                rebuilt = variant.build(*given)
+        except DifferentChild:
             return True
-        except Exception:  # refused, in whatever way: it is not the value that was asked for
-            refused = True
+        except Exception:  # a block may raise anything for a value that the recipe did not ask for
+            rejected = True
             continue
-        if not same(built, again):
+        if not same(built, rebuilt):
             return True
-        same_as.append(value)
-    if not same_as:
+        ineffective.append(value)
+    if not ineffective:
         return True
-    # a value that is refused shows that the key is read, unless others but its absence give the same
-    return refused and all(value is None or value == default for value in same_as)
+    # rejecting a value shows that the block reads the key, unless a value other than None and the default had no effect
+    return rejected and all(value is None or value == default for value in ineffective)
 
 
-def depends_on(spec: Spec[Any], given: ParentArguments, key: str) -> str | None:
-    """Another key of the block with whose other value ``key`` would matter, if there is one."""
+def enabling_key(spec: Spec[Any], given: ParentArguments, key: str) -> str | None:
+    """A key of the same block that, with another value, gives ``key`` an effect; None: there is none."""
     for name in spec.entry.parameters:
         if name == key:
             continue
-        for _, other in islice(others(spec, name), TRIED):
+        for _, variant in islice(variants(spec, name), MAX_TRIALS):
             record = Record()
             with build_hook(record.build):
-                built = other(*given)
+                built = variant(*given)
             if record.failures:
                 continue
             known = {(id(child), at): block for child, at, block in record.built}
-            if matters(other, given, built, key, known):
+            if has_effect(variant, given, built, key, known):
                 return name
     return None
 
 
-def others(spec: Spec[Any], key: str) -> Iterator[tuple[Any, Spec[Any]]]:
-    """Other values of ``key`` as far as they are valid by themselves, and the block with each."""
+def variants(spec: Spec[Any], key: str) -> Iterator[tuple[Any, Spec[Any]]]:
+    """Valid other values of ``key``, each with the Spec that has it."""
     parameter, value = spec.entry.parameters[key], getattr(spec.params, key)
-    for other in values(parameter, value):
+    for other in other_values(parameter, value):
         try:
             yield other, spec.but(**{key: other})
         except (ValidationError, PydanticCustomError):
             continue
 
 
-def values(parameter: Parameter, value: Any) -> Iterator[Any]:
-    """Other values of a parameter than ``value``; where it opens a slot, blocks that nobody has built yet."""
+def other_values(parameter: Parameter, value: Any) -> Iterator[Any]:
+    """Values of a parameter other than ``value``; for a child block, new Specs, which no built block belongs to."""
     if parameter.slot is not None:
-        yield from _blocks(parameter, value)
+        yield from _other_blocks(parameter, value)
         return
-    for other in _of_type(parameter.annotation, value):
+    for other in _values_of_type(parameter.annotation, value):
         if type(other) is not type(value) or other != value:
             yield other
 
 
-def _blocks(parameter: Parameter, value: Any) -> Iterator[Any]:
+def _other_blocks(parameter: Parameter, value: Any) -> Iterator[Any]:
     match value:
         case Spec():
             yield cast("Spec[Any]", value).but()
@@ -108,22 +110,22 @@ def _blocks(parameter: Parameter, value: Any) -> Iterator[Any]:
             yield from entries(str(parameter.slot)) if parameter.arity == "one" else ()
 
 
-def _of_type(annotation: Any, value: Any) -> Iterator[Any]:
+def _values_of_type(annotation: Any, value: Any) -> Iterator[Any]:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        yield from _of_type(args[0], value)
+        yield from _values_of_type(args[0], value)
     elif origin in (Union, UnionType):
         for argument in args:
-            yield from _of_type(argument, value)
+            yield from _values_of_type(argument, value)
     elif origin is Literal:
         yield from args
     elif origin is tuple:
-        yield from ((), *((item,) for item in _of_type(args[0], None)))
-    elif annotation in _NEAR:
-        yield from _NEAR[annotation](value)
+        yield from ((), *((item,) for item in _values_of_type(args[0], None)))
+    elif annotation in _EXAMPLES:
+        yield from _EXAMPLES[annotation](value)
 
 
-_NEAR: Mapping[Any, Callable[[Any], tuple[Any, ...]]] = {
+_EXAMPLES: Mapping[Any, Callable[[Any], tuple[Any, ...]]] = {
     NoneType: lambda _: (None,),
     bool: lambda _: (True, False),
     int: lambda value: (2 * value, value + 1, 1) if isinstance(value, int) else (1, 2, 4),

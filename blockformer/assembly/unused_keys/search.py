@@ -1,69 +1,67 @@
-"""Which keys of a recipe change nothing."""
+"""Search a recipe for keys without effect."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from blockformer.assembly.unused_keys.probe import depends_on, matters
+from blockformer.assembly.unused_keys.probe import enabling_key, has_effect
 from registry import Mark, Problem, Recipe, Spec, parse
 from registry.spec import ParentArguments, Record
 from registry.strict_yaml import Map, as_plain
 
 Path = tuple[str | int, ...]
-Written = tuple[Mark, str]  # where a key was written, and the key
+WrittenKey = tuple[Mark, str]
 Calls = dict[int, list[tuple[ParentArguments, Any]]]
 OVERRIDE = "override "
 
 
 def unused_keys(recipe: Recipe, record: Record) -> list[Problem]:
-    """A problem for each key that the recipe itself says and that cannot change the model.
+    """A problem for each key that the recipe sets itself and that has no effect on the model.
 
-    A key of a base may lose its effect in what extends it, and one of a file by an override; a default that is written
-    out claims nothing, and the canonical form writes all of them. None of these is a mistake.
+    Not reported: keys of a base recipe, keys of a file that lose their effect through an override, and keys set to
+    their default.
 
     Args:
-        recipe: what was built.
-        record: what happened then. What is tried is built on the default device.
+        recipe: the recipe that was built.
+        record: the record of that build. Variants are built on the default device.
     """
-    found = _unused(recipe, record)
-    if recipe.before is not None and any(not _of_override(written) for written in found):
-        before, again = recipe.before(), Record()
-        before.build(record=again)
-        kept = _unused(before, again)
-        found = {w: place for w, place in found.items() if _of_override(w) or w in kept}
+    unused = _unused(recipe, record)
+    if recipe.before is not None and any(not _from_override(written) for written in unused):
+        before, record_before = recipe.before(), Record()
+        before.build(record=record_before)
+        unused_before = _unused(before, record_before)
+        unused = {w: place for w, place in unused.items() if _from_override(w) or w in unused_before}
     calls = _calls(record)
     return [
         recipe.problem((*path, key), _message(spec, calls[id(spec)][0][0], key))
-        for (_, key), (path, spec) in found.items()
+        for (_, key), (path, spec) in unused.items()
     ]
 
 
 def unused_paths(recipe: Recipe, record: Record) -> list[Path]:
-    """Where the keys are of which :func:`unused_keys` tells, without why: that takes longer than to find them."""
+    """The paths of all keys without effect, also of those that lose it through an override; faster: no messages."""
     return [(*path, key) for (_, key), (path, _) in _unused(recipe, record).items()]
 
 
-def _unused(recipe: Recipe, record: Record) -> "dict[Written, tuple[Path, Spec[Any]]]":
+def _unused(recipe: Recipe, record: Record) -> dict[WrittenKey, tuple[Path, Spec[Any]]]:
     if recipe.before is None and _is_canonical(recipe):
         return {}
     calls = _calls(record)
     known = {(id(spec), given): built for spec, given, built in record.built}
-    idle: dict[Written, tuple[Path, Spec[Any]]] = {}
-    active: set[Written] = set()
-    for path, spec, key, mark in _said(recipe, calls):
+    unused: dict[WrittenKey, tuple[Path, Spec[Any]]] = {}
+    used: set[WrittenKey] = set()
+    for path, spec, key, mark in _own_keys(recipe, calls):
         written = (mark, key)
-        if written in active:
+        if written in used:
             continue
-        if any(matters(spec, given, built, key, known) for given, built in calls[id(spec)]):
-            active.add(written)
+        if any(has_effect(spec, given, built, key, known) for given, built in calls[id(spec)]):
+            used.add(written)
         else:
-            idle.setdefault(written, (path, spec))
-    return {written: place for written, place in idle.items() if written not in active}
+            unused.setdefault(written, (path, spec))
+    return {written: place for written, place in unused.items() if written not in used}
 
 
-def _said(
-    recipe: Recipe, calls: dict[int, list[tuple[ParentArguments, Any]]]
-) -> Iterator[tuple[Path, Spec[Any], str, Mark]]:
-    """Every key that the recipe or an override says about a block that was built."""
+def _own_keys(recipe: Recipe, calls: Calls) -> Iterator[tuple[Path, Spec[Any], str, Mark]]:
+    """Every key, not at its default, that the recipe file itself or an override sets for a block that was built."""
     for path, spec in recipe.spec.walk():
         node = _at(recipe.tree, path)
         if id(spec) not in calls or not isinstance(node, Map):
@@ -75,10 +73,10 @@ def _said(
 
 
 def _message(spec: Spec[Any], given: ParentArguments, key: str) -> str:
-    name, other = f"{spec.entry.slot} {spec.entry.name!r}", depends_on(spec, given, key)
+    name, other = f"{spec.entry.slot} {spec.entry.name!r}", enabling_key(spec, given, key)
     if other is not None:
-        return f"changes nothing here: {name} reads it only with another {other!r}; leave it out, or say that too"
-    return f"changes nothing here: {name} does not read it in this place; leave it out"
+        return f"has no effect: {name} reads it only if {other!r} has another value; remove it, or change {other!r} too"
+    return f"has no effect: {name} does not read it here; remove it"
 
 
 def _calls(record: Record) -> Calls:
@@ -98,7 +96,7 @@ def _at(tree: Any, path: Path) -> Any:
 
 
 def _is_default(spec: Spec[Any], key: str, written: Any) -> bool:
-    """Whether a key says no more than its absence: its default, a block with all its parameters written out."""
+    """Whether a key has its default value; a block also with all of its parameters written out."""
     parameter = spec.entry.parameters[key]
     default = parameter.default
     if parameter.slot is not None and default is not None and parameter.arity == "one":
@@ -110,5 +108,5 @@ def _is_canonical(recipe: Recipe) -> bool:
     return as_plain(recipe.tree) == as_plain(recipe.dump())
 
 
-def _of_override(written: Written) -> bool:
+def _from_override(written: WrittenKey) -> bool:
     return written[0].source.startswith(OVERRIDE)
