@@ -121,9 +121,9 @@ def unsupported_positions(root: Spec[Any]) -> Iterator[tuple[Path, str]]:
 
 def capability_error(root: Spec[Any], spec: Spec[Any], error: UnfitError) -> str:
     """The error message for a block that lacks what its place requires."""
-    asking = (_label(parent, at) for at, parent in root.walk() for _, child in parent.children() if child is spec)
-    asks = ", ".join([str(error), *(f"as {parent} needs it to" for parent in asking)])
-    return f"{spec.entry.slot} {spec.entry.name!r} {asks}; {alternatives(spec.entry.slot, error.fits)}"
+    requiring = (_label(parent, at) for at, parent in root.walk() for _, child in parent.children() if child is spec)
+    problem = ", ".join([str(error), *(f"which {parent} requires" for parent in requiring)])
+    return f"{spec.entry.slot} {spec.entry.name!r} {problem}; {alternatives(spec.entry.slot, error.fits)}"
 
 
 def _label(spec: Spec[Any], path: Path) -> str:

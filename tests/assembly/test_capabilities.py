@@ -62,7 +62,7 @@ def test_a_mixer_stands_where_it_declares_that_it_can(name: str, recipe: str, ke
         return
     found = complaint(recipe, f"{key}={name}")
     assert f"{key}: mixer '{name}' does not" in found
-    assert "as layer 'sequential' (" in found
+    assert "which layer 'sequential' (" in found
     fitting = sorted(other for other, entry in entries("mixer").items() if place in entry.block.capabilities.places)
     assert found.endswith(f"choose {' or '.join(fitting)}")
 
@@ -76,7 +76,7 @@ def test_what_turns_queries_cannot_be_shared_by_a_stack() -> None:
 
 def test_a_parallel_layer_has_no_place_for_a_cross_mixer() -> None:
     found = complaint("tiny_encoder_decoder", "decoder.layer=parallel")
-    assert "layer 'parallel' does not support cross-attention, as stack 'layers' (decoder) needs it to" in found
+    assert "layer 'parallel' does not support cross-attention, which stack 'layers' (decoder) requires" in found
     assert found.endswith("choose sequential")
 
 

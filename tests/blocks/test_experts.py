@@ -167,7 +167,7 @@ def test_a_feed_forward_of_someone_else_can_be_an_expert() -> None:
         (
             {"expert": "moe"},
             "feedforward.expert",
-            "'moe' does not work as one of several experts, as feedforward 'moe'",
+            "'moe' does not work as one of several experts, which feedforward 'moe'",
         ),
         ({"shared_gate": True}, "feedforward", "shared_gate needs a shared"),
         ({"router": {"top_k": 7}}, "feedforward.router", "top_k=7 is more than the 6 experts"),
