@@ -1,4 +1,4 @@
-"""`blockformer blocks`: what a recipe may name."""
+"""`blockformer blocks`: the slots, and the blocks that recipes can name in them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print the slots, the blocks of one slot, or one block."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    import blocks  # noqa: F401  (importing registers; these and torch only now, so that --help answers at once)
+    import blocks  # noqa: F401  (importing registers; imported late: --help then needs no torch)
     from registry.reference import catalogue
 
     known = catalogue()
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _plain(known: "dict[str, list[DescribedBlock]]", slot: str, one: "list[DescribedBlock] | None") -> object:
-    """One block, or slots with their meaning and blocks."""
+    """For JSON: one block, or slots with their meaning and blocks."""
     from registry import slot_named
 
     if one:
@@ -100,8 +100,13 @@ def _unknown(kind: str, name: str, known: "Sequence[str] | dict[str, list[Descri
 def _parser() -> Parser:
     parser = Parser(
         prog="blockformer blocks",
-        description="List the slots; the blocks of a slot; or what one block computes and takes.",
+        description="List all slots, list the blocks of a slot, or describe one block and its parameters.",
     )
-    parser.add_argument("place", nargs="?", metavar="SLOT[/NAME]", help="such as mixer, or mixer/attention")
+    parser.add_argument(
+        "place",
+        nargs="?",
+        metavar="SLOT[/NAME]",
+        help="a slot, such as mixer, or a block, such as mixer/attention; default: all slots",
+    )
     add_format(parser, "text", "json")
     return parser

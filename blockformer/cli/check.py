@@ -1,4 +1,4 @@
-"""`blockformer check`: all that is wrong with recipes, before anything is trained."""
+"""`blockformer check`: every problem of recipes, before anything is trained."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def main(arguments: Sequence[str]) -> int:
         RecipeError: the problems of all recipes, a line each.
     """
     options = _parser().parse_args(arguments)
-    from registry import RecipeError  # this and torch only now, so that --help answers at once
+    from registry import RecipeError  # imported late: --help then needs no torch
 
     errors: list[RecipeError] = []
     for source in options.recipes:
@@ -39,9 +39,10 @@ def _checked(source: str, overrides: list[str]) -> str:
 def _parser() -> Parser:
     parser = Parser(
         prog="blockformer check",
-        description="Read recipes, build them without memory, and say all that is wrong, a line a problem.",
-        epilog="Exit status: 0 if every recipe is good, otherwise 2.",
+        description="Check recipes by building their models without allocating weights.\n"
+        "Prints a line for each valid recipe and a line for each problem.",
+        epilog="Exit status: 0 if every recipe is valid, otherwise 2.",
     )
-    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a file, or the name of an installed recipe")
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a file, or the name of a built-in recipe")
     add_overrides(parser)
     return parser

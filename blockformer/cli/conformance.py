@@ -8,7 +8,7 @@ from blockformer.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Generate recipes, check them, shrink those that fail; 1 if one failed, else 0."""
+    """Generate recipes, check them, shrink those that fail. Returns 1 if one failed, else 0."""
     options = _parser().parse_args(arguments)
     if options.recipe:
         return _check_one(options.recipe, options.overrides)
@@ -54,18 +54,22 @@ def _parser() -> Parser:
         "whole model on every valid one. A recipe that fails is shrunk to the smallest one that still fails.",
         epilog="An interrupted run resumes where it stopped. Exit status: 0 if nothing failed, otherwise 1.",
     )
-    parser.add_argument("--count", type=positive, default=2000, help="valid recipes to check (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the generated recipes (default: %(default)s)")
     parser.add_argument(
-        "--processes", type=positive, default=2, help="processes that check recipes (default: %(default)s)"
+        "--count", type=positive, default=2000, help="number of valid recipes to check; default: %(default)s"
     )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the generated recipes; default: %(default)s")
+    parser.add_argument("--processes", type=positive, default=2, help="number of processes; default: %(default)s")
     parser.add_argument(
         "--folder",
         type=Path,
         default=Path("runs/conformance"),
-        help="where recipes and results are stored (default: %(default)s)",
+        help="folder for recipes and results; default: %(default)s",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the results here, and a page next to it")
-    parser.add_argument("--recipe", help="check this recipe only; its sizes must be those of generated recipes")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="write the results to this file, and a Markdown page next to it"
+    )
+    parser.add_argument(
+        "--recipe", help="check only this recipe, a file or a name; its sizes must be those of generated recipes"
+    )
     add_overrides(parser)
     return parser

@@ -1,4 +1,4 @@
-"""`blockformer diff`: what differs between two models, in terms of blocks, and what that costs."""
+"""`blockformer diff`: the differences of two models in blocks, parameters, FLOPs and cache."""
 
 import json
 import os.path
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from registry import Recipe
 
 EPILOG = """\
-A recipe is a file, the name of an installed one, a run's or an imported folder, or a checkpoint. KEY=VALUE changes the
-second; without B it is the first, changed:
+A and B are recipe files, names of built-in recipes, folders of runs or imports, or checkpoints. KEY=VALUE changes B;
+without B, A with these changes is compared with A:
   blockformer diff gpt2 llama3_8b
   blockformer diff gpt2 decoder.layer.mixer.kv_heads=1
   blockformer diff runs/base/checkpoints/best.ckpt mine.yaml --set-a decoder.depth=2
 
-FLOPs and cache are those of `blockformer show`. Settings that say only how something is computed are no difference.
-Exit status: 0, whether they differ or not; 2 if something that was given is wrong."""
+`blockformer show --help` defines FLOPs and cache. Settings that choose only an implementation, such as backend, are not
+counted as differences. Exit status: 0, whether the models differ or not; 2 if an argument is wrong."""
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=.*", re.S)
 
 
@@ -41,13 +41,13 @@ def main(arguments: Sequence[str]) -> int:
     longest = min(model.max_length for model in models)
     length = options.length or longest
     if length > longest:
-        raise UserError(f"--length {length} is more than a model takes: {longest} tokens (max_length)")
+        raise UserError(f"--length {length} is above the smaller max_length of the two models: {longest} tokens")
     changes = compare(*models)
     costs = [cost(model, length) for model in models]
     if options.format == "json":
         facts: dict[str, Any] = {"same": a.hash == b.hash, "changes": [asdict(change) for change in changes]}
         sides = zip("ab", (a, b), costs, strict=True)
-        facts |= {side: {"name": recipe.name, "hash": recipe.hash, **asdict(told)} for side, recipe, told in sides}
+        facts |= {side: {"name": recipe.name, "hash": recipe.hash, **asdict(one)} for side, recipe, one in sides}
         print(json.dumps(facts, indent=2))
     else:
         write = markdown if options.format == "markdown" else text
@@ -61,21 +61,21 @@ def _recipes(options: Namespace) -> "tuple[Recipe, Recipe]":
     if rest and (not OVERRIDE.fullmatch(rest[0]) or os.path.exists(rest[0])):  # noqa: PTH110 (a long text is no path, and no error)
         second = rest.pop(0)
     if wrong := next((text for text in rest if not OVERRIDE.fullmatch(text)), None):
-        raise UserError(f"{wrong!r}: after two recipes only changes of the form KEY=VALUE can follow")
+        raise UserError(f"{wrong!r}: must have the form KEY=VALUE; only changes can follow two recipes")
     import blocks  # noqa: F401  (registers what recipes name)
 
     return _named(options.a, [*options.both, *options.a_only]), _named(second, [*options.both, *rest])
 
 
 def _named(source: str, overrides: list[str]) -> "Recipe":
-    """A recipe that says in its name what was changed."""
+    """A recipe whose name lists the changes."""
     from blockformer.cli.recipe_source import recipe_of
 
     return replace(recipe_of(source, overrides), name=f"{source} with {', '.join(overrides)}" if overrides else source)
 
 
 def text(a: "Recipe", b: "Recipe", changes: "list[Change]", one: "Cost", other: "Cost") -> Iterator[str]:
-    """For a terminal."""
+    """Lines for a terminal."""
     yield verdict(a, b, changes)
     if a.hash == b.hash:
         return
@@ -94,7 +94,7 @@ def text(a: "Recipe", b: "Recipe", changes: "list[Change]", one: "Cost", other: 
 
 
 def markdown(a: "Recipe", b: "Recipe", changes: "list[Change]", one: "Cost", other: "Cost") -> Iterator[str]:
-    """For a pull request or a page."""
+    """Lines of Markdown."""
     yield verdict(a, b, changes)
     if a.hash == b.hash:
         return
@@ -112,11 +112,11 @@ def verdict(a: "Recipe", b: "Recipe", changes: "list[Change]") -> str:
     """The first line: the same model, or how many differences."""
     if a.hash == b.hash:
         runtime = _different_keys(a, b)
-        computed = f", computed otherwise: {', '.join(runtime)}" if runtime else ""
+        computed = f", implemented differently: {', '.join(runtime)}" if runtime else ""
         return f"{a.name} and {b.name} are the same model{computed} (hash {a.hash[:12]})"
     if not changes:
         keys = ", ".join(_different_keys(a, b))
-        return f"{a.name} and {b.name} have the same layers, written so that their hashes differ: {keys}"
+        return f"{a.name} and {b.name} have the same layers, but different hashes, because of {keys}"
     count = f"{len(changes)} differences" if len(changes) > 1 else "one difference"
     return f"{count} from A, {a.name}, to B, {b.name}"
 
@@ -129,7 +129,7 @@ def _different_keys(a: "Recipe", b: "Recipe") -> list[str]:
 
 
 def _by_place(changes: "list[Change]") -> "Iterator[tuple[str, list[Change]]]":
-    """What differs in the same block under one heading."""
+    """Changes grouped by place and block."""
     groups: dict[str, list[Change]] = {}
     for change in changes:
         places = "; ".join(place or "model" for place in change.places)
@@ -168,14 +168,16 @@ def _parser() -> Parser:
     parser = Parser(
         prog="blockformer diff",
         usage="blockformer diff A [B] [KEY=VALUE ...] [options]",
-        description="Say in terms of blocks how two models differ: what stands where, parameters, FLOPs, cache.",
+        description="Compare two models: the block in each place, its settings, parameters, FLOPs and cache.",
         epilog=EPILOG,
     )
-    parser.add_argument("a", metavar="A", help="a recipe, a run or a checkpoint")
-    parser.add_argument("rest", metavar="B KEY=VALUE", nargs="*", help="another, and what to change in it")
-    for option, place, which in (("--set", "both", "both"), ("--set-a", "a_only", "A only")):
-        told = f"change {which}; may be repeated"
-        parser.add_argument(option, dest=place, metavar="KEY=VALUE", action="append", default=[], help=told)
-    parser.add_argument("--length", type=positive, metavar="T", help="of a sequence; default: the smaller max_length")
+    parser.add_argument("a", metavar="A", help="a recipe, a run, an import or a checkpoint")
+    parser.add_argument("rest", metavar="B KEY=VALUE", nargs="*", help="another one (default: A), and changes to it")
+    for option, place, which in (("--set", "both", "both recipes"), ("--set-a", "a_only", "A only")):
+        text = f"change {which}; may be repeated"
+        parser.add_argument(option, dest=place, metavar="KEY=VALUE", action="append", default=[], help=text)
+    parser.add_argument(
+        "--length", type=positive, metavar="T", help="tokens in a sequence; default: the smaller max_length"
+    )
     add_format(parser, "text", "json", "markdown")
     return parser

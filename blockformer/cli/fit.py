@@ -6,7 +6,7 @@ from blockformer.cli.parser import CommandFailedError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one of the four.
+    """Run one of the four verbs.
 
     Args:
         arguments: the verb and what follows it.
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(rest) and rest[-1] != "all":
         print(page(verb), end="")
         return 0
-    from blockformer.cli.fit_arguments import read_arguments  # now, so that --help answers at once
+    from blockformer.cli.fit_arguments import read_arguments  # imported late: --help then needs no torch
     from blockformer.data.processes import is_first
     from blockformer.errors import UserError
     from blockformer.training.callbacks import InterruptedRun, NonFiniteError
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     from registry import RecipeError
 
     if rest[-2:] == ["--help", "all"]:
-        rest[-2:] = ["--recipe", "gpt2", "--help"]  # any recipe will do to make the parser
+        rest[-2:] = ["--recipe", "gpt2", "--help"]  # the parser needs some recipe
     try:
         with quiet_process():
             TrainingCLI(read_arguments(verb, rest))
@@ -60,7 +60,7 @@ def _failed(error: BaseException, message: str, status: int) -> int:
 
 
 def page(verb: str) -> str:
-    """The short help of one of the four, which answers without waiting for Lightning."""
+    """The short help of a verb, printed without importing Lightning."""
     return HELP.format(verb=verb, meaning=MEANINGS[verb])
 
 
@@ -70,42 +70,42 @@ usage: blockformer {verb} --recipe RECIPE [options]
 {meaning}
 
 the model
-  --recipe RECIPE            a file, or the name of an installed recipe
-  --recipe.KEY VALUE         change it, as in --recipe.decoder.depth 4; may be repeated, applies in order
+  --recipe RECIPE            a file, or the name of a built-in recipe
+  --recipe.KEY VALUE         change the recipe, e.g. --recipe.decoder.depth 4; may be repeated, applied in order
   --plugin MODULE            import a module that registers blocks
 
 the run
   --config FILE              settings as YAML, {{group: {{option: value}}}}; may hold the recipe; may be repeated
-  --ckpt_path last           continue; or best, or a file. Settings that aren't given are the checkpoint's
-  --init-from PATH           begin with what a trained model of another recipe learned: a checkpoint, run or import
-  --run.name NAME            the folder, under --run.root (runs); recipe and time unless given
+  --ckpt_path last           resume from last, best or a file; other settings default to the checkpoint's
+  --init-from PATH           start from the weights of another model: a checkpoint, run or import
+  --run.name NAME            name of the run folder, in --run.root (runs); default: recipe and time
   --run.save_every 200       steps between checkpoints
   --run.wandb auto           auto, online, offline or disabled; --run.project, .group, .job_type, .tags
-  --seed_everything 0        of initial values and dropout; --data.seed 0 is of the data's order
+  --seed_everything 0        seed of initial values and dropout; --data.seed 0: of the order of the data
 
 the data
-  --data.dataset docstrings  docstrings, cldr, text or pairs; cldr if there is a source to translate
-  --data.files FILES         for text and pairs
+  --data.dataset docstrings  docstrings, cldr, text or pairs; default in an encoder-decoder: cldr
+  --data.files FILES         files of the text and pairs datasets
   --data.tokenizer bpe       bpe or bytes
-  --data.length 128          tokens in a row
-  --data.batch_size 32       rows in a batch, of all processes together
+  --data.length 128          tokens in a sequence
+  --data.batch_size 32       sequences in a batch, summed over all processes
 
 training
-  --trainer.max_steps N      or --trainer.max_epochs N; one epoch unless given
-  --optimizer.lr 1e-3        peak, after --optimizer.warmup_steps 100
+  --trainer.max_steps N      optimizer steps; or --trainer.max_epochs N; default: one epoch
+  --optimizer.lr 1e-3        peak learning rate, reached after --optimizer.warmup_steps 100
   --optimizer.schedule cosine  cosine, inverse_sqrt or constant
-  --optimizer.weight_decay 0.1  of matrices
+  --optimizer.weight_decay 0.1  of matrices only
   --model.label_smoothing 0  and --model.compile true
   --trainer.accumulate_grad_batches 1, --trainer.gradient_clip_val 1.0, --trainer.val_check_interval N
   --trainer.devices 2 --trainer.strategy ddp (or fsdp2, tensor_parallel)
   --trainer.accelerator auto, --trainer.precision bf16-mixed
 
 `blockformer {verb} --help all` lists every option; --print_config prints all settings as a configuration file.
-Exit status: 0; 1 if the run failed; 2 if something given is wrong; 143 or 130 if SIGTERM or Ctrl-C stopped the run.
+Exit status: 0; 1 if the run failed; 2 if an argument is wrong; 143 or 130 if SIGTERM or Ctrl-C stopped the run.
 """
 MEANINGS = {
     "fit": "Train the model that a recipe describes.",
     "validate": "Score a checkpoint (--ckpt_path) on the validation data.",
     "test": "Score a checkpoint (--ckpt_path) on the test data.",
-    "predict": "Write what a checkpoint (--ckpt_path) predicts for the test data.",
+    "predict": "Write the predictions of a checkpoint (--ckpt_path) for the test data to a file.",
 }

@@ -1,4 +1,4 @@
-"""The command line of `fit` and its siblings: recipe and configuration files are read here, the rest by Lightning.
+"""The arguments of `fit`, `validate`, `test` and `predict`: reads recipes and configurations; Lightning reads the rest.
 
 A recipe must not pass through jsonargparse, see :class:`blockformer.training.recipe_argument.RecipeArgument`.
 """
@@ -21,7 +21,7 @@ def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:
         arguments: what follows it.
 
     Raises:
-        RecipeError: something is wrong with the recipe or a configuration file; all of it is named.
+        RecipeError: the recipe or a configuration file is wrong; the message lists every problem.
         UserError: an option has no value, there is no recipe, or no such checkpoint.
         PluginError: a module that a configuration file names cannot be imported.
     """
@@ -35,7 +35,7 @@ def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:
             continue
         value = value if equals else next(items, None)
         if value is None:
-            raise UserError(f"{key} needs a value")
+            raise UserError(f"{key} requires a value")
         if key == "--recipe":
             sources.append(value)
         elif key.startswith("--recipe."):
@@ -46,7 +46,7 @@ def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:
             given.add_config(Path(value))
     if len(sources) > 1:
         raise UserError(
-            f"--recipe is given {len(sources)} times; a variant is a file that says `extends: {sources[0]}`"
+            f"--recipe is given {len(sources)} times; to change a recipe, write a file with `extends: {sources[0]}`"
         )
     given.source = sources[0] if sources else given.source
     given.overrides, given.options = overrides, options

@@ -1,4 +1,4 @@
-"""`blockformer generate`: let a trained model write, translate or fill in blanks."""
+"""`blockformer generate`: continue, translate or fill in text with a trained model."""
 
 import sys
 from argparse import Namespace
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 TOKENS = 256
 
 DESCRIPTION = """\
-Write text with a trained model. A decoder continues the prompt, drawing tokens at random unless told otherwise. An
-encoder-decoder translates each line of the prompt, by beam search unless told otherwise. An encoder fills in the blanks
-of the prompt; a blank stands for one token (of a tokenizer of bytes: one byte), and its best candidates are listed."""
+Generate text with a trained model. A decoder continues the prompt; default: by sampling. An encoder-decoder translates
+each line of the prompt; default: by beam search. An encoder fills in the blanks of the prompt: each blank is one token
+(with a byte tokenizer: one byte), and its most probable candidates are listed."""
 EXAMPLES = """\
 examples:
   blockformer generate runs/writer --prompt 'Return the number of' --temperature 0.8 --top-p 0.95
@@ -27,14 +27,14 @@ examples:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write to stdout what the model makes of the prompt.
+    """Print the generated text.
 
     Raises:
-        UserError: there is no such checkpoint, or its model cannot do what is asked for.
+        UserError: there is no such checkpoint, or the options do not suit its model.
     """
     options = _parser().parse_args(arguments)
     text = _text(options.prompt)
-    from blockformer.generation.text_model import TextModel  # torch only now, so that --help answers at once
+    from blockformer.generation.text_model import TextModel  # imported late: --help then needs no torch
 
     model = TextModel.load(options.checkpoint, _device(options.device))
     way = choose_way(model.model.kind, options)
@@ -50,7 +50,7 @@ def _text(prompt: str) -> str:
     try:
         if prompt == "-":
             return sys.stdin.buffer.read().decode().removesuffix("\n")
-        prompt.encode()  # arguments that are no UTF-8 arrive as half surrogate pairs
+        prompt.encode()  # arguments that are not UTF-8 contain lone surrogates
     except UnicodeError:
         raise UserError("the prompt is not valid UTF-8") from None
     return prompt
@@ -63,20 +63,20 @@ def _device(name: str | None) -> str:
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch says both
+    except (RuntimeError, AssertionError) as error:  # torch raises both
         raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
     return name
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to make text.
+    """One way to generate text.
 
     Attributes:
         name: for messages.
-        own: options that ask for this way.
-        others: further options that it has.
-        run: writes to stdout what the model makes of the prompt.
+        own: options that select this way.
+        others: further options of it.
+        run: generates the text and prints it.
     """
 
     name: str
@@ -86,17 +86,17 @@ class Way:
 
 
 def choose_way(kind: str, options: Namespace) -> Way:
-    """The way that the model's kind and the options ask for.
+    """The way for this kind of model and these options.
 
     Raises:
-        UserError: an option was given that this way does not have.
+        UserError: an option has no effect in this way.
     """
     given = [name for way in WAYS for name in (*way.own, *way.others) if getattr(options, name) is not None]
     usual = {"encoder_only": FILL, "encoder_decoder": SEARCH}.get(kind, DRAW)
     way = usual if usual is FILL else next((way for way in WRITING if set(way.own) & set(given)), usual)
     for name in given:
         if name not in (*way.own, *way.others):
-            raise UserError(f"--{name.replace('_', '-')} is no option of {way.name}, which is asked for here")
+            raise UserError(f"--{name.replace('_', '-')} has no effect with {way.name}")
     return way
 
 
@@ -132,7 +132,7 @@ def _search(model: "TextModel", text: str, options: Namespace) -> None:
     begin, sources = _task(model, text)
     beams, samples = 4 if options.beams is None else options.beams, _samples(options)
     if samples > beams:
-        raise ValueError(f"a search with {beams} beams cannot find {samples} texts: more --beams or fewer --samples")
+        raise ValueError(f"{beams} beams cannot find {samples} texts; increase --beams or reduce --samples")
     results = model.search(
         [begin] * len(sources),
         sources=None if sources == [None] else [source or "" for source in sources],
@@ -149,7 +149,7 @@ def _search(model: "TextModel", text: str, options: Namespace) -> None:
 def _fill(model: "TextModel", text: str, options: Namespace) -> None:
     blank = options.blank or "_"
     if blank not in text:
-        raise ValueError(f"the prompt has no blank to fill in; write {blank} for every missing token")
+        raise ValueError(f"the prompt has no blank; write {blank} for each missing token")
     filled, blanks = model.fill_masks(text, blank)
     _show(filled, "\n")
     for number, found in enumerate(blanks, start=1):
@@ -158,16 +158,16 @@ def _fill(model: "TextModel", text: str, options: Namespace) -> None:
 
 
 def _task(model: "TextModel", text: str) -> tuple[str, list[str] | list[None]]:
-    """What is to be continued, and what is to be read meanwhile."""
+    """The text to continue, and the source texts of an encoder-decoder."""
     if model.model.kind != "encoder_decoder":
         return text, [None]
     if not text:
-        raise ValueError("there is nothing to translate: give it with --prompt")
+        raise ValueError("there is no text to translate; give it with --prompt")
     return "", text.splitlines()
 
 
 def _tokens(model: "TextModel", begin: str, options: Namespace) -> int:
-    """How many tokens to write at most; if fewer fit than were asked for, that is said on stderr."""
+    """The largest number of new tokens; prints a note to stderr if fewer than requested fit."""
     if options.max_new_tokens is None:
         return TOKENS
     if 0 < (fits := model.token_budget(begin, options.max_new_tokens)) < options.max_new_tokens:
@@ -182,7 +182,7 @@ def _samples(options: Namespace) -> int:
 
 
 def _show(*parts: str) -> None:
-    """Write at once; to a terminal without what would control it."""
+    """Print and flush; for a terminal, replace control characters."""
     text = "".join(parts)
     if sys.stdout.isatty():
         text = "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in text)
@@ -192,7 +192,7 @@ def _show(*parts: str) -> None:
 
 GREEDY = Way("greedy decoding", ("greedy",), ("max_new_tokens",), _take_best)
 SEARCH = Way("beam search", ("beams", "length_penalty"), ("samples", "max_new_tokens"), _search)
-DRAW = Way("drawing at random", ("temperature", "top_k", "top_p", "seed"), ("samples", "max_new_tokens"), _draw)
+DRAW = Way("sampling", ("temperature", "top_k", "top_p", "seed"), ("samples", "max_new_tokens"), _draw)
 FILL = Way("filling in blanks", ("blank",), (), _fill)
 WRITING = (GREEDY, SEARCH, DRAW)
 WAYS = (*WRITING, FILL)
@@ -201,18 +201,38 @@ WAYS = (*WRITING, FILL)
 def _parser() -> Parser:
     parser = Parser(prog="blockformer generate", description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
-    add("checkpoint", metavar="CKPT", help="a checkpoint, or the folder of a run (its best checkpoint, else its last)")
-    add("--prompt", default="", metavar="TEXT", help="what to start from; - reads it from standard input")
-    add("--max-new-tokens", type=int, metavar="N", help="write at most so many tokens (256)")
-    add("--samples", type=int, metavar="N", help="write so many texts; of a beam search the best ones (1)")
-    add("--greedy", action="store_const", const=True, help="take the most probable token each time")
-    add("--temperature", type=float, metavar="T", help="draw at random; below 1 bolder guesses are rarer (1)")
-    add("--top-k", type=int, metavar="K", help="draw among the K most probable tokens (all)")
-    add("--top-p", type=float, metavar="P", help="draw among the fewest tokens with probability P together (1)")
-    add("--seed", type=int, metavar="N", help="decides what is drawn; the same seed draws the same (0)")
-    add("--beams", type=int, metavar="N", help="search for the most probable text, keeping N at each token (4)")
-    add("--length-penalty", type=float, metavar="A", help="of the search: 0 favours short texts, 1 long ones (0.6)")
-    add("--blank", metavar="TEXT", help="how a blank is written (_)")
-    add("--device", metavar="NAME", help="such as cpu or cuda:0 (a GPU if there is one)")
+    add("checkpoint", metavar="CKPT", help="a checkpoint, or a run folder (its best checkpoint, else its last)")
+    add(
+        "--prompt",
+        default="",
+        metavar="TEXT",
+        help="text to continue, translate or fill in; -: read standard input; default: empty",
+    )
+    add("--max-new-tokens", type=int, metavar="N", help="largest number of new tokens; default: 256")
+    add("--samples", type=int, metavar="N", help="number of texts; with beam search: the best N; default: 1")
+    add("--greedy", action="store_const", const=True, help="always choose the most probable token")
+    add(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="sampling: divide the logits by T; below 1: less random; default: 1",
+    )
+    add("--top-k", type=int, metavar="K", help="sampling: only from the K most probable tokens; default: all")
+    add(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="sampling: only from the fewest tokens whose probabilities sum to P; default: 1",
+    )
+    add("--seed", type=int, metavar="N", help="sampling: seed of the random numbers; default: 0")
+    add("--beams", type=int, metavar="N", help="beam search: candidates kept at each token; default: 4")
+    add(
+        "--length-penalty",
+        type=float,
+        metavar="A",
+        help="beam search: 0 favours short texts, 1 long ones; default: 0.6",
+    )
+    add("--blank", metavar="TEXT", help="filling in: the characters that mark a blank; default: _")
+    add("--device", metavar="NAME", help="device, such as cpu or cuda:0; default: a GPU if there is one, else cpu")
     parser.add_argument("--plugin", metavar="MODULE", help="import a module that registers blocks; may be repeated")
     return parser

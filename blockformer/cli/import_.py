@@ -64,7 +64,7 @@ def _parser() -> Parser:
         "--out", metavar="DIR", help="folder to create; default: the name of DIR with -imported, in this folder"
     )
     parser.add_argument(
-        "--verify", action="store_true", help="compare the logits with those of the original (needs transformers)"
+        "--verify", action="store_true", help="compare the logits with those of the original (requires transformers)"
     )
     parser.add_argument(
         "--family", metavar="FILE", help="family file or name; default: the family for the config's model_type"

@@ -14,20 +14,20 @@ VERBS = {
     "fit": "train the model that a recipe describes",
     "validate": "score a trained model on the validation data",
     "test": "score a trained model on the test data",
-    "predict": "write what a trained model predicts",
-    "generate": "continue a prompt with a trained model",
-    "import": "turn a published model into a recipe and its weights",
-    "export": "turn a model into a folder that transformers loads",
-    "recipes": "list the recipes that are installed, published models among them",
-    "check": "say all that is wrong with recipes",
-    "show": "show what a recipe builds: blocks, shapes, parameters, cost",
-    "diff": "say how two models differ, and what that costs",
+    "predict": "write a trained model's predictions for the test data to a file",
+    "generate": "generate text with a trained model",
+    "import": "convert a Hugging Face folder to a recipe and its weights",
+    "export": "convert a model to a folder that transformers loads",
+    "recipes": "list the built-in recipes, published models among them",
+    "check": "check recipes and list every problem",
+    "show": "show the model of a recipe: blocks, shapes, parameters, FLOPs, cache, memory",
+    "diff": "compare two models: blocks, parameters, FLOPs, cache",
     "blocks": "list the slots, the blocks in them and their parameters",
     "test-block": "run the conformance suite on a block",
-    "conformance": "generate thousands of recipes and run the conformance checks on each",
-    "schema": "write the JSON Schema of recipes, for editors, and the block reference",
+    "conformance": "generate recipes and run the conformance checks on each",
+    "schema": "write the JSON Schema of recipes (for editors) and the block reference",
 }
-MODULES = {"import": "import_", "test-block": "test_block"}  # where the verb is no name for a module
+MODULES = {"import": "import_", "test-block": "test_block"}  # verbs that cannot be module names
 TRAINER = ("fit", "validate", "test", "predict")
 ROOMS = ("registry", "blocks", "blockformer")
 LONGEST = 300  # characters of an unexpected error's message
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 2 if the user can correct what is wrong; 1 if something else failed. The reason is one line
-        on stderr, after a traceback if `--debug` is among the arguments.
+        on stderr; with `--debug` a traceback precedes it.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words
@@ -73,7 +73,7 @@ def _explained(error: Exception, words: list[str], debug: bool) -> tuple[int, st
     reason = " ".join(str(error).split())[:LONGEST]
     what = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     notes = ", ".join(note.strip() for note in getattr(error, "__notes__", []))
-    parts = [what, *([notes] if notes else []), *([] if debug else ["--debug shows where"])]
+    parts = [what, *([notes] if notes else []), *([] if debug else ["--debug prints the traceback"])]
     return 1, f"blockformer {verb}".rstrip() + f" failed: {'; '.join(parts)}"
 
 
@@ -104,16 +104,16 @@ def _parser() -> Parser:
         prog="blockformer",
         usage="blockformer [--plugin MODULE] [--debug] COMMAND ...",
         description="Compose Transformers from interchangeable blocks with YAML recipes, train and compare them.",
-        epilog="\n".join(["commands:", *(f"  {verb:<12}{meaning}" for verb, meaning in VERBS.items())])
+        epilog="\n".join(["commands:", *(f"  {verb:<13}{meaning}" for verb, meaning in VERBS.items())])
         + "\n\n`blockformer COMMAND --help` explains a command.",
     )
-    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument(
         "--plugin",
         metavar="MODULE",
-        help="import a module that registers blocks, before or after COMMAND; may be repeated",
+        help="import a module that registers blocks; before or after COMMAND; may be repeated",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error, before or after COMMAND")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error; before or after COMMAND")
     parser.add_argument("verb", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
 
@@ -135,7 +135,7 @@ def _without_plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _load(plugins: list[str]) -> None:
-    """Import the plug-ins that are installed and those that were named, which may lie in the working directory."""
+    """Import the installed plug-ins and the named ones, which may be in the working directory."""
     from registry.plugins import load_installed, load_named  # not at the top: `--help` answers without pydantic
 
     if plugins and str(os.getcwd()) not in sys.path:  # noqa: PTH109

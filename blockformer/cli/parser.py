@@ -1,4 +1,4 @@
-"""What the light commands share: how they read options and recipes."""
+"""The argument parser of the commands, and options that several of them have."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ class CommandFailedError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that keeps line breaks in its texts and answers a mistake with one line."""
+    """An argument parser that keeps line breaks in its texts and reports an error as one line."""
 
     def __init__(self, *, prog: str, description: str, usage: str | None = None, epilog: str | None = None) -> None:
         super().__init__(
@@ -32,26 +32,26 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and leave with status 2."""
+        """Print what is wrong and exit with status 2."""
         print(f"{self.prog}: {message} (see `{self.prog} --help`)", file=sys.stderr)
         sys.exit(2)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Let ``--set decoder.depth=4`` change a recipe, any number of times."""
+    """Add ``--set KEY=VALUE``, which changes a recipe and may be repeated."""
     parser.add_argument(
         "--set",
         dest="overrides",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="change the recipe, as in --set decoder.depth=4; may be repeated, and applies in order",
+        help="change the recipe, e.g. --set decoder.depth=4; may be repeated, applied in order",
     )
 
 
 def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
-    """Let ``--format`` choose one of ``formats``, the first if it is not given."""
-    parser.add_argument("--format", choices=formats, default=formats[0], help=f"default: {formats[0]}")
+    """Add ``--format`` with these choices; the first is the default."""
+    parser.add_argument("--format", choices=formats, default=formats[0], help=f"output format; default: {formats[0]}")
 
 
 def positive(text: str) -> int:

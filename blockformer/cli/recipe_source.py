@@ -30,5 +30,5 @@ def recipe_of(source: str, overrides: Sequence[str] = ()) -> Recipe:
 
         return load_recipe(read_metadata(path)["recipe"], overrides)
     if not (path / RECIPE).is_file():
-        raise UserError(f"{source}: the folder has no {RECIPE}, so it is neither a run nor an imported model")
+        raise UserError(f"{source}: the folder has no {RECIPE}, so it is neither a run nor an import")
     return load_recipe(path / RECIPE, overrides)

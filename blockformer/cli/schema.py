@@ -1,4 +1,4 @@
-"""`blockformer schema`: the files that are made from the registered blocks."""
+"""`blockformer schema`: the JSON Schema and the block reference, generated from the registered blocks."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print the JSON Schema, or write it and the block reference to files."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    import blocks  # noqa: F401  (importing registers; these and torch only now, so that --help answers at once)
+    import blocks  # noqa: F401  (importing registers; imported late: --help then needs no torch)
     from blockformer.files import write_text
     from registry.reference import pages
     from registry.schema import schema
@@ -34,12 +34,17 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="blockformer schema",
-        description="Print the JSON Schema of recipes, with which an editor completes, explains and checks them.",
-        epilog="In an editor: begin a recipe with `# yaml-language-server: $schema=FILE`.\n"
-        "With --plugin both know the plug-in's blocks too.",
+        description="Print the JSON Schema of recipes. Editors use it to complete, explain and check recipes.",
+        epilog="First line of a recipe, for editors: `# yaml-language-server: $schema=FILE`.\n"
+        "With --plugin, schema and reference include the blocks of the plug-in.",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the schema there instead")
     parser.add_argument(
-        "--reference", type=Path, metavar="FOLDER", help="write the block reference there, a page a slot"
+        "--out", type=Path, metavar="FILE", help="write the schema to this file; default: standard output"
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FOLDER",
+        help="write the block reference to this folder, one page for each slot",
     )
     return parser

@@ -1,4 +1,4 @@
-"""`blockformer show`: what a recipe builds and what it costs, without building it in memory."""
+"""`blockformer show`: the model of a recipe, its FLOPs, cache, memory and activations."""
 
 import json
 from argparse import Namespace
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from registry import Recipe
 
 FORMULA = """\
-FLOPs per token: a product of an (m, k) and a (k, n) matrix counts 2mkn; the scores of attention count as computed,
-masked or not, in a sequence of max_length tokens; norms and activations are left out. A training step costs three
-times as much. In an encoder-decoder it is for one source token and one target token.
-Cache per token: how many numbers decoding keeps for each token seen, over all layers."""
+FLOPs per token: of the forward pass, in a sequence of max_length tokens. A product of an (m, k) and a (k, n) matrix
+counts 2mkn; attention scores count if they are computed, masked or not; norms and activation functions do not count.
+A training step costs three times as much. In an encoder-decoder: for one source and one target token.
+Cache per token: numbers that decoding stores for each token, in all layers."""
 MEMORY_NOTE = (
-    "Counted on a CPU when the backward pass begins; what kernels use in passing and allocators waste comes on top."
+    "At the start of the backward pass, on a CPU; temporary memory of kernels and allocator overhead are not counted."
 )
 LAYER_COLUMNS = ("layer", "in", "out", "change", "largest", "score", "entropy", "gradient")
 ACTIVATIONS_NOTE = """\
 in, out: root mean square of a layer's input and output. change, and the output of each sublayer: as shares of in.
-score: largest attention score; entropy: 1 if all tokens get the same weight. gradient: its norm over the layer."""
+score: largest attention score. entropy: of the attention weights; 1 if all are equal. gradient: norm over the layer."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print a recipe's model as a tree, as JSON, or as the canonical YAML; or what it needs."""
+    """Print a recipe's model in the chosen format, its memory or its activations."""
     options = _parser().parse_args(arguments)
     from blockformer import assembly
     from blockformer.cli.recipe_source import recipe_of
@@ -59,20 +59,20 @@ def _check(options: Namespace, recipe: "Recipe", model: "Model") -> None:
 
     asked = [name for name in ("memory", "activations") if getattr(options, name)]
     if len(asked) > 1:
-        raise UserError("--memory and --activations exclude each other: give one of them")
+        raise UserError("--memory and --activations cannot be combined")
     if asked and (keys := backend_keys(model, "flex")):
         changes = " ".join(f"--set {key}=auto" for key in keys)
-        raise UserError(f"--{asked[0]} runs on a CPU, where backend flex has no gradients: add {changes}")
+        raise UserError(f"--{asked[0]} runs on a CPU, where backend flex computes no gradients; add {changes}")
     if not asked and (options.batch or options.length):
-        raise UserError("--batch and --length need --memory or --activations")
+        raise UserError("--batch and --length require --memory or --activations")
     if options.seed is not None and not options.activations:
-        raise UserError("--seed needs --activations: nothing else draws initial values")
+        raise UserError("--seed has an effect only with --activations")
     if options.out and options.format != "svg":
-        raise UserError("--out needs --format svg")
+        raise UserError("--out requires --format svg")
     if asked and options.format not in ("tree", "json"):
-        raise UserError(f"--{asked[0]} has no --format {options.format}; use tree or json")
+        raise UserError(f"--{asked[0]} cannot be combined with --format {options.format}; use tree or json")
     if options.length and options.length > model.max_length:
-        raise UserError(f"--length {options.length} is more than the model takes: {model.max_length} (max_length)")
+        raise UserError(f"--length {options.length} is above the model's max_length of {model.max_length}")
 
 
 def _facts(recipe: "Recipe", model: "Model", options: Namespace) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _memory(recipe: "Recipe", model: "Model", options: Namespace) -> "tuple[int,
 
 
 def _print_memory(recipe: "Recipe", model: "Model", options: Namespace) -> None:
-    """A column for each precision, and what is largest in each."""
+    """Print a column for each precision, and the largest items of each."""
     batch, length, columns = _memory(recipe, model, options)
     needs = list(columns.values())
     print(f"{recipe.name}: {model.size:,} parameters\n")
@@ -124,7 +124,7 @@ def _print_memory(recipe: "Recipe", model: "Model", options: Namespace) -> None:
         print(f"largest in {precision}: {_largest(one)}")
     if any(one.dropout for one in needs):
         sizes = ", ".join(size(one.dropout) for one in needs)
-        print(f"only for the dropout of attention, which a GPU's fused kernel does without: {sizes}")
+        print(f"of which for attention dropout, not needed with a fused GPU kernel: {sizes}")
     print(MEMORY_NOTE)
 
 
@@ -136,7 +136,7 @@ def _training_rows(needs: "list[Memory]") -> Iterator[tuple[str, ...]]:
         yield f"    {slot}", *(size(one.activations.get(slot, 0)) for one in needs)
     yield "  logits", *(size(one.logits) for one in needs)
     yield "  loss", *(size(one.loss) for one in needs)
-    yield "  together", *(size(one.training) for one in needs)
+    yield "  total", *(size(one.training) for one in needs)
 
 
 def _largest(memory: "Memory", count: int = 3) -> str:
@@ -148,9 +148,9 @@ def _largest(memory: "Memory", count: int = 3) -> str:
     return ", ".join(f"{name} {share / memory.training:.0%}" for name, share in ordered)
 
 
-def size(numbers: int) -> str:
-    """Bytes in the unit in which they are easy to read."""
-    value, units = float(numbers), ["B", "KiB", "MiB", "GiB", "TiB"]
+def size(count: int) -> str:
+    """Bytes with a unit, three digits."""
+    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1000 and len(units) > 1:
         value, units = value / 1024, units[1:]
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.3g} {units[0]}"
@@ -166,7 +166,9 @@ def _draw(recipe: "Recipe", model: "Model", options: Namespace) -> None:
         print(as_text(layout), end="")
         return
     title = f"{recipe.name}, {model.kind}, {model.size:,} parameters"
-    drawing = as_svg(layout, title, f"The blocks of {recipe.name}, from tokens to logits, as the recipe names them.")
+    drawing = as_svg(
+        layout, title, f"The blocks of {recipe.name}, from tokens to logits, with their names in the recipe."
+    )
     if options.out is None:
         print(drawing, end="")
         return
@@ -177,7 +179,7 @@ def _draw(recipe: "Recipe", model: "Model", options: Namespace) -> None:
 
 
 def _print_activations(recipe: "Recipe", model: "Model", options: Namespace) -> None:
-    """A line for each layer, then what is unusual."""
+    """Print a line for each layer, then unusual values."""
     from blockformer.inspection.findings import findings
 
     statistics = _statistics(recipe, model, options)
@@ -193,7 +195,7 @@ def _print_activations(recipe: "Recipe", model: "Model", options: Namespace) -> 
     for name, gradient in statistics.gradients.items():
         print(f"gradient outside layers, {name}: {gradient:.3g}")
     print(f"logits: standard deviation {statistics.logits:.3g}")
-    print(f"loss: {statistics.loss:.3f}; of a uniform prediction: {statistics.uniform:.3f}")
+    print(f"loss: {statistics.loss:.3f} (of a uniform prediction: {statistics.uniform:.3f})")
     print(f"{ACTIVATIONS_NOTE}\n")
     print("\n".join(f"unusual: {line}" for line in findings(statistics)) or "nothing unusual")
 
@@ -249,17 +251,28 @@ def _summary(recipe: "Recipe", model: "Model") -> Iterator[tuple[str, str]]:
 def _parser() -> Parser:
     parser = Parser(
         prog="blockformer show",
-        description="Show what a recipe builds: blocks with their settings, shapes, parameters, FLOPs and cache.",
+        description="Show the model of a recipe: blocks with their settings, shapes, parameters, FLOPs and cache.",
         epilog=FORMULA,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a file, an installed recipe, a run or a checkpoint")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a file, the name of a built-in recipe, a run, an import or a checkpoint"
+    )
     add_overrides(parser)
     add = parser.add_argument
-    add("--memory", action="store_true", help="show the memory that training and inference need, by precision")
-    add("--activations", action="store_true", help="build it and show the size of activations at step 0, by layer")
-    add("--batch", type=positive, metavar="B", help="sequences in a batch; default: 1, with --activations 2")
-    add("--length", type=positive, metavar="T", help="tokens in a sequence; default: max_length, with --activations 64")
+    add("--memory", action="store_true", help="show the memory of training and inference in three precisions")
+    add(
+        "--activations",
+        action="store_true",
+        help="build the model and show the size of activations and gradients at step 0, by layer",
+    )
+    add("--batch", type=positive, metavar="B", help="sequences in a batch; default: 1; with --activations: 2")
+    add(
+        "--length",
+        type=positive,
+        metavar="T",
+        help="tokens in a sequence; default: max_length; with --activations: 64 at most",
+    )
     add("--seed", type=int, metavar="N", help="seed of the initial values for --activations; default: 0")
     add_format(parser, "tree", "json", "yaml", "diagram", "svg")
-    add("--out", type=Path, metavar="FILE", help="where to write the svg; default: to stdout")
+    add("--out", type=Path, metavar="FILE", help="file for the SVG; default: standard output")
     return parser

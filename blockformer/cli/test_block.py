@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the checks and print every outcome that is not as expected; 1 if there is one, else 0."""
+    """Run the checks and print every unexpected outcome. Returns 1 if there is one, else 0."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.report is not None and options.report.suffix not in (".json", ".md"):
@@ -125,7 +125,7 @@ def _imported(module: str) -> object:
 def _with_params(found: "list[BlockCase]", params: list[str]) -> "list[BlockCase]":
     """The cases with these parameters, at the places where the block accepts them."""
     if len({(case.slot, case.name) for case in found}) > 1:
-        raise UserError("--param is for one block: name its class too, as MODULE:CLASS")
+        raise UserError("--param requires a single block; name its class, as MODULE:CLASS")
     parsed, valid, errors = _parsed(found[0], params), list["BlockCase"](), list[str]()
     for case in found:
         changed = replace(case, params={**case.params, **parsed})
@@ -238,7 +238,12 @@ def _parser() -> Parser:
         help="set a recipe parameter of the block; may be repeated",
     )
     parser.add_argument(
-        "--check", dest="checks", metavar="NAME", action="append", default=[], help="run only this; may be repeated"
+        "--check",
+        dest="checks",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="run only this check; may be repeated",
     )
     parser.add_argument(
         "--expect-failure",
@@ -248,7 +253,7 @@ def _parser() -> Parser:
         default=[],
         help="expect this check, given by its name or its id as printed, to fail; may be repeated",
     )
-    parser.add_argument("--quick", action="store_true", help="no other parameter values, and no slow checks")
+    parser.add_argument("--quick", action="store_true", help="skip other parameter values and slow checks")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all outcomes to this .json or .md file")
     parser.add_argument("--traceback", action="store_true", help="print the traceback of each failure")
     return parser

@@ -14,7 +14,7 @@ from registry.text import ranges
 
 @dataclass(frozen=True)
 class Row:
-    """One line: how deep it is indented, what stands there, its settings or shape, its parameters."""
+    """One line: depth of indentation, name, settings or shape, number of parameters."""
 
     depth: int
     name: str
@@ -28,7 +28,7 @@ def rows(model: Model) -> list[Row]:
 
 
 def _component(label: str, component: Component, depth: int) -> Iterator[Row]:
-    """A block's own line, and below it what it holds."""
+    """A line for the block, then its tensors and blocks."""
     name = entry_of(type(component)).name
     size = sum(parameter.numel() for parameter in component.parameters())
     yield Row(depth, f"{label}: {name}" if label else name, settings(spec_of(component)), f"{size:,}" if size else "")
@@ -36,7 +36,7 @@ def _component(label: str, component: Component, depth: int) -> Iterator[Row]:
 
 
 def _contents(prefix: str, module: nn.Module, owner: Component, depth: int) -> Iterator[Row]:
-    """The tensors and blocks in a module, in the order in which they were made; plain modules add to the name only."""
+    """The tensors and blocks in a module, in the order of their creation; a plain module is a prefix of the names."""
     for name, parameter in module.named_parameters(recurse=False):
         yield Row(depth, prefix + name, " x ".join(map(str, parameter.shape)), f"{parameter.numel():,}")
     for name, child in module.named_children():
@@ -49,7 +49,7 @@ def _contents(prefix: str, module: nn.Module, owner: Component, depth: int) -> I
 
 
 def _folded(label: str, items: list[Component], owner: Component, depth: int) -> Iterator[Row]:
-    """A list of blocks; those that look alike share their lines."""
+    """A list of blocks; identical ones share their lines."""
     groups: dict[tuple[Row, ...], list[int]] = {}
     for index, item in enumerate(items):
         groups.setdefault(tuple(_component("", item, depth)), []).append(index)
@@ -62,7 +62,7 @@ def _folded(label: str, items: list[Component], owner: Component, depth: int) ->
 
 
 def aligned(lines: list[Row]) -> Iterator[tuple[str, str, str]]:
-    """The three columns of every row, padded so that they stand below each other."""
+    """The three columns of every row, padded to equal widths."""
     names = [f"{'  ' * row.depth}{row.name}" for row in lines]
     wide = max(len(name) for name in names)
     middle = max(len(row.detail) for row in lines)

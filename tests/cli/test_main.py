@@ -238,14 +238,14 @@ def test_an_error_in_a_plug_in_is_one_line_and_debug_shows_where(
     assert main(command) == 1
     line = (
         f"blockformer {verb} failed: RuntimeError: the table is missing; "
-        "while building norm 'broken', at decoder.norm; --debug shows where\n"
+        "while building norm 'broken', at decoder.norm; --debug prints the traceback\n"
     )
     assert capsys.readouterr().err == line
     for place in (0, len(command)):
         assert main([*command[:place], "--debug", *command[place:]]) == 1
         traceback, *_, last = capsys.readouterr().err.splitlines()
         assert traceback == "Traceback (most recent call last):"
-        assert last == line.removesuffix("; --debug shows where\n")
+        assert last == line.removesuffix("; --debug prints the traceback\n")
 
 
 @pytest.mark.parametrize(
@@ -268,4 +268,4 @@ def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
 
     monkeypatch.setattr("blockformer.cli.check.main", broken)
     assert main(["check", "gpt2"]) == 1
-    assert capsys.readouterr().err == "blockformer check failed: ZeroDivisionError; --debug shows where\n"
+    assert capsys.readouterr().err == "blockformer check failed: ZeroDivisionError; --debug prints the traceback\n"

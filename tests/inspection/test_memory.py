@@ -101,9 +101,9 @@ def test_the_table_says_what_is_largest(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--batch", "2"], "--batch and --length need --memory or --activations"),
-        (["--memory", "--length", "65"], "--length 65 is more than the model takes: 64"),
-        (["--memory", "--format", "yaml"], "--memory has no --format yaml"),
+        (["--batch", "2"], "--batch and --length require --memory or --activations"),
+        (["--memory", "--length", "65"], "--length 65 is above the model's max_length of 64"),
+        (["--memory", "--format", "yaml"], "--memory cannot be combined with --format yaml"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
