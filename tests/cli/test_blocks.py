@@ -47,7 +47,7 @@ def test_json_is_the_same_catalogue(capsys: pytest.CaptureFixture[str], place: s
             "type": "positive number",
             "slot": None,
             "default": 1e-6,
-            "description": "added to the mean square before the root.",
+            "description": "added to the mean square before the square root.",
         }
     else:
         assert set(found) == ({"norm"} if place else set(registry.slots()))
