@@ -116,4 +116,4 @@ def test_out_writes_the_same_svg_to_a_file(tmp_path: Path, capsys: pytest.Captur
     assert main(["show", "tiny_decoder", "--format", "svg", "--out", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert main(["show", "tiny_decoder", "--out", "x.svg"]) == 2
-    assert "--out needs --format svg" in capsys.readouterr().err
+    assert "--out requires --format svg" in capsys.readouterr().err
