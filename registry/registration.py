@@ -178,8 +178,13 @@ def _after_the_star(block: type[Block]) -> list[inspect.Parameter]:
 
 def _check(block: type[Block], parameter: inspect.Parameter, hints: Mapping[str, Any]) -> None:
     name, where = parameter.name, f"{block.__qualname__}.__init__: recipe parameter {parameter.name!r}"
-    if parameter.kind is not parameter.KEYWORD_ONLY or name not in hints or parameter.default is parameter.empty:
-        raise RegistrationError(f"{where} must be keyword-only, annotated, and have a default")
+    missing = {
+        "be keyword-only": parameter.kind is not parameter.KEYWORD_ONLY,
+        "have a type annotation": name not in hints,
+        "have a default": parameter.default is parameter.empty,
+    }
+    if any(missing.values()):
+        raise RegistrationError(f"{where} must {' and '.join(rule for rule, broken in missing.items() if broken)}")
     if name in RESERVED or hasattr(BaseModel, name) or name.startswith(("_", "model_")):
         raise RegistrationError(f"{where} has a reserved name; choose another")
 

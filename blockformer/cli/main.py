@@ -104,7 +104,7 @@ def _parser() -> Parser:
         prog="blockformer",
         usage="blockformer [--plugin MODULE] [--debug] COMMAND ...",
         description="Compose Transformers from interchangeable blocks with YAML recipes, train and compare them.",
-        epilog="\n".join(["commands:", *(f"  {verb:<13}{meaning}" for verb, meaning in VERBS.items())])
+        epilog="\n".join(["commands:", *(f"  {verb:<14}{meaning}" for verb, meaning in VERBS.items())])
         + "\n\n`blockformer COMMAND --help` explains a command.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")

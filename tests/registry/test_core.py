@@ -24,21 +24,21 @@ def test_a_parameter_must_be_keyword_only() -> None:
     class Wrong(FeedForward):
         def __init__(self, site: Site, hidden: int = 4) -> None: ...
 
-    assert "'hidden' must be keyword-only, annotated, and have a default" in refused("wrong", Wrong)
+    assert "'hidden' must be keyword-only" in refused("wrong", Wrong)
 
 
 def test_a_parameter_must_have_a_default() -> None:
     class Wrong(FeedForward):
         def __init__(self, site: Site, *, hidden: int) -> None: ...
 
-    assert "'hidden' must be keyword-only, annotated, and have a default" in refused("wrong", Wrong)
+    assert "'hidden' must have a default" in refused("wrong", Wrong)
 
 
 def test_a_parameter_must_be_annotated() -> None:
     class Wrong(FeedForward):
         def __init__(self, site: Site, *, hidden=4) -> None: ...
 
-    assert "'hidden' must be" in refused("wrong", Wrong)
+    assert "'hidden' must have a type annotation" in refused("wrong", Wrong)
 
 
 @pytest.mark.parametrize("name", ["type", "like", "extends", "copy", "json", "model_fields"])
