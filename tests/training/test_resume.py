@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_whole_one_beside_it_named(fit: 
     folder = fit("--trainer.max_steps", "4", "--trainer.val_check_interval", "2", name="cut")
     last = folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-5000])
-    with pytest.raises(LoadError, match=r"last.ckpt: is cut short.*best.ckpt \(step 4\) is whole"):
+    with pytest.raises(LoadError, match=r"last.ckpt: is truncated.*best.ckpt \(step 4\) is whole"):
         fit("--ckpt_path", "last", *QUIET, name="cut", given=[])
     fit("--ckpt_path", "best", "--trainer.max_steps", "5", *QUIET, name="cut", given=[])
     assert figures(folder)[-1]["step"] == 5

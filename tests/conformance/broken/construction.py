@@ -1,6 +1,6 @@
 """Broken blocks with wrong state, shapes, documentation or costs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -140,6 +140,9 @@ class AllocatesOnTheCpu(Projection):
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self.scale = nn.Parameter(torch.ones(site.dim, device="cpu"))
+
+    def constants(self) -> Mapping[str, float]:
+        return {"scale": 1.0}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(x) * self.scale
