@@ -54,7 +54,7 @@ def test_a_run_of_another_recipe_begins_where_the_checkpoint_ended(
     assert f"warm start from {trained}, step 25, val/loss {last_loss(trained):.4f}: " in output
     assert "decoder.layers.0.mixer.{k, v}" in output
     assert "2 key heads repeated to 4" in output
-    assert "the recipes differ: decoder: depth 1 -> 2; decoder.layer.mixer: kv_heads 2 -> 4" in output
+    assert "the recipes differ: decoder, all layers, mixer: kv_heads 2 -> 4; decoder: depth 1 -> 2" in output
     assert last_loss(runs / "grown") == pytest.approx(last_loss(trained), abs=1e-4)
     assert last_loss(cold) > last_loss(trained) + 0.5
     told = json.loads((runs / "grown" / "init.json").read_text())
