@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
 }
 USUAL_LENGTH = 128  # tokens; long texts cost more than a first run should
 PREDICTIONS = "predictions.jsonl"
-VALIDATIONS = 10  # in a run whose steps are counted, where nothing else is said
+VALIDATIONS = 10  # per run with max_steps, unless val_check_interval is set
 
 
 class TrainingCLI(LightningCLI):

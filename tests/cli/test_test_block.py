@@ -70,16 +70,16 @@ def test_a_traceback_shows_if_asked_for(capsys: pytest.CaptureFixture[str], modu
 
 def test_an_expected_failure_must_fail(capsys: pytest.CaptureFixture[str], module: str) -> None:
     only = (f"{module}:Costly", "--check", "flops_match_torch", "--check", "accepts_empty_inputs")
-    status, out, _ = run(capsys, *only, "--expect-failure", "flops_match_torch=it tells of one product of two")
+    status, out, _ = run(capsys, *only, "--expect-failure", "flops_match_torch=it counts one product of two")
     assert status == 0
-    assert f"failed as expected: feedforward/{module}: flops_match_torch: it tells of one product of two" in out
+    assert f"failed as expected: feedforward/{module}: flops_match_torch: it counts one product of two" in out
     status, out, _ = run(capsys, *only, "--expect-failure", "accepts_empty_inputs=it does")
     assert status == 1
     assert "PASSED, but a failure is expected" in out
 
 
 def test_a_class_says_itself_what_does_not_hold(capsys: pytest.CaptureFixture[str], module: str) -> None:
-    said = 'expected_failures = {"flops_match_torch": "one is told"}'
+    said = 'expected_failures = {"flops_match_torch": "one is counted"}'
     Path(f"{module}.py").write_text(BROKEN.format(name=module, cls="Costly", attribute=said))
     status, out, _ = run(capsys, module, "--check", "flops_match_torch")
     assert status == 0

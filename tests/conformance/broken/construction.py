@@ -75,7 +75,7 @@ class ReturnsFloat32(Projection):
 
 @caught_by("flops_match_torch")
 class CountsHalfItsFlops(Projection):
-    """Multiplies twice and tells of it once."""
+    """Multiplies twice and counts one product."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.out(x))
@@ -83,7 +83,7 @@ class CountsHalfItsFlops(Projection):
 
 @caught_by("documents_every_parameter")
 class UndocumentedParameter(Projection):
-    """Says nothing of its parameter."""
+    """Does not document its parameter."""
 
     def __init__(self, site: Site, *, factor: float = 1.0) -> None:
         super().__init__(site)
