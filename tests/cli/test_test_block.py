@@ -83,7 +83,7 @@ def test_a_class_says_itself_what_does_not_hold(capsys: pytest.CaptureFixture[st
     Path(f"{module}.py").write_text(BROKEN.format(name=module, cls="Costly", attribute=said))
     status, out, _ = run(capsys, module, "--check", "flops_match_torch")
     assert status == 0
-    assert "one is told" in out
+    assert "one is counted" in out
 
 
 def test_the_report_holds_every_check(capsys: pytest.CaptureFixture[str], module: str) -> None:
