@@ -48,9 +48,8 @@ def _message(slot: str, filled: Any, path: Path, group: list[ErrorDetails]) -> s
         return first["msg"] + _home(slot, filled, path, first.get("ctx", {}).get("home", ""))
     if first["type"] in ("no_type", "block"):
         return first["msg"]
-    deepest = max(
-        len(details["loc"]) for details in group
-    )  # of a union, take the member that validation got furthest in
+    # of a union, take the member that validation got furthest in
+    deepest = max(len(details["loc"]) for details in group)
     likely = [details for details in group if len(details["loc"]) == deepest]
     expected = dict.fromkeys(_expected(details) for details in likely)
     return f"must be {' or '.join(expected)}, not {quoted(likely[0]['input'])}"
