@@ -1,13 +1,14 @@
 """Checks that data, trainer and model fit each other, before training starts."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, cast
 
 import torch
 
 from blockformer.assembly.capabilities import blocks_by_key, blocks_without
 from blockformer.errors import UserError
 from blocks.models.base import Model
+from blocks.models.encoder_decoder import EncoderDecoder
 from registry import Ability
 
 
@@ -41,7 +42,7 @@ class DescribedData(Protocol):
 
 def is_described(data: Any) -> TypeGuard[DescribedData]:
     """Whether a data module is a :class:`DescribedData`; its other attributes may need the prepared text."""
-    return hasattr(data, "configure")
+    return all(hasattr(type(data), name) for name in ("configure", "vocab_size"))
 
 
 def check_data(data: Any, model: Model, objective: str) -> None:
@@ -108,12 +109,13 @@ def check_batch(batch: Any, model: Model, objective: str) -> None:
     """Check the first batch of a data module of the user's own.
 
     Args:
-        batch: what the data module gives: a mapping of tensors.
-        model: what it shall train.
-        objective: the objective's name.
+        batch: a mapping of tensors, from the data module's loader.
+        model: the model to train.
+        objective: name of the objective that the model is trained with.
 
     Raises:
-        MismatchError: the batch is no such mapping, or the model cannot take its ids, its length or its masks.
+        MismatchError: the batch lacks a tensor, holds ids outside the vocabulary or rows longer than the model's
+            ``max_length``, or has padding or documents that one of the model's blocks does not support.
     """
     needed = _NEEDED.get(objective, ("tokens", "targets"))
     keys = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
@@ -121,21 +123,34 @@ def check_batch(batch: Any, model: Model, objective: str) -> None:
         raise MismatchError(f"data: a {objective} batch maps {' and '.join(needed)} to tensors; this one has {keys}")
     for key in (key for key in _IDS if key in batch):
         ids = batch[key]
-        if ids.numel() and (largest := int(ids.max())) >= model.vocab_size:
+        option, size = _vocabulary(model, key)
+        if ids.numel() and (largest := int(ids.max())) >= size:
             raise MismatchError(
-                f"data: {key} of the first batch holds id {largest}, and the recipe's vocab_size is "
-                f"{model.vocab_size}: say --recipe.vocab_size {largest + 1} or more"
+                f"data: {key} of the first batch holds id {largest}, and the recipe's {option} is {size}: "
+                f"set --recipe.{option} {largest + 1} or more"
+            )
+        if key != "targets" and ids.numel() and (least := int(ids.min())) < 0:
+            raise MismatchError(
+                f"data: {key} of the first batch holds id {least}; ids start at 0, pad with an id and a mask"
             )
         if ids.shape[-1] > model.max_length:
             raise MismatchError(
                 f"data: {key} of the first batch is {ids.shape[-1]} long, and the recipe's max_length is "
-                f"{model.max_length}: lower the one or raise the other"
+                f"{model.max_length}: shorten the rows or raise --recipe.max_length"
             )
     for key, ability in _ASKED.items():
         if batch.get(key) is None or (ability == "padding" and bool(batch[key].all())):
             continue
         if blocks := blocks_without(model, ability):
-            raise MismatchError(f"data: the first batch has {key}, and that cannot be given to {blocks}")
+            raise MismatchError(f"data: the first batch has {key}, which is not supported by {blocks}")
+
+
+def _vocabulary(model: Model, key: str) -> tuple[str, int]:
+    """The recipe key that sets the number of ids of a part of a batch, and that number."""
+    if key == "source":
+        size = cast("EncoderDecoder", model).embedding.table.shape[0]
+        return ("vocab_size" if size == model.vocab_size else "source_vocab_size"), size
+    return "vocab_size", model.vocab_size
 
 
 def check_precision(precision: str, model: Model) -> None:

@@ -123,7 +123,7 @@ def ids(*sizes: int, largest: int = 10) -> Tensor:
             "tiny_encoder",
             ["encoder.layer.mixer=fourier"],
             {"tokens": ids(2, 8), "targets": ids(2, 8), "attention_mask": ids(2, 8, largest=0).bool()},
-            "has attention_mask, and that cannot be given to mixer 'fourier'",
+            "has attention_mask, which is not supported by mixer 'fourier'",
         ),
     ],
 )
@@ -153,3 +153,16 @@ def test_a_data_module_of_the_users_own_is_checked_when_training_begins() -> Non
     trainer = L.Trainer(accelerator="cpu", max_steps=1, enable_model_summary=False, **settings)
     with pytest.raises(MismatchError, match=r"tokens of the first batch holds id 9999"):
         trainer.fit(module, datamodule=OtherData())
+
+
+def test_sources_are_checked_against_their_own_vocabulary() -> None:
+    overrides = ["source_vocab_size=600", "share_tokens=false"]
+    model = bf.check(bf.load_recipe("tiny_encoder_decoder", overrides))
+    target = torch.zeros(2, 4, dtype=torch.long)
+    check_batch({"source": target + 599, "target": target, "targets": target - 100}, model, "seq2seq")
+    with pytest.raises(
+        MismatchError, match=r"source of the first batch holds id 600.*set --recipe\.source_vocab_size 601"
+    ):
+        check_batch({"source": target + 600, "target": target, "targets": target}, model, "seq2seq")
+    with pytest.raises(MismatchError, match="target of the first batch holds id -1"):
+        check_batch({"source": target, "target": target - 1, "targets": target}, model, "seq2seq")

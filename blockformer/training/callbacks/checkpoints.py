@@ -59,10 +59,8 @@ class Checkpoints(StepCallback, Checkpoint):
             self.guard.check()
             self.best = value
             trainer.save_checkpoint(self.folder / BEST)
-        if (
-            self._saved == trainer.global_step
-        ):  # so that a continued run knows of this validation and does not repeat it
-            self.save_last(trainer)
+        if self._saved == trainer.global_step:
+            self.save_last(trainer)  # again, with this validation, so that a continued run does not repeat it
 
     def _monitored(self, trainer: Trainer) -> float:
         figures = trainer.callback_metrics
