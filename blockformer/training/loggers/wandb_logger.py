@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from blockformer.files import write_text
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 AXES = ("step", "tokens")
 
@@ -58,7 +60,7 @@ class SafeWandbLogger(WandbLogger):
     ) -> None:
         given = {key: value for key, value in about.items() if value}
         super().__init__(name=name or folder.name, save_dir=folder, project=project, **given)
-        del self._wandb_init["anonymous"]  # without effect, and W&B warns of it
+        self._wandb_init.pop("anonymous", None)  # without effect, and W&B warns of it
         self.folder, self.broken, self.place = folder, False, ""
         self.mode = wandb_mode() if mode == "auto" else mode
 
@@ -161,6 +163,5 @@ def run_id(folder: Path) -> str:
     """The W&B id of the run in this folder, stored in `wandb.id`, so that a continued run stays one W&B run."""
     file = folder / "wandb.id"
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{secrets.token_hex(4)}\n")
+        write_text(file, f"{secrets.token_hex(4)}\n")
     return file.read_text().strip()
