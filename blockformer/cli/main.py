@@ -69,12 +69,15 @@ def _explained(error: Exception, words: list[str], debug: bool) -> tuple[int, st
         return error.status, str(error)
     if any(cls.__module__.partition(".")[0] in ROOMS for cls in type(error).__mro__):
         return 2, str(error)  # the project defines exception classes only for what a user can correct
-    verb = next((word for word in words if word in VERBS), "")
+    failed = f"blockformer {next((word for word in words if word in VERBS), '')}".rstrip() + " failed"
+    if isinstance(error, OSError) and error.strerror:
+        return 1, f"{failed}: {error.filename or 'a file'}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return 1, f"{failed}: not enough memory"
     reason = " ".join(str(error).split())[:LONGEST]
     what = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-    notes = ", ".join(note.strip() for note in getattr(error, "__notes__", []))
-    parts = [what, *([notes] if notes else []), *([] if debug else ["--debug prints the traceback"])]
-    return 1, f"blockformer {verb}".rstrip() + f" failed: {'; '.join(parts)}"
+    parts = [what, *(note.strip() for note in getattr(error, "__notes__", []))]
+    return 1, f"{failed}; this is a bug: {', '.join(parts)}" + ("" if debug else "; --debug shows where")
 
 
 def _run(arguments: list[str]) -> int:

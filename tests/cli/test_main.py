@@ -237,15 +237,15 @@ def test_an_error_in_a_plug_in_is_one_line_and_debug_shows_where(
     command = [verb, "--plugin", "my_broken_norms", *given]
     assert main(command) == 1
     line = (
-        f"blockformer {verb} failed: RuntimeError: the table is missing; "
-        "while building norm 'broken', at decoder.norm; --debug prints the traceback\n"
+        f"blockformer {verb} failed; this is a bug: RuntimeError: the table is missing, "
+        "while building norm 'broken', at decoder.norm; --debug shows where\n"
     )
     assert capsys.readouterr().err == line
     for place in (0, len(command)):
         assert main([*command[:place], "--debug", *command[place:]]) == 1
         traceback, *_, last = capsys.readouterr().err.splitlines()
         assert traceback == "Traceback (most recent call last):"
-        assert last == line.removesuffix("; --debug prints the traceback\n")
+        assert last == line.removesuffix("; --debug shows where\n")
 
 
 @pytest.mark.parametrize(
@@ -268,4 +268,24 @@ def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
 
     monkeypatch.setattr("blockformer.cli.check.main", broken)
     assert main(["check", "gpt2"]) == 1
-    assert capsys.readouterr().err == "blockformer check failed: ZeroDivisionError; --debug prints the traceback\n"
+    assert (
+        capsys.readouterr().err == "blockformer check failed; this is a bug: ZeroDivisionError; --debug shows where\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "blockformer check failed: not enough memory"),
+        (OSError(28, "No space left on device", "a.txt"), "blockformer check failed: a.txt: No space left on device"),
+    ],
+)
+def test_a_machine_at_its_limit_is_no_bug(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("blockformer.cli.check.main", broken)
+    assert main(["check", "gpt2"]) == 1
+    assert capsys.readouterr().err == f"{said}\n"
