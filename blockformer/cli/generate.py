@@ -1,5 +1,6 @@
 """`blockformer generate`: continue, translate or fill in text with a trained model."""
 
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockformer.cli.parser import Parser
+from blockformer.data import plain_text
 from blockformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from blockformer.generation.text_model import TextModel
 
 TOKENS = 256
+LONGEST = 2**28
+"""Bytes of a prompt on standard input."""
+_LINE_ENDS = dict.fromkeys(map(ord, "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")
 
 DESCRIPTION = """\
 Generate text with a trained model. A decoder continues the prompt; default: by sampling. An encoder-decoder translates
@@ -46,10 +51,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _text(prompt: str) -> str:
-    """The prompt, read from stdin if it is `-`, without the line break at its end."""
+    """The prompt, read from standard input if it is `-`."""
+    if prompt == "-":
+        data = sys.stdin.buffer.read(LONGEST + 1)
+        if len(data) > LONGEST:
+            raise UserError(f"the prompt on standard input is longer than {LONGEST:,} bytes: give it in parts")
+        return plain_text.decode(data, "the prompt")
     try:
-        if prompt == "-":
-            return sys.stdin.buffer.read().decode().removesuffix("\n")
         prompt.encode()  # arguments that are not UTF-8 contain lone surrogates
     except UnicodeError:
         raise UserError("the prompt is not valid UTF-8") from None
@@ -118,36 +126,42 @@ def _draw(model: "TextModel", text: str, options: Namespace) -> None:
 
 
 def _stream(model: "TextModel", text: str, options: Namespace, choose: "TokenChooser") -> None:
-    begin, sources = _task(model, text)
+    begin, sources = _task(model, text, options)
     tokens, samples = _tokens(model, begin, options), _samples(options)
     for source in sources:
         for number in range(1, samples + 1):
             _show(f"--- {number}\n" if samples > 1 else "", begin)
-            for characters in model.stream(begin, max_new_tokens=tokens, choose=choose, source=source):
-                _show(characters)
+            if source != "":
+                for characters in model.stream(begin, max_new_tokens=tokens, choose=choose, source=source):
+                    _show(characters if source is None else _on_one_line(characters))
             _show("\n")
 
 
 def _search(model: "TextModel", text: str, options: Namespace) -> None:
-    begin, sources = _task(model, text)
+    begin, sources = _task(model, text, options)
     beams, samples = 4 if options.beams is None else options.beams, _samples(options)
     if samples > beams:
         raise ValueError(f"{beams} beams cannot find {samples} texts; increase --beams or reduce --samples")
-    results = model.search(
-        [begin] * len(sources),
-        sources=None if sources == [None] else [source or "" for source in sources],
-        max_new_tokens=_tokens(model, begin, options),
-        beams=beams,
-        best=samples,
-        alpha=0.6 if options.length_penalty is None else options.length_penalty,
+    texts = [source for source in sources if source]
+    results = iter(
+        model.search(
+            [begin] * (1 if sources == [None] else len(texts)),
+            sources=None if sources == [None] else texts,
+            max_new_tokens=_tokens(model, begin, options),
+            beams=beams,
+            best=samples,
+            alpha=0.6 if options.length_penalty is None else options.length_penalty,
+        )
     )
-    for found in results:
+    for source in sources:
+        found = [("", 0.0)] * samples if source == "" else next(results)
         for written, score in found[:samples]:
-            _show(f"{score:.3f}\t" if samples > 1 else "", begin, written, "\n")
+            line = begin + written if source is None else _on_one_line(written)
+            _show(f"{score:.3f}\t" if samples > 1 else "", line, "\n")
 
 
 def _fill(model: "TextModel", text: str, options: Namespace) -> None:
-    blank = options.blank or "_"
+    blank, text = options.blank or "_", _prompt(text, options)
     if blank not in text:
         raise ValueError(f"the prompt has no blank; write {blank} for each missing token")
     filled, blanks = model.fill_masks(text, blank)
@@ -157,13 +171,28 @@ def _fill(model: "TextModel", text: str, options: Namespace) -> None:
         _show(f"  blank {number}: ", "  ".join(candidates), "\n")
 
 
-def _task(model: "TextModel", text: str) -> tuple[str, list[str] | list[None]]:
-    """The text to continue, and the source texts of an encoder-decoder."""
+def _prompt(text: str, options: Namespace) -> str:
+    """The text to continue or fill in: of standard input, without the line end at its end."""
+    return re.sub(r"\r?\n\Z", "", text) if options.prompt == "-" else text
+
+
+def _task(model: "TextModel", text: str, options: Namespace) -> tuple[str, list[str] | list[None]]:
+    """The text to continue, and the lines that an encoder-decoder translates, read as training reads a source."""
     if model.model.kind != "encoder_decoder":
-        return text, [None]
-    if not text:
+        return _prompt(text, options), [None]
+    sources = [plain_text.stripped(line) for line in plain_text.lines(text)]
+    if not sources:
         raise ValueError("there is no text to translate; give it with --prompt")
-    return "", text.splitlines()
+    for number, source in enumerate(sources, start=1):
+        if (size := len(model.encode(source))) > model.model.max_length:
+            which = f"line {number} of the prompt" if len(sources) > 1 else "a source"
+            raise ValueError(f"{which} has {size} tokens, but the model's max_length is {model.model.max_length}")
+    return "", sources
+
+
+def _on_one_line(text: str) -> str:
+    """A translation, or part of one, with spaces for line ends: each line of the prompt has one line of output."""
+    return text.translate(_LINE_ENDS)
 
 
 def _tokens(model: "TextModel", begin: str, options: Namespace) -> int:

@@ -126,8 +126,36 @@ def test_the_prompt_can_come_from_standard_input(save, capsys, monkeypatch) -> N
     monkeypatch.setattr(sys, "stdin", Namespace(buffer=io.BytesIO("größer\n".encode())))
     piped = answer(capsys, path, "--prompt", "-", "--greedy", "--max-new-tokens", 4)
     assert piped == answer(capsys, path, "--prompt", "größer", "--greedy", "--max-new-tokens", 4)
-    monkeypatch.setattr(sys, "stdin", Namespace(buffer=io.BytesIO(b"\xff")))
-    assert complaint(capsys, path, "--prompt", "-") == "the prompt is not valid UTF-8"
+    monkeypatch.setattr(sys, "stdin", Namespace(buffer=io.BytesIO(b"a\n\xff")))
+    assert "the prompt: not UTF-8 (byte 0xff at offset 2), on line 2;" in complaint(capsys, path, "--prompt", "-")
+    monkeypatch.setattr(sys, "stdin", Namespace(buffer=io.BytesIO("ab".encode("utf-16-le"))))
+    assert "the prompt: is in UTF-16LE without a byte-order mark" in complaint(capsys, path, "--prompt", "-")
+
+
+@pytest.mark.parametrize("way", [(), ("--greedy",), ("--seed", 1)])
+def test_each_line_of_standard_input_has_one_line_of_output(save, capsys, monkeypatch, way: tuple) -> None:
+    path = save("encoder_decoder", bias={ByteTokenizer().eos: -50.0})
+    lines = ["one", " one\r", "", "t\u2028wo\x0c\x85", "\t", "three\tfour"]
+    options = (path, "--max-new-tokens", 7, *way)
+    alone = [answer(capsys, *options, "--prompt", line.strip()) if line.strip() else "\n" for line in lines]
+    for mark, end in (("", ""), ("\ufeff", "\n")):
+        piped = io.BytesIO((mark + "\n".join(lines) + end).encode())
+        monkeypatch.setattr(sys, "stdin", Namespace(buffer=piped))
+        if way[:1] != ("--seed",):  # one sequence of random numbers for all lines
+            assert answer(capsys, *options, "--prompt", "-") == "".join(alone)
+        else:
+            assert len(answer(capsys, *options, "--prompt", "-").splitlines()) == len(lines)
+
+
+def test_a_line_end_that_the_model_writes_does_not_end_the_line(save, capsys) -> None:
+    path = save("encoder_decoder", bias={ord("\n") + 4: 50.0})
+    for way in ((), ("--greedy",), ("--seed", 1)):
+        assert answer(capsys, path, "--prompt", "a", "--max-new-tokens", 3, *way) == "   \n"
+
+
+def test_a_line_that_is_too_long_is_named_before_any_is_translated(save, capsys) -> None:
+    found = complaint(capsys, save("encoder_decoder"), "--prompt", "a\n" + "b" * 60)
+    assert "line 2 of the prompt has 61 tokens, but the model's max_length is 48" in found
 
 
 def test_writing_ends_with_the_models_max_length_and_says_so_if_more_was_asked_for(save, capsys) -> None:

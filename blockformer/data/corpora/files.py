@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from blockformer.data import plain_text
 from blockformer.data.corpora.corpus import SPLITS, Corpus, Pair, Source, held_out
 from blockformer.errors import DataError
 
@@ -72,7 +73,7 @@ def read_text(files: Files) -> Corpus:
         DataError: A file is missing, empty or not UTF-8.
     """
     own = files.own()
-    splits = {split: [_read(path) for path in paths] for split, paths in own.items()}
+    splits = {split: [plain_text.read(path) for path in paths] for split, paths in own.items()}
     shares = files.taken()
     if all(share * len(splits["train"]) >= 1 for share in shares.values() if share):
         taken = held_out(splits["train"], shares, str)
@@ -120,24 +121,12 @@ def _expand(patterns: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def _read(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 (byte {error.object[error.start]:#04x} at offset {error.start})") from None
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
-    if not text.strip():
-        raise DataError(f"{path}: is empty")
-    return text
-
-
 def _read_pairs(path: Path) -> list[Pair]:
     pairs: list[Pair] = []
-    for number, line in enumerate(_read(path).split("\n"), start=1):
+    for number, line in enumerate(plain_text.lines(plain_text.read(path)), start=1):
         if not line.strip():
             continue
-        fields = [field.strip() for field in line.split("\t")]
+        fields = [plain_text.stripped(field) for field in line.split("\t")]
         if len(fields) != 2:
             raise DataError(f"{path}:{number}: expected source, tab, target, but the line has {len(fields) - 1} tabs")
         if not all(fields):

@@ -1,0 +1,99 @@
+"""What files are that are taken for plain text by mistake: compressed, binary, in another encoding, tables, markup."""
+
+from collections import Counter
+
+HEAD = 2**16
+"""Bytes at the beginning of a file that are enough to recognise it."""
+
+_UNPACK = "unpack it first: {}"
+_EXTRACT = "extract its text first: {}"
+_MAGIC: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1f\x8b", "compressed by gzip", _UNPACK.format("gunzip")),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", _UNPACK.format("unzstd")),
+    (b"\xfd7zXZ\x00", "compressed by xz", _UNPACK.format("unxz")),
+    (b"BZh", "compressed by bzip2", _UNPACK.format("bunzip2")),
+    (b"\x04\x22\x4d\x18", "compressed by lz4", _UNPACK.format("unlz4")),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK.format("7z x")),
+    (b"Rar!\x1a\x07", "a RAR archive", _UNPACK.format("unrar x")),
+    (b"PK\x03\x04", "a zip archive (also used by docx, epub, npz and torch)", _UNPACK.format("unzip")),
+    (b"PK\x05\x06", "an empty zip archive", "name a file with text"),
+    (b"%PDF-", "a PDF", _EXTRACT.format("pdftotext")),
+    (b"{\\rtf", "an RTF document", _EXTRACT.format("save it as plain text in UTF-8")),
+    (b"\xd0\xcf\x11\xe0", "an old Microsoft Office document", _EXTRACT.format("save it as plain text in UTF-8")),
+    (b"PAR1", "a Parquet table", _EXTRACT.format("write its text column to a file, for example with pandas")),
+    (b"ARROW1", "an Arrow table", _EXTRACT.format("write its text column to a file, for example with pandas")),
+    (b"Obj\x01", "an Avro table", _EXTRACT.format("write its text column to a file")),
+    (b"ORC", "an ORC table", _EXTRACT.format("write its text column to a file")),
+    (b"SQLite format 3", "an SQLite database", _EXTRACT.format("sqlite3 FILE 'select ...'")),
+    (b"\x89HDF\r\n", "an HDF5 file", _EXTRACT.format("write its text to a file")),
+    (b"\x93NUMPY", "a NumPy array", "name a file with text; token ids cannot be read"),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a git-lfs pointer, not the file itself",
+        "fetch the file: git lfs pull",
+    ),
+    (b"/annex/objects/", "a git-annex pointer, not the file itself", "fetch the file: git annex get"),
+    (b"\xff\xfe\x00\x00", "in UTF-32", "convert it: iconv -f UTF-32 -t UTF-8"),
+    (b"\x00\x00\xfe\xff", "in UTF-32", "convert it: iconv -f UTF-32 -t UTF-8"),
+    (b"\xff\xfe", "in UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
+    (b"\xfe\xff", "in UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
+    (b"\x89PNG", "an image", "name a file with text"),
+    (b"\xff\xd8\xff", "an image", "name a file with text"),
+    (b"GIF8", "an image", "name a file with text"),
+    (b"\x7fELF", "a program", "name a file with text"),
+)
+_TEXTUAL = (b"BZh", b"ORC", b"GIF8", b"PAR1", b"ARROW1")  # could begin a text; in such a file other bytes follow
+
+
+def name_format(head: bytes) -> str | None:
+    """What the beginning of a file shows it to be, and what to do; None: it may be UTF-8 text.
+
+    Args:
+        head: The first bytes, at most `HEAD`.
+    """
+    for magic, what, remedy in _MAGIC:
+        if head.startswith(magic) and not (magic in _TEXTUAL and _is_text(head)):
+            return f"is {what}; {remedy}"
+    if head[257:262] == b"ustar":
+        return f"is a tar archive; {_UNPACK.format('tar xf')}"
+    if b"\0" not in head:
+        return None
+    if (encoding := _wide_encoding(head)) is not None:
+        return f"is in {encoding} without a byte-order mark; convert it: iconv -f {encoding} -t UTF-8"
+    return (
+        f"is not text: byte 0x00 at offset {head.find(0)}; it is binary, or in UTF-16 or UTF-32 (then convert it: "
+        "iconv -f UTF-16 -t UTF-8)"
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the beginning of a file is UTF-8 without control characters; its last character may be incomplete."""
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:
+            return False
+        text = head[: error.start].decode()
+    return not any(ord(character) < 32 and character not in "\t\n\f\r" for character in text)
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """The encoding of text with four or two bytes a character: one of the two bytes hardly varies."""
+    for encoding in ("UTF-32LE", "UTF-32BE"):
+        try:
+            if head.decode(encoding).strip("\0"):
+                return encoding
+        except UnicodeDecodeError:
+            pass
+    for encoding, zero, others in (("UTF-16LE", head[1::2], head[::2]), ("UTF-16BE", head[::2], head[1::2])):
+        if 2 * zero.count(0) >= len(zero) and 0 not in others:
+            return encoding
+    first, second = _variety(head[::2]), _variety(head[1::2])
+    if min(first, second) >= 0.2 or first == second:
+        return None
+    return "UTF-16LE" if second < first else "UTF-16BE"
+
+
+def _variety(data: bytes) -> float:
+    """The share of bytes other than the two most frequent ones."""
+    return 1 - sum(number for _, number in Counter(data).most_common(2)) / max(1, len(data))
