@@ -26,9 +26,10 @@ def recipe_of(source: str, overrides: Sequence[str] = ()) -> Recipe:
     if source in builtin_recipes() or path.suffix in YAML or not os.path.exists(source):  # noqa: PTH110 (long text: no error)
         return load_recipe(source, overrides)
     if not path.is_dir():
-        from blockformer.assembly.checkpoint import read_metadata  # torch only where a checkpoint is read
+        from blockformer.assembly.loading import read_metadata, stored_recipe  # torch only where a checkpoint is read
 
-        return load_recipe(read_metadata(path)["recipe"], overrides)
+        metadata = read_metadata(path)
+        return load_recipe(metadata["recipe"], overrides) if overrides else stored_recipe(path, metadata)
     if not (path / RECIPE).is_file():
         raise UserError(f"{source}: the folder has no {RECIPE}, so it is neither a run nor an import")
     return load_recipe(path / RECIPE, overrides)

@@ -20,6 +20,7 @@ from blockformer.errors import DataError
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<mask>")
 LEAST = len(SPECIAL) + 256
 """The smallest vocabulary that can encode any text: special tokens and bytes."""
+_FORMAT = "blockformer tokenizer 2"
 
 
 class Tokenizer:
@@ -82,7 +83,7 @@ class Tokenizer:
 
     def dump(self) -> dict[str, Any]:
         """JSON values from which `load` makes this tokenizer."""
-        return {"format": "blockformer tokenizer 2", "kind": self.kind, "library": json.loads(self._library.to_str())}
+        return {"format": _FORMAT, "kind": self.kind, "library": json.loads(self._library.to_str())}
 
 
 class Stream:
@@ -144,23 +145,80 @@ class BPETokenizer(Tokenizer):
         library.train_from_iterator(texts, trainer)
         return cls(library)
 
+    @classmethod
+    def rebuild(cls, model: Any) -> "BPETokenizer":
+        """The tokenizer with the vocabulary and the merges of a stored one.
+
+        Raises:
+            DataError: they are not those of a byte-level BPE that was learned here.
+        """
+        vocabulary, merges = _merges(model)
+        library = _byte_level(models.BPE(vocabulary, merges))
+        library.add_special_tokens(list(SPECIAL))
+        return cls(library)
+
 
 def train(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Make a tokenizer for the training texts: "bytes" needs no training, "bpe" learns `vocab_size` ids."""
     return ByteTokenizer() if kind == "bytes" else BPETokenizer.train(texts, vocab_size)
 
 
-def load(dumped: dict[str, Any]) -> Tokenizer:
+def load(dumped: Any) -> Tokenizer:
     """Make a tokenizer from the values of `dump`.
 
+    It is built anew from the vocabulary and the merges, so that nothing else in the values, such as a regular
+    expression, has an effect.
+
     Raises:
-        DataError: They are not from `dump`.
+        DataError: They are not from `dump`; the message names the key.
     """
-    if not isinstance(dumped, dict) or dumped.get("format") != "blockformer tokenizer 2":
+    if not isinstance(dumped, dict) or dumped.get("format") != _FORMAT:
         raise DataError("not a tokenizer that this version of blockformer wrote")
-    return (
-        ByteTokenizer() if dumped["kind"] == "bytes" else BPETokenizer(Library.from_str(json.dumps(dumped["library"])))
-    )
+    kind, library = dumped.get("kind"), dumped.get("library")
+    if kind not in ("bytes", "bpe") or not isinstance(library, dict):
+        raise DataError("not a tokenizer that this version of blockformer wrote: kind or library is wrong")
+    made = ByteTokenizer() if kind == "bytes" else BPETokenizer.rebuild(library.get("model"))
+    if different := _difference(library, made.dump()["library"], "library"):
+        raise DataError(f"not a tokenizer that this version of blockformer wrote: {different} is wrong")
+    return made
+
+
+def _merges(model: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The vocabulary and the merges of a stored BPE.
+
+    Raises:
+        DataError: ids are not 0, 1, 2, ..., a byte or special token is missing, or a merge is not of known tokens.
+    """
+    vocabulary, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)
+    if not isinstance(vocabulary, dict) or not isinstance(merges, list):
+        raise DataError("the tokenizer has no vocabulary or no merges")
+    characters = byte_characters().values()
+    known = {*SPECIAL, *characters}
+    if any(type(number) is not int for number in vocabulary.values()) or not known <= vocabulary.keys():
+        raise DataError("the tokenizer's vocabulary lacks a byte or a special token, or has an id that is no number")
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise DataError("the ids of the tokenizer's vocabulary are not 0, 1, 2, ...")
+    if [vocabulary[name] for name in SPECIAL] != list(range(len(SPECIAL))):
+        raise DataError(f"the ids of the tokenizer's special tokens are not those of {', '.join(SPECIAL)}")
+    pairs = [tuple(pair) for pair in merges if isinstance(pair, list | tuple)]
+    for pair in pairs:
+        if len(pair) != 2 or not all(isinstance(part, str) for part in pair) or "".join(pair) not in vocabulary:
+            raise DataError("a merge of the tokenizer is not of two of its tokens")
+        known.add("".join(pair))
+    if len(pairs) != len(merges) or known != vocabulary.keys() or any(not known.issuperset(pair) for pair in pairs):
+        raise DataError("the tokenizer's merges do not make its tokens")
+    return vocabulary, pairs
+
+
+def _difference(stored: Any, made: Any, path: str) -> str | None:
+    """The first key at which stored values differ from those that are written now; new and old keys may be absent."""
+    if isinstance(stored, dict) and isinstance(made, dict):
+        parts = (_difference(stored[key], value, f"{path}.{key}") for key, value in made.items() if key in stored)
+        return next((part for part in parts if part), None)
+    if isinstance(stored, list) and isinstance(made, list) and len(stored) == len(made):
+        parts = (_difference(*pair, f"{path}.{place}") for place, pair in enumerate(zip(stored, made, strict=True)))
+        return next((part for part in parts if part), None)
+    return None if type(stored) is type(made) and stored == made else path
 
 
 def _byte_level(model: models.BPE) -> Library:

@@ -1,14 +1,15 @@
 """A trained model with its tokenizer: text in, text out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from blockformer.assembly.checkpoint import checkpoint_in
 from blockformer.assembly.loading import load_with_metadata
 from blockformer.data import tokenizer as tokenizers
-from blockformer.errors import UserError
+from blockformer.errors import DataError, UserError
 from blockformer.generation.beam_search import beam_search
 from blockformer.generation.mask_filling import FilledMask, fill_masks
 from blockformer.generation.sampling import TokenChooser, greedy
@@ -36,13 +37,14 @@ class TextModel:
         """Load a checkpoint, or from a run's folder the best checkpoint, else the last.
 
         Raises:
-            UserError: there is none, it is damaged, or it has no tokenizer.
+            UserError: there is none, it is damaged, or it has no valid tokenizer.
         """
         path = find_checkpoint(Path(path))
         model, metadata = load_with_metadata(path, device)
-        if metadata["tokenizer"] is None:
-            raise UserError(f"{path}: the checkpoint has no tokenizer, which text needs")
-        return cls(model, tokenizers.load(metadata["tokenizer"]))
+        tokenizer = stored_tokenizer(path, metadata)
+        if tokenizer.vocab_size > model.vocab_size:
+            raise UserError(f"{path}: its tokenizer has {tokenizer.vocab_size} ids, and its model {model.vocab_size}")
+        return cls(model, tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """The model's input for a text: token ids, with the special tokens of the model's kind."""
@@ -130,6 +132,20 @@ class TextModel:
 
     def _encode_source(self, text: str) -> list[int]:
         return [*self.tokenizer.encode(text), self.tokenizer.eos]
+
+
+def stored_tokenizer(path: Path, metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The tokenizer in a checkpoint's metadata.
+
+    Raises:
+        UserError: there is none, or it is not one of ours.
+    """
+    if metadata.get("tokenizer") is None:
+        raise UserError(f"{path}: the checkpoint has no tokenizer, which text needs")
+    try:
+        return tokenizers.load(metadata["tokenizer"])
+    except DataError as error:
+        raise UserError(f"{path}: tokenizer: {error}") from None
 
 
 def find_checkpoint(path: Path) -> Path:

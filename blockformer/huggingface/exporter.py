@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from tokenizers import Tokenizer as LibraryTokenizer
 from torch import Tensor
 
 from blockformer.assembly.checkpoint import read_metadata
+from blockformer.assembly.imported_folder import imported_metadata
 from blockformer.assembly.loading import RECIPE, WEIGHTS, load_with_recipe
-from blockformer.data import hub_tokenizer, tokenizer
-from blockformer.generation.text_model import TextModel, find_checkpoint
+from blockformer.data import hub_tokenizer
+from blockformer.generation.text_model import TextModel, find_checkpoint, stored_tokenizer
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.export_config import config_of, family_for
 from blockformer.huggingface.family import Family, installed_families
@@ -91,15 +91,15 @@ def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
     if has_model and not (path / CHECKPOINTS).is_dir():
         return _read_imported(path, dtype)
     file = find_checkpoint(path)
-    saved_tokenizer = read_metadata(file)["tokenizer"]
+    metadata = read_metadata(file)
     recipe, model = load_with_recipe(file, dtype=dtype)
     run = folder_of(file)
     name = file.stem if run is None else run.resolve().name
     if run is not None and (run / RECIPE).is_file() and (written := load_recipe(run / RECIPE)).hash == recipe.hash:
         recipe = written  # the same recipe, with line numbers for messages
-    if saved_tokenizer is None:
+    if metadata.get("tokenizer") is None:
         return ExportSource(name, recipe, model)
-    text_model = TextModel(model, tokenizer.load(saved_tokenizer))
+    text_model = TextModel(model, stored_tokenizer(file, metadata))
     ours = text_model.tokenizer
     tokens = {"pad_token_id": ours.pad, "bos_token_id": ours.bos, "eos_token_id": ours.eos}
     if model.kind == "encoder_decoder":
@@ -109,8 +109,7 @@ def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
 
 def _read_imported(path: Path, dtype: torch.dtype | None) -> ExportSource:
     recipe, model = load_with_recipe(path, dtype=dtype)
-    with safe_open(path / WEIGHTS, framework="pt") as file:
-        metadata = file.metadata() or {}
+    metadata = imported_metadata(path)
     family, tokens = metadata.get("family"), json.loads(metadata.get("tokens", "{}"))
     known = family if family in installed_families() else None
     return ExportSource(path.resolve().name, recipe, model, tokens, known, folder=path)

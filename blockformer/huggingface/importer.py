@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from blockformer.assembly.builder import check
-from blockformer.assembly.loading import RECIPE, WEIGHTS
+from blockformer.assembly.imported_folder import RECIPE, write_imported
 from blockformer.files import write_text
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.family import Family, as_list, family_of, load_family
-from blockformer.huggingface.folder import TensorFiles, copy_tokenizer, output_folder, read_config
+from blockformer.huggingface.folder import TOKENIZER_FILES, TensorFiles, copy_tokenizer, output_folder, read_config
 from blockformer.huggingface.template import Config, TemplateContext
 from blockformer.huggingface.tensor_conversion import parameters_from_tensors
 from blockformer.huggingface.tensor_layout import tensor_names, tensor_rules
@@ -95,8 +94,8 @@ def write_folder(imported: ImportedModel, out: str | Path) -> Path:
     with output_folder(out) as draft:
         header = f"# Imported from a Hugging Face folder with the family {family}.\n"
         write_text(draft / RECIPE, header + recipe.to_yaml())
-        save_file(tensors, draft / WEIGHTS, metadata=metadata)
         copy_tokenizer(imported.folder, draft)
+        write_imported(draft, tensors, metadata, (RECIPE, *TOKENIZER_FILES))
     return Path(out)
 
 

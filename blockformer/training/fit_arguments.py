@@ -1,6 +1,5 @@
 """What a run is asked for: the recipe, loaded and checked once, the checkpoint, and the settings for Lightning."""
 
-import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blockformer.assembly.checkpoint import LoadError, read_metadata
+from blockformer.assembly.checkpoint import read_metadata, verify
 from blockformer.errors import UserError
 from blockformer.training.init_from import check_source
 from blockformer.training.recipe_argument import RecipeArgument
@@ -151,10 +150,7 @@ def _checkpoint(given: Given) -> Path | None:
         return None
     settings = RunSettings(name=given.value("run.name"), root=given.value("run.root") or "runs")
     path = find_checkpoint(str(wanted), settings, given.config_folder)
-    try:
-        read_metadata(path)
-    except LoadError as error:
-        raise LoadError(f"{error}{_alternative(path)}") from error
+    verify(path)
     return path
 
 
@@ -173,15 +169,6 @@ def _init_from(given: Given, verb: str, checkpoint: Path | None) -> str | None:
     if known is not None and verb == "fit":
         check_source(Path(known))
     return known
-
-
-def _alternative(damaged: Path) -> str:
-    """The newest whole checkpoint beside a damaged one. It is named, not taken: the user decides about going back."""
-    whole: list[tuple[int, str]] = []
-    for path in damaged.parent.glob("*.ckpt") if damaged.exists() else ():
-        with contextlib.suppress(LoadError):
-            whole.append((read_metadata(path)["step"], str(path)))
-    return "; {1} (step {0}) is whole: --ckpt_path {1} continues from there".format(*max(whole)) if whole else ""
 
 
 def _complete(given: Given, checkpoint: Path) -> None:

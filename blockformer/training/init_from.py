@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from blockformer.assembly.checkpoint import LoadError, checkpoint_in, read_metadata
-from blockformer.assembly.loading import load_with_metadata, load_with_recipe, recipe_and_weights
+from blockformer.assembly.loading import load_with_metadata, load_with_recipe, recipe_and_weights, stored_recipe
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blocks.models.base import Model
-from registry import Recipe, RecipeError, load_recipe
+from registry import Recipe, RecipeError
 
 
 def check_source(source: Path) -> None:
@@ -42,7 +42,7 @@ def read_source(source: Path) -> tuple[Model, Recipe, dict[str, Any]]:
             recipe, model = load_with_recipe(path)
             return model, recipe, {}
         model, metadata = load_with_metadata(path)
-        return model, load_recipe(metadata["recipe"]), metadata
+        return model, stored_recipe(path, metadata), metadata
     except LoadError as error:
         raise UserError(str(error)) from error
     except RecipeError as error:

@@ -242,6 +242,6 @@ class TrainingModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         verify_same_model(checkpoint[METADATA], self.recipe)
-        if "warm_start" in checkpoint[METADATA]:
+        if checkpoint[METADATA].get("warm_start"):
             self.provenance["warm_start"] = checkpoint[METADATA]["warm_start"]
-        self.tokens_seen = no_sums(torch.device("cpu"))[TOKENS] + checkpoint[METADATA]["tokens"]
+        self.tokens_seen = no_sums(torch.device("cpu"))[TOKENS] + (checkpoint[METADATA].get("tokens") or 0)

@@ -10,10 +10,10 @@ from blockformer import assembly
 from blockformer.assembly.checkpoint import PREFIX
 from blockformer.assembly.recipe_diff import Change, compare
 from blockformer.assembly.warm_start import WarmStartError, WarmStartReport
-from blockformer.data import tokenizer as tokenizers
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blockformer.files import write_text
+from blockformer.generation.text_model import stored_tokenizer
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.init_from import matching_ids, read_source
 
@@ -40,7 +40,7 @@ class WarmStart(Callback):
         """
         module: Any = pl_module
         old, recipe, metadata = read_source(self.source)
-        tokens, about_tokens = _tokens(getattr(trainer, "datamodule", None), metadata)
+        tokens, about_tokens = _tokens(getattr(trainer, "datamodule", None), metadata, self.source)
         try:
             whole = assembly.build(module.recipe, seed=module.seed)
             report = assembly.warm_start(whole, old, tokens=tokens)
@@ -52,7 +52,7 @@ class WarmStart(Callback):
             "source": str(self.source),
             "recipe_hash": recipe.hash,
             "step": metadata.get("step"),
-            "loss": metadata.get("evaluation", {}).get("val/loss"),
+            "loss": (metadata.get("evaluation") or {}).get("val/loss"),
             "sizes": dict(report.sizes),
         }
         module.provenance["warm_start"] = facts
@@ -64,7 +64,7 @@ class WarmStart(Callback):
                 write_text(self.folder / REPORT, json.dumps(content, indent=1))
 
 
-def _tokens(data: Any, metadata: dict[str, Any]) -> tuple[list[int] | None, str]:
+def _tokens(data: Any, metadata: dict[str, Any], source: Path) -> tuple[list[int] | None, str]:
     """The old id of each token, if the tokenizers differ, and a note about it."""
     tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
     if tokenizer is None:
@@ -77,7 +77,7 @@ def _tokens(data: Any, metadata: dict[str, Any]) -> tuple[list[int] | None, str]
         )
     if known == tokenizer.dump():
         return None, ""
-    tokens = matching_ids(tokenizer, tokenizers.load(known))
+    tokens = matching_ids(tokenizer, stored_tokenizer(source, metadata))
     found = sum(token >= 0 for token in tokens)
     words = f"its tokenizer differs: {found} of {len(tokens)} tokens are in both and keep their rows"
     return tokens, words

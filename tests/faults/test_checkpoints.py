@@ -1,0 +1,133 @@
+"""Damaged, malformed and malicious checkpoints, tokenizers and imported folders."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import blockformer as bf
+from blockformer.assembly.checkpoint import LoadError, model_weights, read_checkpoint, read_metadata
+from blockformer.assembly.imported_folder import RECIPE, write_imported
+from blockformer.data import tokenizer
+from blockformer.errors import UserError
+from blockformer.generation.text_model import TextModel
+from registry import RecipeError
+from tests.faults.damage import damaged_bytes, damaged_values
+
+Tally = Callable[[str, str], None]
+
+
+@pytest.fixture(scope="module")
+def run(fit: Callable[..., Path]) -> Path:
+    return fit("--trainer.max_steps", "2", "--trainer.val_check_interval", "1", name="for-damages")
+
+
+@pytest.fixture(scope="module")
+def whole(run: Path) -> dict[str, Any]:
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")
+
+
+def attempt(call: Callable[[], Any]) -> tuple[Any, str | None]:
+    """The result of a call, or the message of its refusal."""
+    try:
+        return call(), None
+    except (UserError, RecipeError) as error:
+        return None, str(error)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether nested values and tensors are equal."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    return one == other
+
+
+def test_any_damage_of_a_checkpoint_is_refused_in_one_line_or_changes_nothing(
+    run: Path, whole: dict[str, Any], tmp_path: Path, faults: int, tally: Tally
+) -> None:
+    content = (run / "checkpoints" / "last.ckpt").read_bytes()
+    path = tmp_path / "damaged.ckpt"
+    for number in range(faults):
+        kind, changed = damaged_bytes(content, Random(number))
+        path.write_bytes(changed)
+        for read, wanted in ((read_checkpoint, whole), (read_metadata, whole["blockformer"])):
+            found, refusal = attempt(partial(read, path))
+            if refusal is None:
+                assert same(found, wanted), f"damage {number} ({kind}) changed the content"
+            else:
+                assert refusal.startswith(str(path))
+                assert "\n" not in refusal
+            tally("checkpoint", "refused" if refusal else "without effect")
+
+
+def test_a_flipped_bit_of_a_weight_is_refused_and_the_other_checkpoint_named(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    weight = model_weights(read_checkpoint(path))["decoder.norm.weight"].numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(weight) + 3] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(LoadError, match=r"last\.ckpt: is truncated, damaged .*best\.ckpt \(step \d\) is whole"):
+        bf.load(path)
+
+
+def test_a_checkpoint_with_other_keys_or_types_is_refused_in_one_line(
+    whole: dict[str, Any], tmp_path: Path, faults: int, tally: Tally
+) -> None:
+    path = tmp_path / "malformed.ckpt"
+    for number in range(faults):
+        what, content = damaged_values(whole, Random(number))
+        torch.save(content, path)
+        for use in (bf.load, TextModel.load):
+            refusal = attempt(partial(use, path))[1]
+            assert refusal is None or (str(path) in refusal and "\n" not in refusal), what
+            tally("malformed checkpoint", "refused" if refusal else "without effect")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_a_damaged_tokenizer_is_refused_in_one_line_or_encodes_the_same(kind: str, faults: int, tally: Tally) -> None:
+    texts = ["the cat sat on the mat, the cat ate the rat"] * 3
+    made = tokenizer.train(kind, texts, 300)
+    for number in range(faults):
+        what, dumped = damaged_values(made.dump(), Random(number))
+        found, refusal = attempt(partial(tokenizer.load, dumped))
+        if refusal is None:
+            assert found.dump() == made.dump(), what
+        else:
+            assert "\n" not in refusal, what
+        tally("tokenizer", "refused" if refusal else "without effect")
+
+
+def test_any_damage_of_an_imported_folder_is_refused_in_one_line_or_changes_nothing(
+    tmp_path: Path, faults: int, tally: Tally
+) -> None:
+    folder = tmp_path / "imported"
+    folder.mkdir()
+    model = bf.build("tiny_decoder")
+    (folder / RECIPE).write_text(bf.load_recipe("tiny_decoder").to_yaml())
+    (folder / "tokenizer.json").write_text("{}")
+    write_imported(folder, model.state_dict(), {"format": "pt"}, [RECIPE, "tokenizer.json"])
+    whole = bf.load(folder).state_dict()
+    originals = {file: file.read_bytes() for file in folder.iterdir()}
+    for number in range(faults):
+        draw = Random(number)
+        file = draw.choice(sorted(originals))
+        kind, changed = damaged_bytes(originals[file], draw) if len(originals[file]) > 2 else ("cut", b"")
+        file.write_bytes(changed)
+        found, refusal = attempt(partial(bf.load, folder))
+        if refusal is None:
+            assert same(dict(found.state_dict()), dict(whole)), f"damage {number} ({kind}) changed the content"
+        else:
+            assert len(refusal.splitlines()) == 1
+        tally("imported folder", "refused" if refusal else "without effect")
+        file.write_bytes(originals[file])
