@@ -50,12 +50,12 @@ class Sequences:
         cls, texts: Sequence[str], tokenizer: Tokenizer, *, before: int | None = None, after: int | None = None
     ) -> "Sequences":
         """Encode texts, each with a special token before or after it if given."""
-        head, tail = ([] if token is None else [token] for token in (before, after))
         kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+        head, tail = (np.array([] if token is None else [token], kind) for token in (before, after))
         parts: list[NDArray[Any]] = []
         for start in range(0, len(texts), _AT_ONCE):
             for ids in tokenizer.encode_many(texts[start : start + _AT_ONCE]):
-                parts.append(np.concatenate((head, ids, tail)).astype(kind))
+                parts.append(np.concatenate((head, ids.astype(kind), tail)))
         offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
         return cls(np.concatenate(parts) if parts else np.zeros(0, kind), offsets)
 

@@ -6,7 +6,8 @@ special tokens have an empty piece, and encoding a text never yields them. Decod
 
 import codecs
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ SPECIAL = ("<pad>", "<bos>", "<eos>", "<mask>")
 LEAST = len(SPECIAL) + 256
 """The smallest vocabulary that can encode any text: special tokens and bytes."""
 _FORMAT = "blockformer tokenizer 2"
+_BATCH = 2**19
+"""Characters that the library encodes at once; it takes about 120 bytes of memory for each."""
 
 
 class Tokenizer:
@@ -63,7 +66,29 @@ class Tokenizer:
 
     def encode_many(self, texts: Sequence[str]) -> list[NDArray[Any]]:
         """Token ids of each text, without special tokens."""
-        return [np.array(code.ids, dtype=np.uint32) for code in self._library.encode_batch_fast(list(texts))]
+        parts: list[list[NDArray[Any]]] = [[] for _ in texts]
+        for batch in self._batches(texts):
+            for (number, _), ids in zip(batch, self._encode([piece for _, piece in batch]), strict=True):
+                parts[number].append(ids)
+        return [np.concatenate(part) if part else np.zeros(0, np.uint32) for part in parts]
+
+    def _batches(self, texts: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
+        """Pieces of the texts, with the index of the text, in batches of bounded size."""
+        batch: list[tuple[int, str]] = []
+        size = 0
+        for number, text in enumerate(texts):
+            for piece in cut(text):
+                batch.append((number, piece))
+                size += len(piece)
+                if size >= _BATCH:
+                    yield batch
+                    batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _encode(self, texts: list[str]) -> Iterable[NDArray[Any]]:
+        """Token ids of each text of a batch."""
+        return (np.array(code.ids, dtype=np.uint32) for code in self._library.encode_batch_fast(texts))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; invalid UTF-8 becomes U+FFFD, special tokens are dropped."""
@@ -113,10 +138,10 @@ class ByteTokenizer(Tokenizer):
         library.add_special_tokens(list(SPECIAL))
         super().__init__(library)
 
-    def encode_many(self, texts: Sequence[str]) -> list[NDArray[Any]]:
+    def _encode(self, texts: list[str]) -> Iterable[NDArray[Any]]:
         """Token ids of each text; a table look-up, several hundred times faster than the library."""
         ids = self.ordinary.astype(np.uint16)  # in the order of the byte values
-        return [ids[np.frombuffer(text.encode(), dtype=np.uint8)] for text in texts]
+        return (ids[np.frombuffer(text.encode(), dtype=np.uint8)] for text in texts)
 
 
 class BPETokenizer(Tokenizer):
@@ -142,7 +167,7 @@ class BPETokenizer(Tokenizer):
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
         )
-        library.train_from_iterator(texts, trainer)
+        library.train_from_iterator((piece for text in texts for piece in cut(text)), trainer)
         return cls(library)
 
     @classmethod
@@ -219,6 +244,27 @@ def _difference(stored: Any, made: Any, path: str) -> str | None:
         parts = (_difference(*pair, f"{path}.{place}") for place, pair in enumerate(zip(stored, made, strict=True)))
         return next((part for part in parts if part), None)
     return None if type(stored) is type(made) and stored == made else path
+
+
+# The library's byte-level pre-tokenizer never joins white space to what is before it, nor a letter to punctuation after
+# it (apostrophes begin "'s" and the like). Only letters that are letters in every version of Unicode are counted on.
+_LETTER = r"[A-Za-z\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3]"
+_CUT = re.compile(rf"(?<=\S)(?=[ \n\r\t])|(?<={_LETTER})(?=[,.:;!?\u3001\u3002\uff0c\uff01\uff1f])")
+
+
+def cut(text: str, size: int = 2**15) -> Iterator[str]:
+    """Cut a text into pieces whose tokens, one after another, are the tokens of the text.
+
+    Args:
+        text: The text.
+        size: Characters of a piece; a piece ends at the first place after them where the pre-tokenizer cuts anyway.
+    """
+    start = 0
+    while start < len(text):
+        found = _CUT.search(text, start + size)
+        end = found.start() if found else len(text)
+        yield text[start:end]
+        start = end
 
 
 def _byte_level(model: models.BPE) -> Library:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockformer.data.tokenizer import SPECIAL, BPETokenizer, ByteTokenizer, Tokenizer, load
+from blockformer.data.tokenizer import SPECIAL, BPETokenizer, ByteTokenizer, Tokenizer, cut, load
 from blockformer.errors import DataError
 
 TEXTS = ["the cat sat on the mat, the cat ate the rat", "Übung macht den Meister: äöü ß", "日本語 and 🙂 emoji"] * 3
@@ -59,6 +59,47 @@ def test_survives_json(tokenizer: Tokenizer) -> None:
 @each
 def test_many_texts_encode_as_one_by_one(tokenizer: Tokenizer) -> None:
     assert [ids.tolist() for ids in tokenizer.encode_many(TEXTS)] == [tokenizer.encode(text) for text in TEXTS]
+
+
+CLOSE = st.text(
+    st.sampled_from(
+        "ab sdtmreLV'’,.!?;:。、「漢字かなカナー한글é\u0301ß1²٣Ⅷ \n\t\r\x0b\x0c\x1c\x1f\x85\xa0\u2028\u3000_-<>🙂\0"
+    )
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=st.one_of(CLOSE, st.text(st.characters(exclude_categories=["Cs"]))), size=st.integers(1, 5))
+def test_the_tokens_of_the_pieces_are_those_of_the_whole(text: str, size: int) -> None:
+    pieces = list(cut(text, size))
+    assert "".join(pieces) == text
+    library = TOKENIZERS["bpe"]._library
+    words = [word for word, _ in library.pre_tokenizer.pre_tokenize_str(text)]
+    assert [word for piece in pieces for word, _ in library.pre_tokenizer.pre_tokenize_str(piece)] == words
+    assert [token for piece in pieces for token in library.encode(piece).ids] == library.encode(text).ids
+
+
+def test_a_long_text_has_the_tokens_and_the_merges_that_it_has_as_a_whole() -> None:
+    text = "".join(f"{TEXTS[n % 3]}{' ' * (n % 4)}{n}\n" for n in range(6000))
+    tokenizer = TOKENIZERS["bpe"]
+    assert tokenizer.encode(text) == tokenizer._library.encode(text).ids
+    assert max(map(len, cut(text))) < 2**15 + 20
+    in_pieces = BPETokenizer.train([text], 400)
+    in_small_pieces = BPETokenizer.train(list(cut(text, 100)), 400)
+    assert in_pieces.dump() == in_small_pieces.dump()
+
+
+def test_the_library_encodes_bounded_batches_whatever_the_lengths_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    encode = ByteTokenizer._encode
+    monkeypatch.setattr(
+        ByteTokenizer, "_encode", lambda self, texts: sizes.append(sum(map(len, texts))) or encode(self, texts)
+    )
+    for texts in (["word " * 400_000], ["word " * 10] * 40_000):
+        sizes.clear()
+        assert sum(map(len, ByteTokenizer().encode_many(texts))) == sum(map(len, texts))
+        assert len(sizes) > 3
+        assert max(sizes) < 600_000
 
 
 def test_bpe_learns_frequent_words_and_has_the_size_that_was_asked_for() -> None:
