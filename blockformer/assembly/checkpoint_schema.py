@@ -39,6 +39,8 @@ class Metadata(_Strict):
     step: Count | None = None
     epoch: Count | None = None
     tokens: Count | None = None
+    total_steps: Count | None = None
+    validated_step: Annotated[int, Field(ge=-1)] | None = None
     evaluation: dict[str, float] | None = None
     tokenizer: Plain | None = None
     data: Plain | None = None

@@ -7,7 +7,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -24,6 +24,7 @@ from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.compatibility import remarks_on_data
 from blockformer.training.default_callbacks import callbacks_of, listed, loggers_of
 from blockformer.training.fit_arguments import FitArguments
+from blockformer.training.fit_loop import FitLoop
 from blockformer.training.loggers import SafeWandbLogger
 from blockformer.training.loggers.file_logger import read_rows
 from blockformer.training.module import TrainingModule
@@ -166,6 +167,7 @@ class TrainingCLI(LightningCLI):
             "plugins": self.arguments.plugins,
         }
         trainer = self.trainer_class(**config)
+        trainer.fit_loop = FitLoop(trainer)
         self.plan = plan_for(trainer.strategy, self.model.model)
         return trainer
 
@@ -200,8 +202,12 @@ class TrainingCLI(LightningCLI):
         """Print where the results are."""
         if not self.first or is_dry_run(self.trainer):
             return
+        step, skipped = self.trainer.global_step, cast("FitLoop", self.trainer.fit_loop).skipped
         rows = [row for row in read_rows(self.folder / "metrics.jsonl") if "val/loss" in row]
-        print(f"done: {self.folder}" + (f"; validation: {summary(rows[-1], 'val')}" if rows else ""))
+        of = "" if not rows or rows[-1]["step"] == step else f" of step {rows[-1]['step']}"
+        newest = f"; validation{of}: {summary(rows[-1], 'val')}" if rows else ""
+        done = f"nothing to do: {self.folder} has made its {step} steps" if skipped else f"done: {self.folder}"
+        print(done + newest)
         for logger in self.trainer.loggers:
             if isinstance(logger, SafeWandbLogger) and logger.place:
                 print(logger.place)

@@ -15,6 +15,8 @@ class Run(Protocol):
     model: Any
     objective: Any
     evaluation: dict[str, float]
+    validated_step: int
+    total_steps: int
     tokens_seen: Any
     provenance: dict[str, Any]
 
@@ -39,7 +41,9 @@ def run_metadata(run: Run) -> dict[str, Any]:
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "tokens": int(run.tokens_seen.item()),
+        "total_steps": run.total_steps,
         "evaluation": dict(run.evaluation),
+        "validated_step": run.validated_step,
         "tokenizer": tokenizer.dump() if tokenizer is not None else None,
         "data": data.facts() if hasattr(data, "facts") else {},
         **run.provenance,

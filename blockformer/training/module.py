@@ -65,6 +65,7 @@ class TrainingModule(L.LightningModule):
         self.total_steps = 0
         self.tokens_seen = no_sums(torch.device("cpu"))[TOKENS]
         self.evaluation: dict[str, float] = {}
+        self.validated_step = -1  # the step of the last validation; -1: none yet
         self.window: Tensor | None = None  # score sums of the current optimizer step
         self.gradient_norm: Tensor | None = None
         self._unit = torch.ones(())  # divisor of the losses of this step so far
@@ -209,6 +210,8 @@ class TrainingModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.validated_step = self.trainer.global_step
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
@@ -244,4 +247,5 @@ class TrainingModule(L.LightningModule):
         verify_same_model(checkpoint[METADATA], self.recipe)
         if checkpoint[METADATA].get("warm_start"):
             self.provenance["warm_start"] = checkpoint[METADATA]["warm_start"]
+        self.validated_step = checkpoint[METADATA].get("validated_step", -1)
         self.tokens_seen = no_sums(torch.device("cpu"))[TOKENS] + (checkpoint[METADATA].get("tokens") or 0)

@@ -10,9 +10,11 @@ import yaml
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
+from blockformer.training.score import BETTER
 from registry.strict_yaml import parse_text
 
 CHECKPOINTS = "checkpoints"
+MONITORS = [f"val/{name}" for name in BETTER]
 _SHARED = "BLOCKFORMER_RUN_FOLDER"  # tells the processes that a run starts where it lives
 
 
@@ -25,7 +27,8 @@ class RunSettings:
         root: the folder that runs lie in.
         variant: what to call this model in names and tables; the recipe's name when not given.
         save_every: optimizer steps between two versions of `checkpoints/last.ckpt`; 0: only at the end.
-        monitor: `checkpoints/best.ckpt` is where this figure was lowest.
+        monitor: `checkpoints/best.ckpt` is where this figure was best: val/accuracy highest, val/loss, val/perplexity
+            or val/bits_per_byte lowest.
         wandb: Weights & Biases: `auto` is online if this machine is logged in and offline if not; `$WANDB_MODE` decides
             over `auto`.
         project: W&B's project.
@@ -52,6 +55,9 @@ class RunSettings:
             )
         if self.save_every < 0:
             raise UserError(f"run.save_every cannot be {self.save_every}")
+        if self.monitor not in MONITORS:
+            figures = ", ".join(MONITORS)
+            raise UserError(f"run.monitor {self.monitor!r} is none of the figures of a validation: {figures}")
 
 
 def fresh_folder(settings: RunSettings, variant: str, *, first: bool) -> Path:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BETTER = {"loss": min, "perplexity": min, "accuracy": max, "bits_per_byte": min}
+"""The figures of a score, each with the function that picks the better of two values."""
 IGNORED = -100
 """Target value of places that are not scored."""
 TARGETS, TOKENS = 3, 5

@@ -14,6 +14,8 @@ from blockformer.errors import UserError
 from blockformer.files import remove_drafts, write_atomically
 from blockformer.training.callbacks.non_finite import NonFiniteGuard
 from blockformer.training.callbacks.step_callback import StepCallback, is_dry_run
+from blockformer.training.module import TrainingModule
+from blockformer.training.score import BETTER
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -26,41 +28,52 @@ class Checkpoints(StepCallback, Checkpoint):
     Args:
         folder: where both files are written.
         every: optimizer steps between two versions of `last.ckpt`; 0: only at the end.
-        monitor: the figure whose lowest value is the best.
+        monitor: the figure that decides which validation is the best.
         guard: checked before each checkpoint.
     """
 
     def __init__(self, folder: Path, every: int, monitor: str, guard: NonFiniteGuard) -> None:
         self.folder, self.every, self.monitor, self.guard = folder, every, monitor, guard
         self.best: float | None = None
-        self._saved = -1
+        self._saved = -1  # the step of `last.ckpt` in this folder
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "monitor": self.monitor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best = state_dict["best"] if state_dict["monitor"] == self.monitor else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._saved = trainer.global_step if trainer.ckpt_path else -1
         if trainer.is_global_zero:
             remove_drafts(self.folder)
+        last = (self.folder / LAST).absolute()
+        continues = trainer.ckpt_path is not None and Path(trainer.ckpt_path).absolute() == last
+        self._saved = trainer.global_step if continues else -1
+        if not trainer.strategy.broadcast((self.folder / BEST).exists()):
+            self.best = None  # the best one lies in the folder of another run
 
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
-        if step == trainer.max_steps or (self.every and step % self.every == 0):
+        assert isinstance(module, TrainingModule)
+        if step == module.total_steps or (self.every and step % self.every == 0):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking or is_dry_run(trainer):
             return
         value = self._monitored(trainer)
-        if math.isfinite(value) and (self.best is None or value < self.best):
+        if math.isfinite(value) and self._is_best(value):
             self.guard.check()
             self.best = value
             trainer.save_checkpoint(self.folder / BEST)
         if self._saved == trainer.global_step:
             self.save_last(trainer)  # again, with this validation, so that a continued run does not repeat it
+
+    def _is_best(self, value: float) -> bool:
+        if self.best is None:
+            return True
+        better = BETTER[self.monitor.removeprefix("val/")]
+        return value != self.best and better(value, self.best) == value
 
     def _monitored(self, trainer: Trainer) -> float:
         figures = trainer.callback_metrics

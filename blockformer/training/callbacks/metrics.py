@@ -31,12 +31,13 @@ class MetricsLogger(StepCallback):
         self._seconds = 0.0  # of earlier sessions of this run
         self._since = self._lap = self._paused = time.perf_counter()
         self._lap_tokens = 0.0
+        self._epoch = 0  # of the last step, also for the rows of its validation, which may follow in the next epoch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self._elapsed()}
+        return {"seconds": self._elapsed(), "epoch": self._epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._seconds = state_dict["seconds"]
+        self._seconds, self._epoch = state_dict["seconds"], state_dict["epoch"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -45,11 +46,12 @@ class MetricsLogger(StepCallback):
         for logger in trainer.loggers:
             logger.log_hyperparams(facts)
             if isinstance(logger, FileLogger):
-                logger.rewind(trainer.global_step)
+                logger.rewind(trainer.global_step, validated=pl_module.validated_step == trainer.global_step)
         self._since = self._lap = time.perf_counter()  # the start of the loggers does not count
         self._lap_tokens = pl_module.tokens_seen.item()
 
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+        self._epoch = trainer.current_epoch
         if not is_reporting_step(trainer, step):
             return
         assert isinstance(module, TrainingModule)
@@ -75,7 +77,7 @@ class MetricsLogger(StepCallback):
             self.validation = self._publish(trainer, self._head(trainer, pl_module) | pl_module.evaluation)
 
     def _head(self, trainer: Trainer, module: TrainingModule) -> Row:
-        place = {"step": trainer.global_step, "epoch": trainer.current_epoch, "tokens": int(module.tokens_seen.item())}
+        place = {"step": trainer.global_step, "epoch": self._epoch, "tokens": int(module.tokens_seen.item())}
         return place | {"seconds": self._elapsed()}
 
     def _elapsed(self) -> float:

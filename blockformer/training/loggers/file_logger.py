@@ -67,11 +67,16 @@ class FileLogger(Logger):
         self._append_csv(row)
 
     @rank_zero_only
-    def rewind(self, step: int) -> None:
-        """Remove rows after ``step``, which a run that continues from there writes again."""
+    def rewind(self, step: int, *, validated: bool = True) -> None:
+        """Remove the rows that a run that continues writes again: those after ``step``, and its validation if not made.
+
+        Args:
+            step: the step of the checkpoint.
+            validated: whether the validation of this step is made, and its row stays.
+        """
         rows = read_rows(self.path)
         self._close()
-        kept = [row for row in rows if row.get("step", 0) <= step]
+        kept = [row for row in rows if row["step"] < step or (row["step"] == step and (validated or not _of_val(row)))]
         if rows or self.path.exists():
             write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
             self._rewrite_csv(kept)
@@ -107,6 +112,10 @@ class FileLogger(Logger):
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.folder / "metrics.csv", table.getvalue())
+
+
+def _of_val(row: Row) -> bool:
+    return any(key.startswith("val/") for key in row)
 
 
 def _columns(rows: list[Row]) -> list[str]:
