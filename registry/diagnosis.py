@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from registry.capabilities import UnfitError
-from registry.errors import Problem, nearest, quoted
+from registry.errors import MOST_PROBLEMS, Problem, RecipeError, nearest, quoted
 from registry.merge import Path, blocks_in, with_types
 from registry.registration import Block, Entry, entries
 from registry.spec import Spec
@@ -17,16 +17,16 @@ from registry.strict_yaml import Map, Seq, dotted, mark_of
 Fits = Callable[[type[Block]], bool]
 
 
-def problems_in(slot: str, tree: Map, error: ValidationError) -> list[Problem]:
-    """One problem a wrong key, in the order in which they were written."""
+def error_in(slot: str, tree: Map, error: ValidationError) -> RecipeError:
+    """An error with one problem for each wrong key, in the order in which they were written."""
     filled = with_types(slot, tree, filled=True)
     found: dict[Path, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         found.setdefault(_written(tree, details["loc"]), []).append(details)
-    problems = [
-        Problem(mark_of(tree, path), dotted(path), _message(slot, filled, path, group)) for path, group in found.items()
-    ]
-    return sorted(problems, key=lambda problem: (problem.mark.source, problem.mark.line or 0))
+    marks = {path: mark_of(tree, path) for path in found}
+    first = sorted(found, key=lambda path: (marks[path].source, marks[path].line or 0))[:MOST_PROBLEMS]
+    problems = [Problem(marks[path], dotted(path), _message(slot, filled, path, found[path])) for path in first]
+    return RecipeError(problems, more=len(found) - len(first))
 
 
 def _written(tree: Map, location: Path) -> Path:

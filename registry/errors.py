@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from registry.text import as_yaml, shortened
+
+MOST_PROBLEMS = 50  # lines of one error
+_LONGEST_NAME = 100  # of a name for which a similar one is searched
+
 
 class RegistrationError(TypeError):
     """A block breaks the constructor contract; raised when its module is imported."""
@@ -19,7 +24,8 @@ class Mark:
     line: int | None = None
 
     def __str__(self) -> str:
-        return self.source if self.line is None else f"{self.source}:{self.line}"
+        source = shortened(self.source)
+        return source if self.line is None else f"{source}:{self.line}"
 
 
 @dataclass(frozen=True)
@@ -31,24 +37,34 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.mark), self.path, self.message) if part)
+        return ": ".join(part for part in (str(self.mark), shortened(self.path), shortened(self.message, 1000)) if part)
 
 
 class RecipeError(ValueError):
-    """A recipe cannot be used. ``str()`` has one line for each problem; ``problems`` has the objects."""
+    """A recipe cannot be used.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(dict.fromkeys(problems))
-        super().__init__("\n".join(map(str, self.problems)))
+    ``str()`` has a line for each of the first problems, and the number of the others.
+
+    Args:
+        problems: what is wrong; ``problems`` has them without repetitions.
+        more: number of further problems, which were not put into words.
+    """
+
+    def __init__(self, problems: Iterable[Problem], more: int = 0) -> None:
+        self.problems, self.more = tuple(dict.fromkeys(problems)), more
+        lines = list(map(str, self.problems[:MOST_PROBLEMS]))
+        if others := len(self.problems) - len(lines) + more:
+            lines.append(f"and {others:,} more {'problem' if others == 1 else 'problems'}")
+        super().__init__("\n".join(lines))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``did you mean 'x'?`` for the known name most like ``name``, or nothing."""
-    close = get_close_matches(name, list(known), n=1)
+    close = get_close_matches(name, list(known), n=1) if len(name) <= _LONGEST_NAME else []
     return f"did you mean {close[0]!r}?" if close else ""
 
 
 def quoted(value: Any) -> str:
     """A wrong value as the user wrote it, cut short if it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = as_yaml(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else f"{text[:36]} ..."

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from registry.errors import Mark, Problem, RecipeError, nearest
+from registry.errors import Mark, Problem, RecipeError, nearest, quoted
 from registry.registration import Entry, Parameter, as_recipe, entries, slot_named, slots
 from registry.slots import with_default_type
-from registry.strict_yaml import Map, Seq, dotted, with_mark
+from registry.strict_yaml import MAX_DEPTH, Map, Seq, check_key, dotted, split_path, with_mark
 
 Path = tuple[str | int, ...]
 
@@ -28,12 +28,18 @@ def merge(base: Any, change: Any) -> Any:
 def with_override(tree: Map, key: str, value: Any, mark: Mark) -> Map:
     """Lay ``value`` over the place ``a.b.c`` of ``tree``; a number in the key is an index of a list.
 
+    A key that contains a dot is in quotes: ``layers."a.b".mixer``.
+
     Raises:
         RecipeError: the key is not of that form, or its index is outside the list.
     """
-    parts = key.split(".")
+    parts = split_path(key)
+    if len(parts) > MAX_DEPTH:
+        raise RecipeError([Problem(mark, "", f"has {len(parts):,} keys; a path has at most {MAX_DEPTH}")])
     if not all(parts):
         raise RecipeError([Problem(mark, "", "must have the form key.key=value")])
+    for part in parts:
+        check_key(part, mark)
     return cast("Map", _set(tree, parts, with_mark(value, mark), mark))
 
 
@@ -56,32 +62,36 @@ def resolve_like(node: Any, path: Path = ()) -> Any:
     """Resolve ``like: sibling`` in every mapping of named blocks.
 
     Raises:
-        RecipeError: there is no such sibling, or they lead in a circle.
+        RecipeError: there is no such sibling, or they lead in a circle or through too many others.
     """
     if isinstance(node, Seq):
         return Seq([resolve_like(item, (*path, index)) for index, item in enumerate(node)], node.marks)
     if not isinstance(node, Map):
         return node
-    done = Map(node, node.marks, node.mark)
+    siblings, done = Map(node, node.marks, node.mark), Map(node, node.marks, node.mark)
     for key in node:
-        done[key] = resolve_like(_with_sibling(node, key, (), path), (*path, key))
+        done[key] = resolve_like(_with_sibling(siblings, key, (), path), (*path, key))
     return done
 
 
 def _with_sibling(siblings: Map, key: str, seen: tuple[str, ...], path: Path) -> Any:
+    """The block of one key laid over the block that it is like; ``siblings`` keeps what was resolved."""
     value = siblings[key]
     if not isinstance(value, Map) or "like" not in value:
         return value
     name, mark = value["like"], value.marks["like"]
-    others = [other for other in siblings if other != key]
     here = dotted((*path, key, "like"))
-    if name not in others:
+    if not isinstance(name, str) or name not in siblings or name == key:
+        others = [other for other in siblings if other != key]
         hint = nearest(str(name), others) or f"known: {', '.join(others) or 'none'}"
-        raise RecipeError([Problem(mark, here, f"there is no {name!r} beside {key!r}; {hint}")])
+        raise RecipeError([Problem(mark, here, f"there is no {quoted(name)} beside {key!r}; {hint}")])
     if name in seen:
         raise RecipeError([Problem(mark, here, f"leads in a circle: {' -> '.join((*seen, key, name))}")])
+    if len(seen) == MAX_DEPTH:
+        raise RecipeError([Problem(mark, here, f"leads through more than {MAX_DEPTH} others; start from a nearer one")])
     change = Map({k: v for k, v in value.items() if k != "like"}, value.marks, value.mark)
-    return merge(_with_sibling(siblings, name, (*seen, key), path), change)
+    siblings[key] = merge(_with_sibling(siblings, name, (*seen, key), path), change)
+    return siblings[key]
 
 
 def with_types(slot: str, value: Any, default: Any = None, *, filled: bool = False) -> Any:
@@ -120,7 +130,9 @@ def _typed_parameter(parameter: Parameter, value: Any, filled: bool) -> Any:
 
 def blocks_in(slot: str, tree: Any, path: Path = ()) -> Iterator[tuple[Path, Entry]]:
     """Every block of a filled tree (see :func:`with_types`): its key path and its entry."""
-    if not isinstance(tree, Map) or (entry := entries(slot).get(tree.get("type", ""))) is None:
+    name = tree.get("type") if isinstance(tree, Map) else None
+    entry = entries(slot).get(name) if isinstance(name, str) else None
+    if entry is None:
         return
     yield path, entry
     for key, parameter in entry.parameters.items():

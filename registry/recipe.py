@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import os.path
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,13 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from registry.capabilities import UnfitError
-from registry.diagnosis import capability_error, problems_in, unsupported_positions
+from registry.diagnosis import capability_error, error_in, unsupported_positions
 from registry.errors import Mark, Problem, RecipeError, nearest
 from registry.merge import merge, resolve_like, with_override, with_types
 from registry.registration import slots
 from registry.spec import Record, Spec, build_hook, parse
-from registry.strict_yaml import Map, as_plain, dotted, mark_of, parse_text, read_yaml, with_mark
+from registry.strict_yaml import Map, as_plain, dotted, mark_of, parse_text, read_yaml, split_override, with_mark
+from registry.text import shortened
 
 ROOT = "model"
 TENSOR_AXES = 3  # axes of the largest parameters: experts, rows, columns
@@ -121,7 +123,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Overrides = (
     try:
         return Recipe(name, parse(ROOT, as_plain(tree)), tree, origin, before)
     except ValidationError as error:
-        raise RecipeError(problems_in(ROOT, tree, error)) from None
+        raise error_in(ROOT, tree, error) from None
     except PydanticCustomError as error:
         raise RecipeError([Problem(mark_of(tree, ("type",)), "", error.message())]) from None
 
@@ -134,10 +136,10 @@ def assignments(overrides: Overrides) -> Iterator[tuple[str, Any, Mark]]:
         return
     for text in overrides:
         mark = Mark(f"override {text}")
-        key, equals, value = text.partition("=")
-        if not equals:
+        parts = split_override(text)
+        if parts is None:
             raise RecipeError([Problem(mark, "", "must have the form key.key=value")])
-        yield key, parse_text(value, str(mark), lines=False), mark
+        yield parts[0], parse_text(parts[1], mark.source, lines=False), mark
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -148,7 +150,7 @@ def find_recipe(name: str | Path) -> Path:
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        if path.is_file():
+        if os.path.exists(path):  # noqa: PTH110  (a text that is too long for a path: no error)
             return path
         raise RecipeError([Problem(Mark(str(name)), "", "there is no such file")])
     known = builtin_recipes()
@@ -172,9 +174,10 @@ def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map, str]:
     if isinstance(source, Map) and source.mark is not None:  # part of a file that was read, which keeps its lines
         return str(source.get("type", "recipe")), source, source.mark.source
     if isinstance(source, Mapping):
-        return str(source.get("type", "recipe")), with_mark(source, Mark("recipe")), "recipe"
+        tree = with_mark(source, Mark("recipe"))
+        return str(tree.get("type", "recipe")), tree, "recipe"
     path = find_recipe(source)
-    return path.stem, _with_base(path, ()), str(path)
+    return shortened(path.stem), _with_base(path, ()), str(path)
 
 
 def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:
@@ -191,7 +194,8 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:
         raise RecipeError([Problem(mark, "extends", "must be one path or one name of a recipe")])
     try:
         beside = path.parent / base
-        found = beside if Path(base).suffix and beside.is_file() else find_recipe(base)
+        known = Path(base).suffix and os.path.exists(beside)  # noqa: PTH110
+        found = beside if known else find_recipe(base)
     except RecipeError as error:
         raise RecipeError([Problem(mark, "extends", f"{base!r}: {error.problems[0].message}")]) from None
     return merge(_as_model(_with_base(found, (*seen, path.resolve()))), change)

@@ -193,7 +193,7 @@ def _model(block: type[Block], parameters: Mapping[str, Parameter]) -> type[Base
     fields: dict[str, Any] = {
         p.name: (p.annotation, Field(p.default, description=p.description)) for p in parameters.values()
     }
-    config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
     return create_model(block.__name__, __config__=config, __doc__=block.__doc__, __module__=block.__module__, **fields)
 
 

@@ -243,7 +243,8 @@ def _entry(slot: str, name: Any) -> Entry:
     if isinstance(name, str) and (entry := entries(slot).get(name)):
         return entry
     known = list(entries(slot))
-    home = next((other for other in slots() if other != slot and name in entries(other)), "")
+    homes = slots() if isinstance(name, str) else []
+    home = next((other for other in homes if other != slot and name in entries(other)), "")
     hints = (nearest(str(name), known), f"{name!r} is one of {home};" if home else "")
     context = {"slot": slot, "name": quoted(name), "home": home, "hint": "".join(f" {hint}" for hint in hints if hint)}
     raise PydanticCustomError(

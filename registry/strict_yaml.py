@@ -1,5 +1,7 @@
 """YAML read strictly: the 1.2 core types, no tags, no duplicate keys, and every value remembers its line."""
 
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,11 +10,19 @@ from typing import Any, cast
 import yaml
 
 from registry.errors import Mark, Problem, RecipeError
+from registry.files import read_bytes
 
 MAX_BYTES = 1_000_000
-MAX_NODES = 100_000  # counted after aliases are followed, so that nested aliases cannot explode
+MAX_NODES = 20_000  # counted after aliases are followed, so that nested aliases cannot explode
 MAX_DEPTH = 100
-PLAIN_TAGS = frozenset({"map", "seq", "str", "int", "float", "bool", "null"})
+MAX_KEY = 200  # characters
+MAX_INTEGER = 2**63 - 1
+MAX_FLOAT = 3.4028234663852886e38  # of a float32
+_PLAIN = re.compile(r"[^.=\"'\s]+")
+_QUOTED = r"\"(?:[^\"\\]|\\.)*\"|'[^']*'"
+_PART = re.compile(rf"{_QUOTED}|[^.\"']+|.", re.S)
+_OVERRIDE = re.compile(rf"((?:{_QUOTED}|[^=\"']|[\"'])*?)=(.*)", re.S)
+_TOO_LARGE = "is too large or too deeply nested (aliases counted where they are used)"
 
 
 class Map(dict[str, Any]):
@@ -32,10 +42,29 @@ class Seq(list[Any]):
         self.marks: list[Mark] = list(marks or [])
 
 
+class _RefusedError(yaml.MarkedYAMLError):
+    """The document is YAML, but not of a kind that recipes may be."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 core schema: `1e-3` is a number, `no` and `12:30` are strings."""
+    """YAML 1.2 core schema without tags: `1e-3` is a number, `no` and `12:30` are strings."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (the base class's table, replaced)
+    nodes = depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Read a node, unless it has a tag or the document becomes too large."""
+        event = cast("Any", self).peek_event()
+        self.nodes += 1
+        if self.nodes > MAX_NODES or self.depth > MAX_DEPTH:
+            raise _RefusedError(problem=_TOO_LARGE, problem_mark=event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            message = f"tag {event.tag!r} is not allowed: a recipe is plain data"
+            raise _RefusedError(problem=message, problem_mark=event.start_mark)
+        self.depth += 1
+        node = cast("Any", super()).compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def _resolve(tag: str, pattern: str, first: str) -> None:
@@ -60,14 +89,11 @@ def read_yaml(path: Path) -> Map:
         RecipeError: it cannot be read, is not YAML, or is not one mapping.
     """
     try:
-        data = path.read_bytes()
-        text = data.decode("utf-8")
+        text = read_bytes(path, MAX_BYTES).decode("utf-8")
     except OSError as error:
         raise _failure(Mark(str(path)), f"cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise _failure(Mark(str(path)), "is not UTF-8 text") from error
-    if len(data) > MAX_BYTES:
-        raise _failure(Mark(str(path)), f"has {len(data)} bytes; a recipe has at most {MAX_BYTES}")
     value = parse_text(text, str(path))
     if not isinstance(value, Map):
         raise _failure(Mark(str(path), 1), "a recipe must be a mapping of keys to values")
@@ -86,23 +112,26 @@ def parse_text(text: str, source: str, *, lines: bool = True) -> Any:
         at = error.problem_mark or error.context_mark
         remedy = "; indent with spaces, not tabs" if error.problem and "'\\t'" in error.problem else ""
         mark = Mark(source, at.line + 1 if at and lines else None)
-        raise _failure(mark, f"is not YAML: {error.problem}{remedy}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+        refused = isinstance(error, _RefusedError)
+        raise _failure(mark, f"{'' if refused else 'is not YAML: '}{error.problem}{remedy}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1 if lines else None
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        raise _failure(Mark(source, line), f"contains the control character U+{code:04X}; remove it") from error
+    except yaml.YAMLError as error:
         raise _failure(Mark(source), f"is not YAML: {str(error).splitlines()[0]}") from error
-    return None if node is None else _Builder(source).value(node)
+    return None if node is None else _Builder(source, lines).value(node)
 
 
 class _Builder:
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, lines: bool) -> None:
+        self.source, self.lines = source, lines
         self.nodes = 0
 
     def value(self, node: yaml.Node, depth: int = 0) -> Any:
         self.nodes += 1
         if self.nodes > MAX_NODES or depth > MAX_DEPTH:
-            raise _failure(self.mark(node), "is too large or too deeply nested (aliases counted where they are used)")
-        if node.tag.removeprefix("tag:yaml.org,2002:") not in PLAIN_TAGS:
-            raise _failure(self.mark(node), f"tag {node.tag!r} is not allowed: a recipe is plain data")
+            raise _failure(self.mark(node), _TOO_LARGE)
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, depth)
         if isinstance(node, yaml.SequenceNode):
@@ -112,12 +141,14 @@ class _Builder:
     def scalar(self, node: yaml.Node) -> Any:
         kind, text = node.tag.rpartition(":")[2], str(node.value)
         if kind == "int":
-            return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+            digits = text.lstrip("+-0xo") or "0"
+            value = MAX_INTEGER + 1 if len(digits) > 21 else int(text, 0 if text.startswith(("0o", "0x")) else 10)
+            return _checked(value, self.mark(node), len(digits))
         if kind == "float":
-            return float(re.sub(r"\.(inf|nan)$", r"\1", text.lower()))
+            return _checked(float(re.sub(r"\.(inf|nan)$", r"\1", text.lower())), self.mark(node))
         if kind == "bool":
             return text.lower() == "true"
-        return None if kind == "null" else text
+        return None if kind == "null" else _checked(text, self.mark(node))
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> Map:
         result = Map(mark=self.mark(node))
@@ -127,6 +158,7 @@ class _Builder:
                 raise _failure(
                     self.mark(key_node), "keys must be plain names; to start from another layer write 'like: name'"
                 )
+            check_key(key, self.mark(key_node))
             if key in result:
                 raise _failure(
                     self.mark(key_node), f"key {key!r} is given twice; first at line {result.marks[key].line}"
@@ -135,11 +167,39 @@ class _Builder:
         return result
 
     def mark(self, node: yaml.Node) -> Mark:
-        return Mark(self.source, node.start_mark.line + 1)
+        return Mark(self.source, node.start_mark.line + 1 if self.lines else None)
 
 
 def _failure(mark: Mark, message: str) -> RecipeError:
     return RecipeError([Problem(mark, "", message)])
+
+
+def _checked(value: Any, mark: Mark, digits: int | None = None) -> Any:
+    """A scalar that a recipe may contain: text without control characters, and whole numbers of 64 bits.
+
+    Raises:
+        RecipeError: it is another one.
+    """
+    if isinstance(value, str) and not value.isprintable():
+        code = next(ord(one) for one in value if not one.isprintable())
+        raise _failure(mark, f"text with the control character U+{code:04X}: {value[:80]!r}; remove it")
+    if type(value) is int and abs(value) > MAX_INTEGER:
+        size = f"a whole number of {digits} digits" if digits else "a whole number"
+        raise _failure(mark, f"{size} is above {MAX_INTEGER}, the largest that a recipe can contain")
+    if isinstance(value, float) and MAX_FLOAT < abs(value) < math.inf:
+        raise _failure(mark, f"{value:g} is above {MAX_FLOAT:.2g}, the largest number of a float32")
+    return value
+
+
+def check_key(key: str, mark: Mark) -> None:
+    """Check that a recipe can contain this key.
+
+    Raises:
+        RecipeError: it is too long or contains a control character.
+    """
+    if len(key) > MAX_KEY:
+        raise _failure(mark, f"a key of {len(key):,} characters; a key has at most {MAX_KEY}")
+    _checked(key, mark)
 
 
 def mark_of(root: Map, path: Iterable[str | int]) -> Mark:
@@ -156,8 +216,34 @@ def mark_of(root: Map, path: Iterable[str | int]) -> Mark:
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """A key path as recipes and overrides write it."""
-    return ".".join(map(str, path))
+    """A key path as overrides write it: ``decoder.layers."a.b".mixer``."""
+    return ".".join(key if _PLAIN.fullmatch(key := str(part)) else json.dumps(key) for part in path)
+
+
+def split_path(text: str) -> list[str]:
+    """The keys of a path that :func:`dotted` gives; a key in quotes may contain dots. Some may be empty."""
+    parts = [""]
+    for found in _PART.finditer(text):
+        if found[0] == ".":
+            parts.append("")
+        else:
+            parts[-1] += _unquoted(found[0])
+    return parts
+
+
+def split_override(text: str) -> tuple[str, str] | None:
+    """Path and value of ``key.key=value``; an ``=`` in quotes belongs to a key. None: it has no ``=``."""
+    found = _OVERRIDE.fullmatch(text)
+    return None if found is None else (found[1], found[2])
+
+
+def _unquoted(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return text[1:-1]
+    try:
+        return str(json.loads(text)) if text[0] == '"' else text
+    except ValueError:  # a backslash or a control character that JSON does not know
+        return text
 
 
 def as_plain(value: Any) -> Any:
@@ -168,11 +254,34 @@ def as_plain(value: Any) -> Any:
 
 
 def with_mark(value: Any, mark: Mark) -> Any:
-    """SitelessFactory data as Map and Seq, everything written at ``mark``."""
-    if isinstance(value, Mapping):
-        items = {str(key): with_mark(item, mark) for key, item in cast("Mapping[Any, Any]", value).items()}
-        return Map(items, dict.fromkeys(items, mark), mark)
-    if isinstance(value, list | tuple):
-        items = [with_mark(item, mark) for item in cast("list[Any]", value)]
-        return Seq(items, [mark] * len(items))
-    return value
+    """Plain data as Map and Seq, everything written at ``mark``.
+
+    Raises:
+        RecipeError: it contains what no recipe file can contain, or is too large or too deeply nested.
+    """
+    return _Marked(mark).value(value)
+
+
+class _Marked:
+    def __init__(self, mark: Mark) -> None:
+        self.mark = mark
+        self.nodes = 0
+
+    def value(self, value: Any, depth: int = 0) -> Any:
+        self.nodes += 1
+        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
+            raise _failure(self.mark, _TOO_LARGE)
+        if isinstance(value, Mapping):
+            return self.mapping(cast("Mapping[Any, Any]", value), depth)
+        if isinstance(value, list | tuple):
+            items = [self.value(item, depth + 1) for item in cast("list[Any]", value)]
+            return Seq(items, [self.mark] * len(items))
+        return _checked(value, self.mark)
+
+    def mapping(self, value: Mapping[Any, Any], depth: int) -> Map:
+        for key in value:
+            if not isinstance(key, str):
+                raise _failure(self.mark, f"keys must be plain names, not {str(key)[:80]!r}")
+            check_key(key, self.mark)
+        items = {key: self.value(item, depth + 1) for key, item in value.items()}
+        return Map(items, dict.fromkeys(items, self.mark), self.mark)

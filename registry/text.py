@@ -1,5 +1,6 @@
-"""Docstrings, values and types, in the words of those who write recipes."""
+"""Docstrings, values and types, in the words of those who write recipes, and texts from outside made printable."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
@@ -13,6 +14,25 @@ _NUMBERS = {
     "number > 0": "positive number",
     "number >= 0": "number from 0",
 }
+
+
+_ACTED_ON = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def printable(text: object) -> str:
+    """A text from outside for a message on one line: what a terminal would act on, such as ESC, is escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in str(text))
+
+
+def terminal_text(text: str) -> str:
+    """A text of several lines for a terminal: control characters and changes of direction are escaped."""
+    return _ACTED_ON.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def shortened(text: object, most: int = 300) -> str:
+    """:func:`printable`, with the middle left out if it is longer than ``most`` characters."""
+    line = printable(text)
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
 
 
 def summary(documented: type) -> str:
@@ -52,6 +72,8 @@ def as_yaml(value: Any) -> str:
     """A value as a recipe would write it: ``null``, ``1e-5``, ``[q, k]``."""
     if isinstance(value, bool | None):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{'-' if value < 0 else ''}.{'nan' if math.isnan(value) else 'inf'}"
     if isinstance(value, float):
         return re.sub(r"e([+-])0+", r"e\1", repr(value)).replace("e+", "e").removesuffix(".0")
     if isinstance(value, tuple | list):

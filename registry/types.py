@@ -10,7 +10,7 @@ Arity = Literal["one", "many", "named"]
 
 Positive = Annotated[int, Gt(0)]
 NonNegative = Annotated[int, Ge(0)]
-Depth = Annotated[int, Ge(0), Le(10_000)]
+Depth = Annotated[int, Ge(0), Le(2_000)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Probability = Annotated[float, Ge(0), Lt(1)]

@@ -1,6 +1,6 @@
 """Which blocks of a built model lack an ability, and whether its positions are configured once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from blocks.base import Component, Mixer, Stack
@@ -46,12 +46,13 @@ def blocks_without(model: Component, ability: Ability) -> str:
 def position_warnings(model: Component) -> Iterator[str]:
     """Warn of a model with several position encodings, or of a bidirectional stack with none."""
     found = {"input_positions": dict[str, str](), "stack": dict[str, str](), "mixer": dict[str, str]()}
-    modules = {component: name for name, component in model.components()}
+    names = dict(model.components())
+    modules = {component: name for name, component in names.items()}
     for key, component, spec in blocks_by_key(model):
         if spec.entry.slot == "input_positions" and spec.entry.name != "none":
             found["input_positions"][key] = spec.entry.name
         elif component.capabilities.needs:
-            of_stack = isinstance(_owner(model, modules[component]), Stack)
+            of_stack = isinstance(_owner(names, modules[component]), Stack)
             found["stack" if of_stack else "mixer"][key] = spec.entry.name
     kinds = [blocks for blocks in found.values() if blocks]
     if not kinds:
@@ -61,10 +62,12 @@ def position_warnings(model: Component) -> Iterator[str]:
         yield f"several position encodings are configured: {named}; set those that are not meant to none"
 
 
-def _owner(model: Component, name: str) -> Component:
+def _owner(components: Mapping[str, Component], name: str) -> Component:
     """The component that directly contains the one at this module path."""
-    inside = {path: component for path, component in model.components() if name.startswith(f"{path}." if path else "")}
-    return inside[max((path for path in inside if path != name), key=len)]
+    name = name.rpartition(".")[0]
+    while name not in components:
+        name = name.rpartition(".")[0]
+    return components[name]
 
 
 def _unordered_stacks(model: Component) -> Iterator[str]:

@@ -9,7 +9,7 @@ from blocks.base import Component
 from blocks.models.base import Model
 from blocks.stacks.layers import LAYOUT
 from registry import Spec, spec_of
-from registry.strict_yaml import dotted
+from registry.strict_yaml import dotted, split_path
 from registry.text import as_yaml, ranges
 
 Path = tuple[str | int, ...]
@@ -156,7 +156,7 @@ def _layers(path: Path, a: Component, b: Component, one: _Side, other: _Side) ->
     for indices in pairs.values():
         x, y = (side[indices[0]] for side in specs)
         for found in _specs((), x, y, one, other):
-            inside = tuple(found.change.places[0].split(".")) if found.change.places[0] else ()
+            inside = tuple(split_path(found.change.places[0])) if found.change.places[0] else ()
             yield replace(found, stack=path, inside=inside, layers=tuple(indices), of=min(map(len, specs)))
 
 

@@ -29,9 +29,11 @@ def _checked(source: str, overrides: list[str]) -> str:
     import registry
     from blockformer import assembly
     from blockformer.assembly.capabilities import position_warnings
+    from registry.text import shortened
 
     recipe = registry.load_recipe(source, overrides)
     model = assembly.check(recipe)
+    source = shortened(source)
     good = f"{source}: ok, {model.kind}, {model.size:,} parameters, hash {recipe.hash[:12]}"
     return "\n".join([good, *(f"{source}: note: {remark}" for remark in position_warnings(model))])
 

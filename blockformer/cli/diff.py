@@ -25,7 +25,8 @@ without B, A with these changes is compared with A:
 
 `blockformer show --help` defines FLOPs and cache. Settings that choose only an implementation, such as backend, are not
 counted as differences. Exit status: 0, whether the models differ or not; 2 if an argument is wrong."""
-OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=.*", re.S)
+KEY = r"\w+|\"[^\"]*\"|'[^']*'"
+OVERRIDE = re.compile(rf"[A-Za-z_]\w*(\.({KEY}))*=.*", re.S)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,8 +71,10 @@ def _recipes(options: Namespace) -> "tuple[Recipe, Recipe]":
 def _named(source: str, overrides: list[str]) -> "Recipe":
     """A recipe whose name lists the changes."""
     from blockformer.cli.recipe_source import recipe_of
+    from registry.text import shortened
 
-    return replace(recipe_of(source, overrides), name=f"{source} with {', '.join(overrides)}" if overrides else source)
+    name = f"{source} with {', '.join(overrides)}" if overrides else source
+    return replace(recipe_of(source, overrides), name=shortened(name))
 
 
 def text(a: "Recipe", b: "Recipe", changes: "list[Change]", one: "Cost", other: "Cost") -> Iterator[str]:

@@ -211,10 +211,12 @@ def _samples(options: Namespace) -> int:
 
 
 def _show(*parts: str) -> None:
-    """Print and flush; for a terminal, replace control characters."""
+    """Print and flush; for a terminal, escape control characters."""
+    from registry.text import terminal_text
+
     text = "".join(parts)
     if sys.stdout.isatty():
-        text = "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in text)
+        text = terminal_text(text)
     sys.stdout.write(text)
     sys.stdout.flush()
 

@@ -1,6 +1,7 @@
 """The command `blockformer`: find the verb, load plug-ins, and turn an exception into one line and an exit status."""
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -31,6 +32,7 @@ MODULES = {"import": "import_", "test-block": "test_block"}  # verbs that cannot
 TRAINER = ("fit", "validate", "test", "predict")
 ROOMS = ("registry", "blocks", "blockformer")
 LONGEST = 300  # characters of an unexpected error's message
+CORRECTABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports for SIGINT and SIGPIPE
 
 
@@ -67,17 +69,23 @@ def _explained(error: Exception, words: list[str], debug: bool) -> tuple[int, st
     """The exit status for an exception, and what to print about it."""
     if isinstance(error, CommandFailedError):
         return error.status, str(error)
+    from registry import RecipeError  # here, so that `--help` answers without pydantic
+    from registry.text import printable, shortened
+
+    if isinstance(error, RecipeError):
+        return 2, str(error)  # one printable line a problem
     if any(cls.__module__.partition(".")[0] in ROOMS for cls in type(error).__mro__):
-        return 2, str(error)  # the project defines exception classes only for what a user can correct
+        return 2, printable(error)  # the project defines exception classes only for what a user can correct
     failed = f"blockformer {next((word for word in words if word in VERBS), '')}".rstrip() + " failed"
     if isinstance(error, OSError) and error.strerror:
-        return 1, f"{failed}: {error.filename or 'a file'}: {error.strerror}"
+        status = 2 if error.errno in CORRECTABLE else 1
+        return status, f"{failed}: {shortened(error.filename or 'a file')}: {error.strerror}"
     if isinstance(error, MemoryError):
         return 1, f"{failed}: not enough memory"
     reason = " ".join(str(error).split())[:LONGEST]
     what = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     parts = [what, *(note.strip() for note in getattr(error, "__notes__", []))]
-    return 1, f"{failed}; this is a bug: {', '.join(parts)}" + ("" if debug else "; --debug shows where")
+    return 1, f"{failed}; this is a bug: {printable(', '.join(parts))}" + ("" if debug else "; --debug shows where")
 
 
 def _run(arguments: list[str]) -> int:

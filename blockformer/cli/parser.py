@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import NoReturn
 
+MOST_DIGITS = 18  # of a number on the command line
+
 
 class CommandFailedError(Exception):
     """A command failed in an expected way; the message is one line.
@@ -33,7 +35,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and exit with status 2."""
-        print(f"{self.prog}: {message} (see `{self.prog} --help`)", file=sys.stderr)
+        from registry.text import shortened  # here, so that `--help` answers without pydantic
+
+        print(f"{self.prog}: {shortened(message, 1000)} (see `{self.prog} --help`)", file=sys.stderr)
         sys.exit(2)
 
 
@@ -56,6 +60,6 @@ def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
 
 def positive(text: str) -> int:
     """A whole number above 0, for ``type=``."""
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive whole number, not {text!r}")
     return int(text)

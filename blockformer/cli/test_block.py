@@ -143,7 +143,7 @@ def _parsed(case: "BlockCase", params: list[str]) -> dict[str, object]:
     from pydantic import ValidationError
 
     from registry import Mark, Problem, RecipeError, parse
-    from registry.diagnosis import problems_in
+    from registry.diagnosis import error_in
     from registry.merge import with_override
     from registry.recipe import assignments
     from registry.strict_yaml import Map, as_plain
@@ -156,7 +156,7 @@ def _parsed(case: "BlockCase", params: list[str]) -> dict[str, object]:
     try:
         parse(case.slot, as_plain(tree))
     except ValidationError as error:
-        raise RecipeError(problems_in(case.slot, tree, error)) from None
+        raise error_in(case.slot, tree, error) from None
     return {key: value for key, value in as_plain(tree).items() if key != "type"}
 
 

@@ -18,7 +18,7 @@ from blockformer.huggingface.template import Config, TemplateContext
 from blockformer.huggingface.tensor_conversion import parameters_from_tensors
 from blockformer.huggingface.tensor_layout import tensor_names, tensor_rules
 from registry import Mark, Problem, Recipe, RecipeError, load_recipe
-from registry.strict_yaml import Map, mark_of
+from registry.strict_yaml import Map, mark_of, split_path
 
 ANY = "*"  # in the section `fixed`: any value is supported
 
@@ -143,7 +143,7 @@ def _unsupported_values(context: TemplateContext, file: Path) -> Iterator[Proble
 
 def _family_problem(section: Map, problem: Problem) -> Problem:
     """A problem of a recipe, with the line of the family file that the key comes from."""
-    path, parts = list[str | int](), iter(problem.path.split("."))
+    path, parts = list[str | int](), iter(split_path(problem.path))
     for part in parts:
         if part == "layers":  # a family file has one template for all layers, without names
             next(parts, None)
