@@ -105,7 +105,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Overrides = (
     """Read a recipe and check it against the registry.
 
     Args:
-        source: a path, the bare name of an installed recipe, or a mapping with the content of a file.
+        source: a path, the bare name of a built-in recipe, or a mapping with the content of a file.
         overrides: ``{"decoder.depth": 2}`` or ``["decoder.depth=2"]``, laid over in order.
 
     Raises:

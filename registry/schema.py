@@ -16,7 +16,7 @@ from registry.text import prose, recipe_for, summary
 from registry.types import FactoryMarker, factory_of, slot_of
 
 Schema = dict[str, Any]
-EXTENDS = "The recipe that this one changes: a path that starts from this file, or the name of an installed recipe."
+EXTENDS = "The recipe that this one changes: a path that starts from this file, or the name of a built-in recipe."
 LIKE = "The key of the block beside this one that it starts from."
 
 

@@ -26,7 +26,7 @@ def build(
     """Build a model with initial values.
 
     Args:
-        recipe: a path, the name of an installed recipe, a mapping, or a loaded recipe.
+        recipe: a path, the name of a built-in recipe, a mapping, or a loaded recipe.
         overrides: ``{"decoder.depth": 2}`` or ``["decoder.depth=2"]``; not allowed with a loaded recipe.
         seed: seed of the initial values.
         device: device of the parameters.

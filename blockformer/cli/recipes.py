@@ -24,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     """List recipes, or write the page about them."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.page and options.word:
+        parser.error(f"--page lists all recipes; leave {options.word!r} out")
     from registry.errors import nearest
     from registry.recipe import builtin_recipes, description_of  # imported late: --help then needs no pydantic
 

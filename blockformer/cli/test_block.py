@@ -51,6 +51,10 @@ def _run(options: Namespace) -> "ConformanceReport":
         )
     except ValueError as error:  # an expected failure names a check that does not apply
         raise UserError(f"--expect-failure: {error}") from None
+    except KeyboardInterrupt:
+        progress.clear()
+        print(f"stopped after {progress.done} checks, {progress.failed} of them with an unexpected outcome")
+        raise
     finally:
         progress.clear()
 
@@ -185,12 +189,14 @@ class _Progress:
     """A line for each outcome that is neither passed nor not applicable; on a terminal also the last check."""
 
     def __init__(self, traceback: bool) -> None:
-        self.traceback, self.done, self.live = traceback, 0, sys.stderr.isatty()
+        self.traceback, self.live = traceback, sys.stderr.isatty()
+        self.done = self.failed = 0
 
     def show(self, outcome: "Outcome", error: Exception | None) -> None:
         from blockformer.conformance.runner import STATUS_TEXT
 
         self.done += 1
+        self.failed += not outcome.good
         self.clear()
         if outcome.status not in ("passed", "not_applicable"):
             print(f"{STATUS_TEXT[outcome.status]}: {outcome.id}: {outcome.reason}", flush=True)

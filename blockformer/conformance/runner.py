@@ -136,7 +136,7 @@ class ConformanceReport:
     def summary(self) -> str:
         """One line: ``41 checks: 38 passed, 1 failed, 2 not applicable``."""
         counts = [f"{self.count(status)} {text.lower()}" for status, text in STATUS_TEXT.items() if self.count(status)]
-        return f"{len(self.outcomes)} checks: {', '.join(counts) or 'none'}"
+        return f"{len(self.outcomes)} check{'s' * (len(self.outcomes) != 1)}: {', '.join(counts) or 'none'}"
 
     def by_case(self) -> "Iterator[tuple[str, ConformanceReport]]":
         """The id of each block, and the report of its checks."""

@@ -70,7 +70,7 @@ def fit(recipe: str, config: str, further: Sequence[str]) -> Run:
     """Run `blockformer fit` in a process of its own, so that its peak of memory is its own, too.
 
     Args:
-        recipe: name of an installed recipe.
+        recipe: name of a built-in recipe.
         config: name of a configuration beside this file.
         further: more arguments.
 

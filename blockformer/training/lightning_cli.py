@@ -72,9 +72,7 @@ class TrainingCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--recipe", type=RecipeArgument, help="the model: a file, or the name of an installed recipe"
-        )
+        parser.add_argument("--recipe", type=RecipeArgument, help="the model: a file, or the name of a built-in recipe")
         parser.add_argument(
             "--init-from", type=str, default=None, help="begin with what a trained model of another recipe has learned"
         )

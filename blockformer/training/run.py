@@ -18,7 +18,7 @@ def train(
         folder = train("gpt2", {"decoder.depth": 4}, {"trainer.max_steps": 200, "data.dataset": "docstrings"})
 
     Args:
-        recipe: a file, the name of an installed recipe, or a mapping.
+        recipe: a file, the name of a built-in recipe, or a mapping.
         overrides: ``{"decoder.depth": 2}`` or ``["decoder.depth=2"]``.
         settings: options of `fit` by their names, without the dashes.
 

@@ -24,7 +24,7 @@ class _Take(Function):
         return taken.view(ctx.rows, times, grad.shape[1]).sum(1) if times != 1 else taken, None, None
 
 
-class Sorting:
+class ExpertOrder:
     """The order of tokens by expert.
 
     Args:

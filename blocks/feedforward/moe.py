@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from blocks.base import Context, Expert, Factory, FeedForward, Router, Site
 from blocks.base.component import flops_per_token
-from blocks.feedforward.dispatch import Sorting
+from blocks.feedforward.dispatch import ExpertOrder
 from blocks.feedforward.glu import GLU
 from blocks.routing.top_k import TopKRouter
 from registry import Positive, register
@@ -63,8 +63,8 @@ class MixtureOfExperts(FeedForward):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)  # (N, D)
         weights, chosen = self.router(rows)
-        sorting = Sorting(chosen, self.size)
-        y = sorting.gather(self.experts(sorting.spread(rows), sorting.offsets), weights).view(x.shape)
+        order = ExpertOrder(chosen, self.size)
+        y = order.gather(self.experts(order.spread(rows), order.offsets), weights).view(x.shape)
         if self.shared is None:
             return y
         shared = self.shared(x)

@@ -52,3 +52,10 @@ def test_a_name_that_is_like_no_other_is_not_answered_with_all_of_them(capsys: p
 
 def test_no_two_recipes_share_a_name() -> None:
     assert len(list(recipes_folder().rglob("*.yaml"))) == len(registry.builtin_recipes())
+
+
+def test_a_page_is_of_all_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["recipes", "gpt2", "--page", str(tmp_path / "models.md")])
+    assert stop.value.code == 2
+    assert "--page lists all recipes; leave 'gpt2' out" in capsys.readouterr().err

@@ -14,7 +14,7 @@ PYTHON_CLASS = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class defined in Python, whose i
 Seen = frozenset[tuple[int, int]]
 
 
-def same(one: Any, other: Any, seen: Seen = frozenset()) -> bool:
+def certainly_equal(one: Any, other: Any, seen: Seen = frozenset()) -> bool:
     """True if two values are certainly equal; modules if their settings, parameter shapes and constants are equal.
 
     Values that cannot be compared count as different.
@@ -34,9 +34,9 @@ def same(one: Any, other: Any, seen: Seen = frozenset()) -> bool:
 
 
 def _modules(one: nn.Module, other: nn.Module, seen: Seen) -> bool:
-    if isinstance(one, Component) and not same(one.constants(), cast("Component", other).constants(), seen):
+    if isinstance(one, Component) and not certainly_equal(one.constants(), cast("Component", other).constants(), seen):
         return False
-    return same(_attributes(one), _attributes(other), seen)
+    return certainly_equal(_attributes(one), _attributes(other), seen)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
@@ -52,15 +52,15 @@ def _tensors(one: Tensor, other: Tensor, seen: Seen) -> bool:
 
 
 def _mappings(one: Mapping[Any, Any], other: Mapping[Any, Any], seen: Seen) -> bool:
-    return list(one) == list(other) and all(same(value, other[key], seen) for key, value in one.items())
+    return list(one) == list(other) and all(certainly_equal(value, other[key], seen) for key, value in one.items())
 
 
 def _sequences(one: Sequence[Any], other: Sequence[Any], seen: Seen) -> bool:
-    return len(one) == len(other) and all(same(a, b, seen) for a, b in zip(one, other, strict=True))
+    return len(one) == len(other) and all(certainly_equal(a, b, seen) for a, b in zip(one, other, strict=True))
 
 
 def _partials(one: "partial[Any]", other: "partial[Any]", seen: Seen) -> bool:
-    return same((one.func, one.args, one.keywords), (other.func, other.args, other.keywords), seen)
+    return certainly_equal((one.func, one.args, one.keywords), (other.func, other.args, other.keywords), seen)
 
 
 def _equal(one: object, other: object, seen: Seen) -> bool:
@@ -70,7 +70,7 @@ def _equal(one: object, other: object, seen: Seen) -> bool:
 def _objects(one: object, other: object, seen: Seen) -> bool:
     kind = type(one)
     if kind.__eq__ is object.__eq__ and kind.__flags__ & PYTHON_CLASS and hasattr(one, "__dict__"):
-        return same(vars(one), vars(other), seen)
+        return certainly_equal(vars(one), vars(other), seen)
     try:
         return (one == other) is True
     except Exception:  # a class from elsewhere may raise anything in __eq__

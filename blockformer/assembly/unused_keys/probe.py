@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from blockformer.assembly.unused_keys.module_equality import same
+from blockformer.assembly.unused_keys.module_equality import certainly_equal
 from registry import Parameter, Spec, entries
 from registry.spec import ParentArguments, Record, build_hook
 
@@ -51,7 +51,7 @@ def has_effect(spec: Spec[Any], given: ParentArguments, built: Any, key: str, kn
         except Exception:  # a block may raise anything for a value that the recipe did not ask for
             rejected = True
             continue
-        if not same(built, rebuilt):
+        if not certainly_equal(built, rebuilt):
             return True
         ineffective.append(value)
     if not ineffective:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from blockformer.assembly.unused_keys.module_equality import same
+from blockformer.assembly.unused_keys.module_equality import certainly_equal
 from blockformer.conformance.block_case import DIM, MAX_LENGTH, BlockCase, NotApplicable, Path
 from blockformer.conformance.checks.training import gradients_of
 from blockformer.conformance.example import CLOSE, assert_same, example, reset_rng, run
@@ -41,7 +41,7 @@ def check_every_stored_setting_has_an_effect(case: BlockCase) -> None:
     """
     with torch.device("meta"):
         plain = case.make()
-        stored = [changed for changed in _setting_variants(case) if not same(plain, changed.make())]
+        stored = [changed for changed in _setting_variants(case) if not certainly_equal(plain, changed.make())]
     differ = {changed.id: _behave_differently(case, changed) for changed in stored}
     unused = [name for name, different in differ.items() if different is False]
     assert not unused, f"stored without any effect: {', '.join(unused)}; store a setting only where it is used"
