@@ -48,7 +48,7 @@ def _foreign_module() -> str:
     return ""
 
 
-def _is_the_command() -> bool:
+def is_the_command() -> bool:
     """Whether this process is `blockformer ...` or `python -m blockformer...`."""
     if sys.argv[:1] == ["-m"]:  # while `python -m` imports the packages above its module
         module = next(iter(sys.orig_argv[sys.orig_argv.index("-m") + 1 :]), "")
@@ -57,7 +57,7 @@ def _is_the_command() -> bool:
 
 
 if problem := _foreign_module():
-    if _is_the_command():
+    if is_the_command():
         print(problem, file=sys.stderr)
         sys.exit(2)
     raise ImportError(problem)

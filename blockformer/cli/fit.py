@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from blockformer.cli.parser import CommandFailedError
+from blockformer.signals import Stopped
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -15,7 +16,8 @@ def main(arguments: Sequence[str]) -> int:
         0.
 
     Raises:
-        CommandFailedError: the run failed (status 1), or a signal stopped it (128 + the signal's number).
+        CommandFailedError: the run failed (status 1), or a signal stopped it after a step (128 + the signal's number).
+        Stopped: a signal stopped it before the first step, or stopped another verb.
         RecipeError, UserError, DataError: the user can correct what is wrong.
     """
     verb, *rest = arguments
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     from blockformer.errors import UserError
     from blockformer.training.callbacks import InterruptedRun, NonFiniteError
     from blockformer.training.lightning_cli import TrainingCLI
+    from blockformer.training.parallel.launcher import LostProcessError, leave_to_parent
     from blockformer.training.process_state import quiet_process
     from registry import RecipeError
 
@@ -35,28 +38,27 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with quiet_process():
             TrainingCLI(read_arguments(verb, rest))
-    except InterruptedRun as stop:
-        return _failed(stop, f"{stop}; continue with --ckpt_path last", stop.exit_code)
-    except NonFiniteError as error:
-        return _failed(error, f"the run failed: {error}", 1)
-    except OSError as error:
-        if not is_first() or not error.strerror:
+    except Stopped as stop:
+        if is_first():
             raise
-        return _failed(error, f"the run failed: {error.filename or 'a file'}: {error.strerror}", 1)
+        leave_to_parent(stop.signum)
     except (UserError, RecipeError):
         if is_first():
             raise
         return 2  # the first process prints what is wrong
+    except (InterruptedRun, NonFiniteError, LostProcessError, OSError) as error:
+        if isinstance(error, OSError) and not error.strerror:
+            raise
+        if is_first():  # a launcher that sees another one fail would kill the first
+            raise CommandFailedError(_message(error), getattr(error, "exit_code", 1)) from error
     return 0
 
 
-def _failed(error: BaseException, message: str, status: int) -> int:
-    """Fail in the first process only: a launcher that sees another one fail would kill the first."""
-    from blockformer.data.processes import is_first
-
-    if is_first():
-        raise CommandFailedError(message, status) from error
-    return 0
+def _message(error: Exception) -> str:
+    if hasattr(error, "exit_code"):
+        return str(error)  # stopped, not failed
+    reason = f"{error.filename or 'a file'}: {error.strerror}" if isinstance(error, OSError) else error
+    return f"the run failed: {reason}"
 
 
 def page(verb: str) -> str:
@@ -101,7 +103,7 @@ training
   --trainer.accelerator auto, --trainer.precision bf16-mixed
 
 `blockformer {verb} --help all` lists every option; --print_config prints all settings as a configuration file.
-Exit status: 0; 1 if the run failed; 2 if an argument is wrong; 143 or 130 if SIGTERM or Ctrl-C stopped the run.
+Exit status: 0; 1 if the run failed; 2 if an argument is wrong; 130, 143 or 129 if Ctrl-C, SIGTERM or SIGHUP did.
 """
 MEANINGS = {
     "fit": "Train the model that a recipe describes.",

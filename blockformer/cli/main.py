@@ -3,13 +3,17 @@
 import argparse
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from importlib import import_module, metadata
 
+from blockformer import signals
 from blockformer.cli.parser import CommandFailedError, Parser
+from blockformer.training.output import kept_output
 
 VERBS = {
     "fit": "train the model that a recipe describes",
@@ -33,7 +37,7 @@ TRAINER = ("fit", "validate", "test", "predict")
 ROOMS = ("registry", "blocks", "blockformer")
 LONGEST = 300  # characters of an unexpected error's message
 CORRECTABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
-INTERRUPTED, PIPE_CLOSED = 130, 141  # what a shell reports for SIGINT and SIGPIPE
+PIPE_CLOSED = 141  # what a shell reports for SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,10 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the program's name; None: those of this process.
 
     Returns:
-        The exit status: 0; 2 if the user can correct what is wrong; 1 if something else failed. The reason is one line
-        on stderr; with `--debug` a traceback precedes it.
+        The exit status: 0; 2 if the user can correct what is wrong; 128 + the number of a signal that stopped the
+        command; 1 if something else failed. The reason is one line on stderr; with `--debug` a traceback precedes it.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    with ExitStack() as stack:
+        if _verb(words) in TRAINER:
+            stack.enter_context(kept_output())
+        try:
+            with signals.stopping(_program(words)):
+                return _status(words)
+        except signals.Stopped as stopped:
+            _say(f"{_program(words)}: {stopped}")
+            return stopped.status
+
+
+def _status(words: list[str]) -> int:
+    """Run a command and print why it failed."""
     debug = "--debug" in words
     try:
         status = _run([word for word in words if word != "--debug"])
@@ -54,15 +71,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit succeeds
         return PIPE_CLOSED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:  # raised by other code than our handler
+        raise signals.Stopped(signal.SIGINT) from interrupt
     except Exception as error:
-        sys.stdout.flush()
+        if stopped := signals.received():  # in the middle of an import, for example, which hides it
+            raise stopped from error
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()
         if debug:
-            traceback.print_exception(error)
+            _say("".join(traceback.format_exception(error)).rstrip())
         status, message = _explained(error, words, debug)
-        print(message, file=sys.stderr)
+        _say(message)
     return status
+
+
+def _say(message: str) -> None:
+    """Print to stderr, if it can be written."""
+    with suppress(OSError, ValueError):
+        print(message, file=sys.stderr, flush=True)
+
+
+def _verb(words: Sequence[str]) -> str:
+    return next((word for word in words if word in VERBS), "")
+
+
+def _program(words: Sequence[str]) -> str:
+    return f"blockformer {_verb(words)}".rstrip()
 
 
 def _explained(error: Exception, words: list[str], debug: bool) -> tuple[int, str]:
@@ -76,7 +110,7 @@ def _explained(error: Exception, words: list[str], debug: bool) -> tuple[int, st
         return 2, str(error)  # one printable line a problem
     if any(cls.__module__.partition(".")[0] in ROOMS for cls in type(error).__mro__):
         return 2, printable(error)  # the project defines exception classes only for what a user can correct
-    failed = f"blockformer {next((word for word in words if word in VERBS), '')}".rstrip() + " failed"
+    failed = f"{_program(words)} failed"
     if isinstance(error, OSError) and error.strerror:
         status = 2 if error.errno in CORRECTABLE else 1
         return status, f"{failed}: {shortened(error.filename or 'a file')}: {error.strerror}"

@@ -30,6 +30,8 @@ from blockformer.training.loggers.file_logger import read_rows
 from blockformer.training.module import TrainingModule
 from blockformer.training.optimizer import OptimizerSettings
 from blockformer.training.parallel import plan_for
+from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
+from blockformer.training.process_state import keep_handlers
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import RunSettings, folder_of, fresh_folder, save_settings
 from registry import RecipeError
@@ -135,6 +137,25 @@ class TrainingCLI(LightningCLI):
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise UserError(" ".join(str(error).split())) from error
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb.
+
+        Raises:
+            UserError: Lightning finds only now that settings do not fit each other or the data.
+            LostProcessError: another process of the run has ended.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except MisconfigurationException as error:
+            raise UserError(" ".join(str(error).split())) from error
+        except RuntimeError as error:
+            if (reason := lost_process(error, self.trainer)) is None:
+                raise
+            raise LostProcessError(reason) from error
+        finally:
+            if isinstance(launcher := self.trainer.strategy.launcher, Launcher):
+                launcher.kill_all()
+
     def _dumped(self) -> dict[str, Any]:
         """The configuration that repeats this run under another name, as plain data."""
         text = self._parser(self.arguments.verb).dump(self.settings, skip_none=False, format="json")
@@ -166,6 +187,8 @@ class TrainingCLI(LightningCLI):
         }
         trainer = self.trainer_class(**config)
         trainer.fit_loop = FitLoop(trainer)
+        use_our_launcher(trainer)
+        keep_handlers(trainer)
         self.plan = plan_for(trainer.strategy, self.model.model)
         return trainer
 

@@ -2,9 +2,14 @@
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from blockformer import signals
 
 QUIET_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
 NOT_FOR_USERS = (
@@ -39,6 +44,23 @@ def quiet_process() -> Iterator[None]:
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
             os.environ.update(environment)
+
+
+def keep_handlers(trainer: Any) -> None:
+    """Keep our handlers of signals when a trainer starts; those of Lightning communicate, and lose the exit status.
+
+    Its handler for SIGUSR1, which requeues a job of SLURM, stays.
+    """
+    register = trainer._signal_connector.register_signal_handlers
+
+    def and_restore() -> None:
+        before = {signum: signal.getsignal(signum) for signum in signals.SIGNALS}
+        register()
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    trainer._signal_connector.register_signal_handlers = and_restore
 
 
 def _levels() -> dict[logging.Logger, int]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,24 +188,79 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert (answer.returncode, answer.stderr) == (141, "")
 
 
-def test_an_interrupt_is_quiet(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text("import time\nopen('started', 'w').close()\ntime.sleep(60)\n")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    whole = [*BLOCKFORMER, "--plugin", "slow", "blocks"]
+SLOW = "import time\nopen('started', 'w').close()\ntime.sleep(60)\n"
+
+
+def slow_command(tmp_path: Path, plugin: str = SLOW, **streams: Any) -> "subprocess.Popen[str]":
+    """A command that has begun to import a slow plug-in."""
+    (tmp_path / "slow.py").write_text(plugin)
     running = subprocess.Popen(
-        whole,
+        [*BLOCKFORMER, "--plugin", "slow", "blocks"],
         cwd=tmp_path,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        **streams,
     )
     while not (tmp_path / "started").exists():
         time.sleep(0.05)
         assert running.poll() is None
+    return running
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_is_answered_with_one_line_and_its_status(name: str, tmp_path: Path) -> None:
+    running = slow_command(tmp_path)
+    running.send_signal(getattr(signal, name))
+    _, errors = running.communicate(timeout=30)
+    assert (running.returncode, errors) == (128 + getattr(signal, name), f"blockformer blocks: stopped by {name}\n")
+
+
+@pytest.mark.parametrize(
+    "caught", ["try:\n    time.sleep(60)\nexcept BaseException:\n    time.sleep(60)\n", "time.sleep(0)\n"]
+)
+def test_a_signal_stops_a_command_although_other_code_catches_its_exception(caught: str, tmp_path: Path) -> None:
+    hidden = "class Hidden:\n    def __del__(self):\n        time.sleep(2)\nHidden()\n"  # Python raises nothing there
+    running = slow_command(tmp_path, f"import time\nopen('started', 'w').close()\n{hidden}{caught}time.sleep(60)\n")
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=30)
+    assert (running.returncode, errors) == (143, "blockformer blocks: stopped by SIGTERM\n")
+
+
+def test_a_second_signal_ends_a_command_at_once(tmp_path: Path) -> None:
+    holds = "while True:\n    try:\n        time.sleep(60)\n    except BaseException:\n        pass\n"
+    running = slow_command(tmp_path, f"import time\nopen('started', 'w').close()\n{holds}")
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.5)
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=30)
-    assert (running.returncode, errors) == (130, "")
+    assert (running.returncode, errors) == (130, "blockformer blocks: stopped by SIGINT again, at once\n")
+
+
+def test_a_command_ignores_the_signals_that_its_parent_ignores(tmp_path: Path) -> None:
+    program = "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    program += "from blockformer.cli.main import main\nimport os\n"
+    program += "import blockformer.cli.schema as schema\n"
+    program += "schema.main = lambda _: (os.kill(os.getpid(), signal.SIGHUP), 0)[1]\nsys.exit(main(['schema']))"
+    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_closed_streams_are_no_error() -> None:
+    line = f"{' '.join(BLOCKFORMER)} show tiny_decoder >&- 2>&- <&-"
+    answer = subprocess.run(["sh", "-c", line], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert answer.returncode == 0
+
+
+def test_a_full_disk_behind_standard_output_is_named() -> None:
+    with Path("/dev/full").open("w") as full:
+        answer = subprocess.run(
+            [*BLOCKFORMER, "blocks"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert answer.returncode == 1
+    assert "No space left on device" in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
 
 
 BROKEN = """

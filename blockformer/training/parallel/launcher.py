@@ -1,0 +1,113 @@
+"""Starts the other processes of a run on this machine, and ends them with the first one."""
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from typing import Any
+
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.distributed import DistError
+
+from blockformer import signals
+
+GRACE = 5.0  # seconds for the first process to notice by itself that another one is gone
+_PARENT = "BLOCKFORMER_LAUNCHED_BY"  # tells a process which one has started it
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run has ended or does not answer; the message is one line."""
+
+
+class Launcher(_SubprocessScriptLauncher):
+    """Lightning's launcher, which kills the run without a word when another process fails; this one says which."""
+
+    def launch(self, function: Any, *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            os.environ[_PARENT] = str(os.getpid())
+            self._call_children_scripts()
+            signals.before_exit.append(self.kill_all)
+            threading.Thread(target=self._watch, daemon=True, name="processes").start()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+    def kill_all(self, line: str = "") -> None:
+        """End the processes that were started, at once; also stopped ones."""
+        for process in self.procs:
+            with contextlib.suppress(OSError):
+                process.kill()
+        if self.kill_all in signals.before_exit:
+            signals.before_exit.remove(self.kill_all)
+
+    def lost(self) -> str | None:
+        """Which process has failed, and how."""
+        for rank, process in enumerate(self.procs, start=1):
+            if status := process.poll():
+                how = signal.Signals(-status).name if status < 0 else f"status {status}"
+                return f"process {rank} of {self.num_processes} has ended with {how}"
+        return None
+
+    def _watch(self) -> None:
+        while self.lost() is None:
+            if all(process.returncode == 0 for process in self.procs):
+                return
+            time.sleep(0.5)
+        time.sleep(GRACE)
+        if self.kill_all in signals.before_exit:  # and not ended by the first process itself
+            end_at_once(f"the run failed: {self.lost()}")
+
+
+_CONNECTION = re.compile(
+    r"gloo|NCCL|TCPStore|process ?group|socket|connection (closed|reset|refused)|broken pipe", re.I
+)
+
+
+def lost_process(error: Exception, trainer: Trainer) -> str | None:
+    """What is wrong with another process, if an error is that of a lost connection to it; else None."""
+    if trainer.world_size == 1 or not (isinstance(error, DistError) or _CONNECTION.search(str(error))):
+        return None
+    launcher, end = trainer.strategy.launcher, time.monotonic() + GRACE / 2
+    while isinstance(launcher, Launcher) and time.monotonic() < end:
+        if found := launcher.lost():
+            return found
+        time.sleep(0.1)
+    return f"the connection to another process is lost ({' '.join(str(error).split())[:200]})"
+
+
+def end_at_once(line: str, status: int = 1) -> None:
+    """Print a line and end this process and those that it has started, although its main thread waits for another."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
+    for call in list(signals.before_exit):
+        with contextlib.suppress(Exception):
+            call(line)
+    os._exit(status)
+
+
+def use_our_launcher(trainer: Trainer) -> None:
+    """Replace the trainer's launcher, if it starts the other processes as commands."""
+    strategy: Any = trainer.strategy
+    if type(given := strategy._launcher) is _SubprocessScriptLauncher:
+        strategy._launcher = Launcher(given.cluster_environment, given.num_processes, given.num_nodes)
+
+
+def parent() -> int | None:
+    """The process that has started this one by a :class:`Launcher`."""
+    given = os.environ.get(_PARENT, "")
+    return os.getppid() if given == str(os.getppid()) else None
+
+
+def leave_to_parent(signum: int) -> None:
+    """Let the first process answer a signal that only this one has got, and wait for the end."""
+    if (first := parent()) is not None:
+        with contextlib.suppress(OSError):
+            os.kill(first, signum)
+        for _ in range(300):
+            if os.getppid() != first:
+                return
+            time.sleep(0.1)
