@@ -10,6 +10,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
+LONGEST_NAME = 200  # bytes; systems allow 255, and suffixes are added
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace the content of a file in one step: after a crash it has either the old or the new content.
@@ -76,6 +78,12 @@ def remove_drafts(folder: Path) -> None:
     """Remove the temporary files of killed writers; no other process may be writing to the folder."""
     for draft in folder.glob(".*.tmp"):
         draft.unlink(missing_ok=True)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a file or folder: no path, no control characters or outer spaces, not too long."""
+    plain = text.isprintable() and text == text.strip() and len(text.encode(errors="replace")) <= LONGEST_NAME
+    return plain and bool(text) and text not in (".", "..") and not set(text) & {"/", "\\"}
 
 
 def _umask() -> int:

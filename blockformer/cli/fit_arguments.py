@@ -10,7 +10,10 @@ from blockformer.errors import UserError
 from blockformer.training.fit_arguments import FitArguments, Given, fit_arguments
 
 INIT_FROM = ("--init-from", "--init_from")
-NEEDED_EARLY = ("ckpt_path", "run.name", "run.root", "run.variant")
+NEEDED_EARLY = (
+    *("ckpt_path", "run.name", "run.root", "run.variant"),
+    *("data.dataset", "data.files", "data.validation_files", "data.test_files", "data.packages"),
+)
 
 
 def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:

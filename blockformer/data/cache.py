@@ -39,8 +39,7 @@ def cached(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) 
     Raises:
         DataError: The cache cannot be written.
     """
-    digest = hashlib.sha256(json.dumps({"version": _VERSION, **key}, sort_keys=True).encode()).hexdigest()
-    place = root() / f"{kind}-{digest[:32]}"
+    place = _place(kind, key)
     if not intact(place):
         try:
             _create(place, build)
@@ -52,13 +51,25 @@ def cached(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) 
     return place
 
 
+def find(kind: str, key: Mapping[str, object]) -> Path | None:
+    """The folder of the entry for `key`, if there is one and it is not damaged."""
+    place = _place(kind, key)
+    return place if intact(place) else None
+
+
 def intact(place: Path) -> bool:
-    """Whether an entry exists and its files have their original checksums."""
+    """Whether an entry exists and has exactly the files, with the checksums, that it was built with."""
     try:
         manifest = json.loads((place / _MANIFEST).read_bytes())
-        return all(_checksum(place / name) == checksum for name, checksum in manifest.items())
-    except (OSError, ValueError, AttributeError):
+        there = {file.name for file in place.iterdir()} - {_MANIFEST}
+        return there == set(manifest) and all(_checksum(place / name) == manifest[name] for name in there)
+    except (OSError, ValueError, TypeError):
         return False
+
+
+def _place(kind: str, key: Mapping[str, object]) -> Path:
+    digest = hashlib.sha256(json.dumps({"version": _VERSION, **key}, sort_keys=True).encode()).hexdigest()
+    return root() / f"{kind}-{digest[:32]}"
 
 
 def _create(place: Path, build: Callable[[Path], None]) -> None:

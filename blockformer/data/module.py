@@ -80,6 +80,7 @@ class TextData(lightning.LightningDataModule):
         self.length, self.batch_size, self.mask_rate, self.seed = length, batch_size, mask_rate, seed
         self.separate_documents = separate_documents
         self.packages, self.max_bytes, self.locale, self.pairs = packages, max_bytes, locale, pairs
+        self._given: Tokenizer | None = None
         self._prepared: Prepared | None = None
         self._samples: dict[Split, Samples] = {}
         self._training: TrainingLoader | None = None
@@ -95,6 +96,11 @@ class TextData(lightning.LightningDataModule):
         if self.objective is None:
             self.objective, self._samples = objective, {}
         _check(self)
+
+    def use(self, tokenizer: Tokenizer) -> None:
+        """Encode with this tokenizer, such as that of a trained model, instead of learning one."""
+        self.tokenizer_kind, self._given = tokenizer.kind, tokenizer
+        self._prepared, self._samples, self._training = None, {}, None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -115,7 +121,9 @@ class TextData(lightning.LightningDataModule):
         if self._prepared is None:
             longest = self.length if self.dataset in _PAIRED else None
             size = self.wanted_vocab_size or _BPE_SIZE
-            self._prepared = prepare(self._source(), self.tokenizer_kind, size, longest, verify=verify)
+            self._prepared = prepare(
+                self._source(), self.tokenizer_kind, size, longest, given=self._given, verify=verify
+            )
         return self._prepared
 
     def facts(self) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Tokenization of a corpus: token arrays on disk, a tokenizer and facts."""
 
+import hashlib
 import json
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ class Prepared:
 
     Args:
         folder: Folder of the arrays.
-        tokenizer: Their tokenizer; a BPE is learned from the training split alone.
+        tokenizer: Their tokenizer; a BPE is learned from the training split alone, unless it was given.
         paired: Whether the text is pairs.
         facts: Facts to log about the text and its tokens.
     """
@@ -40,7 +42,15 @@ class Prepared:
         return Sequences.open(self.folder, f"{split}.source"), Sequences.open(self.folder, f"{split}.target")
 
 
-def prepare(source: Source, kind: str, vocab_size: int, longest: int | None = None, *, verify: bool = True) -> Prepared:
+def prepare(
+    source: Source,
+    kind: str,
+    vocab_size: int,
+    longest: int | None = None,
+    *,
+    given: Tokenizer | None = None,
+    verify: bool = True,
+) -> Prepared:
     """Train a tokenizer and encode a corpus, or find both in the cache; then the text itself is not read.
 
     An index entry leads from the source's key to the tokens. The tokens are stored under the hash of the text, so that
@@ -51,39 +61,63 @@ def prepare(source: Source, kind: str, vocab_size: int, longest: int | None = No
         kind: "bytes" or "bpe".
         vocab_size: Number of token ids of a BPE.
         longest: Leave out pairs with more tokens on a side.
+        given: Encode with this tokenizer instead of training one.
         verify: Compare the cached files with their checksums, and rebuild damaged ones; False where another process of
             this machine has just done so.
     """
-    settings = {"tokenizer": kind, "vocab_size": vocab_size, "longest": longest}
+    settings: dict[str, Any] = {"tokenizer": kind, "vocab_size": vocab_size, "longest": longest}
+    if given is not None and not _learned_here(source, settings, given):
+        settings = {"tokenizer": _digest(given), "longest": longest}
 
     def write_index(folder: Path) -> None:
         corpus = source.read()
         sha256 = corpus.sha256()
-        tokens = _tokens(corpus, sha256, settings)
+        tokens = _tokens(corpus, sha256, settings, made)
         about = {"tokens": tokens.name, "paired": corpus.paired, "facts": {**corpus.facts, "sha256": sha256}}
         (folder / "index.json").write_text(json.dumps(about), encoding="utf-8")
 
-    index = cache.cached("index", {"source": source.key, **settings, "format": 1}, write_index)
+    made = given or partial(tokenizer.train, kind, vocab_size=vocab_size)
+    index = cache.cached("index", _index_key(source, settings), write_index)
     about = json.loads((index / "index.json").read_text(encoding="utf-8"))
     folder = cache.root() / about["tokens"]
     if not (cache.intact(folder) if verify else folder.is_dir()):
         corpus = source.read()
-        folder = _tokens(corpus, corpus.sha256(), settings)
+        folder = _tokens(corpus, corpus.sha256(), settings, made)
     content = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
     facts = {**about["facts"], "tokenizer": kind, **content["facts"]}
     return Prepared(folder, tokenizer.load(content["tokenizer"]), about["paired"], facts)
 
 
-def _tokens(corpus: Corpus, sha256: str, settings: Mapping[str, Any]) -> Path:
-    """The cache entry with a corpus's tokenizer and token arrays."""
-    kind, vocab_size, longest = settings["tokenizer"], settings["vocab_size"], settings["longest"]
+def _index_key(source: Source, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"source": source.key, **settings, "format": 1}
+
+
+def _learned_here(source: Source, settings: Mapping[str, Any], given: Tokenizer) -> bool:
+    """Whether the cache has this text with the tokenizer that was learned from it, and that is the given one."""
+    if (index := cache.find("index", _index_key(source, settings))) is None:
+        return False
+    folder = cache.root() / json.loads((index / "index.json").read_text(encoding="utf-8"))["tokens"]
+    if not cache.intact(folder):
+        return False
+    return json.loads((folder / "prepared.json").read_text(encoding="utf-8"))["tokenizer"] == given.dump()
+
+
+def _digest(given: Tokenizer) -> str:
+    return hashlib.sha256(json.dumps(given.dump(), sort_keys=True).encode()).hexdigest()
+
+
+def _tokens(
+    corpus: Corpus, sha256: str, settings: Mapping[str, Any], made: Tokenizer | Callable[[Iterable[str]], Tokenizer]
+) -> Path:
+    """The cache entry with a corpus's tokenizer, or the function that learns it, and token arrays."""
+    longest = settings["longest"]
 
     def build(folder: Path) -> None:
-        made = tokenizer.train(kind, corpus.texts("train"), vocab_size)
+        used = made if isinstance(made, Tokenizer) else made(corpus.texts("train"))
         encode = _encode_pairs if corpus.paired else _encode_documents
-        counts = {split: encode(corpus.splits[split], made, folder, split, longest) for split in SPLITS}
-        facts = {**counts, "vocab_size": made.vocab_size, **_compressed(corpus)}
-        (folder / "prepared.json").write_text(json.dumps({"tokenizer": made.dump(), "facts": facts}), encoding="utf-8")
+        counts = {split: encode(corpus.splits[split], used, folder, split, longest) for split in SPLITS}
+        facts = {**counts, "vocab_size": used.vocab_size, **_compressed(corpus)}
+        (folder / "prepared.json").write_text(json.dumps({"tokenizer": used.dump(), "facts": facts}), encoding="utf-8")
 
     return cache.cached("tokens", {"text": sha256, **settings, "format": 1}, build)
 

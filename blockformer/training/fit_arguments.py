@@ -7,19 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blockformer.assembly.checkpoint import read_metadata, verify
+from blockformer.assembly.builder import check
+from blockformer.assembly.checkpoint import LoadError, needed, read_metadata, verify
+from blockformer.assembly.loading import stored_recipe
+from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
+from blockformer.generation.text_model import stored_tokenizer
 from blockformer.training.init_from import check_source
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import CHECKPOINTS, RunSettings, find_checkpoint
+from blockformer.training.stored_settings import Settings, harmless, settings_of
 from blocks.models.base import Model
-from registry import load_recipe
+from registry import RecipeError, load_recipe
 from registry.plugins import load_named
 from registry.recipe import Overrides
 from registry.strict_yaml import Map, read_yaml
 
 BUILT_IN = "blocks."
-Settings = dict[str, Any]
+GROUPS = ("trainer", "run", "data", "model", "optimizer")
+
+__all__ = ["FitArguments", "Given", "Settings", "fit_arguments", "harmless"]
 
 
 @dataclass
@@ -34,6 +41,8 @@ class FitArguments:
         options: arguments for jsonargparse, which win over `configs`; None: called from Python.
         checkpoint: the file that `--ckpt_path` means, if it was given.
         init_from: the trained model that the run begins with, or began with before the checkpoint.
+        tokenizer: the checkpoint's, with which it is scored and continued.
+        vocab_size: the `data.vocab_size` that the checkpoint's tokenizer was learned with, if it is known.
     """
 
     verb: str
@@ -43,6 +52,8 @@ class FitArguments:
     options: list[str] | None = None
     checkpoint: Path | None = None
     init_from: str | None = None
+    tokenizer: Tokenizer | None = None
+    vocab_size: int | None = None
 
     @property
     def model(self) -> Model:
@@ -98,7 +109,14 @@ class Given:
         if source is not None and not isinstance(source, str | Map):
             raise UserError(f"{path}: recipe must be a name, a path or a mapping")
         self.source = self.source if source is None else source
-        _import(config.pop("plugin", None) or [])
+        for group in GROUPS:
+            if not isinstance(config.get(group), Mapping | None):
+                raise UserError(f"{path}: {group} must be a mapping of options to values, not {config[group]!r}")
+        plugins = config.pop("plugin", None) or []
+        plugins = [plugins] if isinstance(plugins, str) else plugins
+        if not isinstance(plugins, list) or not all(isinstance(module, str) for module in plugins):
+            raise UserError(f"{path}: plugin must be a module's name or a list of them, not {plugins!r}")
+        _import(plugins)
         self.configs.append(json.loads(json.dumps(config)))  # plain data, without line numbers
         if (path.parent / CHECKPOINTS).is_dir():
             self.config_folder = path.parent
@@ -128,14 +146,16 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     init_from = _init_from(given, verb, checkpoint)
     if checkpoint is None and verb != "fit":
         raise UserError(f"{verb} which model? Say --ckpt_path with a checkpoint, or last or best of a run")
-    if checkpoint is not None:
-        _complete(given, checkpoint)
+    tokenizer = None if checkpoint is None else _complete(given, checkpoint, read_metadata(checkpoint))
     if given.source is None:
         raise UserError("which model? Say --recipe with a file or a name, such as gpt2; see `blockformer recipes`")
     recipe = RecipeArgument(load_recipe(given.source, given.overrides))
     variant = given.value("run.variant") or recipe.recipe.name
     configs = [*given.configs, given.settings] if given.options is None else given.configs
-    return FitArguments(verb, recipe, variant, configs, given.options, checkpoint, init_from)
+    arguments = FitArguments(verb, recipe, variant, configs, given.options, checkpoint, init_from, tokenizer)
+    if tokenizer is not None:
+        arguments.vocab_size = given.configs[0]["data"].get("vocab_size")
+    return arguments
 
 
 def _import(modules: Sequence[str]) -> None:
@@ -163,42 +183,35 @@ def _init_from(given: Given, verb: str, checkpoint: Path | None) -> str | None:
             "--init-from begins a run with another one's weights, and --ckpt_path continues a run with its own: say one"
         )
     configured = [config.pop("init_from", None) for config in given.configs]
-    known = given.init_from or next((path for path in reversed(configured) if path is not None), None)
+    found = next((path for path in (given.init_from, *reversed(configured)) if path is not None), None)
+    if found is not None and not (isinstance(found, str | Path) and str(found).strip()):
+        raise UserError(f"--init-from takes the path of a trained model, not {found!r}")
+    known = None if found is None else str(found)
     if checkpoint is not None:
-        return known or (read_metadata(checkpoint).get("config") or {}).get("init_from")
+        before = (read_metadata(checkpoint).get("config") or {}).get("init_from")
+        return known or (before if isinstance(before, str) else None)
     if known is not None and verb == "fit":
         check_source(Path(known))
     return known
 
 
-def _complete(given: Given, checkpoint: Path) -> None:
-    """Where no recipe or no configuration is given, use the checkpoint's own."""
-    if given.source is not None and given.configs:
-        return
-    metadata = read_metadata(checkpoint)
+def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
+    """Take what is not given from a checkpoint: its recipe, its settings, and always its tokenizer."""
     if given.source is None:
         given.source = metadata["recipe"]
-    if not given.configs:
-        given.configs.append(harmless(metadata.get("config") or {}))
-
-
-# A checkpoint may come from a stranger, and some settings of the trainer name code to import; these do not.
-_HARMLESS = {
-    "trainer": (
-        *("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "precision", "log_every_n_steps"),
-        *("val_check_interval", "check_val_every_n_epoch", "limit_train_batches", "limit_val_batches"),
-    ),
-    "run": ("variant", "save_every", "monitor", "project", "group", "job_type", "tags"),
-}
-
-
-def harmless(config: Settings) -> Settings:
-    """The part of a checkpoint's configuration that only sets numbers, names and choices."""
-    kept = {key: config[key] for key in ("data", "model", "optimizer", "seed_everything") if key in config}
-    for group, keys in _HARMLESS.items():
-        section = config.get(group) or {}
-        kept[group] = {key: section[key] for key in keys if key in section}
-    return json.loads(json.dumps(kept))
+        try:
+            check(stored_recipe(path, metadata))
+        except RecipeError as error:
+            raise LoadError(f"{path}: its recipe is not valid here: {error.problems[0]}") from None
+    needed(metadata, "config", path)
+    tokenizer = stored_tokenizer(path, metadata)
+    try:
+        settings = settings_of(metadata, given.value)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    settings["data"]["tokenizer"] = tokenizer.kind
+    given.configs.insert(0, json.loads(json.dumps(settings)))
+    return tokenizer
 
 
 def _merged(base: Any, change: Any) -> Any:

@@ -34,6 +34,7 @@ from blockformer.training.parallel.launcher import Launcher, LostProcessError, l
 from blockformer.training.process_state import keep_handlers
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import RunSettings, folder_of, fresh_folder, save_settings
+from blockformer.training.signature import sign
 from registry import RecipeError
 
 DEFAULTS: dict[str, Any] = {
@@ -110,6 +111,7 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         data, trainer = self.settings.data, self.settings.trainer
+        self._check_tokenizer()
         if data.tokenizer == "bpe" and data.vocab_size is None:
             data.vocab_size = self.arguments.model.vocab_size
         self.saved = self._dumped()
@@ -124,6 +126,24 @@ class TrainingCLI(LightningCLI):
         if self.arguments.checkpoint is not None:
             self.settings.ckpt_path = str(self.arguments.checkpoint)
 
+    def _check_tokenizer(self) -> None:
+        """Refuse another tokenizer than the checkpoint's.
+
+        Raises:
+            UserError: the settings ask for one.
+        """
+        data, stored = self.settings.data, self.arguments.tokenizer
+        if stored is None:
+            return
+        sizes = (None, stored.vocab_size, self.arguments.vocab_size)
+        if data.tokenizer != stored.kind or data.vocab_size not in sizes:
+            size = f" with data.vocab_size {data.vocab_size}" if data.tokenizer == stored.kind else ""
+            raise UserError(
+                f"data.tokenizer {data.tokenizer}{size}: {self.arguments.checkpoint} has its own tokenizer "
+                f"({stored.kind}, {stored.vocab_size} ids) and is scored and continued with it: leave data.tokenizer "
+                "and data.vocab_size out, or start a run with another tokenizer by --init-from"
+            )
+
     def instantiate_classes(self) -> None:
         """Make module, data and trainer.
 
@@ -136,6 +156,8 @@ class TrainingCLI(LightningCLI):
             raise
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise UserError(" ".join(str(error).split())) from error
+        if self.arguments.tokenizer is not None:
+            self.datamodule.use(self.arguments.tokenizer)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb.
@@ -184,6 +206,7 @@ class TrainingCLI(LightningCLI):
             "variant": self.arguments.variant,
             "config": self.saved,
             "plugins": self.arguments.plugins,
+            "signature": sign(self.saved["data"]),
         }
         trainer = self.trainer_class(**config)
         trainer.fit_loop = FitLoop(trainer)

@@ -264,3 +264,20 @@ def test_every_setting_is_a_flag_with_help() -> None:
     assert isinstance(parser.instantiate(parser.parse_args([])).data, TextData)
     undescribed = [action.dest for action in parser._actions if action.dest.startswith("data.") and not action.help]
     assert undescribed == []
+
+
+def test_text_is_encoded_with_the_tokenizer_that_is_given(text: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.txt").write_text("\n".join(f"quite another text, line {number}" for number in range(99)))
+    learned = _data(text, tokenizer="bpe", vocab_size=300)
+    other = _data(str(tmp_path / "other" / "x.txt"), tokenizer="bpe", vocab_size=300)
+    assert other.tokenizer.dump() != learned.tokenizer.dump()
+    other.use(learned.tokenizer)
+    assert other.tokenizer.dump() == learned.tokenizer.dump()
+    assert "another text" in learned.tokenizer.decode(other.loader("train").batch(0)["tokens"].flatten().tolist())
+
+
+def test_the_tokenizer_that_a_text_taught_needs_no_second_copy_of_its_tokens(text: str) -> None:
+    first, again = _data(text, tokenizer="bpe", vocab_size=300), _data(text, tokenizer="bpe", vocab_size=300)
+    again.use(first.tokenizer)
+    assert again.prepared.folder == first.prepared.folder

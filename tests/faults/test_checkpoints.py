@@ -1,6 +1,7 @@
 """Damaged, malformed and malicious checkpoints, tokenizers and imported folders."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from blockformer.assembly.imported_folder import RECIPE, write_imported
 from blockformer.data import tokenizer
 from blockformer.errors import UserError
 from blockformer.generation.text_model import TextModel
+from blockformer.training.fit_arguments import Given, fit_arguments
 from registry import RecipeError
 from tests.faults.damage import damaged_bytes, damaged_values
 
@@ -92,6 +94,87 @@ def test_a_checkpoint_with_other_keys_or_types_is_refused_in_one_line(
             refusal = attempt(partial(use, path))[1]
             assert refusal is None or (str(path) in refusal and "\n" not in refusal), what
             tally("malformed checkpoint", "refused" if refusal else "without effect")
+
+
+def test_the_settings_of_a_malformed_checkpoint_are_refused_in_one_line(
+    whole: dict[str, Any], tmp_path: Path, faults: int, tally: Tally
+) -> None:
+    path = tmp_path / "malformed.ckpt"
+    for number in range(faults):
+        what, metadata = damaged_values(whole["blockformer"], Random(number))
+        torch.save({**whole, "blockformer": metadata}, path)
+        for verb in ("fit", "validate"):
+            given = Given(settings={"ckpt_path": str(path)})
+            refusal = attempt(partial(fit_arguments, verb, given))[1]
+            assert refusal is None or (str(path) in refusal and "\n" not in refusal), what
+            tally("checkpoint's settings", "refused" if refusal else "without effect")
+
+
+CODE = {
+    "optimizer": {"class_path": "stranger.Evil"},
+    "model": {"class_path": "stranger.Evil", "init_args": {}},
+    "data": {"class_path": "stranger.Evil"},
+    "trainer": {"callbacks": ["stranger.Evil"], "strategy": "stranger.Evil", "logger": {"class_path": "stranger.Evil"}},
+    "run": {"monitor": "stranger.Evil", "class_path": "stranger.Evil"},
+    "plugin": ["stranger"],
+    "init_from": "stranger.Evil",
+    "config": "stranger.yaml",
+}
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["as a text", "as settings"])
+@pytest.mark.parametrize("group", CODE)
+def test_settings_of_a_checkpoint_run_no_file_of_the_working_folder(
+    group: str,
+    whole_group: bool,
+    whole: dict[str, Any],
+    canary: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[..., Any],
+) -> None:
+    (tmp_path / "stranger.py").write_text(f"open({str(canary)!r}, 'a').write('x')\nclass Evil: ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = dict(whole["blockformer"]["config"])
+    value = "stranger.Evil" if whole_group else CODE[group]
+    config[group] = {**config[group], **value} if isinstance(config.get(group), dict) and not whole_group else value
+    torch.save({**whole, "blockformer": {**whole["blockformer"], "config": config}}, tmp_path / "x.ckpt")
+    attempt(partial(fit_arguments, "fit", Given(settings={"ckpt_path": "x.ckpt"})))
+    found = answer("validate", "--ckpt_path", "x.ckpt", "--data.files", canary)
+    assert found.problem is None
+    assert "stranger" not in sys.modules
+
+
+@pytest.mark.parametrize("verb", ["validate", "predict", "fit"])
+@pytest.mark.parametrize("key", ["files", "validation_files", "test_files"])
+def test_a_checkpoint_from_elsewhere_reads_no_file_of_its_choice(
+    key: str, verb: str, whole: dict[str, Any], canary: Path, tmp_path: Path, answer: Callable[..., Any]
+) -> None:
+    config = whole["blockformer"]["config"]
+    changed = {**config, "data": {**config["data"], key: [str(canary)]}}
+    path = tmp_path / "run" / "checkpoints" / "x.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save({**whole, "blockformer": {**whole["blockformer"], "config": changed}}, path)
+    found = answer(verb, "--ckpt_path", path)
+    assert (found.status, found.problem) == (2, None)
+    assert f"--data.{key}" in found.err
+    assert "sings" not in "".join(file.read_text() for file in (tmp_path / "run").glob("*.json*"))
+
+
+def test_a_checkpoint_of_ones_own_is_scored_on_its_files_anywhere(run: Path, text: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "elsewhere.ckpt")
+    found = fit_arguments("validate", Given(settings={"ckpt_path": str(tmp_path / "elsewhere.ckpt")}))
+    assert found.settings()["data"]["files"] in (str(text), [str(text)])
+
+
+@pytest.mark.parametrize("name", ["../..", "/tmp/stranger", "a/b", "..", "", "a\nb", "\x1b[31m", "x" * 500])
+def test_a_checkpoint_writes_to_no_place_of_its_choice(name: str, whole: dict[str, Any], tmp_path: Path) -> None:
+    config = whole["blockformer"]["config"]
+    changed = {**config, "run": {**config["run"], "variant": name}}
+    torch.save({**whole, "blockformer": {**whole["blockformer"], "config": changed}}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"x\.ckpt: config\.run\.variant .* is not a name"):
+        fit_arguments("validate", Given(settings={"ckpt_path": str(tmp_path / "x.ckpt")}))
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])

@@ -1,0 +1,57 @@
+"""Which file names in a checkpoint are this user's own words.
+
+A run signs the names of its data files with a key that only this user has. So a checkpoint of one's own goes on without
+naming the files again, wherever it lies, and one from elsewhere can't make a command read a file of its choice.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SIGNED = ("dataset", "files", "validation_files", "test_files", "packages")
+_KEY_BYTES = 32
+
+
+def sign(data: Mapping[str, Any]) -> str | None:
+    """The signature of what the data's settings name; None: this user has no place for a key."""
+    key = _key()
+    return None if key is None else _signature(key, data)
+
+
+def is_signed(data: Mapping[str, Any], signature: Any) -> bool:
+    """Whether a signature is this user's, for what these settings name."""
+    key = _key() if isinstance(signature, str) and signature.isascii() else None
+    return key is not None and hmac.compare_digest(_signature(key, data), signature)
+
+
+def key_file() -> Path:
+    """Where the key lies: `blockformer/key` in `$XDG_STATE_HOME` or `~/.local/state`."""
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "blockformer" / "key"
+
+
+def _signature(key: bytes, data: Mapping[str, Any]) -> str:
+    named = json.dumps([data.get(name) for name in SIGNED])
+    return hmac.new(key, named.encode(), hashlib.sha256).hexdigest()
+
+
+def _key() -> bytes | None:
+    """The key, made at its first use; of several processes that make it at once, one wins and all use its key."""
+    with contextlib.suppress(OSError, RuntimeError):  # no home, or one that cannot be written
+        place = key_file()
+        if not place.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, draft = tempfile.mkstemp(dir=place.parent)  # for its owner only
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(os.urandom(_KEY_BYTES))
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, place)
+            Path(draft).unlink()
+        key = place.read_bytes()
+        return key if len(key) == _KEY_BYTES else None
+    return None

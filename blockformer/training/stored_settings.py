@@ -1,0 +1,107 @@
+"""The settings that a checkpoint stores, as data: known keys with values of their types, before any parser reads them.
+
+A checkpoint may come from a stranger, and some settings name code to import, files to read or places to write to. Those
+are never taken from it, except files that this user named: see :mod:`blockformer.training.signature`.
+"""
+
+from collections.abc import Callable, Mapping
+from inspect import get_annotations
+from typing import Any, get_type_hints
+
+from lightning.pytorch import Trainer
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from blockformer.assembly.checkpoint_schema import printable
+from blockformer.data.module import TextData
+from blockformer.errors import UserError
+from blockformer.files import is_name
+from blockformer.training.module import TrainingModule
+from blockformer.training.optimizer import OptimizerSettings
+from blockformer.training.run_folder import RunSettings
+from blockformer.training.signature import is_signed
+
+Settings = dict[str, Any]
+
+FILES = ("files", "validation_files", "test_files", "packages")  # settings of the data that name what is read
+LONGEST = 1000  # characters of a text
+_TAKEN = {
+    "trainer": (
+        *("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "precision", "log_every_n_steps"),
+        *("val_check_interval", "check_val_every_n_epoch", "limit_train_batches", "limit_val_batches"),
+    ),
+    "run": ("variant", "save_every", "monitor", "project", "group", "job_type", "tags"),
+}
+"""Of these groups the other settings are left out: they name code or places."""
+_WHOLE = {"data": TextData.__init__, "model": TrainingModule.__init__, "optimizer": OptimizerSettings}
+_OBJECTS = {"model.recipe", "model.optimizer", "model.seed"}  # parameters that come from other settings
+_CONFIG = ConfigDict(strict=True, allow_inf_nan=False, str_max_length=LONGEST)
+
+
+def harmless(config: Mapping[str, Any]) -> Settings:
+    """The part of a checkpoint's configuration that only sets numbers, names and choices.
+
+    Raises:
+        UserError: a setting is unknown or has a value of another type; the message names its key.
+    """
+    kept: Settings = {}
+    for group, definition in _WHOLE.items():
+        if config.get(group) is not None:
+            hints = get_type_hints(definition).items()
+            types = {name: hint for name, hint in hints if f"{group}.{name}" not in _OBJECTS}
+            kept[group] = _checked(group, _section(config, group), types)
+    if "seed_everything" in config:
+        kept |= _checked("", {"seed_everything": config["seed_everything"]}, {"seed_everything": int | bool | None})
+    known = {"trainer": get_annotations(Trainer.__init__, eval_str=True), "run": get_type_hints(RunSettings)}
+    for group, keys in _TAKEN.items():
+        section = _section(config, group)
+        kept[group] = _checked(group, {key: section[key] for key in keys if key in section}, known[group])
+    variant = kept["run"].get("variant")
+    if variant is not None and not is_name(variant):
+        raise UserError(f"config.run.variant {printable(variant)!r} is not a name")
+    return kept
+
+
+def settings_of(metadata: Mapping[str, Any], said: Callable[[str], Any]) -> Settings:
+    """The settings that a checkpoint gives to a command, for those that the user doesn't give.
+
+    Args:
+        metadata: the checkpoint's.
+        said: the value that the user gives for a setting such as `data.files`; None: none.
+
+    Raises:
+        UserError: a setting is wrong, or names files that the user has to name.
+    """
+    settings = harmless(metadata["config"])
+    data = settings.setdefault("data", {})
+    if (dataset := said("data.dataset")) is not None and dataset != data.get("dataset"):
+        for key in FILES:
+            data.pop(key, None)
+    if not is_signed(data, metadata.get("signature")):
+        named = [key for key in FILES if data.pop(key, None)]
+        if missing := [f"--data.{key}" for key in named if said(f"data.{key}") is None]:
+            raise UserError(
+                f"its data were files that were not named by you on this machine, and a checkpoint's own paths are not "
+                f"read: say {' and '.join(missing)}"
+            )
+    return settings
+
+
+def _section(config: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    section = config.get(group)
+    if section is not None and not isinstance(section, Mapping):
+        raise UserError(f"config.{group} is a {type(section).__name__}, not settings by name")
+    return section or {}
+
+
+def _checked(group: str, section: Mapping[str, Any], types: Mapping[str, Any]) -> Settings:
+    """The section as it is, if each key is known and each value of its type."""
+    for key, value in section.items():
+        where = ".".join(["config", *([group] if group else []), printable(key)])
+        if key not in types:
+            raise UserError(f"{where} is not a setting that a checkpoint stores")
+        try:
+            TypeAdapter(types[key], config=_CONFIG).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
+            raise UserError(f"{where} has a wrong value: {reason.lower()}") from None
+    return dict(section)
