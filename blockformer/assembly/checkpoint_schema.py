@@ -40,6 +40,7 @@ class Metadata(_Strict):
     epoch: Count | None = None
     tokens: Count | None = None
     total_steps: Count | None = None
+    finished: bool | None = None
     validated_step: Annotated[int, Field(ge=-1)] | None = None
     evaluation: dict[str, float] | None = None
     tokenizer: Plain | None = None

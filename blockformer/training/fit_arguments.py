@@ -15,8 +15,17 @@ from blockformer.errors import UserError
 from blockformer.generation.text_model import stored_tokenizer
 from blockformer.training.init_from import check_source
 from blockformer.training.recipe_argument import RecipeArgument
-from blockformer.training.run_folder import CHECKPOINTS, RunSettings, find_checkpoint
-from blockformer.training.stored_settings import Settings, harmless, settings_of
+from blockformer.training.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    LAST,
+    RECIPE,
+    Found,
+    RunSettings,
+    find_checkpoint,
+    signature_in,
+)
+from blockformer.training.stored_settings import Settings, settings_of
 from blocks.models.base import Model
 from registry import RecipeError, load_recipe
 from registry.plugins import load_named
@@ -43,6 +52,7 @@ class FitArguments:
         init_from: the trained model that the run begins with, or began with before the checkpoint.
         tokenizer: the checkpoint's, with which it is scored and continued.
         vocab_size: the `data.vocab_size` that the checkpoint's tokenizer was learned with, if it is known.
+        named: the folder of the run that `--ckpt_path last` names, which has no checkpoint yet.
     """
 
     verb: str
@@ -54,6 +64,7 @@ class FitArguments:
     init_from: str | None = None
     tokenizer: Tokenizer | None = None
     vocab_size: int | None = None
+    named: Path | None = None
 
     @property
     def model(self) -> Model:
@@ -118,7 +129,7 @@ class Given:
             raise UserError(f"{path}: plugin must be a module's name or a list of them, not {plugins!r}")
         _import(plugins)
         self.configs.append(json.loads(json.dumps(config)))  # plain data, without line numbers
-        if (path.parent / CHECKPOINTS).is_dir():
+        if (path.parent / CHECKPOINTS).is_dir() or (path.parent / RECIPE).is_file():
             self.config_folder = path.parent
 
     def value(self, name: str) -> Any:
@@ -142,8 +153,12 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
         RecipeError: something is wrong with the recipe; all of it is named.
         UserError: there is no recipe, or no such checkpoint.
     """
-    checkpoint = _checkpoint(given)
+    found = _checkpoint(given)
+    checkpoint, named = found.checkpoint, found.folder if found.checkpoint is None else None
     init_from = _init_from(given, verb, checkpoint)
+    begins = named is not None and verb == "fit" and given.value("ckpt_path") == LAST
+    if named is not None and not (begins and (given.source or _add_saved(given, named))):
+        raise UserError(f"{named / CHECKPOINTS / given.value('ckpt_path')}.ckpt: there is no such checkpoint")
     if checkpoint is None and verb != "fit":
         raise UserError(f"{verb} which model? Say --ckpt_path with a checkpoint, or last or best of a run")
     tokenizer = None if checkpoint is None else _complete(given, checkpoint, read_metadata(checkpoint))
@@ -152,7 +167,7 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     recipe = RecipeArgument(load_recipe(given.source, given.overrides))
     variant = given.value("run.variant") or recipe.recipe.name
     configs = [*given.configs, given.settings] if given.options is None else given.configs
-    arguments = FitArguments(verb, recipe, variant, configs, given.options, checkpoint, init_from, tokenizer)
+    arguments = FitArguments(verb, recipe, variant, configs, given.options, checkpoint, init_from, tokenizer, named=named)
     if tokenizer is not None:
         arguments.vocab_size = given.configs[0]["data"].get("vocab_size")
     return arguments
@@ -164,21 +179,37 @@ def _import(modules: Sequence[str]) -> None:
     load_named(modules)
 
 
-def _checkpoint(given: Given) -> Path | None:
+def _checkpoint(given: Given) -> Found:
     wanted = given.value("ckpt_path")
     if wanted is None:
-        return None
+        return Found(None)
     settings = RunSettings(name=given.value("run.name"), root=given.value("run.root") or "runs")
-    path = find_checkpoint(str(wanted), settings, given.config_folder)
-    verify(path)
-    return path
+    found = find_checkpoint(str(wanted), settings, given.config_folder)
+    if found.checkpoint is not None:
+        verify(found.checkpoint)
+    return found
+
+
+def _add_saved(given: Given, folder: Path) -> bool:
+    """Take the settings that a run without a checkpoint has saved; False: there are none."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return False
+    saved = json.loads(json.dumps(read_yaml(path)))
+    try:
+        settings = settings_of({"config": saved, "signature": signature_in(path)}, given.value)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    given.source = saved.get("recipe")
+    given.configs.insert(0, json.loads(json.dumps(settings)) | {"init_from": saved.get("init_from")})
+    return True
 
 
 def _init_from(given: Given, verb: str, checkpoint: Path | None) -> str | None:
     """The trained model that a run begins with; for a run that continues, the one it once began with."""
     if given.init_from is not None and verb != "fit":
         raise UserError(f"--init-from is for fit; {verb} takes the model of --ckpt_path")
-    if given.init_from is not None and checkpoint is not None:
+    if given.init_from is not None and checkpoint is not None and given.value("ckpt_path") != LAST:
         raise UserError(
             "--init-from begins a run with another one's weights, and --ckpt_path continues a run with its own: say one"
         )

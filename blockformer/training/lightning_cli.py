@@ -14,9 +14,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from blockformer.assembly.capabilities import position_warnings
+from blockformer.assembly.checkpoint import read_metadata
 from blockformer.data.module import TextData
 from blockformer.data.processes import is_first
 from blockformer.errors import DataError, UserError
+from blockformer.generation.text_model import stored_tokenizer
 from blockformer.training.callbacks import Predictions, WarmStart
 from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
 from blockformer.training.callbacks.progress import summary
@@ -33,7 +35,8 @@ from blockformer.training.parallel import plan_for
 from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
 from blockformer.training.process_state import keep_handlers
 from blockformer.training.recipe_argument import RecipeArgument
-from blockformer.training.run_folder import RunSettings, folder_of, fresh_folder, save_settings
+from blockformer.training.run_folder import RunSettings, folder_of, save_settings, settings_text
+from blockformer.training.run_place import Place, place_of_fit
 from blockformer.training.signature import sign
 from registry import RecipeError
 
@@ -62,17 +65,22 @@ class TrainingCLI(LightningCLI):
     def __init__(self, arguments: FitArguments) -> None:
         self.arguments = arguments
         self.first = is_first()
-        super().__init__(
-            TrainingModule,
-            TextData,
-            save_config_callback=None,
-            trainer_defaults=DEFAULTS,
-            seed_everything_default=0,
-            args=_as_lightning_takes(arguments),
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        self.place: Place | None = None
+        try:
+            super().__init__(
+                TrainingModule,
+                TextData,
+                save_config_callback=None,
+                trainer_defaults=DEFAULTS,
+                seed_everything_default=0,
+                args=_as_lightning_takes(arguments),
+                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        finally:
+            if self.place is not None and self.place.lock is not None:
+                self.place.lock.release()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--recipe", type=RecipeArgument, help="the model: a file, or the name of a built-in recipe")
@@ -123,8 +131,6 @@ class TrainingCLI(LightningCLI):
             trainer.val_check_interval = max(1, trainer.max_steps // VALIDATIONS) * trainer.accumulate_grad_batches
         if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch == 1:
             trainer.check_val_every_n_epoch = None  # count batches on through the epochs
-        if self.arguments.checkpoint is not None:
-            self.settings.ckpt_path = str(self.arguments.checkpoint)
 
     def _check_tokenizer(self) -> None:
         """Refuse another tokenizer than the checkpoint's.
@@ -188,7 +194,7 @@ class TrainingCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         self.run: RunSettings = self._get(self.config_init, "run")
-        self.folder = self._folder()
+        self.folder = self._fit_folder(config) if self.arguments.verb == "fit" else self._results_folder()
         config["default_root_dir"] = config["default_root_dir"] or str(self.folder)
         own: list[Any] = []
         if self.arguments.verb == "fit":
@@ -215,16 +221,27 @@ class TrainingCLI(LightningCLI):
         self.plan = plan_for(trainer.strategy, self.model.model)
         return trainer
 
-    def _folder(self) -> Path:
+    def _fit_folder(self, config: dict[str, Any]) -> Path:
+        """The run's folder, which this process holds until the run ends."""
+        arguments, dry = self.arguments, bool(config["fast_dev_run"])
+        settings = settings_text(self.saved, sign(self.saved["data"]))
+        self.place = place_of_fit(
+            self.run, arguments.variant, arguments.checkpoint, arguments.named, settings, first=self.first, dry=dry
+        )
+        if (found := self.place.checkpoint) is not None and arguments.checkpoint is None:
+            arguments.checkpoint, arguments.tokenizer = found, stored_tokenizer(found, read_metadata(found))
+        if self.place.note and self.first:
+            print(self.place.note, flush=True)
+        return self.place.folder
+
+    def _results_folder(self) -> Path:
         checkpoint = self.arguments.checkpoint
         home = folder_of(checkpoint) if checkpoint is not None else None
-        if home is not None and (self.run.name is None or self.arguments.verb != "fit"):
-            return home
-        named = Path(self.run.root) / (self.run.name or self.arguments.variant)
-        if self.arguments.verb != "fit":
-            return named
-        continues = home is not None and home.resolve() == named.resolve()
-        return named if continues else fresh_folder(self.run, self.arguments.variant, first=self.first)
+        return home or Path(self.run.root) / (self.run.name or self.arguments.variant)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        checkpoint = self.arguments.checkpoint
+        return super()._prepare_subcommand_kwargs(subcommand) | {"ckpt_path": checkpoint and str(checkpoint)}
 
     def before_fit(self) -> None:
         """Write what repeats the run into its folder, and print what is trained."""
@@ -234,7 +251,7 @@ class TrainingCLI(LightningCLI):
         if is_dry_run(self.trainer):
             return
         recipe, model = self.model.recipe, self.model.model
-        save_settings(self.folder, recipe.to_yaml(), self.saved)
+        save_settings(self.folder, recipe.to_yaml(), settings_text(self.saved, sign(self.saved["data"])))
         kind = f"{model.kind}, {model.size:,} parameters"
         print(f"{self.arguments.variant}: {kind}; the run's folder is {self.folder}", flush=True)
         for remark in (*position_warnings(model), *remarks_on_data(self.datamodule, model)):
@@ -260,7 +277,7 @@ class TrainingCLI(LightningCLI):
         """Print the figures, and add them to the run's `evaluations.jsonl`."""
         if not self.first:
             return
-        verb, checkpoint, figures = self.arguments.verb, self.settings.ckpt_path, self.model.evaluation
+        verb, checkpoint, figures = self.arguments.verb, str(self.arguments.checkpoint), self.model.evaluation
         stage = "val" if verb == "validate" else verb
         print(f"{verb} {checkpoint}: {summary(figures, stage)}  perplexity {figures[f'{stage}/perplexity']:.3f}")
         with (self.folder / "evaluations.jsonl").open("a", encoding="utf-8") as stream:

@@ -44,10 +44,18 @@ def run_metadata(run: Run) -> dict[str, Any]:
         "total_steps": run.total_steps,
         "evaluation": dict(run.evaluation),
         "validated_step": run.validated_step,
+        "finished": _is_finished(run),
         "tokenizer": tokenizer.dump() if tokenizer is not None else None,
         "data": data.facts() if hasattr(data, "facts") else {},
         **run.provenance,
     }
+
+
+def _is_finished(run: Run) -> bool:
+    """Whether the run has made all its steps, or was asked to stop, and its last validation."""
+    trainer = run.trainer
+    ended = trainer.should_stop or 0 < run.total_steps <= trainer.global_step
+    return bool(ended) and (run.validated_step == trainer.global_step or not trainer.enable_validation)
 
 
 def installed_version() -> str:

@@ -1,8 +1,10 @@
 """A run's folder: its name, chosen once and found again by a run that continues, and the files that repeat the run."""
 
-import os
+import re
+import shutil
 import time
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +12,17 @@ import yaml
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
+from blockformer.training.run_lock import LOCK
 from blockformer.training.score import BETTER
 from registry.strict_yaml import parse_text
 
 CHECKPOINTS = "checkpoints"
 MONITORS = [f"val/{name}" for name in BETTER]
-_SHARED = "BLOCKFORMER_RUN_FOLDER"  # tells the processes that a run starts where it lives
+LAST, BEST = "last", "best"
+SETTINGS = RECIPE, CONFIG = "recipe.yaml", "config.yaml"
+ATTEMPT = "attempt-"
+_SIGNED = "# signature of the data: "
+LONGEST_NAME = 200  # bytes; file systems allow 255, of which temporary files need some
 
 
 @dataclass
@@ -49,10 +56,15 @@ class RunSettings:
     tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for name in ("name", "root", "variant"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise UserError(f"run.{name} must be a text, not {value!r}")
         if self.name is not None and (not self.name or Path(self.name).name != self.name or self.name in (".", "..")):
             raise UserError(
                 f"run.name {self.name!r} must be the name of a folder, without a path (run.root is the path)"
             )
+        if self.name is not None and not (self.name.isprintable() and len(self.name.encode()) <= LONGEST_NAME):
+            raise UserError(f"run.name {self.name[:80]!r} must be at most {LONGEST_NAME} bytes of printable characters")
         if self.save_every < 0:
             raise UserError(f"run.save_every cannot be {self.save_every}")
         if self.monitor not in MONITORS:
@@ -60,38 +72,39 @@ class RunSettings:
             raise UserError(f"run.monitor {self.monitor!r} is none of the figures of a validation: {figures}")
 
 
-def fresh_folder(settings: RunSettings, variant: str, *, first: bool) -> Path:
-    """The folder of a run that begins.
+def default_name(variant: str) -> str:
+    """The name of a run that is given none: the variant, as far as it can be part of a folder's name, and the time."""
+    plain = re.sub(r"[^\w.-]+", "-", variant).strip(".-")[:80] or "run"
+    return f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
 
-    Args:
-        settings: name and root.
-        variant: begins the name where none is given.
-        first: whether this is the first process; the others are told what it chose, as their clocks may differ.
 
-    Raises:
-        UserError: another run lives there.
+def checkpoints_in(folder: Path) -> list[str]:
+    """The names of the checkpoints of a run."""
+    return sorted(file.name for file in (folder / CHECKPOINTS).glob("*.ckpt"))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest state of a run: `last.ckpt`, or `best.ckpt` while that is not written yet; None: there is neither."""
+    paths = [folder / CHECKPOINTS / f"{name}.ckpt" for name in (LAST, BEST)]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move what an earlier attempt has left in a folder to a folder inside it; None: there is nothing.
+
+    Its settings are copied, so that the next attempt finds them.
     """
-    if not first and (chosen := os.environ.get(_SHARED)):
-        return Path(chosen)
-    root = Path(settings.root)
-    folder = root / (settings.name or _unused(root, f"{variant}-{time.strftime('%Y%m%d-%H%M%S')}"))
-    if first and occupied(folder):
-        raise UserError(
-            f"{folder} holds a run already: continue it with --ckpt_path last, or begin another with --run.name"
-        )
-    os.environ[_SHARED] = str(folder)
-    return folder
-
-
-def _unused(root: Path, name: str) -> str:
-    """The name, with a number if another run began in the same second."""
-    names = [name, *(f"{name}-{number}" for number in range(2, 1000))]
-    return next(candidate for candidate in names if not (root / candidate).exists())
-
-
-def occupied(folder: Path) -> bool:
-    """Whether a run has left something worth keeping in this folder."""
-    return any((folder / name).exists() for name in (CHECKPOINTS, "metrics.jsonl"))
+    names = [item.name for item in folder.iterdir() if item.name != LOCK and not item.name.startswith(ATTEMPT)]
+    if not {CHECKPOINTS, "metrics.jsonl", *SETTINGS} & set(names):
+        return None
+    aside = next(path for number in count(1) if not (path := folder / f"{ATTEMPT}{number}").exists())
+    aside.mkdir()
+    for name in names:
+        if name in SETTINGS:
+            shutil.copy2(folder / name, aside / name)
+        else:
+            (folder / name).rename(aside / name)
+    return aside
 
 
 def folder_of(checkpoint: Path) -> Path | None:
@@ -100,19 +113,34 @@ def folder_of(checkpoint: Path) -> Path | None:
     return checkpoint.parent.parent if parent.name == CHECKPOINTS else None
 
 
-def find_checkpoint(wanted: str, settings: RunSettings, config_folder: Path | None) -> Path:
-    """The file that `--ckpt_path` means: a path, or `last` or `best` of a run.
+@dataclass(frozen=True)
+class Found:
+    """What `--ckpt_path` means.
 
     Args:
-        wanted: what was said.
-        settings: `name` says which run; without it, the run whose saved configuration was given is meant.
-        config_folder: where that configuration lies.
+        checkpoint: the file; None: the run has none yet.
+        folder: the run's folder, if a run was named.
+    """
+
+    checkpoint: Path | None
+    folder: Path | None = None
+
+
+def find_checkpoint(wanted: str, settings: RunSettings, config_folder: Path | None) -> Found:
+    """The checkpoint that `--ckpt_path` means: a path, or `last` or `best` of a run.
+
+    `last` is the newest there is, which is `best.ckpt` until `last.ckpt` is written for the first time.
+
+    Args:
+        wanted: the value of the option.
+        settings: `name` names the run; without it, the run whose saved configuration was given is meant.
+        config_folder: the folder of that configuration.
 
     Raises:
-        UserError: it cannot be told which run, or the run has no such checkpoint.
+        UserError: it is not clear which run is meant, or the run has other checkpoints than this one.
     """
-    if wanted not in ("last", "best"):
-        return Path(wanted)
+    if wanted not in (LAST, BEST):
+        return Found(Path(wanted))
     root = Path(settings.root)
     folder = root / settings.name if settings.name else config_folder
     if folder is None:
@@ -122,16 +150,28 @@ def find_checkpoint(wanted: str, settings: RunSettings, config_folder: Path | No
             f"--ckpt_path {wanted} of which run? Say --run.name, or give its config.yaml to --config{listed}"
         )
     path = folder / CHECKPOINTS / f"{wanted}.ckpt"
-    if not path.is_file():
-        there = sorted(file.name for file in path.parent.glob("*.ckpt"))
-        raise UserError(f"{path}: there is no such checkpoint" + (f"; there is {', '.join(there)}" if there else ""))
-    return path
+    newest = newest_checkpoint(folder) if wanted == LAST else path if path.is_file() else None
+    if newest is None and (there := checkpoints_in(folder)):
+        raise UserError(f"{path}: there is no such checkpoint; there is {', '.join(there)}")
+    return Found(newest, folder)
 
 
-def save_settings(folder: Path, recipe: str, config: dict[str, Any]) -> None:
-    """Write `recipe.yaml`, the canonical recipe, and `config.yaml`, from which the run can be repeated."""
+def settings_text(config: dict[str, Any], signature: str | None = None) -> str:
+    """The content of `config.yaml`; the signature is of the files that it names (see `signature.py`)."""
     text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True)
-    for name, content in (("recipe.yaml", recipe), ("config.yaml", text)):
+    return text if signature is None else f"{_SIGNED}{signature}\n{text}"
+
+
+def signature_in(path: Path) -> str | None:
+    """The signature in a `config.yaml`."""
+    with path.open("rb") as stream:
+        first = stream.readline(len(_SIGNED) + 100).decode(errors="replace")
+    return first.removeprefix(_SIGNED).strip() if first.startswith(_SIGNED) else None
+
+
+def save_settings(folder: Path, recipe: str, settings: str) -> None:
+    """Write `recipe.yaml`, the canonical recipe, and `config.yaml`, from which the run can be repeated."""
+    for name, content in zip(SETTINGS, (recipe, settings), strict=True):
         write_text(folder / name, content)
 
 

@@ -147,7 +147,7 @@ WRONG = {
     "--run.name a/b": "run.name 'a/b' must be the name of a folder",
     "--run.monitor val/los": "run.monitor val/los is none of the figures val/accuracy",
     "--ckpt_path nowhere.ckpt": "nowhere.ckpt: there is no such file",
-    "--ckpt_path last": "there is no such checkpoint",
+    "--ckpt_path best": "there is no such checkpoint",
 }
 
 
