@@ -17,7 +17,7 @@ from blockformer.training.score import BETTER
 from registry.strict_yaml import parse_text
 
 CHECKPOINTS = "checkpoints"
-MONITORS = [f"val/{name}" for name in BETTER]
+MONITORS = sorted(f"val/{name}" for name in BETTER)
 LAST, BEST = "last", "best"
 SETTINGS = RECIPE, CONFIG = "recipe.yaml", "config.yaml"
 ATTEMPT = "attempt-"
@@ -68,8 +68,8 @@ class RunSettings:
         if self.save_every < 0:
             raise UserError(f"run.save_every cannot be {self.save_every}")
         if self.monitor not in MONITORS:
-            figures = ", ".join(MONITORS)
-            raise UserError(f"run.monitor {self.monitor!r} is none of the figures of a validation: {figures}")
+            named = self.monitor if self.monitor.isprintable() else ascii(self.monitor)
+            raise UserError(f"run.monitor {named} is none of the figures {', '.join(MONITORS)}")
 
 
 def default_name(variant: str) -> str:
