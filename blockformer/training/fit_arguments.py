@@ -25,7 +25,7 @@ from blockformer.training.run_folder import (
     find_checkpoint,
     signature_in,
 )
-from blockformer.training.stored_settings import Settings, settings_of
+from blockformer.training.stored_settings import Settings, harmless, settings_of
 from blocks.models.base import Model
 from registry import RecipeError, load_recipe
 from registry.plugins import load_named
@@ -167,7 +167,9 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     recipe = RecipeArgument(load_recipe(given.source, given.overrides))
     variant = given.value("run.variant") or recipe.recipe.name
     configs = [*given.configs, given.settings] if given.options is None else given.configs
-    arguments = FitArguments(verb, recipe, variant, configs, given.options, checkpoint, init_from, tokenizer, named=named)
+    arguments = FitArguments(
+        verb, recipe, variant, configs, given.options, checkpoint, init_from, tokenizer, named=named
+    )
     if tokenizer is not None:
         arguments.vocab_size = given.configs[0]["data"].get("vocab_size")
     return arguments
