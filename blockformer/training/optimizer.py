@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -12,6 +13,7 @@ from blockformer.errors import UserError
 from blocks.base import Norm
 
 DEFAULT_MIN_RATIO = 0.1
+LARGEST, SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
 
 
 @dataclass
@@ -20,8 +22,8 @@ class OptimizerSettings:
 
     Args:
         lr: peak learning rate, reached at the end of the warm-up.
-        weight_decay: decoupled weight decay of matrices, embeddings included. Vectors, biases and norm parameters never
-            decay, not even where those of many experts are stored in one tensor.
+        weight_decay: decoupled weight decay of matrices, embeddings included; at most 1, or 1 / lr. Vectors, biases and
+            norm parameters never decay, not even where those of many experts are stored in one tensor.
         beta1: decay rate of the running mean of the gradient.
         beta2: decay rate of the running mean of the squared gradient.
         eps: added to the square root of the second moment.
@@ -46,17 +48,20 @@ class OptimizerSettings:
     decay_steps: int | None = None
 
     def __post_init__(self) -> None:
+        removed = self.lr * self.weight_decay  # the share of each weight that a step at the peak removes
         allowed = {
-            "lr": self.lr > 0,
-            "weight_decay": self.weight_decay >= 0,
+            "lr": 0 < self.lr <= LARGEST,
+            "weight_decay": self.weight_decay >= 0 and (self.weight_decay <= 1 or removed <= 1),
             "beta1": 0 <= self.beta1 < 1,
             "beta2": 0 <= self.beta2 < 1,
-            "eps": self.eps > 0,
-            "warmup_steps": self.warmup_steps >= 0,
+            "eps": SMALLEST <= self.eps <= 1,
+            "warmup_steps": 0 <= self.warmup_steps < 2**63,
             "min_ratio": self.min_ratio is None or 0 <= self.min_ratio <= 1,
-            "decay_steps": self.decay_steps is None or self.decay_steps > self.warmup_steps,
+            "decay_steps": self.decay_steps is None or self.warmup_steps < self.decay_steps < 2**63,
         }
         wrong = [f"{name} cannot be {getattr(self, name)}" for name, fits in allowed.items() if not fits]
+        if not allowed["weight_decay"] and removed > 1:
+            wrong.append("as lr * weight_decay, the share of a weight that a step removes, must not be above 1")
         if self.schedule != "cosine":
             given = {"min_ratio": self.min_ratio, "decay_steps": self.decay_steps}
             wrong += [

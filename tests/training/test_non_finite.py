@@ -1,6 +1,7 @@
 """Runs and figures that are infinite or NaN."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 
 from blockformer.assembly.checkpoint import model_weights, read_checkpoint, read_metadata
 from blockformer.cli.main import main
+from blockformer.errors import UserError
 from blockformer.training.callbacks import Checkpoints, NonFiniteGuard
 from blockformer.training.module import TrainingModule
+from blockformer.training.optimizer import OptimizerSettings
 
 
 def saved_steps(folder: Path, figures: list[float]) -> list[int]:
@@ -64,3 +67,65 @@ def test_a_run_whose_loss_is_no_number_stops_and_is_not_saved(
     assert "the loss or its gradient is not finite since step" in capsys.readouterr().err
     weights = model_weights(read_checkpoint(runs / "nan" / "checkpoints" / "last.ckpt"))
     assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+CONTINUE = ["--ckpt_path", "last", "--trainer.enable_progress_bar", "false", "--run.wandb", "disabled"]
+
+
+@pytest.mark.parametrize("save_every", ["1", "100"])
+@pytest.mark.parametrize("rate", ["1e38", "1e10"])
+def test_a_good_checkpoint_stays_where_a_continuation_breaks_the_weights(
+    rate: str, save_every: str, fit: Callable[..., Path], runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit("--trainer.max_steps", "3", name=f"good-{rate}-{save_every}")
+    before = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    where = ["--run.root", str(runs), "--run.name", run.name, "--run.save_every", save_every]
+    capsys.readouterr()
+    assert main(["fit", *CONTINUE, *where, "--optimizer.lr", rate, "--trainer.max_steps", "30"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is not finite" in line or "is 0" in line or "is exactly 0" in line
+    after = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert after["global_step"] == 3
+    assert all(torch.equal(tensor, after["state_dict"][name]) for name, tensor in before["state_dict"].items())
+    assert [file.name for file in (run / "checkpoints").glob(".*")] == []
+
+
+@pytest.mark.parametrize("what", ["a weight", "a moment"])
+def test_what_is_not_finite_is_not_saved(
+    what: str, fit: Callable[..., Path], arguments: list[str], runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(self: TrainingModule, *given: Any, **more: Any) -> None:
+        step(self, *given, **more)
+        if self.trainer.global_step == 2:  # during the third step
+            parameter = self.model.get_parameter("decoder.norm.weight")
+            held = parameter if what == "a weight" else self.trainer.optimizers[0].state[parameter]["exp_avg_sq"]
+            held.data[0] = math.inf
+
+    step = TrainingModule.optimizer_step
+    name = f"spoilt-{what[2:]}"
+    options = ["--run.root", str(runs), "--run.name", name, "--run.save_every", "1", "--trainer.max_steps", "4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModule, "optimizer_step", spoil)
+        assert main(["fit", *arguments, *options]) == 1
+    assert "decoder.norm.weight is not finite after step 3" in capsys.readouterr().err
+    assert read_metadata(runs / name / "checkpoints" / "last.ckpt")["step"] == 2
+
+
+def test_a_run_without_gradient_stops(
+    arguments: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(TrainingModule, "_gradients", lambda self: [torch.zeros(1)])
+    options = ["--run.root", str(runs), "--run.name", "dead", "--trainer.max_steps", "40"]
+    assert main(["fit", *arguments, *options]) == 1
+    assert "the gradient is exactly 0 since step 1, so nothing is learned" in capsys.readouterr().err
+    assert not (runs / "dead" / "checkpoints" / "last.ckpt").exists()
+
+
+WRONG = ("weight_decay 1e308", "weight_decay 1001", "weight_decay nan", "lr inf", "lr 1e39", "lr nan", "eps 0")
+
+
+@pytest.mark.parametrize("setting", [*WRONG, "eps 1e-60", "eps 2", "beta1 nan", "beta2 0.99999999999999999999"])
+def test_optimizer_settings_have_ranges(setting: str) -> None:
+    name, value = setting.split()
+    with pytest.raises(UserError, match=rf"optimizer: {name} cannot be"):
+        OptimizerSettings(**{name: float(value)})

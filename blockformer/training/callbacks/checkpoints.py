@@ -1,6 +1,8 @@
 """When checkpoints are written, and how."""
 
+import contextlib
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,20 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from blockformer.assembly.checkpoint import read_checkpoint
 from blockformer.errors import UserError
 from blockformer.files import remove_drafts, write_atomically
-from blockformer.training.callbacks.non_finite import NonFiniteGuard
+from blockformer.training.callbacks.non_finite import NonFiniteError, NonFiniteGuard
 from blockformer.training.callbacks.step_callback import StepCallback, is_dry_run
 from blockformer.training.module import TrainingModule
 from blockformer.training.score import BETTER
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+_BEFORE = f".{LAST}.before.tmp"  # the version before `last.ckpt`, until the next step or validation shows that it works
 
 
 class Checkpoints(StepCallback, Checkpoint):
     """Writes `last.ckpt` at an interval and at the end, and `best.ckpt` after each validation that is the best so far.
 
-    A figure that is infinite or NaN is never the best, and a run that diverged is not saved.
+    A figure that is infinite or NaN is never the best, and a run that diverged is not saved: where the next step or
+    validation shows that the weights of `last.ckpt` are of no use, the version before it comes back.
 
     Args:
         folder: where both files are written.
@@ -95,8 +99,30 @@ class Checkpoints(StepCallback, Checkpoint):
         if is_dry_run(trainer):
             return
         self.guard.check()
+        if trainer.is_global_zero and self._saved not in (-1, trainer.global_step):
+            self._keep()
         trainer.save_checkpoint(self.folder / LAST)
         self._saved = trainer.global_step
+
+    def _keep(self) -> None:
+        """Keep the present `last.ckpt` as another name of the same file, where the file system has such."""
+        (self.folder / _BEFORE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.link(self.folder / LAST, self.folder / _BEFORE)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Bring back the version before a broken one."""
+        broken = isinstance(exception, NonFiniteError) and exception.broken <= self._saved
+        if broken and trainer.is_global_zero and (self.folder / _BEFORE).is_file():
+            (self.folder / _BEFORE).replace(self.folder / LAST)
+        self._drop(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._drop(trainer)
+
+    def _drop(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            (self.folder / _BEFORE).unlink(missing_ok=True)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -1,6 +1,8 @@
-"""Stop a run whose loss is no longer finite, before a checkpoint is written."""
+"""Stop a run that is broken before its state is saved: an infinite or NaN loss, gradient or weight, or no gradient."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -8,32 +10,55 @@ from torch import Tensor
 
 from blockformer.training.callbacks.step_callback import StepCallback, is_sync_step
 from blockformer.training.module import TrainingModule
+from blockformer.training.parallel.shards import local
+from blockformer.training.score import TARGETS
 
 REMEDY = "a lower --optimizer.lr, more --optimizer.warmup_steps or a lower --trainer.gradient_clip_val may help"
+# With a positive loss, not even one step of a working model has a gradient of exactly 0 in the range of float32; the
+# others are for models of a user's own.
+PATIENCE = 10
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient is infinite or NaN; the message is one line and names the step."""
+    """A run is broken; the message is one line and names the step.
+
+    Args:
+        message: what is wrong.
+        broken: the optimizer step whose weights are the first that cannot be used.
+    """
+
+    def __init__(self, message: str, broken: int = 0) -> None:
+        super().__init__(f"{message}: {REMEDY}")
+        self.broken = broken
 
 
 class NonFiniteGuard(StepCallback):
-    """Raises an error when a training loss, a gradient or a validation loss is infinite or NaN.
+    """Raises an error when a loss, gradient, weight or moment is infinite or NaN, or the gradient is 0.
 
-    Training is checked after each step on a CPU, else at reporting steps, and before each checkpoint; the flag stays on
-    the device in between, so that steps need not wait for it. Validation is checked when it ends.
+    Training is checked after each step on a CPU, else at reporting steps, and before each checkpoint; the flags stay on
+    the device in between, so that steps need not wait for them. Validation is checked when it ends, weights and the
+    optimizer's state before each checkpoint.
     """
 
     def __init__(self) -> None:
-        self._since: Tensor | None = None  # the first step that was not finite; 0: none
+        self._flags: Tensor | None = (
+            None  # the first step that was not finite (0: none), steps in a row without gradient
+        )
 
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         assert isinstance(module, TrainingModule)
         assert module.window is not None
+        norm, scaled = module.gradient_norm, trainer.precision == "16-mixed"
         finite = module.window.isfinite().all()
-        if trainer.precision != "16-mixed" and module.gradient_norm is not None:  # its scaler skips such steps
-            finite = finite & module.gradient_norm.isfinite()
-        since = self._since if self._since is not None else torch.zeros((), device=finite.device)
-        self._since = torch.where(finite | (since > 0), since, float(step))
+        dead = torch.zeros_like(finite)
+        if norm is not None and not scaled:  # its scaler skips steps that are not finite
+            finite = finite & norm.isfinite()
+        if norm is not None and not scaled and trainer.precision != "16-true":  # there a gradient may underflow
+            dead = (norm == 0) & (module.window[TARGETS] > 0) & (module.window[0] > 0)
+        none = torch.zeros(2, dtype=torch.long, device=finite.device)
+        since, zeros = none if self._flags is None else self._flags
+        since = torch.where(finite | (since > 0), since, step)
+        self._flags = torch.stack([since, torch.where(dead, zeros + 1, 0)])
         if is_sync_step(trainer, step):
             self.check()
 
@@ -45,13 +70,53 @@ class NonFiniteGuard(StepCallback):
         """
         loss = getattr(pl_module, "evaluation", {}).get("val/loss", 0.0)
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not math.isfinite(loss):
-            raise NonFiniteError(f"val/loss is {loss} after step {trainer.global_step}: {REMEDY}")
+            raise NonFiniteError(f"val/loss is {loss} after step {trainer.global_step}", trainer.global_step)
 
-    def check(self) -> None:
-        """Read the flag off the device.
+    def check(self, patience: int = PATIENCE) -> None:
+        """Read the flags off the device.
+
+        Args:
+            patience: steps in a row without a gradient that end the run.
 
         Raises:
-            NonFiniteError: the loss or gradient of a step was infinite or NaN.
+            NonFiniteError: the loss or gradient of a step was infinite or NaN, or the gradient is 0.
         """
-        if self._since is not None and (since := int(self._since.item())):
-            raise NonFiniteError(f"the loss or its gradient is not finite since step {since}: {REMEDY}")
+        since, zeros = (0, 0) if self._flags is None else (int(flag) for flag in self._flags.tolist())
+        if since:
+            raise NonFiniteError(f"the loss or its gradient is not finite since step {since}", since - 1)
+        if zeros >= patience:
+            since = self._step - zeros + 1
+            raise NonFiniteError(f"the gradient is exactly 0 since step {since}, so nothing is learned", since - 1)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Check the flags, the weights and the optimizer's state; every checkpoint passes here before it is written.
+
+        Raises:
+            NonFiniteError: something is infinite or NaN, or the last step had no gradient.
+        """
+        self.check(patience=1)
+        tensors = dict(_saved_tensors(trainer, pl_module))
+        broken = 1.0 - _are_finite(list(tensors.values())).float()
+        if trainer.world_size > 1:
+            broken = trainer.strategy.reduce(broken.to(trainer.strategy.root_device), reduce_op="max")
+        if bool(broken):
+            name = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), "a part elsewhere")
+            raise NonFiniteError(f"{name} is not finite after step {trainer.global_step}", trainer.global_step)
+
+
+def _are_finite(tensors: list[Tensor]) -> Tensor:
+    """Whether all values are finite: by the Euclidean norm, which is fast, and where it overflows by the maximum."""
+    finite = torch.nn.utils.get_total_norm(tensors).isfinite()
+    return finite if bool(finite) else torch.nn.utils.get_total_norm(tensors, math.inf).isfinite()
+
+
+def _saved_tensors(trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, Tensor]]:
+    """What this process holds of the weights and of the optimizer's state."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
+    state: list[tuple[str, Any]] = [(name, parameter) for parameter, name in names.items()]
+    for optimizer in trainer.optimizers:
+        for parameter, held in optimizer.state.items():
+            state += [(f"the optimizer's {key} of {names.get(parameter)}", value) for key, value in held.items()]
+    for name, value in state:
+        if isinstance(value, Tensor) and value.is_floating_point() and (part := local(value.detach())).numel():
+            yield name, part

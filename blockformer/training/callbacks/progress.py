@@ -1,5 +1,6 @@
 """Progress of a run: a bar on a terminal, a line now and then in a file or a pipe."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -91,6 +92,7 @@ class RunProgress(RichProgressBar):
 def figures(row: Row, stage: str, *, brief: bool = False) -> list[tuple[str, str]]:
     """The main figures of a row with their names; ``brief``: as many as fit beside a bar in 80 columns."""
     found: list[tuple[str, str]] = []
+    row = {name: math.nan if value is None else value for name, value in row.items()}  # as files store it
     if f"{stage}/loss" in row:
         found.append(("loss", f"{row[f'{stage}/loss']:.4f}"))
     if f"{stage}/bits_per_byte" in row:
