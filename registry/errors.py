@@ -1,6 +1,7 @@
 """What is wrong with a recipe: every problem on a line of its own."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -66,5 +67,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def quoted(value: Any) -> str:
     """A wrong value as the user wrote it, cut short if it is long."""
-    text = as_yaml(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)
+    odd = isinstance(value, float) and not math.isfinite(value)
+    text = as_yaml(value) if odd else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else f"{text[:36]} ..."

@@ -8,9 +8,11 @@ from annotated_types import Ge, Gt, Le, Lt
 
 Arity = Literal["one", "many", "named"]
 
+MAX_LAYERS = 2_000
+
 Positive = Annotated[int, Gt(0)]
 NonNegative = Annotated[int, Ge(0)]
-Depth = Annotated[int, Ge(0), Le(2_000)]
+Depth = Annotated[int, Ge(0), Le(MAX_LAYERS)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Probability = Annotated[float, Ge(0), Lt(1)]

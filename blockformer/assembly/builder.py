@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from blockformer.assembly.free_memory import require_free
 from blockformer.assembly.unused_keys import unused_keys, unused_paths
 from blocks.models.base import Model
 from registry import Recipe, RecipeError, load_recipe
@@ -81,6 +82,7 @@ def materialise(model: Model, device: torch.device | str) -> None:
 
     Raises:
         ValueError: a buffer is on the meta device: nothing would give it values later.
+        TooLargeError: the parameters do not fit into the free memory.
     """
     for name, buffer in model.named_buffers():
         if buffer.is_meta:
@@ -88,6 +90,9 @@ def materialise(model: Model, device: torch.device | str) -> None:
                 f"{name}: this buffer was created on the meta device, so its values are lost; create it with "
                 "device='cpu', compute it in each forward, or make it a parameter that constants() names"
             )
+
+    needed = sum(one.numel() * one.element_size() for one in model.parameters() if one.is_meta)
+    require_free(needed, f"a model of {model.size:,} parameters", device)
 
     def allocated(tensor: Tensor) -> Tensor:
         return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)

@@ -60,11 +60,7 @@ def layout(names: Sequence[str]) -> str:
     """``dense, then 4 x (3 x local, global)``: the first layers, then the shortest pattern that gives the rest."""
     if not any(names):
         return f"{len(names)} layers, all alike"
-    first, period = min(
-        ((first, period) for first in range(len(names)) for period in range(1, len(names) - first + 1)
-         if _repeats(names[first:], period)),
-        key=lambda found: (sum(found), found[0]),
-    )  # fmt: skip
+    first, period = min(enumerate(shortest_periods(names)), key=lambda found: (sum(found), found[0]))
     begin, rest = names[:first], names[first:]
     times, left = divmod(len(rest), period)
     unit = _runs(rest[:period])
@@ -73,8 +69,19 @@ def layout(names: Sequence[str]) -> str:
     return ", then ".join(part for part in parts if part)
 
 
-def _repeats(names: Sequence[str], period: int) -> bool:
-    return all(name == names[index % period] for index, name in enumerate(names))
+def shortest_periods(names: Sequence[str]) -> list[int]:
+    """For each index, how many names from there on have to be repeated to give the rest, the last time cut if need be.
+
+    The rest has the period n - b if its first b names are its last ones: the prefix function of Knuth, Morris and
+    Pratt, from the end, in linear time.
+    """
+    reverse, border = names[::-1], [0]
+    for name in reverse[1:]:
+        length = border[-1]
+        while length and name != reverse[length]:
+            length = border[length - 1]
+        border.append(length + (name == reverse[length]))
+    return [count + 1 - border[count] for count in range(len(names))][::-1]
 
 
 def _runs(names: Sequence[str]) -> str:

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     import torch  # imported late: --help then needs no torch
 
     from blockformer.huggingface import output_folder, read_source
+    from registry.text import shortened
 
     source = read_source(Path(options.path), options.dtype and getattr(torch, options.dtype))
     out = Path(options.out or f"{source.name}-hf")
@@ -44,12 +45,12 @@ def main(arguments: Sequence[str]) -> int:
         with output_folder(out) as draft:
             _write(source, draft, options)
     except DiffersError as difference:
-        print(difference, f"{out} was not written", sep="\n")
+        print(difference, f"{shortened(out)} was not written", sep="\n")
         return DIFFERS
     names = sorted(path.name for path in out.iterdir())
     others = [name for name in names if not name.endswith(".py")]
     code = len(names) - len(others)
-    print(f"{out}: {', '.join([*others, *([f'{code} Python files'] if code else [])])}")
+    print(f"{shortened(out)}: {', '.join([*others, *([f'{code} Python files'] if code else [])])}")
     return 0
 
 
@@ -73,10 +74,11 @@ def _write(source: "ExportSource", draft: Path, options: Namespace) -> None:
 def _write_custom(source: "ExportSource", draft: Path, options: Namespace) -> "Callable[[], Verification]":
     """Write the model with the code of its blocks; return a function that verifies it."""
     from blockformer.huggingface.custom.exporter import verify_custom, write_custom
+    from registry.text import shortened
 
     copies = write_custom(source, draft, options.shard_size)
     model = source.model
-    print(f"{options.path}: {model.kind}, {model.size:,} parameters, with its own code")
+    print(f"{shortened(options.path)}: {model.kind}, {model.size:,} parameters, with its own code")
     return lambda: verify_custom(source, draft, copies)
 
 
@@ -88,6 +90,7 @@ def _write_family(source: "ExportSource", draft: Path, options: Namespace) -> "C
     """
     from blockformer.huggingface import ExportError, load_family, verify, write_export
     from registry import Mark, Problem
+    from registry.text import shortened
 
     name = options.family or source.family
     family = None if name is None else load_family(name)
@@ -99,7 +102,8 @@ def _write_family(source: "ExportSource", draft: Path, options: Namespace) -> "C
         remedy = Problem(Mark(options.path), "", REMEDY)
         raise ExportError([*error.problems, remedy]) from None
     model, chosen = source.model, exported.family
-    print(f"{options.path}: {model.kind}, {model.size:,} parameters, as {chosen.architectures[0]} ({chosen.about})")
+    size = f"{model.kind}, {model.size:,} parameters"
+    print(f"{shortened(options.path)}: {size}, as {chosen.architectures[0]} ({chosen.about})")
     return lambda: verify(exported)
 
 

@@ -1,5 +1,6 @@
 """`blockformer import`: convert a Hugging Face folder to a recipe and its weights."""
 
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,21 +17,24 @@ def main(arguments: Sequence[str]) -> int:
     """Read a Hugging Face folder, compare it with the original if requested, and write the recipe and its weights."""
     options = _parser().parse_args(arguments)
     folder = Path(options.folder)
-    out = Path(options.out or f"{folder.resolve().name}-imported")
+    name = os.path.basename(os.path.realpath(folder))  # noqa: PTH119  (resolve() fails on a loop of links)
+    out = Path(options.out or f"{name}-imported")
     from blockformer.assembly import check  # imported late: --help then needs no torch
     from blockformer.huggingface import read_folder, verify, write_folder
+    from registry.text import shortened
 
     imported = read_folder(folder, options.family)
     model = check(imported.recipe)
-    print(f"{folder}: {imported.family.about}, {model.kind}, {model.size:,} parameters (family {imported.family.name})")
+    family = imported.family
+    print(f"{shortened(folder)}: {family.about}, {model.kind}, {model.size:,} parameters (family {family.name})")
     if options.verify:
         result = verify(imported)
         print(*comparison_lines(result), sep="\n")
         if not result.agrees:
-            print(f"{out} was not written")
+            print(f"{shortened(out)} was not written")
             return DIFFERS
     written = write_folder(imported, out)
-    print(f"{written}: {', '.join(sorted(path.name for path in written.iterdir()))}")
+    print(f"{shortened(written)}: {', '.join(sorted(path.name for path in written.iterdir()))}")
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.expression import FUNCTIONS, ExpressionError, calls, is_expression, names, parse
 from registry import Mark, Problem
-from registry.errors import nearest
+from registry.errors import nearest, quoted
 from registry.strict_yaml import Map, Seq, read_yaml
 
 _FOLDER = Path(__file__).parent / "families"
@@ -138,15 +138,19 @@ def family_of(config: Mapping[str, Any], file: Path, candidates: list[Family] | 
         HuggingFaceError: no family supports them; the message names the nearest.
     """
     known = families() if candidates is None else candidates
-    model_type = str(config.get("model_type"))
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise HuggingFaceError.at(file, f"must be the name of an architecture, not {quoted(model_type)}", "model_type")
     matching = [family for family in known if model_type in family.model_types]
     if not matching:
         model_types = sorted({model_type for family in known for model_type in family.model_types})
-        close = get_close_matches(model_type, model_types, n=3, cutoff=0.4)
+        close = get_close_matches(model_type[:100], model_types, n=3, cutoff=0.4)
         hint = f"nearest: {', '.join(close)}; " if close else ""
         message = f"no family supports model_type {model_type!r}; {hint}to add one, see docs/add-a-family.md"
         raise HuggingFaceError.at(file, message)
-    classes = [str(name) for name in config.get("architectures") or ()]
+    classes = as_list(config.get("architectures"))
+    if not all(isinstance(name, str) for name in classes):
+        raise HuggingFaceError.at(file, f"must be a list of names, not {quoted(classes)}", "architectures")
     for family in matching:
         if not classes or set(classes) & set(family.architectures):
             return family

@@ -1,7 +1,8 @@
 """The files of a Hugging Face folder: config.json, tensors and tokenizer."""
 
 import json
-import pickle
+import math
+import os.path
 import shutil
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +17,14 @@ from torch import Tensor
 
 from blockformer.files import new_folder, write_text
 from blockformer.huggingface.errors import HuggingFaceError
+from registry.errors import quoted
+from registry.files import is_file, read_bytes, require_file
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SHARD_SIZE = "5GB"
+MAX_CONFIG, MAX_INDEX, MAX_TOKENIZER = 10_000_000, 100_000_000, 200_000_000  # bytes
+MAX_TOKENS = 10_000_000  # ids of a tokenizer
+_DIGITS = 19  # of a whole number with its sign
 _WHOLE, _INDEX, _PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
 
@@ -41,16 +47,101 @@ def output_folder(out: str | Path) -> Generator[Path]:
         raise HuggingFaceError.at(out, f"cannot be written: {error.strerror or error}") from None
 
 
+def file_in(folder: Path, name: str, most: int | None = None) -> Path:
+    """A file of a folder that may come from a stranger.
+
+    Args:
+        folder: the folder.
+        name: of the file in it.
+        most: the largest size of such a file, in bytes; None: any.
+
+    Raises:
+        HuggingFaceError: the name leads out of the folder, also by a link, or it is no regular file or too large. Links
+            into the ``blobs`` of the Hugging Face cache are followed.
+    """
+    path = folder / name
+    try:
+        place, target = (Path(os.path.realpath(one)) for one in (folder, path))  # resolve() fails on a loop of links
+        blobs = place.parent.parent / "blobs"
+        cached = place.parent.name == "snapshots" and not blobs.is_symlink() and target.parent == blobs
+        if not (cached or target.is_relative_to(place)):
+            raise HuggingFaceError.at(path, "leads out of the folder; only files inside it are read")
+        require_file(path, most)
+    except (OSError, ValueError) as error:
+        raise HuggingFaceError.at(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return path
+
+
+def has_file(folder: Path, name: str) -> bool:
+    """Whether a folder has an entry of this name that is no folder."""
+    return is_file(folder / name)
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the tokenizer's files from one folder to another, if there are any."""
+    """Copy the tokenizer's files from one folder to another, if there are any.
+
+    Raises:
+        HuggingFaceError: one leads out of the folder, is no JSON, or has ids that no vocabulary reaches.
+    """
     for name in TOKENIZER_FILES:
-        if (source / name).is_file():
+        if has_file(source, name):
+            content = read_json(file_in(source, name, MAX_TOKENIZER), MAX_TOKENIZER)
+            if name == TOKENIZER_FILES[0]:
+                _check_ids(source / name, content)
             shutil.copyfile(source / name, folder / name)
+
+
+def _check_ids(path: Path, tokenizer: Mapping[str, Any]) -> None:
+    """Libraries allocate memory for every number up to the largest id."""
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += [
+        token.get("id") if isinstance(token, dict) else None for token in (added if isinstance(added, list) else [])
+    ]
+    for wrong in (number for number in ids if type(number) is not int or not 0 <= number < MAX_TOKENS):
+        raise HuggingFaceError.at(path, f"has the token id {quoted(wrong)}; ids are whole numbers below {MAX_TOKENS:,}")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file with the indentation that transformers uses."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, most: int) -> dict[str, Any]:
+    """Read a JSON object from a file of at most ``most`` bytes; its numbers are finite and fit into 64 bits.
+
+    Raises:
+        HuggingFaceError: the file cannot be read or does not contain a JSON object.
+    """
+    try:
+        text = read_bytes(path, most).decode("utf-8")
+        values = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_integer)
+    except OSError as error:
+        raise HuggingFaceError.at(path, f"cannot be read: {error.strerror or error}") from None
+    except RecursionError:
+        raise HuggingFaceError.at(path, "is too deeply nested") from None
+    except ValueError as error:
+        raise HuggingFaceError.at(path, f"is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise HuggingFaceError.at(path, "must contain a JSON object")
+    return cast("dict[str, Any]", values)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits")
+    return int(text)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -59,15 +150,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         HuggingFaceError: the file cannot be read or does not contain a JSON object.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HuggingFaceError.at(path, f"cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise HuggingFaceError.at(path, f"is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise HuggingFaceError.at(path, "must contain a JSON object")
-    return cast("dict[str, Any]", values)
+    return read_json(file_in(path.parent, path.name, MAX_CONFIG), MAX_CONFIG)
 
 
 class TensorFiles(Mapping[str, Tensor]):
@@ -86,17 +169,32 @@ class TensorFiles(Mapping[str, Tensor]):
         self._pickled: Mapping[str, Tensor] = {}
         self._files: dict[str, Any] = {}
         self._file_of: dict[str, str] = {}
-        if (folder / _INDEX).is_file():
-            self._file_of = _read_index(folder / _INDEX)
-        elif (folder / _WHOLE).is_file():
+        if has_file(folder, _INDEX):
+            self._file_of = _read_index(file_in(folder, _INDEX, MAX_INDEX))
+            self._check_shards()
+        elif has_file(folder, _WHOLE):
             self._file_of = dict.fromkeys(self._open(_WHOLE).keys(), _WHOLE)
-        elif (folder / _PICKLED).is_file():
-            self._pickled = _read_pickled(folder / _PICKLED)
+        elif has_file(folder, _PICKLED):
+            self._pickled = _read_pickled(file_in(folder, _PICKLED))
         else:
             raise HuggingFaceError.at(folder, f"contains no weights: expected {_WHOLE}, {_INDEX} or {_PICKLED}")
-        missing = sorted({name for name in self._file_of.values() if not (folder / name).is_file()})
-        if missing:
-            raise HuggingFaceError.in_file(folder / _INDEX, (f"the file {name!r} is missing" for name in missing))
+
+    def _check_shards(self) -> None:
+        """Open every file that the index names, and look for its tensors there."""
+        tensors_of: dict[str, list[str]] = {}
+        for tensor, name in self._file_of.items():
+            tensors_of.setdefault(name, []).append(tensor)
+        problems: list[str] = []
+        for name, tensors in sorted(tensors_of.items()):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                problems.append(f"the file {name!r} is not inside the folder")
+            elif not has_file(self.folder, name):
+                problems.append(f"the file {name!r} is missing")
+            else:
+                known = set(self._open(name).keys())
+                problems += (f"the file {name!r} has no tensor {one!r}" for one in tensors if one not in known)
+        if problems:
+            raise HuggingFaceError.in_file(self.folder / _INDEX, problems)
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._pickled:
@@ -116,25 +214,25 @@ class TensorFiles(Mapping[str, Tensor]):
 
     def _open(self, name: str) -> Any:
         if name not in self._files:
+            path = file_in(self.folder, name)
             try:
-                self._files[name] = safe_open(str(self.folder / name), framework="pt")
-            except (OSError, SafetensorError) as error:
+                self._files[name] = safe_open(str(path), framework="pt")
+            except (OSError, SafetensorError, ValueError) as error:
                 raise HuggingFaceError.at(self.folder / name, f"cannot be read: {error}") from None
         return self._files[name]
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        return {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HuggingFaceError.at(path, f"is not an index of tensors: {error}") from None
+    weight_map = read_json(path, MAX_INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise HuggingFaceError.at(path, "is not an index of tensors: 'weight_map' must map each name to a file")
+    return cast("dict[str, str]", weight_map)
 
 
 def _read_pickled(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the unpickler raises errors of many classes for damaged bytes
         reason = str(error).partition("\n")[0]
         raise HuggingFaceError.at(path, f"cannot be read as plain tensors: {reason}") from None
     if not isinstance(content, dict):

@@ -18,7 +18,9 @@ from blockformer.huggingface.template import Config, TemplateContext
 from blockformer.huggingface.tensor_conversion import parameters_from_tensors
 from blockformer.huggingface.tensor_layout import tensor_names, tensor_rules
 from registry import Mark, Problem, Recipe, RecipeError, load_recipe
+from registry.errors import quoted
 from registry.strict_yaml import Map, mark_of, split_path
+from registry.text import as_yaml, shortened
 
 ANY = "*"  # in the section `fixed`: any value is supported
 
@@ -69,8 +71,7 @@ def read_folder(folder: str | Path, family: str | Path | None = None) -> Importe
     problems += [Problem(Mark(str(folder)), "", message) for message in conversion.problems]
     if problems:
         raise HuggingFaceError(problems)
-    tokens = {key: value for key, value in values.items() if key.endswith("_token_id") and value is not None}
-    return ImportedModel(folder, chosen, recipe, conversion.parameters, tokens)
+    return ImportedModel(folder, chosen, recipe, conversion.parameters, _tokens(values, file))
 
 
 def write_folder(imported: ImportedModel, out: str | Path) -> Path:
@@ -97,6 +98,15 @@ def write_folder(imported: ImportedModel, out: str | Path) -> Path:
         copy_tokenizer(imported.folder, draft)
         write_imported(draft, tensors, metadata, (RECIPE, *TOKENIZER_FILES))
     return Path(out)
+
+
+def _tokens(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The ids of special tokens in a config; some have several ids."""
+    found = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
+    for key, value in found.items():
+        if not all(type(one) is int for one in as_list(value)):
+            raise HuggingFaceError.at(file, f"must be a token id or a list of them, not {quoted(value)}", key)
+    return found
 
 
 def recipe_from_config(context: TemplateContext) -> Recipe:
@@ -133,8 +143,10 @@ def _unsupported_values(context: TemplateContext, file: Path) -> Iterator[Proble
     family, config, mark = context.family, context.config, Mark(str(file))
     for key, allowed in family.section("fixed").items():
         if allowed != ANY and key in config and config[key] not in (known := as_list(allowed) or [None]):
-            supported = " or ".join(map(str, known))
-            yield Problem(mark, key, f"is {config[key]}; family {family.name!r} supports only {supported}")
+            supported = " or ".join(map(as_yaml, known))
+            value = _plain(config[key])
+            written = as_yaml(value) if isinstance(value, dict | list) else str(value)
+            yield Problem(mark, key, f"is {shortened(written, 100)}; family {family.name!r} supports only {supported}")
     require = family.section("require")
     for text, message in require.items():
         if message is not None and not context.evaluate(text, "require", require.marks[text]):

@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from blockformer.assembly.descriptions import shortest_periods
+
 
 def compress_layers(layers: Sequence[Any], names: Sequence[str | None]) -> dict[str, Any]:
     """The shortest keys of a stack that describe a list of layers.
@@ -53,10 +55,7 @@ def _unique_names(keys: Sequence[str], names: Sequence[str | None]) -> dict[str,
 
 def _shortest_repetition(order: Sequence[str]) -> tuple[int, int]:
     """Start and period of the repetition that takes the fewest names to write, preferably without a remainder."""
-    plans: list[tuple[int, int, int, int]] = []
-    for begin in range(len(order)):
-        rest = order[begin:]
-        period = next(p for p in range(1, len(rest) + 1) if all(a == b for a, b in zip(rest, rest[p:], strict=False)))
-        plans.append((begin + period, len(rest) % period, begin, period))
+    periods = enumerate(shortest_periods(order))
+    plans = [(begin + period, (len(order) - begin) % period, begin, period) for begin, period in periods]
     *_, begin, period = min(plans)
     return begin, period

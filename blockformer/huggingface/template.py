@@ -10,7 +10,9 @@ from blockformer.huggingface.expression import ExpressionError, evaluate, is_exp
 from blockformer.huggingface.family import Family
 from blockformer.huggingface.layer_pattern import compress_layers
 from registry import Mark
+from registry.errors import quoted
 from registry.strict_yaml import Map
+from registry.types import MAX_LAYERS
 
 OMITTED = object()  # the result of a condition that does not hold and has no `else`: its key is left out
 
@@ -185,8 +187,8 @@ class TemplateContext:
 
     def _render_switch(self, node: Map, path: str) -> Any:
         value, cases = self.render(node["switch"], f"{path}.switch", node.marks["switch"]), cast("Map", node["cases"])
-        if value not in cases:
-            message = f"no case for {value!r}; known cases: {', '.join(cases)}"
+        if not isinstance(value, str) or value not in cases:
+            message = f"no case for {quoted(value)}; known cases: {', '.join(cases)}"
             raise HuggingFaceError.at(node.marks["switch"], message, path)
         return self.render(cases[value], f"{path}.cases.{value}", cases.marks[value])
 
@@ -196,13 +198,25 @@ class TemplateContext:
         stack = dict(self._render_items(rest, path))
         layers: list[Any] = []
         names: list[str | None] = []
-        for index in range(stack["depth"] // (stack.get("distinct") or 1) if stack["depth"] else 0):
+        for index in range(self._layers(stack, path, node.marks["depth"])):
             with self.assigned({"layer": index, "depth": stack["depth"]}):
                 layers.append(self.render(node["layer"], f"{path}.layer", node.marks["layer"]))
                 named = "names" in node
                 names.append(self.render(node["names"], f"{path}.names", node.marks["names"]) if named else None)
         return stack | compress_layers(layers, names)
 
+    def _layers(self, stack: Mapping[str, Any], path: str, mark: Mark) -> int:
+        """The number of layers with weights of their own, each of which has a tensor at least."""
+        depth, distinct = stack["depth"], stack.get("distinct")
+        for key, value in (("depth", depth), ("distinct", 1 if distinct is None else distinct)):
+            if type(value) is not int or value < 0:
+                raise HuggingFaceError.at(mark, f"must be a whole number, not {quoted(value)}", f"{path}.{key}")
+        layers, tensors = depth // (distinct or 1), len(self.variables.get("tensors") or ())
+        if layers > (tensors or MAX_LAYERS):
+            known = f"the folder has only {tensors:,} tensors" if tensors else f"at most {MAX_LAYERS:,} are supported"
+            raise HuggingFaceError.at(mark, f"{layers:,} layers, but {known}", f"{path}.depth")
+        return layers
+
     def _suggestion(self, name: str) -> str:
-        close = get_close_matches(name, [*self.config, *self.family.templates], n=1)
+        close = get_close_matches(name[:100], [*self.config, *self.family.templates], n=1)
         return f"; did you mean {close[0]!r}?" if close else ""

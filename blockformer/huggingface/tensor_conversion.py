@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from blockformer.assembly.free_memory import require_free
 from blockformer.huggingface.tensor_layout import NameMatch, TensorNames, TensorRule
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -54,8 +56,9 @@ def parameters_from_tensors(
     for use, sources in uses.items():
         try:
             _convert(use, {index: stored[file_names[name]] for index, name in sources.items()}, shapes, result)
-        except ValueError as error:
-            result.problems.append(f"{', '.join(list(sources.values())[:2])}: {error}")
+        except (ValueError, IndexError, RuntimeError) as error:  # the last two from torch, for shapes that do not fit
+            reason = str(error).partition("\n")[0]
+            result.problems.append(f"{', '.join(list(sources.values())[:2])}: {reason}")
     result.problems += _unmatched_problems(unmatched, names, stored, file_names)
     _fill_missing(rules, shapes, result)
     return result
@@ -134,6 +137,7 @@ def _fill_missing(rules: list[TensorRule], shapes: Shapes, result: Conversion) -
         found = [rule for rule in rules if any(target.match(name) for target in rule.targets)]
         values = [rule.otherwise for rule in found if rule.otherwise is not None]
         if values:
+            require_free(prod(shape) * 4, f"the parameter {name}, which the folder lacks,")
             result.parameters[name] = torch.full(shape, values[0])
             continue
         sources = " or ".join(dict.fromkeys(rule.source.text for rule in found))

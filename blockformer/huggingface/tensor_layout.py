@@ -57,7 +57,7 @@ class NamePattern:
         parts, seen = _PLACEHOLDER.split(self.text), set[str]()
         regex = re.escape(parts[0])
         for name, literal in zip(parts[1::2], parts[2::2], strict=True):
-            regex += (f"(?P={name})" if name in seen else rf"(?P<{name}>\d+)") + re.escape(literal)
+            regex += (f"(?P={name})" if name in seen else rf"(?P<{name}>[0-9]{{1,9}})") + re.escape(literal)
             seen.add(name)
         return re.compile(regex + r"(?P<_suffix>(?:\..+)?)")
 

@@ -1,6 +1,7 @@
 """Compare a model with the original in transformers, on the same inputs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from blockformer.assembly.builder import check
 from blockformer.huggingface.adapter import HuggingFaceNames
 from blockformer.huggingface.errors import HuggingFaceError
-from blockformer.huggingface.folder import read_config
+from blockformer.huggingface.family import as_list
+from blockformer.huggingface.folder import file_in, read_config
 from blockformer.huggingface.importer import ImportedModel
 from blocks.models.base import Model
+from registry.text import shortened
 
 TOLERANCE = 2e-5  # relative; float32 rounding of sums in another order stays below it for models of any size
 _PADDING = 5  # tokens of padding at the end of the second row
@@ -54,22 +57,34 @@ def verify(imported: ImportedModel, length: int = 32) -> Verification:
     Raises:
         HuggingFaceError: transformers is not installed, or cannot load the folder.
     """
-    original = _load_original(imported.folder)
+    original = _load_original(imported)
     model = check(imported.recipe)
     model.load_state_dict({name: tensor.float() for name, tensor in imported.parameters.items()}, assign=True)
     model.eval()
     inputs = random_inputs(model, read_config(imported.folder / "config.json"), min(length, model.max_length))
     recorder = _Recorder(model)
-    with torch.no_grad():
-        options = {} if model.kind == "encoder_only" else {"use_cache": False}  # with a cache some do not mask causally
+    options = {} if model.kind == "encoder_only" else {"use_cache": False}  # with a cache some do not mask causally
+    with torch.no_grad(), _refusals(imported.folder, "run"):
         theirs = original(**inputs, **options, output_hidden_states=True)
+    with torch.no_grad():
         ours = HuggingFaceNames(model)(**inputs)
     mask = output_mask(inputs)
     layers = dict(_compare_layers(recorder, theirs, inputs["attention_mask"].bool(), mask))
     return Verification(relative_difference(ours, theirs.logits, mask), layers)
 
 
-def _load_original(folder: Path) -> Any:
+@contextmanager
+def _refusals(folder: Path, what: str) -> Generator[None]:
+    """Name the folder in an error of transformers, whose classes raise errors of any class for a config."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise HuggingFaceError.at(folder, f"transformers cannot {what} it: {shortened(reason)}") from None
+
+
+def _load_original(imported: ImportedModel) -> Any:
+    folder = imported.folder
     try:
         transformers: Any = import_module("transformers")
     except ImportError:
@@ -77,26 +92,35 @@ def _load_original(folder: Path) -> Any:
         raise HuggingFaceError.at(folder, message) from None
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    classes = read_config(folder / "config.json").get("architectures") or [None]
-    original: Any = getattr(transformers, str(classes[0]), None)
+    classes = as_list(read_config(folder / "config.json").get("architectures"))
+    name = next((one for one in classes if one in imported.family.architectures), None)
+    original: Any = getattr(transformers, name or "", None)
     if original is None:
-        message = f"transformers {transformers.__version__} has no class {classes[0]}"
+        message = f"transformers {transformers.__version__} has no class {name}"
         raise HuggingFaceError.at(folder, message)
-    try:
+    for path in folder.iterdir():  # transformers reads more files than the import
+        if not path.is_dir():
+            file_in(folder, path.name)
+    with _refusals(folder, "load"):
+        # trust_remote_code=False: without it transformers asks on a terminal whether to run code of the folder
         loaded = original.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+            folder,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        message = f"transformers cannot load it: {str(error).partition(chr(10))[0]}"
-        raise HuggingFaceError.at(folder, message) from None
-    return loaded.eval()
+        return loaded.eval()
 
 
 def random_inputs(model: Model, config: Mapping[str, Any], length: int) -> dict[str, Tensor]:
     """Two texts of random tokens, by the names of transformers; the second is padded if the model supports padding."""
     generator = torch.Generator().manual_seed(0)
-    padding = config.get("pad_token_id") or 0
-    ids = _random_ids(int(config.get("src_vocab_size") or model.vocab_size), padding, (2, length), generator)
+    found, sources = config.get("pad_token_id"), config.get("src_vocab_size")
+    padding = found if isinstance(found, int) and 0 <= found < model.vocab_size else 0
+    ids = _random_ids(
+        sources if isinstance(sources, int) and sources > 0 else model.vocab_size, padding, (2, length), generator
+    )
     mask = torch.ones_like(ids)
     if length > _PADDING and model.allows("padding"):
         mask[1, -_PADDING:] = 0

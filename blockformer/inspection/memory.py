@@ -1,12 +1,10 @@
 """How much memory a model needs, measured with tensors that have shapes but no storage."""
 
-import sys
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from blockformer.assembly import check
-from blockformer.errors import UserError
+from blockformer.assembly.free_memory import TooLargeError, free_memory
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
 from blockformer.inspection.cost import cache_bytes
 from blockformer.training.optimizer import OptimizerSettings, make_optimizer
@@ -188,10 +186,6 @@ def _optimizer_cost(dtype: torch.dtype) -> tuple[int, int]:
     return state(8) - 8 * each, each
 
 
-class TooLargeError(UserError):
-    """A model does not fit into the free memory; the message names what it needs and what to do."""
-
-
 def require_memory(recipe: Recipe, batch: int, length: int) -> None:
     """Check that a forward and backward pass in float32 fits into the free memory.
 
@@ -205,12 +199,3 @@ def require_memory(recipe: Recipe, batch: int, length: int) -> None:
             f"{recipe.name}: building and running it takes {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are "
             "free: make it smaller, for example with --set vocab_size=1000, a smaller dim or fewer layers"
         )
-
-
-def free_memory() -> int:
-    """Bytes of main memory that a process could still allocate; where the system does not report it, no limit."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return sys.maxsize

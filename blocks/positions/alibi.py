@@ -8,6 +8,8 @@ from torch import Tensor
 from blocks.base import AttentionPositions, Context, Site
 from registry import Capabilities, Positive, register
 
+MOST_HEADS = 2**16
+
 
 @register("alibi")
 class ALiBi(AttentionPositions):
@@ -40,7 +42,13 @@ class ALiBi(AttentionPositions):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """The slope of each head."""
+    """The slope of each head.
+
+    Raises:
+        ValueError: there are more heads than any mixer has, whose slopes would fill the memory.
+    """
+    if heads > MOST_HEADS:
+        raise ValueError(f"heads={heads} is above {MOST_HEADS}, the most that alibi supports")
     lower = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (i + 1) / lower) for i in range(lower)]
     further = [2 ** (-8 * (i + 1) / (2 * lower)) for i in range(0, 2 * lower, 2)]

@@ -15,6 +15,8 @@ from blocks.recurrent.convolution import short_convolution
 from blocks.recurrent.delta_rule import delta_rule_flops, gated_delta_rule
 from registry import Capabilities, Positive, register
 
+MOST_HEADS = 2**16
+
 
 @register("gated_delta")
 class GatedDelta(Mixer):
@@ -54,6 +56,8 @@ class GatedDelta(Mixer):
         self.heads, self.value_heads = heads, value_heads or heads
         if self.value_heads % heads:
             raise ValueError(f"value_heads={value_heads} is not a multiple of heads={heads}; change one of them")
+        if self.value_heads > MOST_HEADS:  # each has constants of its own
+            raise ValueError(f"value_heads={self.value_heads} is above {MOST_HEADS}, the most that are supported")
         self.head_dim = head_dim or site.head_dim(heads)
         self.value_dim = value_dim or self.head_dim
         keys, values = heads * self.head_dim, self.value_heads * self.value_dim

@@ -160,3 +160,10 @@ def test_the_tokenizer_is_copied(llama: Folder, tmp_path: Path) -> None:
     out = write_folder(read_folder(llama.path), tmp_path / "out")
     assert sorted(path.name for path in out.iterdir()) == ["model.safetensors", "recipe.yaml", "tokenizer.json"]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_quantised_weights_are_refused_in_plain_words(llama: Folder) -> None:
+    llama.configure(quantization_config={"quant_method": "gptq", "bits": 4})
+    assert "quantization_config: is {quant_method: gptq, bits: 4}; family 'llama' supports only null" in problems(
+        llama.path
+    )
