@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from blockformer.cli.parser import Parser, add_format, positive
+from blockformer.cli.parser import KeyValues, Parser, add_format, positive
 from blockformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _parser() -> Parser:
     parser.add_argument("rest", metavar="B KEY=VALUE", nargs="*", help="another one (default: A), and changes to it")
     for option, place, which in (("--set", "both", "both recipes"), ("--set-a", "a_only", "A only")):
         text = f"change {which}; may be repeated"
-        parser.add_argument(option, dest=place, metavar="KEY=VALUE", action="append", default=[], help=text)
+        parser.add_argument(option, dest=place, metavar="KEY=VALUE", action=KeyValues, default=[], help=text)
     parser.add_argument(
         "--length", type=positive, metavar="T", help="tokens in a sequence; default: the smaller max_length"
     )

@@ -1,8 +1,11 @@
 """The argument parser of the commands, and options that several of them have."""
 
 import argparse
+import itertools
+import re
 import sys
-from typing import NoReturn
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 MOST_DIGITS = 18  # of a number on the command line
 
@@ -33,21 +36,48 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Parse, after refusing an option that is given twice, unless it is one that collects its values."""
+        seen: set[argparse.Action] = set()
+        for word in itertools.takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args):
+            action = self._option_string_actions.get(word.partition("=")[0])
+            if action in seen and not isinstance(action, argparse._AppendAction | KeyValues):
+                self.error(f"{word.partition('=')[0]} is given twice: give it once")
+            if action is not None:
+                seen.add(action)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        """Print what is wrong and exit with status 2."""
+        """Print what is wrong, with the option that was probably meant, and exit with status 2."""
+        if found := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            close = get_close_matches(found[1], self._option_string_actions, n=1)
+            message += f"; did you mean {close[0]}?" if close else ""
         from registry.text import shortened  # here, so that `--help` answers without pydantic
 
         print(f"{self.prog}: {shortened(message, 1000)} (see `{self.prog} --help`)", file=sys.stderr)
         sys.exit(2)
 
 
+class KeyValues(argparse.Action):
+    """Collects KEY=VALUE, each key once."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        given: list[str] = getattr(namespace, self.dest)
+        key = str(values).partition("=")[0]
+        if any(known.partition("=")[0] == key for known in given):
+            parser.error(f"{option_string} {key} is given twice: give it once")
+        setattr(namespace, self.dest, [*given, values])
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add ``--set KEY=VALUE``, which changes a recipe and may be repeated."""
+    """Add ``--set KEY=VALUE``, which changes a recipe and may be repeated with other keys."""
     parser.add_argument(
         "--set",
         dest="overrides",
         metavar="KEY=VALUE",
-        action="append",
+        action=KeyValues,
         default=[],
         help="change the recipe, e.g. --set decoder.depth=4; may be repeated, applied in order",
     )

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockformer.cli.parser import Parser
+from blockformer.cli.parser import KeyValues, Parser
 from blockformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _parser() -> Parser:
         "--param",
         dest="params",
         metavar="KEY=VALUE",
-        action="append",
+        action=KeyValues,
         default=[],
         help="set a recipe parameter of the block; may be repeated",
     )

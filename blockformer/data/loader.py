@@ -22,7 +22,8 @@ class TrainingLoader:
 
     Its whole state is `step`, how many batches it has given since the beginning, so it continues exactly where it was,
     also on another number of ranks. Each iteration gives `len(loader)` batches and goes on from the last one; a loop
-    that counts steps by itself can ask for `loader.batch(step)` instead.
+    that counts steps by itself can ask for `loader.batch(step)` instead. With `repeated` set, the batches of that many
+    first steps come again and again.
 
     Args:
         samples: The training samples.
@@ -42,6 +43,7 @@ class TrainingLoader:
         self._rank, self._world = rank, world
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self.step = 0
+        self.repeated: int | None = None
 
     def __len__(self) -> int:
         return self._batches
@@ -53,7 +55,7 @@ class TrainingLoader:
 
     def batch(self, step: int) -> Batch:
         """This rank's share of the batch of a step, counted from 0 and on through the epochs."""
-        epoch, place = divmod(step, len(self))
+        epoch, place = divmod(step if self.repeated is None else step % self.repeated, len(self))
         chosen = self._epoch(epoch)[place * self._batch_size : (place + 1) * self._batch_size]
         return self._samples.batch(chosen[self._rank :: self._world], epoch)
 

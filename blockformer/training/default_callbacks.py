@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+
 from blockformer.training import callbacks as own
 from blockformer.training.loggers import FileLogger, SafeWandbLogger
 from blockformer.training.run_folder import CHECKPOINTS, RunSettings
@@ -39,6 +41,12 @@ def callbacks_of(run: RunSettings, folder: Path, seed: int, trainer: dict[str, A
     shows = [own.RunProgress(meter)] if trainer["enable_progress_bar"] is not False else []
     saves = [checkpoints] if checkpoints is not None else []
     return [guard, own.RandomState(seed), meter, *shows, *saves, own.StopOnSignal(checkpoints)]
+
+
+def profiler_of(wanted: Any, folder: Path) -> Any:
+    """A profiler of Lightning by its name, whose report is a file in the run's folder; anything else stays as it is."""
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    return kinds[wanted](dirpath=str(folder), filename="profile") if wanted in kinds else wanted
 
 
 def listed(value: Any) -> list[Any]:

@@ -5,7 +5,6 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,16 +20,18 @@ from blockformer.errors import DataError, UserError
 from blockformer.generation.text_model import stored_tokenizer
 from blockformer.training.callbacks import Predictions, WarmStart
 from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
+from blockformer.training.callbacks.non_finite import REMEDY, NonFiniteError
 from blockformer.training.callbacks.progress import summary
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.compatibility import remarks_on_data
-from blockformer.training.default_callbacks import callbacks_of, listed, loggers_of
+from blockformer.training.default_callbacks import callbacks_of, listed, loggers_of, profiler_of
 from blockformer.training.fit_arguments import FitArguments
 from blockformer.training.fit_loop import FitLoop
 from blockformer.training.loggers import SafeWandbLogger
 from blockformer.training.loggers.file_logger import read_rows
 from blockformer.training.module import TrainingModule
 from blockformer.training.optimizer import OptimizerSettings
+from blockformer.training.option_advice import advice
 from blockformer.training.parallel import plan_for
 from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
 from blockformer.training.process_state import keep_handlers
@@ -38,6 +39,7 @@ from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import RunSettings, folder_of, save_settings, settings_text
 from blockformer.training.run_place import Place, place_of_fit
 from blockformer.training.signature import sign
+from blockformer.training.trainer_settings import check_precision_given, check_settings
 from registry import RecipeError
 
 DEFAULTS: dict[str, Any] = {
@@ -123,8 +125,9 @@ class TrainingCLI(LightningCLI):
         if data.tokenizer == "bpe" and data.vocab_size is None:
             data.vocab_size = self.arguments.model.vocab_size
         self.saved = self._dumped()
-        if (trainer.gradient_clip_val or 0) < 0:
-            raise UserError(f"trainer.gradient_clip_val cannot be {trainer.gradient_clip_val}; 0 is for not clipping")
+        check_settings(self.arguments.verb, trainer, self.arguments.model)
+        if self.settings.weights_only is False:
+            raise UserError("--weights_only false: a checkpoint is always read as plain data, so leave it out")
         if trainer.max_steps == -1 and trainer.max_epochs is None and trainer.max_time is None:
             trainer.max_epochs = 1
         if trainer.val_check_interval is None and trainer.max_steps > 0:
@@ -171,12 +174,15 @@ class TrainingCLI(LightningCLI):
         Raises:
             UserError: Lightning finds only now that settings do not fit each other or the data.
             LostProcessError: another process of the run has ended.
+            NonFiniteError: `trainer.detect_anomaly` has found a gradient that is NaN.
         """
         try:
             super()._run_subcommand(subcommand)
         except MisconfigurationException as error:
             raise UserError(" ".join(str(error).split())) from error
         except RuntimeError as error:
+            if "returned nan values" in str(error):  # what trainer.detect_anomaly finds
+                raise NonFiniteError(f"{' '.join(str(error).split())} {REMEDY}") from error
             if (reason := lost_process(error, self.trainer)) is None:
                 raise
             raise LostProcessError(reason) from error
@@ -196,6 +202,7 @@ class TrainingCLI(LightningCLI):
         self.run: RunSettings = self._get(self.config_init, "run")
         self.folder = self._fit_folder(config) if self.arguments.verb == "fit" else self._results_folder()
         config["default_root_dir"] = config["default_root_dir"] or str(self.folder)
+        config["profiler"] = profiler_of(config["profiler"], self.folder)
         own: list[Any] = []
         if self.arguments.verb == "fit":
             config["logger"] = loggers_of(self.run, self.folder, config["logger"])
@@ -215,6 +222,7 @@ class TrainingCLI(LightningCLI):
             "signature": sign(self.saved["data"]),
         }
         trainer = self.trainer_class(**config)
+        check_precision_given(self.settings.trainer.precision, trainer)
         trainer.fit_loop = FitLoop(trainer)
         use_our_launcher(trainer)
         keep_handlers(trainer)
@@ -313,10 +321,14 @@ def readable(message: str, options: Sequence[str]) -> str:
     elif "Does not validate against any of the Union" in text:
         literals = ", ".join(re.findall(r"typing\.Literal\[(.*?)\](?=[,\]])", text.partition("Errors:")[0]))
         text = f"{text.partition(':')[0]}: not an accepted value" + (f"; accepted are {literals}" if literals else "")
+    if found := re.match(r"(?:Parser key \"|--)(\w+)\"?: .*Unable to load config ['\"](.*?)['\"]", text):
+        group, value = found.groups()
+        meant = f"--recipe {value}" if group == "model" else f"--{group}.OPTION {value}"
+        return f"--{group} takes a configuration file, and {value} is none; did you mean {meant}?"
     for pattern, replacement in PLAINER:
         text = re.sub(pattern, replacement, text)
     if found := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", text, re.IGNORECASE):
         option = found[1].partition("=")[0] if found[1] else f"--{found[2]}"
-        close = get_close_matches(option, options, n=1, cutoff=0.5)
-        return f"there is no option {option}" + (f"; did you mean {close[0]}?" if close else "")
+        meant = advice(option, options)
+        return f"there is no option {option}" + (f"; did you mean {meant}?" if meant else "; see --help all")
     return text

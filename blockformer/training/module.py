@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
+from blockformer.data.loader import TrainingLoader
 from blockformer.data.processes import data_processes
 from blockformer.training.compatibility import (
     check_batch,
@@ -26,7 +27,7 @@ from blockformer.training.parallel import ShardedStrategy, Shards
 from blockformer.training.parallel.shards import local_gradients
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.score import TARGETS, TOKENS, Score, no_sums
-from blockformer.training.step_count import align_epochs, total_steps
+from blockformer.training.step_count import align_epochs, batches_per_epoch, total_steps
 
 Batch = dict[str, Tensor]
 
@@ -77,6 +78,11 @@ class TrainingModule(L.LightningModule):
         self.verify(getattr(self.trainer, "datamodule", None), self.trainer, training=stage == "fit")
         if stage == "fit":
             align_epochs(self.trainer)
+            data: Any = getattr(self.trainer, "datamodule", None)
+            if getattr(self.trainer, "overfit_batches", 0) and isinstance(
+                loader := data.train_dataloader(), TrainingLoader
+            ):
+                loader.repeated = batches_per_epoch(self.trainer)
         if self.compiled:  # the inner module only: Lightning's methods cannot be compiled
             self.model.compile()
 

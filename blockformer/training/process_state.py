@@ -12,11 +12,14 @@ from typing import Any
 from blockformer import signals
 
 QUIET_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
+REPORTS = ("lightning.pytorch.profilers", "lightning.pytorch.callbacks.model_summary")  # asked for by an option
 NOT_FOR_USERS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "It is recommended to use `self.log.*sync_dist=True",  # these figures are of all ranks already
     "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
     "Couldn't infer the batch indices",
+    r"You passed `Trainer\(accelerator='cpu', precision='16-mixed'\)",  # refused
+    r"`precision=(16|bf16)` is supported for historical reasons",
     r"The number of training batches .* is smaller than the logging interval",  # the last step is always reported
 )
 
@@ -32,6 +35,8 @@ def quiet_process() -> Iterator[None]:
         os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
         for name in QUIET_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
+        for name in REPORTS:
+            logging.getLogger(name).setLevel(logging.INFO)
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category)
         for message in NOT_FOR_USERS:
@@ -64,7 +69,7 @@ def keep_handlers(trainer: Any) -> None:
 
 
 def _levels() -> dict[logging.Logger, int]:
-    for name in QUIET_LOGGERS:
+    for name in (*QUIET_LOGGERS, *REPORTS):
         logging.getLogger(name)  # so that it exists, with its own level
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     return {logger: logger.level for logger in loggers if isinstance(logger, logging.Logger)}

@@ -27,7 +27,11 @@ def align_epochs(trainer: "Trainer") -> None:
             f"trainer.accumulate_grad_batches {parts} is more than the {batches} batches of an epoch: lower it"
         )
     trainer.limit_train_batches = batches - batches % parts
-    interval = trainer.val_check_interval
+    if (interval := getattr(trainer, "val_check_interval", None)) is None:
+        raise UserError(
+            f"trainer.val_check_interval as a time could validate inside a step of {parts} batches "
+            "(trainer.accumulate_grad_batches): set it to a number of batches"
+        )
     if isinstance(interval, float):
         batches_between = int(trainer.limit_train_batches * interval)
         trainer.val_check_interval = max(parts, batches_between - batches_between % parts)
@@ -44,7 +48,8 @@ def total_steps(trainer: "Trainer", settings: OptimizerSettings) -> int:
     Lightning's own `estimated_stepping_batches` creates the training loader before a checkpoint's position is restored.
 
     Raises:
-        UserError: the cosine schedule needs the length of the run, and it is not set.
+        UserError: the cosine schedule needs the length of the run, and it is not set; or the run is shorter than
+            `min_steps` or `min_epochs`.
     """
     limits = [trainer.max_steps] if trainer.max_steps > 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
@@ -54,7 +59,16 @@ def total_steps(trainer: "Trainer", settings: OptimizerSettings) -> int:
             "optimizer.schedule cosine needs the length of the run: "
             "set trainer.max_steps, trainer.max_epochs or optimizer.decay_steps"
         )
+    if limits:
+        _check_minimum(trainer, min(limits))
     return min(limits, default=0)
+
+
+def _check_minimum(trainer: "Trainer", steps: int) -> None:
+    epoch = batches_per_epoch(trainer) // trainer.accumulate_grad_batches
+    for option, least in (("min_steps", trainer.min_steps or 0), ("min_epochs", (trainer.min_epochs or 0) * epoch)):
+        if least > steps:
+            raise UserError(f"trainer.{option} asks for {least} steps, and the run has {steps}: lower it")
 
 
 def batches_per_epoch(trainer: "Trainer") -> int:

@@ -131,7 +131,7 @@ WRONG = {
     "--optim.lr 1": "there is no option --optim.lr; did you mean --optimizer.lr?",
     "--trainer.max_steps many": "--trainer.max_steps: expected int, not many",
     "--trainer.accelerator abacus": "You selected an invalid accelerator name",
-    "--trainer.gradient_clip_val -3": "trainer.gradient_clip_val cannot be -3",
+    "--trainer.gradient_clip_val -3": "--trainer.gradient_clip_val -3.0: must be at least 0",
     "--trainer.callbacks nowhere.Callback": "No module named 'nowhere'",
     "--trainer.accumulate_grad_batches 2 --trainer.val_check_interval 3": "of which 2 make a step",
     "--recipe.decoder.dept 4": "stack 'layers' has no parameter 'dept'; did you mean 'depth'?",

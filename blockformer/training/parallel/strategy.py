@@ -180,6 +180,8 @@ def plan_for(strategy: Strategy, model: Model) -> Plan | None:
     """
     if isinstance(strategy, ShardedStrategy):
         return strategy.plan(model) if strategy.sharing > 1 else None
+    if isinstance(strategy, DDPStrategy) and strategy._start_method != "popen":  # others lose our handlers of signals
+        raise UserError(f"--trainer.strategy: ddp_{strategy._start_method} is not supported; use ddp")
     if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
         raise UserError(
             f"--trainer.strategy: {type(strategy).__name__} is not supported; use ddp, fsdp2 or tensor_parallel"
