@@ -4,7 +4,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,19 @@ from registry import register, registration
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "brew", "potions"]
+
+
+def last_of_each(arguments: Sequence[str]) -> list[str]:
+    """A command line in which later options replace earlier ones; the command itself refuses to be given both."""
+    groups: list[list[str]] = []
+    for word in map(str, arguments):
+        if word.startswith("--") or not groups or "=" in groups[-1][0] or len(groups[-1]) > 1:
+            groups.append([word])
+        else:
+            groups[-1].append(word)
+    names = [group[0].partition("=")[0] for group in groups]
+    kept = [group for place, group in enumerate(groups) if names[place] not in names[place + 1 :]]
+    return [word for group in kept for word in group]
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +76,8 @@ def fit(arguments: list[str], runs: Path) -> Callable[..., Path]:
     def run(*more: str, name: str, given: list[str] = arguments) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "fsync", lambda descriptor: None)  # the tests need no durable files
-            status = main(["fit", *given, "--run.root", str(runs), "--run.name", name, *more])
+            whole = last_of_each([*given, "--run.root", str(runs), "--run.name", name, *more])
+            status = main(["fit", *whole])
         assert status == 0
         return runs / name
 
@@ -75,7 +89,12 @@ def start() -> Callable[..., "subprocess.Popen[str]"]:
     """Start `blockformer` in a process of its own."""
 
     def begin(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "blockformer.cli.main", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "blockformer.cli.main",
+            *(last_of_each(arguments) if arguments[0] == "fit" else arguments),
+        ]
         paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
         inherited = {

@@ -14,6 +14,7 @@ from blockformer.assembly.checkpoint import read_metadata
 from blockformer.cli.fit import MEANINGS, page
 from blockformer.cli.main import main
 from blockformer.training.loggers.file_logger import read_rows
+from tests.conftest import last_of_each
 
 Fit = Callable[..., Path]
 QUIET = ["--trainer.enable_progress_bar", "false", "--run.wandb", "disabled"]
@@ -131,7 +132,7 @@ WRONG = {
     "--optim.lr 1": "there is no option --optim.lr; did you mean --optimizer.lr?",
     "--trainer.max_steps many": "--trainer.max_steps: expected int, not many",
     "--trainer.accelerator abacus": "You selected an invalid accelerator name",
-    "--trainer.gradient_clip_val -3": "--trainer.gradient_clip_val -3.0: must be at least 0",
+    "--trainer.gradient_clip_val -3": "--trainer.gradient_clip_val -3: must be at least 0",
     "--trainer.callbacks nowhere.Callback": "No module named 'nowhere'",
     "--trainer.accumulate_grad_batches 2 --trainer.val_check_interval 3": "of which 2 make a step",
     "--recipe.decoder.dept 4": "stack 'layers' has no parameter 'dept'; did you mean 'depth'?",
@@ -163,9 +164,10 @@ def test_a_mistake_ends_in_one_clear_line(
         "wrong",
         "--trainer.max_steps",
         "1",
-        *more.split(),
     ]
-    assert main(["fit", *options]) == 2
+    twice = more.startswith("--recipe gpt2")
+    given = [*options, *more.split()]
+    assert main(["fit", *(given if twice else last_of_each(given))]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert WRONG[more] in line
 

@@ -15,6 +15,7 @@ from blockformer.errors import UserError
 from blockformer.training.callbacks import Checkpoints, NonFiniteGuard
 from blockformer.training.module import TrainingModule
 from blockformer.training.optimizer import OptimizerSettings
+from tests.conftest import last_of_each
 
 
 def saved_steps(folder: Path, figures: list[float]) -> list[int]:
@@ -63,7 +64,7 @@ def test_a_run_whose_loss_is_no_number_stops_and_is_not_saved(
 ) -> None:
     diverge = ["--optimizer.lr", "1e30", "--optimizer.warmup_steps", "0", "--trainer.max_steps", "30"]
     options = ["--run.root", str(runs), "--run.name", "nan", *diverge, "--run.save_every", "1"]
-    assert main(["fit", *arguments, *options]) == 1
+    assert main(["fit", *last_of_each([*arguments, *options])]) == 1
     assert "the loss or its gradient is not finite since step" in capsys.readouterr().err
     weights = model_weights(read_checkpoint(runs / "nan" / "checkpoints" / "last.ckpt"))
     assert all(tensor.isfinite().all() for tensor in weights.values())

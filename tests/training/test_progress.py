@@ -8,7 +8,7 @@ import pexpect
 import pytest
 
 from blockformer.training.callbacks.progress import figures, summary
-from tests.conftest import ROOT
+from tests.conftest import ROOT, last_of_each
 
 ROW = {"train/loss": 2.5181, "train/bits_per_byte": 3.6333, "train/accuracy": 0.3241, "tokens_per_second": 12086.3}
 
@@ -37,7 +37,7 @@ def test_in_a_pipe_there_are_lines_and_no_bar(
 @pytest.mark.slow
 def test_on_a_terminal_a_bar_counts_the_steps_of_the_run_in_80_columns(arguments: list[str], tmp_path: Path) -> None:
     options = ["--trainer.enable_progress_bar", "true", "--run.root", str(tmp_path), "--run.name", "bar"]
-    command = ["-m", "blockformer.cli.main", "fit", *arguments, *options, "--trainer.max_steps", "30"]
+    command = ["-m", "blockformer.cli.main", "fit", *last_of_each([*arguments, *options, "--trainer.max_steps", "30"])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80"}
     child = pexpect.spawn(sys.executable, command, env=environment, dimensions=(24, 80), encoding="utf-8", timeout=240)
     child.expect(pexpect.EOF)

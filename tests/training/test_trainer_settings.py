@@ -13,6 +13,7 @@ from blockformer.assembly.checkpoint import read_metadata
 from blockformer.cli.main import main
 from blockformer.data.loader import TrainingLoader
 from blockformer.training.loggers.file_logger import read_rows
+from tests.conftest import last_of_each
 
 Fit = Callable[..., Path]
 
@@ -79,10 +80,7 @@ def test_a_setting_that_cannot_do_what_it_says_is_refused(
     more: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     option, value, *rest = more.split()
-    given = [*arguments, "--run.root", str(tmp_path), f"--trainer.{option}", value, *rest]
-    for name in (f"--trainer.{option}", *(word for word in rest if word.startswith("--"))):
-        if (place := given.index(name)) < len(arguments):
-            del given[place : place + 2]
+    given = last_of_each([*arguments, "--run.root", str(tmp_path), f"--trainer.{option}", value, *rest])
     assert REFUSED[more] in refusal(capsys, "fit", *given)
     assert not list(tmp_path.glob("*/checkpoints"))
 
@@ -254,10 +252,10 @@ def test_an_option_that_is_given_twice_is_refused(options: str, capsys: pytest.C
     assert TWICE[options] in refusal(capsys, "fit", "--recipe", "tiny_decoder", *options.split())
 
 
-def test_lists_take_all_that_is_given(fit: Fit, arguments: list[str], text: Path, tmp_path: Path) -> None:
+def test_lists_take_all_that_is_given(arguments: list[str], text: Path, tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text(text.read_text()[::-1])
     more = ["--data.files", str(tmp_path / "more.txt"), "--run.tags", "a", "--run.tags=b", "--trainer.max_steps", "1"]
-    folder = fit(*more, name="lists")
-    config = read_metadata(folder / "checkpoints" / "last.ckpt")["config"]
+    assert main(["fit", *arguments, *more, "--run.root", str(tmp_path), "--run.name", "lists"]) == 0
+    config = read_metadata(tmp_path / "lists" / "checkpoints" / "last.ckpt")["config"]
     assert config["data"]["files"] == [str(text), str(tmp_path / "more.txt")]
     assert config["run"]["tags"] == ["a", "b"]
