@@ -68,11 +68,16 @@ def _device(name: str | None) -> str:
     """The device asked for, or a GPU if there is one."""
     import torch
 
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    shown = name[:60] if name.isprintable() and name else repr(name[:60])
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch raises both
-        raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+        computes = torch.zeros(1, device=name).add(1).item() == 1  # false on devices without values, such as meta
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all of them
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(f"--device {shown} cannot be used: {reason}") from None
+    if not computes:
+        raise UserError(f"--device {shown} cannot be used: it computes nothing")
     return name
 
 
@@ -119,6 +124,8 @@ def _draw(model: "TextModel", text: str, options: Namespace) -> None:
 
     from blockformer.generation import sampler
 
+    if not 0 <= (options.seed or 0) < 2**63:
+        raise ValueError(f"--seed {options.seed} must be at least 0 and below 2^63")
     generator = torch.Generator().manual_seed(options.seed or 0)
     temperature = 1.0 if options.temperature is None else options.temperature
     choose = sampler(temperature=temperature, top_k=options.top_k, top_p=options.top_p, generator=generator)

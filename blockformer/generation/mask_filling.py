@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from blockformer.generation.sampling import checked
 from blocks.models.base import Model
 
 
@@ -46,7 +47,7 @@ def fill_masks(model: Model, tokens: Sequence[int], mask: int, *, top: int = 5) 
     sequence = torch.tensor([tokens], device=next(model.parameters()).device)
     filled: list[FilledMask] = []
     while len(open_positions := (sequence[0] == mask).nonzero()[:, 0]):
-        logits = model(sequence)[0, open_positions].float()  # (open, V)
+        logits = checked(model(sequence)[0, open_positions].float())  # (open, V)
         logits[:, mask] = float("-inf")
         probabilities = logits.softmax(dim=-1)
         surest = int(probabilities.amax(dim=-1).argmax())

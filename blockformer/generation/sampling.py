@@ -5,10 +5,23 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from blockformer.errors import UserError
+
 TokenChooser = Callable[[Tensor], Tensor]
 """(N, V) logits -> (N,) ids, one for each row."""
 
 NEVER = float("-inf")
+
+
+def checked(logits: Tensor) -> Tensor:
+    """The logits (..., V), unchanged.
+
+    Raises:
+        UserError: NaN or infinity is in them, so that no token is the most probable; -inf means never.
+    """
+    if not logits.amax(dim=-1).isfinite().all():
+        raise UserError("the model's output is not finite: its weights are broken, or too large for this precision")
+    return logits
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -44,7 +57,7 @@ def sampler(
         kept = logits.float()
         for each in filters:
             kept = each(kept)
-        probabilities = kept.softmax(dim=-1)
+        probabilities = checked(kept).softmax(dim=-1)
         if generator is not None:
             probabilities = probabilities.to(generator.device)
         return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from blockformer.generation.sampling import checked
 from blocks.base import RotaryScaling, growth
 from blocks.models.base import Model
 from blocks.models.decoder_only import DecoderOnly
@@ -83,7 +84,7 @@ class DecodingSession:
             logits = cast("DecoderOnly", self.model)(tokens, attention_mask=mask, cache=self.cache)
         else:
             logits = cast("EncoderDecoder", self.model).decode(tokens, self.memory, self.source_mask, mask, self.cache)
-        return logits[:, -1]
+        return checked(logits[:, -1])
 
     def _invalidates_cache(self, whole: Tokens, before: int) -> bool:
         """Whether RoPE scaling changes between length ``before`` and now, so that cached keys are rotated wrongly."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from blockformer.assembly.checkpoint_schema import tensor_problem
 from blockformer.assembly.free_memory import require_free
 from blockformer.huggingface.tensor_layout import NameMatch, TensorNames, TensorRule
 
@@ -30,10 +31,12 @@ class Conversion:
     Attributes:
         parameters: the parameters that were found.
         problems: one message for each tensor or parameter that could not be converted.
+        refused: parameters whose stored tensors cannot be used.
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     problems: list[str] = field(default_factory=list[str])
+    refused: set[str] = field(default_factory=set[str])
 
 
 def parameters_from_tensors(
@@ -54,14 +57,27 @@ def parameters_from_tensors(
     file_names = _file_names(stored, names)
     uses, unmatched = _match_rules(rules, file_names, shapes)
     for use, sources in uses.items():
+        tensors = {index: stored[file_names[name]] for index, name in sources.items()}
+        unsound = [(sources[index], problem) for index, tensor in tensors.items() if (problem := _problem(tensor))]
+        result.problems += [f"{file_names[name]}: {problem}" for name, problem in unsound]
+        if unsound:
+            result.refused.update(target.name(dict(use.indices), use.suffix) for target in use.rule.targets)
+            continue
         try:
-            _convert(use, {index: stored[file_names[name]] for index, name in sources.items()}, shapes, result)
+            _convert(use, tensors, shapes, result)
         except (ValueError, IndexError, RuntimeError) as error:  # the last two from torch, for shapes that do not fit
             reason = str(error).partition("\n")[0]
             result.problems.append(f"{', '.join(list(sources.values())[:2])}: {reason}")
     result.problems += _unmatched_problems(unmatched, names, stored, file_names)
     _fill_missing(rules, shapes, result)
     return result
+
+
+def _problem(tensor: Tensor) -> str | None:
+    """Why a stored tensor cannot be a parameter; None: it can."""
+    if not tensor.is_floating_point():
+        return f"is of {tensor.dtype}; parameters are floating-point numbers (quantized weights are not supported)"
+    return tensor_problem(tensor)
 
 
 def _file_names(stored: Mapping[str, Tensor], names: TensorNames) -> dict[str, str]:
@@ -132,7 +148,7 @@ def _unmatched_problems(
 def _fill_missing(rules: list[TensorRule], shapes: Shapes, result: Conversion) -> None:
     """Fill parameters that are not stored with the ``otherwise`` value of their rule, if it has one."""
     for name, shape in shapes.items():
-        if name in result.parameters:
+        if name in result.parameters or name in result.refused:
             continue
         found = [rule for rule in rules if any(target.match(name) for target in rule.targets)]
         values = [rule.otherwise for rule in found if rule.otherwise is not None]

@@ -221,3 +221,32 @@ def test_what_is_no_checkpoint_is_said_in_one_line(save, tmp_path, capsys) -> No
     (tmp_path / "text.ckpt").write_text("hello")
     assert "text.ckpt" in complaint(capsys, tmp_path / "text.ckpt")
     assert "has no tokenizer" in complaint(capsys, save("decoder_only", tokenizer=False))
+
+
+@pytest.mark.parametrize("device", ["meta", "nowhere", "", "cuda:99", "cpu:x"])
+def test_a_device_that_cannot_compute_is_refused_in_one_line(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", str(tmp_path), "--device", device]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"--device {device or repr(device)} cannot be used: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [*itertools.product(RECIPES, [float("nan"), float("inf")]), ("decoder_only", 1e38), ("encoder_decoder", 1e38)],
+)
+def test_weights_that_give_no_text_are_refused_in_one_line(kind, value, save, capsys) -> None:
+    path = save(kind)
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["model.head.project.weight"].fill_(value)
+    torch.save(content, path)
+    reason = "head.project.weight is not finite" if value > 1e38 or value != value else "output is not finite"
+    ways = [[]] if kind == "encoder_only" else [["--greedy"], ["--beams", 2], ["--temperature", 0.5]]
+    for way in ways:
+        assert reason in complaint(capsys, path, "--prompt", "a_b", *way)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**64)])
+def test_a_seed_has_a_range(seed, save, capsys) -> None:
+    assert f"--seed {seed} must be" in complaint(capsys, save("decoder_only"), "--seed", seed)

@@ -167,3 +167,21 @@ def test_quantised_weights_are_refused_in_plain_words(llama: Folder) -> None:
     assert "quantization_config: is {quant_method: gptq, bits: 4}; family 'llama' supports only null" in problems(
         llama.path
     )
+
+
+UNSOUND = {
+    "integers": (lambda tensor: tensor.long(), "is of torch.int64"),
+    "booleans": (lambda tensor: tensor > 0, "is of torch.bool"),
+    "NaN": (lambda tensor: tensor.index_fill(0, torch.tensor([1]), float("nan")), "is not finite"),
+    "infinity": (lambda tensor: tensor.bfloat16().index_fill(0, torch.tensor([0]), float("-inf")), "is not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSOUND)
+def test_tensors_that_are_no_weights_are_named(kind: str, llama: Folder) -> None:
+    change, message = UNSOUND[kind]
+    names = ("model.norm.weight", "model.layers.0.mlp.down_proj.weight")
+    llama.change(lambda tensors: {**tensors, **{name: change(tensors[name]) for name in names}})
+    lines = problems(llama.path).splitlines()
+    assert len(lines) == len(names)
+    assert all(any(f"{name}: {message}" in line for line in lines) for name in names)
