@@ -1,6 +1,11 @@
 """What files are that are taken for plain text by mistake: compressed, binary, in another encoding, tables, markup."""
 
+import csv
+import json
+import re
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePath
 
 HEAD = 2**16
 """Bytes at the beginning of a file that are enough to recognise it."""
@@ -97,3 +102,63 @@ def _wide_encoding(head: bytes) -> str | None:
 def _variety(data: bytes) -> float:
     """The share of bytes other than the two most frequent ones."""
     return 1 - sum(number for _, number in Counter(data).most_common(2)) / max(1, len(data))
+
+
+_JSON = "to train on one field, write it to a file first, for example: jq -r .text FILE"
+_TABLE = "to train on one column, write it to a file first, for example with pandas.read_csv"
+_HTML = "to train on its text alone, extract it first"
+_SAMPLED = 20  # lines
+_NAME = re.compile(r"[\w.-][\w .-]{0,30}")
+
+
+def name_markup(name: str, text: str) -> tuple[str, str] | None:
+    """What a text looks like that is more than text, and what to do to train on the text in it; None: like text.
+
+    Args:
+        name: The file's name.
+        text: Its content; only the beginning is read.
+    """
+    ending, head = PurePath(name).suffix.lower(), text[:HEAD].lstrip()
+    sample = [line for line in head.split("\n") if line.strip()]
+    sample = (sample if len(text) <= HEAD else sample[:-1] or sample)[:_SAMPLED]
+    if ending in (".jsonl", ".ndjson") or all(map(_is_json_object, sample)):
+        return "JSON lines", _JSON
+    if head[:1] in ("{", "[") and (ending in (".json", ".ipynb") or _is_json(text)):
+        return "JSON", _JSON
+    if ending == ".tsv" or _is_table(sample, "\t"):
+        return "a tab-separated table", _TABLE
+    if ending == ".csv" or any(_is_table(sample, delimiter) for delimiter in ",;") or _is_quoted(sample):
+        return "CSV", _TABLE
+    if head[:200].lower().startswith(("<!doctype html", "<html", "<?xml")):
+        return "HTML or XML", _HTML
+    return None
+
+
+def _is_json_object(line: str) -> bool:
+    return line.lstrip().startswith("{") and _is_json(line)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_table(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether lines have the same number of fields, at least two, below a line of names."""
+    if len(lines) < 3:
+        return False
+    try:
+        header, *rows = csv.reader(lines, delimiter=delimiter)
+    except csv.Error:
+        return False
+    named = len(header) > 1 and all(map(_NAME.fullmatch, header))
+    spaced = any(field.startswith(" ") for row in rows for field in row)  # as after a comma in a sentence
+    return named and not spaced and all(len(row) == len(header) for row in rows)
+
+
+def _is_quoted(lines: Sequence[str]) -> bool:
+    """Whether all lines but the first are in quotes: a table of one column."""
+    return len(lines) > 3 and all(len(line) > 1 and line[0] == line.rstrip()[-1] == '"' for line in lines[1:])

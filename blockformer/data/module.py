@@ -1,6 +1,7 @@
 """The Lightning data module: settings of the data, and a loader for each split."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, Literal
 
 import lightning
@@ -18,6 +19,8 @@ Objective = Literal["causal_lm", "masked_lm", "seq2seq"]
 Split = Literal["train", "validation", "test"]
 _BPE_SIZE = 1024
 _PAIRED = ("cldr", "pairs")
+_MOST_PAIRS = 1_000_000
+_NAMES: dict[str, str] = {"train": "training", "validation": "validation", "test": "test"}
 
 
 class TextData(lightning.LightningDataModule):
@@ -36,7 +39,7 @@ class TextData(lightning.LightningDataModule):
         tokenizer: "bytes", or "bpe" learned from the training text.
         vocab_size: Number of token ids of "bpe", special tokens included; null: 1024. A short text may yield fewer.
         objective: "causal_lm", "masked_lm" or "seq2seq"; null: by the kind of the model.
-        length: Tokens in a row; pairs with more tokens on a side are left out, and counted in the log.
+        length: Tokens in a row; pairs with more tokens on a side are left out, and counted in a note and the log.
         batch_size: Rows in a batch, over all processes.
         mask_rate: Share of tokens that a masked language model predicts.
         separate_documents: Limit attention to the token's document in rows with several.
@@ -81,6 +84,19 @@ class TextData(lightning.LightningDataModule):
         self.separate_documents = separate_documents
         self.packages, self.max_bytes, self.locale, self.pairs = packages, max_bytes, locale, pairs
         self._given: Tokenizer | None = None
+        self._settings: dict[str, Any] = {
+            "dataset": dataset,
+            "validation_files": validation_files,
+            "test_files": test_files,
+            "validation": validation,
+            "test": test,
+            "packages": packages,
+            "max_bytes": max_bytes,
+            "locale": locale,
+            "pairs": pairs,
+            "mask_rate": mask_rate,
+            "separate_documents": separate_documents,
+        }
         self._prepared: Prepared | None = None
         self._samples: dict[Split, Samples] = {}
         self._training: TrainingLoader | None = None
@@ -130,6 +146,38 @@ class TextData(lightning.LightningDataModule):
         """Facts to log: origin and hash of the text, and documents, tokens and bytes of each split."""
         return dict(self.prepared.facts)
 
+    def notes(self, *splits: Split) -> list[str]:
+        """What a user should know about the text of these splits, in sentences."""
+        found = [note for split in splits for note in self.prepared.file_notes.get(split, ())]
+        counts = ((split, self._left_out(split)) for split in splits)
+        left = [f"{number:,} of {of:,} {_NAMES[split]} pairs" for split, (number, of) in counts if number]
+        if left:
+            found.append(f"{' and '.join(left)} are longer than data.length {self.length} and are left out")
+        if "validation" in splits and self.shares["validation"] and not len(self.samples("validation")):
+            found.append("there is nothing to validate on")
+        return found
+
+    def _left_out(self, split: Split) -> tuple[int, int]:
+        """How many pairs of a split are too long, and how many there are."""
+        counts = self.prepared.facts[split]
+        number = counts.get("too_long", 0)
+        return number, number + counts.get("pairs", 0)
+
+    def _check_left_out(self, split: Split, least: int) -> None:
+        """Check that enough pairs are left, where some are too long.
+
+        Raises:
+            DataError: Fewer than `least` are left; the message names the length that keeps all.
+        """
+        number, of = self._left_out(split)
+        if number and of - number < least:
+            longest = self.prepared.longest[split]
+            few = f", and batch_size is {least}" if number < of else ""
+            raise DataError(
+                f"{number:,} of {of:,} {_NAMES[split]} pairs are longer than data.length {self.length}{few}: "
+                f"raise --data.length; {longest} keeps all"
+            )
+
     def prepare_data(self) -> None:
         """Fill the cache and verify it, in one process of each machine."""
         _ = self.prepared
@@ -162,6 +210,7 @@ class TextData(lightning.LightningDataModule):
         Raises:
             DataError: The text is too short for one batch.
         """
+        self._check_left_out("train", self.batch_size)
         return batches_per_epoch(self.samples("train"), self.batch_size)
 
     def loader(self, split: Split = "train", *, rank: int = 0, world: int = 1) -> TrainingLoader | EvaluationLoader:
@@ -176,6 +225,7 @@ class TextData(lightning.LightningDataModule):
             DataError: The split is empty, or too small for one batch.
         """
         samples = self.samples(split)
+        self._check_left_out(split, self.batch_size if split == "train" else 1)
         if split == "train":
             return TrainingLoader(samples, self.batch_size, seed=self.seed, rank=rank, world=world)
         if not len(samples):
@@ -229,23 +279,47 @@ class TextData(lightning.LightningDataModule):
         return files.source(self.dataset, files.Files(train, validation, test, self.shares))
 
 
+def idle_settings(given: Mapping[str, Any], objective: str | None) -> dict[str, str]:
+    """Settings that were changed and have no effect, each with the setting that makes it so.
+
+    Args:
+        given: Values by the names of the parameters of :class:`TextData`; any of them.
+        objective: The objective that the model is trained with; None: not known yet.
+    """
+    dataset = given["dataset"]
+    readers = {"packages": "docstrings", "max_bytes": "docstrings", "locale": "cldr", "pairs": "cldr"}
+    idle = {name: f"dataset {dataset!r}" for name, reader in readers.items() if dataset != reader}
+    idle |= {split: f"{split}_files" for split in ("validation", "test") if given.get(f"{split}_files")}
+    if objective is not None:
+        needed = {"mask_rate": "masked_lm", "separate_documents": "causal_lm"}
+        idle |= {name: f"objective {objective!r}" for name, one in needed.items() if objective != one}
+    defaults = signature(TextData.__init__).parameters
+    return {name: why for name, why in idle.items() if name in given and given[name] != defaults[name].default}
+
+
 def _listed(files: list[str] | str | None) -> list[str]:
     return [files] if isinstance(files, str) else files or []
 
 
 def _check(data: TextData) -> None:
     """Check the settings before any text is read."""
+    objective = data.objective or ("seq2seq" if data.dataset in _PAIRED else None)
     problems = {
+        **{
+            f"data.{name} has no effect with {why}; remove it": True
+            for name, why in idle_settings(data._settings, objective).items()
+            if name != "packages"
+        },
         "length must be at least 2": data.length < 2,
         "batch_size must be at least 1": data.batch_size < 1,
-        "pairs must be at least 1": data.pairs < 1,
+        f"pairs must be at least 1 and at most {_MOST_PAIRS:,}": not 1 <= data.pairs <= _MOST_PAIRS,
         "max_bytes must be at least 1": data.max_bytes is not None and data.max_bytes < 1,
         f"vocab_size {data.wanted_vocab_size} is too small for bpe: special tokens and bytes are {LEAST}": (
             data.tokenizer_kind == "bpe" and (data.wanted_vocab_size or LEAST) < LEAST
         ),
         "mask_rate must be above 0 and at most 1": not 0 < data.mask_rate <= 1,
         "validation and test must be shares of at least 0 that leave something to train on": (
-            min(data.shares.values()) < 0 or sum(data.shares.values()) >= 1
+            not (min(data.shares.values()) >= 0 and sum(data.shares.values()) < 1)
         ),
         "vocab_size is for tokenizer bpe; bytes always have 260 ids": (
             data.tokenizer_kind == "bytes" and data.wanted_vocab_size is not None

@@ -4,17 +4,19 @@ import hashlib
 import json
 import lzma
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from blockformer.data import cache, tokenizer
 from blockformer.data.corpora.corpus import SPLITS, Corpus, Source
 from blockformer.data.sequences import Sequences
 from blockformer.data.tokenizer import Tokenizer
 
-_XZ_AT_MOST = 2**24  # bytes; xz takes about a second for 2 MB
+_XZ_AT_MOST = 2**24  # bytes of validation text; xz takes about a second for 2 MB
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class Prepared:
         tokenizer: Their tokenizer; a BPE is learned from the training split alone, unless it was given.
         paired: Whether the text is pairs.
         facts: Facts to log about the text and its tokens.
+        longest: Of pairs, the tokens of the longest side in each split, pairs that are left out included.
+        file_notes: What a user should know about the text of each split, in sentences.
     """
 
     folder: Path
     tokenizer: Tokenizer
     paired: bool
     facts: Mapping[str, Any]
+    longest: Mapping[str, int] = field(default_factory=dict)
+    file_notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def documents(self, split: str) -> Sequences:
         """The documents of a split, each after a BOS."""
@@ -73,7 +79,8 @@ def prepare(
         corpus = source.read()
         sha256 = corpus.sha256()
         tokens = _tokens(corpus, sha256, settings, made)
-        about = {"tokens": tokens.name, "paired": corpus.paired, "facts": {**corpus.facts, "sha256": sha256}}
+        facts = {**corpus.facts, "sha256": sha256}
+        about = {"tokens": tokens.name, "paired": corpus.paired, "facts": facts, "notes": dict(corpus.notes)}
         (folder / "index.json").write_text(json.dumps(about), encoding="utf-8")
 
     made = given or partial(tokenizer.train, kind, vocab_size=vocab_size)
@@ -85,11 +92,12 @@ def prepare(
         folder = _tokens(corpus, corpus.sha256(), settings, made)
     content = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
     facts = {**about["facts"], "tokenizer": kind, **content["facts"]}
-    return Prepared(folder, tokenizer.load(content["tokenizer"]), about["paired"], facts)
+    stored = tokenizer.load(content["tokenizer"])
+    return Prepared(folder, stored, about["paired"], facts, content["longest"], about["notes"])
 
 
 def _index_key(source: Source, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {"source": source.key, **settings, "format": 1}
+    return {"source": source.key, **settings, "format": 2}
 
 
 def _learned_here(source: Source, settings: Mapping[str, Any], given: Tokenizer) -> bool:
@@ -115,45 +123,73 @@ def _tokens(
     def build(folder: Path) -> None:
         used = made if isinstance(made, Tokenizer) else made(corpus.texts("train"))
         encode = _encode_pairs if corpus.paired else _encode_documents
-        counts = {split: encode(corpus.splits[split], used, folder, split, longest) for split in SPLITS}
-        facts = {**counts, "vocab_size": used.vocab_size, **_compressed(corpus)}
-        (folder / "prepared.json").write_text(json.dumps({"tokenizer": used.dump(), "facts": facts}), encoding="utf-8")
+        encoded = {split: encode(corpus.splits[split], used, folder, split, longest) for split in SPLITS}
+        facts = {split: one.counts for split, one in encoded.items()}
+        facts |= {"vocab_size": used.vocab_size, **_compressed(encoded["validation"].scored)}
+        content = {"tokenizer": used.dump(), "facts": facts, "longest": {k: one.longest for k, one in encoded.items()}}
+        (folder / "prepared.json").write_text(json.dumps(content), encoding="utf-8")
 
-    return cache.cached("tokens", {"text": sha256, **settings, "format": 1}, build)
+    return cache.cached("tokens", {"text": sha256, **settings, "format": 2}, build)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A split whose tokens have been written.
+
+    Args:
+        counts: Facts to log.
+        scored: The texts that are predicted.
+        longest: Of pairs, the tokens of the longest side.
+    """
+
+    counts: dict[str, int]
+    scored: Sequence[str]
+    longest: int = 0
 
 
 def _encode_documents(
     documents: Sequence[str], made: Tokenizer, folder: Path, split: str, longest: int | None
-) -> dict[str, int]:
+) -> _Encoded:
     encoded = Sequences.encode(documents, made, before=made.bos)
     encoded.save(folder, split)
-    return {"documents": len(documents), "tokens": len(encoded.flat), "bytes": _bytes(documents)}
+    counts = {"documents": len(documents), "tokens": len(encoded.flat), "bytes": _bytes(documents)}
+    return _Encoded(counts, documents)
 
 
 def _encode_pairs(
     pairs: Sequence[tuple[str, str]], made: Tokenizer, folder: Path, split: str, longest: int | None
-) -> dict[str, int]:
+) -> _Encoded:
     sources = Sequences.encode([source for source, _ in pairs], made, after=made.eos)
     targets = Sequences.encode([target for _, target in pairs], made, before=made.bos)
-    if longest is not None:
-        fits = (sources.lengths <= longest) & (targets.lengths <= longest)
-        sources, targets = sources.only(fits), targets.only(fits)
+    lengths = np.maximum(sources.lengths, targets.lengths)
+    fits = lengths <= (np.inf if longest is None else longest)
+    sources, targets = sources.only(fits), targets.only(fits)
     sources.save(folder, f"{split}.source")
     targets.save(folder, f"{split}.target")
-    return {
+    counts = {
         "pairs": len(sources),
         "too_long": len(pairs) - len(sources),
         "tokens": len(sources.flat) + len(targets.flat),
         "bytes": int(made.byte_lengths[targets.flat].sum()),
     }
+    scored = [target for (_, target), kept in zip(pairs, fits, strict=True) if kept]
+    return _Encoded(counts, scored, int(lengths.max(initial=0)))
 
 
 def _bytes(texts: Sequence[str]) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def _compressed(corpus: Corpus) -> dict[str, float]:
-    """Compression of the validation text (of pairs: the targets) by xz, in bits per byte, to compare the model with."""
-    texts = [text[1] if corpus.paired else text for text in corpus.splits["validation"]]
-    text = "\n".join(texts).encode()[:_XZ_AT_MOST]
-    return {"xz_bits_per_byte": 8 * len(lzma.compress(text)) / len(text)} if text else {}
+def _compressed(texts: Sequence[str]) -> dict[str, float]:
+    """Compression of the validation texts by xz, in bits per byte, to compare the model with.
+
+    Ends of texts are compressed and not counted as bytes, as in the bits per byte of a model.
+    """
+    compressor, size, compressed = lzma.LZMACompressor(), 0, 0
+    for text in texts:
+        if size >= _XZ_AT_MOST:
+            break
+        part = text[: _XZ_AT_MOST - size].encode()
+        compressed += len(compressor.compress(part + b"\n"))
+        size += len(part)
+    return {"xz_bits_per_byte": 8 * (compressed + len(compressor.flush())) / size} if size else {}

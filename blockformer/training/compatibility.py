@@ -1,12 +1,13 @@
 """Checks that data, trainer and model fit each other, before training starts."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeGuard, cast
+from typing import Any, Literal, Protocol, TypeGuard, cast
 
 import torch
 
 from blockformer.assembly.capabilities import blocks_by_key, blocks_without
 from blockformer.errors import UserError
+from blockformer.training.score import IGNORED
 from blocks.models.base import Model
 from blocks.models.encoder_decoder import EncoderDecoder
 from registry import Ability
@@ -102,6 +103,7 @@ _ASKED: Mapping[str, Ability] = {
     "target_mask": "padding",
     "documents": "documents",
 }
+_PLACES = {"tokens": "tokens", "source": "source", "source_mask": "source", "attention_mask": "tokens"}
 _NEEDED = {"seq2seq": ("source", "target", "targets")}
 
 
@@ -121,6 +123,7 @@ def check_batch(batch: Any, model: Model, objective: str) -> None:
     keys = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
     if not isinstance(batch, Mapping) or any(not isinstance(batch.get(key), torch.Tensor) for key in needed):
         raise MismatchError(f"data: a {objective} batch maps {' and '.join(needed)} to tensors; this one has {keys}")
+    _check_shapes(batch)
     for key in (key for key in _IDS if key in batch):
         ids = batch[key]
         option, size = _vocabulary(model, key)
@@ -129,10 +132,10 @@ def check_batch(batch: Any, model: Model, objective: str) -> None:
                 f"data: {key} of the first batch holds id {largest}, and the recipe's {option} is {size}: "
                 f"set --recipe.{option} {largest + 1} or more"
             )
-        if key != "targets" and ids.numel() and (least := int(ids.min())) < 0:
-            raise MismatchError(
-                f"data: {key} of the first batch holds id {least}; ids start at 0, pad with an id and a mask"
-            )
+        scored = ids[ids != IGNORED] if key == "targets" else ids
+        if scored.numel() and (least := int(scored.min())) < 0:
+            pad = f"places without a target have {IGNORED}" if key == "targets" else "pad with an id and a mask"
+            raise MismatchError(f"data: {key} of the first batch holds id {least}; ids start at 0, {pad}")
         if ids.shape[-1] > model.max_length:
             raise MismatchError(
                 f"data: {key} of the first batch is {ids.shape[-1]} long, and the recipe's max_length is "
@@ -143,6 +146,24 @@ def check_batch(batch: Any, model: Model, objective: str) -> None:
             continue
         if blocks := blocks_without(model, ability):
             raise MismatchError(f"data: the first batch has {key}, which is not supported by {blocks}")
+
+
+def _check_shapes(batch: Mapping[str, Any]) -> None:
+    """Check that the tensors of a batch have (B, T) places, and that those of the same text have the same ones.
+
+    Raises:
+        MismatchError: a tensor has another shape, or ids are not integers.
+    """
+    for key in (key for key in (*_IDS, *_ASKED) if batch.get(key) is not None):
+        values, text = batch[key], batch.get(_PLACES.get(key, "target"), batch.get("tokens"))
+        if values.ndim != 2 or not values.shape[1] or (text is not None and values.shape != text.shape):
+            wanted = "(rows, tokens)" if text is None or text.ndim != 2 else str(tuple(text.shape))
+            raise MismatchError(
+                f"data: {key} of the first batch has the shape {tuple(values.shape)}, and {wanted} is needed"
+            )
+        accepted = (torch.int64,) if key == "targets" else (torch.int64, torch.int32)
+        if key in _IDS and values.dtype not in accepted:
+            raise MismatchError(f"data: {key} of the first batch is {values.dtype}; ids are integers (torch.int64)")
 
 
 def _vocabulary(model: Model, key: str) -> tuple[str, int]:
@@ -182,9 +203,10 @@ def backend_keys(model: Model, backend: str) -> list[str]:
 
 
 def remarks_on_data(data: Any, model: Model) -> Iterator[str]:
-    """Notes on the parts of the model that this data leaves untrained."""
+    """Notes on the data, and on the parts of the model that it leaves untrained."""
     if not is_described(data):
         return
+    yield from notes_on_data(data, "train", "validation")
     if model.vocab_size > data.vocab_size:
         yield (
             f"{model.vocab_size - data.vocab_size:,} of {model.vocab_size:,} token ids are unused, because the "
@@ -196,6 +218,11 @@ def remarks_on_data(data: Any, model: Model) -> Iterator[str]:
             f"positions from {data.length:,} on are not trained, because data.length is {data.length:,} and max_length "
             f"is {model.max_length:,}"
         )
+
+
+def notes_on_data(data: Any, *splits: Literal["train", "validation", "test"]) -> Iterator[str]:
+    """What the data module has to say about the text of some splits, if it has anything to say."""
+    yield from data.notes(*splits) if hasattr(data, "notes") else ()
 
 
 def _required_abilities(data: Any) -> Iterator[tuple[Ability, str]]:

@@ -5,6 +5,7 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from blockformer.assembly.capabilities import position_warnings
 from blockformer.assembly.checkpoint import read_metadata
-from blockformer.data.module import TextData
+from blockformer.data.module import TextData, idle_settings
 from blockformer.data.processes import is_first
 from blockformer.errors import DataError, UserError
 from blockformer.generation.text_model import stored_tokenizer
@@ -23,13 +24,14 @@ from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
 from blockformer.training.callbacks.non_finite import REMEDY, NonFiniteError
 from blockformer.training.callbacks.progress import summary
 from blockformer.training.callbacks.step_callback import is_dry_run
-from blockformer.training.compatibility import remarks_on_data
+from blockformer.training.compatibility import notes_on_data, remarks_on_data
 from blockformer.training.default_callbacks import callbacks_of, listed, loggers_of, profiler_of
 from blockformer.training.fit_arguments import FitArguments
 from blockformer.training.fit_loop import FitLoop
 from blockformer.training.loggers import SafeWandbLogger
 from blockformer.training.loggers.file_logger import read_rows
 from blockformer.training.module import TrainingModule
+from blockformer.training.objectives import objective_for
 from blockformer.training.optimizer import OptimizerSettings
 from blockformer.training.option_advice import advice
 from blockformer.training.parallel import plan_for
@@ -122,6 +124,9 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         data, trainer = self.settings.data, self.settings.trainer
         self._check_tokenizer()
+        self._reset_idle_settings()
+        if trainer.enable_checkpointing is False:
+            self._refuse_idle("run", ("save_every", "monitor"), "trainer.enable_checkpointing false")
         if data.tokenizer == "bpe" and data.vocab_size is None:
             data.vocab_size = self.arguments.model.vocab_size
         self.saved = self._dumped()
@@ -152,6 +157,27 @@ class TrainingCLI(LightningCLI):
                 f"({stored.kind}, {stored.vocab_size} ids) and is scored and continued with it: leave data.tokenizer "
                 "and data.vocab_size out, or start a run with another tokenizer by --init-from"
             )
+
+    def _reset_idle_settings(self) -> None:
+        """Forget what the checkpoint says about its own dataset, where the user has chosen another."""
+        if self.arguments.checkpoint is None:
+            return
+        stored = (read_metadata(self.arguments.checkpoint).get("config") or {}).get("data") or {}
+        data, objective = self.settings.data, objective_for(self.arguments.model.kind).name
+        defaults = signature(TextData.__init__).parameters
+        for name in idle_settings(vars(data), data.objective or objective):
+            if data[name] == stored.get(name):
+                data[name] = defaults[name].default
+
+    def _refuse_idle(self, group: str, names: Sequence[str], cause: str) -> None:
+        """Refuse settings that were changed and have no effect.
+
+        Raises:
+            UserError: there is one.
+        """
+        for name in names:
+            if self.settings[group][name] != self._parser(self.arguments.verb).get_default(f"{group}.{name}"):
+                raise UserError(f"{group}.{name} has no effect with {cause}; remove it")
 
     def instantiate_classes(self) -> None:
         """Make module, data and trainer.
@@ -280,6 +306,16 @@ class TrainingCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, SafeWandbLogger) and logger.place:
                 print(logger.place)
+
+    def before_validate(self) -> None:
+        """Print what is to be known about the text that is scored."""
+        split = "validation" if self.arguments.verb == "validate" else "test"
+        if self.first:
+            self.model.verify(self.datamodule, self.trainer, training=False)
+            for note in notes_on_data(self.datamodule, split):
+                print(f"note: {note}", file=sys.stderr, flush=True)
+
+    before_test = before_predict = before_validate
 
     def after_validate(self) -> None:
         """Print the figures, and add them to the run's `evaluations.jsonl`."""

@@ -210,7 +210,7 @@ class TrainingModule(L.LightningModule):
         self._evaluated = no_sums(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._check_first(batch, "validation")
+        self._check_first(batch, "test" if self.trainer.testing else "validation")
         assert self._evaluated is not None
         self._evaluated += self.objective(self.model, batch)[1]
 
@@ -230,6 +230,7 @@ class TrainingModule(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The most probable token and the target at every place (target -100: not scored)."""
+        self._check_first(batch, "predict")
         return {"predictions": self.objective.logits(self.model, batch).argmax(-1), "targets": batch["targets"]}
 
     def _report(self, stage: str) -> None:

@@ -199,6 +199,8 @@ def test_the_model_decides_the_objective_unless_the_user_did(text: str) -> None:
         assert data.objective == result
     with pytest.raises(DataError, match="needs pairs"):
         _data(text).configure(objective="seq2seq")
+    with pytest.raises(DataError, match="mask_rate has no effect with objective 'causal_lm'"):
+        _data(text, mask_rate=0.2).configure(objective="causal_lm")
 
 
 def test_long_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -214,6 +216,55 @@ def test_long_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
         "bytes": 465,
     }
     assert max(batch["target"].shape[1] for batch in data.loader()) == 31
+    assert data.notes("train", "validation") == [
+        "10 of 40 training pairs are longer than data.length 31 and are left out"
+    ]
+
+
+def test_where_too_many_pairs_are_too_long_the_length_that_keeps_all_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("".join(f"{n}\t{'x' * (20 + n)}\n" for n in range(20)))
+    settings = {"dataset": "pairs", "files": str(tmp_path / "a.tsv"), "tokenizer": "bytes", "batch_size": 8}
+    for length, said in (
+        (9, "18 of 18 training pairs are longer than data.length 9: raise --data.length; 40 keeps all"),
+        (
+            25,
+            "13 of 18 training pairs are longer than data.length 25, and batch_size is 8: raise --data.length; 40",
+        ),
+    ):
+        data = TextData(**settings, length=length)
+        for ask in (data.batches_per_epoch, data.loader):
+            with pytest.raises(DataError, match=said):
+                ask()
+    data = TextData(**settings, length=9)
+    with pytest.raises(DataError, match=r"1 of 1 test pairs are longer than data\.length 9: raise --data\.length; "):
+        data.loader("test")
+    assert data.notes("train", "validation") == [
+        "18 of 18 training pairs and 1 of 1 validation pairs are longer than data.length 9 and are left out",
+        "there is nothing to validate on",
+    ]
+    with pytest.raises(DataError, match=r"has 18 pairs, fewer than batch_size 64: lower batch_size$"):
+        TextData(**settings | {"batch_size": 64}, length=40).loader()
+
+
+def test_xz_compresses_the_pairs_that_are_scored(tmp_path: Path) -> None:
+    short, long = ["a" * 50] * 20, "".join(map(chr, range(33, 120)))
+    for name, targets in (("with", [*short, long]), ("without", short)):
+        (tmp_path / name).write_text("".join(f"{n}\t{target}\n" for n, target in enumerate(targets)))
+    (tmp_path / "train").write_text("x\ty\n")
+    facts = [
+        TextData("pairs", str(tmp_path / "train"), str(tmp_path / name), test=0.0, tokenizer="bytes", length=60).facts()
+        for name in ("with", "without")
+    ]
+    assert facts[0]["xz_bits_per_byte"] == facts[1]["xz_bits_per_byte"]
+    assert facts[0]["validation"]["bytes"] == facts[1]["validation"]["bytes"] == 1000
+
+
+def test_notes_on_files_come_from_the_cache_too(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text\n" * 100)
+    path = str(tmp_path / "a.txt")
+    for _ in range(2):
+        (note,) = TextData("text", path, path, tokenizer="bytes").notes("train", "validation")
+        assert "is the training file" in note
 
 
 def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text: str) -> None:
@@ -239,6 +290,24 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"dataset": "cldr", "objective": "causal_lm"}, "needs plain text"),
         ({"objective": "seq2seq"}, "needs pairs"),
         ({"dataset": "cldr", "pairs": 0}, "pairs must be"),
+        ({"dataset": "cldr", "pairs": 10**9}, "pairs must be at least 1 and at most 1,000,000"),
+        ({"validation": float("nan")}, "leave something to train on"),
+        (
+            {"dataset": "text", "files": "a", "locale": "fr"},
+            r"data\.locale has no effect with dataset 'text'; remove it",
+        ),
+        ({"dataset": "pairs", "files": "a", "pairs": 9}, r"data\.pairs has no effect with dataset 'pairs'; remove it"),
+        ({"dataset": "text", "files": "a", "max_bytes": 9}, r"data\.max_bytes has no effect with dataset 'text'"),
+        ({"dataset": "cldr", "max_bytes": None}, r"data\.max_bytes has no effect with dataset 'cldr'"),
+        ({"locale": "fr"}, r"data\.locale has no effect with dataset 'docstrings'"),
+        ({"dataset": "cldr", "mask_rate": 0.3}, r"data\.mask_rate has no effect with objective 'seq2seq'"),
+        ({"objective": "causal_lm", "mask_rate": 0.3}, r"data\.mask_rate has no effect with objective 'causal_lm'"),
+        ({"objective": "masked_lm", "separate_documents": False}, r"data\.separate_documents has no effect with obj"),
+        (
+            {"dataset": "text", "files": "a", "validation_files": "b", "validation": 0.2},
+            "no effect with validation_files",
+        ),
+        ({"dataset": "text", "files": "a", "test_files": "b", "test": 0.2}, "data.test has no effect with test_files"),
         ({"max_bytes": 0}, "max_bytes must be"),
     ],
 )

@@ -117,6 +117,20 @@ def ids(*sizes: int, largest: int = 10) -> Tensor:
             "targets .* id 9999",
         ),
         ("tiny_decoder", [], {"tokens": ids(2, 4096), "targets": ids(2, 4096)}, "is 4096 long, .* max_length"),
+        ("tiny_decoder", [], {"tokens": ids(2, 8), "targets": ids(2, 8) * 0 - 2}, "targets .* id -2; .* have -100"),
+        ("tiny_decoder", [], {"tokens": ids(2, 8), "targets": ids(2, 7)}, r"targets .* shape \(2, 7\), and \(2, 8\)"),
+        (
+            "tiny_decoder",
+            [],
+            {"tokens": ids(2, 8)[0], "targets": ids(2, 8)[0]},
+            r"tokens .* shape \(8,\), and \(rows, tok",
+        ),
+        (
+            "tiny_decoder",
+            [],
+            {"tokens": ids(2, 8).float(), "targets": ids(2, 8)},
+            "tokens .* is torch.float32; ids are",
+        ),
         ("tiny_decoder", [], {"input_ids": ids(2, 8)}, "tokens and targets to tensors; this one has input_ids"),
         ("tiny_decoder", [], [ids(2, 8)], "tokens and targets to tensors; this one has list"),
         (
@@ -143,16 +157,20 @@ class OtherData(L.LightningDataModule):
     """A data module that only gives batches."""
 
     def train_dataloader(self) -> Any:
+        """One batch, for each verb the same."""
         batch = {"tokens": ids(2, 8, largest=9999), "targets": ids(2, 8)}
         return torch.utils.data.DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
 
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 
-def test_a_data_module_of_the_users_own_is_checked_when_training_begins() -> None:
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_a_data_module_of_the_users_own_is_checked_by_each_verb(verb: str) -> None:
     module = TrainingModule(RecipeArgument(load_recipe("tiny_decoder")), OptimizerSettings())
     settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(accelerator="cpu", max_steps=1, enable_model_summary=False, **settings)
     with pytest.raises(MismatchError, match=r"tokens of the first batch holds id 9999"):
-        trainer.fit(module, datamodule=OtherData())
+        getattr(trainer, verb)(module, datamodule=OtherData())
 
 
 def test_sources_are_checked_against_their_own_vocabulary() -> None:

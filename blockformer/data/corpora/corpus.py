@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,11 +23,13 @@ class Corpus:
         splits: Documents (str) or pairs (source, target) of each of "train", "validation" and "test".
         paired: Whether the splits contain pairs.
         facts: Its origin: name, versions, settings; JSON values.
+        notes: What a user should know about the text of a split, in sentences.
     """
 
     splits: Mapping[str, Sequence[Any]]
     paired: bool
     facts: Mapping[str, Any]
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False)
 
     def texts(self, split: str) -> Iterable[str]:
         """All texts of a split; for pairs, both sides."""

@@ -1,13 +1,17 @@
 """The user's own text: UTF-8 files, or files of tab-separated pairs."""
 
+import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from blockformer.data import plain_text
+from blockformer.data.corpora import file_notes
 from blockformer.data.corpora.corpus import SPLITS, Corpus, Pair, Source, held_out
+from blockformer.data.formats import name_markup
 from blockformer.errors import DataError
 
 
@@ -28,8 +32,19 @@ class Files:
     shares: Mapping[str, float]
 
     def own(self) -> dict[str, list[Path]]:
-        """The files of every split, in a fixed order."""
-        return {split: _expand(getattr(self, split)) for split in SPLITS}
+        """The files of every split, each once and in a fixed order.
+
+        Raises:
+            DataError: A path or pattern finds no file.
+        """
+        return {split: list(_identities(getattr(self, split)).values()) for split in SPLITS}
+
+    def named_again(self) -> list[Path]:
+        """The names of training files that were named before, perhaps otherwise."""
+        names = _expand(self.train)
+        for path in self.own()["train"]:
+            names.remove(path)
+        return names
 
     def given(self) -> set[str]:
         """The splits other than training that have files of their own."""
@@ -50,18 +65,42 @@ def source(dataset: str, files: Files) -> Source:
     Raises:
         DataError: A file is missing.
     """
-    stamps = {split: [_stamp(path) for path in paths] for split, paths in files.own().items()}
-    key = {"dataset": dataset, "files": stamps, "shares": dict(files.shares), "format": 1}
-    return Source(key, partial(READERS[dataset], files))
+    stamps = _stamps(files)
+    _check_memory(sum(stamp[1] for found in stamps.values() for stamp in found))
+    key = {"dataset": dataset, "files": stamps, "shares": dict(files.shares), "format": 2}
+
+    def read() -> Corpus:
+        corpus = READERS[dataset](files)
+        for before, after in zip(stamps.values(), _stamps(files).values(), strict=True):
+            if changed := {stamp[0] for stamp in {*before} ^ {*after}}:
+                raise DataError(f"{min(changed)}: was changed while it was read; start again when it is complete")
+        return corpus
+
+    return Source(key, read)
+
+
+def _stamps(files: Files) -> dict[str, list[tuple[str, int, int, int, int]]]:
+    return {split: [_stamp(path) for path in paths] for split, paths in files.own().items()}
 
 
 def _stamp(path: Path) -> tuple[str, int, int, int, int]:
     """Path, size, times of modification and of change, inode: every write moves the time of change."""
-    try:
-        about = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
+    about = path.stat()
     return str(path.resolve()), about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
+
+
+def _check_memory(size: int) -> None:
+    """Refuse more text than fits into the memory of this machine.
+
+    Raises:
+        DataError: It needs more than there is.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if _MEMORY * size > memory:
+        raise DataError(
+            f"data.files: {size / 1e9:.1f} GB of text need about {_MEMORY * size / 1e9:.1f} GB of memory, and this "
+            f"machine has {memory / 1e9:.1f} GB; name fewer or smaller files"
+        )
 
 
 def read_text(files: Files) -> Corpus:
@@ -72,14 +111,18 @@ def read_text(files: Files) -> Corpus:
     Raises:
         DataError: A file is missing, empty or not UTF-8.
     """
-    own = files.own()
-    splits = {split: [plain_text.read(path) for path in paths] for split, paths in own.items()}
-    shares = files.taken()
-    if all(share * len(splits["train"]) >= 1 for share in shares.values() if share):
-        taken = held_out(splits["train"], shares, str)
+    texts = {split: {path: plain_text.read(path) for path in paths} for split, paths in files.own().items()}
+    train, shares = list(texts["train"].values()), files.taken()
+    if all(share * len(train) >= 1 for share in shares.values() if share):
+        taken = held_out(train, shares, str)
     else:
-        taken = _tails(splits["train"], shares)
-    return _corpus("text", own, taken | {split: splits[split] for split in files.given()}, paired=False)
+        taken = _tails(train, shares)
+    notes = {split: [*file_notes.markup_notes(own)] for split, own in texts.items()}
+    notes["train"] += file_notes.repetition_notes(files.named_again(), texts["train"])
+    for split, others in _OTHERS.items():
+        notes[split] += file_notes.overlap_notes(split, texts[split], {other: texts[other] for other in others})
+    splits = taken | {split: list(texts[split].values()) for split in files.given()}
+    return _corpus("text", texts, splits, notes, paired=False)
 
 
 def read_pairs(files: Files) -> Corpus:
@@ -88,51 +131,97 @@ def read_pairs(files: Files) -> Corpus:
     Raises:
         DataError: A file is missing, empty or not UTF-8, or a line is not a pair.
     """
-    own = files.own()
-    splits = {split: [pair for path in paths for pair in _read_pairs(path)] for split, paths in own.items()}
-    taken = held_out(splits["train"], files.taken(), lambda pair: pair[0])
-    return _corpus("pairs", own, taken | {split: splits[split] for split in files.given()}, paired=True)
+    pairs = {split: {path: _read_pairs(path) for path in paths} for split, paths in files.own().items()}
+    whole = {split: list(chain.from_iterable(own.values())) for split, own in pairs.items()}
+    splits = held_out(whole["train"], files.taken(), lambda pair: pair[0])
+    splits |= {split: whole[split] for split in files.given()}
+    notes = {split: [*file_notes.pair_notes(own)] for split, own in pairs.items()}
+    notes["train"] += file_notes.repetition_notes(files.named_again(), pairs["train"])
+    for split, others in _OTHERS.items():
+        for other in others:
+            notes[split] += file_notes.pair_overlap_note(split, splits[split], other, splits[other])
+    return _corpus("pairs", pairs, splits, notes, paired=True)
 
 
 def _corpus(
-    dataset: str, own: Mapping[str, Sequence[Path]], splits: Mapping[str, Sequence[Any]], paired: bool
+    dataset: str,
+    own: Mapping[str, Mapping[Path, Any]],
+    splits: Mapping[str, Sequence[Any]],
+    notes: Mapping[str, Sequence[str]],
+    paired: bool,
 ) -> Corpus:
     if not splits["train"]:
         raise DataError(
             f"{dataset}: too little text: validation and test leave nothing to train on; lower their shares"
         )
-    return Corpus(
-        splits, paired, {"dataset": dataset, "files": {s: [p.name for p in paths] for s, paths in own.items()}}
-    )
+    facts = {"dataset": dataset, "files": {split: [path.name for path in paths] for split, paths in own.items()}}
+    return Corpus(splits, paired, facts, notes)
+
+
+def _identities(patterns: Sequence[str]) -> dict[tuple[int, int], Path]:
+    """Device and inode of each file that is named, and the first of its names."""
+    found: dict[tuple[int, int], Path] = {}
+    for path in _expand(patterns):
+        about = path.stat()
+        found.setdefault((about.st_dev, about.st_ino), path)
+    return found
 
 
 def _expand(patterns: Sequence[str]) -> list[Path]:
-    found: dict[Path, None] = {}
+    """The files that paths and patterns name.
+
+    Raises:
+        DataError: One of them names none, or a folder.
+    """
+    found: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        relative = str(path.relative_to(path.anchor))
-        matches = [path] if path.exists() else sorted(Path(path.anchor).glob(relative))
-        if not matches:
-            raise DataError(f"{pattern}: no such file")
-        for match in matches:
-            if match.is_dir():
-                raise DataError(f"{match}: is a folder; name files, or a pattern such as {match}/*.txt")
-            found[match] = None
-    return list(found)
+        try:
+            matches = _matches(pattern)
+            for match in matches:
+                match.stat()
+        except (OSError, ValueError, RuntimeError) as error:  # ValueError: no valid path; RuntimeError: no such user
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DataError(f"{pattern or 'data.files'}: {reason[:1].lower()}{reason[1:]}") from None
+        found += matches
+    return found
+
+
+def _matches(pattern: str) -> list[Path]:
+    if not pattern:
+        raise DataError("data.files: a name is empty; name a file")
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name files, or a pattern such as {path}/*.txt")
+    if path.exists():
+        return [path]
+    relative = str(path.relative_to(path.anchor))
+    matches = sorted(Path(path.anchor).glob(relative)) if any(one in relative for one in "*?[") else []
+    if not matches:
+        raise DataError(f"{pattern}: no such file")
+    if not (files := [match for match in matches if not match.is_dir()]):
+        raise DataError(f"{pattern}: only folders match; name files, or a pattern such as {matches[0]}/*.txt")
+    return files
 
 
 def _read_pairs(path: Path) -> list[Pair]:
     pairs: list[Pair] = []
-    for number, line in enumerate(plain_text.lines(plain_text.read(path)), start=1):
+    text = plain_text.read(path)
+    for number, line in enumerate(plain_text.lines(text), start=1):
         if not line.strip():
             continue
         fields = [plain_text.stripped(field) for field in line.split("\t")]
         if len(fields) != 2:
-            raise DataError(f"{path}:{number}: expected source, tab, target, but the line has {len(fields) - 1} tabs")
+            found = f"the line has {len(fields) - 1} tabs"
+            raise DataError(f"{path}:{number}: expected source, tab, target, but {found}{_hint(path, text)}")
         if not all(fields):
             raise DataError(f"{path}:{number}: the {'target' if fields[0] else 'source'} is empty")
         pairs.append((fields[0], fields[1]))
     return pairs
+
+
+def _hint(path: Path, text: str) -> str:
+    found = name_markup(path.with_suffix("").name, text)
+    return f"; the file looks like {found[0]}: write its two fields to a file, with a tab between them" if found else ""
 
 
 def _tails(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
@@ -141,7 +230,8 @@ def _tails(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, l
     for document in documents:
         rest = document
         for split, share in shares.items():
-            start = len(rest) - round(share * len(document))
+            size = max(1, round(share * len(document))) if share else 0
+            start = max(0, len(rest) - size)
             line = rest.rfind("\n", 0, start) + 1
             start = line if line > start // 2 else start
             splits[split] += filter(None, [rest[start:]])
@@ -150,4 +240,6 @@ def _tails(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, l
     return splits
 
 
+_OTHERS = {"validation": ("train",), "test": ("train", "validation")}
+_MEMORY = 4  # bytes for each byte of text: the text, and its tokens
 READERS: dict[str, Callable[[Files], Corpus]] = {"text": read_text, "pairs": read_pairs}
