@@ -23,11 +23,24 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: the file cannot be written; it keeps its old content.
     """
+    with replacing(path) as stream:
+        write(stream)
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """:func:`write_atomically` for content that comes bit by bit: yield an open file, and put it in place at the end.
+
+    After an exception the file has its old content.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            write(stream)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         Path(draft).chmod(0o666 & ~_umask())  # mkstemp gives access to the owner only

@@ -1,9 +1,13 @@
 """`blockformer fit`, `validate`, `test` and `predict`: Lightning's command line around a recipe."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 
 from blockformer.cli.parser import CommandFailedError
 from blockformer.signals import Stopped
+from blockformer.training.output import kept_output
+from blockformer.training.phases import phases
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(rest) and rest[-1] != "all":
         print(page(verb), end="")
         return 0
+    _announce(rest)
     from blockformer.cli.fit_arguments import read_arguments  # imported late: --help then needs no torch
     from blockformer.data.processes import is_first
     from blockformer.errors import UserError
@@ -36,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     if rest[-2:] == ["--help", "all"]:
         rest[-2:] = ["--recipe", "gpt2", "--help"]  # the parser needs some recipe
     try:
-        with quiet_process():
+        with kept_output() as log, quiet_process():
+            log.note(f"$ blockformer {shlex.join(arguments)}")
             TrainingCLI(read_arguments(verb, rest))
     except Stopped as stop:
         if is_first():
@@ -51,7 +57,15 @@ def main(arguments: Sequence[str]) -> int:
             raise
         if is_first():  # a launcher that sees another one fail would kill the first
             raise CommandFailedError(_message(error), getattr(error, "exit_code", 1)) from error
+    finally:
+        phases.end()
     return 0
+
+
+def _announce(arguments: Sequence[str]) -> None:
+    """Say that libraries are loaded, unless they are, or the output is to be read by a program."""
+    if "lightning" not in sys.modules and not any(word.startswith(("--print_config", "--help")) for word in arguments):
+        phases.begin("loading libraries")
 
 
 def _message(error: Exception) -> str:

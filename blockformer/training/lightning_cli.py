@@ -19,7 +19,7 @@ from blockformer.data.module import TextData, idle_settings
 from blockformer.data.processes import is_first
 from blockformer.errors import DataError, UserError
 from blockformer.generation.text_model import stored_tokenizer
-from blockformer.training.callbacks import Predictions, WarmStart
+from blockformer.training.callbacks import EvaluationPhase, Predictions, WarmStart
 from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
 from blockformer.training.callbacks.non_finite import REMEDY, NonFiniteError
 from blockformer.training.callbacks.progress import summary
@@ -34,8 +34,10 @@ from blockformer.training.module import TrainingModule
 from blockformer.training.objectives import objective_for
 from blockformer.training.optimizer import OptimizerSettings
 from blockformer.training.option_advice import advice
+from blockformer.training.output import LOG, run_log
 from blockformer.training.parallel import plan_for
 from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
+from blockformer.training.phases import phases
 from blockformer.training.process_state import keep_handlers
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import RunSettings, folder_of, save_settings, settings_text
@@ -203,6 +205,7 @@ class TrainingCLI(LightningCLI):
             NonFiniteError: `trainer.detect_anomaly` has found a gradient that is NaN.
         """
         try:
+            phases.begin("preparing the data")
             super()._run_subcommand(subcommand)
         except MisconfigurationException as error:
             raise UserError(" ".join(str(error).split())) from error
@@ -213,6 +216,7 @@ class TrainingCLI(LightningCLI):
                 raise
             raise LostProcessError(reason) from error
         finally:
+            phases.end()
             if isinstance(launcher := self.trainer.strategy.launcher, Launcher):
                 launcher.kill_all()
 
@@ -237,8 +241,10 @@ class TrainingCLI(LightningCLI):
                 own.insert(0, WarmStart(Path(self.arguments.init_from), self.folder))
         else:
             config["logger"] = False
-            config["enable_progress_bar"] = config["enable_progress_bar"] is not False and sys.stdout.isatty()
-            own = [Predictions(self.folder / PREDICTIONS)] if self.arguments.verb == "predict" else []
+            wanted, terminal = config["enable_progress_bar"] is not False, sys.stdout.isatty()
+            config["enable_progress_bar"] = wanted and terminal
+            own = [EvaluationPhase(wanted and not terminal)]
+            own += [Predictions(self.folder / PREDICTIONS)] if self.arguments.verb == "predict" else []
         config["callbacks"] = [*own, *listed(config["callbacks"])]
         config["plugins"] = [*listed(config["plugins"]), AtomicCheckpointIO()]
         self.model.provenance = {
@@ -284,6 +290,8 @@ class TrainingCLI(LightningCLI):
         self.model.verify(self.datamodule, self.trainer, training=True)
         if is_dry_run(self.trainer):
             return
+        phases.end()
+        run_log().open(self.folder / LOG)
         recipe, model = self.model.recipe, self.model.model
         save_settings(self.folder, recipe.to_yaml(), settings_text(self.saved, sign(self.saved["data"])))
         kind = f"{model.kind}, {model.size:,} parameters"
@@ -292,11 +300,13 @@ class TrainingCLI(LightningCLI):
             print(f"note: {remark}", file=sys.stderr, flush=True)
         if self.plan is not None:
             print(self.plan, flush=True)
+        phases.begin("starting")
 
     def after_fit(self) -> None:
         """Print where the results are."""
         if not self.first or is_dry_run(self.trainer):
             return
+        phases.end()
         step, skipped = self.trainer.global_step, cast("FitLoop", self.trainer.fit_loop).skipped
         rows = [row for row in read_rows(self.folder / "metrics.jsonl") if "val/loss" in row]
         of = "" if not rows or rows[-1]["step"] == step else f" of step {rows[-1]['step']}"
@@ -319,6 +329,7 @@ class TrainingCLI(LightningCLI):
 
     def after_validate(self) -> None:
         """Print the figures, and add them to the run's `evaluations.jsonl`."""
+        phases.end()
         if not self.first:
             return
         verb, checkpoint, figures = self.arguments.verb, str(self.arguments.checkpoint), self.model.evaluation

@@ -6,6 +6,7 @@ from typing import Any
 
 from blockformer.training.fit_arguments import Given, Settings, fit_arguments
 from blockformer.training.lightning_cli import TrainingCLI
+from blockformer.training.output import kept_output
 from blockformer.training.process_state import quiet_process
 from registry.recipe import Overrides
 
@@ -33,7 +34,7 @@ def train(
     given = Given(overrides=overrides, settings=_nested(settings or {}))
     given.init_from = given.settings.pop("init_from", None)
     configs = given.settings.pop("config", ())
-    with quiet_process():
+    with quiet_process(), kept_output():
         for config in [configs] if isinstance(configs, str | Path) else configs:
             given.add_config(Path(config))
         given.source = recipe

@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import blockformer as bf
+import blockformer.training.lightning_cli
 import registry
 from blockformer.cli.main import main
 from registry.strict_yaml import parse_text

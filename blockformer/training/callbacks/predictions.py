@@ -1,29 +1,41 @@
 """The file that `predict` writes."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from blockformer.errors import UserError
+from blockformer.files import replacing
+
 
 class Predictions(BasePredictionWriter):
     """Writes one JSON object per row of data: predicted and correct text at the scored places, and the accuracy.
 
     Args:
-        path: the file; an existing one is overwritten.
+        path: the file; an existing one is replaced when all is written.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__("batch")
         self._path = path
+        self._open = ExitStack()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
-            raise ValueError("predict writes one file: use --trainer.devices 1")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("")
+            raise UserError("predict writes one file: use --trainer.devices 1")
+        self._stream = self._open.enter_context(replacing(self._path))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the file in place."""
+        self._open.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove what is written; an earlier file stays."""
+        self._open.__exit__(type(exception), exception, exception.__traceback__)
 
     def write_on_batch_end(
         self,
@@ -36,11 +48,11 @@ class Predictions(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         decode = trainer.datamodule.tokenizer.decode  # type: ignore[attr-defined]
-        with self._path.open("a", encoding="utf-8") as stream:
-            for predicted, wanted in zip(prediction["predictions"].cpu(), prediction["targets"].cpu(), strict=True):
-                scored = wanted >= 0
-                if not scored.any():
-                    continue
-                texts = {"predicted": decode(predicted[scored].tolist()), "target": decode(wanted[scored].tolist())}
-                accuracy = (predicted[scored] == wanted[scored]).float().mean().item()
-                stream.write(json.dumps({**texts, "accuracy": accuracy}, ensure_ascii=False) + "\n")
+        for predicted, wanted in zip(prediction["predictions"].cpu(), prediction["targets"].cpu(), strict=True):
+            scored = wanted >= 0
+            if not scored.any():
+                continue
+            texts = {"predicted": decode(predicted[scored].tolist()), "target": decode(wanted[scored].tolist())}
+            accuracy = (predicted[scored] == wanted[scored]).float().mean().item()
+            row = json.dumps({**texts, "accuracy": accuracy}, ensure_ascii=False)
+            self._stream.write(f"{row}\n".encode(errors="backslashreplace"))

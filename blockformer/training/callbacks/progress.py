@@ -5,12 +5,14 @@ import sys
 import time
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TimeRemainingColumn
 
 from blockformer.training.callbacks.metrics import MetricsLogger, Row
 from blockformer.training.module import TrainingModule
+from blockformer.training.output import run_log
+from blockformer.training.phases import phases
 
 REFRESHES = 10  # per second
 
@@ -47,7 +49,9 @@ class RunProgress(RichProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        assert isinstance(pl_module, TrainingModule)
         self._first, self._begun = trainer.global_step, time.monotonic()
+        phases.begin(("compiling, then " if pl_module.compiled else "") + f"step {trainer.global_step + 1}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the bar with the first epoch; later ones continue it."""
@@ -59,16 +63,45 @@ class RunProgress(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TrainingModule)
+        if trainer.global_step > self._first:
+            phases.end()
         self.on_train_epoch_start(trainer, pl_module)  # a run that continues inside an epoch has no start of it
         self._update(self.train_progress_bar_id, trainer.global_step)
         self._update_metrics(trainer, pl_module)
-        fresh, self._shown = self._rows.row is not self._shown, self._rows.row
-        if fresh and not self._terminal and self._due(trainer.global_step == pl_module.total_steps):
-            self._line(f"{self._position(trainer.global_step, pl_module.total_steps)}  {summary(self._shown, 'train')}")
+        fresh = self._rows.row is not self._shown
+        if not self._due(fresh and trainer.global_step == pl_module.total_steps):
+            return
+        self._shown = row = self._rows.row
+        position = self._position(int(row["step"]) if fresh else trainer.global_step, pl_module.total_steps)
+        line = f"{position}  {summary(row, 'train')}" if fresh else position
+        if self._terminal:
+            run_log().note(line)  # the bar shows it
+        else:
+            self._line(line)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_start(trainer, pl_module)
+        self._printed = time.monotonic()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if not self._terminal and self._due(last=False):
+            self._line(
+                f"step {trainer.global_step}  validating: batch {batch_idx + 1}/{_total(trainer.num_val_batches)}"
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         if self._rows.validation and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._printed = time.monotonic()
             self._line(f"step {trainer.global_step}  validation: {summary(self._rows.validation, 'val')}")
 
     def _due(self, last: bool) -> bool:
@@ -85,8 +118,54 @@ class RunProgress(RichProgressBar):
     def _line(self, text: str) -> None:
         if self.progress is not None:
             self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            run_log().note(text)
         elif self._enabled:
             print(text, flush=True)
+
+
+class EvaluationPhase(Callback):
+    """Says how far `validate`, `test` or `predict` is, where no bar does.
+
+    Args:
+        shown: whether to print it.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        self._shown = shown
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        phases.at(f": batch {batch_idx + 1}/{_total(trainer.num_val_batches)}")
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        phases.at(f": batch {batch_idx + 1}/{_total(trainer.num_test_batches)}")
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        phases.at(f": batch {batch_idx + 1}/{_total(trainer.num_predict_batches)}")
+
+    def _start(self, trainer: Trainer) -> None:
+        phases.end()
+        if self._shown:
+            phases.begin(f"{trainer.state.fn}")
+
+
+def _total(batches: list[int | float] | int | float) -> int | float:
+    """Batches of all loaders."""
+    return sum(batches) if isinstance(batches, list) else batches
 
 
 def figures(row: Row, stage: str, *, brief: bool = False) -> list[tuple[str, str]]:
