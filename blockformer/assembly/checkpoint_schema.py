@@ -41,6 +41,7 @@ class Metadata(_Strict):
     tokens: Count | None = None
     total_steps: Count | None = None
     finished: bool | None = None
+    earlier_data: list[Plain] | None = None
     validated_step: Annotated[int, Field(ge=-1)] | None = None
     evaluation: dict[str, float] | None = None
     tokenizer: Plain | None = None

@@ -96,6 +96,7 @@ the run
   --init-from PATH           start from the weights of another model: a checkpoint, run or import
   --run.name NAME            name of the run folder, in --run.root (runs); default: recipe and time
   --run.save_every 200       steps between checkpoints
+  --out FOLDER               validate, test, predict: where results go; default: the checkpoint's run, or beside it
   --run.wandb auto           auto, online, offline or disabled; --run.project, .group, .job_type, .tags
   --seed_everything 0        seed of initial values and dropout; --data.seed 0: of the order of the data
 

@@ -1,5 +1,6 @@
 """LightningCLI with our module, data, defaults, callbacks and loggers."""
 
+import contextlib
 import json
 import re
 import sys
@@ -29,7 +30,8 @@ from blockformer.training.default_callbacks import callbacks_of, listed, loggers
 from blockformer.training.fit_arguments import FitArguments
 from blockformer.training.fit_loop import FitLoop
 from blockformer.training.loggers import SafeWandbLogger
-from blockformer.training.loggers.file_logger import read_rows
+from blockformer.training.loggers.json_lines import append_row, read_rows
+from blockformer.training.metadata import check_steps_left, earlier_data
 from blockformer.training.module import TrainingModule
 from blockformer.training.objectives import objective_for
 from blockformer.training.optimizer import OptimizerSettings
@@ -40,9 +42,17 @@ from blockformer.training.parallel.launcher import Launcher, LostProcessError, l
 from blockformer.training.phases import phases
 from blockformer.training.process_state import keep_handlers
 from blockformer.training.recipe_argument import RecipeArgument
-from blockformer.training.run_folder import RunSettings, folder_of, save_settings, settings_text
+from blockformer.training.run_folder import (
+    RunSettings,
+    check_writable,
+    folder_of,
+    results_folder,
+    save_settings,
+    settings_text,
+)
 from blockformer.training.run_place import Place, place_of_fit
 from blockformer.training.signature import sign
+from blockformer.training.step_count import total_steps
 from blockformer.training.trainer_settings import check_precision_given, check_settings
 from registry import RecipeError
 
@@ -54,7 +64,7 @@ DEFAULTS: dict[str, Any] = {
     "use_distributed_sampler": False,  # the loaders share each batch among ranks by themselves
 }
 USUAL_LENGTH = 128  # tokens; long texts cost more than a first run should
-PREDICTIONS = "predictions.jsonl"
+EVALUATIONS, PREDICTIONS = "evaluations.jsonl", "predictions.jsonl"
 VALIDATIONS = 10  # per run with max_steps, unless val_check_interval is set
 
 
@@ -72,6 +82,7 @@ class TrainingCLI(LightningCLI):
         self.arguments = arguments
         self.first = is_first()
         self.place: Place | None = None
+        self._made = False  # whether a folder for results was
         try:
             super().__init__(
                 TrainingModule,
@@ -87,6 +98,9 @@ class TrainingCLI(LightningCLI):
         finally:
             if self.place is not None and self.place.lock is not None:
                 self.place.lock.release()
+            if self._made:
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()  # if it is empty
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--recipe", type=RecipeArgument, help="the model: a file, or the name of a built-in recipe")
@@ -230,7 +244,7 @@ class TrainingCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         self.run: RunSettings = self._get(self.config_init, "run")
-        self.folder = self._fit_folder(config) if self.arguments.verb == "fit" else self._results_folder()
+        self.folder = self._fit_folder(config) if self.arguments.verb == "fit" else self._results_folder(config)
         config["default_root_dir"] = config["default_root_dir"] or str(self.folder)
         config["profiler"] = profiler_of(config["profiler"], self.folder)
         own: list[Any] = []
@@ -244,7 +258,8 @@ class TrainingCLI(LightningCLI):
             wanted, terminal = config["enable_progress_bar"] is not False, sys.stdout.isatty()
             config["enable_progress_bar"] = wanted and terminal
             own = [EvaluationPhase(wanted and not terminal)]
-            own += [Predictions(self.folder / PREDICTIONS)] if self.arguments.verb == "predict" else []
+            if self.arguments.verb == "predict" and not config["fast_dev_run"]:
+                own.append(Predictions(self.folder / PREDICTIONS))
         config["callbacks"] = [*own, *listed(config["callbacks"])]
         config["plugins"] = [*listed(config["plugins"]), AtomicCheckpointIO()]
         self.model.provenance = {
@@ -274,10 +289,21 @@ class TrainingCLI(LightningCLI):
             print(self.place.note, flush=True)
         return self.place.folder
 
-    def _results_folder(self) -> Path:
-        checkpoint = self.arguments.checkpoint
-        home = folder_of(checkpoint) if checkpoint is not None else None
-        return home or Path(self.run.root) / (self.run.name or self.arguments.variant)
+    def _results_folder(self, config: dict[str, Any]) -> Path:
+        """Where the results of a checkpoint are written, which is checked before the work."""
+        assert self.arguments.checkpoint is not None
+        folder = results_folder(self.arguments.checkpoint, self._get(self.config_init, "out"))
+        if self.first and not config["fast_dev_run"]:
+            self._made = check_writable(folder, PREDICTIONS if self.arguments.verb == "predict" else EVALUATIONS)
+        return folder
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand != "fit":
+            parser.add_argument(
+                "--out", type=str | None, default=None, help="folder for the results (default: the run's)"
+            )
+        return parser
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         checkpoint = self.arguments.checkpoint
@@ -291,6 +317,8 @@ class TrainingCLI(LightningCLI):
         if is_dry_run(self.trainer):
             return
         phases.end()
+        if self.arguments.checkpoint is not None:
+            self._check_checkpoint(self.arguments.checkpoint)
         run_log().open(self.folder / LOG)
         recipe, model = self.model.recipe, self.model.model
         save_settings(self.folder, recipe.to_yaml(), settings_text(self.saved, sign(self.saved["data"])))
@@ -301,6 +329,16 @@ class TrainingCLI(LightningCLI):
         if self.plan is not None:
             print(self.plan, flush=True)
         phases.begin("starting")
+
+    def _check_checkpoint(self, checkpoint: Path) -> None:
+        """Refuse to continue a run that has no steps left or other data; record data that it had before."""
+        metadata = read_metadata(checkpoint)
+        home = folder_of(checkpoint)
+        elsewhere = home is None or home.resolve() != self.folder.resolve()
+        check_steps_left(metadata, total_steps(self.trainer, self.model.settings), checkpoint, elsewhere=elsewhere)
+        earlier = earlier_data(metadata, self.datamodule.facts(), checkpoint, other=self.run.other_data)
+        if earlier:
+            self.model.provenance["earlier_data"] = earlier
 
     def after_fit(self) -> None:
         """Print where the results are."""
@@ -335,14 +373,15 @@ class TrainingCLI(LightningCLI):
         verb, checkpoint, figures = self.arguments.verb, str(self.arguments.checkpoint), self.model.evaluation
         stage = "val" if verb == "validate" else verb
         print(f"{verb} {checkpoint}: {summary(figures, stage)}  perplexity {figures[f'{stage}/perplexity']:.3f}")
-        with (self.folder / "evaluations.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"verb": verb, "checkpoint": checkpoint, **figures}) + "\n")
+        if not is_dry_run(self.trainer):
+            append_row(self.folder / EVALUATIONS, {"verb": verb, "checkpoint": checkpoint, **figures})
 
     after_test = after_validate
 
     def after_predict(self) -> None:
         """Print where the predictions are."""
-        print(f"predictions: {self.folder / PREDICTIONS}")
+        if self.first and not is_dry_run(self.trainer):
+            print(f"predictions: {self.folder / PREDICTIONS}")
 
 
 def _as_lightning_takes(arguments: FitArguments) -> Any:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Protocol
 
 from blockformer.assembly.checkpoint import FORMAT, LoadError
+from blockformer.errors import UserError
 from registry import Recipe, RecipeError, load_recipe
+from registry.text import shortened
 
 
 class Run(Protocol):
@@ -83,6 +86,62 @@ def verify_same_model(metadata: Mapping[str, Any], recipe: Recipe) -> None:
     named = [f"{key} is {there.get(key, 'not set')} there and {here.get(key, 'not set')} here" for key in keys[:3]]
     more = f", and {len(keys) - 3} more" if len(keys) > 3 else ""
     raise LoadError(f"the checkpoint holds another model: {'; '.join(named)}{more}")
+
+
+def check_steps_left(metadata: Mapping[str, Any], total: int, where: Path, *, elsewhere: bool) -> None:
+    """Refuse to continue a run that has made more steps than it is to have.
+
+    Args:
+        metadata: the checkpoint's.
+        total: steps that the run is to have; 0: not limited by their number.
+        where: the checkpoint.
+        elsewhere: whether the run continues in another folder, where one step must be left.
+
+    Raises:
+        UserError: nothing is left to do.
+    """
+    step = metadata.get("step") or 0
+    if total and (step > total or (elsewhere and step == total)):
+        raise UserError(
+            f"nothing to do: {where} is of step {step}, and the run is to have {total}: "
+            "raise --trainer.max_steps or --trainer.max_epochs"
+        )
+
+
+def earlier_data(
+    metadata: Mapping[str, Any], facts: Mapping[str, Any], where: Path, *, other: bool
+) -> list[dict[str, Any]]:
+    """The data that a run was trained on before those that it continues with, each with its hash and last step.
+
+    Args:
+        metadata: the checkpoint's.
+        facts: of the data that the run continues with.
+        where: the checkpoint.
+        other: whether the user allows other data.
+
+    Raises:
+        UserError: the data have changed, and that is not allowed.
+    """
+    earlier = list(metadata.get("earlier_data") or [])
+    before: Mapping[str, Any] = metadata.get("data") or {}
+    there, here = before.get("sha256"), facts.get("sha256")
+    if there is None or here is None or there == here:
+        return earlier
+    if not other:
+        raise UserError(
+            f"{where} was trained on other data: sha256 {str(there)[:16]} ({_origin(before)}) there and {here[:16]} "
+            f"({_origin(facts)}) here: restore them, or continue on these with --run.other_data true"
+        )
+    known = {key: before[key] for key in ("dataset", "files", "sha256") if key in before}
+    return [*earlier, known | {"last_step": metadata.get("step")}]
+
+
+def _origin(facts: Mapping[str, Any]) -> str:
+    """Where data come from, for a message: the dataset and its files."""
+    splits = facts.get("files")
+    files = [str(name) for names in splits.values() for name in names] if isinstance(splits, Mapping) else []
+    shown = [*files[:3], *(["..."] if len(files) > 3 else [])]
+    return shortened(f"{facts.get('dataset')}{': ' if shown else ''}{', '.join(shown)}")
 
 
 def flat(tree: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,6 +16,7 @@ from blockformer.files import write_text
 from blockformer.training.run_lock import LOCK
 from blockformer.training.score import BETTER
 from registry.strict_yaml import parse_text
+from registry.text import shortened
 
 CHECKPOINTS = "checkpoints"
 MONITORS = sorted(f"val/{name}" for name in BETTER)
@@ -36,6 +38,7 @@ class RunSettings:
         save_every: optimizer steps between two versions of `checkpoints/last.ckpt`; 0: only at the end.
         monitor: `checkpoints/best.ckpt` is where this figure was best: val/accuracy highest, val/loss, val/perplexity
             or val/bits_per_byte lowest.
+        other_data: continue a run although its data have changed since the checkpoint.
         wandb: Weights & Biases: `auto` is online if this machine is logged in and offline if not; `$WANDB_MODE` decides
             over `auto`.
         project: W&B's project.
@@ -49,6 +52,7 @@ class RunSettings:
     variant: str | None = None
     save_every: int = 200
     monitor: str = "val/loss"
+    other_data: bool = False
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "blockformer"
     group: str | None = None
@@ -68,8 +72,7 @@ class RunSettings:
         if self.save_every < 0:
             raise UserError(f"run.save_every cannot be {self.save_every}")
         if self.monitor not in MONITORS:
-            named = self.monitor if self.monitor.isprintable() else ascii(self.monitor)
-            raise UserError(f"run.monitor {named} is none of the figures {', '.join(MONITORS)}")
+            raise UserError(f"run.monitor {shortened(self.monitor)} is none of the figures {', '.join(MONITORS)}")
 
 
 def default_name(variant: str) -> str:
@@ -111,6 +114,46 @@ def folder_of(checkpoint: Path) -> Path | None:
     """The run's folder that a checkpoint lies in, if it lies in one."""
     parent = checkpoint.absolute().parent
     return checkpoint.parent.parent if parent.name == CHECKPOINTS else None
+
+
+def results_folder(checkpoint: Path, out: str | None) -> Path:
+    """Where the results of `validate`, `test` and `predict` belong.
+
+    Args:
+        checkpoint: the checkpoint that they are of.
+        out: the folder that the user names; None: that of the checkpoint's run, or `NAME.results` beside a checkpoint
+            `NAME.ckpt` that lies in no run's folder.
+    """
+    if out is not None:
+        return Path(out)
+    home = folder_of(checkpoint)
+    if home is not None and any((home / name).is_file() for name in (*SETTINGS, "metrics.jsonl")):
+        return home
+    return checkpoint.with_name(f"{checkpoint.stem}.results")
+
+
+def check_writable(folder: Path, name: str) -> bool:
+    """Check that a file can be written into a folder, which is created if necessary.
+
+    Returns:
+        Whether the folder was created.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = folder / name
+    try:
+        created = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        if path.exists() or path.is_symlink():
+            if not path.is_file() or path.is_symlink():
+                raise UserError(f"{path}: is not a regular file; move it away or name another folder with --out")
+            path.open("ab").close()
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else folder
+        raise UserError(f"{where}: cannot be written: {error.strerror}; name another folder with --out") from error
+    return created
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ class Checkpoints(StepCallback, Checkpoint):
         self.guard.check()
         if trainer.is_global_zero and self._saved not in (-1, trainer.global_step):
             self._keep()
+        for logger in trainer.loggers:
+            logger.save()
         trainer.save_checkpoint(self.folder / LAST)
         self._saved = trainer.global_step
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,16 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from blockformer.files import write_text
-
-Row = dict[str, Any]
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics file, without a last line that a crash cut off."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last line end is incomplete
-    return [json.loads(line) for line in lines if line]
+from blockformer.training.loggers.json_lines import Row, as_line, read_rows, repaired_rows
 
 
 class FileLogger(Logger):
@@ -58,12 +48,10 @@ class FileLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = ({} if step is None else {"step": step}) | {key: _json(value) for key, value in metrics.items()}
+        row: Row = ({} if step is None else {"step": step}) | metrics
         if self._stream is None:
             self._stream = self._opened()
-        self._stream.write(
-            json.dumps(row) + "\n"
-        )  # line-buffered: the operating system has it, even if this process dies
+        self._stream.write(as_line(row))  # line-buffered: the operating system has it, even if this process dies
         self._append_csv(row)
 
     @rank_zero_only
@@ -74,12 +62,18 @@ class FileLogger(Logger):
             step: the step of the checkpoint.
             validated: whether the validation of this step is made, and its row stays.
         """
-        rows = read_rows(self.path)
+        rows = repaired_rows(self.path, _is_of_metrics)
         self._close()
         kept = [row for row in rows if row["step"] < step or (row["step"] == step and (validated or not _of_val(row)))]
         if rows or self.path.exists():
-            write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
+            write_text(self.path, "".join(as_line(row) for row in kept))
             self._rewrite_csv(kept)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Make the rows durable, so that a checkpoint that follows them never outlives them."""
+        if self._stream is not None:
+            os.fsync(self._stream.fileno())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -114,14 +108,15 @@ class FileLogger(Logger):
         write_text(self.folder / "metrics.csv", table.getvalue())
 
 
+def _is_of_metrics(row: Row) -> bool:
+    """Whether a row is one that this logger writes: numbers by name, and the step."""
+    numbers = all(isinstance(value, int | float | None) for value in row.values())
+    return numbers and type(row.get("step")) is int and row["step"] >= 0
+
+
 def _of_val(row: Row) -> bool:
     return any(key.startswith("val/") for key in row)
 
 
 def _columns(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
-
-
-def _json(value: Any) -> Any:
-    """None for infinity and NaN, which JSON does not have."""
-    return value if not isinstance(value, float) or math.isfinite(value) else None

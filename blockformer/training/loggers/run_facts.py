@@ -21,7 +21,7 @@ def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
     return {
         "recipe": module.recipe.dump(),
         "recipe_hash": module.recipe.hash,
-        **{key: value for key, value in module.provenance.items() if key in ("variant", "warm_start")},
+        **{key: value for key, value in module.provenance.items() if key in ("variant", "warm_start", "earlier_data")},
         "model": model_facts(build_unchecked(module.recipe), getattr(data, "length", module.model.max_length)),
         "objective": {"type": module.objective.name, "label_smoothing": module.objective.label_smoothing},
         "optimizer": dataclasses.asdict(module.settings),
