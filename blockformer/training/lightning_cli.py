@@ -335,7 +335,8 @@ class TrainingCLI(LightningCLI):
         metadata = read_metadata(checkpoint)
         home = folder_of(checkpoint)
         elsewhere = home is None or home.resolve() != self.folder.resolve()
-        check_steps_left(metadata, total_steps(self.trainer, self.model.settings), checkpoint, elsewhere=elsewhere)
+        total = total_steps(self.trainer, self.model.settings, self.datamodule)
+        check_steps_left(metadata, total, checkpoint, elsewhere=elsewhere)
         earlier = earlier_data(metadata, self.datamodule.facts(), checkpoint, other=self.run.other_data)
         if earlier:
             self.model.provenance["earlier_data"] = earlier

@@ -42,10 +42,15 @@ def align_epochs(trainer: "Trainer") -> None:
         )
 
 
-def total_steps(trainer: "Trainer", settings: OptimizerSettings) -> int:
+def total_steps(trainer: "Trainer", settings: OptimizerSettings, data: Any = None) -> int:
     """Optimizer steps of the whole run, by `max_steps` or `max_epochs`, whichever is less; 0 if neither is set.
 
     Lightning's own `estimated_stepping_batches` creates the training loader before a checkpoint's position is restored.
+
+    Args:
+        trainer: the trainer.
+        settings: the schedule.
+        data: the data module, while the trainer does not have it yet.
 
     Raises:
         UserError: the cosine schedule needs the length of the run, and it is not set; or the run is shorter than
@@ -53,27 +58,27 @@ def total_steps(trainer: "Trainer", settings: OptimizerSettings) -> int:
     """
     limits = [trainer.max_steps] if trainer.max_steps > 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        limits.append(trainer.max_epochs * (batches_per_epoch(trainer) // trainer.accumulate_grad_batches))
+        limits.append(trainer.max_epochs * (batches_per_epoch(trainer, data) // trainer.accumulate_grad_batches))
     if not limits and settings.schedule == "cosine" and settings.decay_steps is None:
         raise UserError(
             "optimizer.schedule cosine needs the length of the run: "
             "set trainer.max_steps, trainer.max_epochs or optimizer.decay_steps"
         )
     if limits:
-        _check_minimum(trainer, min(limits))
+        _check_minimum(trainer, min(limits), data)
     return min(limits, default=0)
 
 
-def _check_minimum(trainer: "Trainer", steps: int) -> None:
-    epoch = batches_per_epoch(trainer) // trainer.accumulate_grad_batches
+def _check_minimum(trainer: "Trainer", steps: int, data: Any) -> None:
+    epoch = batches_per_epoch(trainer, data) // trainer.accumulate_grad_batches
     for option, least in (("min_steps", trainer.min_steps or 0), ("min_epochs", (trainer.min_epochs or 0) * epoch)):
         if least > steps:
             raise UserError(f"trainer.{option} asks for {least} steps, and the run has {steps}: lower it")
 
 
-def batches_per_epoch(trainer: "Trainer") -> int:
+def batches_per_epoch(trainer: "Trainer", data: Any = None) -> int:
     """Batches of one process in what Lightning calls an epoch; TextData counts them without making a loader."""
-    data: Any = getattr(trainer, "datamodule", None)
+    data = getattr(trainer, "datamodule", None) if data is None else data
     if hasattr(data, "batches_per_epoch"):
         length = data.batches_per_epoch()
     else:
