@@ -125,3 +125,22 @@ def test_the_hash_notices_where_a_text_ends_and_which_split_it_is_in() -> None:
         return Corpus({"train": train, "validation": validation, "test": ()}, paired=False, facts={}).sha256()
 
     assert len({corpus("ab", "c"), corpus("a", "bc"), corpus("abc"), corpus("ab", validation=("c",))}) == 4
+
+
+@pytest.mark.parametrize("locale", ["aa", "ii", "root", "vo"])
+def test_a_locale_with_too_little_data_is_refused(locale: str) -> None:
+    with pytest.raises(DataError, match=rf"Babel knows too few .* in locale '{locale}'; choose another"):
+        cldr.source(locale, 3000, 0, SHARES).read()
+
+
+def test_fewer_pairs_than_names_are_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"pairs 600 is not more than the 1,\d\d\d single names and amounts, .*: raise pairs"
+    ):
+        cldr.source("de", 600, 0, SHARES).read()
+
+
+@pytest.mark.parametrize(("packages", "said"), [([], "packages is empty"), (["__main__"], "'__main__' is installed")])
+def test_what_is_no_package_is_refused(packages: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        docstrings.source(packages, 1000, SHARES)

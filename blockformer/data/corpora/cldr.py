@@ -7,6 +7,7 @@ combinations that are not in training, though their parts are.
 
 import random
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 
 import babel
@@ -29,7 +30,7 @@ def source(locale: str, pairs: int, seed: int, shares: Mapping[str, float]) -> S
         shares: The share of combinations for "validation" and for "test".
 
     Raises:
-        DataError: Babel has no such locale, or there are fewer different pairs than wanted.
+        DataError: Babel has no such locale or too little of it, or there are fewer different pairs than wanted.
     """
     target = _parse(locale)
     key = {"babel": babel.__version__, "locale": str(target), "pairs": pairs, "seed": seed, "shares": dict(shares)}
@@ -52,7 +53,14 @@ def _parse(locale: str) -> Locale:
 def _make(target: Locale, pairs: int, seed: int, shares: Mapping[str, float]) -> Corpus:
     languages = Locale("en"), target
     names = common_names(*languages)
+    if few := [name for name, found in asdict(names).items() if len(found) < 3]:
+        raise DataError(f"cldr: Babel knows too few {' and '.join(few)} in locale {str(target)!r}; choose another")
     taught = dict(pair for phrase in single(names) for pair in _written(phrase, languages))
+    if pairs <= len(taught):
+        raise DataError(
+            f"cldr: pairs {pairs:,} is not more than the {len(taught):,} single names and amounts, all of which are in "
+            "the training split: raise pairs"
+        )
     draw, drawn = random.Random(seed), {}
     for _ in range(_TRIES * pairs):
         if len(taught) + len(drawn) >= pairs:

@@ -41,6 +41,8 @@ def source(packages: Sequence[str] | None, max_bytes: int | None, shares: Mappin
         DataError: A package is not installed, or has no documentation.
     """
     names = [name for name in DEFAULT if _folder(name)] if packages is None else list(dict.fromkeys(packages))
+    if not names:
+        raise DataError("docstrings: packages is empty; name packages, or leave it out")
     for name in names:
         if _folder(name) is None:
             raise DataError(f"docstrings: no package {name!r} is installed (packages are import names, or {PYTHON!r})")
@@ -117,7 +119,10 @@ def _folder(name: str) -> Path | None:
     """The folder of a package's modules, found without importing it."""
     if name == PYTHON:
         return Path(sysconfig.get_paths()["stdlib"])
-    spec = util.find_spec(name) if name.isidentifier() else None
+    try:
+        spec = util.find_spec(name) if name.isidentifier() else None
+    except ValueError:  # modules without a specification, such as __main__
+        spec = None
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
