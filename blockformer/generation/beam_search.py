@@ -1,13 +1,17 @@
 """Beam search: the most probable continuations of each prompt."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from blockformer.assembly.free_memory import require_free
 from blockformer.generation.session import DecodingSession, token_budget
 from blocks.models.base import Model
+
+MOST_BEAMS = 4096
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,18 @@ def beam_search(
 
     Raises:
         ValueError: a prompt is empty or too long, the model cannot generate, or a number is out of its range.
+        TooLargeError: the beams do not fit into the free memory.
     """
-    if beams < 1 or alpha < 0:
-        raise ValueError(f"beams={beams} must be at least 1, and alpha={alpha} at least 0")
+    if not 1 <= beams <= MOST_BEAMS or not 0 <= alpha < math.inf:
+        raise ValueError(f"beams={beams} must be from 1 to {MOST_BEAMS}, and alpha={alpha} at least 0")
     if not 1 <= best <= beams:
         raise ValueError(f"best={best} must be at least 1 and at most beams={beams}")
+    rows = len(prompts) * beams
+    cached = getattr(model, "cached_per_token", None) or 0
+    numbers = rows * (
+        3 * model.vocab_size + 2 * cached * model.max_length
+    )  # logits and their copies, cache and its copy
+    require_free(4 * numbers, f"a search with {rows:,} beams", next(model.parameters()).device)
     session = DecodingSession(model, prompts, sources, use_cache=use_cache)
     searches = [Search(token_budget(model, prompt, max_new_tokens), beams, alpha, eos, best) for prompt in prompts]
     active, logits = searches, session.begin()
