@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from tokenizers import processors
 
 from blockformer.data.tokenizer import SPECIAL, Tokenizer
 from blockformer.errors import DataError
+from registry.text import shortened
 
 TOKENS, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 ROLES = dict(zip(("pad", "bos", "eos", "mask"), SPECIAL, strict=True))
@@ -19,6 +22,7 @@ TEMPLATES = {
     "encoder_decoder": ("$A <eos>", "$A <eos> $B:1 <eos>:1"),
 }
 """Special tokens around one text and around a pair, by kind of model; the same as in `TextModel`."""
+TIMEOUT = 300  # seconds
 SAMPLES = (
     "The quick brown fox jumps over 13 lazy dogs; isn't it 5.70 €?",
     "  two  spaces, a\ttab\nand\r\nbreaks \n\n",
@@ -47,7 +51,10 @@ def write(tokenizer: Tokenizer, kind: str, length: int, folder: Path) -> None:
     library.save(str(folder / TOKENS))
     # Masked language models need <mask> in their texts; for other kinds, "<eos>" in a text is five characters.
     roles = {f"{role}_token": name for role, name in ROLES.items()}
-    write_settings(folder, roles | {"model_max_length": length, "split_special_tokens": kind != "encoder_only"})
+    more = {"model_max_length": length, "split_special_tokens": kind != "encoder_only"}
+    if kind == "decoder_only":  # texts of a batch are continued from their ends
+        more["padding_side"] = "left"
+    write_settings(folder, roles | more)
 
 
 def write_settings(folder: Path, more: dict[str, Any]) -> None:
@@ -62,11 +69,47 @@ def write_settings(folder: Path, more: dict[str, Any]) -> None:
 
 
 def special_names(folder: Path, tokens: dict[str, Any]) -> dict[str, str]:
-    """Settings with the names of special tokens, from their ids in a config and the folder's tokenizer.json."""
-    library = Library.from_file(str(folder / TOKENS))
-    found = {key: library.id_to_token(value) for key, value in tokens.items() if isinstance(value, int)}
+    """Settings with the names of special tokens, from their ids in a config and the folder's tokenizer.json.
+
+    Raises:
+        DataError: the file is no tokenizer.
+    """
+    try:
+        content = json.loads((folder / TOKENS).read_text(encoding="utf-8"))
+        vocabulary = content["model"]["vocab"]
+        named = (
+            vocabulary.items() if isinstance(vocabulary, dict) else ((row[0], i) for i, row in enumerate(vocabulary))
+        )
+        names = {number: name for name, number in named} | {
+            one["id"]: one["content"] for one in content["added_tokens"]
+        }
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{TOKENS} is no tokenizer: {type(error).__name__}: {error}") from None
     roles = {f"{role}_token" for role in (*ROLES, "sep", "cls", "unk")}
-    return {key[:-3]: name for key, name in found.items() if name is not None and key[:-3] in roles}
+    ids = {key[:-3]: value for key, value in tokens.items() if type(value) is int and value in names}
+    return {key: str(names[value]) for key, value in ids.items() if key in roles}
+
+
+def verify_copy(folder: Path) -> int:
+    """:func:`verify` for a tokenizer from elsewhere: its own file against what transformers loads from the folder.
+
+    In a process of its own, as patterns and ids of a stranger can stop the library or take its time.
+
+    Returns:
+        Number of texts compared.
+
+    Raises:
+        DataError: transformers or the library cannot use it, or they encode a text differently.
+    """
+    command = [sys.executable, "-P", "-m", "blockformer.data.hub_tokenizer", str(folder)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{TOKENS}: took more than {TIMEOUT} seconds to encode a few texts") from None
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or [f"status {result.returncode}"])[-1]
+        raise DataError(f"{TOKENS}: cannot be used: {shortened(reason)}")
+    return int(result.stdout.split()[-1])
 
 
 def verify(folder: Path, encode: Callable[[str], Sequence[int]]) -> int:
@@ -87,8 +130,8 @@ def verify(folder: Path, encode: Callable[[str], Sequence[int]]) -> int:
     transformers.logging.set_verbosity_error()
     try:  # trust_remote_code=False: code of a custom model in the folder must not run
         theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise DataError(f"transformers cannot load the tokenizer: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # transformers raises errors of any class
+        raise DataError(f"transformers cannot load the tokenizer: {shortened(str(error) or repr(error))}") from None
     texts = [*SAMPLES, *_random_texts()]
     for text in texts:
         if (found := theirs(text)["input_ids"]) != (wanted := list(encode(text))):
@@ -100,3 +143,17 @@ def _random_texts() -> list[str]:
     draw = random.Random(0)
     alphabets = (range(32, 127), range(0x20, 0x250), range(0x20, 0xD800), range(0x1F300, 0x1FAFF))
     return ["".join(chr(draw.choice(alphabet)) for _ in range(40)) for alphabet in alphabets for _ in range(8)]
+
+
+def _verify_argument() -> None:
+    """Verify the folder that the command line names, and print the number of texts."""
+    folder = Path(sys.argv[1])
+    library = Library.from_file(str(folder / TOKENS))
+    try:
+        print(verify(folder, lambda text: library.encode(text).ids))
+    except DataError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    _verify_argument()

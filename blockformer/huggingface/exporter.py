@@ -1,13 +1,12 @@
 """Export a model: its recipe becomes a config.json, its parameters become tensors that transformers loads."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer as LibraryTokenizer
 from torch import Tensor
 
 from blockformer.assembly.checkpoint import read_metadata
@@ -21,6 +20,7 @@ from blockformer.huggingface.family import Family, installed_families
 from blockformer.huggingface.folder import (
     SHARD_SIZE,
     copy_tokenizer,
+    has_file,
     main_dtype,
     output_folder,
     write_json,
@@ -59,22 +59,21 @@ class ExportSource:
     text_model: TextModel | None = None
     folder: Path | None = None
 
-    def write_tokenizer(self, folder: Path) -> Callable[[str], Sequence[int]] | None:
+    def write_tokenizer(self, folder: Path) -> Callable[[], int] | None:
         """Write the tokenizer.
 
         Returns:
-            A function that encodes a text with the original tokenizer, for comparison; None if there is no tokenizer.
+            A function that compares it with the original and returns the number of texts; None: there is no tokenizer.
         """
-        if self.text_model is not None:
-            hub_tokenizer.write(self.text_model.tokenizer, self.model.kind, self.model.max_length, folder)
-            return self.text_model.encode
-        if self.folder is None or not (self.folder / hub_tokenizer.TOKENS).is_file():
+        if (text_model := self.text_model) is not None:
+            hub_tokenizer.write(text_model.tokenizer, self.model.kind, self.model.max_length, folder)
+            return lambda: hub_tokenizer.verify(folder, text_model.encode)
+        if self.folder is None or not has_file(self.folder, hub_tokenizer.TOKENS):
             return None
         copy_tokenizer(self.folder, folder)
         if not (folder / hub_tokenizer.SETTINGS).is_file():
             hub_tokenizer.write_settings(folder, hub_tokenizer.special_names(folder, dict(self.tokens)))
-        library = LibraryTokenizer.from_file(str(folder / hub_tokenizer.TOKENS))
-        return lambda text: library.encode(text).ids
+        return lambda: hub_tokenizer.verify_copy(folder)
 
 
 def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
