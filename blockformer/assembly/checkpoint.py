@@ -21,6 +21,7 @@ from blockformer.assembly.checkpoint_schema import FORMAT, METADATA, PREFIX, Mal
 from blockformer.errors import UserError
 
 CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # in a run's folder, best first
+VERSION = "pytorch-lightning_version"
 NOT_WHOLE = "is truncated, damaged or not a checkpoint"
 _CHUNK = 2**20  # bytes
 _UNREADABLE = (
@@ -61,6 +62,18 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         return checked(_unpickled(path, mmap))
     except MalformedError as error:
         raise LoadError(f"{path}: {error}") from None
+
+
+def read_training_state(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint for Lightning, which decides by the stored version how to read it.
+
+    Raises:
+        LoadError: as for :func:`read_checkpoint`, or the version is missing.
+    """
+    content = read_checkpoint(path, mmap=mmap)
+    if content.get(VERSION) is None:
+        raise LoadError(f"{path}: {VERSION} is missing, so nothing can go on from this checkpoint")
+    return content
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -16,6 +16,10 @@ LARGEST = 2**64  # of an integer
 
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Plain = dict[str, Any]
+# Those that this project has trained with; for older ones Lightning rewrites the content, whatever it is.
+Version = Annotated[
+    str, StringConstraints(pattern=r"^2\.([6-9]|[1-9]\d)\.\d{1,4}((\.post|\.dev|rc|a|b)\d{1,4})?(\+[a-z0-9]+)?$")
+]
 
 
 class MalformedError(UserError):
@@ -64,9 +68,7 @@ class Content(_Strict):
     loops: Plain | None = None
     callbacks: Plain | None = None
     random_states: list[Plain] | None = None
-    lightning: Annotated[str, StringConstraints(pattern=r"^\d+(\.\w+)+([+.\w]*)$")] | None = Field(
-        None, alias="pytorch-lightning_version"
-    )
+    lightning: Version | None = Field(None, alias="pytorch-lightning_version")
 
 
 def checked(content: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.loader import TrainingLoader
 from blockformer.data.processes import data_processes
+from blockformer.training.checkpoint_state import check_state
 from blockformer.training.compatibility import (
     check_batch,
     check_data,
@@ -252,6 +253,7 @@ class TrainingModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         verify_same_model(checkpoint[METADATA], self.recipe)
+        check_state(checkpoint, self.trainer, self)
         if checkpoint[METADATA].get("warm_start"):
             self.provenance["warm_start"] = checkpoint[METADATA]["warm_start"]
         self.validated_step = checkpoint[METADATA].get("validated_step", -1)

@@ -214,3 +214,25 @@ def test_any_damage_of_an_imported_folder_is_refused_in_one_line_or_changes_noth
             assert len(refusal.splitlines()) == 1
         tally("imported folder", "refused" if refusal else "without effect")
         file.write_bytes(originals[file])
+
+
+def test_commands_answer_malformed_checkpoints_in_one_line(
+    whole: dict[str, Any], tmp_path: Path, faults: int, tally: Tally, answer: Callable[..., Any]
+) -> None:
+    quiet = ("--trainer.enable_progress_bar", "false", "--run.wandb", "disabled", "--run.root", tmp_path)
+    path = tmp_path / "strange" / "checkpoints" / "malformed.ckpt"
+    path.parent.mkdir(parents=True)
+    for number in range(max(2, faults // 20)):
+        what, content = damaged_values(whole, Random(number))
+        torch.save(content, path)
+        commands = [
+            ("fit", "--ckpt_path", path, "--run.name", f"m{number}", "--trainer.max_steps", "3", *quiet),
+            ("validate", "--ckpt_path", path, "--run.root", tmp_path),
+            ("generate", path, "--max-new-tokens", "2"),
+            ("show", path),
+        ]
+        for command in commands:
+            found = answer(*command)
+            assert found.problem is None, (what, command[0], found.err)
+            assert found.status in (0, 2), (what, command[0], found.err)
+            tally("command", "refused" if found.status else "without effect")

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from blockformer.assembly.checkpoint import read_checkpoint
+from blockformer.assembly.checkpoint import read_training_state
 from blockformer.errors import UserError
 from blockformer.files import remove_drafts, write_atomically
 from blockformer.training.callbacks.non_finite import NonFiniteError, NonFiniteGuard
@@ -145,4 +145,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             LoadError: the file is missing, damaged, or not of this project.
         """
-        return read_checkpoint(path)
+        return read_training_state(path)

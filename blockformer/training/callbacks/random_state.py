@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from blockformer.data.processes import data_processes
+from blockformer.training.checkpoint_state import UnlikeError, like, unusable
 
 State = dict[str, Any]
 KEY = "random_states"
@@ -32,7 +33,13 @@ class RandomState(Callback):
         self._own: State | None = None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._saved = checkpoint.get(KEY)
+        saved = checkpoint.get(KEY)
+        try:
+            for place, state in enumerate(saved or []):
+                _check(state, f"{KEY}.{place}")
+        except UnlikeError as error:
+            raise unusable(trainer, error) from None
+        self._saved = saved
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states: list[Any] = [None] * trainer.world_size
@@ -60,6 +67,22 @@ class RandomState(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._own is None:  # restored before the next batch; a checkpoint before that stores it
             self._own = current()
+
+
+def _check(state: State, path: str) -> None:
+    """Try a state on this process's generators, and set them back.
+
+    Raises:
+        UnlikeError: it is no state of theirs.
+    """
+    own = current()
+    like({key: value for key, value in own.items() if key != "cuda"}, state, path)
+    try:
+        restore(state)
+    except (ValueError, TypeError, RuntimeError, LookupError, OverflowError):
+        raise UnlikeError(f"{path} is no state of the random generators") from None
+    finally:
+        restore(own)
 
 
 def seed(run: int, rank: int, step: int) -> None:

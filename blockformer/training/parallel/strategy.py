@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
 from blockformer.assembly.builder import build_unchecked, materialise
-from blockformer.assembly.checkpoint import read_checkpoint
+from blockformer.assembly.checkpoint import read_training_state
 from blockformer.errors import UserError
 from blockformer.training.parallel.plan import Plan, apply_plan, make_plan
 from blockformer.training.parallel.shards import DATA, Shards
@@ -151,7 +151,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Open a checkpoint; its tensors are memory-mapped and read when they are split."""
-        return read_checkpoint(Path(checkpoint_path), mmap=True)
+        return read_training_state(Path(checkpoint_path), mmap=True)
 
     def _names(self, optimizer: Optimizer) -> list[str]:
         """The parameters' names, in the order of the optimizer's state."""
