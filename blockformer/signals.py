@@ -97,7 +97,7 @@ class _Handlers:
 
     def _watch(self) -> None:
         """Read the number of each signal, and look after the first whether Python reacts to it."""
-        with contextlib.suppress(OSError):  # closed
+        with self._reader, contextlib.suppress(OSError):  # closed
             while True:
                 self._reader.settimeout(None if self._began is None else 0.1)
                 try:
@@ -153,8 +153,6 @@ def install() -> None:
     if _handlers is None and threading.current_thread() is threading.main_thread():
         _handlers = _Handlers()
         _handlers.install()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_uninstall)  # a worker is stopped by its parent
 
 
 def _uninstall() -> None:
@@ -162,6 +160,10 @@ def _uninstall() -> None:
     if _handlers is not None:
         _handlers.uninstall()
         _handlers = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_uninstall)  # a worker is stopped by its parent
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ from blockformer.training.optimizer import OptimizerSettings
 from blockformer.training.option_advice import advice
 from blockformer.training.output import LOG, run_log
 from blockformer.training.parallel import plan_for
+from blockformer.training.parallel.heartbeat import watch_processes
 from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
 from blockformer.training.phases import phases
 from blockformer.training.process_state import keep_handlers
@@ -273,6 +274,7 @@ class TrainingCLI(LightningCLI):
         trainer.fit_loop = FitLoop(trainer)
         use_our_launcher(trainer)
         keep_handlers(trainer)
+        watch_processes(trainer, self.run.timeout)
         self.plan = plan_for(trainer.strategy, self.model.model)
         return trainer
 

@@ -1,5 +1,6 @@
 """A run's folder: its name, chosen once and found again by a run that continues, and the files that repeat the run."""
 
+import math
 import re
 import shutil
 import tempfile
@@ -45,6 +46,7 @@ class RunSettings:
         group: W&B's group, for example the study that the run belongs to.
         job_type: W&B's job type.
         tags: W&B's tags.
+        timeout: minutes without an answer from another process of the run after which the run ends.
     """
 
     name: str | None = None
@@ -58,6 +60,7 @@ class RunSettings:
     group: str | None = None
     job_type: str | None = "train"
     tags: list[str] = field(default_factory=list)
+    timeout: float = 10.0
 
     def __post_init__(self) -> None:
         for name in ("name", "root", "variant"):
@@ -69,6 +72,8 @@ class RunSettings:
             )
         if self.name is not None and not (self.name.isprintable() and len(self.name.encode()) <= LONGEST_NAME):
             raise UserError(f"run.name {self.name[:80]!r} must be at most {LONGEST_NAME} bytes of printable characters")
+        if not 0 < self.timeout < math.inf:
+            raise UserError(f"run.timeout must be a number of minutes above 0, not {self.timeout}")
         if self.save_every < 0:
             raise UserError(f"run.save_every cannot be {self.save_every}")
         if self.monitor not in MONITORS:

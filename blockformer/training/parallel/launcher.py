@@ -32,7 +32,7 @@ class Launcher(_SubprocessScriptLauncher):
             os.environ[_PARENT] = str(os.getpid())
             self._call_children_scripts()
             signals.before_exit.append(self.kill_all)
-            threading.Thread(target=self._watch, daemon=True, name="processes").start()
+            threading.Thread(target=self._watch, args=(trainer,), daemon=True, name="processes").start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
 
@@ -52,14 +52,14 @@ class Launcher(_SubprocessScriptLauncher):
                 return f"process {rank} of {self.num_processes} has ended with {how}"
         return None
 
-    def _watch(self) -> None:
+    def _watch(self, trainer: Any) -> None:
         while self.lost() is None:
             if all(process.returncode == 0 for process in self.procs):
                 return
             time.sleep(0.5)
         time.sleep(GRACE)
         if self.kill_all in signals.before_exit:  # and not ended by the first process itself
-            end_at_once(f"the run failed: {self.lost()}")
+            end_at_once(f"the run failed: {self.lost()}{advice(trainer)}")
 
 
 _CONNECTION = re.compile(
@@ -74,9 +74,14 @@ def lost_process(error: Exception, trainer: Trainer) -> str | None:
     launcher, end = trainer.strategy.launcher, time.monotonic() + GRACE / 2
     while isinstance(launcher, Launcher) and time.monotonic() < end:
         if found := launcher.lost():
-            return found
+            return found + advice(trainer)
         time.sleep(0.1)
-    return f"the connection to another process is lost ({' '.join(str(error).split())[:200]})"
+    return f"the connection to another process is lost ({' '.join(str(error).split())[:200]}){advice(trainer)}"
+
+
+def advice(trainer: Any) -> str:
+    """What to do about a run that has lost a process."""
+    return "; continue with --ckpt_path last" if trainer.state.fn == "fit" else ""
 
 
 def end_at_once(line: str, status: int = 1) -> None:
