@@ -1,14 +1,16 @@
 """Write files and folders in one step, so that a crash never leaves a part of one."""
 
 import errno
+import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 LONGEST_NAME = 200  # bytes; systems allow 255, and suffixes are added
 
@@ -53,6 +55,27 @@ def replacing(path: Path) -> Generator[BinaryIO]:
             raise OSError(cause.errno or errno.EIO, cause.strerror or str(cause), str(path)) from error
         raise
     _sync_folder(path.parent)
+
+
+def as_json(value: Any, **options: Any) -> str:
+    """JSON for any reader: infinity and NaN, which JSON does not have, become null.
+
+    Args:
+        value: what to write.
+        options: as for :func:`json.dumps`.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:  # copied only where it is needed
+        return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from blockformer.files import new_folder
+from blockformer.files import as_json, new_folder
 
 
 def test_a_new_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -29,3 +29,8 @@ def test_a_new_folder_does_not_replace_an_existing_one(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError), new_folder(tmp_path / "out"):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_json_has_null_for_what_is_not_finite() -> None:
+    value = {"a": [1.5, float("nan")], "b": (float("inf"), {"c": -float("inf")}), "d": "é"}
+    assert as_json(value, ensure_ascii=False) == '{"a": [1.5, null], "b": [null, {"c": null}], "d": "é"}'

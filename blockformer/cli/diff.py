@@ -1,6 +1,5 @@
 """`blockformer diff`: the differences of two models in blocks, parameters, FLOPs and cache."""
 
-import json
 import os.path
 import re
 from argparse import Namespace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockformer.cli.parser import KeyValues, Parser, add_format, positive
 from blockformer.errors import UserError
+from blockformer.files import as_json
 
 if TYPE_CHECKING:
     from blockformer.assembly.recipe_diff import Change
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         facts: dict[str, Any] = {"same": a.hash == b.hash, "changes": [asdict(change) for change in changes]}
         sides = zip("ab", (a, b), costs, strict=True)
         facts |= {side: {"name": recipe.name, "hash": recipe.hash, **asdict(one)} for side, recipe, one in sides}
-        print(json.dumps(facts, indent=2))
+        print(as_json(facts, indent=2))
     else:
         write = markdown if options.format == "markdown" else text
         print("\n".join(write(a, b, changes, *costs)))

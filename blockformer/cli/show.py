@@ -1,6 +1,5 @@
 """`blockformer show`: the model of a recipe, its FLOPs, cache, memory and activations."""
 
-import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockformer.cli.parser import Parser, add_format, add_overrides, positive
 from blockformer.errors import UserError
+from blockformer.files import as_json
 
 if TYPE_CHECKING:
     from blockformer.inspection.activation_statistics import ActivationStatistics, LayerStatistics
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     elif options.format == "yaml":
         print(recipe.to_yaml(), end="")
     elif options.format == "json":
-        print(json.dumps(_facts(recipe, model, options), indent=2))
+        print(as_json(_facts(recipe, model, options), indent=2))
     elif options.activations:
         _print_activations(recipe, model, options)
     elif options.memory:

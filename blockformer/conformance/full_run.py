@@ -15,7 +15,7 @@ import torch
 from blockformer.conformance.coverage import CoveragePlan, PlannedRecipe
 from blockformer.conformance.recipe_checks import Failure, RecipeResult, fails_check, run_recipe_checks, shrink
 from blockformer.conformance.validate import Tree, as_yaml, validate
-from blockformer.files import write_text
+from blockformer.files import as_json, write_text
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -201,7 +201,7 @@ def fingerprint() -> str:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as lines of JSON."""
-    write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+    write_text(path, "".join(f"{as_json(row)}\n" for row in rows))
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -216,6 +216,6 @@ def read_rows(path: Path) -> Iterator[Row]:
 def append_row(path: Path, row: Row) -> None:
     """Append one row and wait until it is on the disk."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(f"{json.dumps(row)}\n")
+        file.write(f"{as_json(row)}\n")
         file.flush()
         os.fsync(file.fileno())

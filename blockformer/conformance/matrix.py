@@ -1,6 +1,5 @@
 """docs/matrix.md: which blocks work together, and the figures of the last full run."""
 
-import json
 import os
 import platform
 from collections import Counter
@@ -16,7 +15,7 @@ from blockformer.conformance.generate import Refused, Search
 from blockformer.conformance.grammar import Choice, Grammar, blocks_of
 from blockformer.conformance.recipe_checks import ALWAYS, LEFT_OUT, OFTEN, SELDOM, USUAL_SIZES, every
 from blockformer.conformance.validate import ValidRecipe
-from blockformer.files import write_text
+from blockformer.files import as_json, write_text
 from registry import entries, slots
 
 KINDS: Mapping[str, str] = {"decoder_only": "D", "encoder_only": "E", "encoder_decoder": "T"}
@@ -134,7 +133,7 @@ def write_matrix(path: Path, figures: Row, outcomes: Sequence[Row]) -> None:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
     }
     found = {"run": run, "cells": probe()}
-    write_text(path, json.dumps(found, indent=1) + "\n")
+    write_text(path, as_json(found, indent=1) + "\n")
     write_text(path.with_suffix(".md"), page(found))
 
 

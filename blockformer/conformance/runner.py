@@ -1,6 +1,5 @@
 """Run the checks: as pytest tests, or without pytest as a report."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from blockformer.conformance.block_case import BlockCase, NotApplicable, block_cases
 from blockformer.conformance.table import ONCE, Check, check_name, checks_for
 from blockformer.conformance.variants import variants
+from blockformer.files import as_json
 from registry import Block, entries, entry_of
 
 Status = Literal["passed", "failed", "expected", "unexpected", "not_applicable"]
@@ -146,7 +146,7 @@ class ConformanceReport:
     def to_json(self) -> str:
         """All outcomes, and the number of each status."""
         counts = {status: self.count(status) for status in STATUS_TEXT}
-        return json.dumps({**counts, "checks": [asdict(outcome) for outcome in self.outcomes]}, indent=1) + "\n"
+        return as_json({**counts, "checks": [asdict(outcome) for outcome in self.outcomes]}, indent=1) + "\n"
 
     def to_markdown(self) -> str:
         """A table of the blocks, and one of all outcomes that are neither passed nor not applicable."""

@@ -1,6 +1,5 @@
 """The file that `predict` writes."""
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from blockformer.errors import UserError
-from blockformer.files import replacing
+from blockformer.files import as_json, replacing
 
 
 class Predictions(BasePredictionWriter):
@@ -54,5 +53,5 @@ class Predictions(BasePredictionWriter):
                 continue
             texts = {"predicted": decode(predicted[scored].tolist()), "target": decode(wanted[scored].tolist())}
             accuracy = (predicted[scored] == wanted[scored]).float().mean().item()
-            row = json.dumps({**texts, "accuracy": accuracy}, ensure_ascii=False)
+            row = as_json({**texts, "accuracy": accuracy}, ensure_ascii=False)
             self._stream.write(f"{row}\n".encode(errors="backslashreplace"))

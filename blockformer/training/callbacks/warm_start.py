@@ -1,6 +1,5 @@
 """`--init-from`: start a run from the weights of a trained model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from blockformer.assembly.recipe_diff import Change, compare
 from blockformer.assembly.warm_start import WarmStartError, WarmStartReport
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
-from blockformer.files import write_text
+from blockformer.files import as_json, write_text
 from blockformer.generation.text_model import stored_tokenizer
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.init_from import matching_ids, read_source
@@ -61,7 +60,7 @@ class WarmStart(Callback):
             print(*_said(facts, report, about_tokens, settings), sep="\n", flush=True)
             if not is_dry_run(trainer):
                 content = facts | {"tokens": about_tokens, "settings": settings, **report.dump()}
-                write_text(self.folder / REPORT, json.dumps(content, indent=1))
+                write_text(self.folder / REPORT, as_json(content, indent=1))
 
 
 def _tokens(data: Any, metadata: dict[str, Any], source: Path) -> tuple[list[int] | None, str]:

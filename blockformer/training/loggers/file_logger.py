@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any, TextIO
@@ -10,7 +9,7 @@ from typing import Any, TextIO
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from blockformer.files import write_text
+from blockformer.files import as_json, write_text
 from blockformer.training.loggers.json_lines import Row, as_line, read_rows, repaired_rows
 
 
@@ -43,7 +42,7 @@ class FileLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Write `facts.json`: the configuration of the run and quantities derived from its recipe."""
-        text = json.dumps(params, indent=1, default=str)
+        text = as_json(params, indent=1, default=str)
         write_text(self.folder / "facts.json", text)
 
     @rank_zero_only

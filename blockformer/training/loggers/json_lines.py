@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from blockformer.errors import UserError
-from blockformer.files import write_atomically
+from blockformer.files import as_json, write_atomically
 
 Row = dict[str, Any]
 Check = Callable[[Row], bool]
@@ -70,10 +70,7 @@ def append_row(path: Path, row: Row) -> None:
 
 def as_line(row: Row) -> str:
     """A row as JSON on one line, with null for infinity and NaN, which JSON does not have."""
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
-    }
-    return json.dumps(finite) + "\n"
+    return as_json(row) + "\n"
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -50,3 +50,26 @@ def test_what_the_classes_of_transformers_refuse_is_one_line(originals: Path, tm
     with pytest.raises(HuggingFaceError, match="transformers cannot load it: StrictDataclass") as caught:
         verify(imported)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_pytorch_tanh", "relu"])
+def test_gemma_2_has_the_activation_that_its_config_names(activation: str, originals: Path, tmp_path: Path) -> None:
+    assert verify(read_folder(changed("gemma2", originals, tmp_path, hidden_activation=activation))).agrees
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_a_scale_of_experts_that_transformers_ignores_is_not_applied(
+    name: str, originals: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(HuggingFaceError, match=r"routed_scaling_factor: family '.*' does not read this key"):
+        read_folder(changed(name, originals, tmp_path, routed_scaling_factor=2.0))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neo"])
+def test_an_untied_head_without_weights_is_not_tied(name: str, originals: Path, tmp_path: Path) -> None:
+    source = saved(next(case for case in CASES if case.name == name), originals)
+    shutil.copytree(source, tmp_path / "changed")
+    config = json.loads((source / "config.json").read_text())
+    (tmp_path / "changed" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(HuggingFaceError, match="tie_word_embeddings: is False"):
+        read_folder(tmp_path / "changed")
