@@ -5,8 +5,8 @@ Only the standard library is imported, because the handlers are in place before 
 
 import contextlib
 import os
+import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -56,15 +56,15 @@ class _Handlers:
         self._began: float | None = None  # when the first came
         self._raised, self._signum = 0.0, 0
         self._main = threading.main_thread().ident
-        self._reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
         self._previous: dict[int, Any] = {}
 
     def install(self) -> None:
         for signum in SIGNALS:
             if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a shell's background
                 self._previous[signum] = signal.signal(signum, self._handle)
-        self._fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         threading.Thread(target=self._watch, daemon=True, name="signals").start()
 
@@ -73,7 +73,7 @@ class _Handlers:
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._fd)
         sys.unraisablehook = self._hook
-        self._writer.close()
+        os.close(self._writer)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self._handled = True
@@ -97,20 +97,17 @@ class _Handlers:
 
     def _watch(self) -> None:
         """Read the number of each signal, and look after the first whether Python reacts to it."""
-        with self._reader, contextlib.suppress(OSError):  # closed
-            while True:
-                self._reader.settimeout(None if self._began is None else 0.1)
-                try:
-                    numbers = self._reader.recv(64)
-                except TimeoutError:
-                    numbers = b"\0"
-                if not numbers:
-                    return
-                for number in numbers:
-                    if number in self._previous:
-                        self._count(number)
-                if self._began is not None:
-                    self._insist(time.monotonic())
+        while True:
+            ready, _, _ = select.select([self._reader], [], [], None if self._began is None else 0.1)
+            numbers = os.read(self._reader, 64) if ready else b"\0"
+            if not numbers:  # uninstalled
+                os.close(self._reader)
+                return
+            for number in numbers:
+                if number in self._previous:
+                    self._count(number)
+            if self._began is not None:
+                self._insist(time.monotonic())
 
     def _count(self, signum: int) -> None:
         if self._repeated:
@@ -198,6 +195,19 @@ def received() -> Stopped | None:
     if _handlers is None or _handlers.noted or _handlers.first is None:
         return None
     return Stopped(_handlers.first)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Hold back Ctrl-C, which reaches all processes of a terminal; processes that are started here never get it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def deferred(note: Callable[[int], object]) -> Callable[[], None]:

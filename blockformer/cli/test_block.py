@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from blockformer.cli.parser import KeyValues, Parser
 from blockformer.errors import UserError
+from blockformer.signals import Stopped
 
 if TYPE_CHECKING:
     from blockformer.conformance import BlockCase, Check, ConformanceReport, Outcome
@@ -51,7 +52,7 @@ def _run(options: Namespace) -> "ConformanceReport":
         )
     except ValueError as error:  # an expected failure names a check that does not apply
         raise UserError(f"--expect-failure: {error}") from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         progress.clear()
         print(f"stopped after {progress.done} checks, {progress.failed} of them with an unexpected outcome")
         raise

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from blockformer import signals
 from blockformer.conformance.coverage import CoveragePlan, PlannedRecipe
 from blockformer.conformance.recipe_checks import Failure, RecipeResult, fails_check, run_recipe_checks, shrink
 from blockformer.conformance.validate import Tree, as_yaml, validate
@@ -72,13 +73,16 @@ def run(settings: Settings) -> tuple[list[Row], list[Row]]:
             for row in _plan(settings, key):
                 rows.append(row)
                 if "number" in row and row["number"] not in known:
-                    running.add(pool.submit(check_row, row))
+                    with signals.held():  # a worker that this starts leaves signals to this process
+                        running.add(pool.submit(check_row, row))
                 running = _collected(wait(running, 0), path, key, known)
                 progress.show(len(rows), len(known))
             while running:
                 running = _collected(wait(running, 1, "FIRST_COMPLETED"), path, key, known)
                 progress.show(len(rows), len(known))
         except BaseException:
+            for process in list((pool._processes or {}).values()):  # what they check would hold up the end
+                process.kill()
             pool.shutdown(cancel_futures=True)
             raise
     figures, recipes = rows[-1], rows[:-1]

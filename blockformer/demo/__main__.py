@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from blockformer import signals
 from blockformer.errors import UserError
 
 DEMOS = {
@@ -28,12 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait make a busy machine many times slower, and an idle one hardly faster.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        import_module(f"blockformer.demo.{options.demo}").main(further)
+        with signals.stopping("python -m blockformer.demo"):
+            import_module(f"blockformer.demo.{options.demo}").main(further)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130  # as a shell has it; the run has said that it was stopped
+    except signals.Stopped as stopped:
+        return stopped.status  # the run has said that it was stopped
     return 0
 
 

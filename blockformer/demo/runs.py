@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from blockformer import signals
 from blockformer.data.module import TextData
 from blockformer.errors import UserError
 from blockformer.training.loggers.file_logger import Row, read_rows
@@ -82,7 +83,13 @@ def fit(recipe: str, config: str, further: Sequence[str]) -> Run:
     name = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     shown = ["fit", "--recipe", recipe, "--config", str(CONFIGS / config), "--run.name", name, *further]
     console.print(f"\n[bold]blockformer {shlex.join(shown)}[/bold]")
-    status = subprocess.run([sys.executable, "-m", "blockformer.cli.main", *shown], check=False).returncode
+    process = subprocess.Popen([sys.executable, "-m", "blockformer.cli.main", *shown])
+    try:
+        status = process.wait()
+    except signals.Stopped as stopped:
+        process.send_signal(stopped.signum)
+        process.wait()
+        raise
     if status:
         raise UserError(f"the run ended with status {status}")
     return Run(Path("runs") / name)

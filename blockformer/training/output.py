@@ -135,13 +135,3 @@ def kept_output() -> Iterator[RunLog]:
 def run_log() -> RunLog:
     """The log of the run of this process; outside :func:`kept_output` one that leads nowhere."""
     return _current or RunLog()
-
-
-def fill_closed_streams() -> None:
-    """Open the null device where standard input, output or error is closed, before another file gets its number."""
-    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))

@@ -110,6 +110,7 @@ def parent() -> int | None:
 def leave_to_parent(signum: int) -> None:
     """Let the first process answer a signal that only this one has got, and wait for the end."""
     if (first := parent()) is not None:
+        time.sleep(2)  # Ctrl-C reaches all processes, and a second signal to the first one would end it at once
         with contextlib.suppress(OSError):
             os.kill(first, signum)
         for _ in range(300):
