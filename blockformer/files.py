@@ -36,9 +36,11 @@ def replacing(path: Path) -> Generator[BinaryIO]:
     After an exception the file has its old content.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or is a device or a pipe, which renaming would replace for all programs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is a folder, a device or a pipe, not a regular file", str(path))
     descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:

@@ -1,8 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from blockformer.files import as_json, new_folder
+from blockformer.files import as_json, new_folder, write_text
 
 
 def test_a_new_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -29,6 +30,19 @@ def test_a_new_folder_does_not_replace_an_existing_one(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError), new_folder(tmp_path / "out"):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_only_a_regular_file_is_replaced(linked: bool, tmp_path: Path) -> None:
+    pipe, path = tmp_path / "pipe", tmp_path / ("link" if linked else "pipe")
+    os.mkfifo(pipe)
+    if linked:
+        path.symlink_to(pipe)
+    with pytest.raises(OSError, match="not a regular file"):
+        write_text(path, "content")
+    assert pipe.is_fifo()
+    assert path.is_symlink() == linked
+    assert {entry.name for entry in tmp_path.iterdir()} == {"pipe", path.name}
 
 
 def test_json_has_null_for_what_is_not_finite() -> None:

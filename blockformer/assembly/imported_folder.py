@@ -48,9 +48,17 @@ def read_imported(folder: Path) -> dict[str, Tensor]:
     if (wanted := metadata.pop(CHECKSUM, None)) is not None:
         if wanted != _checksum(tensors, metadata):
             raise LoadError(f"{path}: is damaged: its content does not have its checksum; {_AGAIN}")
-        for name, digest in json.loads(metadata.get(FILES, "{}")).items():
-            _compare(folder / Path(name).name, digest)
+        for name, digest in _digests(path, metadata).items():
+            _compare(folder / name, digest)
     return tensors
+
+
+def _digests(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    """The checksums of the other files; a name from a strange folder leads nowhere else."""
+    try:
+        return {Path(name).name: str(digest) for name, digest in json.loads(metadata[FILES]).items()}
+    except (KeyError, ValueError, AttributeError):
+        raise LoadError(f"{path}: the checksums of the other files cannot be read; {_AGAIN}") from None
 
 
 def _compare(file: Path, digest: str) -> None:

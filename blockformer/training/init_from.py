@@ -50,7 +50,10 @@ def read_source(source: Path) -> tuple[Model, Recipe, dict[str, Any]]:
 
 
 def _checkpoint_or_folder(source: Path) -> Path:
-    return (checkpoint_in(source) or source) if source.is_dir() else source
+    try:
+        return (checkpoint_in(source) or source) if source.is_dir() else source
+    except OSError as error:
+        raise UserError(f"--init-from {str(source)[:200]}: cannot be read: {error.strerror or error}") from None
 
 
 def matching_ids(new: Tokenizer, old: Tokenizer) -> list[int]:
