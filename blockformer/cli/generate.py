@@ -53,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
 def _text(prompt: str) -> str:
     """The prompt, read from standard input if it is `-`."""
     if prompt == "-":
+        if sys.stdin is None:
+            raise UserError("--prompt -: there is no standard input")
         data = sys.stdin.buffer.read(LONGEST + 1)
         if len(data) > LONGEST:
             raise UserError(f"the prompt on standard input is longer than {LONGEST:,} bytes: give it in parts")

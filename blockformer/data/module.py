@@ -14,6 +14,7 @@ from blockformer.data.processes import data_processes
 from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs, Samples
 from blockformer.data.tokenizer import LEAST, Tokenizer
 from blockformer.errors import DataError
+from registry.text import shortened
 
 Objective = Literal["causal_lm", "masked_lm", "seq2seq"]
 Split = Literal["train", "validation", "test"]
@@ -155,7 +156,7 @@ class TextData(lightning.LightningDataModule):
             found.append(f"{' and '.join(left)} are longer than data.length {self.length} and are left out")
         if "validation" in splits and self.shares["validation"] and not len(self.samples("validation")):
             found.append("there is nothing to validate on")
-        return found
+        return [shortened(note, 1000) for note in found]
 
     def _left_out(self, split: Split) -> tuple[int, int]:
         """How many pairs of a split are too long, and how many there are."""
@@ -244,8 +245,9 @@ class TextData(lightning.LightningDataModule):
         return self._training
 
     def val_dataloader(self) -> EvaluationLoader | TrainingLoader | list[Any]:
-        """The validation loader of this process; none if nothing is held out."""
-        return self.loader("validation", **self._place()) if len(self.samples("validation")) else []
+        """The validation loader of this process; none for a fit if nothing is held out."""
+        fits = self.trainer is None or self.trainer.state.fn != "validate"
+        return [] if fits and not len(self.samples("validation")) else self.loader("validation", **self._place())
 
     def test_dataloader(self) -> EvaluationLoader | TrainingLoader:
         """The test loader of this process."""

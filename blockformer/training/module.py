@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.loader import TrainingLoader
+from blockformer.data.module import TextData
 from blockformer.data.processes import data_processes
 from blockformer.training.checkpoint_state import check_state
 from blockformer.training.compatibility import (
@@ -92,9 +93,12 @@ class TrainingModule(L.LightningModule):
 
         Raises:
             MismatchError: they do not; the message is one line.
+            DataError: the data are too few for a batch.
         """
         check_data(data, self.model, self.objective.name)
         if training:
+            if isinstance(data, TextData):
+                data.batches_per_epoch()  # refuses too little text before anything is written
             check_trainer(trainer)
             check_precision(str(trainer.precision), self.model)
             check_device("cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.model)

@@ -57,6 +57,10 @@ def test_files_of_their_own_leave_the_training_files_whole(tmp_path: Path) -> No
 def test_no_share_means_no_split(tmp_path: Path) -> None:
     splits = read_text(_files(_write(tmp_path, a="text\n") / "a.txt", shares={"validation": 0.0, "test": 0.0})).splits
     assert splits == {"train": ["text\n"], "validation": [], "test": []}
+    unended = _write(tmp_path, a="text\n" * 30 + "and an end without a line end") / "a.txt"
+    for shares in ({"validation": 0.0, "test": 0.1}, {"validation": 0.1, "test": 0.0}):
+        splits = read_text(_files(unended, shares=shares)).splits
+        assert [split for split, share in shares.items() if splits[split]] == [s for s in shares if shares[s]]
 
 
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:

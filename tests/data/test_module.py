@@ -86,7 +86,7 @@ def test_a_second_fit_begins_at_the_beginning(text: str, tmp_path: Path) -> None
 
 def test_rank_and_world_are_the_trainers(text: str) -> None:
     data, alone = _data(text), _data(text)
-    data.trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=None)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=None, state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
     own, whole = data.train_dataloader().batch(0), alone.train_dataloader().batch(0)
     assert own["index"].tolist() == whole["index"].tolist()[1::2]
     assert len(next(iter(data.val_dataloader()))["index"]) == 4

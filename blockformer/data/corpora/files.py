@@ -67,7 +67,7 @@ def source(dataset: str, files: Files) -> Source:
     """
     stamps = _stamps(files)
     _check_memory(sum(stamp[1] for found in stamps.values() for stamp in found))
-    key = {"dataset": dataset, "files": stamps, "shares": dict(files.shares), "format": 2}
+    key = {"dataset": dataset, "files": stamps, "shares": dict(files.shares), "format": 3}
 
     def read() -> Corpus:
         corpus = READERS[dataset](files)
@@ -230,8 +230,9 @@ def _tails(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, l
     for document in documents:
         rest = document
         for split, share in shares.items():
-            size = max(1, round(share * len(document))) if share else 0
-            start = max(0, len(rest) - size)
+            if not share:
+                continue
+            start = max(0, len(rest) - max(1, round(share * len(document))))
             line = rest.rfind("\n", 0, start) + 1
             start = line if line > start // 2 else start
             splits[split] += filter(None, [rest[start:]])
