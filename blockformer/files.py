@@ -12,6 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO
 
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # of opening: not through a link; Windows does not have it
 LONGEST_NAME = 200  # bytes; systems allow 255, and suffixes are added
 
 
@@ -57,6 +58,20 @@ def replacing(path: Path) -> Generator[BinaryIO]:
             raise OSError(cause.errno or errno.EIO, cause.strerror or str(cause), str(path)) from error
         raise
     _sync_folder(path.parent)
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a file to read it and append to it; it is created if necessary.
+
+    Raises:
+        OSError: it cannot be opened, or is a link, which may lead out of the folder that was named.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NOFOLLOW, 0o666), "ab+")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(error.errno, "is a link; remove it", str(path)) from None
+        raise
 
 
 def as_json(value: Any, **options: Any) -> str:

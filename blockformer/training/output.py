@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blockformer import signals
+from blockformer.files import NOFOLLOW
 
 LOG = "log.txt"
 WAITING = 1000  # lines kept until the run has a folder
@@ -46,7 +47,7 @@ class RunLog:
     def _append(self, lines: str) -> None:
         assert self._path is not None
         with contextlib.suppress(OSError):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NOFOLLOW, 0o666)
             try:
                 os.write(descriptor, lines.encode(errors="backslashreplace"))
             finally:

@@ -177,6 +177,23 @@ def test_a_checkpoint_writes_to_no_place_of_its_choice(name: str, whole: dict[st
         fit_arguments("validate", Given(settings={"ckpt_path": str(tmp_path / "x.ckpt")}))
 
 
+@pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
+def test_links_in_a_strange_run_lead_no_command_out_of_its_folder(
+    verb: str, run: Path, canary: Path, tmp_path: Path, answer: Callable[..., Any]
+) -> None:
+    shutil.copytree(run, tmp_path / "strange")
+    for name in ("metrics.csv", "metrics.jsonl", "log.txt", "facts.json", "config.yaml", "recipe.yaml"):
+        (tmp_path / "strange" / name).unlink(missing_ok=True)
+        (tmp_path / "strange" / name).symlink_to(canary)
+    for name in ("metrics.damaged.jsonl", "evaluations.jsonl", "predictions.jsonl", "checkpoints/best.ckpt"):
+        (tmp_path / "strange" / name).unlink(missing_ok=True)
+        (tmp_path / "strange" / name).symlink_to(canary)
+    more = ["--trainer.max_steps", "3", "--trainer.enable_progress_bar", "false"] if verb == "fit" else []
+    found = answer(verb, "--ckpt_path", tmp_path / "strange" / "checkpoints" / "last.ckpt", *more)
+    assert found.problem is None
+    assert "sings" not in found.out + found.err
+
+
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])
 def test_a_damaged_tokenizer_is_refused_in_one_line_or_encodes_the_same(kind: str, faults: int, tally: Tally) -> None:
     texts = ["the cat sat on the mat, the cat ate the rat"] * 3

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from blockformer.files import as_json, write_text
+from blockformer.files import as_json, open_to_append, write_text
 from blockformer.training.loggers.json_lines import Row, as_line, read_rows, repaired_rows
 
 
@@ -83,7 +83,7 @@ class FileLogger(Logger):
     def _opened(self) -> TextIO:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._columns = _columns(read_rows(self.path))
-        return self.path.open("a", encoding="utf-8", buffering=1)
+        return io.TextIOWrapper(open_to_append(self.path), encoding="utf-8", line_buffering=True)
 
     def _close(self) -> None:
         if self._stream is not None:
@@ -95,7 +95,7 @@ class FileLogger(Logger):
         if set(row) - set(self._columns):
             self._rewrite_csv(read_rows(self.path))
             return
-        with (self.folder / "metrics.csv").open("a", newline="", encoding="utf-8") as stream:
+        with io.TextIOWrapper(open_to_append(self.folder / "metrics.csv"), encoding="utf-8", newline="") as stream:
             csv.DictWriter(stream, self._columns).writerow(row)
 
     def _rewrite_csv(self, rows: list[Row]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from blockformer.errors import UserError
-from blockformer.files import as_json, write_atomically
+from blockformer.files import as_json, open_to_append, write_atomically
 
 Row = dict[str, Any]
 Check = Callable[[Row], bool]
@@ -43,7 +43,7 @@ def repaired_rows(path: Path, check: Check = lambda row: True) -> list[Row]:
     if None in rows:
         aside = path.with_suffix(f".damaged{path.suffix}")
         damaged = [number for number, row in enumerate(rows) if row is None]
-        with aside.open("ab") as stream:
+        with open_to_append(aside) as stream:
             stream.writelines(lines[number] + b"\n" for number in damaged)
         whole = b"".join(line + b"\n" for line, row in zip(lines, rows, strict=True) if row is not None)
         write_atomically(path, lambda stream: stream.write(whole))
@@ -60,7 +60,7 @@ def append_row(path: Path, row: Row) -> None:
         OSError: it cannot be written.
     """
     repaired_rows(path)
-    with path.open("ab+") as stream:
+    with open_to_append(path) as stream:
         if stream.seek(0, os.SEEK_END):
             stream.seek(-1, os.SEEK_END)
             if stream.read(1) != b"\n":
