@@ -107,6 +107,7 @@ def _variety(data: bytes) -> float:
 _JSON = "to train on one field, write it to a file first, for example: jq -r .text FILE"
 _TABLE = "to train on one column, write it to a file first, for example with pandas.read_csv"
 _HTML = "to train on its text alone, extract it first"
+_JSON_READ = 2**20  # characters; parsed JSON needs many times its size
 _SAMPLED = 20  # lines
 _NAME = re.compile(r"[\w.-][\w .-]{0,30}")
 
@@ -139,8 +140,13 @@ def _is_json_object(line: str) -> bool:
 
 
 def _is_json(text: str) -> bool:
+    """Whether a text is JSON, or a long text begins as JSON."""
+    beginning = text[:_JSON_READ]
     try:
-        json.loads(text)
+        json.loads(beginning)
+    except json.JSONDecodeError as error:
+        at_end = error.pos >= len(beginning) - 10 or error.msg.startswith("Unterminated")
+        return len(beginning) < len(text) and at_end
     except (ValueError, RecursionError):
         return False
     return True

@@ -181,6 +181,8 @@ MARKUP = {
     "a.txt": ('{"text": "one"}\n{"text": "two"}\n', "JSON lines"),
     "a.jsonl": ('{"text": "one"}\n', "JSON lines"),
     "a.json": ('[{"text": "one"},\n {"text": "two"}]\n', "JSON"),
+    "long.txt": ("[" + '{"text": "one"}, ' * 100_000 + "1]", "JSON"),
+    "[.txt": ("[Chapter 1]\nIt was a dark night.\n" * 50_000, ""),
     "b.txt": ("id,text\n1,a\n2,b\n", "CSV"),
     "a.csv": ("id,text\n1,one, or two\n", "CSV"),
     "c.txt": ('text\n"One."\n"Two."\n"Three."\n', "CSV"),

@@ -159,8 +159,8 @@ class EvaluationPhase(Callback):
 
     def _start(self, trainer: Trainer) -> None:
         phases.end()
-        if self._shown:
-            phases.begin(f"{trainer.state.fn}")
+        if self._shown and trainer.state.fn is not None:
+            phases.begin(trainer.state.fn.value)
 
 
 def _total(batches: list[int | float] | int | float) -> int | float:
