@@ -64,6 +64,8 @@ class _Handlers:
         for signum in SIGNALS:
             if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a shell's background
                 self._previous[signum] = signal.signal(signum, self._handle)
+        if os.name != "posix":  # elsewhere a pipe cannot be waited for
+            return
         self._fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         threading.Thread(target=self._watch, daemon=True, name="signals").start()
@@ -71,9 +73,10 @@ class _Handlers:
     def uninstall(self) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
-        signal.set_wakeup_fd(self._fd)
-        sys.unraisablehook = self._hook
-        os.close(self._writer)
+        if os.name == "posix":
+            signal.set_wakeup_fd(self._fd)
+            sys.unraisablehook = self._hook
+            os.close(self._writer)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self._handled = True
