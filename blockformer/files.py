@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -127,10 +127,16 @@ def new_folder(path: Path) -> Generator[Path]:
     _sync_folder(path.parent)
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove the temporary files of killed writers; no other process may be writing to the folder."""
+def remove_drafts(folder: Path, but: Collection[str] = ()) -> None:
+    """Remove the temporary files of killed writers.
+
+    Args:
+        folder: the folder.
+        but: names of files that another process may be writing; their drafts stay.
+    """
     for draft in folder.glob(".*.tmp"):
-        draft.unlink(missing_ok=True)
+        if not any(draft.name.startswith(f".{name}.") for name in but):
+            draft.unlink(missing_ok=True)
 
 
 def is_name(text: str) -> bool:

@@ -44,6 +44,8 @@ from blockformer.training.phases import phases
 from blockformer.training.process_state import keep_handlers
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import (
+    EVALUATIONS,
+    PREDICTIONS,
     RunSettings,
     check_writable,
     folder_of,
@@ -65,7 +67,6 @@ DEFAULTS: dict[str, Any] = {
     "use_distributed_sampler": False,  # the loaders share each batch among ranks by themselves
 }
 USUAL_LENGTH = 128  # tokens; long texts cost more than a first run should
-EVALUATIONS, PREDICTIONS = "evaluations.jsonl", "predictions.jsonl"
 VALIDATIONS = 10  # per run with max_steps, unless val_check_interval is set
 
 

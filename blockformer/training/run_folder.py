@@ -23,6 +23,7 @@ CHECKPOINTS = "checkpoints"
 MONITORS = sorted(f"val/{name}" for name in BETTER)
 LAST, BEST = "last", "best"
 SETTINGS = RECIPE, CONFIG = "recipe.yaml", "config.yaml"
+RESULTS = EVALUATIONS, PREDICTIONS = "evaluations.jsonl", "predictions.jsonl"  # may be written while the run trains
 ATTEMPT = "attempt-"
 _SIGNED = "# signature of the data: "
 LONGEST_NAME = 200  # bytes; file systems allow 255, of which temporary files need some

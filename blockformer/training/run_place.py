@@ -7,10 +7,12 @@ from pathlib import Path
 
 from blockformer.assembly.checkpoint import LoadError, read_metadata, verify
 from blockformer.errors import UserError
+from blockformer.files import remove_drafts
 from blockformer.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
     LAST,
+    RESULTS,
     RunSettings,
     checkpoints_in,
     default_name,
@@ -79,6 +81,7 @@ def place_of_fit(
     lock = lock_new(Path(run.root), default_name(variant)) if folder is None else RunLock(folder)
     os.environ[_SHARED] = str(lock.folder)
     try:
+        remove_drafts(lock.folder, but=RESULTS)
         if continues:
             assert checkpoint is not None
             return Place(lock.folder, checkpoint, lock, _gone_back(lock.folder, checkpoint))
