@@ -179,6 +179,8 @@ def _expand(patterns: Sequence[str]) -> list[Path]:
             matches = _matches(pattern)
             for match in matches:
                 match.stat()
+        except DataError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:  # ValueError: no valid path; RuntimeError: no such user
             reason = getattr(error, "strerror", None) or str(error)
             raise DataError(f"{pattern or 'data.files'}: {reason[:1].lower()}{reason[1:]}") from None
