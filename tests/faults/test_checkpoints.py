@@ -62,14 +62,14 @@ def test_any_damage_of_a_checkpoint_is_refused_in_one_line_or_changes_nothing(
     for number in range(faults):
         kind, changed = damaged_bytes(content, Random(number))
         path.write_bytes(changed)
-        for read, wanted in ((read_checkpoint, whole), (read_metadata, whole["blockformer"])):
-            found, refusal = attempt(partial(read, path))
-            if refusal is None:
-                assert same(found, wanted), f"damage {number} ({kind}) changed the content"
-            else:
-                assert refusal.startswith(str(path))
-                assert "\n" not in refusal
-            tally("checkpoint", "refused" if refusal else "without effect")
+        read, wanted = (read_metadata, whole["blockformer"]) if number % 4 == 0 else (read_checkpoint, whole)
+        found, refusal = attempt(partial(read, path))
+        if refusal is None:
+            assert same(found, wanted), f"damage {number} ({kind}) changed the content"
+        else:
+            assert refusal.startswith(str(path))
+            assert "\n" not in refusal
+        tally("checkpoint", "refused" if refusal else "without effect")
 
 
 def test_a_flipped_bit_of_a_weight_is_refused_and_the_other_checkpoint_named(run: Path, tmp_path: Path) -> None:
@@ -90,10 +90,9 @@ def test_a_checkpoint_with_other_keys_or_types_is_refused_in_one_line(
     for number in range(faults):
         what, content = damaged_values(whole, Random(number))
         torch.save(content, path)
-        for use in (bf.load, TextModel.load):
-            refusal = attempt(partial(use, path))[1]
-            assert refusal is None or (str(path) in refusal and "\n" not in refusal), what
-            tally("malformed checkpoint", "refused" if refusal else "without effect")
+        refusal = attempt(partial((bf.load, TextModel.load)[number % 2], path))[1]
+        assert refusal is None or (str(path) in refusal and "\n" not in refusal), what
+        tally("malformed checkpoint", "refused" if refusal else "without effect")
 
 
 def test_the_settings_of_a_malformed_checkpoint_are_refused_in_one_line(
@@ -103,11 +102,10 @@ def test_the_settings_of_a_malformed_checkpoint_are_refused_in_one_line(
     for number in range(faults):
         what, metadata = damaged_values(whole["blockformer"], Random(number))
         torch.save({**whole, "blockformer": metadata}, path)
-        for verb in ("fit", "validate"):
-            given = Given(settings={"ckpt_path": str(path)})
-            refusal = attempt(partial(fit_arguments, verb, given))[1]
-            assert refusal is None or (str(path) in refusal and "\n" not in refusal), what
-            tally("checkpoint's settings", "refused" if refusal else "without effect")
+        given = Given(settings={"ckpt_path": str(path)})
+        refusal = attempt(partial(fit_arguments, ("fit", "validate")[number % 2], given))[1]
+        assert refusal is None or (str(path) in refusal and "\n" not in refusal), what
+        tally("checkpoint's settings", "refused" if refusal else "without effect")
 
 
 CODE = {
