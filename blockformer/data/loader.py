@@ -128,9 +128,8 @@ def batches_per_epoch(samples: Samples, batch_size: int) -> int:
         DataError: They make none.
     """
     if len(samples) < batch_size:
-        made = f"makes {len(samples)} rows" if samples.lengths is None else f"has {len(samples)} pairs"
-        remedy = "lower batch_size or length" if samples.lengths is None else "lower batch_size"
-        raise DataError(f"the training text {made}, fewer than batch_size {batch_size}: {remedy}")
+        problem = f"the training text makes {len(samples)} rows, fewer than batch_size {batch_size}"
+        raise DataError(f"{problem}: lower batch_size{' or length' if samples.lengths is None else ''}")
     return len(samples) // batch_size
 
 

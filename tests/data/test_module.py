@@ -242,7 +242,7 @@ def test_where_too_many_pairs_are_too_long_the_length_that_keeps_all_is_named(tm
         "18 of 18 training pairs and 1 of 1 validation pairs are longer than data.length 9 and are left out",
         "there is nothing to validate on",
     ]
-    with pytest.raises(DataError, match=r"has 18 pairs, fewer than batch_size 64: lower batch_size$"):
+    with pytest.raises(DataError, match=r"makes 18 rows, fewer than batch_size 64: lower batch_size$"):
         TextData(**settings | {"batch_size": 64}, length=40).loader()
 
 
