@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 Arity = Literal["one", "many", "named"]
 
-MAX_LAYERS = 2_000
+MAX_LAYERS = 1_000
 
 Positive = Annotated[int, Gt(0)]
 NonNegative = Annotated[int, Ge(0)]

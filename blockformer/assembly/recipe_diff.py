@@ -162,8 +162,10 @@ def _layers(path: Path, a: Component, b: Component, one: _Side, other: _Side) ->
 
 def _shape(stack: Component) -> list[int]:
     """For each layer the index of the first layer with the same hash, whatever their names."""
-    hashes = [spec.hash for spec in specs_of(stack)]
-    return [hashes.index(one) for one in hashes]
+    specs = specs_of(stack)
+    hashes = {id(spec): spec.hash for spec in {id(spec): spec for spec in specs}.values()}
+    first: dict[str, int] = {}
+    return [first.setdefault(hashes[id(spec)], index) for index, spec in enumerate(specs)]
 
 
 def _whole(spec: Spec[Any] | None) -> str:

@@ -21,7 +21,8 @@ def main(arguments: Sequence[str]) -> int:
         except RecipeError as error:
             errors.append(error)
     if errors:
-        raise RecipeError(problem for error in errors for problem in error.problems) from errors[0]
+        problems = (problem for error in errors for problem in error.problems)
+        raise RecipeError(problems, more=sum(error.more for error in errors)) from errors[0]
     return 0
 
 

@@ -59,6 +59,7 @@ from blockformer.training.step_count import total_steps
 from blockformer.training.trainer_settings import check_precision_given, check_settings
 from registry import RecipeError
 
+LARGEST_SEED = 2**32 - 1  # of numpy
 DEFAULTS: dict[str, Any] = {
     "gradient_clip_val": 1.0,
     "log_every_n_steps": 10,
@@ -130,6 +131,9 @@ class TrainingCLI(LightningCLI):
         except ArgumentError as error:
             known = [name for action in self._parser(self.arguments.verb)._actions for name in action.option_strings]
             raise UserError(readable(str(error), known)) from error
+        seed = self.config[self.arguments.verb].seed_everything
+        if type(seed) is int and not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"--seed_everything {seed}: a seed is a whole number from 0 to {LARGEST_SEED}")
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: the base class would let a checkpoint override the command line, and import what it names."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from blockformer import build
 from blockformer.assembly.builder import SkipMetaInit
+from blockformer.assembly.free_memory import TooLargeError
 from blocks.base import FeedForward, Site
 
 
@@ -62,3 +63,8 @@ def test_only_meta_tensors_skip_their_initialisation() -> None:
         assert nn.init.ones_(torch.empty(3, device="meta")).is_meta
         assert torch.nn.init.constant_(tensor=torch.zeros(2), val=4.0).tolist() == [4.0, 4.0]
     assert real.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_model_larger_than_the_free_memory_is_refused() -> None:
+    with pytest.raises(TooLargeError, match=r"768,000,.* parameters takes 2,861,.* GiB, but .* GiB are free"):
+        build("gpt2", {"vocab_size": 10**12})

@@ -351,3 +351,17 @@ def test_a_machine_at_its_limit_is_no_bug(
     monkeypatch.setattr("blockformer.cli.check.main", broken)
     assert main(["check", "gpt2"]) == 1
     assert capsys.readouterr().err == f"{said}\n"
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "a"), OSError(36, "File name too long", "a")]
+)
+def test_a_path_that_cannot_be_read_is_the_users_to_correct(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("blockformer.cli.check.main", broken)
+    assert main(["check", "gpt2"]) == 2
+    assert capsys.readouterr().err == f"blockformer check failed: a: {error.strerror}\n"

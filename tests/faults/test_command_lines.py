@@ -194,7 +194,7 @@ def command_line(draw: Random, places: dict[str, str], number: int) -> list[str]
     known = OPTIONS[verb]
     words = [verb]
     if "" in known and draw.random() < 0.95:
-        words.append(draw.choice(known[""]))
+        words.append(known[""][0] if draw.random() < 0.4 else draw.choice(known[""]))
     for option in draw.sample(sorted(set(known) - {""}), min(draw.randrange(4), len(known) - 1)):
         values = known[option] if draw.random() < 0.8 else (*NUMBERS, *TEXTS)
         words += [option] if not known[option] else [option, draw.choice(values)]

@@ -221,8 +221,21 @@ def test_names_of_tensors_are_printed_without_their_control_characters(
 
 def test_layers_are_counted_before_they_are_built(folder: Path, answer: Run, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    for depth in (10**9, 2000, 1e9, -1, "3"):
+    for depth in (10**9, 1000, 1e9, -1, "3"):
         (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": depth}))
         found = answer("import", folder, "--out", tmp_path / "out")
         assert (found.status, found.problem) == (2, None)
         assert "layers, but the folder has only 21 tensors" in found.err or "must be a whole number" in found.err
+
+
+@pytest.mark.slow
+def test_a_pattern_that_never_ends_stops_no_command(folder: Path, answer: Run, tmp_path: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    bomb = {"type": "Split", "pattern": {"Regex": "(\\w+\\s?)+$|(.+.+)+y"}, "behavior": "Isolated", "invert": False}
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"pre_tokenizer": bomb}))
+    assert answer("import", folder, "--out", tmp_path / "imported").status == 0
+    found = answer("export", tmp_path / "imported", "--to", "hf", "--out", tmp_path / "exported")
+    assert found.status == 1  # as for any exported folder that differs; the reason is on stdout
+    assert "tokenizer.json: cannot be used" in found.out
+    assert "Traceback" not in found.out + found.err
+    assert not (tmp_path / "exported").exists()

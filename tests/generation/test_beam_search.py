@@ -121,3 +121,8 @@ def test_a_width_or_penalty_out_of_range_is_refused(make) -> None:
     for wrong in ({"best": 5}, {"best": 0}, {"beams": 0}, {"alpha": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             beam_search(make("learned"), [[1]], max_new_tokens=1, **wrong)
+
+
+def test_beams_are_bounded_before_the_search(make) -> None:
+    with pytest.raises(ValueError, match="beams=1000000 must be from 1 to 4096"):
+        beam_search(make("learned"), [[1]], max_new_tokens=2, beams=10**6)
