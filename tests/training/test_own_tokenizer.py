@@ -24,8 +24,16 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(texts: Path, fit: Callable[..., Path], arguments: list[str]) -> Path:
-    place = arguments.index("--data.tokenizer")
-    given = [*arguments[: place - 3], *arguments[place + 2 :], "--data.dataset", "text", "--data.tokenizer", "bpe"]
+    place, share = arguments.index("--data.tokenizer"), arguments.index("--data.validation")
+    given = [
+        *arguments[: place - 3],
+        *arguments[place + 2 : share],
+        *arguments[share + 2 :],
+        "--data.dataset",
+        "text",
+        "--data.tokenizer",
+        "bpe",
+    ]
     files = ["--data.files", str(texts / "a.txt"), "--data.validation_files", str(texts / "v.txt")]
     size = ["--recipe.vocab_size", "300", "--trainer.max_steps", "4"]
     return fit(*files, *size, name="own-tokenizer", given=given)
@@ -56,7 +64,8 @@ def test_a_run_goes_on_with_its_tokenizer_on_other_text(run: Path, texts: Path) 
     root, quiet = str(run.parent), ["--trainer.enable_progress_bar", "false", "--run.wandb", "disabled"]
     more = ["--run.name", "own-tokenizer-2", "--data.files", str(texts / "b.txt"), "--trainer.max_steps", "5"]
     last = str(run / "checkpoints" / "last.ckpt")
-    assert main(["fit", "--ckpt_path", last, "--run.root", root, *more, *quiet]) == 0
+    allowed = ["--run.other_data", "true"]
+    assert main(["fit", "--ckpt_path", last, "--run.root", root, *more, *quiet, *allowed]) == 0
     assert read_metadata(run.parent / "own-tokenizer-2" / "checkpoints" / "last.ckpt")["tokenizer"] == before
 
 
