@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blockformer.assembly import build, check, load, load_recipe, warm_start
     from blockformer.generation import generate
+    from blockformer.studies import compare
     from blockformer.training.run import train
 
 _HOMES = {
     "build": "blockformer.assembly",
     "check": "blockformer.assembly",
+    "compare": "blockformer.studies",
     "generate": "blockformer.generation",
     "load": "blockformer.assembly",
     "load_recipe": "blockformer.assembly",
@@ -27,7 +29,7 @@ _HOMES = {
     "warm_start": "blockformer.assembly",
 }
 
-__all__ = ["build", "check", "generate", "load", "load_recipe", "train", "warm_start"]
+__all__ = ["build", "check", "compare", "generate", "load", "load_recipe", "train", "warm_start"]
 
 
 def _foreign_module() -> str:

@@ -1,5 +1,6 @@
 """Runs and figures that are infinite or NaN."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,7 @@ def test_a_run_whose_loss_is_no_number_stops_and_is_not_saved(
     assert "the loss or its gradient is not finite since step" in capsys.readouterr().err
     weights = model_weights(read_checkpoint(runs / "nan" / "checkpoints" / "last.ckpt"))
     assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert "is not finite since step" in json.loads((runs / "nan" / "diverged.json").read_text())["reason"]
 
 
 CONTINUE = ["--ckpt_path", "last", "--trainer.enable_progress_bar", "false", "--run.wandb", "disabled"]

@@ -1,18 +1,24 @@
 """Stop a run that is broken before its state is saved: an infinite or NaN loss, gradient or weight, or no gradient."""
 
+import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from blockformer.files import write_text
 from blockformer.training.callbacks.step_callback import StepCallback, is_sync_step
+from blockformer.training.loggers.file_logger import FileLogger
 from blockformer.training.module import TrainingModule
 from blockformer.training.parallel.shards import local
 from blockformer.training.score import TARGETS
 
+DIVERGED = "diverged.json"
+"""File in the folder of a run that diverged, so that a caller can tell it from one that failed for another reason."""
 REMEDY = "a lower --optimizer.lr, more --optimizer.warmup_steps or a lower --trainer.gradient_clip_val may help"
 # With a positive loss, not even one step of a working model has a gradient of exactly 0 in the range of float32; the
 # others are for models of a user's own.
@@ -44,6 +50,17 @@ class NonFiniteGuard(StepCallback):
         self._flags: Tensor | None = (
             None  # the first step that was not finite (0: none), steps in a row without gradient
         )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        for path in _reasons(trainer):
+            path.unlink(missing_ok=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write why the run diverged into its folder."""
+        if isinstance(exception, NonFiniteError):
+            for path in _reasons(trainer):
+                write_text(path, json.dumps({"step": trainer.global_step, "reason": str(exception)}) + "\n")
 
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         assert isinstance(module, TrainingModule)
@@ -102,6 +119,12 @@ class NonFiniteGuard(StepCallback):
         if bool(broken):
             name = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), "a part elsewhere")
             raise NonFiniteError(f"{name} is not finite after step {trainer.global_step}", trainer.global_step)
+
+
+def _reasons(trainer: Trainer) -> list[Path]:
+    """The file for the reason in the run's folder, in the first process."""
+    folders = [logger.folder for logger in trainer.loggers if isinstance(logger, FileLogger)]
+    return [folder / DIVERGED for folder in folders] if trainer.is_global_zero else []
 
 
 def _are_finite(tensors: list[Tensor]) -> Tensor:

@@ -1,0 +1,166 @@
+"""`blockformer compare`: run a study, or compare recipes directly, and give a verdict on each variant."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blockformer.cli.parser import CommandFailedError, Parser, add_format, positive
+
+if TYPE_CHECKING:
+    from blockformer.studies.plan import Plan, Run
+    from blockformer.studies.study import Study
+
+GROUPS = ("data", "optimizer", "trainer", "model")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Plan or run a comparison. Returns 0.
+
+    Raises:
+        RecipeError: the study, a recipe or a setting is wrong; every problem is named.
+        CommandFailedError: a run failed.
+    """
+    own, settings, passed = _split(arguments)
+    parser = _parser()
+    options = parser.parse_args(own)
+    from blockformer.studies.api import execute, folder_for  # imported late: --help then needs no torch
+    from blockformer.studies.execution import RunFailedError
+
+    study = _study(options, parser, settings)
+    if options.plan:
+        print(_plan(study, options.format), end="")
+        return 0
+    folder = folder_for(study, options.out)
+    command = ["blockformer", "compare", *arguments]
+    try:
+        results = execute(
+            study,
+            folder,
+            workers=options.workers,
+            add_seeds=options.add_seeds,
+            options=passed,
+            command=command,
+            watch=_progress,
+        )
+    except RunFailedError as error:
+        raise CommandFailedError(f"{error}; the same command goes on from here", 1) from error
+    if options.format == "json":
+        print(json.dumps(results["verdicts"], indent=1))
+        return 0
+    from blockformer.studies.tables import as_markdown
+
+    print(as_markdown(results), end="")
+    print(f"\nreport: {folder / 'report.html'}")
+    return 0
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any], list[str]]:
+    """Our own arguments, settings of `fit` as changes of the study, and options that go to each run as they are."""
+    from registry.strict_yaml import parse_text
+
+    own: list[str] = []
+    settings: dict[str, Any] = {}
+    passed: list[str] = []
+    items: Iterator[str] = iter(arguments)
+    for item in items:
+        key, equals, value = item.partition("=")
+        group = key.removeprefix("--").partition(".")[0]
+        if not (key.startswith("--") and "." in key and group in (*GROUPS, "run")):
+            own.append(item)
+            continue
+        value = value if equals else next(items, "")
+        if group == "run":
+            passed += [key, value]
+        else:
+            settings[f"fit.{key.removeprefix('--')}"] = parse_text(value, key, lines=False)
+    return own, settings, passed
+
+
+def _study(options: Namespace, parser: Parser, settings: dict[str, Any]) -> "Study":
+    from blockformer.studies.study import read_study
+
+    changes = dict(settings)
+    for name in ("seeds", "figure", "smallest"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
+    first, *others = options.what
+    if not others:
+        if Path(first).suffix not in (".yaml", ".yml"):
+            parser.error(f"{first!r}: name a study file (it ends in .yaml), or two or more recipes")
+        return read_study(Path(first), tier=options.tier, changes=changes)
+    if options.tier is not None:
+        parser.error("--tier is for a study file")
+    variants = {Path(other).stem: {"recipe": other} for other in others}
+    if len(variants) < len(others):
+        parser.error("two of the recipes have the same name")
+    return read_study({"base": first, "variants": variants}, changes=changes)
+
+
+def _plan(study: "Study", form: str) -> str:
+    from blockformer.studies.plan import make_plan
+
+    plan = make_plan(study, measure=True)
+    return json.dumps(plan.as_data(), indent=1) + "\n" if form == "json" else _plan_text(plan)
+
+
+def _plan_text(plan: "Plan") -> str:
+    """The plan as a table and a few sentences."""
+    head = ("variant", "parameters", "active", "FLOPs/token", "matched", "off", "shared values", "a run takes")
+    rows: list[tuple[str, ...]] = [head]
+    for name, of in plan.figures.items():
+        matched = ", ".join(f"{key}={value}" for key, value in of.matched.items()) or "-"
+        time = "not trained" if name in plan.identical else f"{of.seconds:.0f} s" if of.seconds is not None else "?"
+        sizes = (
+            f"{of.parameters:,}",
+            f"{of.active:,}",
+            f"{of.flops:,.0f}",
+            matched,
+            f"{of.off:+.2%}",
+            f"{of.shared:.0%}",
+        )
+        rows.append((name, *sizes, time))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    data = plan.as_data()
+    lines.append("")
+    lines.append(
+        f"{len(data['runs'])} runs, about {(data['seconds'] or 0) / 60:.1f} minutes one after another; "
+        f"plan {plan.hash[:12]}"
+    )
+    if data["visible"]:
+        size = f"{data['visible']:.1f} standard deviations of the difference within a seed"
+        lines.append(f"{len(plan.study.seeds)} seeds find a difference of {size} with 80 % probability")
+    else:
+        lines.append("one seed cannot decide anything: give at least 2, better 5")
+    return "\n".join(lines) + "\n"
+
+
+def _progress(run: "Run", word: str) -> None:
+    print(f"{run.id}: {word}", file=sys.stderr, flush=True)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="blockformer compare",
+        description="Train variants of a model on the same data with several seeds and give a verdict on each.\n"
+        "What has been run is not run again: the same command continues a stopped study.",
+        epilog="Settings of `blockformer fit` (--data.*, --optimizer.*, --trainer.*, --model.*) change those of the\n"
+        "study; --run.* goes to each run, for example --run.wandb offline.\n"
+        "Exit status: 0; 1 if a run failed; 2 if something is wrong with the study.",
+    )
+    parser.add_argument(
+        "what", nargs="+", metavar="STUDY | RECIPE RECIPE ...", help="a study file, or recipes; the first is the base"
+    )
+    parser.add_argument("--tier", metavar="NAME", help="apply this tier of the study")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder; default: comparisons/STUDY")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="number of seeds; default: the study's, or 3")
+    parser.add_argument("--figure", metavar="NAME", help="the figure to compare; default: the study's, or val/loss")
+    parser.add_argument("--smallest", type=float, metavar="X", help="a difference below this does not matter")
+    parser.add_argument("--add-seeds", type=positive, default=0, metavar="N", help="run more seeds of a finished study")
+    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="runs at a time; default: 1")
+    parser.add_argument("--plan", action="store_true", help="print what would run, with sizes and time, and stop")
+    add_format(parser, "text", "json")
+    return parser

@@ -1,0 +1,280 @@
+"""Everything that a study will run, with sizes and costs, before anything is trained."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from blockformer.assembly import build, check
+from blockformer.studies.matching import Matched, active_parameters, matched, size_of
+from blockformer.studies.statistics import smallest_visible
+from blockformer.studies.study import BASE, Study
+from blocks.models.base import Model
+from registry import RecipeError
+
+Purpose = Literal["tune", "answer"]
+TUNING_SEED = 1_000_003  # seeds from here on choose learning rates, so that no run both chooses and answers
+MEASURED_STEPS = 3
+COMPARED_WHOLE = 200_000_000  # parameters up to which initial values are compared number by number
+DEFAULT_LENGTH, DEFAULT_BATCH = 128, 32
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        variant: its name.
+        seed: decides initial values, dropout and the order of the data, as far as the study varies them.
+        learning_rate: None: that of the study's `fit`.
+        purpose: whether the run chooses a learning rate or answers the question.
+        settings: what `blockformer fit` gets as its configuration.
+    """
+
+    variant: str
+    seed: int
+    learning_rate: float | None
+    purpose: Purpose
+    settings: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Name of the run's folder; it contains a hash, so that a run whose settings changed is another run."""
+        parts = [self.variant, f"seed{self.seed}"]
+        if self.learning_rate is not None:
+            parts.append(f"lr{self.learning_rate:g}")
+        return "-".join([*parts, digest(self.settings)[:8]])
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Size and cost of one variant.
+
+    Attributes:
+        parameters, non_embedding, active: numbers of parameters.
+        flops: of a forward pass, for a token.
+        cache: bytes for one sequence; None: the model has no cache.
+        shared: share of its parameters that start bit-identical to the base's.
+        matched: keys that matching has set.
+        off: relative difference of the matched size.
+        seconds: estimated, of one run; None: not measured.
+        memory: bytes of weights, gradients and optimizer state.
+    """
+
+    parameters: int
+    non_embedding: int
+    active: int
+    flops: float
+    cache: int | None
+    shared: float
+    matched: dict[str, int]
+    off: float
+    memory: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study runs.
+
+    Attributes:
+        study: the study.
+        variants: by name, the base first.
+        figures: size and cost by variant.
+        identical: variants that build the same model as the base; they are not trained.
+    """
+
+    study: Study
+    variants: dict[str, Matched]
+    figures: dict[str, Figures]
+    identical: tuple[str, ...]
+
+    @property
+    def trained(self) -> list[str]:
+        """The variants that are trained."""
+        return [name for name in self.variants if name not in self.identical]
+
+    @property
+    def hash(self) -> str:
+        """Of everything that a result depends on; fixed when the first run begins."""
+        return digest(self.content())
+
+    def content(self) -> dict[str, Any]:
+        """What the hash is taken of."""
+        file = self.study.file
+        return {
+            "base": self.variants[BASE].recipe.hash,
+            "variants": {name: found.recipe.hash for name, found in self.variants.items() if name != BASE},
+            "fit": file.fit,
+            "figure": file.figure,
+            "smallest": file.smallest,
+            "seeds": list(self.study.seeds),
+            "vary": list(file.vary),
+            "learning_rates": list(file.learning_rates),
+            "match": json.loads(file.match.model_dump_json()),
+        }
+
+    @property
+    def length(self) -> int:
+        """Tokens of a training sequence."""
+        return length_of(self.study)
+
+    def tuning_runs(self, rates: Mapping[str, tuple[float, ...]] | None = None) -> list[Run]:
+        """The runs that choose learning rates.
+
+        Args:
+            rates: by variant, where a best rate at the edge has extended the list.
+        """
+        seeds = range(TUNING_SEED, TUNING_SEED + self.study.file.tuning_seeds)
+        chosen = rates or dict.fromkeys(self.trained, self.study.file.learning_rates)
+        return [self.run(name, seed, rate, "tune") for name in self.trained for rate in chosen[name] for seed in seeds]
+
+    def answer_runs(self, best: Mapping[str, float] | None = None, seeds: tuple[int, ...] | None = None) -> list[Run]:
+        """The runs that are compared, seed by seed, so that an unfinished study has whole seeds.
+
+        Args:
+            best: learning rate of each variant; None: that of the study's `fit`.
+            seeds: None: the study's.
+        """
+        found = self.study.seeds if seeds is None else seeds
+        return [self.run(name, seed, (best or {}).get(name), "answer") for seed in found for name in self.trained]
+
+    def run(self, variant: str, seed: int, rate: float | None, purpose: Purpose) -> Run:
+        """One run of the plan."""
+        file, vary = self.study.file, self.study.file.vary
+        settings: dict[str, Any] = json.loads(json.dumps(file.fit))
+        settings["recipe"] = self.variants[variant].recipe.dump()
+        settings["seed_everything"] = seed if "model" in vary else 0
+        settings.setdefault("data", {})["seed"] = seed if "order" in vary else 0
+        if rate is not None:
+            settings.setdefault("optimizer", {})["lr"] = rate
+        if purpose == "answer" and file.figure.startswith("test/"):
+            settings["figure"] = file.figure  # another run than one that is not tested
+        return Run(variant, seed, rate, purpose, settings)
+
+    def seconds(self) -> float | None:
+        """Estimated time of all runs one after another; None: nothing was measured."""
+        runs = [*(self.tuning_runs() if self.study.file.learning_rates else ()), *self.answer_runs()]
+        each = [self.figures[run.variant].seconds for run in runs]
+        return None if None in each else sum(seconds or 0.0 for seconds in each)
+
+    def visible(self) -> float:
+        """The smallest difference found with 80 % probability, in standard deviations of a difference within a seed."""
+        others = len(self.trained) - 1
+        return smallest_visible(len(self.study.seeds), others) if others else math.inf
+
+    def as_data(self) -> dict[str, Any]:
+        """All figures and runs as plain data."""
+        runs = [*(self.tuning_runs() if self.study.file.learning_rates else ()), *self.answer_runs()]
+        listed = [{"id": run.id, "variant": run.variant, "seed": run.seed, "purpose": run.purpose} for run in runs]
+        return {
+            "hash": self.hash,
+            "content": self.content(),
+            "variants": {name: asdict(figures) for name, figures in self.figures.items()},
+            "identical": list(self.identical),
+            "runs": listed,
+            "visible": self.visible() if math.isfinite(self.visible()) else None,
+            "seconds": self.seconds(),
+        }
+
+
+def make_plan(study: Study, *, measure: bool = False) -> Plan:
+    """Match the variants and work out all runs.
+
+    Args:
+        study: the study.
+        measure: estimate the time from a few steps of each variant.
+
+    Raises:
+        RecipeError: variants cannot be matched, or two have one model; all problems at once.
+    """
+    length, match = length_of(study), study.file.match
+    base = matched(study.variants[0], None, match, length)
+    found, problems = {BASE: base}, []
+    for variant in study.variants[1:]:
+        try:
+            found[variant.name] = matched(variant, base.size if match.what != "none" else None, match, length)
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(problems)
+    identical = tuple(name for name, one in found.items() if name != BASE and one.recipe.hash == base.recipe.hash)
+    reference = _initial_values(base)
+    figures = {name: _figures(one, reference, length) for name, one in found.items()}
+    if measure:
+        figures = {name: replace(of, seconds=_seconds(found[name], study)) for name, of in figures.items()}
+    return Plan(study, found, figures, identical)
+
+
+def length_of(study: Study) -> int:
+    """Tokens of a training sequence, or what `match.length` says."""
+    return study.file.match.length or int(study.file.fit.get("data", {}).get("length", DEFAULT_LENGTH))
+
+
+def digest(data: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _figures(one: Matched, reference: "Mapping[str, torch.Tensor] | None", length: int) -> Figures:
+    model = check(one.recipe)
+    length = min(length, model.max_length)
+    has_cache = getattr(model, "cached_per_token", None) is not None
+    flops, trained = model.flops_per_token(length), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Figures(
+        parameters=model.size,
+        non_embedding=round(size_of(model, "non_embedding", length)),
+        active=active_parameters(model),
+        flops=flops,
+        cache=round(size_of(model, "cache", length)) if has_cache else None,
+        shared=_shared(one, reference),
+        matched=one.changed,
+        off=one.off,
+        memory=4 * (model.size + 3 * trained),
+    )
+
+
+def _initial_values(one: Matched) -> "dict[str, torch.Tensor] | None":
+    """The initial values of a model that is small enough to be drawn for this; else None."""
+    if check(one.recipe).size > COMPARED_WHOLE:
+        return None
+    return {name: value.detach() for name, value in build(one.recipe).named_parameters()}
+
+
+def _shared(one: Matched, reference: "Mapping[str, torch.Tensor] | None") -> float:
+    """Share of the parameters with the same initial values as the base's parameter of that name; nan: not compared."""
+    if reference is None or check(one.recipe).size > COMPARED_WHOLE:
+        return math.nan
+    same = total = 0
+    for name, value in build(one.recipe).named_parameters():
+        total += value.numel()
+        other = reference.get(name)
+        if other is not None and other.shape == value.shape and torch.equal(other, value):
+            same += value.numel()
+    return same / total
+
+
+def _seconds(one: Matched, study: Study) -> float:
+    """Time of a run, from a few steps on random tokens."""
+    from blockformer.inspection.batch import logits_of, mean_loss, random_batch
+    from blockformer.training.optimizer import OptimizerSettings, make_optimizer
+
+    fit = study.file.fit
+    steps = int(fit["trainer"]["max_steps"])
+    rows, length = int(fit.get("data", {}).get("batch_size", DEFAULT_BATCH)), length_of(study)
+    model: Model = build(one.recipe).train()
+    optimizer = make_optimizer(model, OptimizerSettings(), fused=False)
+    batch = random_batch(model, rows, min(length, model.max_length))
+    begun = 0.0
+    for step in range(MEASURED_STEPS + 1):
+        if step == 1:  # the first step warms up
+            begun = time.perf_counter()
+        mean_loss(logits_of(model, batch), batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return (time.perf_counter() - begun) / MEASURED_STEPS * steps

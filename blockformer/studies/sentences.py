@@ -1,0 +1,83 @@
+"""A study's results in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+LONGEST_LIST = 8
+
+
+def verdict_sentence(name: str, verdict: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """The verdict on one variant in a sentence, with its figures.
+
+    Args:
+        name: the variant.
+        verdict: its entry in `verdicts`.
+        results: the whole `results.json`.
+    """
+    figure, kind = results["figure"], verdict["verdict"]
+    if kind == "identical":
+        return f"{name} builds the same model as the base; nothing was trained."
+    lost = ""
+    if verdict["diverged"]:
+        lost = f" {verdict['diverged']} of its {verdict['diverged'] + verdict['seeds']} runs diverged."
+    if verdict["difference"] is None or verdict["low"] is None:
+        return f"{name} is {kind}: too few finished runs to compare.{lost}"
+    interval = f"{verdict['low']:+.4f} to {verdict['high']:+.4f}"
+    tested = f"95 % interval {interval}, p = {verdict['p']:.2g}, {verdict['seeds']} seeds"
+    size = f"{figure} {verdict['difference']:+.4f} ({tested})"
+    if kind == "equivalent":
+        return f"{name} is equivalent to the base within {results['smallest']:g}: {size}.{lost}"
+    if kind == "undecided":
+        return f"{name} cannot be told from the base: {size}.{lost}{_needed(verdict, results)}"
+    return f"{name} is {kind} than the base: {size}.{lost}"
+
+
+def _needed(verdict: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    if not verdict["needed"]:
+        return ""
+    few, many = verdict["needed"]
+    count = f"{few} seeds" if few == many else f"{few} to {many} seeds"
+    effect = results["smallest"] or abs(verdict["difference"])
+    return f" About {count} would be needed to find a difference of {effect:.3g}."
+
+
+def answer(results: Mapping[str, Any]) -> str:
+    """The answer to the study's question in one sentence."""
+    words = {
+        "better": "better than the base",
+        "worse": "worse than the base",
+        "equivalent": "equivalent to the base",
+        "undecided": "not to be told from the base with these seeds",
+        "identical": "the same model as the base",
+    }
+    found = results["verdicts"].items()
+    groups = {kind: [name for name, verdict in found if verdict["verdict"] == kind] for kind in words}
+    parts = [
+        f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {words[kind]}"
+        for kind, names in groups.items()
+        if names
+    ]
+    return ("; ".join(parts) or "there is nothing to compare") + f" (by {results['figure']})."
+
+
+def noise_sentence(results: Mapping[str, Any]) -> str:
+    """What the verdicts rest on: the method, the noise and the number of looks."""
+    if results["noise"] is None:
+        return "One seed: no noise is known, so nothing can be decided."
+    methods = {
+        "dunnett": "Dunnett's test with the noise pooled over all variants",
+        "paired": "paired t tests with Holm's correction, as the noise of the variants differs strongly",
+    }
+    looks = len(results["looks"])
+    again = ""
+    if looks > 1:
+        again = f" Seeds were added {looks - 1} times after a first look, so p and the intervals are too small."
+    noise = f"a run varies by {results['noise']:.4g} ({results['degrees']} degrees of freedom)"
+    return f"{methods[results['method']]}; {noise}.{again}"
+
+
+def _listed(names: list[str]) -> str:
+    shown = names[:LONGEST_LIST]
+    more = [f"{len(names) - len(shown)} more"] if len(names) > len(shown) else []
+    *first, last = [*shown, *more]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,162 @@
+"""A whole study: real runs, stopped and continued, shared by workers, and its reports."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import blockformer as bf
+from blockformer.cli.main import main
+from blockformer.studies.execution import Executor
+from blockformer.studies.plan import make_plan
+from blockformer.studies.results import run_study
+from blockformer.studies.study import read_study
+from blockformer.studies.tables import as_csv, as_markdown
+
+pytestmark = pytest.mark.slow
+STUDY = """\
+question: Which feed-forward?
+base: tiny_decoder
+overrides: {decoder.depth: 1}
+variants:
+  relu2: {decoder.layer.feedforward: {type: mlp, activation: relu2}}
+  same: {decoder.layer.feedforward: {type: glu}}
+match: {what: parameters, by: [decoder.layer.feedforward.hidden], within: 0.05}
+seeds: 2
+smallest: 0.5
+figure: val/bits_per_byte
+fit:
+  data: {tokenizer: bytes, length: 32, max_bytes: 50000, batch_size: 8}
+  optimizer: {warmup_steps: 2}
+  trainer: {max_steps: 6, log_every_n_steps: 2}
+"""
+QUIET = ["--run.wandb", "disabled"]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "which.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def settled(results: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on time: verdicts, and the runs without their seconds."""
+    runs = [{key: run[key] for key in ("id", "status", "figure")} for run in results["runs"]]
+    return {"verdicts": results["verdicts"], "runs": runs, "noise": results["noise"]}
+
+
+def test_a_study_is_run_judged_and_reported(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["compare", str(study), "--out", str(out), *QUIET]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert results["verdicts"]["same"]["verdict"] == "identical"
+    assert results["verdicts"]["relu2"]["seeds"] == 2
+    assert {run["variant"] for run in results["runs"]} == {"base", "relu2"}
+    assert not results["exploratory"]
+    for text in ("relu2", "same builds the same model", "Dunnett's test"):
+        assert text in printed
+    page = (out / "report.html").read_text()
+    assert "Which feed-forward?" in page
+    assert "src=" not in page.partition("<script>")[0]
+    assert (out / "results.csv").read_text() == as_csv(results)
+    assert (out / "results.md").read_text() == as_markdown(results)
+
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.ckpt")}
+    assert settled(bf.compare(study, out=out, options=QUIET)) == settled(results)
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.ckpt")}
+
+    more = bf.compare(study, out=out, options=QUIET, add_seeds=1)
+    assert more["verdicts"]["relu2"]["seeds"] == 3
+    assert more["looks"] == [[0, 1], [2]]
+    edited = bf.compare(study, out=out, options=QUIET, changes={"smallest": 0.4})
+    assert edited["exploratory"]
+    assert edited["changed"] == ["smallest"]
+
+
+def test_a_study_killed_again_and_again_ends_with_the_same_results(study: Path, tmp_path: Path) -> None:
+    whole = bf.compare(study, out=tmp_path / "whole", options=QUIET)
+    command = [
+        sys.executable,
+        "-m",
+        "blockformer.cli.main",
+        "compare",
+        str(study),
+        "--out",
+        str(tmp_path / "out"),
+        *QUIET,
+    ]
+    for seconds in (6, 9, 12):
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    first, second = (subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2))
+    assert (first.wait(300), second.wait(300)) == (0, 0)
+    assert settled(json.loads((tmp_path / "out" / "results.json").read_text())) == settled(whole)
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "out" / "results").glob("*.json")]
+    assert len(runs) == 4
+
+
+def test_a_run_that_diverges_is_an_outcome(study: Path, tmp_path: Path) -> None:
+    variants = {"hot": {"decoder.layer.feedforward": {"type": "mlp"}}}
+    fit = {"optimizer.lr": 1e30, "optimizer.warmup_steps": 0}
+    changes = {"variants": variants, "seeds": 1, **{f"fit.{key}": value for key, value in fit.items()}}
+    results = bf.compare(study, out=tmp_path / "out", options=QUIET, changes=changes)
+    assert {run["status"] for run in results["runs"]} == {"diverged"}
+    assert results["verdicts"]["hot"]["diverged"] == 1
+    assert results["verdicts"]["hot"]["verdict"] == "undecided"  # the base diverged too
+
+
+def test_settings_that_fit_refuses_end_the_study(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.write_text(STUDY.replace("max_bytes: 50000, ", ""))
+    wrong = ["--data.dataset", "text", "--data.files", "nowhere.txt"]
+    assert main(["compare", str(study), "--out", str(tmp_path / "out"), *QUIET, *wrong]) == 2
+    said = capsys.readouterr().err
+    assert "nowhere.txt" in said
+    assert said.count(": begins") == 1
+    assert not (tmp_path / "out" / "results").exists()
+
+
+def test_each_variant_is_judged_at_its_own_learning_rate(study: Path, tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    def watch(run: Any, word: str) -> None:
+        if word == "begins":
+            tried.append(run.id)
+
+    changes = {"learning_rates": [1e-4, 1e-3], "figure": "test/loss", "seeds": 1}
+    plan = make_plan(read_study(study, changes=changes))
+    executor = Executor(tmp_path / "out", "which", "test/loss", workers=2, options=QUIET, watch=watch)
+    results = run_study(plan, executor)
+    assert set(results["learning_rates"]) == {"base", "relu2"}
+    answers = [run for run in results["runs"] if run["purpose"] == "answer"]
+    assert all(run["figures"]["test/loss"] == run["figure"] for run in answers)
+    assert all(run["learning_rate"] == results["learning_rates"][run["variant"]] for run in answers)
+    assert any("lr0.01" in run for run in tried)  # the best was at the edge
+
+
+def test_a_plan_trains_nothing(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", str(study), "--plan"]) == 0
+    printed = capsys.readouterr().out
+    assert "4 runs" in printed
+    assert "not trained" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["which.yaml"]
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "tiny_decoder"])
+    assert stop.value.code == 2
+    assert "name a study file" in capsys.readouterr().err

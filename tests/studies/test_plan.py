@@ -1,0 +1,100 @@
+"""Plans: matching, runs, sizes and the hash."""
+
+from typing import Any
+
+import pytest
+
+from blockformer.studies.plan import TUNING_SEED, Plan, make_plan
+from blockformer.studies.study import read_study
+from registry import RecipeError
+
+HIDDEN = "decoder.layer.feedforward.hidden"
+VARIANTS = {
+    "relu2": {"decoder.layer.feedforward": {"type": "mlp", "activation": "relu2"}},
+    "none": {"decoder.layer.feedforward": "none"},
+    "same": {"decoder.layer.feedforward": {"type": "glu"}},
+}
+
+
+def plan(**changes: Any) -> Plan:
+    fit = {"trainer": {"max_steps": 10}, "data": {"tokenizer": "bytes", "length": 32}}
+    return make_plan(read_study({"base": "tiny_decoder", "variants": VARIANTS, "fit": fit, **changes}))
+
+
+@pytest.mark.parametrize("what", ["parameters", "non_embedding", "active", "flops"])
+def test_variants_are_made_as_large_as_the_base(what: str) -> None:
+    found = plan(match={"what": what, "by": [HIDDEN, "dim"], "within": 0.1})
+    for name, one in found.variants.items():
+        assert abs(one.off) <= 0.1, name
+    assert list(found.figures["relu2"].matched) == [HIDDEN]
+    assert list(found.figures["none"].matched) == ["dim"]
+    assert abs(found.variants["relu2"].off) < 0.01
+
+
+def test_cache_is_matched_by_heads() -> None:
+    variants = {"wide": {"decoder.layer.mixer.kv_heads": 4}}
+    found = plan(variants=variants, match={"what": "cache", "by": ["decoder.layer.mixer.kv_heads"]})
+    assert found.figures["wide"].cache == found.figures["base"].cache
+
+
+def test_a_multiple_is_kept_and_what_it_misses_is_shown() -> None:
+    match = {"what": "parameters", "by": [HIDDEN], "within": 0.1, "multiple": 32}
+    found = plan(variants={"relu2": VARIANTS["relu2"]}, match=match)
+    assert found.figures["relu2"].matched[HIDDEN] % 32 == 0
+    assert found.figures["relu2"].off != 0
+
+
+def test_what_cannot_be_matched_is_refused_with_the_closest() -> None:
+    with pytest.raises(RecipeError) as wrong:
+        plan(match={"what": "parameters", "by": [HIDDEN], "within": 0.001})
+    assert "none of match.by (decoder.layer.feedforward.hidden) is a number in this variant" in str(wrong.value)
+    with pytest.raises(RecipeError, match=r"the closest is with dim \d+; name another key in match.by, or allow"):
+        plan(match={"what": "parameters", "by": {"none": ["dim"], "relu2": [HIDDEN]}, "within": 0.001})
+
+
+def test_experts_that_are_not_chosen_are_not_active() -> None:
+    found = plan(base="tiny_experts", variants={"shallow": {"decoder.depth": 2}})
+    figures = found.figures["base"]
+    assert figures.active < figures.parameters
+
+
+def test_the_same_model_is_identical_and_not_trained() -> None:
+    found = plan()
+    assert found.identical == ("same",)
+    assert {run.variant for run in found.answer_runs()} == {"base", "relu2", "none"}
+
+
+def test_the_share_of_equal_initial_values() -> None:
+    figures = plan().figures
+    assert figures["base"].shared == figures["same"].shared == figures["none"].shared == 1.0
+    assert 0.3 < figures["relu2"].shared < 1
+
+
+def test_a_seed_decides_what_the_study_says() -> None:
+    (first, *_) = plan(vary=["order"]).answer_runs(seeds=(7,))
+    assert (first.settings["seed_everything"], first.settings["data"]["seed"]) == (0, 7)
+    (first, *_) = plan(vary=["model"]).answer_runs(seeds=(7,))
+    assert (first.settings["seed_everything"], first.settings["data"]["seed"]) == (7, 0)
+
+
+def test_learning_rates_are_chosen_on_seeds_that_answer_nothing() -> None:
+    found = plan(learning_rates=[1e-3, 3e-3])
+    assert {run.seed for run in found.tuning_runs()} == {TUNING_SEED}
+    assert len(found.tuning_runs()) == 6
+    assert len(found.as_data()["runs"]) == 6 + 9
+
+
+def test_the_hash_changes_with_what_a_result_depends_on() -> None:
+    same = plan()
+    assert plan().hash == same.hash
+    assert plan(question="another").hash == same.hash
+    for changes in (
+        {"seeds": 4},
+        {"smallest": 0.1},
+        {"fit": {"trainer": {"max_steps": 11}}},
+        {"overrides": {"decoder.depth": 1}},
+    ):
+        assert plan(**changes).hash != same.hash
+    one, other = plan().answer_runs()[0], plan(fit={"trainer": {"max_steps": 11}}).answer_runs()[0]
+    assert one.id != other.id
+    assert one.id == plan(question="another").answer_runs()[0].id

@@ -1,0 +1,112 @@
+"""Study files: strict at every level, all mistakes at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockformer.studies.study import Study, read_study
+from registry import RecipeError
+
+GOOD: dict[str, Any] = {
+    "base": "tiny_decoder",
+    "variants": {"none": {"decoder.layer.feedforward": "none"}},
+    "fit": {"trainer": {"max_steps": 10}, "data": {"tokenizer": "bytes"}},
+}
+WRONG = """\
+question: which?
+base: tiny_decoder
+variants:
+  a: {decoder.layer.feedforward: {type: mpl}}
+match: {what: parameters, by: {b: [dim]}}
+seeds: [1, 1]
+fit:
+  data: {tokeniser: bytes, length: abc}
+  optimiser: {lr: 3}
+  trainer: {max_epochs: 3}
+"""
+
+
+def read(**changes: Any) -> Study:
+    return read_study({**GOOD, **changes})
+
+
+def test_every_mistake_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(WRONG)
+    with pytest.raises(RecipeError) as wrong:
+        read_study(path)
+    said = str(wrong.value).splitlines()
+    for line, text in {
+        4: "a: ",
+        5: "match.by.b: is no variant; variants: a",
+        6: "seeds: names a seed twice",
+        7: "fit: needs trainer: {max_steps: N}",
+        8: "fit.data.tokeniser: there is no such setting; did you mean 'tokenizer'?",
+        9: "fit.optimiser: there is no such group; did you mean 'optimizer'?",
+        10: "fit.trainer.max_epochs: cannot be set: a study stops all runs at one step",
+    }.items():
+        assert any(one.startswith(f"{path}:{line}: {text}") for one in said), (line, said)
+    assert any("fit.data.length: expected int, not abc" in one for one in said)
+    assert any("did you mean 'mlp'?" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bas": 1}, "bas: there is no such key; did you mean 'base'?"),
+        ({"seeds": 0}, "seeds: must be greater than or equal to 1"),
+        ({"smallest": float("inf")}, "smallest: must be"),
+        ({"figure": "loss"}, "figure: must be val/ or test/ and a figure"),
+        ({"variants": {}}, "has nothing to compare"),
+        ({"variants": {"base": {}}}, "variants: must be a name other than 'base'"),
+        ({"variants": {"../up": {}}}, "must be a name of letters, digits"),
+        ({"match": {"what": "parameters"}}, "match: needs by"),
+        ({"match": {"by": ["dim"]}}, "match.by: has no effect with what: none"),
+        ({"ablate": ["dim"]}, "ablate: needs reference"),
+        ({"reference": "gpt2"}, "reference: has no effect without ablate"),
+        ({"learning_rates": [1e-3]}, "needs two to choose from"),
+        ({"base": "tiny_decodr"}, "did you mean 'tiny_decoder'?"),
+    ],
+)
+def test_a_mistake_is_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as wrong:
+        read(**changes)
+    assert message in str(wrong.value)
+
+
+@pytest.mark.parametrize("key", ["logger", "callbacks", "plugins", "default_root_dir", "profiler"])
+def test_a_study_names_no_code_and_no_places(key: str) -> None:
+    fit = {"trainer": {"max_steps": 1, key: {"class_path": "os.system"}}}
+    with pytest.raises(RecipeError, match=f"fit.trainer.{key}: there is no such setting"):
+        read(fit=fit)
+
+
+def test_a_tier_and_the_command_line_change_the_study() -> None:
+    tiers = {"quick": {"seeds": 2, "fit.trainer.max_steps": 5}}
+    study = read_study({**GOOD, "tiers": tiers}, tier="quick", changes={"fit.data.length": 32})
+    assert (study.seeds, study.file.fit["trainer"]["max_steps"], study.file.fit["data"]["length"]) == ((0, 1), 5, 32)
+    with pytest.raises(RecipeError, match="there is no tier 'quik'; did you mean 'quick'"):
+        read_study({**GOOD, "tiers": tiers}, tier="quik")
+
+
+def test_grids_and_ablations_are_variants() -> None:
+    grid = {"decoder.layer.mixer.kv_heads": [1, 4], "decoder.depth": [1, 3]}
+    names = [variant.name for variant in read(variants={}, grid=grid).variants]
+    assert names == ["base", "kv_heads=1,depth=1", "kv_heads=1,depth=3", "kv_heads=4,depth=1", "kv_heads=4,depth=3"]
+    study = read(variants={}, ablate=["decoder.layer.feedforward", "decoder.depth"], reference="tiny_local_global")
+    assert [variant.name for variant in study.variants[1:]] == ["no-feedforward", "no-depth"]
+
+
+def test_a_variant_may_be_another_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: tiny_decoder\ndim: 64\n")
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "base: mine.yaml\nvariants:\n  tiny: {recipe: tiny_decoder, decoder.depth: 3}\nfit: {trainer: {max_steps: 1}}\n"
+    )
+    base, tiny = read_study(path).variants
+    assert (base.recipe, tiny.recipe, tiny.overrides) == (
+        str(tmp_path / "mine.yaml"),
+        "tiny_decoder",
+        {"decoder.depth": 3},
+    )
