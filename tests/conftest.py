@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ import blocks  # noqa: F401  (registers all blocks, whichever tests run)
 from registry import register, registration
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell sets it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parents[1]
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "brew", "potions"]
 
@@ -28,7 +31,11 @@ def last_of_each(arguments: Sequence[str]) -> list[str]:
         else:
             groups[-1].append(word)
     names = [group[0].partition("=")[0] for group in groups]
-    kept = [group for place, group in enumerate(groups) if names[place] not in names[place + 1 :]]
+    kept = [
+        group
+        for place, group in enumerate(groups)
+        if names[place] == "--config" or names[place] not in names[place + 1 :]
+    ]
     return [word for group in kept for word in group]
 
 

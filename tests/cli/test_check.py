@@ -1,5 +1,6 @@
 """`blockformer check`."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,10 @@ def test_every_problem_of_every_file_gets_a_line(capsys: pytest.CaptureFixture[s
 
 
 def test_overrides_apply_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "gpt2", "--set", "decoder.depth=3", "--set", "decoder.depth=2"]) == 0
-    size = bf.build("gpt2", {"decoder.depth": 2}, device="meta").size
+    glu = {"type": "glu", "hidden": 64}
+    whole, part = f"decoder.layer.feedforward={json.dumps(glu)}", "decoder.layer.feedforward.hidden=32"
+    assert main(["check", "gpt2", "--set", whole, "--set", part]) == 0
+    size = bf.build("gpt2", {"decoder.layer.feedforward": glu | {"hidden": 32}}, device="meta").size
     assert f"{size:,} parameters" in capsys.readouterr().out
 
 

@@ -13,7 +13,7 @@ import torch
 import blockformer as bf
 from blockformer.huggingface.family import family_of
 from blockformer.huggingface.importer import recipe_from_config, unread_keys
-from blockformer.huggingface.template import Config, TemplateContext
+from blockformer.huggingface.template import MAX_LAYERS, Config, TemplateContext
 from registry import Recipe, builtin_recipes, load_recipe
 from tests.recipes.releases import FOLDERS, RELEASES, SIZES, Release
 
@@ -32,7 +32,9 @@ one_size_each = pytest.mark.parametrize("release", BY_COST, ids=str)  # the othe
 def imported(config: Mapping[str, Any], head: bool) -> Recipe:
     """What `blockformer import` makes of a config.json, and of weights that hold a head of their own or not."""
     family = family_of(config, Path("config.json"))
-    context = TemplateContext(family, Config(config), {"tensors": frozenset({"lm_head.weight"} if head else ())})
+    others = {f"tensor_{index}" for index in range(MAX_LAYERS)}  # a folder has no fewer tensors than layers
+    tensors = frozenset({*others, "lm_head.weight"} if head else others)
+    context = TemplateContext(family, Config(config), {"tensors": tensors})
     recipe = recipe_from_config(context)
     assert [str(problem) for problem in unread_keys(context, Path("config.json"))] == []
     return recipe

@@ -22,7 +22,7 @@ STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
 
 def test_a_run_keeps_what_it_printed_with_the_time(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     shown = ["--trainer.enable_progress_bar", "true", "--trainer.max_steps", "2"]
-    folder = fit(*shown, name="logged")
+    folder = fit(*shown, name="logged-lines")
     log = (folder / "log.txt").read_text()
     assert re.match(rf"{STAMP}\$ blockformer fit --recipe tiny_decoder ", log)
     assert all(re.match(STAMP, line) for line in log.splitlines())
@@ -33,7 +33,7 @@ def test_a_run_keeps_what_it_printed_with_the_time(fit: Fit, capsys: pytest.Capt
         "starting ...",
         "step 1 ...",
     ]
-    fit(*shown[:-1], "3", "--ckpt_path", "last", name="logged")
+    fit(*shown[:-1], "3", "--ckpt_path", "last", name="logged-lines")
     assert (folder / "log.txt").read_text().startswith(log)
     assert (folder / "log.txt").read_text().count("$ blockformer fit") == 2
 

@@ -196,7 +196,7 @@ def test_steps_are_reported_and_batches_limited_as_asked(fit: Fit) -> None:
 
 
 def test_without_checkpoints_there_are_none(fit: Fit) -> None:
-    folder = fit("--trainer.max_steps", "1", "--trainer.enable_checkpointing", "false", name="unsaved")
+    folder = fit("--trainer.max_steps", "1", "--trainer.enable_checkpointing", "false", name="without-checkpoints")
     assert not (folder / "checkpoints").exists()
 
 
