@@ -59,8 +59,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any], list[str]]:
     """Our own arguments, settings of `fit` as changes of the study, and options that go to each run as they are."""
-    from registry.strict_yaml import parse_text
-
     own: list[str] = []
     settings: dict[str, Any] = {}
     passed: list[str] = []
@@ -75,6 +73,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any], list[st
         if group == "run":
             passed += [key, value]
         else:
+            from registry.strict_yaml import parse_text  # imported late: --help then needs no pydantic
+
             settings[f"fit.{key.removeprefix('--')}"] = parse_text(value, key, lines=False)
     return own, settings, passed
 
