@@ -119,7 +119,7 @@ def _plan_text(plan: "Plan") -> str:
             f"{of.flops:,.0f}",
             matched,
             f"{of.off:+.2%}",
-            f"{of.shared:.0%}",
+            "?" if of.shared is None else f"{of.shared:.0%}",
         )
         rows.append((name, *sizes, time))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

@@ -11,7 +11,6 @@ from registry.strict_yaml import Map, as_plain, dotted, mark_of
 
 DECIDED = {
     "data.seed": "the study's seeds decide it",
-    "data.files": None,
     "model.recipe": "the study's variants decide it",
     "model.seed": "the study's seeds decide it",
     "model.optimizer": "say fit.optimizer",

@@ -59,7 +59,7 @@ class Figures:
         parameters, non_embedding, active: numbers of parameters.
         flops: of a forward pass, for a token.
         cache: bytes for one sequence; None: the model has no cache.
-        shared: share of its parameters that start bit-identical to the base's.
+        shared: share of its parameters that start bit-identical to the base's; None: too large to compare.
         matched: keys that matching has set.
         off: relative difference of the matched size.
         seconds: estimated, of one run; None: not measured.
@@ -71,7 +71,7 @@ class Figures:
     active: int
     flops: float
     cache: int | None
-    shared: float
+    shared: float | None
     matched: dict[str, int]
     off: float
     memory: int
@@ -246,10 +246,10 @@ def _initial_values(one: Matched) -> "dict[str, torch.Tensor] | None":
     return {name: value.detach() for name, value in build(one.recipe).named_parameters()}
 
 
-def _shared(one: Matched, reference: "Mapping[str, torch.Tensor] | None") -> float:
-    """Share of the parameters with the same initial values as the base's parameter of that name; nan: not compared."""
+def _shared(one: Matched, reference: "Mapping[str, torch.Tensor] | None") -> float | None:
+    """Share of the parameters with the same initial values as the base's parameter of that name; None: not compared."""
     if reference is None or check(one.recipe).size > COMPARED_WHOLE:
-        return math.nan
+        return None
     same = total = 0
     for name, value in build(one.recipe).named_parameters():
         total += value.numel()

@@ -36,7 +36,7 @@ class Answer:
         if "Traceback" in text:
             return "a traceback"
         if "this is a bug" in text:
-            return "an error that nobody foresaw"
+            return "an unexpected error"
         if RAW.search(self.err):
             return "control characters in a message"
         if self.status not in (0, 1, 2):

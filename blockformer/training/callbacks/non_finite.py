@@ -18,7 +18,7 @@ from blockformer.training.parallel.shards import local
 from blockformer.training.score import TARGETS
 
 DIVERGED = "diverged.json"
-"""File in the folder of a run that diverged, so that a caller can tell it from one that failed for another reason."""
+"""Name of the file, in the folder of a run that diverged, that gives the step and the reason."""
 REMEDY = "a lower --optimizer.lr, more --optimizer.warmup_steps or a lower --trainer.gradient_clip_val may help"
 # With a positive loss, not even one step of a working model has a gradient of exactly 0 in the range of float32; the
 # others are for models of a user's own.
