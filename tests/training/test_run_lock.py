@@ -43,9 +43,9 @@ def test_a_second_process_is_refused_by_name_until_the_first_is_killed(tmp_path:
 
 
 def test_a_process_that_was_forked_does_not_keep_the_lock(tmp_path: Path) -> None:
-    process = hold(tmp_path / "run", "import os", "print(os.fork() or time.sleep(100), flush=True)")
+    process = hold(tmp_path / "run", "import os", "os.fork() or print(os.getpid(), flush=True)")
     assert process.stdout is not None
-    child = int(process.stdout.readline())
+    child = int(process.stdout.readline())  # said by the child itself, which is then behind the fork
     try:
         process.kill()
         process.wait()
