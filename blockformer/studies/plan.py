@@ -149,7 +149,8 @@ class Plan:
         file, vary = self.study.file, self.study.file.vary
         settings: dict[str, Any] = json.loads(json.dumps(file.fit))
         settings["recipe"] = self.variants[variant].recipe.dump()
-        settings["seed_everything"] = seed if "model" in vary else 0
+        settings["seed_everything"] = seed if "dropout" in vary else 0
+        settings.setdefault("model", {})["seed"] = seed if "initial" in vary else 0
         settings.setdefault("data", {})["seed"] = seed if "order" in vary else 0
         if rate is not None:
             settings.setdefault("optimizer", {})["lr"] = rate

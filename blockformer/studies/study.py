@@ -19,6 +19,7 @@ BASE = "base"
 Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Keys = tuple[str, ...]
 Seed = Annotated[int, Field(ge=0, lt=1_000_000)]
+Source = Literal["initial", "dropout", "order"]  # of differences between the runs of a variant
 Quantity = Literal["none", "parameters", "non_embedding", "active", "flops", "cache"]
 
 
@@ -63,7 +64,7 @@ class StudyFile(_Strict):
         reference: the recipe that `ablate` takes its values from.
         match: how the variants are made as large as the base.
         seeds: how many seeds, or a list of them.
-        vary: what a seed decides: `model` (initial values and dropout), `order` (of the data), or both.
+        vary: what a seed decides: `initial` values, `dropout`, the `order` of the data.
         smallest: a difference below this does not matter, in the unit of `figure`; null: equivalence is not tested.
         figure: the figure that is compared, of the last step.
         learning_rates: each variant is trained at the best of these, chosen on `tuning_seeds`; empty: all at `fit`'s.
@@ -81,7 +82,7 @@ class StudyFile(_Strict):
     reference: str | None = None
     match: Match = Match()
     seeds: Annotated[int, Field(ge=1, le=1000)] | Annotated[tuple[Seed, ...], Field(min_length=1)] = 3
-    vary: tuple[Literal["model", "order"], ...] = ("model", "order")
+    vary: Annotated[tuple[Source, ...], Field(min_length=1)] = ("initial", "dropout", "order")
     smallest: Annotated[float, Field(gt=0)] | None = None
     figure: Annotated[str, Field(pattern=r"^(val|test)/[a-z_]+$")] = "val/loss"
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()

@@ -118,7 +118,6 @@ class TrainingCLI(LightningCLI):
         parser.set_defaults({"recipe": self.arguments.recipe, **usual})
         parser.link_arguments("recipe", "model.recipe")
         parser.link_arguments("optimizer", "model.optimizer", apply_on="instantiate")
-        parser.link_arguments("seed_everything", "model.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse a command line or a mapping.
@@ -131,9 +130,12 @@ class TrainingCLI(LightningCLI):
         except ArgumentError as error:
             known = [name for action in self._parser(self.arguments.verb)._actions for name in action.option_strings]
             raise UserError(readable(str(error), known)) from error
-        seed = self.config[self.arguments.verb].seed_everything
-        if type(seed) is int and not 0 <= seed <= LARGEST_SEED:
-            raise UserError(f"--seed_everything {seed}: a seed is a whole number from 0 to {LARGEST_SEED}")
+        for name, seed in (
+            ("seed_everything", self.settings.seed_everything),
+            ("model.seed", self.settings.model.seed),
+        ):
+            if type(seed) is int and not 0 <= seed <= LARGEST_SEED:
+                raise UserError(f"--{name} {seed}: a seed is a whole number from 0 to {LARGEST_SEED}")
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: the base class would let a checkpoint override the command line, and import what it names."""
@@ -142,6 +144,12 @@ class TrainingCLI(LightningCLI):
     def settings(self) -> Any:
         """The parsed settings of the verb."""
         return self.config[self.arguments.verb]
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything that has none of its own, such as dropout."""
+        seed = self.settings.seed_everything
+        return seed if type(seed) is int else 0
 
     def before_instantiate_classes(self) -> None:
         data, trainer = self.settings.data, self.settings.trainer
@@ -152,6 +160,8 @@ class TrainingCLI(LightningCLI):
         if data.tokenizer == "bpe" and data.vocab_size is None:
             data.vocab_size = self.arguments.model.vocab_size
         self.saved = self._dumped()
+        if self.settings.model.seed is None:
+            self.settings.model.seed = self.seed
         check_settings(self.arguments.verb, trainer, self.arguments.model)
         if self.settings.weights_only is False:
             raise UserError("--weights_only false: a checkpoint is always read as plain data, so leave it out")
@@ -256,7 +266,7 @@ class TrainingCLI(LightningCLI):
         own: list[Any] = []
         if self.arguments.verb == "fit":
             config["logger"] = loggers_of(self.run, self.folder, config["logger"])
-            own = callbacks_of(self.run, self.folder, self.model.seed, config)
+            own = callbacks_of(self.run, self.folder, self.seed, config)
             if self.arguments.init_from is not None and self.arguments.checkpoint is None:
                 own.insert(0, WarmStart(Path(self.arguments.init_from), self.folder))
         else:

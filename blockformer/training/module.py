@@ -47,7 +47,7 @@ class TrainingModule(L.LightningModule):
         objective: `causal_lm`, `masked_lm` or `seq2seq`; the one for the kind of model when not given.
         label_smoothing: share of each target's probability that is spread over the vocabulary in training.
         compile: compile the model with `torch.compile`.
-        seed: seed of the initial values.
+        seed: seed of the initial values; None: 0, and on the command line that of `--seed_everything`.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class TrainingModule(L.LightningModule):
         objective: Literal["causal_lm", "masked_lm", "seq2seq"] | None = None,
         label_smoothing: float = 0.0,
         compile: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed, compile
+        self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed or 0, compile
         self.model = recipe.take_model()  # on the meta device; configure_model creates the parameters
         self.objective = objective_for(self.model.kind, objective, label_smoothing)
         self.shards: Shards | None = None  # set where no process holds the whole model

@@ -33,7 +33,7 @@ _TAKEN = {
 }
 """Of these groups the other settings are left out: they name code or places."""
 _WHOLE = {"data": TextData.__init__, "model": TrainingModule.__init__, "optimizer": OptimizerSettings}
-_OBJECTS = {"model.recipe", "model.optimizer", "model.seed"}  # parameters that come from other settings
+_OBJECTS = {"model.recipe", "model.optimizer"}  # parameters that come from other settings
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, str_max_length=LONGEST)
 
 

@@ -71,10 +71,14 @@ def test_the_share_of_equal_initial_values() -> None:
 
 
 def test_a_seed_decides_what_the_study_says() -> None:
-    (first, *_) = plan(vary=["order"]).answer_runs(seeds=(7,))
-    assert (first.settings["seed_everything"], first.settings["data"]["seed"]) == (0, 7)
-    (first, *_) = plan(vary=["model"]).answer_runs(seeds=(7,))
-    assert (first.settings["seed_everything"], first.settings["data"]["seed"]) == (7, 0)
+    for source in ("initial", "dropout", "order"):
+        (first, *_) = plan(vary=[source]).answer_runs(seeds=(7,))
+        settings = first.settings
+        seeds = {"initial": settings["model"]["seed"], "dropout": settings["seed_everything"]}
+        assert seeds | {"order": settings["data"]["seed"]} == {
+            **dict.fromkeys(("initial", "dropout", "order"), 0),
+            source: 7,
+        }
 
 
 def test_learning_rates_are_chosen_on_seeds_that_answer_nothing() -> None:

@@ -207,3 +207,19 @@ def test_a_file_that_is_no_checkpoint_is_refused(kind: str, tmp_path: Path, caps
     assert main(["validate", "--ckpt_path", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{path}: is ")
+
+
+def test_initial_values_and_dropout_have_seeds_of_their_own(fit: Fit) -> None:
+    seeds = {"first": (1, 5), "other-dropout": (2, 5), "other-values": (1, 6)}
+    found: dict[str, tuple[torch.Tensor, Any]] = {}
+    for name, (everything, model) in seeds.items():
+        options = ["--seed_everything", str(everything), "--model.seed", str(model), "--trainer.log_every_n_steps", "1"]
+        folder = fit("--trainer.max_steps", "1", "--optimizer.lr", "1e-30", *options, name=name)
+        state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        weight = next(value for key, value in state.items() if key.endswith("embedding.tokens.weight"))
+        losses = (row["train/loss"] for row in read_rows(folder / "metrics.jsonl") if "train/loss" in row)
+        found[name] = (weight, next(losses))
+    (values, loss), (same, dropped), (others, _) = (found[name] for name in seeds)
+    assert torch.equal(values, same)
+    assert loss != dropped
+    assert not torch.equal(values, others)
