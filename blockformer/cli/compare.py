@@ -4,12 +4,14 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockformer.cli.parser import CommandFailedError, Parser, add_format, positive
 
 if TYPE_CHECKING:
+    from blockformer.studies.execution import Result
     from blockformer.studies.plan import Plan, Run
     from blockformer.studies.study import Study
 
@@ -26,16 +28,25 @@ def main(arguments: Sequence[str]) -> int:
     own, settings, passed = _split(arguments)
     parser = _parser()
     options = parser.parse_args(own)
-    from blockformer.studies.api import execute, folder_for  # imported late: --help then needs no torch
+    if options.only is not None and (options.plan or options.add_seeds):
+        parser.error("--only executes one run: leave --plan and --add-seeds out")
+    from blockformer.studies.api import execute, execute_one, folder_for  # imported late: --help then needs no torch
     from blockformer.studies.execution import RunFailedError
+    from blockformer.studies.results import looks_at, unfinished_look
 
     study = _study(options, parser, settings)
     if options.plan:
         print(_plan(study, options.format), end="")
         return 0
     folder = folder_for(study, options.out)
+    if options.add_seeds and (seeds := unfinished_look(folder, looks_at(study, folder))):
+        listed = ", ".join(map(str, seeds))
+        print(f"note: seeds {listed} have no results yet: they are finished first, and none is added", file=sys.stderr)
     command = ["blockformer", "compare", *arguments]
     try:
+        if options.only is not None:
+            print(_outcome(execute_one(study, folder, options.only, options=passed, watch=_progress), options.format))
+            return 0
         results = execute(
             study,
             folder,
@@ -97,6 +108,14 @@ def _study(options: Namespace, parser: Parser, settings: dict[str, Any]) -> "Stu
     if len(variants) < len(others):
         parser.error("two of the recipes have the same name")
     return read_study({"base": first, "variants": variants}, changes=changes)
+
+
+def _outcome(result: "Result", form: str) -> str:
+    """What came of one run."""
+    if form == "json":
+        return json.dumps(asdict(result), indent=1)
+    figure = "" if result.figure is None else f": {result.figure:.6g}"
+    return f"{result.id} {result.status}{figure}"
 
 
 def _plan(study: "Study", form: str) -> str:
@@ -161,6 +180,11 @@ def _parser() -> Parser:
     parser.add_argument("--smallest", type=float, metavar="X", help="a difference below this does not matter")
     parser.add_argument("--add-seeds", type=positive, default=0, metavar="N", help="run more seeds of a finished study")
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help="runs at a time; default: 1")
+    parser.add_argument(
+        "--only",
+        metavar="RUN",
+        help="execute only this run (its id, as in --plan --format json) and judge nothing",
+    )
     parser.add_argument("--plan", action="store_true", help="print what would run, with sizes and time, and stop")
     add_format(parser, "text", "json")
     return parser

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from blockformer.files import write_text
-from blockformer.studies.execution import Executor
+from blockformer.studies.execution import Executor, Result
 from blockformer.studies.plan import Run, make_plan
-from blockformer.studies.results import Results, run_study
+from blockformer.studies.results import Results, run_one, run_study
 from blockformer.studies.study import Study, read_study
 from blockformer.studies.tables import as_csv, as_markdown
 
@@ -74,3 +74,17 @@ def execute(
         write_text(folder / f"results.{name}", text(results))
     write_text(folder / "report.html", as_html(results))
     return results
+
+
+def execute_one(
+    study: Study,
+    folder: Path,
+    run_id: str,
+    *,
+    options: Sequence[str] = (),
+    watch: Callable[[Run, str], None] = lambda run, word: None,
+) -> Result:
+    """Execute one run of a checked study in the study's folder, as an agent of a sweep does, and judge nothing."""
+    plan = make_plan(study)
+    executor = Executor(folder, study.name, study.file.figure, options=options, watch=watch)
+    return run_one(plan, executor, run_id)

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -12,12 +12,12 @@ from typing import Any
 from blockformer.errors import UserError
 from blockformer.files import write_text
 from blockformer.studies.execution import Executor, Result
+from blockformer.studies.learning_rates import best_rates, find_run
 from blockformer.studies.plan import Plan
 from blockformer.studies.statistics import Verdict, judge
-from blockformer.studies.study import BASE
+from blockformer.studies.study import BASE, Study
 from blockformer.training.score import BETTER
 
-EXTENSIONS = 3  # how often a list of learning rates grows at an edge
 PLAN, LOOKS, RESULTS_FILE = "plan.json", "looks.json", "results.json"
 Results = dict[str, Any]
 
@@ -40,26 +40,43 @@ def run_study(plan: Plan, executor: Executor, *, add_seeds: int = 0, command: Se
         RunFailedError: a run failed.
     """
     registered = _registered(plan, executor.folder)
-    looks = _looks(plan, executor.folder, add_seeds)
-    best, tuning = _best_rates(plan, executor)
+    looks = looks_at(plan.study, executor.folder, add_seeds)
+    rates = best_rates(plan, executor, higher=higher_is_better(plan.study.file.figure))
     seeds = tuple(seed for look in looks for seed in look)
-    answers = executor.execute(plan.answer_runs(best, seeds))
-    results = judged(plan, answers, looks=looks, best=best)
+    answers = executor.execute(plan.answer_runs(rates.best, seeds))
+    results = judged(plan, answers, looks=looks)
     results |= {
         "plan": plan.as_data(),
         "exploratory": registered["hash"] != plan.hash,
         "changed": _changed(registered["content"], plan.content()),
-        "learning_rates": best,
-        "tuning": [asdict(result) for result in tuning],
+        "learning_rates": rates.best,
+        "rates_at_edge": rates.at_edge,
+        "tuning": [asdict(result) for result in rates.runs],
         "command": list(command),
     }
     write_text(executor.folder / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False))
     return results
 
 
-def judged(
-    plan: Plan, answers: Sequence[Result], *, looks: Sequence[Sequence[int]], best: Mapping[str, float] | None = None
-) -> Results:
+def run_one(plan: Plan, executor: Executor, run_id: str) -> Result:
+    """Execute one run of a study and store its result, without a judgement; what has a result is not repeated.
+
+    Args:
+        plan: the plan.
+        executor: runs it, in the study's folder.
+        run_id: the run's.
+
+    Raises:
+        UserError: the study has no such run.
+        RunFailedError: it failed.
+    """
+    looks = looks_at(plan.study, executor.folder)
+    run = find_run(plan, run_id, [seed for look in looks for seed in look])
+    _registered(plan, executor.folder)
+    return executor.execute([run])[0]
+
+
+def judged(plan: Plan, answers: Sequence[Result], *, looks: Sequence[Sequence[int]]) -> Results:
     """The verdicts over finished runs, with the runs and figures that they rest on."""
     file = plan.study.file
     scores = {name: scores_of(name, answers) for name in plan.trained}
@@ -101,15 +118,32 @@ def _registered(plan: Plan, folder: Path) -> dict[str, Any]:
     return _read(path)
 
 
-def _looks(plan: Plan, folder: Path, add_seeds: int) -> list[list[int]]:
-    """The seeds of each look at the results: the plan's, then those added later."""
-    path = folder / LOOKS
+def looks_at(study: Study, folder: Path, add_seeds: int = 0) -> list[list[int]]:
+    """The seeds of each look at the results: the study's, then those added later.
+
+    Seeds are added only when the results of all looks so far have been written. Otherwise the call finishes what an
+    earlier one began, so that a stopped `--add-seeds` can be repeated.
+
+    Args:
+        study: the study.
+        folder: its folder.
+        add_seeds: how many to add.
+    """
+    path, first = folder / LOOKS, list(study.seeds)
     added: list[list[int]] = _read(path) if path.is_file() else []
-    if add_seeds:
-        taken = {*plan.study.seeds, *(seed for look in added for seed in look)}
-        added.append(list(range(max(taken) + 1, max(taken) + 1 + add_seeds)))
-        write_text(path, json.dumps(added))
-    return [list(plan.study.seeds), *added]
+    looks = [first, *filter(None, ([seed for seed in look if seed not in first] for look in added))]
+    if add_seeds and not unfinished_look(folder, looks):
+        last = max(seed for look in looks for seed in look)
+        looks.append(list(range(last + 1, last + 1 + add_seeds)))
+        write_text(path, json.dumps(looks[1:]))
+    return looks
+
+
+def unfinished_look(folder: Path, looks: Sequence[list[int]]) -> list[int]:
+    """The seeds of the first look that the results in the folder do not rest on; empty: there is none."""
+    path = folder / RESULTS_FILE
+    looked = _read(path).get("looks", []) if path.is_file() else []
+    return next((look for index, look in enumerate(looks) if looked[index : index + 1] != [look]), [])
 
 
 def _read(path: Path) -> Any:
@@ -122,46 +156,3 @@ def _read(path: Path) -> Any:
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Top-level keys of the plan that differ from the registered one."""
     return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-
-
-def _best_rates(plan: Plan, executor: Executor) -> tuple[dict[str, float], list[Result]]:
-    """The best learning rate of each variant; a best rate at the edge of the list extends the list.
-
-    The rates are chosen by the mean validation figure over seeds that answer nothing.
-    """
-    if not plan.study.file.learning_rates:
-        return {}, []
-    rates = {name: tuple(sorted(plan.study.file.learning_rates)) for name in plan.trained}
-    higher = higher_is_better(plan.study.file.figure)
-    for left in reversed(range(EXTENSIONS + 1)):
-        results = executor.execute(plan.tuning_runs(rates))
-        best = {name: _best_of(name, results, higher) for name in plan.trained}
-        wider = {name: _extended(rates[name], best[name]) for name in plan.trained}
-        if wider == rates or not left:
-            return best, results
-        rates = wider
-    raise AssertionError("unreachable: the last round returns")
-
-
-def _best_of(variant: str, results: Sequence[Result], higher: bool) -> float:
-    by_rate: dict[float, list[float]] = {}
-    worst = -math.inf if higher else math.inf
-    for result in results:
-        if result.variant == variant and result.learning_rate is not None:
-            by_rate.setdefault(result.learning_rate, []).append(worst if result.figure is None else result.figure)
-    choose: Callable[..., float] = max if higher else min
-    return choose(sorted(by_rate), key=lambda rate: mean(by_rate[rate]))
-
-
-def _extended(rates: tuple[float, ...], best: float) -> tuple[float, ...]:
-    """The list with one more rate beyond the edge at which the best one lies."""
-    if best == rates[0]:
-        return (round_rate(rates[0] ** 2 / rates[1]), *rates)
-    if best == rates[-1]:
-        return (*rates, round_rate(rates[-1] ** 2 / rates[-2]))
-    return rates
-
-
-def round_rate(rate: float) -> float:
-    """Three significant digits, so that a rate has one spelling."""
-    return float(f"{rate:.3g}")

@@ -63,7 +63,7 @@ def answer(results: Mapping[str, Any]) -> str:
 def noise_sentence(results: Mapping[str, Any]) -> str:
     """What the verdicts rest on: the method, the noise and the number of looks."""
     if results["noise"] is None:
-        return "One seed: no noise is known, so nothing can be decided."
+        return "One seed: no noise is known, so nothing can be decided." + _edge_sentences(results)
     methods = {
         "dunnett": "Dunnett's test with the noise pooled over all variants",
         "paired": "paired t tests with Holm's correction, as the noise of the variants differs strongly",
@@ -73,7 +73,18 @@ def noise_sentence(results: Mapping[str, Any]) -> str:
     if looks > 1:
         again = f" Seeds were added {looks - 1} times after a first look, so p and the intervals are too small."
     noise = f"a run varies by {results['noise']:.4g} ({results['degrees']} degrees of freedom)"
-    return f"{methods[results['method']]}; {noise}.{again}"
+    return f"{methods[results['method']]}; {noise}.{again}{_edge_sentences(results)}"
+
+
+def _edge_sentences(results: Mapping[str, Any]) -> str:
+    """Which variants' best learning rates lie at the edge of what was tried, so that better ones may exist."""
+    edges: dict[str, list[str]] = {}
+    for name, edge in results.get("rates_at_edge", {}).items():
+        edges.setdefault(edge, []).append(f"{name} ({results['learning_rates'][name]:g})")
+    return "".join(
+        f" The {edge} learning rate that was tried is the best of {_listed(names)}: a better one may lie beyond it."
+        for edge, names in edges.items()
+    )
 
 
 def _listed(names: list[str]) -> str:

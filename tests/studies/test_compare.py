@@ -54,8 +54,16 @@ def settled(results: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_study_is_run_judged_and_reported(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert main(["compare", str(study), "--out", str(out), *QUIET]) == 0
-    printed = capsys.readouterr().out
+    first = make_plan(read_study(study)).answer_runs()[0].id
+    assert main(["compare", str(study), "--out", str(out), "--only", first, *QUIET]) == 0
+    assert f"{first} finished: " in capsys.readouterr().out
+    assert [path.stem for path in (out / "results").iterdir()] == [first]
+    assert not (out / "results.json").exists()
+    assert main(["compare", str(study), "--out", str(out), "--add-seeds", "1", *QUIET]) == 0
+    assert not (out / "looks.json").exists()  # the study's own seeds had no results
+    printed, said = capsys.readouterr()
+    assert "seeds 0, 1 have no results yet: they are finished first, and none is added" in said
+    assert f"{first}: begins" not in said
     results = json.loads((out / "results.json").read_text())
     assert results["verdicts"]["same"]["verdict"] == "identical"
     assert results["verdicts"]["relu2"]["seeds"] == 2
