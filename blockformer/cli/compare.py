@@ -62,9 +62,12 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(results["verdicts"], indent=1))
         return 0
     from blockformer.studies.tables import as_markdown
+    from blockformer.studies.wandb_study import place_line
 
     print(as_markdown(results), end="")
     print(f"\nreport: {folder / 'report.html'}")
+    if line := place_line(folder):
+        print(line)
     return 0
 
 

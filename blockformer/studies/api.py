@@ -51,7 +51,7 @@ def compare(
 
 def folder_for(study: Study, out: str | Path | None) -> Path:
     """The study's folder: what was asked for, or its name, and its tier's, under `comparisons/`."""
-    return Path(out) if out is not None else ROOT / "-".join(filter(None, (study.name, study.tier)))
+    return Path(out) if out is not None else ROOT / study.label
 
 
 def execute(
@@ -66,13 +66,15 @@ def execute(
 ) -> Results:
     """Run a checked study in its folder and write `results.json`, `results.csv`, `results.md` and `report.html`."""
     from blockformer.studies.report import as_html  # imported late: plotly
+    from blockformer.studies.wandb_study import publish
 
     plan = make_plan(study)
-    executor = Executor(folder, study.name, study.file.figure, workers=workers, options=options, watch=watch)
+    executor = Executor(folder, study.label, study.file.figure, workers=workers, options=options, watch=watch)
     results = run_study(plan, executor, add_seeds=add_seeds, command=command)
     for name, text in (("csv", as_csv), ("md", as_markdown)):
         write_text(folder / f"results.{name}", text(results))
     write_text(folder / "report.html", as_html(results))
+    publish(results, folder, options)
     return results
 
 
@@ -86,5 +88,5 @@ def execute_one(
 ) -> Result:
     """Execute one run of a checked study in the study's folder, as an agent of a sweep does, and judge nothing."""
     plan = make_plan(study)
-    executor = Executor(folder, study.name, study.file.figure, options=options, watch=watch)
+    executor = Executor(folder, study.label, study.file.figure, options=options, watch=watch)
     return run_one(plan, executor, run_id)

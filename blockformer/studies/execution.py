@@ -17,6 +17,7 @@ from typing import Any, Literal
 from blockformer.errors import UserError
 from blockformer.files import write_text
 from blockformer.studies.plan import Purpose, Run
+from blockformer.studies.run_labels import run_settings
 from blockformer.training.callbacks.non_finite import DIVERGED
 from blockformer.training.loggers.file_logger import read_rows
 from blockformer.training.run_lock import RunLock
@@ -63,7 +64,7 @@ class Executor:
 
     Args:
         folder: the study's: `runs/`, `results/`, `claims/`.
-        name: the study's; W&B's group.
+        name: the study's label; W&B's group.
         figure: such as `val/loss` or `test/accuracy`.
         workers: runs at a time.
         options: further options of `blockformer fit`, such as `--run.wandb offline`.
@@ -194,10 +195,10 @@ class Executor:
     def _fit(self, run: Run) -> tuple[int, str]:
         settings = {key: value for key, value in run.settings.items() if key != "figure"}
         config = self.folder / "configs" / f"{run.id}.yaml"
+        settings["run"] = run_settings(run, self.name)
         write_text(config, json.dumps(settings, indent=1))  # JSON is YAML
         place = ["--run.root", str(self.folder / RUNS), "--run.name", run.id, "--run.variant", run.variant]
-        tags = [f"--run.group={self.name}", f"--run.job_type={run.variant}"]
-        return self._command(run, ["fit", "--config", str(config), *place, *tags, "--ckpt_path", "last", *self.options])
+        return self._command(run, ["fit", "--config", str(config), *place, "--ckpt_path", "last", *self.options])
 
     def _command(self, run: Run, arguments: list[str]) -> tuple[int, str]:
         """The exit status of a `blockformer` command, and its last line of output."""

@@ -23,9 +23,7 @@ BACKWARD = 3  # a step costs about three forward passes
 
 def as_html(results: Mapping[str, Any]) -> str:
     """The report: question and answer, effects with intervals, curves, costs, table, plan and command."""
-    charts = {"effects": effects(results), **{f"over_{axis}": curves(results, axis) for axis in AXES}}
-    charts |= {f"against_{size}": against(results, size) for size in ("parameters", "flops", "cache")}
-    drawn = {name: json.loads(str(chart.to_json())) for name, chart in charts.items() if chart is not None}
+    drawn = {name: json.loads(str(chart.to_json())) for name, chart in charts_of(results).items()}
     sections = "".join(
         f'<section><h2>{TITLES[name]}</h2><div class="chart" id="{name}"></div></section>' for name in drawn
     )
@@ -54,6 +52,13 @@ def as_html(results: Mapping[str, Any]) -> str:
         charts=json.dumps(drawn).replace("</", "<\\/"),
         plotly=get_plotlyjs(),
     )
+
+
+def charts_of(results: Mapping[str, Any]) -> dict[str, go.Figure]:
+    """All charts of a study by name; those that have nothing to show are left out."""
+    charts = {"effects": effects(results), **{f"over_{axis}": curves(results, axis) for axis in AXES}}
+    charts |= {f"against_{size}": against(results, size) for size in ("parameters", "flops", "cache")}
+    return {name: chart for name, chart in charts.items() if chart is not None}
 
 
 TITLES = {

@@ -85,6 +85,7 @@ def judged(plan: Plan, answers: Sequence[Result], *, looks: Sequence[Sequence[in
     verdicts |= {name: asdict(Verdict("identical", 0.0, 0.0, 0.0, 1.0)) for name in plan.identical}
     return {
         "study": plan.study.name,
+        "label": plan.study.label,
         "question": file.question,
         "figure": file.figure,
         "smallest": file.smallest,

@@ -134,6 +134,11 @@ class Study:
     source: Path | None = None
 
     @property
+    def label(self) -> str:
+        """Its name and that of its tier: names its folder and its group in W&B."""
+        return "-".join(filter(None, (self.name, self.tier)))
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the runs that are compared."""
         seeds = self.file.seeds

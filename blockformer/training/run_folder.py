@@ -47,6 +47,8 @@ class RunSettings:
         group: W&B's group, for example the study that the run belongs to.
         job_type: W&B's job type.
         tags: W&B's tags.
+        about: further keys at the top of `facts.json` and of W&B's configuration, by which runs can be grouped; they
+            replace keys of the same name.
         timeout: minutes without an answer from another process of the run after which the run ends.
     """
 
@@ -61,6 +63,7 @@ class RunSettings:
     group: str | None = None
     job_type: str | None = "train"
     tags: list[str] = field(default_factory=list)
+    about: dict[str, int | float | str | None] = field(default_factory=dict)
     timeout: float = 10.0
 
     def __post_init__(self) -> None:

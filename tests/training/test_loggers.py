@@ -121,10 +121,13 @@ def test_an_unreachable_server_leaves_the_run_offline(
 @pytest.mark.usefixtures("logged_out")
 def test_the_offline_run_holds_recipe_facts_figures_axes_and_artifact(fit: Callable[..., Path]) -> None:
     about = ["--run.group", "heads", "--run.job_type", "study", '--run.tags=["tiny","test"]']
+    about += ["--run.about", '{"study": "heads", "learning_rate": 0.1}']
     folder = fit("--trainer.max_steps", "3", "--run.wandb", "auto", *about, name="logged")
     logged = read_run(folder / "wandb")
     assert (logged.run.run_group, logged.run.job_type, sorted(logged.run.tags)) == ("heads", "study", ["test", "tiny"])
     assert logged.run.display_name == "logged"
+    assert (logged.config["study"], logged.config["learning_rate"]) == ("heads", 0.1)
+    assert json.loads((folder / "facts.json").read_text())["study"] == "heads"
     assert logged.config["recipe"]["decoder"]["layer"]["mixer"]["kv_heads"] == 2
     model = logged.config["model"]
     assert sum(model["parameters_by_slot"].values()) == model["parameters"] > 0

@@ -26,6 +26,7 @@ class Logged:
     run: Any = None
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, str] = field(default_factory=dict)
     artifacts: list[tuple[str, str]] = field(default_factory=list)
     exit_code: int | None = None
@@ -44,6 +45,8 @@ def read_run(folder: Path) -> Logged:
                 logged.config |= _values(record.config.update)
             case "history":
                 logged.history.append(_values(record.history.item))
+            case "summary":
+                logged.summary |= _values(record.summary.update)
             case "metric":
                 logged.metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
             case "artifact":

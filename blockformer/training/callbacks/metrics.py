@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,9 +24,13 @@ class MetricsLogger(StepCallback):
     `seconds` (since the start of training, including validation and checkpoints). Training rows add loss, perplexity,
     accuracy and bits per byte of this step, the gradient norm before clipping, the learning rate, tokens per second
     since the last row (excluding validation), and peak memory in MiB: of tensors on a GPU, of the process on a CPU.
+
+    Args:
+        about: further keys of the configuration that the loggers are given; they replace keys of the same name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, about: Mapping[str, Any] | None = None) -> None:
+        self.about = dict(about or {})
         self.row: Row = {}
         self.validation: Row = {}
         self._seconds = 0.0  # of earlier sessions of this run
@@ -42,7 +47,7 @@ class MetricsLogger(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         assert isinstance(pl_module, TrainingModule)
-        facts = facts_of(trainer, pl_module)
+        facts = facts_of(trainer, pl_module) | self.about
         for logger in trainer.loggers:
             logger.log_hyperparams(facts)
             if isinstance(logger, FileLogger):

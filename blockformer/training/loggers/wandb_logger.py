@@ -81,22 +81,8 @@ class SafeWandbLogger(WandbLogger):
             return
         import wandb  # takes half a second, and only needed here
 
-        # Offline, W&B keeps records in memory for 15 s, which a killed run would lose.
-        os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
-        settings = wandb.Settings(silent=True, console="off", init_timeout=30, finish_timeout=60)
-        begin = functools.partial(
-            wandb.init, **self._wandb_init | {"id": run_id(self.folder), "settings": settings, "config": by_key(params)}
-        )
-        try:
-            run = begin(mode=self.mode)
-        except Exception as error:
-            if self.mode != "online":
-                raise
-            print(
-                f"W&B cannot be reached ({type(error).__name__}); this run is kept offline: wandb sync", file=sys.stderr
-            )
-            run = begin(mode="offline")
-        self._experiment = run
+        given = self._wandb_init | {"id": run_id(self.folder), "config": by_key(params)}
+        self._experiment = run = begin(self.mode, **given)
         self.place = _place(run)
         for axis in AXES:
             run.define_metric(axis, hidden=True)
@@ -118,6 +104,27 @@ class SafeWandbLogger(WandbLogger):
     def finalize(self, status: str) -> None:
         self.experiment.finish(exit_code=0 if status == "success" else 1)
         self._experiment, self.broken = None, True  # nothing more to send
+
+
+def begin(mode: str, **given: Any) -> Any:
+    """Begin a run of W&B, or continue the one with this id; it is kept offline where the server cannot be reached.
+
+    Args:
+        mode: `online`, `offline` or `disabled`.
+        given: further arguments of `wandb.init`.
+    """
+    import wandb
+
+    # Offline, W&B keeps records in memory for 15 s, which a killed run would lose.
+    os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
+    settings = wandb.Settings(silent=True, console="off", init_timeout=30, finish_timeout=60)
+    try:
+        return wandb.init(**given, settings=settings, mode=cast("Any", mode))
+    except Exception as error:
+        if mode != "online":
+            raise
+        print(f"W&B cannot be reached ({type(error).__name__}); this run is kept offline: wandb sync", file=sys.stderr)
+        return wandb.init(**given, settings=settings, mode="offline")
 
 
 class _NoRun:

@@ -1,0 +1,141 @@
+"""A study in Weights & Biases: one run beside those of its variants, with its tables, plots and files."""
+
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blockformer.files import as_json, write_text
+from blockformer.studies.execution import RUNS
+from blockformer.studies.run_labels import LONGEST_TAG
+from blockformer.studies.sentences import answer, verdict_sentence
+from blockformer.studies.tables import COLUMNS, SIZES, rows_of
+from blockformer.training.loggers.wandb_logger import begin, by_key, run_id, wandb_mode
+
+PUBLISHED = "wandb.json"
+FILES = ("results.json", "results.csv", "results.md", "report.html")
+RUN_COLUMNS = ("id", "variant", "seed", "learning_rate", "status", "figure")
+OFFLINE = "wandb/offline-run-*"
+
+
+def run_option(options: Sequence[str], name: str, default: str) -> str:
+    """The value of `--run.NAME` among options of `fit`."""
+    for place, item in enumerate(options):
+        key, equals, value = item.partition("=")
+        if key == f"--run.{name}":
+            return value if equals else next(iter(options[place + 1 : place + 2]), default)
+    return default
+
+
+def publish(results: Mapping[str, Any], folder: Path, options: Sequence[str]) -> None:
+    """Send the results to W&B, or keep them offline as the runs are; no failure of W&B stops a study.
+
+    The further run has job type `report`. It holds tables of the variants, verdicts and runs, the plots, the whole
+    report as a panel, and the files of the results as an artifact. Results that were sent already are not sent again.
+
+    Args:
+        results: the content of `results.json`.
+        folder: the study's folder, with the files of the results.
+        options: of `fit`, as the runs have had them: `--run.wandb`, `--run.project`.
+    """
+    mode = run_option(options, "wandb", "auto")
+    mode = wandb_mode() if mode == "auto" else mode
+    state, digest = folder / PUBLISHED, hashlib.sha256((folder / FILES[0]).read_bytes()).hexdigest()
+    if mode == "disabled" or _read(state).get("results") == digest:
+        return
+    try:
+        project = run_option(options, "project", "blockformer")
+        if results["figure"].startswith("test/"):
+            _send_test_figures(results, folder, mode, project)
+        url = _send_report(results, folder, mode, project)
+    except Exception as error:  # of any kind: results.json and report.html matter more
+        reason = (str(error).splitlines() or [""])[0]
+        print(f"W&B failed ({type(error).__name__}: {reason}); {folder} is complete without it", file=sys.stderr)
+        return
+    write_text(state, as_json({"results": digest, "url": url}))
+
+
+def place_line(folder: Path) -> str:
+    """Where the study can be seen in W&B, or the command that uploads what is offline; empty: neither."""
+    if url := _read(folder / PUBLISHED).get("url"):
+        return f"W&B: {url}"
+    patterns = [pattern for pattern in (f"{RUNS}/*/{OFFLINE}", OFFLINE) if any(folder.glob(pattern))]
+    paths = " ".join(f"{shlex.quote(str(folder))}/{pattern}" for pattern in patterns)
+    return f"W&B, offline: upload it with `wandb sync {paths}`" if patterns else ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What was sent; nothing if that is not known."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _send_test_figures(results: Mapping[str, Any], folder: Path, mode: str, project: str) -> None:
+    """Add the figures of the test split to the summaries of the runs; `fit` itself has logged the others."""
+    for run in results["runs"]:
+        home = folder / RUNS / run["id"]
+        if run["status"] != "finished" or not (home / "wandb.id").is_file():
+            continue
+        facts = _read(home / "facts.json")
+        about = {"group": results["label"], "job_type": run["variant"], "name": run["id"]}
+        session = begin(
+            mode, id=run_id(home), resume="allow", dir=str(home), project=project, config=by_key(facts), **about
+        )
+        session.summary.update({name: value for name, value in run["figures"].items() if name.startswith("test/")})
+        session.finish()
+
+
+def _send_report(results: Mapping[str, Any], folder: Path, mode: str, project: str) -> str | None:
+    """Log the tables, plots and files of a study as one run. Returns its URL; None: it is offline."""
+    import wandb
+
+    from blockformer.studies.report import charts_of
+
+    label = results["label"]
+    config = {
+        "study": label,
+        "question": results["question"],
+        "figure": results["figure"],
+        "plan": {key: of for key, of in results["plan"].items() if key != "runs"},
+    }
+    about = {"group": label, "job_type": "report", "name": f"{label}-report", "tags": [label[:LONGEST_TAG], "report"]}
+    run = begin(
+        mode, id=run_id(folder), resume="allow", dir=str(folder), project=project, config=by_key(config), **about
+    )
+    rows = rows_of(results)
+    verdicts = [
+        (name, of["verdict"], of["difference"], of["low"], of["high"], of["p"], verdict_sentence(name, of, results))
+        for name, of in results["verdicts"].items()
+    ]
+    columns = ("variant", "verdict", "difference", "low", "high", "p", "in words")
+    tables = {
+        "variants": wandb.Table(list(COLUMNS + SIZES), [_cells(row.values()) for row in rows]),
+        "verdicts": wandb.Table(list(columns), [_cells(row) for row in verdicts]),
+        "runs": wandb.Table(list(RUN_COLUMNS), [_cells(of[key] for key in RUN_COLUMNS) for of in results["runs"]]),
+    }
+    plots = {f"plots/{name}": wandb.Plotly(chart) for name, chart in charts_of(results).items()}
+    run.log(
+        {**tables, **plots, "report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)}
+    )
+    run.summary.update({"answer": answer(results)})
+    run.summary.update({f"verdict/{name}": of["verdict"] for name, of in results["verdicts"].items()})
+    artifact = wandb.Artifact(
+        f"study-{run.id}", type="study", metadata={"study": label, "plan": results["plan"]["hash"]}
+    )
+    for name in FILES:
+        artifact.add_file(str(folder / name))
+    run.log_artifact(artifact)
+    url = None if run.offline else run.url
+    run.finish()
+    return url
+
+
+def _cells(values: Iterable[Any]) -> list[Any]:
+    """Values of one row; W&B wants one type a column, and takes integers and fractions for two."""
+    return [float(value) if isinstance(value, int) else value for value in values]
