@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from blockformer.cli.parser import CommandFailedError, Parser, add_format, positive
 
 if TYPE_CHECKING:
-    from blockformer.studies.execution import Result
-    from blockformer.studies.plan import Plan, Run
+    from blockformer.studies.plan import Plan
+    from blockformer.studies.run_result import Result
     from blockformer.studies.study import Study
 
 GROUPS = ("data", "optimizer", "trainer", "model")
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.only is not None and (options.plan or options.add_seeds):
         parser.error("--only executes one run: leave --plan and --add-seeds out")
     from blockformer.studies.api import execute, execute_one, folder_for  # imported late: --help then needs no torch
-    from blockformer.studies.execution import RunFailedError
+    from blockformer.studies.execution import InterruptedStudy, RunFailedError
+    from blockformer.studies.progress import Progress
     from blockformer.studies.results import looks_at, unfinished_look
 
     study = _study(options, parser, settings)
@@ -43,9 +44,10 @@ def main(arguments: Sequence[str]) -> int:
         listed = ", ".join(map(str, seeds))
         print(f"note: seeds {listed} have no results yet: they are finished first, and none is added", file=sys.stderr)
     command = ["blockformer", "compare", *arguments]
+    watch = Progress(folder, study.file.figure)
     try:
         if options.only is not None:
-            print(_outcome(execute_one(study, folder, options.only, options=passed, watch=_progress), options.format))
+            print(_outcome(execute_one(study, folder, options.only, options=passed, watch=watch), options.format))
             return 0
         results = execute(
             study,
@@ -54,8 +56,10 @@ def main(arguments: Sequence[str]) -> int:
             add_seeds=options.add_seeds,
             options=passed,
             command=command,
-            watch=_progress,
+            watch=watch,
         )
+    except InterruptedStudy as stop:
+        raise CommandFailedError(f"blockformer compare: {stop}", stop.exit_code) from stop
     except RunFailedError as error:
         raise CommandFailedError(f"{error}; the same command goes on from here", 1) from error
     if options.format == "json":
@@ -160,10 +164,6 @@ def _plan_text(plan: "Plan") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _progress(run: "Run", word: str) -> None:
-    print(f"{run.id}: {word}", file=sys.stderr, flush=True)
-
-
 def _parser() -> Parser:
     parser = Parser(
         prog="blockformer compare",
@@ -171,7 +171,8 @@ def _parser() -> Parser:
         "What has been run is not run again: the same command continues a stopped study.",
         epilog="Settings of `blockformer fit` (--data.*, --optimizer.*, --trainer.*, --model.*) change those of the\n"
         "study; --run.* goes to each run, for example --run.wandb offline.\n"
-        "Exit status: 0; 1 if a run failed; 2 if something is wrong with the study.",
+        "Exit status: 0; 1 if a run failed; 2 if something is wrong with the study; 130 after Ctrl-C, once the runs\n"
+        "in progress have saved (a second one ends them at once). The same command goes on from there.",
     )
     parser.add_argument(
         "what", nargs="+", metavar="STUDY | RECIPE RECIPE ...", help="a study file, or recipes; the first is the base"
@@ -182,7 +183,7 @@ def _parser() -> Parser:
     parser.add_argument("--figure", metavar="NAME", help="the figure to compare; default: the study's, or val/loss")
     parser.add_argument("--smallest", type=float, metavar="X", help="a difference below this does not matter")
     parser.add_argument("--add-seeds", type=positive, default=0, metavar="N", help="run more seeds of a finished study")
-    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="runs at a time; default: 1")
+    parser.add_argument("--workers", type=positive, metavar="N", help="runs at a time; default: one a GPU, or 1")
     parser.add_argument(
         "--only",
         metavar="RUN",

@@ -1,13 +1,15 @@
 """`blockformer compare` for callers in Python."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blockformer.files import write_text
-from blockformer.studies.execution import Executor, Result
-from blockformer.studies.plan import Run, make_plan
+from blockformer.studies.execution import Executor, Watch
+from blockformer.studies.plan import make_plan
 from blockformer.studies.results import Results, run_one, run_study
+from blockformer.studies.run_result import Result
 from blockformer.studies.study import Study, read_study
 from blockformer.studies.tables import as_csv, as_markdown
 
@@ -20,7 +22,7 @@ def compare(
     tier: str | None = None,
     out: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     add_seeds: int = 0,
     options: Sequence[str] = (),
 ) -> Results:
@@ -34,7 +36,7 @@ def compare(
         tier: the tier whose changes apply.
         out: the study's folder; None: `comparisons/` and the study's name.
         changes: by dotted key, over the study.
-        workers: runs at a time.
+        workers: runs at a time; None: as many as there are GPUs, and one without.
         add_seeds: further seeds for a study that has been run.
         options: further options of `blockformer fit`, such as ``["--run.wandb", "offline"]``.
 
@@ -58,18 +60,18 @@ def execute(
     study: Study,
     folder: Path,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     add_seeds: int = 0,
     options: Sequence[str] = (),
     command: Sequence[str] = (),
-    watch: Callable[[Run, str], None] = lambda run, word: None,
+    watch: Watch | None = None,
 ) -> Results:
     """Run a checked study in its folder and write `results.json`, `results.csv`, `results.md` and `report.html`."""
     from blockformer.studies.report import as_html  # imported late: plotly
     from blockformer.studies.wandb_study import publish
 
     plan = make_plan(study)
-    executor = Executor(folder, study.label, study.file.figure, workers=workers, options=options, watch=watch)
+    executor = _executor(study, folder, workers, options, watch)
     results = run_study(plan, executor, add_seeds=add_seeds, command=command)
     for name, text in (("csv", as_csv), ("md", as_markdown)):
         write_text(folder / f"results.{name}", text(results))
@@ -84,9 +86,36 @@ def execute_one(
     run_id: str,
     *,
     options: Sequence[str] = (),
-    watch: Callable[[Run, str], None] = lambda run, word: None,
+    watch: Watch | None = None,
 ) -> Result:
     """Execute one run of a checked study in the study's folder, as an agent of a sweep does, and judge nothing."""
     plan = make_plan(study)
-    executor = Executor(folder, study.label, study.file.figure, options=options, watch=watch)
+    executor = _executor(study, folder, 1, options, watch)
     return run_one(plan, executor, run_id)
+
+
+def _executor(study: Study, folder: Path, workers: int | None, options: Sequence[str], watch: Watch | None) -> Executor:
+    gpus = gpus_of_workers(study)
+    return Executor(
+        folder,
+        study.label,
+        study.file.figure,
+        workers=workers or len(gpus) or 1,
+        options=options,
+        watch=watch,
+        gpus=gpus,
+    )
+
+
+def gpus_of_workers(study: Study) -> list[str]:
+    """The GPUs for each of as many runs as fit on this machine at a time, as values of CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    trainer = study.file.fit.get("trainer", {})
+    if trainer.get("accelerator") == "cpu":
+        return []
+    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(index) for index in range(count)] if given is None else given.split(",")[:count]
+    devices = trainer.get("devices", 1)
+    each = devices if isinstance(devices, int) and devices > 0 else 1
+    return [",".join(names[start : start + each]) for start in range(0, count - each + 1, each)]

@@ -1,66 +1,80 @@
-"""Run what a study plans: each run in a process of its own, claimed by a lock, repeated until it has a result."""
+"""Execute the runs of a study: each in a process of its own, claimed by a lock, repeated until it has a result."""
 
 import json
-import math
 import os
+import queue
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
+from blockformer import signals
 from blockformer.errors import UserError
 from blockformer.files import write_text
-from blockformer.studies.plan import Purpose, Run
+from blockformer.studies.plan import Run
 from blockformer.studies.run_labels import run_settings
+from blockformer.studies.run_result import Result, Status, collected, is_tested, store, stored
 from blockformer.training.callbacks.non_finite import DIVERGED
-from blockformer.training.loggers.file_logger import read_rows
-from blockformer.training.run_lock import RunLock
+from blockformer.training.run_lock import BUSY, LOCK, PATIENCE, RunLock
 
-RESULTS, RUNS, CLAIMS = "results", "runs", "claims"
+RUNS, CLAIMS = "runs", "claims"
+PROGRAM = (sys.executable, "-m", "blockformer.cli.main")
 ATTEMPTS = 3  # of a run that fails for another reason than its loss
 WRONG = 2  # exit status of a command that refuses what it was given
 WAIT = 2.0  # seconds until claimed runs of other workers are looked at again
+ABANDONED = 2 * PATIENCE  # seconds without a sign of life after which a claim may be taken over
+STOPPED = (130, 143, 129)  # exit status of a run that a signal has stopped
 STOP_WAIT = 60.0  # seconds for a run to save after it was asked to stop
-Status = Literal["finished", "diverged"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """The outcome of one run.
-
-    Attributes:
-        id, variant, seed, learning_rate, purpose: of the run.
-        status: whether it finished or its loss became infinite or NaN.
-        figure: the study's figure after the last step; None: it diverged.
-        figures: all figures of the last validation and of the test.
-        curve: validations: step, tokens, seconds and the figures.
-        seconds: of training, without start and preparation.
-    """
-
-    id: str
-    variant: str
-    seed: int
-    learning_rate: float | None
-    purpose: Purpose
-    status: Status
-    figure: float | None
-    figures: dict[str, float] = field(default_factory=dict)
-    curve: list[dict[str, float]] = field(default_factory=list)
-    seconds: float | None = None
 
 
 class RunFailedError(UserError):
     """A run failed for another reason than its loss, each time it was tried."""
 
 
+class InterruptedStudy(Exception):  # noqa: N818  (not an error: the study was asked to stop)
+    """A signal ended the study; runs in progress have saved, and the same command goes on from there.
+
+    Args:
+        signum: the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; the same command goes on from here")
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells report it."""
+        return 128 + self.signum
+
+
+class Watch:
+    """Is told how a study proceeds; this one shows nothing."""
+
+    def planned(self, runs: Sequence[Run], workers: int) -> None:
+        """Before runs are executed: all that are wanted now, with and without a result, and how many at a time."""
+
+    def event(self, run: Run, word: str) -> None:
+        """A run `begins`, is `elsewhere` (another worker executes it), is `finished`, `diverged` or has `failed`."""
+
+    def stopping(self) -> None:
+        """The study was asked to stop, and waits for its runs to save."""
+
+    def ended(self) -> None:
+        """No more runs are executed for now."""
+
+
 class Executor:
     """Executes runs in a study's folder, several at a time; other processes may work on the same folder.
+
+    A run is claimed by a lock in `claims/`, which its `blockformer fit` inherits: while either lives, nobody else
+    begins the run. A claim whose owner shows no sign of life (a stopped process, or one on a machine that died) is
+    taken over as soon as nothing trains in the run's folder.
 
     Args:
         folder: the study's: `runs/`, `results/`, `claims/`.
@@ -68,7 +82,9 @@ class Executor:
         figure: such as `val/loss` or `test/accuracy`.
         workers: runs at a time.
         options: further options of `blockformer fit`, such as `--run.wandb offline`.
-        watch: called when a run begins, ends or is taken over, with the run and a word.
+        watch: is told when a run begins, ends or is taken over.
+        gpus: the GPUs of each worker, as values of CUDA_VISIBLE_DEVICES; empty: runs see what this process sees.
+        leave: whether to end when other workers have claimed all runs that are left, instead of waiting for them.
     """
 
     def __init__(
@@ -79,23 +95,27 @@ class Executor:
         *,
         workers: int = 1,
         options: Sequence[str] = (),
-        watch: Callable[[Run, str], None] = lambda run, word: None,
+        watch: Watch | None = None,
+        gpus: Sequence[str] = (),
+        leave: bool = False,
     ) -> None:
         self.folder, self.name, self.figure, self.workers = folder, name, figure, workers
-        self.options, self.watch = list(options), watch
+        self.options, self.watch, self.leave = list(options), watch or Watch(), leave
         self.stopping = threading.Event()
         self.wrong = ""
+        self.signum = 0
         self._processes: set[subprocess.Popen[bytes]] = set()
+        self._guard = threading.Lock()
+        self._places: queue.Queue[str | None] = queue.Queue()
+        for index in range(workers):
+            self._places.put(gpus[index % len(gpus)] if gpus else None)
+        self._beats: dict[
+            str, tuple[int, float]
+        ] = {}  # last sign of life of other workers' claims, and when it was seen
 
     def result(self, run: Run) -> Result | None:
         """The stored result of a run; None: it has none yet."""
-        path = self.folder / RESULTS / f"{run.id}.json"
-        try:
-            return Result(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: is damaged; remove it, and the run is repeated") from error
+        return stored(self.folder, run)
 
     def execute(self, runs: Sequence[Run]) -> list[Result]:
         """Run everything that has no result yet, and wait for what other workers have claimed.
@@ -103,22 +123,16 @@ class Executor:
         Raises:
             UserError: a run refused its settings; what is in progress is finished, and nothing else is begun.
             RunFailedError: runs failed; the others are finished first.
-            KeyboardInterrupt: the study was stopped; runs in progress have saved and will be continued.
+            InterruptedStudy: the study was asked to stop; runs in progress have saved and will be continued.
         """
-        failures: list[str] = []
-        pending = [run for run in runs if self.result(run) is None]
-        with ThreadPoolExecutor(self.workers) as pool:
-            futures = [pool.submit(self._finish, run, failures) for run in pending]
-            try:
-                for future in futures:
-                    while not future.done():
-                        time.sleep(0.05)
-                    future.result()
-            except BaseException:
-                self.stop()
-                for future in futures:
-                    future.cancel()
-                raise
+        self.watch.planned(runs, self.workers)
+        try:
+            with self._interruptible():
+                failures = self._executed([run for run in runs if self.result(run) is None])
+        finally:
+            self.watch.ended()
+        if self.signum:
+            raise InterruptedStudy(self.signum)
         if self.wrong:
             raise UserError(self.wrong)
         if failures:
@@ -126,92 +140,192 @@ class Executor:
         found = [self.result(run) for run in runs]
         return [result for result in found if result is not None]
 
+    def _executed(self, pending: Sequence[Run]) -> list[str]:
+        """Execute runs. Returns what failed."""
+        failures: list[str] = []
+        with ThreadPoolExecutor(self.workers) as pool:
+            futures = [pool.submit(self._finish, run, failures) for run in pending]
+            try:
+                for future in futures:
+                    while not future.done() and not self.signum:
+                        time.sleep(0.05)  # and not inside a lock, where a signal would not be handled
+                    if not self.signum:
+                        future.result()
+            except BaseException:
+                self.stop()
+                raise
+            if self.signum:
+                self.stop()
+        return failures
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Note the first signal; the second ends this process and its runs at once."""
+
+        def note(signum: int) -> None:
+            self.signum = signum
+            self.stopping.set()
+
+        undo = signals.deferred(note)
+        signals.before_exit.append(self.kill)
+        try:
+            yield
+        finally:
+            signals.before_exit.remove(self.kill)
+            undo()
+
     def stop(self) -> None:
         """Ask the runs in progress to save and end, and wait for them."""
-        self.stopping.set()
-        for process in list(self._processes):
+        with self._guard:
+            self.stopping.set()
+            processes = list(self._processes)
+        if processes:
+            self.watch.stopping()
+        for process in processes:
             process.terminate()
         deadline = time.monotonic() + STOP_WAIT
-        for process in list(self._processes):
-            try:
+        try:
+            for process in processes:
                 process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self.kill()
+
+    def kill(self, line: str = "") -> None:
+        """End the runs in progress at once; they continue from their last checkpoint."""
+        for process in list(self._processes):
+            process.kill()
 
     def _finish(self, run: Run, failures: list[str]) -> None:
         """Execute a run unless another worker does; then wait until that one has finished or died."""
-        while not self.stopping.is_set() and self.result(run) is None:
-            with self._claim(run) as mine:
-                if mine:
-                    if self.result(run) is None and (failure := self._attempt(run)):
+        elsewhere = False
+        while not self.stopping.is_set():
+            if (result := self.result(run)) is not None:
+                if elsewhere:
+                    self.watch.event(run, result.status)
+                return
+            if (lock := self._claimed(run)) is not None:
+                try:
+                    if self.result(run) is None and (failure := self._attempt(run, lock)):
                         failures.append(failure)
                         return
-                    continue
-            self.stopping.wait(WAIT)
+                finally:
+                    lock.release()
+            elif self.leave:
+                return
+            else:
+                if not elsewhere:
+                    self.watch.event(run, "elsewhere")
+                elsewhere = True
+                self.stopping.wait(WAIT)
 
-    @contextmanager
-    def _claim(self, run: Run) -> Iterator[bool]:
-        """Whether this process may execute the run: no other process on any machine is at it."""
+    def _claimed(self, run: Run) -> RunLock | None:
+        """The claim of a run; None: another process, on any machine, is at it."""
+        folder = self.folder / CLAIMS / run.id
         try:
-            lock = RunLock(self.folder / CLAIMS / run.id)
+            return RunLock(folder, quiet=True)
         except UserError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+            if self._is_abandoned(folder / LOCK, run):
+                (folder / LOCK).unlink(missing_ok=True)
+            return None
 
-    def _attempt(self, run: Run) -> str:
+    def _is_abandoned(self, claim: Path, run: Run) -> bool:
+        """Whether the owner of a claim shows no sign of life, and nothing trains in the run's folder."""
+        try:
+            beat, now = claim.stat().st_mtime_ns, time.monotonic()
+        except OSError:
+            return False
+        last, since = self._beats.setdefault(run.id, (beat, now))
+        if last != beat:
+            self._beats[run.id] = (beat, now)
+        elif now - since > ABANDONED and not is_locked(self._run_folder(run)):
+            del self._beats[run.id]
+            return True
+        return False
+
+    def _attempt(self, run: Run, lock: RunLock) -> str:
         """Execute a run and store its result. Returns why it failed; empty if it did not."""
-        reason = ""
-        for _ in range(ATTEMPTS):
-            while not self.stopping.is_set() and _is_locked(self._run_folder(run)):
-                self.stopping.wait(WAIT)  # a run outlives a worker that was killed; its end is waited for
-            if self.stopping.is_set():
-                return ""
-            self.watch(run, "begins")
-            status, reason = self._fit(run)
-            diverged = status != 0 and (self._run_folder(run) / DIVERGED).is_file()
-            if self.stopping.is_set() and status and not diverged:
-                return ""
-            if status == WRONG:
-                self.wrong = self.wrong or f"{run.id}: {reason}"
-                self.stopping.set()
-                return ""
-            if status == 0 and self.figure.startswith("test/") and run.purpose == "answer":
-                status, reason = self._command(
-                    run, ["test", "--ckpt_path", str(self._run_folder(run) / "checkpoints/last.ckpt")]
-                )
-            if status == 0 or diverged:
-                result = self._collected(run, "diverged" if diverged else "finished")
-                text = json.dumps(asdict(result), indent=1, allow_nan=False)
-                write_text(self.folder / RESULTS / f"{run.id}.json", text)
-                self.watch(run, result.status)
-                return ""
-        self.watch(run, "failed")
+        place, reason, tries = self._places.get(), "", 0
+        try:
+            while tries < ATTEMPTS:
+                while not self.stopping.is_set() and is_locked(self._run_folder(run)):
+                    self.stopping.wait(WAIT)  # a run outlives a worker that was killed; its end is waited for
+                if self.stopping.is_set():
+                    return ""
+                self.watch.event(run, "begins")
+                status, reason = self._fit(run, place, lock)
+                if status == WRONG and BUSY in reason:
+                    continue  # a run of a worker that was killed was still starting, and was first
+                if self._is_over(run, status, reason):
+                    return ""
+                if status == 0 and is_tested(run, self.figure):
+                    status, reason = self._test(run, place, lock)
+                if status == 0 or self._has_diverged(run):
+                    self._store(run, "finished" if status == 0 else "diverged")
+                    return ""
+                tries += 1
+        finally:
+            self._places.put(place)
+        self.watch.event(run, "failed")
         return f"{run.id} failed {ATTEMPTS} times: {reason or 'see'} ({self._log(run)})"
 
-    def _fit(self, run: Run) -> tuple[int, str]:
+    def _is_over(self, run: Run, status: int, reason: str) -> bool:
+        """Whether a run that ended shall not be tried again now: the study stops, or its settings are wrong."""
+        if status == 0 or self._has_diverged(run):
+            return False
+        if status == WRONG:
+            with self._guard:
+                self.wrong = self.wrong or f"{run.id}: {reason}"
+                self.stopping.set()
+        if self.leave and status in STOPPED:
+            self.stopping.set()  # the scheduler ends this job, and has sent a signal to all its processes
+        return self.stopping.is_set()
+
+    def _has_diverged(self, run: Run) -> bool:
+        return (self._run_folder(run) / DIVERGED).is_file()
+
+    def _store(self, run: Run, status: Status) -> None:
+        """Store the result of a run, unless a worker that took the run over has."""
+        if self.result(run) is None:
+            store(self.folder, collected(self._run_folder(run), run, self.figure, status))
+        self.watch.event(run, status)
+
+    def _fit(self, run: Run, place: str | None, lock: RunLock) -> tuple[int, str]:
         settings = {key: value for key, value in run.settings.items() if key != "figure"}
         config = self.folder / "configs" / f"{run.id}.yaml"
         settings["run"] = run_settings(run, self.name)
         write_text(config, json.dumps(settings, indent=1))  # JSON is YAML
-        place = ["--run.root", str(self.folder / RUNS), "--run.name", run.id, "--run.variant", run.variant]
-        return self._command(run, ["fit", "--config", str(config), *place, "--ckpt_path", "last", *self.options])
+        where = ["--run.root", str(self.folder / RUNS), "--run.name", run.id, "--run.variant", run.variant]
+        arguments = ["fit", "--config", str(config), *where, "--ckpt_path", "last", *self.options]
+        return self._command(run, arguments, place, lock)
 
-    def _command(self, run: Run, arguments: list[str]) -> tuple[int, str]:
+    def _test(self, run: Run, place: str | None, lock: RunLock) -> tuple[int, str]:
+        checkpoint = self._run_folder(run) / "checkpoints/last.ckpt"
+        return self._command(run, ["test", "--ckpt_path", str(checkpoint)], place, lock)
+
+    def _command(self, run: Run, arguments: list[str], place: str | None, lock: RunLock) -> tuple[int, str]:
         """The exit status of a `blockformer` command, and its last line of output."""
         log = self._log(run)
         log.parent.mkdir(parents=True, exist_ok=True)
-        threads = max(1, (os.cpu_count() or 1) // self.workers)
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-        command = [sys.executable, "-m", "blockformer.cli.main", *arguments]
+        environment = {"OMP_NUM_THREADS": str(max(1, _cpus() // self.workers)), **os.environ}
+        if place is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = place
+        command = [*PROGRAM, *arguments]
         with log.open("ab") as stream:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, start_new_session=True
-            )
-            self._processes.add(process)
+            with self._guard:
+                if self.stopping.is_set():
+                    return STOPPED[0], ""
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C reaches the study alone, which tells its runs
+                    pass_fds=lock.inheritable,
+                )
+                self._processes.add(process)
             try:
                 status = process.wait()
             finally:
@@ -225,37 +339,16 @@ class Executor:
     def _run_folder(self, run: Run) -> Path:
         return self.folder / RUNS / run.id
 
-    def _collected(self, run: Run, status: Status) -> Result:
-        rows = read_rows(self._run_folder(run) / "metrics.jsonl")
-        validations = [row for row in rows if "val/loss" in row]
-        wanted = ("step", "tokens", "seconds")
-        curve = [
-            {key: value for key, value in row.items() if (key in wanted or key.startswith("val/")) and _finite(value)}
-            for row in validations
-        ]
-        figures = {key: value for key, value in (curve[-1] if curve else {}).items() if key.startswith("val/")}
-        if status == "finished" and self.figure.startswith("test/") and run.purpose == "answer":
-            evaluations = read_rows(self._run_folder(run) / "evaluations.jsonl")
-            figures |= {key: value for key, value in evaluations[-1].items() if key.startswith("test/")}
-        wanted_figure = self.figure if run.purpose == "answer" else self.figure.replace("test/", "val/")
-        if status == "finished" and wanted_figure not in figures:
-            known = ", ".join(sorted(figures)) or "none: nothing was validated"
-            raise UserError(f"{run.id} has no figure {wanted_figure}; it has {known}")
-        figure = figures.get(wanted_figure) if status == "finished" else None
-        seconds = validations[-1].get("seconds") if validations else None
-        return Result(
-            run.id, run.variant, run.seed, run.learning_rate, run.purpose, status, figure, figures, curve, seconds
-        )
 
-
-def _is_locked(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether a process trains in this folder."""
     try:
-        RunLock(folder).release()
+        RunLock(folder, quiet=True).release()
     except UserError:
         return True
     return False
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _cpus() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,8 +7,9 @@ from difflib import get_close_matches
 from statistics import mean
 
 from blockformer.errors import UserError
-from blockformer.studies.execution import Executor, Result
+from blockformer.studies.execution import Executor
 from blockformer.studies.plan import TUNING_SEED, Plan, Run
+from blockformer.studies.run_result import Result
 
 EXTENSIONS = 3  # how often a list of learning rates grows at an edge
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
-from blockformer.studies.execution import Executor, Result
+from blockformer.studies.execution import Executor
 from blockformer.studies.learning_rates import best_rates, find_run
 from blockformer.studies.plan import Plan
+from blockformer.studies.run_result import Result
 from blockformer.studies.statistics import Verdict, judge
 from blockformer.studies.study import BASE, Study
 from blockformer.training.score import BETTER

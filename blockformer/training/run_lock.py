@@ -19,6 +19,8 @@ BEAT = 5.0
 """Seconds between two signs of life of an owner."""
 PATIENCE = 3 * BEAT
 """Seconds without a sign of life after which an owner on another machine is taken for dead."""
+BUSY = "is being trained by"
+"""Part of the message about a folder that is locked."""
 _LONGEST = 1000  # bytes of an owner's record
 _BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
 
@@ -52,13 +54,14 @@ class RunLock:
 
     Args:
         folder: the run's folder; it is created if necessary, and removed again if nothing else has been written to it.
+        quiet: whether to wait for a sign of life without saying so.
 
     Raises:
         UserError: another process holds the lock; the message names it. Or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._path = folder, folder / LOCK
+    def __init__(self, folder: Path, *, quiet: bool = False) -> None:
+        self.folder, self._path, self._quiet = folder, folder / LOCK, quiet
         self._released = threading.Event()
         try:
             self._created = _create(folder)
@@ -76,12 +79,24 @@ class RunLock:
         self._released.set()
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
-        if self._created and _content(self.folder) == [LOCK]:
+        if self._created and self._is_ours() and _content(self.folder) == [LOCK]:
             with contextlib.suppress(OSError):
                 self._path.unlink()
                 self.folder.rmdir()
         _held.discard(self._descriptor)
         os.close(self._descriptor)
+
+    @property
+    def inheritable(self) -> tuple[int, ...]:
+        """For ``pass_fds`` of a process that shall hold the lock too, until both have ended."""
+        return () if _flock is None else (self._descriptor,)
+
+    def _is_ours(self) -> bool:
+        """Whether the file is still the one that was locked: a lock without signs of life can have been replaced."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
+        except OSError:
+            return False
 
     def _taken(self) -> int:
         """An open descriptor of the file, locked."""
@@ -97,7 +112,7 @@ class RunLock:
                 kernel = _lock(descriptor)
                 owner = _record(descriptor)
                 if kernel is False or (owner and self._lives(owner, kernel=kernel is True)):
-                    raise UserError(f"{self.folder} is being trained by {_named(owner)}: {_REMEDY}")
+                    raise UserError(f"{self.folder} {BUSY} {_named(owner)}: {_REMEDY}")
                 if os.fstat(descriptor).st_nlink:
                     return descriptor
             except BaseException:
@@ -110,8 +125,9 @@ class RunLock:
         if kernel and owner.get("machine") == _machine():
             return False
         before, end = self._path.stat().st_mtime_ns, time.monotonic() + PATIENCE
-        waiting = f"waiting {PATIENCE:.0f} seconds for a sign of life"
-        print(f"note: {self.folder} was being trained by {_named(owner)}; {waiting}", file=sys.stderr, flush=True)
+        if not self._quiet:
+            waiting = f"waiting {PATIENCE:.0f} seconds for a sign of life"
+            print(f"note: {self.folder} was being trained by {_named(owner)}; {waiting}", file=sys.stderr, flush=True)
         while time.monotonic() < end:
             time.sleep(BEAT / 5)
             with self._path.open("rb"):  # makes a network file system look again
@@ -127,7 +143,7 @@ class RunLock:
         os.write(self._descriptor, json.dumps(owner).encode() + b"\n")
 
     def _beat(self) -> None:
-        while not self._released.wait(BEAT):
+        while not self._released.wait(BEAT) and self._is_ours():
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 

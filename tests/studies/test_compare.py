@@ -13,8 +13,8 @@ import pytest
 
 import blockformer as bf
 from blockformer.cli.main import main
-from blockformer.studies.execution import Executor
-from blockformer.studies.plan import make_plan
+from blockformer.studies.execution import Executor, Watch
+from blockformer.studies.plan import Run, make_plan
 from blockformer.studies.results import run_study
 from blockformer.studies.study import read_study
 from blockformer.studies.tables import as_csv, as_markdown
@@ -140,13 +140,14 @@ def test_settings_that_fit_refuses_end_the_study(
 def test_each_variant_is_judged_at_its_own_learning_rate(study: Path, tmp_path: Path) -> None:
     tried: list[str] = []
 
-    def watch(run: Any, word: str) -> None:
-        if word == "begins":
-            tried.append(run.id)
+    class Tried(Watch):
+        def event(self, run: Run, word: str) -> None:
+            if word == "begins":
+                tried.append(run.id)
 
     changes = {"learning_rates": [1e-4, 1e-3], "figure": "test/loss", "seeds": 1}
     plan = make_plan(read_study(study, changes=changes))
-    executor = Executor(tmp_path / "out", "which", "test/loss", workers=2, options=QUIET, watch=watch)
+    executor = Executor(tmp_path / "out", "which", "test/loss", workers=2, options=QUIET, watch=Tried())
     results = run_study(plan, executor)
     assert set(results["learning_rates"]) == {"base", "relu2"}
     answers = [run for run in results["runs"] if run["purpose"] == "answer"]

@@ -22,7 +22,7 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., E
     def make(outcome: Outcomes, **settings: int) -> Executor:
         made = Executor(tmp_path, "study", "val/loss", **settings)
 
-        def run(run: Run, arguments: list[str]) -> tuple[int, str]:
+        def run(run: Run, arguments: list[str], *where: object) -> tuple[int, str]:
             status = outcome(run)
             if status == 0:
                 folder = tmp_path / "runs" / run.id
