@@ -2,155 +2,165 @@
 
 import html
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import stdev
 from string import Template
 from typing import Any
 
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from blockformer.studies.sentences import answer, noise_sentence, verdict_sentence
+from blockformer.studies.charts import AXES, COSTS, charts_of, cost_of
+from blockformer.studies.sentences import answer, noise_sentence, p_value, verdict_sentence
 from blockformer.studies.study import BASE
-from blockformer.studies.tables import COLUMNS, SIZES, rows_of
+from blockformer.studies.tables import rows_of
 
 TEMPLATE = Path(__file__).with_name("report.html")
-COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
-AXES = {"tokens": "tokens read", "flops": "FLOPs of training", "seconds": "seconds of training"}
-BACKWARD = 3  # a step costs about three forward passes
+COLUMNS = {
+    "variant": "variant",
+    "verdict": "verdict",
+    "mean": "mean",
+    "difference": "difference",
+    "low": "from",
+    "high": "to",
+    "p": "p",
+    "seeds": "seeds",
+    "diverged": "diverged",
+    "parameters": "parameters",
+    "active": "active",
+    "flops": "FLOPs/token",
+    "cache": "cache, bytes",
+    "speed": "tokens/s",
+    "shared": "shared values",
+    "off": "off the match",
+}
+SWITCHES = {"over": AXES, "against": COSTS}
 
 
 def as_html(results: Mapping[str, Any]) -> str:
-    """The report: question and answer, effects with intervals, curves, costs, table, plan and command."""
+    """The report: question and answer, effects, table, curves, costs, differences, noise, plan, machine, command."""
     drawn = {name: json.loads(str(chart.to_json())) for name, chart in charts_of(results).items()}
-    sections = "".join(
-        f'<section><h2>{TITLES[name]}</h2><div class="chart" id="{name}"></div></section>' for name in drawn
-    )
-    verdicts = "".join(
-        f"<li>{_text(verdict_sentence(name, of, results))}</li>" for name, of in results["verdicts"].items()
-    )
     plan = results["plan"]
     exploratory = ""
     if results["exploratory"]:
-        exploratory = (
-            f"<p class=warning>Exploratory: changed since the first run: {_text(', '.join(results['changed']))}.</p>"
-        )
-    command = " ".join(results["command"]) or f"blockformer compare {results['study']}.yaml"
+        changed = _text(", ".join(results["changed"]))
+        exploratory = f'<p class="warning">Exploratory: changed since the first run: {changed}.</p>'
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=_text(results["study"]),
         question=_text(results["question"] or results["study"]),
         answer=_text(answer(results)),
         exploratory=exploratory,
-        verdicts=verdicts,
+        verdicts="".join(_verdict(name, of, results) for name, of in results["verdicts"].items()),
+        effects=_chart("effects") if "effects" in drawn else "<p>Nothing can be compared yet.</p>",
+        smallest=f"Shaded: differences below {results['smallest']:g}, which do not matter. "
+        if results["smallest"]
+        else "",
+        table=_results_table(results),
+        over=_switched("over", drawn),
+        against=_switched("against", drawn),
+        changes="".join(_changes(name, found) for name, found in results.get("differences", {}).items()),
         noise=_text(noise_sentence(results)),
-        sections=sections,
-        table=_table(results),
-        plan=f"{len(plan['runs'])} runs, plan {plan['hash'][:12]}",
+        noise_table=_noise_table(results),
+        rates=_rates(results) if "rates" in drawn else "",
+        runs=_runs_table(results),
+        plan=f"{len(plan['runs'])} runs, fixed before the first one as plan <code>{plan['hash'][:12]}</code>.",
+        sizes=_sizes_table(plan["variants"]),
         content=_text(json.dumps(plan["content"], indent=1)),
-        command=_text(command),
-        charts=json.dumps(drawn).replace("</", "<\\/"),
+        environment=_environment(results.get("environment", {})),
+        command=_text(shlex.join(results["command"]) or f"blockformer compare {results['study']}.yaml"),
+        charts=json.dumps(drawn).replace("<", "\\u003c"),
         plotly=get_plotlyjs(),
     )
 
 
-def charts_of(results: Mapping[str, Any]) -> dict[str, go.Figure]:
-    """All charts of a study by name; those that have nothing to show are left out."""
-    charts = {"effects": effects(results), **{f"over_{axis}": curves(results, axis) for axis in AXES}}
-    charts |= {f"against_{size}": against(results, size) for size in ("parameters", "flops", "cache")}
-    return {name: chart for name, chart in charts.items() if chart is not None}
+def _verdict(name: str, of: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    chip = f'<span class="chip {_text(of["verdict"])}">{_text(of["verdict"])}</span>'
+    return f"<li>{chip}<span>{_text(verdict_sentence(name, of, results))}</span></li>"
 
 
-TITLES = {
-    "effects": "Differences to the base",
-    "over_tokens": "Curves over tokens",
-    "over_flops": "Curves over FLOPs",
-    "over_seconds": "Curves over seconds",
-    "against_parameters": "Against parameters",
-    "against_flops": "Against FLOPs per token",
-    "against_cache": "Against bytes of cache",
-}
+def _chart(name: str) -> str:
+    return f'<div class="chart" id="{name}"></div>'
 
 
-def effects(results: Mapping[str, Any]) -> go.Figure | None:
-    """A forest plot: each variant's difference to the base with its simultaneous interval."""
-    shown = {name: of for name, of in results["verdicts"].items() if of["low"] is not None}
-    if not shown:
-        return None
-    values = [of["difference"] for of in shown.values()]
-    figure = go.Figure(
-        go.Scatter(
-            x=values,
-            y=list(shown),
-            mode="markers",
-            marker={"size": 10, "color": [_colour(of["verdict"]) for of in shown.values()]},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [of["high"] - of["difference"] for of in shown.values()],
-                "arrayminus": [of["difference"] - of["low"] for of in shown.values()],
-            },
-            customdata=[of["verdict"] for of in shown.values()],
-            hovertemplate="%{y}: %{x:+.4f}, %{customdata}<extra></extra>",
-        )
+def _switched(kind: str, drawn: Mapping[str, Any]) -> str:
+    """One chart, and buttons that choose what is on its horizontal axis."""
+    names = [name for name in SWITCHES[kind] if f"{kind}_{name}" in drawn]
+    if not names:
+        return "<p>No run has figures to show.</p>"
+    buttons = "".join(
+        f'<button type="button" data-chart="{kind}" data-axis="{name}" aria-pressed="{str(not place).lower()}">'
+        f"{_text(name.replace('flops', 'FLOPs'))}</button>"
+        for place, name in enumerate(names)
     )
-    figure.add_vline(x=0, line_dash="dot")
-    if results["smallest"]:
-        figure.add_vrect(x0=-results["smallest"], x1=results["smallest"], opacity=0.12, line_width=0, fillcolor="#888")
-    return figure.update_layout(xaxis_title=f"difference of {results['figure']}", height=120 + 40 * len(shown))
+    return f'<div class="switch" role="group" aria-label="horizontal axis">{buttons}</div>{_chart(kind)}'
 
 
-def _colour(verdict: str) -> str:
-    return {"better": "#3ca951", "worse": "#ff725c", "equivalent": "#4269d0"}.get(verdict, "#9498a0")
+def _results_table(results: Mapping[str, Any]) -> str:
+    rows = [{**row, "speed": cost_of(results, row["variant"], "speed")} for row in rows_of(results)]
+    cells = [[(row[column], _shown(column, row[column])) for column in COLUMNS] for row in rows]
+    return _table(list(COLUMNS.values()), cells, [row["variant"] == BASE for row in rows])
 
 
-def curves(results: Mapping[str, Any], axis: str) -> go.Figure | None:
-    """The validation figure of each variant over training: the mean of its seeds, and a band from lowest to highest."""
-    metric = results["figure"].replace("test/", "val/")
-    figure = go.Figure()
-    for index, name in enumerate(results["plan"]["variants"]):
-        runs = [run for run in results["runs"] if run["variant"] == name and run["status"] == "finished"]
-        points = list(zip(*[[row for row in run["curve"] if metric in row] for run in runs], strict=False))
-        if not points:
-            continue
-        scale = BACKWARD * results["plan"]["variants"][name]["flops"] if axis == "flops" else 1
-        key = "tokens" if axis == "flops" else axis
-        x = [scale * mean(row[key] for row in rows) for rows in points]
-        low, high = ([pick(row[metric] for row in rows) for rows in points] for pick in (min, max))
-        colour = COLOURS[index % len(COLOURS)]
-        if len(runs) > 1:
-            band = {"x": [*x, *reversed(x)], "y": [*high, *reversed(low)], "fill": "toself", "hoverinfo": "skip"}
-            figure.add_scatter(**band, fillcolor=colour, opacity=0.2, line_width=0, showlegend=False, legendgroup=name)
-        middle = [mean(row[metric] for row in rows) for rows in points]
-        figure.add_scatter(x=x, y=middle, name=name, legendgroup=name, mode="lines", line_color=colour)
-    return figure.update_layout(xaxis_title=AXES[axis], yaxis_title=metric) if figure.data else None
-
-
-def against(results: Mapping[str, Any], size: str) -> go.Figure | None:
-    """The mean figure of each variant against what it costs; error bars are one standard deviation over seeds."""
-    figure = go.Figure()
-    for index, (name, sizes) in enumerate(results["plan"]["variants"].items()):
+def _noise_table(results: Mapping[str, Any]) -> str:
+    """The spread of each variant over its seeds, its correlation with the base, and the seeds that would decide."""
+    rows: list[list[tuple[Any, str]]] = []
+    for name in results["means"]:
         scores = [run["figure"] for run in results["runs"] if run["variant"] == name and run["figure"] is not None]
-        if scores and sizes[size] is not None:
-            spread = stdev(scores) if len(scores) > 1 else 0
-            marker = {"size": 11, "color": COLOURS[index % len(COLOURS)]}
-            bars = {"type": "data", "array": [spread]}
-            figure.add_scatter(
-                x=[sizes[size]], y=[mean(scores)], error_y=bars, name=name, mode="markers", marker=marker
-            )
-    return figure.update_layout(xaxis_title=size, yaxis_title=results["figure"]) if figure.data else None
+        spread = stdev(scores) if len(scores) > 1 else None
+        of = results["verdicts"].get(name, {})
+        needed = " to ".join(map(str, dict.fromkeys(of.get("needed") or ())))
+        values = (name, len(scores), spread, of.get("correlation"))
+        rows.append([*((value, _shown("", value)) for value in values), (needed, needed)])
+    return _table(["variant", "runs", "standard deviation", "correlation with the base", "seeds needed"], rows)
 
 
-def _table(results: Mapping[str, Any]) -> str:
-    columns = (*COLUMNS, *SIZES)
-    titles = (_text(column.replace("_", " ")) for column in columns)
-    head = "".join(f'<th scope="col"><button type="button">{title}</button></th>' for title in titles)
+def _runs_table(results: Mapping[str, Any]) -> str:
+    keys = ("id", "variant", "seed", "learning_rate", "purpose", "status", "figure", "seconds")
+    rows = [[(run[key], _shown(key, run[key])) for key in keys] for run in (*results["runs"], *results["tuning"])]
+    return _table([key.replace("_", " ") for key in keys], rows)
+
+
+def _sizes_table(variants: Mapping[str, Mapping[str, Any]]) -> str:
+    rows: list[list[tuple[Any, str]]] = []
+    for name, of in variants.items():
+        matched = ", ".join(f"{key}={value}" for key, value in of["matched"].items())
+        values = {"variant": name, "matched": matched, "off": of["off"], "shared": of["shared"], "memory": of["memory"]}
+        rows.append([(value, _shown(key, value)) for key, value in values.items()])
+    return _table(["variant", "matched by", "off the match", "shared values", "memory, bytes"], rows)
+
+
+def _rates(results: Mapping[str, Any]) -> str:
+    chosen = ", ".join(f"{name} {rate:g}" for name, rate in results["learning_rates"].items())
+    said = f"Chosen on seeds that answer nothing: {_text(chosen)}."
+    return f"<section><h2>Learning rates</h2><p>{said}</p>{_chart('rates')}</section>"
+
+
+def _changes(name: str, found: Sequence[Mapping[str, Any]]) -> str:
+    """How a variant differs from the base."""
+    lines = ""
+    for change in found:
+        place = "; ".join(change["places"]) or change["block"]
+        key = f"{place}.{change['key']}" if change["key"] else place
+        note = f" ({change['note']})" if change["note"] else ""
+        old, new = (_text(change[side] or "none") for side in ("old", "new"))
+        lines += f"<li><code>{_text(key)}</code>: <del>{old}</del> → <ins>{new}</ins>{_text(note)}</li>"
+    return f"<h3>{_text(name)}</h3><ul>{lines or '<li>the same model</li>'}</ul>"
+
+
+def _environment(facts: Mapping[str, Any]) -> str:
+    items = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in facts.items())
+    return f"<dl>{items}</dl>"
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[tuple[Any, str]]], marked: Sequence[bool] = ()) -> str:
+    """A table that sorts by each column: the value of a cell orders, its text is shown."""
+    head = "".join(f'<th scope="col"><button type="button">{_text(title)}</button></th>' for title in titles)
     body = ""
-    for row in rows_of(results):
-        shown = ((_text(row[column]), _text(_shown(column, row[column]))) for column in columns)
-        cells = "".join(f'<td data-value="{value}">{text}</td>' for value, text in shown)
-        body += f'<tr class="{BASE if row["variant"] == BASE else ""}">{cells}</tr>'
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    for place, row in enumerate(rows):
+        cells = "".join(f'<td data-value="{_text(value)}">{_text(shown)}</td>' for value, shown in row)
+        body += f"<tr{' class=base' if marked and marked[place] else ''}>{cells}</tr>"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _shown(column: str, value: Any) -> str:
@@ -158,11 +168,15 @@ def _shown(column: str, value: Any) -> str:
         return ""
     if column in ("off", "shared"):
         return f"{value:.1%}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if column == "flops":
+    if column in ("difference", "low", "high"):
+        return f"{value:+.4f}"
+    if column in ("flops", "speed", "memory") or (isinstance(value, int) and column != "seed"):
         return f"{value:,.0f}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if column == "p":
+        return p_value(value).removeprefix("= ")
+    if column == "learning_rate":
+        return f"{value:g}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _text(value: Any) -> str:

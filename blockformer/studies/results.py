@@ -11,6 +11,7 @@ from typing import Any
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
+from blockformer.studies.context import differences, environment
 from blockformer.studies.execution import Executor
 from blockformer.studies.learning_rates import best_rates, find_run
 from blockformer.studies.plan import Plan
@@ -54,6 +55,8 @@ def run_study(plan: Plan, executor: Executor, *, add_seeds: int = 0, command: Se
         "rates_at_edge": rates.at_edge,
         "tuning": [asdict(result) for result in rates.runs],
         "command": list(command),
+        "differences": differences(plan),
+        "environment": environment(executor.workers),
     }
     write_text(executor.folder / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False))
     return results

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LONGEST_LIST = 8
+SMALLEST_P = 1e-4
 
 
 def verdict_sentence(name: str, verdict: Mapping[str, Any], results: Mapping[str, Any]) -> str:
@@ -23,13 +24,18 @@ def verdict_sentence(name: str, verdict: Mapping[str, Any], results: Mapping[str
     if verdict["difference"] is None or verdict["low"] is None:
         return f"{name} is {kind}: too few finished runs to compare.{lost}"
     interval = f"{verdict['low']:+.4f} to {verdict['high']:+.4f}"
-    tested = f"95 % interval {interval}, p = {verdict['p']:.2g}, {verdict['seeds']} seeds"
+    tested = f"95 % interval {interval}, p {p_value(verdict['p'])}, {verdict['seeds']} seeds"
     size = f"{figure} {verdict['difference']:+.4f} ({tested})"
     if kind == "equivalent":
         return f"{name} is equivalent to the base within {results['smallest']:g}: {size}.{lost}"
     if kind == "undecided":
         return f"{name} cannot be told from the base: {size}.{lost}{_needed(verdict, results)}"
     return f"{name} is {kind} than the base: {size}.{lost}"
+
+
+def p_value(p: float) -> str:
+    """A probability with its sign: `= 0.013`, or that it is too small for its digits to mean anything."""
+    return f"= {p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P:g}"
 
 
 def _needed(verdict: Mapping[str, Any], results: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from blockformer.studies.sentences import answer, noise_sentence, verdict_sentence
+from blockformer.studies.sentences import answer, noise_sentence, p_value, verdict_sentence
 from blockformer.studies.study import BASE
 
 COLUMNS = ("variant", "verdict", "mean", "difference", "low", "high", "p", "seeds", "diverged")
@@ -45,7 +45,8 @@ def as_markdown(results: Mapping[str, Any]) -> str:
             _number(row["difference"], "+.4f"),
             interval,
         ]
-        cells += [_number(row["p"], ".2g"), _number(row["parameters"], ",d"), _number(row["flops"], ",.0f")]
+        p = "" if row["p"] is None else p_value(row["p"]).removeprefix("= ")
+        cells += [p, _number(row["parameters"], ",d"), _number(row["flops"], ",.0f")]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {verdict_sentence(name, of, results)}" for name, of in results["verdicts"].items())]
     lines += ["", noise_sentence(results)]

@@ -95,7 +95,7 @@ def _send_report(results: Mapping[str, Any], folder: Path, mode: str, project: s
     """Log the tables, plots and files of a study as one run. Returns its URL; None: it is offline."""
     import wandb
 
-    from blockformer.studies.report import charts_of
+    from blockformer.studies.charts import charts_of
 
     label = results["label"]
     config = {

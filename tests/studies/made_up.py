@@ -5,9 +5,10 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from blockformer.studies.execution import Result
+from blockformer.studies.context import differences, environment
 from blockformer.studies.plan import Plan, make_plan
 from blockformer.studies.results import judged
+from blockformer.studies.run_result import Result
 from blockformer.studies.study import read_study
 
 STUDY: dict[str, Any] = {
@@ -54,4 +55,6 @@ def made_up(plan: Plan, effects: Mapping[str, float] = EFFECTS) -> dict[str, Any
         "rates_at_edge": {},
         "tuning": [],
         "command": ["blockformer", "compare", "which.yaml"],
+        "differences": differences(plan),
+        "environment": environment(),
     }
