@@ -4,7 +4,7 @@ from registry.capabilities import ABILITIES, PLACES, Ability, Capabilities, Cut,
 from registry.errors import Mark, Problem, RecipeError, RegistrationError
 from registry.plugins import PluginError
 from registry.recipe import Recipe, builtin_recipes, find_recipe, load_recipe
-from registry.registration import Block, Entry, Parameter, entries, entry_of, register, slot_named, slots
+from registry.registration import Block, Entry, Parameter, entries, entry_of, option_slots, register, slot_named, slots
 from registry.slots import Slot
 from registry.spec import AsRecipe, Spec, parse, spec_of
 from registry.types import (
@@ -53,6 +53,7 @@ __all__ = [
     "entry_of",
     "find_recipe",
     "load_recipe",
+    "option_slots",
     "parse",
     "register",
     "slot_named",

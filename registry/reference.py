@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from registry.registration import Entry, entries, slot_named, slots
+from registry.registration import Entry, entries, option_slots, slot_named, slots
 from registry.schema import parameter_type
 from registry.text import as_yaml, details, prose, summary, type_in_words
 
@@ -37,7 +37,8 @@ class DescribedBlock:
 
 def catalogue() -> dict[str, list[DescribedBlock]]:
     """Every block of every slot, both in alphabetical order."""
-    return {slot: [describe(entry) for _, entry in sorted(entries(slot).items())] for slot in slots()}
+    known = sorted([*slots(), *option_slots()])
+    return {slot: [describe(entry) for _, entry in sorted(entries(slot).items())] for slot in known}
 
 
 def describe(entry: Entry) -> DescribedBlock:
@@ -77,7 +78,7 @@ def _index(known: Mapping[str, list[DescribedBlock]]) -> str:
         f"| [{slot}]({slot}.md) | {slot_named(slot).description} | {_links(slot, found)} |"
         for slot, found in known.items()
     ]
-    intro = "A slot is a place in a recipe that any of its blocks can fill."
+    intro = "A slot is a place in a recipe, or an option of `blockformer fit`, that any of its blocks can fill."
     return _joined(
         [MADE, "# Blocks", intro, "\n".join(["| slot | what fills it | blocks |", "| --- | --- | --- |", *rows])]
     )
@@ -88,8 +89,9 @@ def _links(slot: str, found: list[DescribedBlock]) -> str:
 
 
 def _page(slot: str, found: list[DescribedBlock]) -> str:
-    keys = keys_of(slot)
+    keys, option = keys_of(slot), slot_named(slot).option
     where = f"Recipe keys: {' or '.join(f'`{key}:`' for key in keys)}." if keys else "It is the recipe itself."
+    where = f"Option: `--{option} NAME`, with its parameters beside it." if option else where
     blocks = [part for block in found for part in _block(block, keys[0] if keys else None)]
     return _joined([MADE, f"# {slot}", f"{slot_named(slot).description} {where}", *blocks])
 
@@ -118,8 +120,10 @@ def _type(parameter: DescribedParameter) -> str:
 
 
 def _example(block: DescribedBlock, key: str | None) -> str:
-    """The block in a recipe, with every parameter at its default."""
-    values = {"type": block.name} | {parameter.name: parameter.default for parameter in block.parameters}
+    """The block in a recipe or a configuration file, with every parameter at its default."""
+    group, _, name = (slot_named(block.slot).option or "").rpartition(".")
+    key = group or key
+    values = {name or "type": block.name} | {parameter.name: parameter.default for parameter in block.parameters}
     lines = [f"{name}: {as_yaml(value)}" for name, value in values.items()]
     return "\n".join(lines if key is None else [f"{key}:", *(f"  {line}" for line in lines)])
 

@@ -25,7 +25,7 @@ RESERVED = frozenset({"type", "like", "extends"})
 
 
 class Block:
-    """Base class of all blocks; :mod:`blocks.base` has one subclass per slot.
+    """Base class of all that is registered; :mod:`blocks.base` has one subclass for each slot of recipes.
 
     Attributes:
         slot: the slot that it fills.
@@ -93,8 +93,13 @@ _NAMES: dict[type[Block], str] = {}
 
 
 def slots() -> list[str]:
-    """Every slot that has at least one block, sorted."""
-    return sorted(_ENTRIES)
+    """Every slot of recipes that has at least one block, sorted."""
+    return sorted(name for name in _ENTRIES if slot_named(name).option is None)
+
+
+def option_slots() -> list[str]:
+    """Every slot that an option of `blockformer fit` fills, sorted."""
+    return sorted(name for name in _ENTRIES if slot_named(name).option is not None)
 
 
 def entries(slot: str) -> Mapping[str, Entry]:
@@ -185,7 +190,7 @@ def _check(block: type[Block], parameter: inspect.Parameter, hints: Mapping[str,
     }
     if any(missing.values()):
         raise RegistrationError(f"{where} must {' and '.join(rule for rule, broken in missing.items() if broken)}")
-    if name in RESERVED or hasattr(BaseModel, name) or name.startswith(("_", "model_")):
+    if name in RESERVED | block.slot.reserved or hasattr(BaseModel, name) or name.startswith(("_", "model_")):
         raise RegistrationError(f"{where} has a reserved name; choose another")
 
 

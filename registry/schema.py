@@ -2,7 +2,8 @@
 
 Draft 7, which editors' YAML servers support. Every block has two definitions: one for a mapping that stands on its
 own, and a *changed* one for a mapping that is laid over something the schema cannot see, below ``extends`` or ``like``:
-there, a mapping without ``type`` may be of any block in the slot.
+there, a mapping without ``type`` may be of any block in the slot. What options of `blockformer fit` name has
+definitions too, which no recipe refers to: a schema of configuration files can.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any, get_args, get_origin
 from pydantic import TypeAdapter
 
 from registry.recipe import ROOT
-from registry.registration import Entry, Parameter, entries, slot_named, slots
+from registry.registration import Entry, Parameter, entries, option_slots, slot_named, slots
 from registry.text import prose, recipe_for, summary
 from registry.types import FactoryMarker, factory_of, slot_of
 
@@ -66,6 +67,11 @@ def _definitions() -> Iterator[tuple[str, Schema]]:
         yield slot, _names(slot)
         if slot != ROOT:
             yield _mapping_name(slot, changed=True), {"type": "object", **_any_block(slot, changed=True)}
+    for slot in option_slots():
+        yield slot, _names(slot)
+        for entry in entries(slot).values():
+            properties = {parameter.name: _property(entry, parameter, False) for parameter in entry.parameters.values()}
+            yield _block_name(entry), {"description": summary(entry.block), "properties": properties}
     for slot, implied in sorted(_places(), key=str):
         yield _mapping_name(slot, implied), _mapping(slot, implied)
 

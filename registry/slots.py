@@ -1,4 +1,4 @@
-"""A slot: a place in a recipe that a block fills."""
+"""A slot: a place in a recipe, or an option of a command, that a block fills."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +14,17 @@ class Slot:
         description: one sentence on what the blocks in it do.
         parent_arguments: what a parent block passes before the star of the constructor, in order.
         default_block: the block of a mapping without ``type``, where the parameter has no default of its own.
+        option: the option of `blockformer fit` that names the block, such as ``data.dataset``; the block's parameters
+            stand beside it in the same group. None: keys of recipes name it.
+        reserved: names that no parameter of its blocks may have.
     """
 
     name: str
     description: str
     parent_arguments: tuple[str, ...] = ("site",)
     default_block: str | None = None
+    option: str | None = None
+    reserved: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return self.name

@@ -18,6 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print the slots, the blocks of one slot, or one block."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    import blockformer.data.datasets  # noqa: F401
     import blocks  # noqa: F401  (importing registers; imported late: --help then needs no torch)
     from registry.reference import catalogue
 
@@ -65,6 +66,9 @@ def _blocks(slot: str, found: "list[DescribedBlock]") -> Iterator[str]:
     from registry.reference import keys_of
 
     yield f"{slot}: {slot_named(slot).description}"
+    if option := slot_named(slot).option:
+        group = option.rpartition(".")[0]
+        yield f"Chosen with `--{option} NAME`; its parameters are options too: `--{group}.PARAMETER`."
     if keys := keys_of(slot):
         yield f"Written under {' or '.join(f'`{key}:`' for key in keys)}."
     width = max(len(block.name) for block in found)

@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from blockformer.cli.parser import CommandFailedError
+from blockformer.cli.parser import CommandFailedError, last_value
 from blockformer.signals import Stopped
 from blockformer.training.output import kept_output
 from blockformer.training.phases import phases
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     verb, *rest = arguments
     if {"-h", "--help"} & set(rest) and rest[-1] != "all":
-        print(page(verb), end="")
+        print(page(verb) + _options_of_dataset(rest), end="")
         return 0
     _announce(rest)
     from blockformer.cli.fit_arguments import read_arguments  # imported late: --help then needs no torch
@@ -75,6 +75,21 @@ def _message(error: Exception) -> str:
     return f"the run failed: {reason}"
 
 
+def _options_of_dataset(arguments: Sequence[str]) -> str:
+    """Help on the options of the dataset that the arguments choose."""
+    if (name := last_value(arguments, "--data.dataset")) is None:
+        return ""
+    from blockformer.data.options import dataset_named
+    from registry.reference import describe
+    from registry.text import as_yaml
+
+    found = describe(dataset_named(name))
+    lines = (
+        f"  --data.{one.name} {as_yaml(one.default)}  {one.description} ({one.type})\n" for one in found.parameters
+    )
+    return f"\nthe dataset {name}: {found.summary}\n{''.join(lines)}"
+
+
 def page(verb: str) -> str:
     """The short help of a verb, printed without importing Lightning."""
     return HELP.format(verb=verb, meaning=MEANINGS[verb])
@@ -101,8 +116,8 @@ the run
   --seed_everything 0        seed of initial values and dropout; --data.seed 0: of the order of the data
 
 the data
-  --data.dataset docstrings  docstrings, cldr, text or pairs; default in an encoder-decoder: cldr
-  --data.files FILES         files of the text and pairs datasets
+  --data.dataset docstrings  default in an encoder-decoder: cldr; `blockformer blocks dataset` lists all
+  --data.files FILES         of the datasets text and pairs; --data.dataset NAME --help lists the options of others
   --data.tokenizer bpe       bpe or bytes
   --data.length 128          tokens in a sequence
   --data.batch_size 32       sequences in a batch, summed over all processes

@@ -8,19 +8,17 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from blockformer.cli.parser import last_value
+from blockformer.data.options import list_options
 from blockformer.errors import UserError
 from blockformer.training.fit_arguments import FitArguments, Given, fit_arguments
 
 INIT_FROM = ("--init-from", "--init_from")
-LISTS = (  # options that may be given several times
-    *("--data.files", "--data.validation_files", "--data.test_files", "--data.packages", "--run.tags"),
-    *("--trainer.logger", "--trainer.callbacks", "--trainer.plugins"),
-)
-PLAIN_LISTS = ("--data.packages", "--run.tags")  # one value of which jsonargparse does not take without brackets
-NEEDED_EARLY = (
-    *("ckpt_path", "run.name", "run.root", "run.variant"),
-    *("data.dataset", "data.files", "data.validation_files", "data.test_files", "data.packages"),
-)
+FILES = ("--recipe", "--config", "-c", "--data", *INIT_FROM)
+LISTS = ("--run.tags", "--trainer.logger", "--trainer.callbacks", "--trainer.plugins")
+"""Options that may be given several times, beside those of datasets."""
+PLAIN_LISTS = ("--run.tags",)  # one value of which jsonargparse does not take without brackets
+NEEDED_EARLY = ("ckpt_path", "run.name", "run.root", "run.variant")  # and all of the data
 
 
 def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:
@@ -40,7 +38,7 @@ def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:
     items = iter(arguments)
     for item in items:
         key, equals, value = item.partition("=")
-        if not (key in ("--recipe", "--config", "-c", *INIT_FROM) or key.startswith("--recipe.")):
+        if not (key in FILES or key.startswith("--recipe.")):
             options.append(item)
             continue
         value = value if equals else next(items, None)
@@ -50,11 +48,8 @@ def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:
             sources.append(value)
         elif key.startswith("--recipe."):
             overrides.append(f"{key.removeprefix('--recipe.')}={value}")
-        elif key in INIT_FROM:
-            _refuse_twice([("init-from", known) for known in (given.init_from, value) if known is not None], "--")
-            given.init_from = value
-        else:
-            given.add_config(Path(value))
+        elif not _take_file(given, key, value):
+            options += [key, value]  # for jsonargparse's error
     _refuse_twice([(key, value) for key, _, value in (item.partition("=") for item in overrides)], "--recipe.")
     options = _once(options)
     if len(sources) > 1:
@@ -63,11 +58,29 @@ def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:
         )
     given.source = sources[0] if sources else given.source
     given.overrides, given.options = overrides, options
-    for name in NEEDED_EARLY:
-        if (value := _last(options, f"--{name}")) is not None:
+    for name in (*NEEDED_EARLY, *_data_options(options)):
+        if (value := last_value(options, f"--{name}")) is not None:
             group, _, key = name.rpartition(".")
             (given.settings.setdefault(group, {}) if group else given.settings)[key] = value
     return fit_arguments(verb, given)
+
+
+def _take_file(given: Given, key: str, value: str) -> bool:
+    """Take in what `--init-from`, `--config` or `--data` names; False: `--data` names no file."""
+    if key in INIT_FROM:
+        _refuse_twice([("init-from", known) for known in (given.init_from, value) if known is not None], "--")
+        given.init_from = value
+        return True
+    if key == "--data" and not Path(value).is_file():
+        return False
+    given.add_config(Path(value), "data" if key == "--data" else None)
+    return True
+
+
+def _data_options(options: Sequence[str]) -> list[str]:
+    """The settings of the data among options, such as `data.files`."""
+    names = (item.partition("=")[0] for item in options)
+    return [name.removeprefix("--") for name in dict.fromkeys(names) if name.startswith("--data.")]
 
 
 def _once(options: Sequence[str]) -> list[str]:
@@ -77,19 +90,23 @@ def _once(options: Sequence[str]) -> list[str]:
         UserError: an option that holds one value is given twice.
     """
     result, seen = list[str](), dict[str, str]()
+    lists, plain = {*LISTS}, {*PLAIN_LISTS}
+    for name, takes_text in list_options().items():
+        lists.add(f"--data.{name}")
+        plain |= set() if takes_text else {f"--data.{name}"}
     items = iter(options)
     for item in items:
         name, equals, value = item.partition("=")
-        if not name.startswith("--") or name.startswith(tuple(f"{option}." for option in LISTS)):
+        if not name.startswith("--") or name.startswith(tuple(f"{option}." for option in lists)):
             result.append(item)
             continue
         following = [] if equals else list(itertools.islice(items, 1))
         words = [value] if equals else following
-        if name in seen and name not in LISTS:
+        if name in seen and name not in lists:
             _refuse_twice([(name, seen[name]), (name, "".join(words))])
         again = "+" if name in seen else ""
         seen[name] = "".join(words)
-        if name in PLAIN_LISTS and not again:
+        if name in plain and not again:
             words = [word if word.startswith(("[", "null")) else json.dumps([word]) for word in words]
         result += [f"{name}{again}={words[0]}"] if equals else [f"{name}{again}", *words]
     return result
@@ -106,13 +123,3 @@ def _refuse_twice(given: Sequence[tuple[str, str]], prefix: str = "") -> None:
         if name in seen:
             raise UserError(f"{prefix}{name} is given twice, {seen[name]} and {value}: give it once")
         seen[name] = value
-
-
-def _last(options: Sequence[str], option: str) -> str | None:
-    """The value that an option is given last."""
-    found = None
-    for place, item in enumerate(options):
-        name, equals, value = item.partition("=")
-        if name == option:
-            found = value if equals else next(iter(options[place + 1 : place + 2]), None)
-    return found

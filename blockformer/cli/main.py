@@ -138,7 +138,7 @@ def _run(arguments: list[str]) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
         parser.error(f"there is no command {options.verb!r}; {hint}")
     rest = arguments[arguments.index(options.verb) + 1 :]
-    if not {"-h", "--help"} & set(rest):
+    if plugins or not {"-h", "--help"} & set(rest):
         _load(plugins)
     if options.verb in TRAINER:
         return import_module("blockformer.cli.fit").main([options.verb, *rest])

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import re
 import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -93,3 +94,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive whole number, not {text!r}")
     return int(text)
+
+
+def last_value(options: Sequence[str], option: str) -> str | None:
+    """The value that an option is given last."""
+    found = None
+    for place, item in enumerate(options):
+        name, equals, value = item.partition("=")
+        if name == option:
+            found = value if equals else next(iter(options[place + 1 : place + 2]), None)
+    return found

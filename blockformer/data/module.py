@@ -2,25 +2,24 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning
 
-from blockformer.data.corpora import docstrings, files
-from blockformer.data.corpora.corpus import Source
+from blockformer.data.datasets.base import TextDataset
 from blockformer.data.loader import EvaluationLoader, TrainingLoader, batches_per_epoch
+from blockformer.data.options import SLOT, class_of, make_dataset
 from blockformer.data.prepared import Prepared, prepare
 from blockformer.data.processes import data_processes
 from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs, Samples
 from blockformer.data.tokenizer import LEAST, Tokenizer
 from blockformer.errors import DataError
+from registry import entries
 from registry.text import shortened
 
 Objective = Literal["causal_lm", "masked_lm", "seq2seq"]
 Split = Literal["train", "validation", "test"]
 _BPE_SIZE = 1024
-_PAIRED = ("cldr", "pairs")
-_MOST_PAIRS = 1_000_000
 _NAMES: dict[str, str] = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -30,11 +29,9 @@ class TextData(lightning.LightningDataModule):
     It also works without a Lightning trainer: `data = TextData(...)`, then `data.loader("train")`.
 
     Args:
-        dataset: "docstrings" (English documentation of installed packages) and "cldr" (English to another language) are
-            built in; "text" and "pairs" read your `files`.
-        files: For "text": UTF-8 files or glob patterns. For "pairs": files with one source, tab, target a line.
-        validation_files: Files to validate on; without any, a share of `files` is held out.
-        test_files: Files to test on; without any, a share of `files` is held out.
+        dataset: Name of a registered dataset: "docstrings" (English documentation of installed packages) and "cldr"
+            (English to another language) are built in; "text" and "pairs" read your own files; see `blockformer blocks
+            dataset`.
         validation: Share of documents or pairs held out for validation.
         test: Share of documents or pairs held out for the test.
         tokenizer: "bytes", or "bpe" learned from the training text.
@@ -44,23 +41,16 @@ class TextData(lightning.LightningDataModule):
         batch_size: Rows in a batch, over all processes.
         mask_rate: Share of tokens that a masked language model predicts.
         separate_documents: Limit attention to the token's document in rows with several.
-        seed: Decides the order, the masked tokens, and the pairs of "cldr".
-        packages: For "docstrings": import names of packages, and "python" for the standard library; null: a list of
-            well-documented ones.
-        max_bytes: For "docstrings": stop reading after this many bytes of text; null: read everything.
-        locale: For "cldr": the language to translate to, for example "de", "fr" or "zh_Hans".
-        pairs: For "cldr": number of different pairs to draw.
+        seed: Decides the order and the masked tokens of the training text; never what is validated or tested on.
+        options: The parameters of the dataset, such as `files`.
 
     Raises:
-        DataError: A setting is out of its range or contradicts another.
+        DataError: A setting is out of its range or contradicts another, or the dataset has no such option.
     """
 
     def __init__(
         self,
-        dataset: Literal["docstrings", "cldr", "text", "pairs"] = "docstrings",
-        files: list[str] | str | None = None,
-        validation_files: list[str] | str | None = None,
-        test_files: list[str] | str | None = None,
+        dataset: str = "docstrings",
         validation: float = 0.05,
         test: float = 0.05,
         tokenizer: Literal["bytes", "bpe"] = "bpe",
@@ -71,32 +61,23 @@ class TextData(lightning.LightningDataModule):
         mask_rate: float = 0.15,
         separate_documents: bool = True,
         seed: int = 0,
-        packages: list[str] | None = None,
-        max_bytes: int | None = 2_000_000,
-        locale: str = "de",
-        pairs: int = 40_000,
+        **options: Any,
     ) -> None:
         super().__init__()
+        self.source = cast("TextDataset", make_dataset(dataset, options))
         self.dataset, self.objective = dataset, objective
-        self.files = tuple(_listed(given) for given in (files, validation_files, test_files))
         self.shares = {"validation": validation, "test": test}
         self.tokenizer_kind, self.wanted_vocab_size = tokenizer, vocab_size
         self.length, self.batch_size, self.mask_rate, self.seed = length, batch_size, mask_rate, seed
         self.separate_documents = separate_documents
-        self.packages, self.max_bytes, self.locale, self.pairs = packages, max_bytes, locale, pairs
         self._given: Tokenizer | None = None
         self._settings: dict[str, Any] = {
             "dataset": dataset,
-            "validation_files": validation_files,
-            "test_files": test_files,
             "validation": validation,
             "test": test,
-            "packages": packages,
-            "max_bytes": max_bytes,
-            "locale": locale,
-            "pairs": pairs,
             "mask_rate": mask_rate,
             "separate_documents": separate_documents,
+            **options,
         }
         self._prepared: Prepared | None = None
         self._samples: dict[Split, Samples] = {}
@@ -136,10 +117,10 @@ class TextData(lightning.LightningDataModule):
 
     def _prepare(self, *, verify: bool) -> Prepared:
         if self._prepared is None:
-            longest = self.length if self.dataset in _PAIRED else None
+            longest = self.length if self.source.paired else None
             size = self.wanted_vocab_size or _BPE_SIZE
             self._prepared = prepare(
-                self._source(), self.tokenizer_kind, size, longest, given=self._given, verify=verify
+                self.source.source(self.shares), self.tokenizer_kind, size, longest, given=self._given, verify=verify
             )
         return self._prepared
 
@@ -197,13 +178,16 @@ class TextData(lightning.LightningDataModule):
 
     def _make_samples(self, split: Split) -> Samples:
         data, made = self.prepared, self.prepared.tokenizer
-        objective = self.objective or ("seq2seq" if self.dataset in _PAIRED else "causal_lm")
+        objective = self.objective or self.source.objectives[0]
         if objective == "seq2seq":
             return PaddedPairs(*data.pairs(split), made)
         documents = data.documents(split)
         if objective == "causal_lm":
             return PackedRows(documents, made, self.length, separate=self.separate_documents)
-        return MaskedRows(documents, made, self.length, seed=self.seed, share=self.mask_rate, fixed=split != "train")
+        fixed = split != "train"
+        return MaskedRows(
+            documents, made, self.length, seed=0 if fixed else self.seed, share=self.mask_rate, fixed=fixed
+        )
 
     def batches_per_epoch(self) -> int:
         """Training batches in an epoch; no loader is made to count them.
@@ -270,28 +254,16 @@ class TextData(lightning.LightningDataModule):
     def _place(self) -> dict[str, int]:
         return data_processes(self.trainer)._asdict() if self.trainer else {}
 
-    def _source(self) -> Source:
-        if self.dataset == "docstrings":
-            return docstrings.source(self.packages, self.max_bytes, self.shares)
-        if self.dataset == "cldr":
-            from blockformer.data.corpora import cldr  # babel loads only where it is used
-
-            return cldr.source(self.locale, self.pairs, self.seed, self.shares)
-        train, validation, test = self.files
-        return files.source(self.dataset, files.Files(train, validation, test, self.shares))
-
 
 def idle_settings(given: Mapping[str, Any], objective: str | None) -> dict[str, str]:
     """Settings that were changed and have no effect, each with the setting that makes it so.
 
     Args:
-        given: Values by the names of the parameters of :class:`TextData`; any of them.
+        given: Values by the names of the parameters of :class:`TextData` and of the dataset; any of them.
         objective: The objective that the model is trained with; None: not known yet.
     """
-    dataset = given["dataset"]
-    readers = {"packages": "docstrings", "max_bytes": "docstrings", "locale": "cldr", "pairs": "cldr"}
-    idle = {name: f"dataset {dataset!r}" for name, reader in readers.items() if dataset != reader}
-    idle |= {split: f"{split}_files" for split in ("validation", "test") if given.get(f"{split}_files")}
+    dataset = class_of(given["dataset"])
+    idle = dict.fromkeys(sorted(dataset.unused), f"dataset {given['dataset']!r}") | dict(dataset.idle(given))
     if objective is not None:
         needed = {"mask_rate": "masked_lm", "separate_documents": "causal_lm"}
         idle |= {name: f"objective {objective!r}" for name, one in needed.items() if objective != one}
@@ -299,23 +271,22 @@ def idle_settings(given: Mapping[str, Any], objective: str | None) -> dict[str, 
     return {name: why for name, why in idle.items() if name in given and given[name] != defaults[name].default}
 
 
-def _listed(files: list[str] | str | None) -> list[str]:
-    return [files] if isinstance(files, str) else files or []
+def _fitting(objective: str | None) -> str:
+    """The datasets for an objective."""
+    return " or ".join(name for name in entries(SLOT) if objective in class_of(name).objectives)
 
 
 def _check(data: TextData) -> None:
     """Check the settings before any text is read."""
-    objective = data.objective or ("seq2seq" if data.dataset in _PAIRED else None)
+    objectives = data.source.objectives
+    objective = data.objective or (objectives[0] if len(objectives) == 1 else None)
     problems = {
         **{
             f"data.{name} has no effect with {why}; remove it": True
             for name, why in idle_settings(data._settings, objective).items()
-            if name != "packages"
         },
         "length must be at least 2": data.length < 2,
         "batch_size must be at least 1": data.batch_size < 1,
-        f"pairs must be at least 1 and at most {_MOST_PAIRS:,}": not 1 <= data.pairs <= _MOST_PAIRS,
-        "max_bytes must be at least 1": data.max_bytes is not None and data.max_bytes < 1,
         f"vocab_size {data.wanted_vocab_size} is too small for bpe: special tokens and bytes are {LEAST}": (
             data.tokenizer_kind == "bpe" and (data.wanted_vocab_size or LEAST) < LEAST
         ),
@@ -326,16 +297,8 @@ def _check(data: TextData) -> None:
         "vocab_size is for tokenizer bpe; bytes always have 260 ids": (
             data.tokenizer_kind == "bytes" and data.wanted_vocab_size is not None
         ),
-        f"dataset {data.dataset} needs files": data.dataset in files.READERS and not data.files[0],
-        f"dataset {data.dataset} is built in and takes no files": data.dataset not in files.READERS and any(data.files),
-        f"packages are for dataset docstrings, not {data.dataset}": (
-            data.packages is not None and data.dataset != "docstrings"
-        ),
-        f"objective {data.objective} needs pairs: dataset cldr or pairs, not {data.dataset}": (
-            data.objective == "seq2seq" and data.dataset not in _PAIRED
-        ),
-        f"objective {data.objective} needs plain text: dataset docstrings or text, not {data.dataset}": (
-            data.objective in ("causal_lm", "masked_lm") and data.dataset in _PAIRED
+        f"objective {data.objective} cannot use dataset {data.dataset}: choose {_fitting(data.objective)}": (
+            data.objective is not None and data.objective not in objectives
         ),
     }
     if found := [problem for problem, present in problems.items() if present]:

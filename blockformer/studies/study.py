@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from blockformer.data.options import default_dataset
 from blockformer.studies.fit_settings import problems_in_settings
 from registry import Mark, Problem, RecipeError, load_recipe
 from registry.errors import nearest, quoted
@@ -171,7 +172,7 @@ def read_study(
         file = StudyFile.model_validate(as_plain(tree))
     except ValidationError as error:
         raise RecipeError(_problems(tree, error)) from None
-    problems = [*_contradictions(tree, file), *problems_in_settings(tree, file.fit)]
+    problems = [*_contradictions(tree, file), *problems_in_settings(tree, file.fit, _usual_dataset(file, folder))]
     variants = tuple(_variants(file, tree, folder, problems))
     if problems:
         raise RecipeError(problems)
@@ -299,6 +300,15 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
         except RecipeError as error:
             problems += [Problem(variant.mark, variant.name, str(problem)) for problem in error.problems]
         yield variant
+
+
+def _usual_dataset(file: StudyFile, folder: Path) -> str:
+    """The dataset where the study names none: the one for the kind of the base model."""
+    try:
+        kind = load_recipe(_recipe(file.base, folder), file.overrides).spec.entry.name
+    except RecipeError:  # reported with the variants
+        kind = ""
+    return default_dataset(kind)
 
 
 def _recipe(name: str, folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from blockformer.assembly.builder import check
 from blockformer.assembly.checkpoint import LoadError, needed, read_metadata, verify
 from blockformer.assembly.loading import stored_recipe
+from blockformer.data.options import dataset_named, default_dataset
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blockformer.generation.text_model import stored_tokenizer
@@ -32,7 +33,7 @@ from registry.plugins import load_named
 from registry.recipe import Overrides
 from registry.strict_yaml import Map, read_yaml
 
-BUILT_IN = "blocks."
+BUILT_IN = ("blocks.", "blockformer.")
 GROUPS = ("trainer", "run", "data", "model", "optimizer")
 
 __all__ = ["FitArguments", "Given", "Settings", "fit_arguments", "harmless"]
@@ -46,6 +47,7 @@ class FitArguments:
         verb: fit, validate, test or predict.
         recipe: the recipe, checked.
         variant: what to call it.
+        dataset: the name of the dataset.
         configs: settings as `{group: {option: value}}`; later ones win.
         options: arguments for jsonargparse, which win over `configs`; None: called from Python.
         checkpoint: the file that `--ckpt_path` means, if it was given.
@@ -58,6 +60,7 @@ class FitArguments:
     verb: str
     recipe: RecipeArgument
     variant: str
+    dataset: str
     configs: list[Settings]
     options: list[str] | None = None
     checkpoint: Path | None = None
@@ -73,8 +76,9 @@ class FitArguments:
 
     @property
     def plugins(self) -> list[str]:
-        """The modules outside this project that registered blocks of this recipe."""
+        """The modules outside this project that registered blocks of this recipe, or the dataset."""
         modules = {spec.entry.block.__module__ for _, spec in self.recipe.recipe.spec.walk()}
+        modules.add(dataset_named(self.dataset).block.__module__)
         return sorted(module for module in modules if not module.startswith(BUILT_IN))
 
     def settings(self) -> Settings:
@@ -107,8 +111,12 @@ class Given:
     config_folder: Path | None = None
     init_from: str | None = None
 
-    def add_config(self, path: Path) -> None:
+    def add_config(self, path: Path, group: str | None = None) -> None:
         """Take in a configuration file; its recipe goes to `source`, and the modules of its `plugin` are imported.
+
+        Args:
+            path: the file.
+            group: the group of settings that it holds; None: all, by group.
 
         Raises:
             RecipeError: the file cannot be read.
@@ -116,6 +124,7 @@ class Given:
             PluginError: a module that it names cannot be imported.
         """
         config = read_yaml(path)
+        config = config if group is None else Map({group: config}, {}, config.mark)
         source = config.pop("recipe", None)
         if source is not None and not isinstance(source, str | Map):
             raise UserError(f"{path}: recipe must be a name, a path or a mapping")
@@ -152,6 +161,7 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     Raises:
         RecipeError: something is wrong with the recipe; all of it is named.
         UserError: there is no recipe, or no such checkpoint.
+        DataError: there is no such dataset.
     """
     found = _checkpoint(given)
     checkpoint, named = found.checkpoint, found.folder if found.checkpoint is None else None
@@ -167,8 +177,10 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     recipe = RecipeArgument(load_recipe(given.source, given.overrides))
     variant = given.value("run.variant") or recipe.recipe.name
     configs = [*given.configs, given.settings] if given.options is None else given.configs
+    dataset = given.value("data.dataset") or default_dataset(recipe.model.kind)
+    dataset_named(dataset)
     arguments = FitArguments(
-        verb, recipe, variant, configs, given.options, checkpoint, init_from, tokenizer, named=named
+        verb, recipe, variant, dataset, configs, given.options, checkpoint, init_from, tokenizer, named=named
     )
     if tokenizer is not None:
         arguments.vocab_size = given.configs[0]["data"].get("vocab_size")

@@ -6,7 +6,6 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +15,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from blockformer.assembly.capabilities import position_warnings
 from blockformer.assembly.checkpoint import read_metadata
-from blockformer.data.module import TextData, idle_settings
+from blockformer.data.datasets.base import COMMON
+from blockformer.data.module import idle_settings
+from blockformer.data.options import options_elsewhere, unknown_option
 from blockformer.data.processes import is_first
+from blockformer.data.settings import data_class, settings_of
 from blockformer.errors import DataError, UserError
 from blockformer.generation.text_model import stored_tokenizer
 from blockformer.training.callbacks import EvaluationPhase, Predictions, WarmStart
@@ -89,7 +91,7 @@ class TrainingCLI(LightningCLI):
         try:
             super().__init__(
                 TrainingModule,
-                TextData,
+                data_class(arguments.dataset),
                 save_config_callback=None,
                 trainer_defaults=DEFAULTS,
                 seed_everything_default=0,
@@ -112,10 +114,8 @@ class TrainingCLI(LightningCLI):
         )
         parser.add_class_arguments(RunSettings, "run")
         parser.add_class_arguments(OptimizerSettings, "optimizer")
-        model = self.arguments.model
-        dataset = "cldr" if model.kind == "encoder_decoder" else "docstrings"
-        usual = {"data.dataset": dataset, "data.length": min(USUAL_LENGTH, model.max_length)}
-        parser.set_defaults({"recipe": self.arguments.recipe, **usual})
+        length = min(USUAL_LENGTH, self.arguments.model.max_length)
+        parser.set_defaults({"recipe": self.arguments.recipe, "data.length": length})
         parser.link_arguments("recipe", "model.recipe")
         parser.link_arguments("optimizer", "model.optimizer", apply_on="instantiate")
 
@@ -129,7 +129,7 @@ class TrainingCLI(LightningCLI):
             self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
         except ArgumentError as error:
             known = [name for action in self._parser(self.arguments.verb)._actions for name in action.option_strings]
-            raise UserError(readable(str(error), known)) from error
+            raise UserError(readable(str(error), known, self.arguments.dataset)) from error
         for name, seed in (
             ("seed_everything", self.settings.seed_everything),
             ("model.seed", self.settings.model.seed),
@@ -196,9 +196,9 @@ class TrainingCLI(LightningCLI):
             return
         stored = (read_metadata(self.arguments.checkpoint).get("config") or {}).get("data") or {}
         data, objective = self.settings.data, objective_for(self.arguments.model.kind).name
-        defaults = signature(TextData.__init__).parameters
+        defaults = settings_of(data.dataset)
         for name in idle_settings(vars(data), data.objective or objective):
-            if data[name] == stored.get(name):
+            if name in defaults and data[name] == stored.get(name):
                 data[name] = defaults[name].default
 
     def _refuse_idle(self, group: str, names: Sequence[str], cause: str) -> None:
@@ -417,8 +417,14 @@ PLAINER = (
 )
 
 
-def readable(message: str, options: Sequence[str]) -> str:
-    """A message of jsonargparse on one line, in terms of options, with the most similar option that exists."""
+def readable(message: str, options: Sequence[str], dataset: str) -> str:
+    """A message of jsonargparse on one line, in terms of options, with the most similar option that exists.
+
+    Args:
+        message: jsonargparse's.
+        options: the options that there are.
+        dataset: the chosen dataset, whose options are among them.
+    """
     text = " ".join(message.split())
     if found := re.search(r"(Parser key .*?:).*(Problem with given class_path.*?)(?: - |$)", text):
         text = f"{found[1]} {found[2]}"
@@ -433,6 +439,10 @@ def readable(message: str, options: Sequence[str]) -> str:
         text = re.sub(pattern, replacement, text)
     if found := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", text, re.IGNORECASE):
         option = found[1].partition("=")[0] if found[1] else f"--{found[2]}"
-        meant = advice(option, options)
-        return f"there is no option {option}" + (f"; did you mean {meant}?" if meant else "; see --help all")
+        others = {f"--data.{key}": readers for key, readers in options_elsewhere(dataset).items()}
+        if option in others or option in (f"--data.{key}" for key in COMMON):
+            return unknown_option(option.removeprefix("--data."), dataset)
+        meant = advice(option, [*options, *others])
+        of = f" of dataset {others[meant]}" if meant in others and meant not in options else ""
+        return f"there is no option {option}" + (f"; did you mean {meant}{of}?" if meant else "; see --help all")
     return text

@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SIGNED = ("dataset", "files", "validation_files", "test_files", "packages")
+from blockformer.data.options import class_of
+
 _KEY_BYTES = 32
 
 
 def sign(data: Mapping[str, Any]) -> str | None:
-    """The signature of what the data's settings name; None: this user has no place for a key."""
+    """The signature of what the data's settings name to be read; None: this user has no place for a key."""
     key = _key()
     return None if key is None else _signature(key, data)
 
@@ -36,7 +37,9 @@ def key_file() -> Path:
 
 
 def _signature(key: bytes, data: Mapping[str, Any]) -> str:
-    named = json.dumps([data.get(name) for name in SIGNED])
+    dataset = data.get("dataset")
+    reads = class_of(dataset).reads if dataset is not None else ()
+    named = json.dumps([dataset, {name: data.get(name) for name in reads}], sort_keys=True)
     return hmac.new(key, named.encode(), hashlib.sha256).hexdigest()
 
 

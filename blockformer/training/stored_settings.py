@@ -12,8 +12,10 @@ from lightning.pytorch import Trainer
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from blockformer.assembly.checkpoint_schema import printable
-from blockformer.data.module import TextData
-from blockformer.errors import UserError
+from blockformer.data.datasets.base import COMMON
+from blockformer.data.options import class_of
+from blockformer.data.settings import settings_of as settings_beside
+from blockformer.errors import DataError, UserError
 from blockformer.files import is_name
 from blockformer.training.module import TrainingModule
 from blockformer.training.optimizer import OptimizerSettings
@@ -22,7 +24,6 @@ from blockformer.training.signature import is_signed
 
 Settings = dict[str, Any]
 
-FILES = ("files", "validation_files", "test_files", "packages")  # settings of the data that name what is read
 LONGEST = 1000  # characters of a text
 _TAKEN = {
     "trainer": (
@@ -32,7 +33,7 @@ _TAKEN = {
     "run": ("variant", "save_every", "monitor", "project", "group", "job_type", "tags"),
 }
 """Of these groups the other settings are left out: they name code or places."""
-_WHOLE = {"data": TextData.__init__, "model": TrainingModule.__init__, "optimizer": OptimizerSettings}
+_WHOLE = {"model": TrainingModule.__init__, "optimizer": OptimizerSettings}
 _OBJECTS = {"model.recipe", "model.optimizer"}  # parameters that come from other settings
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, str_max_length=LONGEST)
 
@@ -44,6 +45,8 @@ def harmless(config: Mapping[str, Any]) -> Settings:
         UserError: a setting is unknown or has a value of another type; the message names its key.
     """
     kept: Settings = {}
+    if config.get("data") is not None:
+        kept["data"] = _checked("data", (data := _section(config, "data")), _types(data))
     for group, definition in _WHOLE.items():
         if config.get(group) is not None:
             hints = get_type_hints(definition).items()
@@ -71,19 +74,35 @@ def settings_of(metadata: Mapping[str, Any], said: Callable[[str], Any]) -> Sett
     Raises:
         UserError: a setting is wrong, or names files that the user has to name.
     """
-    settings = harmless(metadata["config"])
+    config = metadata["config"]
+    stored, dataset = config.get("data"), said("data.dataset")
+    if isinstance(stored, Mapping) and dataset is not None and dataset != stored.get("dataset"):
+        known = settings_beside(dataset)
+        config = {**config, "data": {key: stored[key] for key in COMMON if key in stored and key in known}}
+        config["data"]["dataset"] = dataset
+    settings = harmless(config)
     data = settings.setdefault("data", {})
-    if (dataset := said("data.dataset")) is not None and dataset != data.get("dataset"):
-        for key in FILES:
-            data.pop(key, None)
-    if not is_signed(data, metadata.get("signature")):
-        named = [key for key in FILES if data.pop(key, None)]
+    if data.get("dataset") is not None and not is_signed(data, metadata.get("signature")):
+        named = [key for key in class_of(data["dataset"]).reads if data.pop(key, None)]
         if missing := [f"--data.{key}" for key in named if said(f"data.{key}") is None]:
             raise UserError(
                 f"its data were files that were not named by you on this machine, and a checkpoint's own paths are not "
                 f"read: say {' and '.join(missing)}"
             )
     return settings
+
+
+def _types(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The type of each setting of the data.
+
+    Raises:
+        UserError: the dataset is not registered.
+    """
+    try:
+        known = settings_beside(data.get("dataset") or "docstrings")
+    except DataError as error:
+        raise UserError(f"config.{error}") from None
+    return {name: parameter.annotation for name, parameter in known.items()}
 
 
 def _section(config: Mapping[str, Any], group: str) -> Mapping[str, Any]:

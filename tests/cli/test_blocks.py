@@ -17,7 +17,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_lists_every_slot_with_its_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "blocks")
-    for slot in registry.slots():
+    for slot in [*registry.slots(), *registry.option_slots()]:
         assert f"\n{slot} " in f"\n{text}"
         assert ", ".join(sorted(registry.entries(slot))) in text
 
@@ -50,7 +50,7 @@ def test_json_is_the_same_catalogue(capsys: pytest.CaptureFixture[str], place: s
             "description": "added to the mean square before the square root.",
         }
     else:
-        assert set(found) == ({"norm"} if place else set(registry.slots()))
+        assert set(found) == ({"norm"} if place else {*registry.slots(), *registry.option_slots()})
         assert {block["name"] for block in found["norm"]["blocks"]} == set(registry.entries("norm"))
 
 
@@ -60,4 +60,4 @@ def test_the_schema_is_printed_or_written(capsys: pytest.CaptureFixture[str], tm
     assert printed(capsys, "schema", "--out", str(tmp_path / "s.json"), "--reference", str(tmp_path / "blocks")) == ""
     assert json.loads((tmp_path / "s.json").read_text()) == wanted
     pages = {path.name for path in (tmp_path / "blocks").iterdir()}
-    assert pages == {"index.md", *(f"{slot}.md" for slot in registry.slots())}
+    assert pages == {"index.md", *(f"{slot}.md" for slot in [*registry.slots(), *registry.option_slots()])}

@@ -13,8 +13,11 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from blockformer.data import cache
+from blockformer.data.datasets.base import COMMON, TextDataset
 from blockformer.data.module import TextData
+from blockformer.data.settings import _COMMON, data_class, settings_of
 from blockformer.errors import DataError
+from registry import RegistrationError, entries
 
 
 @pytest.fixture
@@ -127,7 +130,7 @@ def test_bpe_learns_nothing_from_validation(tmp_path: Path) -> None:
     (tmp_path / "train").write_text("abab " * 200)
     (tmp_path / "held").write_text("xyxy " * 200)
     held = str(tmp_path / "held")
-    data = TextData("text", str(tmp_path / "train"), held, held, vocab_size=400)
+    data = TextData("text", files=str(tmp_path / "train"), validation_files=held, test_files=held, vocab_size=400)
     pieces = [piece for piece in data.tokenizer.pieces if len(piece) > 1]
     assert any(b"ab" in piece for piece in pieces)
     assert not any(b"xy" in piece for piece in pieces)
@@ -197,7 +200,7 @@ def test_the_model_decides_the_objective_unless_the_user_did(text: str) -> None:
         data = _data(text, objective=given)
         data.configure(objective=model)
         assert data.objective == result
-    with pytest.raises(DataError, match="needs pairs"):
+    with pytest.raises(DataError, match="objective seq2seq cannot use dataset text: choose cldr or pairs"):
         _data(text).configure(objective="seq2seq")
     with pytest.raises(DataError, match="mask_rate has no effect with objective 'causal_lm'"):
         _data(text, mask_rate=0.2).configure(objective="causal_lm")
@@ -207,7 +210,7 @@ def test_long_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
     lines = [f"{n}\t{'x' * n}\n" for n in range(1, 41)]
     (tmp_path / "a.tsv").write_text("".join(lines))
     data = TextData(
-        "pairs", str(tmp_path / "a.tsv"), tokenizer="bytes", length=31, validation=0.0, test=0.0, batch_size=5
+        "pairs", files=str(tmp_path / "a.tsv"), tokenizer="bytes", length=31, validation=0.0, test=0.0, batch_size=5
     )
     assert data.facts()["train"] == {
         "pairs": 30,
@@ -252,7 +255,14 @@ def test_xz_compresses_the_pairs_that_are_scored(tmp_path: Path) -> None:
         (tmp_path / name).write_text("".join(f"{n}\t{target}\n" for n, target in enumerate(targets)))
     (tmp_path / "train").write_text("x\ty\n")
     facts = [
-        TextData("pairs", str(tmp_path / "train"), str(tmp_path / name), test=0.0, tokenizer="bytes", length=60).facts()
+        TextData(
+            "pairs",
+            files=str(tmp_path / "train"),
+            validation_files=str(tmp_path / name),
+            test=0.0,
+            tokenizer="bytes",
+            length=60,
+        ).facts()
         for name in ("with", "without")
     ]
     assert facts[0]["xz_bits_per_byte"] == facts[1]["xz_bits_per_byte"]
@@ -263,7 +273,7 @@ def test_notes_on_files_come_from_the_cache_too(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text\n" * 100)
     path = str(tmp_path / "a.txt")
     for _ in range(2):
-        (note,) = TextData("text", path, path, tokenizer="bytes").notes("train", "validation")
+        (note,) = TextData("text", files=path, validation_files=path, tokenizer="bytes").notes("train", "validation")
         assert "is the training file" in note
 
 
@@ -278,7 +288,11 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
     ("settings", "said"),
     [
         ({"dataset": "text"}, "dataset text needs files"),
-        ({"files": "a.txt"}, "dataset docstrings is built in and takes no files"),
+        ({"files": "a.txt"}, "data.files is a setting of dataset 'pairs' and 'text', and has no effect with 'docstr"),
+        ({"dataset": "texts"}, r"there is no dataset \"texts\"; did you mean 'text'\?"),
+        ({"max_bites": 9}, r"there is no setting data\.max_bites; did you mean 'max_bytes'\?"),
+        ({"batchsize": 9}, r"there is no setting data\.batchsize; did you mean 'batch_size'\?"),
+        ({"max_bytes": "9"}, 'data.max_bytes must be an integer, not "9"'),
         ({"length": 1}, "length must be at least 2"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"mask_rate": 0.0}, "mask_rate must be above 0"),
@@ -286,20 +300,20 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"validation": -0.1}, "leave something to train on"),
         ({"tokenizer": "bytes", "vocab_size": 300}, "bytes always have 260"),
         ({"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100 is too small"),
-        ({"dataset": "cldr", "packages": ["numpy"]}, "packages are for dataset docstrings"),
-        ({"dataset": "cldr", "objective": "causal_lm"}, "needs plain text"),
-        ({"objective": "seq2seq"}, "needs pairs"),
-        ({"dataset": "cldr", "pairs": 0}, "pairs must be"),
-        ({"dataset": "cldr", "pairs": 10**9}, "pairs must be at least 1 and at most 1,000,000"),
+        ({"dataset": "cldr", "packages": ["numpy"]}, "data.packages is a setting of dataset 'docstrings'"),
+        ({"dataset": "cldr", "objective": "causal_lm"}, "choose docstrings or text"),
+        ({"objective": "seq2seq"}, "choose cldr or pairs"),
+        ({"dataset": "cldr", "pairs": 0}, "pairs must be greater than 0, not 0"),
+        ({"dataset": "cldr", "pairs": 10**9}, "pairs must be less than or equal to 1000000"),
         ({"validation": float("nan")}, "leave something to train on"),
         (
             {"dataset": "text", "files": "a", "locale": "fr"},
-            r"data\.locale has no effect with dataset 'text'; remove it",
+            r"data\.locale is a setting of dataset 'cldr', and has no effect with 'text'; remove it",
         ),
-        ({"dataset": "pairs", "files": "a", "pairs": 9}, r"data\.pairs has no effect with dataset 'pairs'; remove it"),
-        ({"dataset": "text", "files": "a", "max_bytes": 9}, r"data\.max_bytes has no effect with dataset 'text'"),
-        ({"dataset": "cldr", "max_bytes": None}, r"data\.max_bytes has no effect with dataset 'cldr'"),
-        ({"locale": "fr"}, r"data\.locale has no effect with dataset 'docstrings'"),
+        ({"dataset": "pairs", "files": "a", "pairs": 9}, r"data\.pairs .*has no effect with 'pairs'; remove it"),
+        ({"dataset": "text", "files": "a", "max_bytes": 9}, r"data\.max_bytes .*has no effect with 'text'"),
+        ({"dataset": "cldr", "max_bytes": None}, r"data\.max_bytes .*has no effect with 'cldr'"),
+        ({"locale": "fr"}, r"data\.locale .*has no effect with 'docstrings'"),
         ({"dataset": "cldr", "mask_rate": 0.3}, r"data\.mask_rate has no effect with objective 'seq2seq'"),
         ({"objective": "causal_lm", "mask_rate": 0.3}, r"data\.mask_rate has no effect with objective 'causal_lm'"),
         ({"objective": "masked_lm", "separate_documents": False}, r"data\.separate_documents has no effect with obj"),
@@ -322,17 +336,40 @@ def test_all_problems_are_named_at_once() -> None:
         TextData(length=0, batch_size=0)
 
 
-def test_every_setting_is_a_flag_with_help() -> None:
+@pytest.mark.parametrize("dataset", entries("dataset"))
+def test_every_setting_is_a_flag_with_help(dataset: str) -> None:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TextData, "data")
-    given = parser.parse_args(
-        ["--data.dataset=text", "--data.files=a.txt", "--data.max_bytes=null", "--data.vocab_size=512"]
-    )
-    assert (given.data.files, given.data.max_bytes, given.data.vocab_size) == ("a.txt", None, 512)
-    assert parser.parse_args(['--data.files=["a.txt", "b.txt"]']).data.files == ["a.txt", "b.txt"]
-    assert isinstance(parser.instantiate(parser.parse_args([])).data, TextData)
+    parser.add_class_arguments(data_class(dataset), "data")
+    names = {action.dest.removeprefix("data.") for action in parser._actions if action.dest.startswith("data.")}
+    assert names - {"help"} == set(settings_of(dataset)) >= set(entries("dataset")[dataset].parameters)
     undescribed = [action.dest for action in parser._actions if action.dest.startswith("data.") and not action.help]
     assert undescribed == []
+    own = {} if dataset not in ("text", "pairs") else {"files": "a.txt"}
+    given = parser.parse_args([f"--data.{name}={value}" for name, value in own.items()])
+    made = parser.instantiate(given).data
+    assert isinstance(made, TextData)
+    assert (made.dataset, made.length) == (dataset, 128)
+
+
+def test_options_of_a_dataset_are_read_by_their_types() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(data_class("text"), "data")
+    assert parser.parse_args(["--data.files=a.txt", "--data.vocab_size=512"]).data.vocab_size == 512
+    assert parser.parse_args(['--data.files=["a.txt", "b.txt"]']).data.files == ["a.txt", "b.txt"]
+
+
+def test_common_settings_are_those_of_the_signature_and_no_dataset_may_take_their_names(
+    registry_of_a_test: Callable[..., Any],
+) -> None:
+    assert tuple(_COMMON) == COMMON
+
+    class Shadowing(TextDataset):
+        """Nothing."""
+
+        def __init__(self, *, length: int = 3) -> None: ...
+
+    with pytest.raises(RegistrationError, match="recipe parameter 'length' has a reserved name; choose another"):
+        registry_of_a_test("shadowing")(Shadowing)
 
 
 def test_text_is_encoded_with_the_tokenizer_that_is_given(text: str, tmp_path: Path) -> None:

@@ -43,6 +43,14 @@ def test_the_page_of_models_is_not_stale() -> None:
     assert (ROOT / "docs" / "models.md").read_text() == page(sizes)
 
 
+def test_the_example_of_every_dataset_has_its_defaults() -> None:
+    examples = [parse_text(snippet.code, "dataset")["data"] for snippet in snippets(pages()["dataset.md"])]
+    assert {example["dataset"] for example in examples} == set(registry.entries("dataset"))
+    for example in examples:
+        given = {"type": example.pop("dataset"), **example}
+        assert registry.parse("dataset", given).dump() == registry.parse("dataset", given["type"]).dump()
+
+
 @pytest.mark.parametrize("slot", registry.slots())
 def test_the_example_of_every_block_builds_that_block_with_its_defaults(slot: str) -> None:
     examples = [parse_text(snippet.code, slot) for snippet in snippets(pages()[f"{slot}.md"])]

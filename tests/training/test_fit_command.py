@@ -14,6 +14,8 @@ from blockformer.assembly.checkpoint import read_metadata
 from blockformer.cli.fit import MEANINGS, page
 from blockformer.cli.main import main
 from blockformer.training.loggers.file_logger import read_rows
+from blockformer.training.signature import sign
+from blockformer.training.stored_settings import settings_of
 from tests.conftest import last_of_each
 
 Fit = Callable[..., Path]
@@ -118,6 +120,7 @@ def test_the_page_of_help_names_only_options_that_exist(capsys: pytest.CaptureFi
         "--recipe.decoder.depth",
         "--help",
         "--out",  # of validate, test and predict
+        *(f"--data.{name}" for entry in registry.entries("dataset").values() for name in entry.parameters),
     }
     for verb in MEANINGS:
         assert set(re.findall(r"--[\w.]+\w", page(verb))) <= known
@@ -142,6 +145,11 @@ WRONG = {
     "--recipe.decoder.depth": "--recipe.decoder.depth requires a value",
     "--config nowhere.yaml": "nowhere.yaml: cannot be read",
     "--data.files nowhere.txt": "nowhere.txt: no such file",
+    "--data.dataset texts": "data.dataset: there is no dataset \"texts\"; did you mean 'text'?",
+    "--data.locale fr": "data.locale is a setting of dataset 'cldr', and has no effect with 'text'; remove it",
+    "--data.test_file a.txt": "there is no option --data.test_file; did you mean --data.test_files?",
+    "--data.package numpy": "there is no option --data.package; did you mean --data.packages of dataset 'docstrings'?",
+    "--data nowhere.yaml": "--data takes a configuration file, and nowhere.yaml is none",
     "--data.length 4000": "data.length 4000 is more than the recipe's max_length 64",
     "--data.batch_size 9999": "fewer than batch_size 9999",
     "--model.objective seq2seq": "objective seq2seq trains encoder_decoder models, and this one is decoder_only",
@@ -190,6 +198,33 @@ def test_a_mistake_in_a_configuration_file_is_named(
     assert main(["fit", *arguments, "--run.root", str(tmp_path), "--config", str(overlay)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert answer in line
+
+
+def test_the_file_of_the_data_may_choose_the_dataset(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "data.yaml"
+    settings.write_text("dataset: cldr\npairs: -3\n")
+    others = [
+        word for word in arguments if not word.startswith("--data.files") and word not in ("--data.dataset", "text")
+    ]
+    assert main(["fit", *others, "--run.root", str(tmp_path), "--data", str(settings)]) == 2
+    assert capsys.readouterr().err == "data.pairs must be greater than 0, not -3\n"
+
+
+@pytest.mark.parametrize("dataset", registry.entries("dataset"))
+def test_help_beside_a_dataset_explains_its_options(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--data.dataset", dataset, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  --data.{name} " in shown for name in registry.entries("dataset")[dataset].parameters)
+
+
+def test_another_dataset_than_the_checkpoints_keeps_only_what_both_have() -> None:
+    stored = {"dataset": "docstrings", "packages": ["numpy"], "max_bytes": 9, "length": 32, "tokenizer": "bytes"}
+    for dataset, kept in ((None, {**stored}), ("text", {"dataset": "text", "length": 32, "tokenizer": "bytes"})):
+        signature = sign(stored)
+        data = settings_of({"config": {"data": stored}, "signature": signature}, {"data.dataset": dataset}.get)["data"]
+        assert data == kept
 
 
 def test_no_recipe_is_answered_with_the_names_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,115 @@
+"""Real text: what is installed anyway, and the user's own files."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from annotated_types import Le
+
+from blockformer.data.corpora import docstrings, files
+from blockformer.data.corpora.corpus import Source
+from blockformer.data.datasets.base import TextDataset
+from blockformer.errors import DataError
+from registry import Positive, entry_of, register
+
+Names = list[str] | str | None
+_MOST_PAIRS = 1_000_000
+
+
+@register("docstrings")
+class Docstrings(TextDataset):
+    """English about programming: the documentation of Python and of installed packages.
+
+    A document is the documentation of one module.
+
+    Args:
+        packages: Import names of packages, and "python" for the standard library; null: a list of well-documented ones.
+        max_bytes: Stop reading after this many bytes of text; null: read everything.
+    """
+
+    reads = ("packages",)
+
+    def __init__(self, *, packages: list[str] | None = None, max_bytes: Positive | None = 2_000_000) -> None:
+        self.packages, self.max_bytes = packages, max_bytes
+
+    def source(self, shares: Mapping[str, float]) -> Source:
+        return docstrings.source(self.packages, self.max_bytes, shares)
+
+
+@register("cldr")
+class Cldr(TextDataset):
+    """English to another language: dates, amounts, lists and names, written by Babel from Unicode's locale data.
+
+    All single names are in the training split; combinations are split, so that validation and test hold only
+    combinations that are not trained on, though their parts are.
+
+    Args:
+        locale: The language to translate to, for example "de", "fr" or "zh_Hans".
+        pairs: Number of different pairs.
+    """
+
+    objectives = ("seq2seq",)
+
+    def __init__(self, *, locale: str = "de", pairs: Annotated[Positive, Le(_MOST_PAIRS)] = 40_000) -> None:
+        self.locale, self.pairs = locale, pairs
+
+    def source(self, shares: Mapping[str, float]) -> Source:
+        from blockformer.data.corpora import cldr  # babel loads only where it is used
+
+        return cldr.source(self.locale, self.pairs, shares)
+
+
+class _OwnFiles(TextDataset):
+    """The user's own files."""
+
+    reads = ("files", "validation_files", "test_files")
+
+    def __init__(self, files: Names, validation_files: Names, test_files: Names) -> None:
+        if not files:
+            raise DataError(f"dataset {_name(self)} needs files: name them in data.files")
+        self.files = tuple(map(_listed, (files, validation_files, test_files)))
+
+    @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        return {split: f"{split}_files" for split in ("validation", "test") if options.get(f"{split}_files")}
+
+    def source(self, shares: Mapping[str, float]) -> Source:
+        train, validation, test = self.files
+        return files.source(_name(self), files.Files(train, validation, test, shares))
+
+
+@register("text")
+class OwnText(_OwnFiles):
+    """Your own plain text in UTF-8; each file is a document.
+
+    Args:
+        files: Files or glob patterns.
+        validation_files: Files to validate on; without any, a share of `files` is held out.
+        test_files: Files to test on; without any, a share of `files` is held out.
+    """
+
+    def __init__(self, *, files: Names = None, validation_files: Names = None, test_files: Names = None) -> None:
+        super().__init__(files, validation_files, test_files)
+
+
+@register("pairs")
+class OwnPairs(_OwnFiles):
+    """Your own pairs in UTF-8, one a line: source, tab, target.
+
+    Args:
+        files: Files or glob patterns.
+        validation_files: Files to validate on; without any, a share of `files` is held out.
+        test_files: Files to test on; without any, a share of `files` is held out.
+    """
+
+    objectives = ("seq2seq",)
+
+    def __init__(self, *, files: Names = None, validation_files: Names = None, test_files: Names = None) -> None:
+        super().__init__(files, validation_files, test_files)
+
+
+def _name(dataset: TextDataset) -> str:
+    return entry_of(type(dataset)).name
+
+
+def _listed(names: Names) -> list[str]:
+    return [names] if isinstance(names, str) else names or []
