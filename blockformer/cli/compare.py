@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockformer.cli.parser import CommandFailedError, Parser, add_format, positive
+from blockformer.cli.parser import CommandFailedError, KeyValues, Parser, add_format, positive
 
 if TYPE_CHECKING:
     from blockformer.studies.plan import Plan
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(own)
     if options.only is not None and (options.plan or options.add_seeds):
         parser.error("--only executes one run: leave --plan and --add-seeds out")
+    _check_engine(options, parser)
     from blockformer.studies.api import execute, execute_one, folder_for  # imported late: --help then needs no torch
     from blockformer.studies.execution import InterruptedStudy, RunFailedError
     from blockformer.studies.progress import Progress
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str]) -> int:
             options=passed,
             command=command,
             watch=watch,
+            engine=options.engine,
+            engine_options=dict(option.split("=", 1) for option in options.engine_option),
         )
     except InterruptedStudy as stop:
         raise CommandFailedError(f"blockformer compare: {stop}", stop.exit_code) from stop
@@ -73,6 +76,16 @@ def main(arguments: Sequence[str]) -> int:
     if line := place_line(folder):
         print(line)
     return 0
+
+
+def _check_engine(options: Namespace, parser: Parser) -> None:
+    """Refuse options of engines that do not go together."""
+    if options.engine is None and options.engine_option:
+        parser.error("--engine-option is for --engine slurm or ray")
+    if options.engine is not None and (options.only is not None or options.workers is None):
+        parser.error("--engine needs --workers N, the number of jobs, and goes without --only")
+    if wrong := [option for option in options.engine_option if "=" not in option]:
+        parser.error(f"--engine-option {wrong[0]}: must be KEY=VALUE")
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any], list[str]]:
@@ -184,6 +197,17 @@ def _parser() -> Parser:
     parser.add_argument("--smallest", type=float, metavar="X", help="a difference below this does not matter")
     parser.add_argument("--add-seeds", type=positive, default=0, metavar="N", help="run more seeds of a finished study")
     parser.add_argument("--workers", type=positive, metavar="N", help="runs at a time; default: one a GPU, or 1")
+    parser.add_argument(
+        "--engine", choices=("slurm", "ray"), help="execute the runs in --workers jobs of SLURM or tasks of Ray"
+    )
+    parser.add_argument(
+        "--engine-option",
+        action=KeyValues,
+        default=[],
+        metavar="KEY=VALUE",
+        help="of a job: cpus, gpus; SLURM: time (minutes; required), partition, memory (GB), and options of sbatch;\n"
+        "Ray: address; may be repeated",
+    )
     parser.add_argument(
         "--only",
         metavar="RUN",

@@ -1,11 +1,14 @@
 """`blockformer compare` for callers in Python."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from blockformer.errors import UserError
 from blockformer.files import write_text
+from blockformer.studies.engines import ENGINES, Launcher, make_engine
 from blockformer.studies.execution import Executor, Watch
 from blockformer.studies.plan import make_plan
 from blockformer.studies.results import Results, run_one, run_study
@@ -25,6 +28,8 @@ def compare(
     workers: int | None = None,
     add_seeds: int = 0,
     options: Sequence[str] = (),
+    engine: str | None = None,
+    engine_options: Mapping[str, str] | None = None,
 ) -> Results:
     """Run a study, or what is left of it, and return its results.
 
@@ -39,6 +44,8 @@ def compare(
         workers: runs at a time; None: as many as there are GPUs, and one without.
         add_seeds: further seeds for a study that has been run.
         options: further options of `blockformer fit`, such as ``["--run.wandb", "offline"]``.
+        engine: `slurm` or `ray`: where the runs are executed, by as many jobs as ``workers``; None: on this machine.
+        engine_options: of the engine, such as ``{"time": "120", "partition": "gpu"}``.
 
     Returns:
         The content of `results.json`.
@@ -48,7 +55,15 @@ def compare(
         RunFailedError: a run failed each time it was tried.
     """
     found = read_study(Path(study) if isinstance(study, str) else study, tier=tier, changes=changes)
-    return execute(found, folder_for(found, out), workers=workers, add_seeds=add_seeds, options=options)
+    return execute(
+        found,
+        folder_for(found, out),
+        workers=workers,
+        add_seeds=add_seeds,
+        options=options,
+        engine=engine,
+        engine_options=engine_options,
+    )
 
 
 def folder_for(study: Study, out: str | Path | None) -> Path:
@@ -65,14 +80,16 @@ def execute(
     options: Sequence[str] = (),
     command: Sequence[str] = (),
     watch: Watch | None = None,
+    engine: str | None = None,
+    engine_options: Mapping[str, str] | None = None,
 ) -> Results:
     """Run a checked study in its folder and write `results.json`, `results.csv`, `results.md` and `report.html`."""
     from blockformer.studies.report import as_html  # imported late: plotly
     from blockformer.studies.wandb_study import publish
 
-    plan = make_plan(study)
-    executor = _executor(study, folder, workers, options, watch)
-    results = run_study(plan, executor, add_seeds=add_seeds, command=command)
+    with _executor(study, folder, workers, options, watch, engine, engine_options) as executor:
+        plan = make_plan(study)
+        results = run_study(plan, executor, add_seeds=add_seeds, command=command)
     for name, text in (("csv", as_csv), ("md", as_markdown)):
         write_text(folder / f"results.{name}", text(results))
     write_text(folder / "report.html", as_html(results))
@@ -89,22 +106,32 @@ def execute_one(
     watch: Watch | None = None,
 ) -> Result:
     """Execute one run of a checked study in the study's folder, as an agent of a sweep does, and judge nothing."""
-    plan = make_plan(study)
-    executor = _executor(study, folder, 1, options, watch)
-    return run_one(plan, executor, run_id)
+    with _executor(study, folder, 1, options, watch) as executor:
+        return run_one(make_plan(study), executor, run_id)
 
 
-def _executor(study: Study, folder: Path, workers: int | None, options: Sequence[str], watch: Watch | None) -> Executor:
-    gpus = gpus_of_workers(study)
-    return Executor(
-        folder,
-        study.label,
-        study.file.figure,
-        workers=workers or len(gpus) or 1,
-        options=options,
-        watch=watch,
-        gpus=gpus,
-    )
+@contextmanager
+def _executor(
+    study: Study,
+    folder: Path,
+    workers: int | None,
+    options: Sequence[str],
+    watch: Watch | None,
+    engine: str | None = None,
+    engine_options: Mapping[str, str] | None = None,
+) -> Iterator[Executor]:
+    place = (folder, study.label, study.file.figure)
+    if engine is None:
+        gpus = gpus_of_workers(study)
+        yield Executor(*place, workers=workers or len(gpus) or 1, options=options, watch=watch, gpus=gpus)
+        return
+    if engine not in ENGINES or workers is None:
+        raise UserError(f"engine {engine}: give one of {', '.join(ENGINES)}, and workers: the number of jobs")
+    started = make_engine(engine, folder, engine_options or {})
+    try:
+        yield Launcher(started, *place, workers=workers, options=options, watch=watch)
+    finally:
+        started.close()
 
 
 def gpus_of_workers(study: Study) -> list[str]:

@@ -143,7 +143,7 @@ class Executor:
     def _executed(self, pending: Sequence[Run]) -> list[str]:
         """Execute runs. Returns what failed."""
         failures: list[str] = []
-        with ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(self.workers, initializer=_block_warnings) as pool:
             futures = [pool.submit(self._finish, run, failures) for run in pending]
             try:
                 for future in futures:
@@ -347,6 +347,15 @@ def is_locked(folder: Path) -> bool:
     except UserError:
         return True
     return False
+
+
+def _block_warnings() -> None:
+    """Keep from runs the signals by which schedulers warn a job before it ends; this process then lets them save.
+
+    The processes that this thread starts inherit what it blocks.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2])
 
 
 def _cpus() -> int:
