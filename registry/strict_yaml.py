@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -229,6 +229,24 @@ def split_path(text: str) -> list[str]:
         else:
             parts[-1] += _unquoted(found[0])
     return parts
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """Flatten nested plain data to dotted keys and scalars; an empty list or mapping counts as a scalar."""
+    return dict(_leaves(tree, ""))
+
+
+def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    items: Iterable[tuple[Any, Any]]
+    if isinstance(tree, Mapping) and tree:
+        items = cast("Mapping[Any, Any]", tree).items()
+    elif isinstance(tree, list | tuple) and tree:
+        items = enumerate(cast("Sequence[Any]", tree))
+    else:
+        yield path, tree
+        return
+    for key, value in items:
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))
 
 
 def split_override(text: str) -> tuple[str, str] | None:

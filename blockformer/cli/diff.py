@@ -5,6 +5,7 @@ import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockformer.cli.parser import KeyValues, Parser, add_format, positive
@@ -22,6 +23,7 @@ without B, A with these changes is compared with A:
   blockformer diff gpt2 llama3_8b
   blockformer diff gpt2 decoder.layer.mixer.kv_heads=1
   blockformer diff runs/base/checkpoints/best.ckpt mine.yaml --set-a decoder.depth=2
+  blockformer diff runs/base runs/wide      also compares the data, settings, versions and figures of the two runs
 
 `blockformer show --help` defines FLOPs and cache. Settings that choose only an implementation, such as backend, are not
 counted as differences. Exit status: 0, whether the models differ or not; 2 if an argument is wrong."""
@@ -33,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     """Print what differs, as text, JSON or Markdown."""
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
-    a, b = _recipes(options)
+    a, b, sources = _recipes(options)
+    runs = _runs(sources)
     from blockformer import assembly
     from blockformer.assembly.recipe_diff import compare
     from blockformer.inspection.cost import cost
@@ -49,14 +52,41 @@ def main(arguments: Sequence[str]) -> int:
         facts: dict[str, Any] = {"same": a.hash == b.hash, "changes": [asdict(change) for change in changes]}
         sides = zip("ab", (a, b), costs, strict=True)
         facts |= {side: {"name": recipe.name, "hash": recipe.hash, **asdict(one)} for side, recipe, one in sides}
+        facts |= {name: [dict(zip(("key", "a", "b"), row, strict=True)) for row in rows] for name, rows in runs.items()}
         print(as_json(facts, indent=2))
     else:
         write = markdown if options.format == "markdown" else text
-        print("\n".join(write(a, b, changes, *costs)))
+        print("\n".join((*write(a, b, changes, *costs), *_of_runs(runs, options.format == "markdown"))))
     return 0
 
 
-def _recipes(options: Namespace) -> "tuple[Recipe, Recipe]":
+def _runs(sources: Sequence[str]) -> dict[str, list[tuple[str, Any, Any]]]:
+    """Where two runs differ beside their models; nothing if a source is no run's folder, or both are the same."""
+    from blockformer.training.run_list import FACTS, run_differences
+
+    a, b = map(Path, sources)
+    if a == b or not all(os.path.isfile(path / FACTS) for path in (a, b)):  # noqa: PTH113 (a long text is no path, and no error)
+        return {}
+    return run_differences(a, b)
+
+
+def _of_runs(runs: dict[str, list[tuple[str, Any, Any]]], table: bool) -> Iterator[str]:
+    """Lines on the data, settings, versions and figures of two runs."""
+    from registry.text import as_yaml, printable
+
+    for name, rows in runs.items():
+        if rows:
+            yield f"\n| {name} | A | B |\n| --- | --- | --- |" if table else f"\n{name}"
+        for key, *values in rows:
+            rounded = (float(f"{value:.5g}") if isinstance(value, float) else value for value in values)
+            old, new = (printable(as_yaml(value)) for value in rounded)
+            yield f"| {printable(key)} | {old} | {new} |" if table else f"  {printable(key)}: {old} -> {new}"
+    if same := [name for name, rows in runs.items() if not rows]:
+        yield f"\nthe same {', '.join(same)}"
+
+
+def _recipes(options: Namespace) -> "tuple[Recipe, Recipe, tuple[str, str]]":
+    """The two recipes, and what they were named as."""
     rest = list(options.rest)
     second = options.a
     if rest and (not OVERRIDE.fullmatch(rest[0]) or os.path.exists(rest[0])):  # noqa: PTH110 (a long text is no path, and no error)
@@ -65,7 +95,8 @@ def _recipes(options: Namespace) -> "tuple[Recipe, Recipe]":
         raise UserError(f"{wrong!r}: must have the form KEY=VALUE; only changes can follow two recipes")
     import blocks  # noqa: F401  (registers what recipes name)
 
-    return _named(options.a, [*options.both, *options.a_only]), _named(second, [*options.both, *rest])
+    one, other = _named(options.a, [*options.both, *options.a_only]), _named(second, [*options.both, *rest])
+    return one, other, (options.a, second)
 
 
 def _named(source: str, overrides: list[str]) -> "Recipe":
@@ -125,7 +156,7 @@ def verdict(a: "Recipe", b: "Recipe", changes: "list[Change]") -> str:
 
 
 def _different_keys(a: "Recipe", b: "Recipe") -> list[str]:
-    from blockformer.training.metadata import flat
+    from registry.strict_yaml import flat
 
     there, here = flat(a.dump()), flat(b.dump())
     return [key for key in {**there, **here} if there.get(key) != here.get(key)]

@@ -21,6 +21,7 @@ VERBS = {
     "test": "score a trained model on the test data",
     "predict": "write a trained model's predictions for the test data to a file",
     "compare": "train variants with several seeds and say which is better",
+    "runs": "list runs, by any key of their configuration",
     "generate": "generate text with a trained model",
     "import": "convert a Hugging Face folder to a recipe and its weights",
     "export": "convert a model to a folder that transformers loads",

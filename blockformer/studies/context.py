@@ -30,6 +30,7 @@ def environment(workers: int = 1) -> dict[str, str | int]:
     Args:
         workers: runs at a time, which share the cores.
     """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "blockformer": installed_version(),
@@ -37,10 +38,10 @@ def environment(workers: int = 1) -> dict[str, str | int]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": os.cpu_count() or 1,
+        "cores": cores,
         "device": ", ".join(gpus) or "CPU",
         "runs at a time": workers,
-        "threads of a run": int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // workers)),
+        "threads of a run": int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // workers)),
     }
 
 

@@ -31,8 +31,8 @@ from blockformer.training.compatibility import notes_on_data, remarks_on_data
 from blockformer.training.default_callbacks import callbacks_of, listed, loggers_of, profiler_of
 from blockformer.training.fit_arguments import FitArguments
 from blockformer.training.fit_loop import FitLoop
+from blockformer.training.json_lines import append_row, read_rows
 from blockformer.training.loggers import SafeWandbLogger
-from blockformer.training.loggers.json_lines import append_row, read_rows
 from blockformer.training.metadata import check_steps_left, earlier_data
 from blockformer.training.module import TrainingModule
 from blockformer.training.objectives import objective_for

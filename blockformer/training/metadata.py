@@ -1,6 +1,6 @@
 """The metadata of a checkpoint: what is needed to rebuild its model and to use it, as plain data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from blockformer.assembly.checkpoint import FORMAT, LoadError
 from blockformer.errors import UserError
 from registry import Recipe, RecipeError, load_recipe
+from registry.strict_yaml import flat
 from registry.text import shortened
 
 
@@ -142,21 +143,3 @@ def _origin(facts: Mapping[str, Any]) -> str:
     files = [str(name) for names in splits.values() for name in names] if isinstance(splits, Mapping) else []
     shown = [*files[:3], *(["..."] if len(files) > 3 else [])]
     return shortened(f"{facts.get('dataset')}{': ' if shown else ''}{', '.join(shown)}")
-
-
-def flat(tree: Any) -> dict[str, Any]:
-    """Flatten nested plain data to dotted keys and scalars."""
-    return dict(_leaves(tree, ""))
-
-
-def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
-    match tree:
-        case Mapping() if tree:
-            items = tree.items()
-        case list() | tuple() if tree:
-            items = enumerate(tree)
-        case _:
-            yield path, tree
-            return
-    for key, value in items:
-        yield from _leaves(value, f"{path}.{key}" if path else str(key))

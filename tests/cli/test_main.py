@@ -32,6 +32,7 @@ LIGHT = [
     ("diff", "gpt2", "bert_base"),
     ("blocks",),
     ("recipes",),
+    ("runs", "--root", "docs"),
     ("schema",),
     ("test-block", "norm/none", "--quick"),
 ]

@@ -110,6 +110,13 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--format": ("text", "json", "markdown", "x"),
     },
     "blocks": {"": ("mixer", "norm/rms", "norm/", "/", "mixer/x", *TEXTS), "--format": ("text", "json", "x")},
+    "runs": {
+        "--root": ("RUN", "FOLDER", *PLACES, *TEXTS),
+        "--where": OVERRIDES,
+        "--sort": ("val/loss", *TEXTS),
+        "--reverse": (),
+        "--format": ("text", "json", "markdown", "x"),
+    },
     "recipes": {"": ("gpt", *TEXTS), "--page": ("OUT", *PLACES), "--format": ("text", "json", "x")},
     "schema": {"--out": ("OUT", *PLACES), "--reference": ("OUT", *PLACES)},
     "import": {"": PLACES + TEXTS, "--out": ("OUT", *PLACES), "--family": ("llama", *PLACES, *TEXTS), "--verify": ()},

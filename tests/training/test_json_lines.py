@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from blockformer.errors import UserError
+from blockformer.training.json_lines import append_row, read_rows, repaired_rows
 from blockformer.training.loggers import FileLogger
-from blockformer.training.loggers.json_lines import append_row, read_rows, repaired_rows
 
 DAMAGED = {
     "cut": b'{"step": 2, "train/lo',

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from blockformer.files import as_json, open_to_append, write_text
-from blockformer.training.loggers.json_lines import Row, as_line, read_rows, repaired_rows
+from blockformer.training.json_lines import Row, as_line, read_rows, repaired_rows
 
 
 class FileLogger(Logger):
