@@ -31,17 +31,22 @@ def main(arguments: Sequence[str]) -> int:
     if options.only is not None and (options.plan or options.add_seeds):
         parser.error("--only executes one run: leave --plan and --add-seeds out")
     _check_engine(options, parser)
-    from blockformer.studies.api import execute, execute_one, folder_for  # imported late: --help then needs no torch
+    from blockformer.studies.api import (  # imported late: --help then needs no torch
+        execute,
+        execute_one,
+        folder_for,
+        parts_of,
+        unfinished_seeds,
+    )
     from blockformer.studies.execution import InterruptedStudy, RunFailedError
     from blockformer.studies.progress import Progress
-    from blockformer.studies.results import looks_at, unfinished_look
 
     study = _study(options, parser, settings)
     if options.plan:
-        print(_plan(study, options.format), end="")
+        print(_plans(study, options.format), end="")
         return 0
     folder = folder_for(study, options.out)
-    if options.add_seeds and (seeds := unfinished_look(folder, looks_at(study, folder))):
+    if options.add_seeds and (seeds := unfinished_seeds(study, folder)):
         listed = ", ".join(map(str, seeds))
         print(f"note: seeds {listed} have no results yet: they are finished first, and none is added", file=sys.stderr)
     command = ["blockformer", "compare", *arguments]
@@ -69,12 +74,14 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(results["verdicts"], indent=1))
         return 0
     from blockformer.studies.tables import as_markdown
+    from blockformer.studies.task_table import table_as_markdown
     from blockformer.studies.wandb_study import place_line
 
-    print(as_markdown(results), end="")
+    print((table_as_markdown if study.tasks else as_markdown)(results), end="")
     print(f"\nreport: {folder / 'report.html'}")
-    if line := place_line(folder):
-        print(line)
+    for _, place in parts_of(study, folder):
+        if line := place_line(place):
+            print(line)
     return 0
 
 
@@ -138,11 +145,15 @@ def _outcome(result: "Result", form: str) -> str:
     return f"{result.id} {result.status}{figure}"
 
 
-def _plan(study: "Study", form: str) -> str:
+def _plans(study: "Study", form: str) -> str:
+    """The plan of a study, or one for each of its tasks."""
     from blockformer.studies.plan import make_plan
 
-    plan = make_plan(study, measure=True)
-    return json.dumps(plan.as_data(), indent=1) + "\n" if form == "json" else _plan_text(plan)
+    plans = {part.name: make_plan(part, measure=True) for part in study.tasks or (study,)}
+    if form == "json":
+        data = {name: plan.as_data() for name, plan in plans.items()}
+        return json.dumps(data if study.tasks else data[study.name], indent=1) + "\n"
+    return "\n".join((f"{name}\n" if study.tasks else "") + _plan_text(plan) for name, plan in plans.items())
 
 
 def _plan_text(plan: "Plan") -> str:

@@ -1,5 +1,6 @@
 """`blockformer compare` for callers in Python."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,11 +11,13 @@ from blockformer.errors import UserError
 from blockformer.files import write_text
 from blockformer.studies.engines import ENGINES, Launcher, make_engine
 from blockformer.studies.execution import Executor, Watch
+from blockformer.studies.learning_rates import UnknownRunError
 from blockformer.studies.plan import make_plan
-from blockformer.studies.results import Results, run_one, run_study
+from blockformer.studies.results import RESULTS_FILE, Results, looks_at, run_one, run_study, unfinished_look
 from blockformer.studies.run_result import Result
 from blockformer.studies.study import Study, read_study
 from blockformer.studies.tables import as_csv, as_markdown
+from blockformer.studies.task_table import combined, table_as_csv, table_as_html, table_as_markdown
 
 ROOT = Path("comparisons")
 
@@ -83,18 +86,55 @@ def execute(
     engine: str | None = None,
     engine_options: Mapping[str, str] | None = None,
 ) -> Results:
-    """Run a checked study in its folder and write `results.json`, `results.csv`, `results.md` and `report.html`."""
+    """Run a checked study in its folder and write `results.json`, `results.csv`, `results.md` and `report.html`.
+
+    Each task of a study with several has such a folder of its own inside.
+    """
+    places = parts_of(study, folder)
+    if len(places) > 1 and unfinished_seeds(study, folder):
+        add_seeds = 0
+    for part, place in places:
+        looks_at(part, place, add_seeds)  # noted for all tasks before the first is run
+    found: dict[str, Results] = {}
+    for part, place in places:
+        with _executor(part, folder, workers, options, watch, engine, engine_options) as executor:
+            found[place.name] = _execute_part(part, executor, place, options, command)
+    if not study.tasks:
+        return found[folder.name]
+    results = combined(study, found)
+    pages = {"results.csv": table_as_csv, "results.md": table_as_markdown, "report.html": table_as_html}
+    write_text(folder / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False))
+    for name, text in pages.items():
+        write_text(folder / name, text(results))
+    return results
+
+
+def _execute_part(
+    study: Study, executor: Executor, place: Path, options: Sequence[str], command: Sequence[str]
+) -> Results:
+    """Run one task; tasks share the folder of the runs, so that two that train alike train once."""
     from blockformer.studies.report import as_html  # imported late: plotly
     from blockformer.studies.wandb_study import publish
 
-    with _executor(study, folder, workers, options, watch, engine, engine_options) as executor:
-        plan = make_plan(study)
-        results = run_study(plan, executor, add_seeds=add_seeds, command=command)
+    results = run_study(make_plan(study), executor, place, command=command)
     for name, text in (("csv", as_csv), ("md", as_markdown)):
-        write_text(folder / f"results.{name}", text(results))
-    write_text(folder / "report.html", as_html(results))
-    publish(results, folder, options)
+        write_text(place / f"results.{name}", text(results))
+    write_text(place / "report.html", as_html(results))
+    publish(results, place, options)
     return results
+
+
+def parts_of(study: Study, folder: Path) -> list[tuple[Study, Path]]:
+    """The study on each of its tasks, with a folder each; the study itself if it has none."""
+    return [(part, folder / part.name.rpartition("/")[2]) for part in study.tasks] or [(study, folder)]
+
+
+def unfinished_seeds(study: Study, folder: Path) -> list[int]:
+    """Seeds that were begun and have no results yet."""
+    for part, place in parts_of(study, folder):
+        if seeds := unfinished_look(place, looks_at(part, place)):
+            return seeds
+    return []
 
 
 def execute_one(
@@ -106,8 +146,14 @@ def execute_one(
     watch: Watch | None = None,
 ) -> Result:
     """Execute one run of a checked study in the study's folder, as an agent of a sweep does, and judge nothing."""
-    with _executor(study, folder, 1, options, watch) as executor:
-        return run_one(make_plan(study), executor, run_id)
+    for part, place in (places := parts_of(study, folder)):
+        try:
+            with _executor(part, folder, 1, options, watch) as executor:
+                return run_one(make_plan(part), executor, place, run_id)
+        except UnknownRunError:
+            if place is places[-1][1]:
+                raise
+    raise AssertionError("unreachable: a study has parts")
 
 
 @contextmanager
@@ -120,16 +166,17 @@ def _executor(
     engine: str | None = None,
     engine_options: Mapping[str, str] | None = None,
 ) -> Iterator[Executor]:
-    place = (folder, study.label, study.file.figure)
+    place, lengths = (folder, study.label, study.file.figure), study.file.lengths
     if engine is None:
         gpus = gpus_of_workers(study)
-        yield Executor(*place, workers=workers or len(gpus) or 1, options=options, watch=watch, gpus=gpus)
+        shared: dict[str, Any] = {"lengths": lengths, "options": options, "watch": watch}
+        yield Executor(*place, workers=workers or len(gpus) or 1, gpus=gpus, **shared)
         return
     if engine not in ENGINES or workers is None:
         raise UserError(f"engine {engine}: give one of {', '.join(ENGINES)}, and workers: the number of jobs")
     started = make_engine(engine, folder, engine_options or {})
     try:
-        yield Launcher(started, *place, workers=workers, options=options, watch=watch)
+        yield Launcher(started, *place, lengths=lengths, workers=workers, options=options, watch=watch)
     finally:
         started.close()
 

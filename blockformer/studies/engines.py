@@ -223,7 +223,8 @@ class Launcher(Executor):
 
     def _launched(self, runs: Sequence[Run]) -> tuple[list[Report], str]:
         """Start workers and wait for them. Returns their reports, and why one gave none."""
-        settings = {"folder": self.folder, "name": self.name, "figure": self.figure, "options": self.options}
+        wanted = {"figure": self.wanted.figure, "lengths": self.wanted.lengths}
+        settings = {"folder": self.folder, "name": self.name, **wanted, "options": self.options}
         call = partial(work, settings, list(runs), str(Path.cwd()))
         jobs = self._engine.submit([call] * min(self.workers, len(runs)))
         try:

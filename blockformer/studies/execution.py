@@ -18,7 +18,7 @@ from blockformer.errors import UserError
 from blockformer.files import write_text
 from blockformer.studies.plan import Run
 from blockformer.studies.run_labels import run_settings
-from blockformer.studies.run_result import Result, Status, collected, is_tested, store, stored
+from blockformer.studies.run_result import Result, Status, Wanted, collected, store, stored
 from blockformer.training.callbacks.non_finite import DIVERGED
 from blockformer.training.run_lock import BUSY, LOCK, PATIENCE, RunLock
 
@@ -79,7 +79,8 @@ class Executor:
     Args:
         folder: the study's: `runs/`, `results/`, `claims/`.
         name: the study's label; W&B's group.
-        figure: such as `val/loss` or `test/accuracy`.
+        figure: such as `val/loss`, `test/accuracy` or `val/loss@2x`.
+        lengths: multiples of the trained length at which finished models are validated too.
         workers: runs at a time.
         options: further options of `blockformer fit`, such as `--run.wandb offline`.
         watch: is told when a run begins, ends or is taken over.
@@ -93,13 +94,15 @@ class Executor:
         name: str,
         figure: str,
         *,
+        lengths: Sequence[int] = (),
         workers: int = 1,
         options: Sequence[str] = (),
         watch: Watch | None = None,
         gpus: Sequence[str] = (),
         leave: bool = False,
     ) -> None:
-        self.folder, self.name, self.figure, self.workers = folder, name, figure, workers
+        self.folder, self.name, self.workers = folder, name, workers
+        self.wanted = Wanted(figure, tuple(lengths))
         self.options, self.watch, self.leave = list(options), watch or Watch(), leave
         self.stopping = threading.Event()
         self.wrong = ""
@@ -114,8 +117,8 @@ class Executor:
         ] = {}  # last sign of life of other workers' claims, and when it was seen
 
     def result(self, run: Run) -> Result | None:
-        """The stored result of a run; None: it has none yet."""
-        return stored(self.folder, run)
+        """The stored result of a run; None: it has none yet, or not all figures that are wanted."""
+        return self.wanted.result(self.folder, run)
 
     def execute(self, runs: Sequence[Run]) -> list[Result]:
         """Run everything that has no result yet, and wait for what other workers have claimed.
@@ -254,15 +257,18 @@ class Executor:
                 if self.stopping.is_set():
                     return ""
                 self.watch.event(run, "begins")
-                status, reason = self._fit(run, place, lock)
+                before = stored(self.folder, run)  # trained already; only figures are missing
+                status, reason = (0, "") if before else self._fit(run, place, lock)
                 if status == WRONG and BUSY in reason:
                     continue  # a run of a worker that was killed was still starting, and was first
                 if self._is_over(run, status, reason):
                     return ""
-                if status == 0 and is_tested(run, self.figure):
-                    status, reason = self._test(run, place, lock)
+                figures = before.figures if before else {}
+                if status == 0:
+                    status, reason, evaluated = self._evaluated(run, place, lock)
+                    figures |= evaluated
                 if status == 0 or self._has_diverged(run):
-                    self._store(run, "finished" if status == 0 else "diverged")
+                    self._store(run, "finished" if status == 0 else "diverged", figures)
                     return ""
                 tries += 1
         finally:
@@ -285,24 +291,30 @@ class Executor:
     def _has_diverged(self, run: Run) -> bool:
         return (self._run_folder(run) / DIVERGED).is_file()
 
-    def _store(self, run: Run, status: Status) -> None:
+    def _store(self, run: Run, status: Status, figures: dict[str, float]) -> None:
         """Store the result of a run, unless a worker that took the run over has."""
         if self.result(run) is None:
-            store(self.folder, collected(self._run_folder(run), run, self.figure, status))
+            store(self.folder, collected(self._run_folder(run), run, self.wanted.of(run), status, figures))
         self.watch.event(run, status)
 
     def _fit(self, run: Run, place: str | None, lock: RunLock) -> tuple[int, str]:
-        settings = {key: value for key, value in run.settings.items() if key != "figure"}
+        settings = {**run.settings, "run": run_settings(run, self.name)}
         config = self.folder / "configs" / f"{run.id}.yaml"
-        settings["run"] = run_settings(run, self.name)
         write_text(config, json.dumps(settings, indent=1))  # JSON is YAML
         where = ["--run.root", str(self.folder / RUNS), "--run.name", run.id, "--run.variant", run.variant]
         arguments = ["fit", "--config", str(config), *where, "--ckpt_path", "last", *self.options]
         return self._command(run, arguments, place, lock)
 
-    def _test(self, run: Run, place: str | None, lock: RunLock) -> tuple[int, str]:
-        checkpoint = self._run_folder(run) / "checkpoints/last.ckpt"
-        return self._command(run, ["test", "--ckpt_path", str(checkpoint)], place, lock)
+    def _evaluated(self, run: Run, place: str | None, lock: RunLock) -> tuple[int, str, dict[str, float]]:
+        """Exit status, last line and figures of all evaluations of a finished run."""
+        folder, figures = self._run_folder(run), dict[str, float]()
+        checkpoint = ["--ckpt_path", str(folder / "checkpoints/last.ckpt")]
+        for stage, suffix, (verb, *settings) in self.wanted.evaluations(run):
+            status, reason = self._command(run, [verb, *checkpoint, *settings], place, lock)
+            if status:
+                return status, reason, {}
+            figures |= self.wanted.evaluated(folder, stage, suffix)
+        return 0, "", figures
 
     def _command(self, run: Run, arguments: list[str], place: str | None, lock: RunLock) -> tuple[int, str]:
         """The exit status of a `blockformer` command, and its last line of output."""

@@ -10,8 +10,13 @@ from blockformer.errors import UserError
 from blockformer.studies.execution import Executor
 from blockformer.studies.plan import TUNING_SEED, Plan, Run
 from blockformer.studies.run_result import Result
+from blockformer.studies.study import BASE
 
 EXTENSIONS = 3  # how often a list of learning rates grows at an edge
+
+
+class UnknownRunError(UserError):
+    """A study has no run of that name."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def find_run(plan: Plan, run_id: str, seeds: Sequence[int]) -> Run:
         seeds: the plan's, and those that were added to the study.
 
     Raises:
-        UserError: there is no such run.
+        UnknownRunError: there is no such run.
     """
     rates = tuple(sorted(plan.study.file.learning_rates))
     for _ in range(EXTENSIONS if rates else 0):
@@ -70,11 +75,12 @@ def find_run(plan: Plan, run_id: str, seeds: Sequence[int]) -> Run:
     runs = [plan.run(name, seed, rate, "tune") for name in plan.trained for rate in rates for seed in tuning]
     for rate in rates or (None,):
         runs += [plan.run(name, seed, rate, "answer") for name in plan.trained for seed in seeds]
+        runs += plan.budget_runs({} if rate is None else {BASE: rate}, tuple(seeds))
     known = {run.id: run for run in runs}
     if run_id not in known:
         close = get_close_matches(run_id, known, n=1)
         listed = f"did you mean {close[0]}?" if close else f"its first is {next(iter(known))}; --plan lists all"
-        raise UserError(f"--only {run_id}: is no run of this study with these settings; {listed}")
+        raise UnknownRunError(f"--only {run_id}: is no run of this study with these settings; {listed}")
     return known[run_id]
 
 

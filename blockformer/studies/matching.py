@@ -8,7 +8,8 @@ from typing import Any, cast
 from torch import nn
 
 from blockformer.assembly import check
-from blockformer.studies.study import Match, Quantity, Variant
+from blockformer.studies.study import Variant
+from blockformer.studies.study_file import Match, Quantity
 from blocks.models.base import Model
 from registry import Problem, Recipe, RecipeError, load_recipe
 

@@ -15,9 +15,10 @@ from blockformer.studies.matching import Matched, active_parameters, matched, si
 from blockformer.studies.statistics import smallest_visible
 from blockformer.studies.study import BASE, Study
 from blocks.models.base import Model
-from registry import RecipeError
+from registry import Problem, RecipeError
 
-Purpose = Literal["tune", "answer"]
+Purpose = Literal["tune", "answer", "budget"]
+BUDGETS = (0.8, 1.25)  # of the steps, with which the base shows what steps are worth
 TUNING_SEED = 1_000_003  # seeds from here on choose learning rates, so that no run both chooses and answers
 MEASURED_STEPS = 3
 COMPARED_WHOLE = 200_000_000  # parameters up to which initial values are compared number by number
@@ -32,8 +33,9 @@ class Run:
         variant: its name.
         seed: decides initial values, dropout and the order of the data, as far as the study varies them.
         learning_rate: None: that of the study's `fit`.
-        purpose: whether the run chooses a learning rate or answers the question.
+        purpose: whether the run chooses a learning rate, answers the question, or shows what more steps would do.
         settings: what `blockformer fit` gets as its configuration.
+        budget: share of the study's steps.
     """
 
     variant: str
@@ -41,6 +43,7 @@ class Run:
     learning_rate: float | None
     purpose: Purpose
     settings: dict[str, Any]
+    budget: float = 1.0
 
     @property
     def id(self) -> str:
@@ -48,6 +51,8 @@ class Run:
         parts = [self.variant, f"seed{self.seed}"]
         if self.learning_rate is not None:
             parts.append(f"lr{self.learning_rate:g}")
+        if self.budget != 1:
+            parts.append(f"budget{self.budget:g}")
         return "-".join([*parts, digest(self.settings)[:8]])
 
 
@@ -144,7 +149,22 @@ class Plan:
         found = self.study.seeds if seeds is None else seeds
         return [self.run(name, seed, (best or {}).get(name), "answer") for seed in found for name in self.trained]
 
-    def run(self, variant: str, seed: int, rate: float | None, purpose: Purpose) -> Run:
+    def budget_runs(self, best: Mapping[str, float] | None = None, seeds: tuple[int, ...] | None = None) -> list[Run]:
+        """Runs of the base with fewer and more steps, from which the exchange rate of loss and steps is known."""
+        if not self.study.file.exchange_rate:
+            return []
+        found, rate = self.study.seeds if seeds is None else seeds, (best or {}).get(BASE)
+        return [self.run(BASE, seed, rate, "budget", budget) for seed in found for budget in BUDGETS]
+
+    def planned_runs(self) -> list[Run]:
+        """All runs, as far as they are known before the learning rates are chosen."""
+        return [
+            *(self.tuning_runs() if self.study.file.learning_rates else ()),
+            *self.answer_runs(),
+            *self.budget_runs(),
+        ]
+
+    def run(self, variant: str, seed: int, rate: float | None, purpose: Purpose, budget: float = 1.0) -> Run:
         """One run of the plan."""
         file, vary = self.study.file, self.study.file.vary
         settings: dict[str, Any] = json.loads(json.dumps(file.fit))
@@ -154,15 +174,14 @@ class Plan:
         settings.setdefault("data", {})["seed"] = seed if "order" in vary else 0
         if rate is not None:
             settings.setdefault("optimizer", {})["lr"] = rate
-        if purpose == "answer" and file.figure.startswith("test/"):
-            settings["figure"] = file.figure  # another run than one that is not tested
-        return Run(variant, seed, rate, purpose, settings)
+        if budget != 1:
+            settings["trainer"]["max_steps"] = max(1, round(settings["trainer"]["max_steps"] * budget))
+        return Run(variant, seed, rate, purpose, settings, budget)
 
     def seconds(self) -> float | None:
         """Estimated time of all runs one after another; None: nothing was measured."""
-        runs = [*(self.tuning_runs() if self.study.file.learning_rates else ()), *self.answer_runs()]
-        each = [self.figures[run.variant].seconds for run in runs]
-        return None if None in each else sum(seconds or 0.0 for seconds in each)
+        each = [(self.figures[run.variant].seconds, run.budget) for run in self.planned_runs()]
+        return None if any(of is None for of, _ in each) else sum((of or 0.0) * budget for of, budget in each)
 
     def visible(self) -> float:
         """The smallest difference found with 80 % probability, in standard deviations of a difference within a seed."""
@@ -171,8 +190,10 @@ class Plan:
 
     def as_data(self) -> dict[str, Any]:
         """All figures and runs as plain data."""
-        runs = [*(self.tuning_runs() if self.study.file.learning_rates else ()), *self.answer_runs()]
-        listed = [{"id": run.id, "variant": run.variant, "seed": run.seed, "purpose": run.purpose} for run in runs]
+        listed = [
+            {"id": run.id, "variant": run.variant, "seed": run.seed, "purpose": run.purpose}
+            for run in self.planned_runs()
+        ]
         return {
             "hash": self.hash,
             "content": self.content(),
@@ -196,12 +217,19 @@ def make_plan(study: Study, *, measure: bool = False) -> Plan:
     """
     length, match = length_of(study), study.file.match
     base = matched(study.variants[0], None, match, length)
-    found, problems = {BASE: base}, []
+    found: dict[str, Matched] = {BASE: base}
+    problems: list[Problem] = []
     for variant in study.variants[1:]:
         try:
             found[variant.name] = matched(variant, base.size if match.what != "none" else None, match, length)
         except RecipeError as error:
             problems += error.problems
+    longest = length_of_data(study) * max((1, *study.file.lengths))
+    for variant in study.variants:
+        said = study.file.lengths or "length" in study.file.fit.get("data", {})
+        if said and variant.name in found and (most := check(found[variant.name].recipe).max_length) < longest:
+            advice = "lower fit.data.length or lengths, or raise the recipe's max_length"
+            problems.append(Problem(variant.mark, variant.name, f"takes {most} tokens, not the {longest}: {advice}"))
     if problems:
         raise RecipeError(problems)
     identical = tuple(name for name, one in found.items() if name != BASE and one.recipe.hash == base.recipe.hash)
@@ -213,8 +241,13 @@ def make_plan(study: Study, *, measure: bool = False) -> Plan:
 
 
 def length_of(study: Study) -> int:
-    """Tokens of a training sequence, or what `match.length` says."""
-    return study.file.match.length or int(study.file.fit.get("data", {}).get("length", DEFAULT_LENGTH))
+    """Tokens of the sequence that sizes are matched at: a training sequence, or what `match.length` says."""
+    return study.file.match.length or length_of_data(study)
+
+
+def length_of_data(study: Study) -> int:
+    """Tokens of a training sequence."""
+    return int(study.file.fit.get("data", {}).get("length", DEFAULT_LENGTH))
 
 
 def digest(data: Any) -> str:

@@ -12,7 +12,9 @@ from typing import Any
 from blockformer.errors import UserError
 from blockformer.files import write_text
 from blockformer.studies.context import differences, environment
-from blockformer.studies.execution import Executor
+from blockformer.studies.documents import Losses, resampled, stored_losses
+from blockformer.studies.exchange import base_curve, worth
+from blockformer.studies.execution import RUNS, Executor
 from blockformer.studies.learning_rates import best_rates, find_run
 from blockformer.studies.plan import Plan
 from blockformer.studies.run_result import Result
@@ -20,33 +22,42 @@ from blockformer.studies.statistics import Verdict, judge
 from blockformer.studies.study import BASE, Study
 from blockformer.training.score import BETTER
 
-PLAN, LOOKS, RESULTS_FILE = "plan.json", "looks.json", "results.json"
+PLAN, LOOKS, RESULTS_FILE, DOCUMENTS = "plan.json", "looks.json", "results.json", "documents"
 Results = dict[str, Any]
 
 
 def higher_is_better(figure: str) -> bool:
     """Whether a larger value of a figure such as `val/accuracy` is better."""
-    return BETTER.get(figure.partition("/")[2], min) is max
+    return BETTER.get(figure.partition("/")[2].partition("@")[0], min) is max
 
 
-def run_study(plan: Plan, executor: Executor, *, add_seeds: int = 0, command: Sequence[str] = ()) -> Results:
+def run_study(plan: Plan, executor: Executor, place: Path, *, command: Sequence[str] = ()) -> Results:
     """Execute a plan in its folder and judge the variants. What has been done is not repeated.
 
     Args:
         plan: the plan.
         executor: runs it, in the study's folder.
-        add_seeds: further seeds; those of the plan are the first look at the data.
+        place: folder of the results; that of the executor unless several tasks share their runs.
         command: what repeats the study.
 
     Raises:
         RunFailedError: a run failed.
     """
-    registered = _registered(plan, executor.folder)
-    looks = looks_at(plan.study, executor.folder, add_seeds)
+    registered = _registered(plan, place)
+    looks = looks_at(plan.study, place)
     rates = best_rates(plan, executor, higher=higher_is_better(plan.study.file.figure))
     seeds = tuple(seed for look in looks for seed in look)
-    answers = executor.execute(plan.answer_runs(rates.best, seeds))
+    runs = [*plan.answer_runs(rates.best, seeds), *plan.budget_runs(rates.best, seeds)]
+    executed = executor.execute(runs)
+    answers = [result for result in executed if result.purpose == "answer"]
+    share = {run.id: run.budget for run in runs}
+    curve = base_curve(answers, [(share[one.id], one) for one in executed if one.purpose == "budget"], BASE)
     results = judged(plan, answers, looks=looks)
+    results["exchange"] = {
+        "base": curve,
+        "worth": {name: worth(curve, of) for name, of in results["verdicts"].items()} if curve[1:] else {},
+    }
+    results["documents"] = _over_documents(plan, executor, answers)
     results |= {
         "plan": plan.as_data(),
         "exploratory": registered["hash"] != plan.hash,
@@ -58,25 +69,26 @@ def run_study(plan: Plan, executor: Executor, *, add_seeds: int = 0, command: Se
         "differences": differences(plan),
         "environment": environment(executor.workers),
     }
-    write_text(executor.folder / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False))
+    write_text(place / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False))
     return results
 
 
-def run_one(plan: Plan, executor: Executor, run_id: str) -> Result:
+def run_one(plan: Plan, executor: Executor, place: Path, run_id: str) -> Result:
     """Execute one run of a study and store its result, without a judgement; what has a result is not repeated.
 
     Args:
         plan: the plan.
         executor: runs it, in the study's folder.
+        place: folder of the results.
         run_id: the run's.
 
     Raises:
         UserError: the study has no such run.
         RunFailedError: it failed.
     """
-    looks = looks_at(plan.study, executor.folder)
+    looks = looks_at(plan.study, place)
     run = find_run(plan, run_id, [seed for look in looks for seed in look])
-    _registered(plan, executor.folder)
+    _registered(plan, place)
     return executor.execute([run])[0]
 
 
@@ -102,6 +114,26 @@ def judged(plan: Plan, answers: Sequence[Result], *, looks: Sequence[Sequence[in
         "looks": [list(look) for look in looks],
         "runs": [asdict(result) for result in answers],
     }
+
+
+def _over_documents(plan: Plan, executor: Executor, answers: Sequence[Result]) -> dict[str, dict[str, float] | None]:
+    """By variant, the interval of its difference over resampled documents; None: not to be had."""
+    figure, trainer = plan.study.file.figure, plan.study.file.fit.get("trainer", {})
+    stage, _, name = figure.partition("/")
+    split, limit = ("test", "limit_test_batches") if stage == "test" else ("validation", "limit_val_batches")
+    found: dict[str, dict[int, Losses]] = {}
+    for result in answers if "@" not in figure else ():
+        store = executor.folder / DOCUMENTS / f"{result.id}.{split}.json"
+        if result.figure is not None:
+            losses = stored_losses(executor.folder / RUNS / result.id, store, split, trainer.get(limit))
+            if losses is not None:
+                found.setdefault(result.variant, {})[result.seed] = losses
+    intervals: dict[str, dict[str, float] | None] = {}
+    for variant in (other for other in plan.trained if other != BASE):
+        seeds = sorted({*found.get(variant, {})} & {*found.get(BASE, {})})
+        of, base = ([found[one][seed] for seed in seeds] for one in (variant, BASE))
+        intervals[variant] = resampled(of, base, name) if seeds else None
+    return intervals
 
 
 def scores_of(variant: str, results: Sequence[Result]) -> dict[int, float]:

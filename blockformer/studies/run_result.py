@@ -2,13 +2,14 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
-from blockformer.studies.plan import Purpose, Run
+from blockformer.studies.plan import DEFAULT_BATCH, DEFAULT_LENGTH, Purpose, Run
 from blockformer.training.loggers.file_logger import read_rows
 
 RESULTS = "results"
@@ -23,7 +24,7 @@ class Result:
         id, variant, seed, learning_rate, purpose: of the run.
         status: whether it finished or its loss became infinite or NaN.
         figure: the study's figure after the last step; None: it diverged.
-        figures: all figures of the last validation and of the test.
+        figures: all figures of the last validation, of the test, and of validations at other lengths (`val/loss@2x`).
         curve: validations: step, tokens, seconds and the figures.
         seconds: of training, without start and preparation.
     """
@@ -38,6 +39,55 @@ class Result:
     figures: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a study wants to know of its runs.
+
+    Attributes:
+        figure: such as `val/loss`, `test/accuracy` or `val/loss@2x`.
+        lengths: multiples of the trained length at which finished models are validated too.
+    """
+
+    figure: str
+    lengths: tuple[int, ...] = ()
+
+    def of(self, run: Run) -> str:
+        """The figure of a run: the study's, or that of the validation where the run chooses a learning rate."""
+        return self.figure if run.purpose != "tune" else self.figure.replace("test/", "val/").partition("@")[0]
+
+    def evaluations(self, run: Run) -> Iterator[tuple[str, str, list[str]]]:
+        """What a finished run is evaluated on: stage, suffix of its figures, and the command."""
+        if run.purpose == "tune":
+            return
+        if self.figure.startswith("test/"):
+            yield "test/", "", ["test"]
+        data = run.settings.get("data", {})
+        length, rows = data.get("length", DEFAULT_LENGTH), data.get("batch_size", DEFAULT_BATCH)
+        for times in self.lengths:
+            size = ["--data.length", str(length * times), "--data.batch_size", str(max(1, rows // times))]
+            yield "val/", f"@{times}x", ["validate", *size]
+
+    def evaluated(self, folder: Path, stage: str, suffix: str) -> dict[str, float]:
+        """The figures of the last evaluation of the run in this folder."""
+        row = read_rows(folder / "evaluations.jsonl")[-1]
+        return {f"{key}{suffix}": value for key, value in row.items() if key.startswith(stage)}
+
+    def result(self, folder: Path, run: Run) -> Result | None:
+        """The stored result of a run; None: it has none yet, or not all figures that are wanted.
+
+        Args:
+            folder: the study's.
+            run: the run.
+        """
+        found = stored(folder, run)
+        if found is None or found.status == "diverged":
+            return found
+        have = {f"{key.partition('/')[0]}/{key[key.find('@') :] if '@' in key else ''}" for key in found.figures}
+        if not {f"{stage}{suffix}" for stage, suffix, _ in self.evaluations(run)} <= have:
+            return None
+        return replace(found, figure=found.figures.get(self.of(run)))
 
 
 def stored(folder: Path, run: Run) -> Result | None:
@@ -61,19 +111,15 @@ def store(folder: Path, result: Result) -> None:
     write_text(folder / RESULTS / f"{result.id}.json", text)
 
 
-def is_tested(run: Run, figure: str) -> bool:
-    """Whether a run is also scored on the test data: it answers the question, and the figure is one of them."""
-    return figure.startswith("test/") and run.purpose == "answer"
-
-
-def collected(folder: Path, run: Run, figure: str, status: Status) -> Result:
+def collected(folder: Path, run: Run, name: str, status: Status, further: Mapping[str, float]) -> Result:
     """The result of a run that has ended.
 
     Args:
         folder: the run's.
         run: the run.
-        figure: the study's.
+        name: the figure that is wanted.
         status: how it ended.
+        further: figures of evaluations.
 
     Raises:
         UserError: the run has no such figure.
@@ -85,14 +131,10 @@ def collected(folder: Path, run: Run, figure: str, status: Status) -> Result:
         for row in rows
     ]
     figures = {key: value for key, value in (curve[-1] if curve else {}).items() if key.startswith("val/")}
-    name = figure if run.purpose == "answer" else figure.replace("test/", "val/")
-    if status == "finished":
-        if is_tested(run, figure):
-            evaluation = read_rows(folder / "evaluations.jsonl")[-1]
-            figures |= {key: value for key, value in evaluation.items() if key.startswith("test/")}
-        if name not in figures:
-            known = ", ".join(sorted(figures)) or "none: nothing was validated"
-            raise UserError(f"{run.id} has no figure {name}; it has {known}")
+    figures |= further
+    if status == "finished" and name not in figures:
+        known = ", ".join(sorted(figures)) or "none: nothing was validated"
+        raise UserError(f"{run.id} has no figure {name}; it has {known}")
     return Result(
         *(run.id, run.variant, run.seed, run.learning_rate, run.purpose, status),
         figure=figures.get(name) if status == "finished" else None,

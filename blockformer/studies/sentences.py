@@ -25,12 +25,26 @@ def verdict_sentence(name: str, verdict: Mapping[str, Any], results: Mapping[str
         return f"{name} is {kind}: too few finished runs to compare.{lost}"
     interval = f"{verdict['low']:+.4f} to {verdict['high']:+.4f}"
     tested = f"95 % interval {interval}, p {p_value(verdict['p'])}, {verdict['seeds']} seeds"
+    if over := results.get("documents", {}).get(name):
+        tested += f"; over {over['documents']:.0f} documents {over['low']:+.4f} to {over['high']:+.4f}"
     size = f"{figure} {verdict['difference']:+.4f} ({tested})"
     if kind == "equivalent":
         return f"{name} is equivalent to the base within {results['smallest']:g}: {size}.{lost}"
     if kind == "undecided":
         return f"{name} cannot be told from the base: {size}.{lost}{_needed(verdict, results)}"
-    return f"{name} is {kind} than the base: {size}.{lost}"
+    return f"{name} is {kind} than the base: {size}.{lost}{_worth(name, results)}"
+
+
+def _worth(name: str, results: Mapping[str, Any]) -> str:
+    """What the difference is worth in steps of the base."""
+    of = results.get("exchange", {}).get("worth", {}).get(name)
+    if not of:
+        return ""
+    curve = results["exchange"]["base"]
+    if of["steps"] is None:
+        return f" The base does not come there with {curve[0][0]:g} to {curve[-1][0]:g} times its steps."
+    ends = [f"{end:.2f}" if end is not None else "beyond the budgets" for end in (of["low"], of["high"])]
+    return f" The base would come there with {of['steps']:.2f} times its steps ({ends[0]} to {ends[1]})."
 
 
 def p_value(p: float) -> str:

@@ -148,7 +148,7 @@ def test_each_variant_is_judged_at_its_own_learning_rate(study: Path, tmp_path: 
     changes = {"learning_rates": [1e-4, 1e-3], "figure": "test/loss", "seeds": 1}
     plan = make_plan(read_study(study, changes=changes))
     executor = Executor(tmp_path / "out", "which", "test/loss", workers=2, options=QUIET, watch=Tried())
-    results = run_study(plan, executor)
+    results = run_study(plan, executor, tmp_path / "out")
     assert set(results["learning_rates"]) == {"base", "relu2"}
     answers = [run for run in results["runs"] if run["purpose"] == "answer"]
     assert all(run["figures"]["test/loss"] == run["figure"] for run in answers)
@@ -169,3 +169,24 @@ def test_a_plan_trains_nothing(
         main(["compare", "tiny_decoder"])
     assert stop.value.code == 2
     assert "name a study file" in capsys.readouterr().err
+
+
+def test_tasks_longer_lengths_documents_and_the_worth_in_steps(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    further = "lengths: [2]\nexchange_rate: true\ntasks:\n  plain: {}\n  longer: {figure: val/loss@2x}\n"
+    study.write_text(STUDY.replace("smallest: 0.5\n", "") + further)
+    out = tmp_path / "out"
+    assert main(["compare", str(study), "--out", str(out), *QUIET]) == 0
+    assert "| relu2 |" in capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["verdicts"]) == {f"{task}/{name}" for task in ("plain", "longer") for name in ("relu2", "same")}
+    plain, longer = (results["tasks"][task] for task in ("plain", "longer"))
+    assert plain["documents"]["relu2"]["documents"] > 1
+    assert [share for share, _ in plain["exchange"]["base"]] == [0.8, 1.0, 1.25]
+    assert longer["documents"] == {"relu2": None}
+    for run in longer["runs"]:
+        assert run["figure"] == run["figures"]["val/loss@2x"] != run["figures"]["val/loss"]
+    assert "plain/report.html" in (out / "report.html").read_text()
+    assert (out / "results.csv").read_text().count("\n") == 7
+    assert not any(path.stat().st_size == 0 for path in (out / "plain").glob("results.*"))

@@ -102,3 +102,20 @@ def test_the_hash_changes_with_what_a_result_depends_on() -> None:
     one, other = plan().answer_runs()[0], plan(fit={"trainer": {"max_steps": 11}}).answer_runs()[0]
     assert one.id != other.id
     assert one.id == plan(question="another").answer_runs()[0].id
+
+
+def test_the_base_is_also_trained_with_other_budgets_where_the_exchange_rate_is_asked_for() -> None:
+    found = plan(exchange_rate=True, seeds=2)
+    budgets = found.budget_runs()
+    assert [(run.variant, run.seed, run.settings["trainer"]["max_steps"]) for run in budgets] == [
+        *(("base", 0, steps) for steps in (8, 12)),
+        *(("base", 1, steps) for steps in (8, 12)),
+    ]
+    assert len({run.id for run in (*budgets, *found.answer_runs())}) == len(budgets) + len(found.answer_runs())
+    assert not plan().budget_runs()
+
+
+def test_a_length_that_a_variant_cannot_take_is_refused() -> None:
+    assert plan(lengths=[2]).study.file.lengths == (2,)
+    with pytest.raises(RecipeError, match=r"none: takes \d+ tokens, not the 2048: lower fit.data.length or lengths"):
+        plan(lengths=[64])

@@ -110,3 +110,28 @@ def test_a_variant_may_be_another_recipe(tmp_path: Path) -> None:
         "tiny_decoder",
         {"decoder.depth": 3},
     )
+
+
+def test_each_task_is_the_study_with_changes() -> None:
+    tasks = {"short": {"fit.data.length": 16}, "long": {"fit.data.length": 64, "figure": "val/accuracy", "seeds": 2}}
+    study = read(tasks=tasks)
+    assert [part.name for part in study.tasks] == ["study/short", "study/long"]
+    short, long = study.tasks
+    assert (short.file.fit["data"]["length"], long.file.fit["data"]["length"]) == (16, 64)
+    assert (long.file.figure, long.seeds) == ("val/accuracy", (0, 1))
+    assert [variant.name for variant in short.variants] == [variant.name for variant in long.variants]
+
+
+def test_the_mistakes_of_all_tasks_are_named_at_once() -> None:
+    tasks = {"a": {"fit.data.lenght": 16}, "b": {"figure": "loss"}, "c": {"seeds": 2}}
+    with pytest.raises(RecipeError) as found:
+        read(tasks=tasks)
+    assert [problem.path for problem in found.value.problems] == ["fit.data.lenght", "figure"]
+
+
+def test_a_figure_at_another_length_needs_that_length() -> None:
+    assert read(figure="val/loss@2x", lengths=[2, 4]).file.lengths == (2, 4)
+    with pytest.raises(RecipeError, match=r"figure: needs lengths: \[2\]"):
+        read(figure="val/loss@2x")
+    with pytest.raises(RecipeError, match="figure: must be val/ or test/ and a figure"):
+        read(figure="test/loss@2x")

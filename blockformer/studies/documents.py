@@ -1,0 +1,129 @@
+"""Losses of finished models by document, and what resampling documents says of a difference.
+
+Seeds show how a result varies with chance in training; resampling shows how it varies with the text that is judged on.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from blockformer.assembly import load
+from blockformer.data.module import Objective, TextData
+from blockformer.files import write_text
+from blockformer.training.objectives import objective_for
+from blockformer.training.score import IGNORED
+
+FIELDS = ("nll", "correct", "targets", "bytes")
+SAMPLES = 1000
+SPAN = (2.5, 97.5)  # percentiles of the interval
+Losses = dict[str, list[float]]  # by field, a number for each document
+Split = Literal["validation", "test"]
+
+
+def stored_losses(run: Path, store: Path, split: Split, limit: float | None = None) -> Losses | None:
+    """The losses of a run's last checkpoint by document, computed once; None: the checkpoint is gone.
+
+    Args:
+        run: the run's folder.
+        store: the file that keeps them.
+        split: what is judged on.
+        limit: the run's `trainer.limit_val_batches` or `limit_test_batches`.
+    """
+    if store.is_file():
+        return json.loads(store.read_text(encoding="utf-8"))
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    if not checkpoint.is_file():
+        return None
+    losses = document_losses(checkpoint, run / "config.yaml", split, limit)
+    write_text(store, json.dumps(losses, allow_nan=False))
+    return losses
+
+
+def document_losses(checkpoint: Path, config: Path, split: Split, limit: float | None = None) -> Losses:
+    """Negative log-likelihood in nats, correct targets, targets and bytes of each document.
+
+    A document is what attention is limited to in packed rows, and a sample elsewhere.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load(checkpoint, device=device)
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    data = TextData(**settings["data"])
+    objective = objective_for(model.kind, settings["model"].get("objective"))
+    data.configure(objective=cast("Objective", objective.name))
+    sizes = _token_sizes(data)
+    totals: list[NDArray[np.float64]] = []
+    units: list[NDArray[np.int64]] = []
+    begun = 0  # documents that began in earlier rows
+    with torch.no_grad():
+        for batch in _limited(data.loader(split), limit):
+            logits = objective.logits(model, {key: value.to(device) for key, value in batch.items()}).float().cpu()
+            targets = batch["targets"]
+            nll = torch.nn.functional.cross_entropy(
+                logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none"
+            ).view_as(targets)
+            scored = targets != IGNORED
+            bytes_ = sizes[targets.clamp(min=0)]
+            fields = torch.stack([nll, (logits.argmax(-1) == targets).float(), scored.float(), bytes_.float()])
+            units_here, begun = _units(batch, begun)
+            totals.append(fields[:, scored].double().numpy())
+            units.append(units_here[scored].numpy())
+    of, summed = np.concatenate(units), np.concatenate(totals, axis=1)
+    _, position = np.unique(of, return_inverse=True)
+    return {field: np.bincount(position, row).tolist() for field, row in zip(FIELDS, summed, strict=True)}
+
+
+def resampled(variant: Sequence[Losses], base: Sequence[Losses], figure: str) -> dict[str, float] | None:
+    """The middle 95 % of the difference of two variants over resampled sets of documents (Efron 1979).
+
+    Args:
+        variant: losses by document, for each seed.
+        base: of the base, with the same seeds.
+        figure: `loss`, `accuracy` or `bits_per_byte`.
+
+    Returns:
+        `low`, `high` and the number of `documents`; None for figures that are no ratio of sums, or for one document.
+    """
+    ratio = {"loss": ("nll", "targets"), "accuracy": ("correct", "targets"), "bits_per_byte": ("nll", "bytes")}
+    number = len(base[0]["targets"]) if base else 0
+    if figure not in ratio or number < 2 or any(len(one["targets"]) != number for one in (*variant, *base)):
+        return None
+    draws = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=SAMPLES).astype(float)
+    above, below = ratio[figure]
+
+    def means(runs: Sequence[Losses]) -> NDArray[np.float64]:
+        return np.mean([(draws @ np.array(run[above])) / (draws @ np.array(run[below])) for run in runs], axis=0)
+
+    unit = math.log(2) if figure == "bits_per_byte" else 1.0
+    low, high = np.percentile((means(variant) - means(base)) / unit, SPAN)
+    return {"low": float(low), "high": float(high), "documents": number}
+
+
+def _units(batch: dict[str, torch.Tensor], begun: int) -> tuple[torch.Tensor, int]:
+    """(B, T) number of each place's document over all rows so far, and how many documents have begun."""
+    if "documents" not in batch:
+        return batch["index"][:, None].expand_as(batch["targets"]), begun
+    numbers = batch["documents"].clone()
+    real = batch["targets"] != IGNORED
+    for row in range(len(numbers)):
+        within = int(numbers[row][real[row]].max()) if real[row].any() else 0
+        numbers[row] += begun
+        begun += within
+    return numbers, begun
+
+
+def _token_sizes(data: TextData) -> torch.Tensor:
+    """(V,) bytes of each token."""
+    return torch.from_numpy(data.tokenizer.byte_lengths)
+
+
+def _limited(loader: Any, limit: float | None) -> Iterator[dict[str, torch.Tensor]]:
+    number = None if limit is None else limit if isinstance(limit, int) else int(len(loader) * limit)
+    return islice(iter(loader), number)

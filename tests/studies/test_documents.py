@@ -1,0 +1,67 @@
+"""Losses by document, and resampling of documents."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from blockformer.cli.main import main
+from blockformer.data.module import TextData
+from blockformer.studies.documents import Losses, document_losses, resampled, stored_losses
+
+OPTIONS = ["--data.length", "32", "--data.max_bytes", "60000", "--data.tokenizer", "bytes", "--trainer.max_steps", "2"]
+
+
+def losses(seed: int, better: float = 0.0, number: int = 400) -> Losses:
+    random = np.random.default_rng(seed)
+    targets = np.full(number, 20.0)
+    nll = (2 - better + random.normal(0, 0.3, number)) * targets
+    return {name: values.tolist() for name, values in {"nll": nll, "targets": targets, "bytes": targets * 3}.items()}
+
+
+def test_the_interval_is_that_of_the_mean_over_documents() -> None:
+    """With documents of equal length the bootstrap is near the classical interval of the mean of differences."""
+    variant, base = losses(1, better=0.1), losses(2)
+    found = resampled([variant], [base], "loss")
+    assert found is not None
+    difference = (np.array(variant["nll"]) - np.array(base["nll"])) / 20
+    low, high = stats.t.interval(0.95, len(difference) - 1, difference.mean(), stats.sem(difference))
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.006)
+    bits = resampled([variant], [base], "bits_per_byte")
+    assert bits is not None
+    assert bits["low"] == pytest.approx(found["low"] / 3 / np.log(2))
+
+
+def test_nothing_is_said_of_a_figure_that_is_no_ratio_or_of_different_documents() -> None:
+    assert resampled([losses(1)], [losses(2)], "perplexity") is None
+    assert resampled([losses(1)], [losses(2, number=399)], "loss") is None
+    assert resampled([], [], "loss") is None
+
+
+@pytest.mark.parametrize("recipe", ["tiny_decoder", "tiny_encoder", "tiny_encoder_decoder"])
+def test_the_losses_of_all_documents_add_up_to_the_validation(recipe: str, tmp_path: Path) -> None:
+    run = ["--run.root", str(tmp_path), "--run.name", "one", "--run.wandb", "disabled"]
+    pairs = ["--data.length", "64", "--data.pairs", "2000", "--data.tokenizer", "bytes", "--trainer.max_steps", "2"]
+    options = pairs if recipe == "tiny_encoder_decoder" else OPTIONS
+    assert main(["fit", "--recipe", recipe, *options, "--data.batch_size", "8", *run]) == 0
+    folder = tmp_path / "one"
+    found = document_losses(folder / "checkpoints" / "last.ckpt", folder / "config.yaml", "validation")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    row = [row for row in rows if "val/loss" in row][-1]
+    targets = sum(found["targets"])
+    assert sum(found["nll"]) / targets == pytest.approx(row["val/loss"], rel=1e-5)
+    assert sum(found["correct"]) / targets == pytest.approx(row["val/accuracy"], rel=1e-5)
+    if recipe != "tiny_encoder":  # a masked language model has no code length
+        assert sum(found["nll"]) / np.log(2) / sum(found["bytes"]) == pytest.approx(row["val/bits_per_byte"], rel=1e-5)
+    data = TextData(**yaml.safe_load((folder / "config.yaml").read_text())["data"])
+    if recipe == "tiny_decoder":
+        assert len(found["nll"]) == data.facts()["validation"]["documents"]
+
+    store = tmp_path / "store.json"
+    assert stored_losses(folder, store, "validation") == found
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    assert stored_losses(folder, store, "validation") == found
+    assert stored_losses(folder, tmp_path / "other.json", "validation") is None
