@@ -59,8 +59,8 @@ check: $(STAMP) ## lint, format, types, import directions
 docs: $(STAMP) ## build the site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-schema: $(STAMP) ## write the generated files anew: JSON Schema, block reference, list of models
-	$(BIN)/blockformer schema --out recipes/schema.json --reference docs/blocks
+schema: $(STAMP) ## write the generated files anew: JSON Schemas, block reference, list of models
+	$(BIN)/blockformer schema --out recipes/schema.json --studies studies/schema.json --reference docs/blocks
 	$(BIN)/blockformer recipes --page docs/models.md
 
 # In a venv of its own, so that nothing tried by hand gets in. Torch's own companions (CUDA, Triton) differ by machine and

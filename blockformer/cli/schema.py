@@ -1,4 +1,4 @@
-"""`blockformer schema`: the JSON Schema and the block reference, generated from the registered blocks."""
+"""`blockformer schema`: JSON Schemas of recipes and studies, and the block reference, from what is registered."""
 
 import json
 import sys
@@ -20,6 +20,10 @@ def main(arguments: Sequence[str]) -> int:
 
     text = json.dumps(schema(), indent=1) + "\n"
     files = {options.out: text} if options.out else {}
+    if options.studies:
+        from blockformer.studies.schema import study_schema
+
+        files[options.studies] = json.dumps(study_schema(), indent=1) + "\n"
     if options.reference:
         files |= {options.reference / name: page for name, page in pages().items()}
     for path, content in files.items():
@@ -36,12 +40,13 @@ def _parser() -> Parser:
     parser = Parser(
         prog="blockformer schema",
         description="Print the JSON Schema of recipes. Editors use it to complete, explain and check recipes.",
-        epilog="First line of a recipe, for editors: `# yaml-language-server: $schema=FILE`.\n"
+        epilog="First line of a recipe or a study, for editors: `# yaml-language-server: $schema=FILE`.\n"
         "With --plugin, schema and reference include the blocks of the plug-in.",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the schema to this file; default: standard output"
     )
+    parser.add_argument("--studies", type=Path, metavar="FILE", help="write the schema of study files to this file")
     parser.add_argument(
         "--reference",
         type=Path,

@@ -48,11 +48,11 @@ def problems_in_settings(
         yield problem(("fit", "data", "dataset"), str(error).removeprefix("data.dataset: "))
         dataset = default
     for group, settings in fit.items():
-        known = _groups(dataset).get(group)
+        known = groups_of(dataset).get(group)
         if known is None:
             yield problem(
                 ("fit", group),
-                f"there is no such group; {nearest(group, _groups(dataset)) or _listed(_groups(dataset))}",
+                f"there is no such group; {nearest(group, groups_of(dataset)) or _listed(groups_of(dataset))}",
             )
             continue
         for key, value in settings.items():
@@ -72,9 +72,9 @@ def _listed(known: Mapping[str, Any] | tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=8)
-def _groups(dataset: str) -> dict[str, tuple[str, ...]]:
+def groups_of(dataset: str) -> dict[str, tuple[str, ...]]:
     """The settings of each group, beside a dataset."""
-    parser = _parser(dataset)
+    parser = parser_of(dataset)
     names = [action.dest for action in parser._actions if "." in action.dest and not action.dest.endswith(".help")]
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
@@ -85,7 +85,8 @@ def _groups(dataset: str) -> dict[str, tuple[str, ...]]:
 
 
 @lru_cache(maxsize=8)
-def _parser(dataset: str) -> Any:
+def parser_of(dataset: str) -> Any:
+    """A parser of the settings beside a dataset, as `fit` has them."""
     from jsonargparse import ArgumentParser
     from lightning.pytorch import Trainer
 
@@ -110,7 +111,7 @@ def _wrong_value(dataset: str, group: str, key: str, value: Any) -> str:
     plain = as_plain(value)
     try:
         plain = list(plain) if isinstance(plain, tuple) else plain
-        _parser(dataset).parse_object({group: {key: plain}})
+        parser_of(dataset).parse_object({group: {key: plain}})
     except ArgumentError as error:
         return readable(str(error), (), dataset).partition(": ")[2] or str(error)
     own = group == "data" and key in dataset_named(dataset).parameters

@@ -21,12 +21,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     command = [sys.executable, "-m", "blockformer.cli.main", "schema"]
     options = ["--out", str(folder / "schema.json"), "--reference", str(folder / "blocks")]
+    options += ["--studies", str(folder / "studies.json")]
     subprocess.run([*command, *options], cwd=ROOT, check=True)
     return folder
 
 
 def test_the_schema_is_not_stale(made: Path) -> None:
     assert (ROOT / "recipes" / "schema.json").read_text() == (made / "schema.json").read_text()
+
+
+def test_the_schema_of_studies_is_not_stale(made: Path) -> None:
+    assert (ROOT / "studies" / "schema.json").read_text() == (made / "studies.json").read_text()
 
 
 def test_no_page_of_the_block_reference_is_stale(made: Path) -> None:

@@ -118,7 +118,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--format": ("text", "json", "markdown", "x"),
     },
     "recipes": {"": ("gpt", *TEXTS), "--page": ("OUT", *PLACES), "--format": ("text", "json", "x")},
-    "schema": {"--out": ("OUT", *PLACES), "--reference": ("OUT", *PLACES)},
+    "schema": {"--out": ("OUT", *PLACES), "--studies": ("OUT", *PLACES), "--reference": ("OUT", *PLACES)},
     "import": {"": PLACES + TEXTS, "--out": ("OUT", *PLACES), "--family": ("llama", *PLACES, *TEXTS), "--verify": ()},
     "export": {
         "": ("RUN", *PLACES, *TEXTS),
