@@ -3,11 +3,12 @@
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blockformer.cli.compare_arguments import split_arguments
 from blockformer.cli.parser import CommandFailedError, KeyValues, Parser, add_format, positive
 
 if TYPE_CHECKING:
@@ -15,18 +16,17 @@ if TYPE_CHECKING:
     from blockformer.studies.run_result import Result
     from blockformer.studies.study import Study
 
-GROUPS = ("data", "optimizer", "trainer", "model")
-
 
 def main(arguments: Sequence[str]) -> int:
     """Plan or run a comparison. Returns 0.
 
     Raises:
         RecipeError: the study, a recipe or a setting is wrong; every problem is named.
+        UserError: an option is wrong.
         CommandFailedError: a run failed.
     """
-    own, settings, passed = _split(arguments)
     parser = _parser()
+    own, settings, passed = split_arguments(arguments, list(parser._option_string_actions))
     options = parser.parse_args(own)
     if options.only is not None and (options.plan or options.add_seeds):
         parser.error("--only executes one run: leave --plan and --add-seeds out")
@@ -35,7 +35,6 @@ def main(arguments: Sequence[str]) -> int:
         execute,
         execute_one,
         folder_for,
-        parts_of,
         unfinished_seeds,
     )
     from blockformer.studies.execution import InterruptedStudy, RunFailedError
@@ -75,13 +74,13 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     from blockformer.studies.tables import as_markdown
     from blockformer.studies.task_table import table_as_markdown
-    from blockformer.studies.wandb_study import place_line
+    from blockformer.studies.wandb_study import place_lines
+    from registry.text import printable, terminal_text
 
-    print((table_as_markdown if study.tasks else as_markdown)(results), end="")
-    print(f"\nreport: {folder / 'report.html'}")
-    for _, place in parts_of(study, folder):
-        if line := place_line(place):
-            print(line)
+    print(terminal_text((table_as_markdown if study.tasks else as_markdown)(results)), end="")
+    print(f"\nreport: {printable(folder / 'report.html')}")
+    for line in place_lines(folder):
+        print(printable(line))
     return 0
 
 
@@ -93,28 +92,6 @@ def _check_engine(options: Namespace, parser: Parser) -> None:
         parser.error("--engine needs --workers N, the number of jobs, and goes without --only")
     if wrong := [option for option in options.engine_option if "=" not in option]:
         parser.error(f"--engine-option {wrong[0]}: must be KEY=VALUE")
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any], list[str]]:
-    """Our own arguments, settings of `fit` as changes of the study, and options that go to each run as they are."""
-    own: list[str] = []
-    settings: dict[str, Any] = {}
-    passed: list[str] = []
-    items: Iterator[str] = iter(arguments)
-    for item in items:
-        key, equals, value = item.partition("=")
-        group = key.removeprefix("--").partition(".")[0]
-        if not (key.startswith("--") and "." in key and group in (*GROUPS, "run")):
-            own.append(item)
-            continue
-        value = value if equals else next(items, "")
-        if group == "run":
-            passed += [key, value]
-        else:
-            from registry.strict_yaml import parse_text  # imported late: --help then needs no pydantic
-
-            settings[f"fit.{key.removeprefix('--')}"] = parse_text(value, key, lines=False)
-    return own, settings, passed
 
 
 def _study(options: Namespace, parser: Parser, settings: dict[str, Any]) -> "Study":

@@ -10,7 +10,7 @@ from typing import Any
 from blockformer.errors import UserError
 from blockformer.files import write_text
 from blockformer.studies.engines import ENGINES, Launcher, make_engine
-from blockformer.studies.execution import Executor, Watch
+from blockformer.studies.execution import RUNS, Executor, Watch
 from blockformer.studies.learning_rates import UnknownRunError
 from blockformer.studies.plan import make_plan
 from blockformer.studies.results import RESULTS_FILE, Results, looks_at, run_one, run_study, unfinished_look
@@ -120,7 +120,7 @@ def _execute_part(
     for name, text in (("csv", as_csv), ("md", as_markdown)):
         write_text(place / f"results.{name}", text(results))
     write_text(place / "report.html", as_html(results))
-    publish(results, place, options)
+    publish(results, place, executor.folder / RUNS, options)
     return results
 
 

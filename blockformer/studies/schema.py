@@ -7,7 +7,7 @@ from docstring_parser import parse
 from pydantic import TypeAdapter
 
 from blockformer.studies.fit_settings import DECIDED, groups_of, parser_of
-from blockformer.studies.study import Match, StudyFile
+from blockformer.studies.study_file import Match, StudyFile
 from registry import entries
 from registry.text import prose
 
@@ -21,7 +21,7 @@ def study_schema() -> Schema:
     definitions = made.pop("$defs", {})
     _described(made, StudyFile)
     _described(definitions["Match"], Match)
-    for names in ("variants", "tiers"):
+    for names in ("variants", "tasks", "tiers"):
         made["properties"][names]["additionalProperties"] = False  # beside names that match
     made["properties"]["fit"] |= {"properties": _groups(), "additionalProperties": False}
     made["properties"]["fit"].pop("default", None)

@@ -30,7 +30,7 @@ def run_option(options: Sequence[str], name: str, default: str) -> str:
     return default
 
 
-def publish(results: Mapping[str, Any], folder: Path, options: Sequence[str]) -> None:
+def publish(results: Mapping[str, Any], folder: Path, runs: Path, options: Sequence[str]) -> None:
     """Send the results to W&B, or keep them offline as the runs are; no failure of W&B stops a study.
 
     The further run has job type `report`. It holds tables of the variants, verdicts and runs, the plots, the whole
@@ -38,7 +38,8 @@ def publish(results: Mapping[str, Any], folder: Path, options: Sequence[str]) ->
 
     Args:
         results: the content of `results.json`.
-        folder: the study's folder, with the files of the results.
+        folder: the study's folder, or that of one of its tasks, with the files of the results.
+        runs: the folder of the runs.
         options: of `fit`, as the runs have had them: `--run.wandb`, `--run.project`.
     """
     mode = run_option(options, "wandb", "auto")
@@ -49,7 +50,7 @@ def publish(results: Mapping[str, Any], folder: Path, options: Sequence[str]) ->
     try:
         project = run_option(options, "project", "blockformer")
         if results["figure"].startswith("test/"):
-            _send_test_figures(results, folder, mode, project)
+            _send_test_figures(results, runs, mode, project)
         url = _send_report(results, folder, mode, project)
     except Exception as error:  # of any kind: results.json and report.html matter more
         reason = (str(error).splitlines() or [""])[0]
@@ -58,13 +59,13 @@ def publish(results: Mapping[str, Any], folder: Path, options: Sequence[str]) ->
     write_text(state, as_json({"results": digest, "url": url}))
 
 
-def place_line(folder: Path) -> str:
-    """Where the study can be seen in W&B, or the command that uploads what is offline; empty: neither."""
-    if url := _read(folder / PUBLISHED).get("url"):
-        return f"W&B: {url}"
-    patterns = [pattern for pattern in (f"{RUNS}/*/{OFFLINE}", OFFLINE) if any(folder.glob(pattern))]
+def place_lines(folder: Path) -> list[str]:
+    """Where the study and its tasks can be seen in W&B, and the command that uploads what is offline."""
+    urls = [_read(path).get("url") for path in (folder / PUBLISHED, *sorted(folder.glob(f"*/{PUBLISHED}")))]
+    patterns = [pattern for pattern in (f"{RUNS}/*/{OFFLINE}", f"*/{OFFLINE}", OFFLINE) if any(folder.glob(pattern))]
     paths = " ".join(f"{shlex.quote(str(folder))}/{pattern}" for pattern in patterns)
-    return f"W&B, offline: upload it with `wandb sync {paths}`" if patterns else ""
+    offline = [f"W&B, offline: upload it with `wandb sync {paths}`"] if patterns else []
+    return [f"W&B: {url}" for url in urls if url] + offline
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -76,10 +77,10 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _send_test_figures(results: Mapping[str, Any], folder: Path, mode: str, project: str) -> None:
+def _send_test_figures(results: Mapping[str, Any], runs: Path, mode: str, project: str) -> None:
     """Add the figures of the test split to the summaries of the runs; `fit` itself has logged the others."""
     for run in results["runs"]:
-        home = folder / RUNS / run["id"]
+        home = runs / run["id"]
         if run["status"] != "finished" or not (home / "wandb.id").is_file():
             continue
         facts = _read(home / "facts.json")

@@ -12,7 +12,7 @@ from blockformer.studies.plan import Run
 from blockformer.studies.report import as_html
 from blockformer.studies.run_labels import run_settings
 from blockformer.studies.tables import as_csv, as_markdown
-from blockformer.studies.wandb_study import place_line, publish
+from blockformer.studies.wandb_study import place_lines, publish
 from blockformer.training.run_folder import RunSettings
 from tests.studies.made_up import made_up, planned
 from tests.training.wandb_log import read_run
@@ -36,7 +36,7 @@ def written(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_one_run_of_the_group_holds_tables_plots_and_files(folder: Path) -> None:
     results = written(folder)
-    publish(results, folder, OFFLINE)
+    publish(results, folder, folder / "runs", OFFLINE)
     logged = read_run(folder / "wandb")
     assert (logged.run.run_group, logged.run.job_type, logged.run.display_name) == ("study", "report", "study-report")
     assert logged.config["plan"]["hash"] == results["plan"]["hash"]
@@ -51,8 +51,8 @@ def test_one_run_of_the_group_holds_tables_plots_and_files(folder: Path) -> None
     table = json.loads((media / row["verdicts.path"]).read_text())
     assert table["data"][0][:2] == ["relu2", results["verdicts"]["relu2"]["verdict"]]
 
-    assert place_line(folder) == f"W&B, offline: upload it with `wandb sync '{folder}'/wandb/offline-run-*`"
-    publish(results, folder, OFFLINE)
+    assert place_lines(folder) == [f"W&B, offline: upload it with `wandb sync '{folder}'/wandb/offline-run-*`"]
+    publish(results, folder, folder / "runs", OFFLINE)
     assert len(list(folder.glob("wandb/offline-run-*"))) == 1  # nothing has changed
 
 
@@ -62,7 +62,7 @@ def test_figures_of_the_test_split_reach_the_summaries_of_their_runs(folder: Pat
     home = folder / "runs" / one["id"]
     write_text(home / "wandb.id", "abcd1234\n")
     write_text(home / "facts.json", json.dumps({"variant": "none", "seed": 0}))
-    publish(results, folder, OFFLINE)
+    publish(results, folder, folder / "runs", OFFLINE)
     logged = read_run(home / "wandb")
     assert (logged.run.run_id, logged.run.run_group, logged.run.job_type) == ("abcd1234", "study", "none")
     assert logged.config["variant"] == "none"
@@ -91,12 +91,12 @@ def test_a_failure_of_wandb_is_one_line_and_stops_no_study(
         raise wandb.errors.CommError("no\nspace")
 
     monkeypatch.setattr(wandb, "init", init)
-    publish(written(folder), folder, OFFLINE)
+    publish(written(folder), folder, folder / "runs", OFFLINE)
     said = capsys.readouterr().err
     assert said == f"W&B failed (CommError: no); {folder} is complete without it\n"
-    assert place_line(folder) == ""
+    assert place_lines(folder) == []
 
 
 def test_a_study_without_wandb_leaves_nothing_of_it(folder: Path) -> None:
-    publish(written(folder), folder, ["--run.wandb=disabled"])
+    publish(written(folder), folder, folder / "runs", ["--run.wandb=disabled"])
     assert not (folder / "wandb").exists()
