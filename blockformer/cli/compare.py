@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
             command=command,
             watch=watch,
             engine=options.engine,
+            speed=options.speed,
             engine_options=dict(option.split("=", 1) for option in options.engine_option),
         )
     except InterruptedStudy as stop:
@@ -195,6 +196,18 @@ def _parser() -> Parser:
         metavar="KEY=VALUE",
         help="of a job: cpus, gpus; SLURM: time (minutes; required), partition, memory (GB), and options of sbatch;\n"
         "Ray: address; may be repeated",
+    )
+    speed = parser.add_mutually_exclusive_group()
+    speed.add_argument(
+        "--no-speed",
+        dest="speed",
+        action="store_const",
+        const="never",
+        default="once",
+        help="do not measure tokens per second and memory of the variants after their runs",
+    )
+    speed.add_argument(
+        "--speed-again", dest="speed", action="store_const", const="again", help="measure them, although they have been"
     )
     parser.add_argument(
         "--only",

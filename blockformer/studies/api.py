@@ -15,6 +15,7 @@ from blockformer.studies.learning_rates import UnknownRunError
 from blockformer.studies.plan import make_plan
 from blockformer.studies.results import RESULTS_FILE, Results, looks_at, run_one, run_study, unfinished_look
 from blockformer.studies.run_result import Result
+from blockformer.studies.speed import When
 from blockformer.studies.study import Study, read_study
 from blockformer.studies.tables import as_csv, as_markdown
 from blockformer.studies.task_table import combined, table_as_csv, table_as_html, table_as_markdown
@@ -33,6 +34,7 @@ def compare(
     options: Sequence[str] = (),
     engine: str | None = None,
     engine_options: Mapping[str, str] | None = None,
+    speed: When = "once",
 ) -> Results:
     """Run a study, or what is left of it, and return its results.
 
@@ -49,6 +51,7 @@ def compare(
         options: further options of `blockformer fit`, such as ``["--run.wandb", "offline"]``.
         engine: `slurm` or `ray`: where the runs are executed, by as many jobs as ``workers``; None: on this machine.
         engine_options: of the engine, such as ``{"time": "120", "partition": "gpu"}``.
+        speed: whether to measure the variants' speed and memory after their runs: `once`, `again` or `never`.
 
     Returns:
         The content of `results.json`.
@@ -66,6 +69,7 @@ def compare(
         options=options,
         engine=engine,
         engine_options=engine_options,
+        speed=speed,
     )
 
 
@@ -85,6 +89,7 @@ def execute(
     watch: Watch | None = None,
     engine: str | None = None,
     engine_options: Mapping[str, str] | None = None,
+    speed: When = "once",
 ) -> Results:
     """Run a checked study in its folder and write `results.json`, `results.csv`, `results.md` and `report.html`.
 
@@ -98,7 +103,7 @@ def execute(
     found: dict[str, Results] = {}
     for part, place in places:
         with _executor(part, folder, workers, options, watch, engine, engine_options) as executor:
-            found[place.name] = _execute_part(part, executor, place, options, command)
+            found[place.name] = _execute_part(part, executor, place, options, command, speed)
     if not study.tasks:
         return found[folder.name]
     results = combined(study, found)
@@ -110,13 +115,13 @@ def execute(
 
 
 def _execute_part(
-    study: Study, executor: Executor, place: Path, options: Sequence[str], command: Sequence[str]
+    study: Study, executor: Executor, place: Path, options: Sequence[str], command: Sequence[str], speed: When
 ) -> Results:
     """Run one task; tasks share the folder of the runs, so that two that train alike train once."""
     from blockformer.studies.report import as_html  # imported late: plotly
     from blockformer.studies.wandb_study import publish
 
-    results = run_study(make_plan(study), executor, place, command=command)
+    results = run_study(make_plan(study), executor, place, command=command, speed=speed)
     for name, text in (("csv", as_csv), ("md", as_markdown)):
         write_text(place / f"results.{name}", text(results))
     write_text(place / "report.html", as_html(results))

@@ -118,6 +118,8 @@ def cost_of(results: Mapping[str, Any], name: str, cost: str) -> float | None:
     """What a variant costs; None: it is not known, or the variant has none."""
     if cost != "speed":
         return results["plan"]["variants"][name][cost]
+    if "speed" in results:
+        return results["speed"].get(name, {}).get("tokens_per_second")
     ends = [run["curve"][-1] for run in results["runs"] if run["variant"] == name and run["curve"]]
     speeds = [end["tokens"] / end["seconds"] for end in ends if end.get("seconds")]
     return mean(speeds) if speeds else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from blockformer.errors import UserError
 from blockformer.studies.execution import (
@@ -23,6 +23,7 @@ from blockformer.studies.execution import (
 from blockformer.studies.plan import Run
 from blockformer.training.run_lock import LOCK
 
+T = TypeVar("T")
 ENGINES = ("slurm", "ray")
 POLL = 0.5  # seconds
 NUMBERS = {"time": "timeout_min", "gpus": "gpus_per_node", "cpus": "cpus_per_task", "memory": "mem_gb"}
@@ -201,6 +202,20 @@ class Launcher(Executor):
         self._engine = engine
         self._announced: dict[str, str] = {}
 
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function in a job."""
+        (job,) = self._engine.submit([function])
+        try:
+            while not job.done():
+                time.sleep(POLL)
+        except BaseException:
+            job.cancel()
+            raise
+        try:
+            return job.result()
+        except Exception as error:
+            raise RuntimeError(_last_line(error)) from error
+
     def _executed(self, pending: Sequence[Run]) -> list[str]:
         idle, reason = 0, ""
         while pending and not self.stopping.is_set():
@@ -242,8 +257,7 @@ class Launcher(Executor):
             try:
                 reports.append(job.result())
             except Exception as error:  # of the engine, of any kind: the job was killed, or could not start
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                reason = f"{type(error).__name__}: {lines[-1] if lines else ''}"
+                reason = _last_line(error)
         return reports, reason
 
     def _cancel(self, jobs: Sequence[Job]) -> None:
@@ -271,6 +285,11 @@ class Launcher(Executor):
             *(path.stat().st_size for path in metrics if path.exists()),
             *(self.result(run) is None for run in runs),
         ]
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
 
 
 def _is_claimed(folder: Path) -> bool:

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from blockformer import signals
 from blockformer.errors import UserError
@@ -22,6 +23,7 @@ from blockformer.studies.run_result import Result, Status, Wanted, collected, st
 from blockformer.training.callbacks.non_finite import DIVERGED
 from blockformer.training.run_lock import BUSY, LOCK, PATIENCE, RunLock
 
+T = TypeVar("T")
 RUNS, CLAIMS = "runs", "claims"
 PROGRAM = (sys.executable, "-m", "blockformer.cli.main")
 ATTEMPTS = 3  # of a run that fails for another reason than its loss
@@ -142,6 +144,10 @@ class Executor:
             raise RunFailedError("\n".join(failures))
         found = [self.result(run) for run in runs]
         return [result for result in found if result is not None]
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function where the runs are executed: here."""
+        return function()
 
     def _executed(self, pending: Sequence[Run]) -> list[str]:
         """Execute runs. Returns what failed."""

@@ -11,6 +11,7 @@ from registry import Problem
 from registry.errors import nearest
 from registry.strict_yaml import Map, as_plain, dotted, mark_of
 
+DEFAULT_LENGTH, DEFAULT_BATCH = 128, 32  # of the data, where a study does not say
 DECIDED = {
     "data.seed": "the study's seeds decide it",
     "model.recipe": "the study's variants decide it",

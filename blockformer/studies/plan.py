@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 
 from blockformer.assembly import build, check
+from blockformer.studies.fit_settings import DEFAULT_LENGTH
 from blockformer.studies.matching import Matched, active_parameters, matched, size_of
 from blockformer.studies.statistics import smallest_visible
 from blockformer.studies.study import BASE, Study
-from blocks.models.base import Model
 from registry import Problem, RecipeError
 
 Purpose = Literal["tune", "answer", "budget"]
@@ -22,7 +22,6 @@ BUDGETS = (0.8, 1.25)  # of the steps, with which the base shows what steps are 
 TUNING_SEED = 1_000_003  # seeds from here on choose learning rates, so that no run both chooses and answers
 MEASURED_STEPS = 3
 COMPARED_WHOLE = 200_000_000  # parameters up to which initial values are compared number by number
-DEFAULT_LENGTH, DEFAULT_BATCH = 128, 32
 
 
 @dataclass(frozen=True)
@@ -295,20 +294,11 @@ def _shared(one: Matched, reference: "Mapping[str, torch.Tensor] | None") -> flo
 
 def _seconds(one: Matched, study: Study) -> float:
     """Time of a run, from a few steps on random tokens."""
-    from blockformer.inspection.batch import logits_of, mean_loss, random_batch
-    from blockformer.training.optimizer import OptimizerSettings, make_optimizer
+    from blockformer.studies.training_step import TrainingStep
 
-    fit = study.file.fit
-    steps = int(fit["trainer"]["max_steps"])
-    rows, length = int(fit.get("data", {}).get("batch_size", DEFAULT_BATCH)), length_of(study)
-    model: Model = build(one.recipe).train()
-    optimizer = make_optimizer(model, OptimizerSettings(), fused=False)
-    batch = random_batch(model, rows, min(length, model.max_length))
-    begun = 0.0
-    for step in range(MEASURED_STEPS + 1):
-        if step == 1:  # the first step warms up
+    step, begun = TrainingStep(one.recipe, study.file.fit, length_of(study)), 0.0
+    for number in range(MEASURED_STEPS + 1):
+        if number == 1:  # the first step warms up
             begun = time.perf_counter()
-        mean_loss(logits_of(model, batch), batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return (time.perf_counter() - begun) / MEASURED_STEPS * steps
+        step()
+    return (time.perf_counter() - begun) / MEASURED_STEPS * int(study.file.fit["trainer"]["max_steps"])

@@ -18,6 +18,7 @@ from blockformer.studies.execution import RUNS, Executor
 from blockformer.studies.learning_rates import best_rates, find_run
 from blockformer.studies.plan import Plan
 from blockformer.studies.run_result import Result
+from blockformer.studies.speed import When, speed_of
 from blockformer.studies.statistics import Verdict, judge
 from blockformer.studies.study import BASE, Study
 from blockformer.training.score import BETTER
@@ -31,7 +32,9 @@ def higher_is_better(figure: str) -> bool:
     return BETTER.get(figure.partition("/")[2].partition("@")[0], min) is max
 
 
-def run_study(plan: Plan, executor: Executor, place: Path, *, command: Sequence[str] = ()) -> Results:
+def run_study(
+    plan: Plan, executor: Executor, place: Path, *, command: Sequence[str] = (), speed: When = "once"
+) -> Results:
     """Execute a plan in its folder and judge the variants. What has been done is not repeated.
 
     Args:
@@ -39,6 +42,7 @@ def run_study(plan: Plan, executor: Executor, place: Path, *, command: Sequence[
         executor: runs it, in the study's folder.
         place: folder of the results; that of the executor unless several tasks share their runs.
         command: what repeats the study.
+        speed: whether to measure the speed of the variants, after all runs.
 
     Raises:
         RunFailedError: a run failed.
@@ -69,6 +73,7 @@ def run_study(plan: Plan, executor: Executor, place: Path, *, command: Sequence[
         "differences": differences(plan),
         "environment": environment(executor.workers),
     }
+    results |= speed_of(plan, executor, place, speed)
     write_text(place / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False))
     return results
 

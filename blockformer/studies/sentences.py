@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from blockformer.studies.study import BASE
+
 LONGEST_LIST = 8
 SMALLEST_P = 1e-4
 
@@ -105,6 +107,21 @@ def _edge_sentences(results: Mapping[str, Any]) -> str:
         f" The {edge} learning rate that was tried is the best of {_listed(names)}: a better one may lie beyond it."
         for edge, names in edges.items()
     )
+
+
+def speed_sentence(results: Mapping[str, Any]) -> str:
+    """How fast the variants train in terms of the base, and where that was measured."""
+    there, here = results["speed_environment"], results["environment"]
+    speeds = [
+        f"{name} {of['relative']:.2f} ({of['relative_low']:.2f} to {of['relative_high']:.2f})"
+        for name, of in results["speed"].items()
+        if name != BASE
+    ]
+    device = there["device"] if there["device"] != "CPU" else there["processor"]
+    how = f"medians of {there['rounds']} rounds in turns, {there['steps of a turn']} steps each, on {device}"
+    differs = [key for key in ("device", "processor", "torch") if there[key] != here[key]]
+    elsewhere = f" The results were judged elsewhere (another {' and '.join(differs)})." if differs else ""
+    return f"Speed of training in terms of the base: {_listed(speeds) if speeds else 'nothing else'}; {how}.{elsewhere}"
 
 
 def _listed(names: list[str]) -> str:

@@ -12,7 +12,7 @@ from blockformer.files import as_json, write_text
 from blockformer.studies.execution import RUNS
 from blockformer.studies.run_labels import LONGEST_TAG
 from blockformer.studies.sentences import answer, verdict_sentence
-from blockformer.studies.tables import COLUMNS, SIZES, rows_of
+from blockformer.studies.tables import COLUMNS, SIZES, SPEEDS, rows_of
 from blockformer.training.loggers.wandb_logger import begin, by_key, run_id, wandb_mode
 
 PUBLISHED = "wandb.json"
@@ -116,7 +116,7 @@ def _send_report(results: Mapping[str, Any], folder: Path, mode: str, project: s
     ]
     columns = ("variant", "verdict", "difference", "low", "high", "p", "in words")
     tables = {
-        "variants": wandb.Table(list(COLUMNS + SIZES), [_cells(row.values()) for row in rows]),
+        "variants": wandb.Table(list(COLUMNS + SIZES + SPEEDS), [_cells(row.values()) for row in rows]),
         "verdicts": wandb.Table(list(columns), [_cells(row) for row in verdicts]),
         "runs": wandb.Table(list(RUN_COLUMNS), [_cells(of[key] for key in RUN_COLUMNS) for of in results["runs"]]),
     }
