@@ -8,7 +8,7 @@ PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
 TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-translation demo-masked test test-slow test-all faults conformance check docs schema lock clean
+.PHONY: help setup demo demo-translation demo-masked test test-slow test-all faults null-studies conformance check docs schema lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-all: test test-slow ## all tests
 
 faults: $(STAMP) ## 1,000 faults of each kind: damaged files, hostile files, killed runs; prints how each was answered
 	FAULTS=1000 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/faults
+
+null-studies: $(STAMP) ## train one model 40 times and count how often studies of it find a difference
+	$(BIN)/python -m benchmarks.null_studies
 
 conformance: $(STAMP) ## generate 2,000 recipes and check each; writes docs/matrix.md
 	$(BIN)/blockformer conformance --count 2000 --out docs/matrix.json

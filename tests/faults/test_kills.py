@@ -42,7 +42,7 @@ def killed(command: list[str], number: int, signum: int, rank: int = 0) -> "subp
     words = [sys.executable, "-m", "tests.faults.dying", str(number), str(int(signum)), str(rank), *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.run(words, env=environment, cwd=ROOT, timeout=240, **pipes)
+    return subprocess.run(words, env=environment, cwd=ROOT, timeout=900, **pipes)
 
 
 def check_same(ours: Path, theirs: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_run_of_two_processes_is_finished_by_the_same_command(
     assert process.returncode, process.stdout
     assert "Traceback" not in process.stdout
     again = start(*words)
-    output, _ = again.communicate(timeout=240)
+    output, _ = again.communicate(timeout=900)
     assert again.returncode == 0, output
     check_same(folder_of(words), folder_of(unbroken))
 
@@ -116,6 +116,6 @@ def test_unnamed_runs_that_start_together_have_a_folder_each(
 ) -> None:
     words = ["fit", *arguments, "--trainer.max_steps", "1", "--run.root", str(tmp_path)]
     processes = [start(*words) for _ in range(2)]
-    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    outputs = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert [len(figures(folder)) for folder in tmp_path.iterdir()] == [2, 2]

@@ -109,7 +109,7 @@ def test_a_study_killed_again_and_again_ends_with_the_same_results(study: Path, 
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     first, second = (subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2))
-    assert (first.wait(300), second.wait(300)) == (0, 0)
+    assert (first.wait(900), second.wait(900)) == (0, 0)
     assert settled(json.loads((tmp_path / "out" / "results.json").read_text())) == settled(whole)
     runs = [json.loads(path.read_text()) for path in (tmp_path / "out" / "results").glob("*.json")]
     assert len(runs) == 4

@@ -62,7 +62,7 @@ def test_two_processes_train_like_one(
     strategy: str, start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
 ) -> None:
     process = start("fit", *uneven, "--run.name", strategy, *two(strategy))
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     check_alike(runs / strategy, one)
     states = read_checkpoint(runs / strategy / "checkpoints" / "last.ckpt")["random_states"]
@@ -92,7 +92,7 @@ def test_other_models_and_settings_are_trained_alike(
     given, name = [*uneven, *HARDER[model]], model.replace(" ", "-")
     process = start("fit", *given, "--run.name", f"{name}-{strategy}", *two(strategy))
     alone = fit(name=f"{name}-before-{strategy}", given=[*given, "--trainer.enable_progress_bar", "false"])
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     check_alike(runs / f"{name}-{strategy}", alone)
 
@@ -104,7 +104,7 @@ def test_four_processes_divide_the_model_both_ways(
     both = ("class_path=blockformer.training.parallel.ShardedStrategy", "init_args.tensor_parallel=2")
     strategy = [f"--trainer.strategy.{item}" for item in both]
     process = start("fit", *uneven, "--run.name", "four", "--trainer.devices", "4", *strategy)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     check_alike(runs / "four", one)
 
@@ -117,7 +117,7 @@ def test_a_run_goes_on_from_its_checkpoint_also_in_one_process(
 ) -> None:
     def run(name: str, *more: str) -> Path:
         process = start("fit", *uneven, "--run.name", f"{strategy}-{name}", *two(strategy), *more)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output
         return runs / f"{strategy}-{name}"
 
@@ -140,7 +140,7 @@ def test_other_processes_evaluate_a_checkpoint_alike(
     checkpoint = one / "checkpoints" / "last.ckpt"
     cpu = ("--trainer.accelerator", "cpu", *two(strategy))
     process = start("validate", "--ckpt_path", str(checkpoint), *cpu)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     found = read_rows(one / "evaluations.jsonl")[-1]
     assert found["val/loss"] == pytest.approx(read_metadata(checkpoint)["evaluation"]["val/loss"], rel=1e-6)

@@ -91,7 +91,7 @@ def test_two_processes_balance_like_one(
         "fit", *arguments, "--run.name", "experts_two", "--trainer.devices", "2", "--trainer.strategy", "ddp"
     )
     one = fit(name="experts_one", given=[*arguments, "--trainer.enable_progress_bar", "false"])
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     both = [model_weights(read_checkpoint(run / "checkpoints" / "last.ckpt")) for run in (runs / "experts_two", one)]
     for name, tensor in both[0].items():

@@ -39,7 +39,7 @@ def test_on_a_terminal_a_bar_counts_the_steps_of_the_run_in_80_columns(arguments
     options = ["--trainer.enable_progress_bar", "true", "--run.root", str(tmp_path), "--run.name", "bar"]
     command = ["-m", "blockformer.cli.main", "fit", *last_of_each([*arguments, *options, "--trainer.max_steps", "30"])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80"}
-    child = pexpect.spawn(sys.executable, command, env=environment, dimensions=(24, 80), encoding="utf-8", timeout=240)
+    child = pexpect.spawn(sys.executable, command, env=environment, dimensions=(24, 80), encoding="utf-8", timeout=900)
     child.expect(pexpect.EOF)
     rows = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", child.before))
     bars = [row for row in rows if "/30" in row]

@@ -49,7 +49,7 @@ def test_a_run_of_another_recipe_begins_where_the_checkpoint_ended(
     options = [*arguments, *GROWN, *STILL, "--run.root", str(runs), "--run.name", "grown", "--run.wandb", "offline"]
     process = start("fit", *options, "--init-from", str(trained))
     cold = fit(*GROWN, *STILL, name="cold")
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     assert f"warm start from {trained}, step 25, val/loss {last_loss(trained):.4f}: " in output
     assert "decoder.layers.0.mixer.{k, v}" in output
@@ -189,7 +189,7 @@ def test_two_processes_begin_alike_and_report_once(
     two = ["--trainer.devices", "2", "--trainer.strategy", strategy, "--run.root", str(runs)]
     process = start("fit", *arguments, *options, *two, "--run.name", f"warm-{strategy}")
     one = fit(*options, name=f"warm-one-{strategy}")
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     assert output.count("warm start from") == 1
     for name, tensor in state(runs / f"warm-{strategy}").items():
