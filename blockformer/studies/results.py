@@ -108,6 +108,7 @@ def judged(plan: Plan, answers: Sequence[Result], *, looks: Sequence[Sequence[in
         "study": plan.study.name,
         "label": plan.study.label,
         "question": file.question,
+        "limits": file.limits,
         "figure": file.figure,
         "smallest": file.smallest,
         "tier": plan.study.tier,

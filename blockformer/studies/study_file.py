@@ -50,6 +50,7 @@ class StudyFile(_Strict):
 
     Attributes:
         question: what the study asks, in a sentence.
+        limits: what the answer does not hold for, for the report.
         base: the recipe that all variants are compared with: a name, or a path that starts from the study file.
         overrides: changes to the base, which all its variants share.
         variants: what differs, by name of the variant: recipe keys and values; `recipe: NAME` starts from another one.
@@ -73,6 +74,7 @@ class StudyFile(_Strict):
     """
 
     question: Annotated[str, Field(max_length=500)] = ""
+    limits: Annotated[str, Field(max_length=1000)] = ""
     base: str
     overrides: dict[str, Any] = {}
     variants: dict[Name, dict[str, Any]] = {}

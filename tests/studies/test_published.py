@@ -1,0 +1,63 @@
+"""The published studies: every verdict follows from the published runs, and the pages from the results."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.study_pages import PAGES, RESULTS, index, page, tasks_of
+from blockformer.studies.results import higher_is_better
+from blockformer.studies.statistics import judge
+from blockformer.studies.study import read_study
+
+STUDIES = Path(__file__).parents[2] / "studies"
+FILES = sorted(STUDIES.glob("*.yaml"))
+PUBLISHED = sorted(RESULTS.glob("*.json"))
+
+
+def results_of(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_study_and_its_quick_tier_can_be_run(path: Path) -> None:
+    whole, quick = read_study(path), read_study(path, tier="quick")
+    assert whole.file.question.endswith("?")
+    for long, short in zip(whole.tasks or (whole,), quick.tasks or (quick,), strict=True):
+        assert long.file.fit["trainer"]["max_steps"] > short.file.fit["trainer"]["max_steps"]
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_every_verdict_follows_from_the_runs(path: Path) -> None:
+    for part in tasks_of(results_of(path)).values():
+        scores: dict[str, dict[int, float]] = {}
+        for run in part["runs"]:
+            figure = math.inf if run["figure"] is None else run["figure"]
+            scores.setdefault(run["variant"], {})[run["seed"]] = figure
+        better = higher_is_better(part["figure"])
+        found = judge(scores, "base", smallest=part["smallest"], higher_is_better=better).verdicts
+        for name, verdict in part["verdicts"].items():
+            if verdict["verdict"] != "identical":
+                assert found[name].verdict == verdict["verdict"], name
+                for key in ("difference", "low", "high", "p"):
+                    assert getattr(found[name], key) == pytest.approx(verdict[key], abs=1e-9), (name, key)
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_the_study_was_not_changed_after_its_first_run(path: Path) -> None:
+    study = read_study(STUDIES / f"{path.stem}.yaml")
+    parts = tasks_of(results_of(path))
+    assert set(parts) == ({part.name.rpartition("/")[2] for part in study.tasks} or {path.stem})
+    for part in parts.values():
+        assert not part["exploratory"]
+
+
+def test_the_pages_are_those_of_the_results() -> None:
+    studies = {path.stem: results_of(path) for path in PUBLISHED}
+    for name, results in studies.items():
+        assert (PAGES / f"{name}.md").read_text(encoding="utf-8") == page(results)
+        assert (PAGES / f"{name}.svg").stat().st_size > 1000
+    if studies:
+        assert (PAGES / "index.md").read_text(encoding="utf-8") == index(studies)
