@@ -136,7 +136,7 @@ def _plans(study: "Study", form: str) -> str:
 
 def _plan_text(plan: "Plan") -> str:
     """The plan as a table and a few sentences."""
-    head = ("variant", "parameters", "active", "FLOPs/token", "matched", "off", "shared values", "a run takes")
+    head = ("variant", "parameters", "active", "FLOPs/token", "matched", "off", "shared values", "steps", "a run takes")
     rows: list[tuple[str, ...]] = [head]
     for name, of in plan.figures.items():
         matched = ", ".join(f"{key}={value}" for key, value in of.matched.items()) or "-"
@@ -148,6 +148,7 @@ def _plan_text(plan: "Plan") -> str:
             matched,
             f"{of.off:+.2%}",
             "?" if of.shared is None else f"{of.shared:.0%}",
+            f"{of.steps:,}",
         )
         rows.append((name, *sizes, time))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

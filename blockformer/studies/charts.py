@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from blockformer.studies.plan import BACKWARD
 from blockformer.studies.results import higher_is_better
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
@@ -19,7 +20,6 @@ COSTS = {
     "cache": "bytes of cache for a sequence",
     "speed": "tokens per second of training",
 }
-BACKWARD = 3  # a step costs about three forward passes
 LONGEST_LABEL = 18
 EARLY = 5  # the first 1/EARLY of training is above the range that curves show at first
 

@@ -11,16 +11,18 @@ from typing import Any, Literal
 import torch
 
 from blockformer.assembly import build, check
-from blockformer.studies.fit_settings import DEFAULT_LENGTH
+from blockformer.studies.fit_settings import DEFAULT_BATCH, DEFAULT_LENGTH
 from blockformer.studies.matching import Matched, active_parameters, matched, size_of
 from blockformer.studies.statistics import smallest_visible
 from blockformer.studies.study import BASE, Study
+from blocks.models.base import Model
 from registry import Problem, RecipeError
 
 Purpose = Literal["tune", "answer", "budget"]
 BUDGETS = (0.8, 1.25)  # of the steps, with which the base shows what steps are worth
 TUNING_SEED = 1_000_003  # seeds from here on choose learning rates, so that no run both chooses and answers
 MEASURED_STEPS = 3
+BACKWARD = 3  # a step costs about three forward passes
 COMPARED_WHOLE = 200_000_000  # parameters up to which initial values are compared number by number
 
 
@@ -68,6 +70,7 @@ class Figures:
         off: relative difference of the matched size.
         seconds: estimated, of one run; None: not measured.
         memory: bytes of weights, gradients and optimizer state.
+        steps: of a run.
     """
 
     parameters: int
@@ -79,6 +82,7 @@ class Figures:
     matched: dict[str, int]
     off: float
     memory: int
+    steps: int
     seconds: float | None = None
 
 
@@ -121,12 +125,8 @@ class Plan:
             "vary": list(file.vary),
             "learning_rates": list(file.learning_rates),
             "match": json.loads(file.match.model_dump_json()),
+            **({} if file.budget is None else {"budget": file.budget.model_dump(exclude_unset=True)}),
         }
-
-    @property
-    def length(self) -> int:
-        """Tokens of a training sequence."""
-        return length_of(self.study)
 
     def tuning_runs(self, rates: Mapping[str, tuple[float, ...]] | None = None) -> list[Run]:
         """The runs that choose learning rates.
@@ -173,8 +173,8 @@ class Plan:
         settings.setdefault("data", {})["seed"] = seed if "order" in vary else 0
         if rate is not None:
             settings.setdefault("optimizer", {})["lr"] = rate
-        if budget != 1:
-            settings["trainer"]["max_steps"] = max(1, round(settings["trainer"]["max_steps"] * budget))
+        steps = self.figures[variant].steps
+        settings.setdefault("trainer", {})["max_steps"] = steps if budget == 1 else max(1, round(steps * budget))
         return Run(variant, seed, rate, purpose, settings, budget)
 
     def seconds(self) -> float | None:
@@ -233,9 +233,10 @@ def make_plan(study: Study, *, measure: bool = False) -> Plan:
         raise RecipeError(problems)
     identical = tuple(name for name, one in found.items() if name != BASE and one.recipe.hash == base.recipe.hash)
     reference = _initial_values(base)
-    figures = {name: _figures(one, reference, length) for name, one in found.items()}
+    figures = {name: _figures(one, reference, length, study) for name, one in found.items()}
     if measure:
-        figures = {name: replace(of, seconds=_seconds(found[name], study)) for name, of in figures.items()}
+        seconds = {name: _seconds_of_step(found[name], study) for name in figures}
+        figures = {name: replace(of, seconds=seconds[name] * of.steps) for name, of in figures.items()}
     return Plan(study, found, figures, identical)
 
 
@@ -254,7 +255,7 @@ def digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _figures(one: Matched, reference: "Mapping[str, torch.Tensor] | None", length: int) -> Figures:
+def _figures(one: Matched, reference: "Mapping[str, torch.Tensor] | None", length: int, study: Study) -> Figures:
     model = check(one.recipe)
     length = min(length, model.max_length)
     has_cache = getattr(model, "cached_per_token", None) is not None
@@ -269,7 +270,28 @@ def _figures(one: Matched, reference: "Mapping[str, torch.Tensor] | None", lengt
         matched=one.changed,
         off=one.off,
         memory=4 * (model.size + 3 * trained),
+        steps=_steps(model, study),
     )
+
+
+def _steps(model: Model, study: Study) -> int:
+    """The steps of a run: one number, fixed before anything is trained.
+
+    Raises:
+        RecipeError: the budget is less than a step.
+    """
+    fit, budget = study.file.fit, study.file.budget
+    if budget is None:
+        return int(fit["trainer"]["max_steps"])
+    length = length_of_data(study)
+    tokens = int(fit.get("data", {}).get("batch_size", DEFAULT_BATCH)) * length
+    tokens *= int(fit.get("trainer", {}).get("accumulate_grad_batches", 1))
+    step = BACKWARD * model.flops_per_token(min(length, model.max_length)) * tokens
+    steps = budget.steps or int(budget.tokens // tokens if budget.tokens else (budget.flops or 0) // step)
+    if steps < 1:
+        least = f"{tokens:,} tokens" if budget.tokens else f"{step:.3g} FLOPs"
+        raise RecipeError([Problem(study.variants[0].mark, "budget", f"is less than one step, which takes {least}")])
+    return steps
 
 
 def _initial_values(one: Matched) -> "dict[str, torch.Tensor] | None":
@@ -292,13 +314,13 @@ def _shared(one: Matched, reference: "Mapping[str, torch.Tensor] | None") -> flo
     return same / total
 
 
-def _seconds(one: Matched, study: Study) -> float:
-    """Time of a run, from a few steps on random tokens."""
+def _seconds_of_step(one: Matched, study: Study) -> float:
+    """Time of a training step, from a few on random tokens."""
     from blockformer.studies.training_step import TrainingStep
 
-    step, begun = TrainingStep(one.recipe, study.file.fit, length_of(study)), 0.0
+    step, begun = TrainingStep(one.recipe, study.file.fit, length_of_data(study)), 0.0
     for number in range(MEASURED_STEPS + 1):
         if number == 1:  # the first step warms up
             begun = time.perf_counter()
         step()
-    return (time.perf_counter() - begun) / MEASURED_STEPS * int(study.file.fit["trainer"]["max_steps"])
+    return (time.perf_counter() - begun) / MEASURED_STEPS

@@ -14,7 +14,7 @@ from blockformer.errors import UserError
 from blockformer.files import as_json, write_text
 from blockformer.studies.context import environment
 from blockformer.studies.execution import CLAIMS, WAIT, Executor
-from blockformer.studies.plan import Plan, digest
+from blockformer.studies.plan import Plan, digest, length_of_data
 from blockformer.studies.study import BASE
 from blockformer.studies.training_step import TrainingStep, peak_memory
 from blockformer.training.run_lock import RunLock
@@ -58,9 +58,9 @@ def speed_of(plan: Plan, executor: Executor, place: Path, when: When) -> dict[st
     """
     if when == "never":
         return {}
-    path = place / SPEED
+    path, length = place / SPEED, length_of_data(plan.study)
     recipes = {name: plan.variants[name].recipe for name in plan.trained}
-    key = digest([{name: recipe.hash for name, recipe in recipes.items()}, plan.study.file.fit, plan.length])
+    key = digest([{name: recipe.hash for name, recipe in recipes.items()}, plan.study.file.fit, length])
     before = _read(path, key)
     while when == "again" or before is None:
         try:
@@ -72,7 +72,7 @@ def speed_of(plan: Plan, executor: Executor, place: Path, when: When) -> dict[st
         try:
             before = None if when == "again" else _read(path, key)
             if before is None:
-                before = executor.call(partial(measured, recipes, plan.study.file.fit, plan.length))
+                before = executor.call(partial(measured, recipes, plan.study.file.fit, length))
                 write_text(path, as_json({"key": key, **before}, indent=1))
         except Exception as error:  # of any kind, such as too little memory: the verdicts do not depend on it
             reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,9 +1,9 @@
 """The keys of a study file, and what is wrong with them in words."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from registry import Problem, RecipeError
 from registry.errors import nearest, quoted
@@ -45,6 +45,27 @@ class Match(_Strict):
         return self.by.get(variant, ()) if isinstance(self.by, Mapping) else self.by
 
 
+class Budget(_Strict):
+    """How long every run trains; one of the three.
+
+    Attributes:
+        steps: optimizer steps.
+        tokens: tokens of the batches, `data.batch_size` times `data.length` times accumulated batches in a step.
+        flops: FLOPs of forward and backward passes, taken as three forward passes; a variant that needs fewer for a
+            token makes more steps.
+    """
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    flops: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("one of steps, tokens and flops")
+        return self
+
+
 class StudyFile(_Strict):
     """The keys of a study file.
 
@@ -69,6 +90,7 @@ class StudyFile(_Strict):
         exchange_rate: train the base with 0.8 and 1.25 times the steps too, and say how many of its steps each
             variant's difference is worth.
         fit: settings of `blockformer fit`: data, optimizer, trainer, model.
+        budget: how long every run trains, in steps, tokens or FLOPs, instead of `fit.trainer.max_steps`.
         tasks: by name, changes to the study, such as `{fit.data.dataset: mqar}`; every variant is compared on each.
         tiers: by name, changes to the study, such as `{seeds: 3, fit.trainer.max_steps: 200}`.
     """
@@ -91,6 +113,7 @@ class StudyFile(_Strict):
     lengths: tuple[Annotated[int, Field(ge=2, le=64)], ...] = ()
     exchange_rate: bool = False
     fit: dict[str, dict[str, Any]] = {}
+    budget: Budget | None = None
     tasks: dict[Name, dict[str, Any]] = {}
     tiers: dict[Name, dict[str, Any]] = {}
 
@@ -127,7 +150,12 @@ def contradictions(tree: Map, file: StudyFile) -> Iterator[Problem]:
         (match.what == "none" and bool(by), ("match", "by"), "has no effect with what: none; say what is matched"),
         (match.what != "none" and not by, ("match",), "needs by: keys, such as [decoder.layer.feedforward.hidden]"),
         (len(file.learning_rates) == 1, ("learning_rates",), "needs two to choose from; set fit.optimizer.lr instead"),
-        (steps is None, ("fit",), "needs trainer: {max_steps: N}: all runs stop at one step, fixed before they begin"),
+        (
+            steps is None and file.budget is None,
+            ("fit",),
+            "needs trainer: {max_steps: N}: all runs stop at one step, fixed before they begin; or give budget",
+        ),
+        (steps is not None and file.budget is not None, ("budget",), "contradicts fit.trainer.max_steps: give one"),
         (twice, ("seeds",), "names a seed twice"),
         (at not in ("", *(f"{n}x" for n in file.lengths)), ("figure",), f"needs lengths: [{at.rstrip('x')}]"),
     ]
@@ -148,7 +176,7 @@ def _problems(tree: Map, error: ValidationError) -> Iterator[Problem]:
     for path, group in found.items():
         first = group[0]
         if first["type"] == "extra_forbidden":
-            known = Match.model_fields if path[:-1] == ("match",) else StudyFile.model_fields
+            known = {"match": Match, "budget": Budget}.get(dotted(path[:-1]), StudyFile).model_fields
             message = f"there is no such key; {nearest(str(path[-1]), known) or 'known: ' + ', '.join(known)}"
         elif first["type"] == "missing":
             path, message = first["loc"], "must be given"

@@ -119,3 +119,33 @@ def test_a_length_that_a_variant_cannot_take_is_refused() -> None:
     assert plan(lengths=[2]).study.file.lengths == (2,)
     with pytest.raises(RecipeError, match=r"none: takes \d+ tokens, not the 2048: lower fit.data.length or lengths"):
         plan(lengths=[64])
+
+
+def test_a_budget_is_turned_into_steps_of_each_variant() -> None:
+    fit = {"data": {"tokenizer": "bytes", "length": 32, "batch_size": 4}, "trainer": {"accumulate_grad_batches": 2}}
+    assert [of.steps for of in plan(fit=fit, budget={"steps": 7}).figures.values()] == [7] * 4
+    assert [of.steps for of in plan(fit=fit, budget={"tokens": 10 * 256 + 255}).figures.values()] == [10] * 4
+    found = plan(fit=fit, budget={"flops": 1e11})
+    for name, of in found.figures.items():
+        assert of.steps == 1e11 // (3 * of.flops * 256), name
+    assert found.figures["none"].steps > found.figures["base"].steps
+    (_, _, none) = found.answer_runs(seeds=(0,))
+    assert none.settings["trainer"]["max_steps"] == found.figures["none"].steps
+    assert found.hash != plan(fit=fit, budget={"flops": 2e11}).hash
+    with pytest.raises(RecipeError, match="budget: is less than one step, which takes 256 tokens"):
+        plan(fit=fit, budget={"tokens": 255})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"budget": {"tokens": 1}}, "budget: contradicts fit.trainer.max_steps: give one"),
+        ({"budget": {}}, "budget: must be one of steps, tokens and flops"),
+        ({"budget": {"steps": 1, "tokens": 1}}, "budget: must be one of steps, tokens and flops"),
+        ({"budget": {"minutes": 5}}, "budget.minutes: there is no such key; known: steps, tokens, flops"),
+        ({"fit": {}}, "or give budget"),
+    ],
+)
+def test_wrong_budgets_are_named(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        plan(**changes)
