@@ -8,7 +8,7 @@ PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
 TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-translation demo-masked test test-slow test-all faults null-studies conformance check docs schema lock clean
+.PHONY: help setup demo demo-translation demo-masked compare test test-slow test-all faults null-studies conformance check docs schema lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ demo-translation: $(STAMP) ## train the original encoder-decoder to translate En
 
 demo-masked: $(STAMP) ## train an encoder to fill in blanked characters
 	$(BIN)/python -m blockformer.demo masked
+
+compare: $(STAMP) ## a quick study, from nothing to its report: a model with and without its feed-forward
+	$(BIN)/blockformer compare studies/feedforward.yaml --tier quick
 
 # Two processes: the tests use one thread each, and more processes need more memory than a small machine has.
 test: $(STAMP) ## the tests, without the slow ones
@@ -72,8 +75,8 @@ lock: VENV := .venv-lock
 lock: ## resolve pyproject.toml anew into requirements.lock
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet 'torch==$(TORCH)' '.[dev,docs,hf,ray,slurm]'
-	{ echo '# Everything that is installed with torch $(TORCH) and the extras dev, docs, hf, ray and slurm, exactly.'; \
+	$(PIP) install --quiet 'torch==$(TORCH)' '.[dev,docs,hf,ray,reports,slurm]'
+	{ echo '# Everything that is installed with torch $(TORCH) and the extras dev, docs, hf, ray, reports and slurm, exactly.'; \
 	  echo '# Made by `make lock`; installed by `make setup`. Not for editing by hand.'; \
 	  $(PIP) freeze --all --exclude pip --exclude blockformer | sed -E '/^(nvidia|cuda|triton)/d; s/\+[[:alnum:].]+$$//'; \
 	} > requirements.lock.new

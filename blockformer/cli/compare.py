@@ -1,10 +1,12 @@
 """`blockformer compare`: run a study, or compare recipes directly, and give a verdict on each variant."""
 
 import json
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     own, settings, passed = split_arguments(arguments, list(parser._option_string_actions))
     options = parser.parse_args(own)
-    if options.only is not None and (options.plan or options.add_seeds):
-        parser.error("--only executes one run: leave --plan and --add-seeds out")
-    _check_engine(options, parser)
+    _check_together(options, parser)
     from blockformer.studies.api import (  # imported late: --help then needs no torch
         execute,
         execute_one,
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     from blockformer.studies.progress import Progress
 
     study = _study(options, parser, settings)
+    if options.sweep:
+        return _write_sweep(study, options, arguments)
     if options.plan:
         print(_plans(study, options.format), end="")
         return 0
@@ -75,18 +77,55 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     from blockformer.studies.tables import as_markdown
     from blockformer.studies.task_table import table_as_markdown
-    from blockformer.studies.wandb_study import place_lines
+    from blockformer.studies.wandb_study import place_lines, send_views
     from registry.text import printable, terminal_text
 
     print(terminal_text((table_as_markdown if study.tasks else as_markdown)(results)), end="")
     print(f"\nreport: {printable(folder / 'report.html')}")
-    for line in place_lines(folder):
+    for line in [*place_lines(folder), *(send_views(results, passed) if options.report else ())]:
         print(printable(line))
     return 0
 
 
-def _check_engine(options: Namespace, parser: Parser) -> None:
-    """Refuse options of engines that do not go together."""
+def _write_sweep(study: "Study", options: Namespace, arguments: Sequence[str]) -> int:
+    """Write the sweep file and say what to do with it."""
+    from blockformer.files import write_text
+    from blockformer.studies.api import folder_for
+    from blockformer.studies.sweep import sweep_file
+    from blockformer.studies.wandb_study import run_option
+    from registry.text import printable
+
+    command = ["blockformer", "compare", *_without(arguments, "--sweep", "--out", "--report")]
+    text = sweep_file(study, folder_for(study, options.out), command, run_option(arguments, "project", "blockformer"))
+    write_text(options.sweep, text)
+    file = printable(shlex.quote(str(options.sweep)))
+    print(f"{file}: begin it with `wandb sweep {file}`; when its agents have ended, the command without --sweep judges")
+    if study.file.learning_rates:
+        print("its runs choose the learning rates; the command without --sweep executes the others")
+    return 0
+
+
+def _without(arguments: Sequence[str], *options: str) -> list[str]:
+    """The arguments without some options and their values; `--report` has none."""
+    kept: list[str] = []
+    items = iter(arguments)
+    for item in items:
+        key, equals, _ = item.partition("=")
+        if key not in options:
+            kept.append(item)
+        elif not equals and key != "--report":
+            next(items, None)
+    return kept
+
+
+def _check_together(options: Namespace, parser: Parser) -> None:
+    """Refuse options that do not go together, and a report that could not be made after the runs."""
+    if options.report and find_spec("wandb_workspaces") is None:
+        parser.error("--report needs the package wandb-workspaces: pip install 'blockformer[reports]'")
+    if options.only is not None and (options.plan or options.add_seeds or options.report or options.sweep):
+        parser.error("--only executes one run: leave --plan, --add-seeds, --report and --sweep out")
+    if options.sweep is not None and (options.plan or options.add_seeds or options.engine):
+        parser.error("--sweep writes a file: leave --plan, --add-seeds and --engine out")
     if options.engine is None and options.engine_option:
         parser.error("--engine-option is for --engine slurm or ray")
     if options.engine is not None and (options.only is not None or options.workers is None):
@@ -214,6 +253,12 @@ def _parser() -> Parser:
         "--only",
         metavar="RUN",
         help="execute only this run (its id, as in --plan --format json) and judge nothing",
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="make a workspace and a report in W&B, if this machine is logged in"
+    )
+    parser.add_argument(
+        "--sweep", type=Path, metavar="FILE", help="write a sweep of W&B, whose agents execute the runs, and stop"
     )
     parser.add_argument("--plan", action="store_true", help="print what would run, with sizes and time, and stop")
     add_format(parser, "text", "json")

@@ -63,7 +63,7 @@ def effects(results: Mapping[str, Any]) -> go.Figure | None:
 
 def curves(results: Mapping[str, Any], axis: str) -> go.Figure | None:
     """The validation figure of each variant over training: the mean of its seeds, and a band from lowest to highest."""
-    metric, figure = _metric(results), go.Figure()
+    metric, figure = metric_of(results), go.Figure()
     late: list[float] = []
     for index, (name, sizes) in enumerate(results["plan"]["variants"].items()):
         runs = [run for run in results["runs"] if run["variant"] == name and run["status"] == "finished"]
@@ -144,10 +144,10 @@ def rates(results: Mapping[str, Any]) -> go.Figure | None:
                 hovertemplate=f"{name}: %{{y:.4f}} at %{{x}}<extra></extra>",
             )
     figure.update_xaxes(type="log", title="learning rate")
-    return figure.update_yaxes(title=f"{_metric(results)} of the tuning runs") if figure.data else None
+    return figure.update_yaxes(title=f"{metric_of(results)} of the tuning runs") if figure.data else None
 
 
-def _metric(results: Mapping[str, Any]) -> str:
+def metric_of(results: Mapping[str, Any]) -> str:
     """The figure of validations while a run trains that belongs to the study's."""
     return results["figure"].replace("test/", "val/").partition("@")[0]
 

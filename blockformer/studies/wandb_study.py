@@ -59,6 +59,27 @@ def publish(results: Mapping[str, Any], folder: Path, runs: Path, options: Seque
     write_text(state, as_json({"results": digest, "url": url}))
 
 
+def send_views(study: Mapping[str, Any], options: Sequence[str]) -> list[str]:
+    """Make a workspace and a report of each task, and return lines that say where they are, or why they are not.
+
+    Args:
+        study: the results of a study, or of one with tasks.
+        options: of `fit`, as the runs have had them.
+    """
+    mode = run_option(options, "wandb", "auto")
+    if (mode := wandb_mode() if mode == "auto" else mode) != "online":
+        return [f"W&B is {mode}: no report is made there; log in (wandb login), and repeat the command"]
+    from blockformer.studies.wandb_views import send
+
+    project = run_option(options, "project", "blockformer")
+    try:
+        parts = study.get("tasks", {"": study}).values()
+        return [f"W&B: {url}" for results in parts for url in send(results, None, project)]
+    except Exception as error:  # of any kind: the study itself is complete
+        reason = (str(error).splitlines() or [""])[0]
+        return [f"W&B failed ({type(error).__name__}: {reason}): no report was made there; repeat the command"]
+
+
 def place_lines(folder: Path) -> list[str]:
     """Where the study and its tasks can be seen in W&B, and the command that uploads what is offline."""
     urls = [_read(path).get("url") for path in (folder / PUBLISHED, *sorted(folder.glob(f"*/{PUBLISHED}")))]

@@ -31,6 +31,8 @@ def study(tmp_path: Path) -> Path:
         (["--tier"], "--tier: expected one argument"),
         (["--run.name", "x"], "--run.name cannot be set: the study decides it for each run"),
         (["--run.wandbb", "offline"], "--run.wandbb: there is no such option; did you mean 'wandb'?"),
+        (["--only", "x", "--report"], "leave --plan, --add-seeds, --report and --sweep out"),
+        (["--sweep", "x", "--plan"], "--sweep writes a file"),
         (["--lr", "3"], "there is no option --lr; did you mean --optimizer.lr?"),
         (["--max_steps", "3"], "there is no option --max_steps; did you mean --trainer.max_steps?"),
         (["--tierr", "quick"], "there is no option --tierr; did you mean --tier?"),
@@ -49,6 +51,16 @@ def test_a_wrong_option_is_one_line(
     said = capsys.readouterr().err
     assert (status, said.count("\n")) == (2, 1)
     assert message in said
+
+
+def test_a_report_that_cannot_be_made_is_refused_before_anything_is_trained(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", str(study), "--report"])
+    assert stop.value.code == 2
+    assert "--report needs the package wandb-workspaces: pip install 'blockformer[reports]'" in capsys.readouterr().err
 
 
 def test_tags_may_be_given_several_times_and_go_to_the_runs() -> None:
