@@ -12,7 +12,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from blockformer.studies.charts import AXES, COSTS, charts_of, cost_of
-from blockformer.studies.sentences import answer, noise_sentence, p_value, verdict_sentence
+from blockformer.studies.sentences import answer, noise_sentence, p_value, speed_sentence, verdict_sentence
 from blockformer.studies.study import BASE
 from blockformer.studies.tables import rows_of
 
@@ -61,6 +61,7 @@ def as_html(results: Mapping[str, Any]) -> str:
         against=_switched("against", drawn),
         changes="".join(_changes(name, found) for name, found in results.get("differences", {}).items()),
         noise=_text(noise_sentence(results)),
+        speed=_text(speed_sentence(results)) if "speed" in results else "",
         noise_table=_noise_table(results),
         rates=_rates(results) if "rates" in drawn else "",
         runs=_runs_table(results),

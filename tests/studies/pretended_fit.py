@@ -21,7 +21,7 @@ if __name__ == "__main__":
         print(f"{folder} is being trained by another process: wait for it")
         sys.exit(2)
     stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda signum, frame: stopped.append(signum))
+    signal.signal(signal.SIGTERM, lambda signum, frame: settings.get("deaf") or stopped.append(signum))
     saved, total = folder / "step", settings["trainer"]["max_steps"]
     with (folder / "begun").open("a") as stream:
         print(os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), file=stream)

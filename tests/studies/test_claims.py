@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from blockformer import signals
 from blockformer.studies import execution
 from blockformer.studies.execution import CLAIMS, Executor, InterruptedStudy
 from blockformer.studies.plan import Run
@@ -157,6 +158,27 @@ def test_a_signal_lets_runs_save_and_a_second_call_continues_them(tmp_path: Path
     assert not (tmp_path / "results").exists()
     Executor(tmp_path, "study", "val/loss").execute([run])
     assert steps_of(tmp_path, run) == list(range(1, 31))
+
+
+def test_a_second_signal_ends_the_study_and_its_runs_at_once(tmp_path: Path) -> None:
+    run = run_of(10_000, deaf=True)
+
+    def execute() -> None:
+        with signals.stopping("blockformer compare"):
+            Executor(tmp_path, "study", "val/loss").execute([run])
+
+    process = multiprocessing.get_context("fork").Process(target=execute)
+    process.start()
+    wait_for(tmp_path / "runs" / run.id / "steps")
+    for _ in range(2):
+        os.kill(process.pid or 0, signal.SIGINT)
+        time.sleep(0.5)
+    process.join(20)
+    assert process.exitcode == 130
+    made = len(steps_of(tmp_path, run))
+    time.sleep(0.3)
+    assert len(steps_of(tmp_path, run)) == made < 10_000
+    assert not execution.is_locked(tmp_path / "runs" / run.id)
 
 
 def test_each_worker_has_a_gpu_of_its_own(tmp_path: Path) -> None:
