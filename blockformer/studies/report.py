@@ -32,6 +32,8 @@ COLUMNS = {
     "flops": "FLOPs/token",
     "cache": "cache, bytes",
     "speed": "tokens/s",
+    "relative": "speed / base",
+    "peak_memory": "memory, bytes",
     "shared": "shared values",
     "off": "off the match",
 }
@@ -51,6 +53,7 @@ def as_html(results: Mapping[str, Any]) -> str:
         question=_text(results["question"] or results["study"]),
         answer=_text(answer(results)),
         exploratory=exploratory,
+        limits=f'<p class="quiet">{_text(results["limits"])}</p>' if results.get("limits") else "",
         verdicts="".join(_verdict(name, of, results) for name, of in results["verdicts"].items()),
         effects=_chart("effects") if "effects" in drawn else "<p>Nothing can be compared yet.</p>",
         smallest=f"Shaded: differences below {results['smallest']:g}, which do not matter. "
@@ -99,8 +102,9 @@ def _switched(kind: str, drawn: Mapping[str, Any]) -> str:
 
 def _results_table(results: Mapping[str, Any]) -> str:
     rows = [{**row, "speed": cost_of(results, row["variant"], "speed")} for row in rows_of(results)]
-    cells = [[(row[column], _shown(column, row[column])) for column in COLUMNS] for row in rows]
-    return _table(list(COLUMNS.values()), cells, [row["variant"] == BASE for row in rows])
+    shown = [column for column in COLUMNS if any(row[column] is not None for row in rows)]
+    cells = [[(row[column], _shown(column, row[column])) for column in shown] for row in rows]
+    return _table([COLUMNS[column] for column in shown], cells, [row["variant"] == BASE for row in rows])
 
 
 def _noise_table(results: Mapping[str, Any]) -> str:
@@ -171,7 +175,9 @@ def _shown(column: str, value: Any) -> str:
         return f"{value:.1%}"
     if column in ("difference", "low", "high"):
         return f"{value:+.4f}"
-    if column in ("flops", "speed", "memory") or (isinstance(value, int) and column != "seed"):
+    if column == "relative":
+        return f"{value:.2f}"
+    if column in ("flops", "speed", "memory", "peak_memory") or (isinstance(value, int) and column != "seed"):
         return f"{value:,.0f}"
     if column == "p":
         return p_value(value).removeprefix("= ")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from blockformer.studies.charts import charts_of
+from blockformer.studies.context import environment
 from blockformer.studies.report import as_html
 from tests.studies.browser import CHROMIUM, Tab, browser
 from tests.studies.made_up import made_up, planned
@@ -134,6 +135,17 @@ def test_charts_hold_the_numbers_of_the_results() -> None:
     assert lines["none"]["x"][-1] == 3 * flops * results["runs"][0]["curve"][-1]["tokens"]
     cost = {trace["name"]: trace["x"][0] for trace in charts["against_cache"]["data"]}
     assert cost["base"] == results["plan"]["variants"]["base"]["cache"]
+
+
+def test_measured_speed_and_limits_are_shown() -> None:
+    results = made_up(planned(limits="Only of <tiny> models."))
+    measured = {"relative_low": 1.0, "relative_high": 1.4, "peak_memory": 123456, "rounds": [1.0]}
+    speed = {name: {"tokens_per_second": 4321.0, "relative": 1.25, **measured} for name in results["means"]}
+    where = environment() | {"rounds": 5, "steps of a turn": 3}
+    page = as_html(results | {"speed": speed, "speed_environment": where})
+    for text in ("Only of &lt;tiny&gt; models.", ">4,321</td>", ">1.25</td>", ">123,456</td>", "speed / base"):
+        assert text in page, text
+    assert "speed / base" not in as_html(results)
 
 
 def test_a_study_without_finished_runs_has_a_page_too() -> None:
