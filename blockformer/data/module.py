@@ -11,7 +11,7 @@ from blockformer.data.loader import EvaluationLoader, TrainingLoader, batches_pe
 from blockformer.data.options import SLOT, class_of, make_dataset
 from blockformer.data.prepared import Prepared, prepare
 from blockformer.data.processes import data_processes
-from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs, Samples
+from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs, PromptedPairs, Samples
 from blockformer.data.tokenizer import LEAST, Tokenizer
 from blockformer.errors import DataError
 from registry import entries
@@ -92,7 +92,7 @@ class TextData(lightning.LightningDataModule):
             DataError: The dataset does not fit the objective.
         """
         if self.objective is None:
-            self.objective, self._samples = objective, {}
+            self.objective, self._samples, self._prepared = objective, {}, None
         _check(self)
 
     def use(self, tokenizer: Tokenizer) -> None:
@@ -117,12 +117,22 @@ class TextData(lightning.LightningDataModule):
 
     def _prepare(self, *, verify: bool) -> Prepared:
         if self._prepared is None:
-            longest = self.length if self.source.paired else None
+            longest = self._longest_side if self.source.paired else None
             size = self.wanted_vocab_size or _BPE_SIZE
             self._prepared = prepare(
                 self.source.source(self.shares), self.tokenizer_kind, size, longest, given=self._given, verify=verify
             )
         return self._prepared
+
+    @property
+    def _longest_side(self) -> int:
+        """Tokens that a side of a pair may have; both sides stand in one row of a decoder-only model."""
+        return self.length // 2 if self.objective == "causal_lm" else self.length
+
+    @property
+    def _limit(self) -> str:
+        """That of the length of a side of a pair, in words."""
+        return f"{'' if self._longest_side == self.length else 'half of '}data.length {self.length}"
 
     def facts(self) -> dict[str, Any]:
         """Facts to log: origin and hash of the text, and documents, tokens and bytes of each split."""
@@ -134,7 +144,7 @@ class TextData(lightning.LightningDataModule):
         counts = ((split, self._left_out(split)) for split in splits)
         left = [f"{number:,} of {of:,} {_NAMES[split]} pairs" for split, (number, of) in counts if number]
         if left:
-            found.append(f"{' and '.join(left)} are longer than data.length {self.length} and are left out")
+            found.append(f"{' and '.join(left)} are longer than {self._limit} and are left out")
         if "validation" in splits and self.shares["validation"] and not len(self.samples("validation")):
             found.append("there is nothing to validate on")
         return [shortened(note, 1000) for note in found]
@@ -153,10 +163,10 @@ class TextData(lightning.LightningDataModule):
         """
         number, of = self._left_out(split)
         if number and of - number < least:
-            longest = self.prepared.longest[split]
+            longest = self.prepared.longest[split] * (self.length // self._longest_side)
             few = f", and batch_size is {least}" if number < of else ""
             raise DataError(
-                f"{number:,} of {of:,} {_NAMES[split]} pairs are longer than data.length {self.length}{few}: "
+                f"{number:,} of {of:,} {_NAMES[split]} pairs are longer than {self._limit}{few}: "
                 f"raise --data.length; {longest} keeps all"
             )
 
@@ -179,8 +189,8 @@ class TextData(lightning.LightningDataModule):
     def _make_samples(self, split: Split) -> Samples:
         data, made = self.prepared, self.prepared.tokenizer
         objective = self.objective or self.source.objectives[0]
-        if objective == "seq2seq":
-            return PaddedPairs(*data.pairs(split), made)
+        if self.source.paired:
+            return (PaddedPairs if objective == "seq2seq" else PromptedPairs)(*data.pairs(split), made)
         documents = data.documents(split)
         if objective == "causal_lm":
             return PackedRows(documents, made, self.length, separate=self.separate_documents)
@@ -264,9 +274,10 @@ def idle_settings(given: Mapping[str, Any], objective: str | None) -> dict[str, 
     """
     dataset = class_of(given["dataset"])
     idle = dict.fromkeys(sorted(dataset.unused), f"dataset {given['dataset']!r}") | dict(dataset.idle(given))
-    if objective is not None:
-        needed = {"mask_rate": "masked_lm", "separate_documents": "causal_lm"}
-        idle |= {name: f"objective {objective!r}" for name, one in needed.items() if objective != one}
+    possible = dataset.objectives if objective is None else (objective,)
+    cause = f"dataset {given['dataset']!r}" if objective is None else f"objective {objective!r}"
+    needed = {"mask_rate": "masked_lm", "separate_documents": "causal_lm"}
+    idle |= {name: cause for name, one in needed.items() if one not in possible}
     defaults = signature(TextData.__init__).parameters
     return {name: why for name, why in idle.items() if name in given and given[name] != defaults[name].default}
 

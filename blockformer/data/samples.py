@@ -152,15 +152,38 @@ class PaddedPairs:
 
     def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
         """`source`, `source_mask` (B, S), `target`, `target_mask`, `targets` (B, T) and `bytes` (B,)."""
+        source, source_mask = self._sources.padded(chosen, self._tokenizer.pad)
+        target, target_mask, targets = self._answers(chosen)
+        given = {"source": source, "source_mask": source_mask, "target": target, "target_mask": target_mask}
+        return _scored(chosen, targets, self._tokenizer, **given)
+
+    def _answers(self, chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+        """(B, T) what the decoder reads, where that is no padding, and what it predicts."""
         special = self._tokenizer
-        source, source_mask = self._sources.padded(chosen, special.pad)
         target, target_mask = self._targets.padded(chosen, special.pad)
         following = np.concatenate((target[:, 1:], np.full_like(target[:, :1], special.pad)), axis=1)
         ends = np.arange(target.shape[1]) == self._targets.lengths[chosen][:, None] - 1
-        targets = np.where(ends, special.eos, np.where(target_mask, following, UNSCORED))
-        return _scored(
-            chosen, targets, special, source=source, source_mask=source_mask, target=target, target_mask=target_mask
-        )
+        return target, target_mask, np.where(ends, special.eos, np.where(target_mask, following, UNSCORED))
+
+
+class PromptedPairs(PaddedPairs):
+    """Pairs for decoder-only models: source, EOS, BOS and target in one row; the target and EOS are predicted.
+
+    The same tokens are scored as in :class:`PaddedPairs`, so that the losses of both kinds of model can be compared.
+    """
+
+    def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
+        """`tokens`, `attention_mask`, `targets` (B, S + T) and `bytes` (B,)."""
+        source, source_mask = self._sources.padded(chosen, self._tokenizer.pad)
+        target, target_mask, following = self._answers(chosen)
+        first = source_mask.sum(axis=1, keepdims=True)
+        places = np.arange(int(self.lengths[chosen].max(initial=0)))
+        asked, answered = places < first, (places >= first) & (places < first + target_mask.sum(axis=1, keepdims=True))
+        tokens = np.full(asked.shape, self._tokenizer.pad, dtype=np.int64)
+        targets = np.full(asked.shape, UNSCORED, dtype=np.int64)
+        tokens[asked], tokens[answered] = source[source_mask], target[target_mask]
+        targets[answered] = following[target_mask]
+        return _scored(chosen, targets, self._tokenizer, tokens=tokens, attention_mask=asked | answered)
 
 
 def _scored(chosen: NDArray[np.int64], targets: NDArray[np.int64], tokenizer: Tokenizer, **inputs: NDArray) -> Batch:

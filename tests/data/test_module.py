@@ -301,7 +301,7 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"tokenizer": "bytes", "vocab_size": 300}, "bytes always have 260"),
         ({"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100 is too small"),
         ({"dataset": "cldr", "packages": ["numpy"]}, "data.packages is a setting of dataset 'docstrings'"),
-        ({"dataset": "cldr", "objective": "causal_lm"}, "choose docstrings or text"),
+        ({"dataset": "cldr", "objective": "masked_lm"}, "choose docstrings or text"),
         ({"objective": "seq2seq"}, "choose cldr or pairs"),
         ({"dataset": "cldr", "pairs": 0}, "pairs must be greater than 0, not 0"),
         ({"dataset": "cldr", "pairs": 10**9}, "pairs must be less than or equal to 1000000"),
@@ -314,7 +314,7 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"dataset": "text", "files": "a", "max_bytes": 9}, r"data\.max_bytes .*has no effect with 'text'"),
         ({"dataset": "cldr", "max_bytes": None}, r"data\.max_bytes .*has no effect with 'cldr'"),
         ({"locale": "fr"}, r"data\.locale .*has no effect with 'docstrings'"),
-        ({"dataset": "cldr", "mask_rate": 0.3}, r"data\.mask_rate has no effect with objective 'seq2seq'"),
+        ({"dataset": "cldr", "mask_rate": 0.3}, r"data\.mask_rate has no effect with dataset 'cldr'"),
         ({"objective": "causal_lm", "mask_rate": 0.3}, r"data\.mask_rate has no effect with objective 'causal_lm'"),
         ({"objective": "masked_lm", "separate_documents": False}, r"data\.separate_documents has no effect with obj"),
         (

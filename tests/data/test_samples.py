@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs
+from blockformer.data.samples import UNSCORED, MaskedRows, PackedRows, PaddedPairs, PromptedPairs
 from blockformer.data.sequences import Sequences
 from blockformer.data.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 
@@ -158,3 +158,24 @@ def test_only_some_sequences_can_be_kept() -> None:
     kept = sequences.only(np.array([True, False, False, True, False]))
     assert [row.tolist() for row in (kept[0], kept[1])] == [sequences[0].tolist(), sequences[3].tolist()]
     assert len(kept) == 2
+
+
+def test_prompted_pairs_score_the_same_tokens_as_padded_pairs() -> None:
+    """Each row is source, EOS, BOS and target; the answers, their order and their bytes are those of the pairs."""
+    tokenizer = ByteTokenizer()
+    texts = [("a bc", "xyz"), ("d", "w"), ("efghij", "k")]
+    sources = [[*tokenizer.encode(source), tokenizer.eos] for source, _ in texts]
+    targets = [[tokenizer.bos, *tokenizer.encode(target)] for _, target in texts]
+    asked = Sequences.encode([source for source, _ in texts], tokenizer, after=tokenizer.eos)
+    given = (asked, Sequences.encode([target for _, target in texts], tokenizer, before=tokenizer.bos), tokenizer)
+    chosen = np.array([2, 0, 1])
+    padded, prompted = PaddedPairs(*given).batch(chosen, 0), PromptedPairs(*given).batch(chosen, 0)
+    assert torch.equal(padded["bytes"], prompted["bytes"])
+    for row, number in enumerate(chosen):
+        real = prompted["attention_mask"][row]
+        assert prompted["tokens"][row][real].tolist() == sources[number] + targets[number]
+        answers = prompted["targets"][row]
+        assert answers[answers != UNSCORED].tolist() == [*targets[number][1:], tokenizer.eos]
+        first = int((answers != UNSCORED).nonzero()[0])
+        assert prompted["tokens"][row][first] == tokenizer.bos
+        assert (prompted["tokens"][row][~real] == tokenizer.pad).all()

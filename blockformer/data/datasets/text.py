@@ -47,7 +47,7 @@ class Cldr(TextDataset):
         pairs: Number of different pairs.
     """
 
-    objectives = ("seq2seq",)
+    objectives = ("seq2seq", "causal_lm")
 
     def __init__(self, *, locale: str = "de", pairs: Annotated[Positive, Le(_MOST_PAIRS)] = 40_000) -> None:
         self.locale, self.pairs = locale, pairs
@@ -101,7 +101,7 @@ class OwnPairs(_OwnFiles):
         test_files: Files to test on; without any, a share of `files` is held out.
     """
 
-    objectives = ("seq2seq",)
+    objectives = ("seq2seq", "causal_lm")
 
     def __init__(self, *, files: Names = None, validation_files: Names = None, test_files: Names = None) -> None:
         super().__init__(files, validation_files, test_files)
