@@ -100,10 +100,29 @@ class Slurm:
 
     def submit(self, calls: Sequence[Callable[[], Any]]) -> Sequence[Job]:
         with self._executor.batch():
-            return [self._executor.submit(call) for call in calls]
+            jobs = [self._executor.submit(call) for call in calls]
+        return [_SlurmJob(job) for job in jobs]  # made when the array has been submitted
 
     def close(self) -> None:
         """Nothing to end: jobs have ended, or were cancelled."""
+
+
+@dataclass
+class _SlurmJob:
+    job: Any
+
+    def done(self) -> bool:
+        return self.job.done()
+
+    def result(self) -> Any:
+        return self.job.result()
+
+    def cancel(self) -> None:
+        local = getattr(self.job, "_process", None)
+        if local is None:
+            self.job.cancel(check=False)
+        else:
+            local.terminate()  # submitit would send SIGINT, which its own process answers with a traceback
 
 
 class Ray:
