@@ -21,6 +21,7 @@ COSTS = {
     "speed": "tokens per second of training",
 }
 LONGEST_LABEL = 18
+FEW = 12  # points of a curve, which are marked
 EARLY = 5  # the first 1/EARLY of training is above the range that curves show at first
 
 
@@ -77,13 +78,15 @@ def curves(results: Mapping[str, Any], axis: str) -> go.Figure | None:
         colour = COLOURS[index % len(COLOURS)]
         if len(runs) > 1:
             band = {"x": [*x, *reversed(x)], "y": [*high, *reversed(low)], "fill": "toself", "hoverinfo": "skip"}
-            figure.add_scatter(**band, fillcolor=colour, opacity=0.2, line_width=0, showlegend=False, legendgroup=name)
+            figure.add_scatter(
+                **band, mode="lines", fillcolor=colour, opacity=0.2, line_width=0, showlegend=False, legendgroup=name
+            )
         figure.add_scatter(
             x=x,
             y=[mean(row[metric] for row in rows) for rows in points],
             name=name,
             legendgroup=name,
-            mode="lines",
+            mode="lines+markers" if len(x) < FEW else "lines",
             line={"color": colour, "dash": DASHES[index // len(COLOURS) % len(DASHES)]},
             hovertemplate=f"{name}: %{{y:.4f}} at %{{x:.4s}}<extra></extra>",
         )
