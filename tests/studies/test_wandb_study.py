@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import wandb
 
+from blockformer.cli.main import main
 from blockformer.files import write_text
 from blockformer.studies.plan import Run
 from blockformer.studies.report import as_html
@@ -14,7 +15,7 @@ from blockformer.studies.run_labels import run_settings
 from blockformer.studies.tables import as_csv, as_markdown
 from blockformer.studies.wandb_study import place_lines, publish
 from blockformer.training.run_folder import RunSettings
-from tests.studies.made_up import made_up, planned
+from tests.studies.made_up import STUDY, made_up, planned
 from tests.training.wandb_log import read_run
 
 OFFLINE = ["--run.wandb", "offline"]
@@ -100,3 +101,30 @@ def test_a_failure_of_wandb_is_one_line_and_stops_no_study(
 def test_a_study_without_wandb_leaves_nothing_of_it(folder: Path) -> None:
     publish(written(folder), folder, folder / "runs", ["--run.wandb=disabled"])
     assert not (folder / "wandb").exists()
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_study_are_a_group_by_variant_seed_and_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"tokenizer": "bytes", "length": 16, "max_bytes": 20000, "batch_size": 4}
+    fit = {"data": data, "optimizer": {"lr": 0.01}, "trainer": {"max_steps": 2}}
+    study = STUDY | {"variants": {"none": STUDY["variants"]["none"]}, "seeds": [3], "fit": fit}
+    (tmp_path / "which.yaml").write_text(json.dumps(study))
+    out = tmp_path / "out"
+    assert main(["compare", str(tmp_path / "which.yaml"), "--out", str(out), *OFFLINE]) == 0
+    logged = {run.config["variant"]: run for run in (read_run(home / "wandb") for home in (out / "runs").iterdir())}
+    results = {run["variant"]: run for run in json.loads((out / "results.json").read_text())["runs"]}
+    assert set(logged) == set(results) == {"base", "none"}
+    for variant, run in logged.items():
+        assert (run.run.run_group, run.run.job_type) == ("which", variant)
+        assert set(run.run.tags) == {"which", variant, "seed3", "answer"}
+        assert {key: run.config[key] for key in ("study", "seed", "learning_rate")} == {
+            "study": "which",
+            "seed": 3,
+            "learning_rate": 0.01,
+        }
+        assert run.config["recipe"]["decoder"]["layer"]["feedforward"]["type"] in ("none", "glu")
+        assert run.summary["val/bits_per_byte"] == results[variant]["figure"]
+    said = capsys.readouterr().out
+    assert f"`wandb sync {out}/runs/*/wandb/offline-run-* {out}/wandb/offline-run-*`" in said
