@@ -171,7 +171,7 @@ def _executor(
     engine: str | None = None,
     engine_options: Mapping[str, str] | None = None,
 ) -> Iterator[Executor]:
-    place, lengths = (folder, study.label, study.file.figure), study.file.lengths
+    place, lengths = (folder, study.group, study.file.figure), study.file.lengths
     if engine is None:
         gpus = gpus_of_workers(study)
         shared: dict[str, Any] = {"lengths": lengths, "options": options, "watch": watch}

@@ -107,6 +107,7 @@ def judged(plan: Plan, answers: Sequence[Result], *, looks: Sequence[Sequence[in
     return {
         "study": plan.study.name,
         "label": plan.study.label,
+        "group": plan.study.group,
         "question": file.question,
         "limits": file.limits,
         "figure": file.figure,

@@ -60,6 +60,11 @@ class Study:
         return "-".join(filter(None, (self.name, self.tier)))
 
     @property
+    def group(self) -> str:
+        """The label of the whole study, whose runs its tasks share: W&B's group."""
+        return "-".join(filter(None, (self.name.partition("/")[0], self.tier)))
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the runs that are compared."""
         seeds = self.file.seeds

@@ -105,7 +105,7 @@ def _send_test_figures(results: Mapping[str, Any], runs: Path, mode: str, projec
         if run["status"] != "finished" or not (home / "wandb.id").is_file():
             continue
         facts = _read(home / "facts.json")
-        about = {"group": results["label"], "job_type": run["variant"], "name": run["id"]}
+        about = {"group": results["group"], "job_type": run["variant"], "name": run["id"]}
         session = begin(
             mode, id=run_id(home), resume="allow", dir=str(home), project=project, config=by_key(facts), **about
         )
@@ -126,7 +126,12 @@ def _send_report(results: Mapping[str, Any], folder: Path, mode: str, project: s
         "figure": results["figure"],
         "plan": {key: of for key, of in results["plan"].items() if key != "runs"},
     }
-    about = {"group": label, "job_type": "report", "name": f"{label}-report", "tags": [label[:LONGEST_TAG], "report"]}
+    about = {
+        "group": results["group"],
+        "job_type": "report",
+        "name": f"{label}-report",
+        "tags": [label[:LONGEST_TAG], "report"],
+    }
     run = begin(
         mode, id=run_id(folder), resume="allow", dir=str(folder), project=project, config=by_key(config), **about
     )

@@ -85,8 +85,9 @@ def send(results: Mapping[str, Any], entity: str | None, project: str) -> list[s
 
 
 def _filters(results: Mapping[str, Any]) -> expr.And:
-    """The runs that answer the question."""
-    return expr.And(expr.Config("study") == results["label"], expr.Config("purpose") == "answer")
+    """The runs that the verdicts rest on; those of other tasks and those that chose learning rates are left out."""
+    names = [run["id"] for run in results["runs"]]
+    return expr.And(expr.Config("study") == results["group"], expr.Metric("Name").isin(names))
 
 
 def _changes(name: str, found: list[Mapping[str, Any]]) -> str:

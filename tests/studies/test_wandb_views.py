@@ -51,7 +51,7 @@ def test_the_report_has_verdicts_curves_by_variant_over_seeds_and_differences() 
         assert text in said, text
     (grid,) = [block for block in spec["blocks"] if block["type"] == "panel-grid"]
     (runs,) = grid["metadata"]["runSets"]
-    assert filtered(runs["filters"]) == {"study": "study", "purpose": "answer"}
+    assert filtered(runs["filters"]) == {"study": "study", "displayName": [run["id"] for run in results["runs"]]}
     assert [key["name"] for key in runs["grouping"]] == ["variant.value"]
     panels = grid["metadata"]["panelBankSectionConfig"]["panels"]
     assert [panel["viewType"] for panel in panels] == ["Run History Line Plot"] * 3 + ["Bar Chart"]
@@ -67,7 +67,7 @@ def test_the_workspace_shows_the_runs_of_the_study_by_variant() -> None:
     assert view.display_name == "study"
     (section,) = [one for one in spec["section"]["panelBankConfig"]["sections"] if one["name"].startswith("By variant")]
     assert len(section["panels"]) == 4
-    assert {"study", "answer", "variant.value"} <= set(map(str, leaves(spec["section"]["runSets"])))
+    assert {"study", "displayName", "variant.value"} <= set(map(str, leaves(spec["section"]["runSets"])))
 
 
 def test_without_a_login_one_line_says_so() -> None:
