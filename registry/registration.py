@@ -21,7 +21,7 @@ from registry.errors import RegistrationError
 from registry.slots import Slot
 from registry.types import Arity, FirstDefault, Runtime, factory_of
 
-RESERVED = frozenset({"type", "like", "extends"})
+RESERVED = frozenset({"type", "like", "extends", "keys"})  # keys: dict() of a pydantic model would call it
 
 
 class Block:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockformer.data import randomness
-from blockformer.data.samples import UNSCORED, Batch, Samples
+from blockformer.data.datasets.base import UNSCORED
+from blockformer.data.samples import Batch, Samples
 from blockformer.errors import DataError
 
 _POOL = 32  # batches whose samples are sorted by length together

@@ -1,30 +1,29 @@
 """The Lightning data module: settings of the data, and a loader for each split."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, Literal, cast
 
 import lightning
 
-from blockformer.data.datasets.base import TextDataset
+from blockformer.data.datasets.base import Task, TextDataset
 from blockformer.data.loader import EvaluationLoader, TrainingLoader, batches_per_epoch
 from blockformer.data.options import SLOT, class_of, make_dataset
-from blockformer.data.prepared import Prepared, prepare
+from blockformer.data.prepared import Prepared
 from blockformer.data.processes import data_processes
-from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs, PromptedPairs, Samples
+from blockformer.data.samples import Samples
+from blockformer.data.task_rows import TaskRows
+from blockformer.data.text_rows import TextRows
 from blockformer.data.tokenizer import LEAST, Tokenizer
 from blockformer.errors import DataError
 from registry import entries
-from registry.text import shortened
 
 Objective = Literal["causal_lm", "masked_lm", "seq2seq"]
 Split = Literal["train", "validation", "test"]
-_BPE_SIZE = 1024
-_NAMES: dict[str, str] = {"train": "training", "validation": "validation", "test": "test"}
 
 
 class TextData(lightning.LightningDataModule):
-    """Built-in text or the user's own, tokenized, cached and cut into batches.
+    """Built-in text or the user's own, tokenized and cached, or a synthetic task, cut into batches.
 
     It also works without a Lightning trainer: `data = TextData(...)`, then `data.loader("train")`.
 
@@ -64,26 +63,40 @@ class TextData(lightning.LightningDataModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.source = cast("TextDataset", make_dataset(dataset, options))
-        self.dataset, self.objective = dataset, objective
-        self.shares = {"validation": validation, "test": test}
-        self.tokenizer_kind, self.wanted_vocab_size = tokenizer, vocab_size
-        self.length, self.batch_size, self.mask_rate, self.seed = length, batch_size, mask_rate, seed
-        self.separate_documents = separate_documents
-        self._given: Tokenizer | None = None
-        self._settings: dict[str, Any] = {
+        self.settings: dict[str, Any] = {
             "dataset": dataset,
             "validation": validation,
             "test": test,
+            "tokenizer": tokenizer,
+            "vocab_size": vocab_size,
+            "length": length,
+            "batch_size": batch_size,
             "mask_rate": mask_rate,
             "separate_documents": separate_documents,
             **options,
         }
-        self._prepared: Prepared | None = None
+        chosen = make_dataset(dataset, options)
+        self.dataset, self.objective, self._objectives = dataset, objective, chosen.objectives
+        _check(self.settings, objective, chosen.objectives)
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.separate_documents = separate_documents and isinstance(chosen, TextDataset)
+        if isinstance(chosen, Task):
+            self.rows = TaskRows(chosen, dataset, length, seed)
+        else:
+            self.rows = TextRows(
+                cast("TextDataset", chosen),
+                {"validation": validation, "test": test},
+                tokenizer,
+                vocab_size,
+                length,
+                objective=objective,
+                mask_rate=mask_rate,
+                separate=separate_documents,
+                seed=seed,
+            )
         self._samples: dict[Split, Samples] = {}
         self._training: TrainingLoader | None = None
         self._step = 0
-        _check(self)
 
     def configure(self, *, objective: Objective | None = None) -> None:
         """Set the objective of the model, unless the user has chosen one.
@@ -92,112 +105,73 @@ class TextData(lightning.LightningDataModule):
             DataError: The dataset does not fit the objective.
         """
         if self.objective is None:
-            self.objective, self._samples, self._prepared = objective, {}, None
-        _check(self)
+            self.objective, self._samples = objective, {}
+            self.rows.configure(objective)
+        _check(self.settings, self.objective, self._objectives)
 
     def use(self, tokenizer: Tokenizer) -> None:
-        """Encode with this tokenizer, such as that of a trained model, instead of learning one."""
-        self.tokenizer_kind, self._given = tokenizer.kind, tokenizer
-        self._prepared, self._samples, self._training = None, {}, None
+        """Encode with this tokenizer, such as that of a trained model, instead of learning one.
+
+        Raises:
+            DataError: The dataset is a task, whose token ids are no text.
+        """
+        if isinstance(self.rows, TaskRows):
+            raise DataError(
+                f"dataset {self.dataset} has token ids of its own, and the model was trained on text: begin a run with "
+                "--init-from"
+            )
+        self.rows.use(tokenizer)
+        self._samples, self._training = {}, None
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer; prepares the data at the first use."""
-        return self.prepared.tokenizer
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, which prepares the data at the first use; None: the token ids of a task are no text."""
+        return self.rows.tokenizer
 
     @property
     def vocab_size(self) -> int:
-        """The number of token ids of the tokenizer, which may be fewer than asked for."""
-        return self.tokenizer.vocab_size
+        """The number of token ids; those of a tokenizer may be fewer than asked for."""
+        return self.rows.vocab_size
+
+    @property
+    def longest(self) -> int:
+        """Tokens in the longest row of any split."""
+        return self.rows.longest
 
     @property
     def prepared(self) -> Prepared:
-        """Tokens on disk, prepared at the first use."""
-        return self._prepare(verify=True)
-
-    def _prepare(self, *, verify: bool) -> Prepared:
-        if self._prepared is None:
-            longest = self._longest_side if self.source.paired else None
-            size = self.wanted_vocab_size or _BPE_SIZE
-            self._prepared = prepare(
-                self.source.source(self.shares), self.tokenizer_kind, size, longest, given=self._given, verify=verify
-            )
-        return self._prepared
-
-    @property
-    def _longest_side(self) -> int:
-        """Tokens that a side of a pair may have; both sides stand in one row of a decoder-only model."""
-        return self.length // 2 if self.objective == "causal_lm" else self.length
-
-    @property
-    def _limit(self) -> str:
-        """That of the length of a side of a pair, in words."""
-        return f"{'' if self._longest_side == self.length else 'half of '}data.length {self.length}"
-
-    def facts(self) -> dict[str, Any]:
-        """Facts to log: origin and hash of the text, and documents, tokens and bytes of each split."""
-        return dict(self.prepared.facts)
-
-    def notes(self, *splits: Split) -> list[str]:
-        """What a user should know about the text of these splits, in sentences."""
-        found = [note for split in splits for note in self.prepared.file_notes.get(split, ())]
-        counts = ((split, self._left_out(split)) for split in splits)
-        left = [f"{number:,} of {of:,} {_NAMES[split]} pairs" for split, (number, of) in counts if number]
-        if left:
-            found.append(f"{' and '.join(left)} are longer than {self._limit} and are left out")
-        if "validation" in splits and self.shares["validation"] and not len(self.samples("validation")):
-            found.append("there is nothing to validate on")
-        return [shortened(note, 1000) for note in found]
-
-    def _left_out(self, split: Split) -> tuple[int, int]:
-        """How many pairs of a split are too long, and how many there are."""
-        counts = self.prepared.facts[split]
-        number = counts.get("too_long", 0)
-        return number, number + counts.get("pairs", 0)
-
-    def _check_left_out(self, split: Split, least: int) -> None:
-        """Check that enough pairs are left, where some are too long.
+        """Tokens on disk, prepared at the first use.
 
         Raises:
-            DataError: Fewer than `least` are left; the message names the length that keeps all.
+            DataError: The dataset is a task, whose rows are never stored.
         """
-        number, of = self._left_out(split)
-        if number and of - number < least:
-            longest = self.prepared.longest[split] * (self.length // self._longest_side)
-            few = f", and batch_size is {least}" if number < of else ""
-            raise DataError(
-                f"{number:,} of {of:,} {_NAMES[split]} pairs are longer than {self._limit}{few}: "
-                f"raise --data.length; {longest} keeps all"
-            )
+        if isinstance(self.rows, TaskRows):
+            raise DataError(f"the rows of {self.dataset} are drawn when they are needed: nothing is prepared")
+        return self.rows.prepared
+
+    def facts(self) -> dict[str, Any]:
+        """Facts to log: of a text its origin, hash and sizes; of a task its options, chance and ceiling."""
+        return self.rows.facts()
+
+    def notes(self, *splits: Split) -> list[str]:
+        """What a user should know about the rows of these splits, in sentences."""
+        return self.rows.notes(*splits)
 
     def prepare_data(self) -> None:
         """Fill the cache and verify it, in one process of each machine."""
-        _ = self.prepared
+        self.rows.prepare(verify=True)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the cache, which :meth:`prepare_data` has verified; a fit gets a new training loader."""
-        self._prepare(verify=False)
+        self.rows.prepare(verify=False)
         if stage == "fit":
             self._training = None
 
     def samples(self, split: Split) -> Samples:
         """The samples of a split, as the objective needs them."""
         if split not in self._samples:
-            self._samples[split] = self._make_samples(split)
+            self._samples[split] = self.rows.samples(split)
         return self._samples[split]
-
-    def _make_samples(self, split: Split) -> Samples:
-        data, made = self.prepared, self.prepared.tokenizer
-        objective = self.objective or self.source.objectives[0]
-        if self.source.paired:
-            return (PaddedPairs if objective == "seq2seq" else PromptedPairs)(*data.pairs(split), made)
-        documents = data.documents(split)
-        if objective == "causal_lm":
-            return PackedRows(documents, made, self.length, separate=self.separate_documents)
-        fixed = split != "train"
-        return MaskedRows(
-            documents, made, self.length, seed=0 if fixed else self.seed, share=self.mask_rate, fixed=fixed
-        )
 
     def batches_per_epoch(self) -> int:
         """Training batches in an epoch; no loader is made to count them.
@@ -205,7 +179,7 @@ class TextData(lightning.LightningDataModule):
         Raises:
             DataError: The text is too short for one batch.
         """
-        self._check_left_out("train", self.batch_size)
+        self.rows.check("train", self.batch_size)
         return batches_per_epoch(self.samples("train"), self.batch_size)
 
     def loader(self, split: Split = "train", *, rank: int = 0, world: int = 1) -> TrainingLoader | EvaluationLoader:
@@ -220,7 +194,7 @@ class TextData(lightning.LightningDataModule):
             DataError: The split is empty, or too small for one batch.
         """
         samples = self.samples(split)
-        self._check_left_out(split, self.batch_size if split == "train" else 1)
+        self.rows.check(split, self.batch_size if split == "train" else 1)
         if split == "train":
             return TrainingLoader(samples, self.batch_size, seed=self.seed, rank=rank, world=world)
         if not len(samples):
@@ -284,32 +258,32 @@ def idle_settings(given: Mapping[str, Any], objective: str | None) -> dict[str, 
 
 def _fitting(objective: str | None) -> str:
     """The datasets for an objective."""
-    return " or ".join(name for name in entries(SLOT) if objective in class_of(name).objectives)
+    fitting = [name for name in entries(SLOT) if objective in class_of(name).objectives]
+    texts = [name for name in fitting if issubclass(class_of(name), TextDataset)]
+    return " or ".join(texts) + (", or a task" if len(texts) < len(fitting) else "")
 
 
-def _check(data: TextData) -> None:
+def _check(settings: Mapping[str, Any], objective: str | None, objectives: Sequence[str]) -> None:
     """Check the settings before any text is read."""
-    objectives = data.source.objectives
-    objective = data.objective or (objectives[0] if len(objectives) == 1 else None)
+    kind, size = settings["tokenizer"], settings["vocab_size"]
+    shares = settings["validation"], settings["test"]
     problems = {
         **{
             f"data.{name} has no effect with {why}; remove it": True
-            for name, why in idle_settings(data._settings, objective).items()
+            for name, why in idle_settings(settings, objective).items()
         },
-        "length must be at least 2": data.length < 2,
-        "batch_size must be at least 1": data.batch_size < 1,
-        f"vocab_size {data.wanted_vocab_size} is too small for bpe: special tokens and bytes are {LEAST}": (
-            data.tokenizer_kind == "bpe" and (data.wanted_vocab_size or LEAST) < LEAST
+        "length must be at least 2": settings["length"] < 2,
+        "batch_size must be at least 1": settings["batch_size"] < 1,
+        f"vocab_size {size} is too small for bpe: special tokens and bytes are {LEAST}": (
+            kind == "bpe" and (size or LEAST) < LEAST
         ),
-        "mask_rate must be above 0 and at most 1": not 0 < data.mask_rate <= 1,
+        "mask_rate must be above 0 and at most 1": not 0 < settings["mask_rate"] <= 1,
         "validation and test must be shares of at least 0 that leave something to train on": (
-            not (min(data.shares.values()) >= 0 and sum(data.shares.values()) < 1)
+            not (min(shares) >= 0 and sum(shares) < 1)
         ),
-        "vocab_size is for tokenizer bpe; bytes always have 260 ids": (
-            data.tokenizer_kind == "bytes" and data.wanted_vocab_size is not None
-        ),
-        f"objective {data.objective} cannot use dataset {data.dataset}: choose {_fitting(data.objective)}": (
-            data.objective is not None and data.objective not in objectives
+        "vocab_size is for tokenizer bpe; bytes always have 260 ids": kind == "bytes" and size is not None,
+        f"objective {objective} cannot use dataset {settings['dataset']}: choose {_fitting(objective)}": (
+            objective is not None and objective not in objectives
         ),
     }
     if found := [problem for problem, present in problems.items() if present]:

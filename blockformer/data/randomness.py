@@ -20,9 +20,12 @@ def bits(seed: int, purpose: str, *where: int, count: int) -> NDArray[np.uint64]
         where: Index of the draw, for example the epoch and the sample.
         count: Number of words.
     """
+    return np.random.Philox(key=_key(seed, purpose, *where)).random_raw(count)
+
+
+def _key(seed: int, purpose: str, *where: int) -> NDArray[np.uint64]:
     name = repr((int(seed), purpose, *map(int, where))).encode()
-    key = np.frombuffer(hashlib.blake2b(name, digest_size=16).digest(), dtype="<u8")
-    return np.random.Philox(key=key).random_raw(count)
+    return np.frombuffer(hashlib.blake2b(name, digest_size=16).digest(), dtype="<u8")
 
 
 def uniform(seed: int, purpose: str, *where: int, count: int) -> NDArray[np.float64]:
@@ -33,3 +36,49 @@ def uniform(seed: int, purpose: str, *where: int, count: int) -> NDArray[np.floa
 def permutation(seed: int, purpose: str, *where: int, count: int) -> NDArray[np.int64]:
     """Draw a permutation of `count` items."""
     return np.argsort(bits(seed, purpose, *where, count=count), kind="stable")
+
+
+class Draws:
+    """Random numbers for several rows at once; a row's numbers depend on the seed, the purpose and its own index alone.
+
+    SplitMix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators") with a key for each row. Each call
+    goes on where the last one ended, so draw in a fixed order.
+
+    Args:
+        seed: The run's seed.
+        purpose: Name of the use; other purposes get independent numbers.
+        rows: (B,) index of each row.
+        where: Further index of all rows, for example the epoch.
+    """
+
+    def __init__(self, seed: int, purpose: str, rows: NDArray[np.int64], *where: int) -> None:
+        self._keys = mixed(_key(seed, purpose, *where)[0] + rows.astype(np.uint64) * _STEP)
+        self._drawn = 0
+
+    def bits(self, count: int) -> NDArray[np.uint64]:
+        """(B, count) random 64-bit words."""
+        counter = np.arange(self._drawn + 1, self._drawn + count + 1, dtype=np.uint64)
+        self._drawn += count
+        return mixed(self._keys[:, None] + counter * _STEP)
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        """(B, count) numbers in [0, 1), each a multiple of 2^-53."""
+        return (self.bits(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def integers(self, high: int, count: int) -> NDArray[np.int64]:
+        """(B, count) whole numbers from 0 to high - 1."""
+        return (self.uniform(count) * high).astype(np.int64)
+
+    def permutations(self, count: int) -> NDArray[np.int64]:
+        """(B, count): in each row the numbers from 0 to count - 1 in random order."""
+        return np.argsort(self.bits(count), axis=1, kind="stable")
+
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Words whose bits all depend on all bits of the given ones (the finaliser of SplitMix64); a bijection."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

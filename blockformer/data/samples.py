@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blockformer.data import randomness
+from blockformer.data.datasets.base import UNSCORED
 from blockformer.data.sequences import Sequences, gather
 from blockformer.data.tokenizer import Tokenizer
 
 Batch = dict[str, Tensor]
-UNSCORED = -100
 
 
 class Samples(Protocol):

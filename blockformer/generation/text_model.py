@@ -141,7 +141,9 @@ def stored_tokenizer(path: Path, metadata: Mapping[str, Any]) -> tokenizers.Toke
         UserError: there is none, or it is not one of ours.
     """
     if metadata.get("tokenizer") is None:
-        raise UserError(f"{path}: the checkpoint has no tokenizer, which text needs")
+        trained = (metadata.get("data") or {}).get("dataset")
+        on = f" (it was trained on {trained!r}, whose token ids are no text)" if trained else ""
+        raise UserError(f"{path}: the checkpoint has no tokenizer, which text needs{on}")
     try:
         return tokenizers.load(metadata["tokenizer"])
     except DataError as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from blockformer.data.datasets.base import COMMON
 from blockformer.data.options import dataset_named, options_elsewhere, unknown_option, wrong_values
 from blockformer.errors import DataError
 from registry import Problem
@@ -60,7 +61,7 @@ def problems_in_settings(
             path, reason = ("fit", group, key), DECIDED.get(f"{group}.{key}")
             if reason is not None:
                 yield problem(path, f"cannot be set: {reason}")
-            elif group == "data" and key in options_elsewhere(dataset):
+            elif group == "data" and key not in known and (key in options_elsewhere(dataset) or key in COMMON):
                 yield problem(path, unknown_option(key, dataset).partition(" ")[2])
             elif key not in known:
                 yield problem(path, f"there is no such setting; {nearest(key, known) or _listed(known)}")

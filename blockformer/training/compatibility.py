@@ -69,17 +69,26 @@ def check_data(data: Any, model: Model, objective: str) -> None:
         )
     if data.vocab_size > model.vocab_size:
         raise MismatchError(
-            f"the tokenizer has {data.vocab_size} token ids and the recipe's vocab_size is {model.vocab_size}: "
-            f"set --recipe.vocab_size {data.vocab_size}, or change --data.tokenizer or --data.vocab_size"
+            f"{_ids_of(data)} {data.vocab_size} token ids and the recipe's vocab_size is {model.vocab_size}: "
+            f"set --recipe.vocab_size {data.vocab_size}, or change {_sizes_of(data)}"
         )
-    if data.length > model.max_length:
-        raise MismatchError(
-            f"data.length {data.length} is more than the recipe's max_length {model.max_length}: "
-            "lower data.length or raise --recipe.max_length"
-        )
+    for option, length in (("length", data.length), ("evaluation_length", getattr(data, "longest", data.length))):
+        if length > model.max_length:
+            raise MismatchError(
+                f"data.{option} {length} is more than the recipe's max_length {model.max_length}: "
+                f"lower data.{option} or raise --recipe.max_length"
+            )
     for ability, what in _required_abilities(data):
         if blocks := blocks_without(model, ability):
             raise MismatchError(f"{what}, which is not supported by {blocks}")
+
+
+def _ids_of(data: Any) -> str:
+    return f"dataset {data.dataset} has" if getattr(data, "tokenizer", data) is None else "the tokenizer has"
+
+
+def _sizes_of(data: Any) -> str:
+    return "its options" if getattr(data, "tokenizer", data) is None else "--data.tokenizer or --data.vocab_size"
 
 
 def check_trainer(trainer: Any) -> None:
@@ -209,8 +218,8 @@ def remarks_on_data(data: Any, model: Model) -> Iterator[str]:
     yield from notes_on_data(data, "train", "validation")
     if model.vocab_size > data.vocab_size:
         yield (
-            f"{model.vocab_size - data.vocab_size:,} of {model.vocab_size:,} token ids are unused, because the "
-            f"tokenizer has {data.vocab_size:,}: --recipe.vocab_size {data.vocab_size} saves their rows"
+            f"{model.vocab_size - data.vocab_size:,} of {model.vocab_size:,} token ids are unused, because "
+            f"{_ids_of(data)} {data.vocab_size:,}: --recipe.vocab_size {data.vocab_size} saves their rows"
         )
     fixed = [component for _, component in model.components() if not component.capabilities.any_length]
     if fixed and data.length < model.max_length:

@@ -10,7 +10,8 @@ from typing import Any
 from blockformer.assembly.builder import check
 from blockformer.assembly.checkpoint import LoadError, needed, read_metadata, verify
 from blockformer.assembly.loading import stored_recipe
-from blockformer.data.options import dataset_named, default_dataset
+from blockformer.data.datasets.base import Task
+from blockformer.data.options import class_of, dataset_named, default_dataset
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blockformer.generation.text_model import stored_tokenizer
@@ -240,8 +241,8 @@ def _init_from(given: Given, verb: str, checkpoint: Path | None) -> str | None:
     return known
 
 
-def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
-    """Take what is not given from a checkpoint: its recipe, its settings, and always its tokenizer."""
+def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenizer | None:
+    """Take what is not given from a checkpoint: its recipe, its settings, and always its tokenizer, if it has one."""
     if given.source is None:
         given.source = metadata["recipe"]
         try:
@@ -249,14 +250,35 @@ def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenize
         except RecipeError as error:
             raise LoadError(f"{path}: its recipe is not valid here: {error.problems[0]}") from None
     needed(metadata, "config", path)
-    tokenizer = stored_tokenizer(path, metadata)
     try:
         settings = settings_of(metadata, given.value)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    settings["data"]["tokenizer"] = tokenizer.kind
+    dataset = given.value("data.dataset") or settings["data"].get("dataset")
+    tokenizer = tokenizer_for(dataset, path, metadata)
+    if tokenizer is not None:
+        settings["data"]["tokenizer"] = tokenizer.kind
     given.configs.insert(0, json.loads(json.dumps(settings)))
     return tokenizer
+
+
+def tokenizer_for(dataset: str | None, path: Path, metadata: Mapping[str, Any]) -> Tokenizer | None:
+    """The tokenizer of a checkpoint, with which text is encoded; None: the dataset is a task, as the checkpoint's was.
+
+    Raises:
+        UserError: one is a text and the other a task.
+    """
+    trained = (metadata.get("data") or {}).get("dataset")
+    if dataset is None or not issubclass(class_of(dataset), Task):
+        if metadata.get("tokenizer") is None and trained is not None:
+            raise UserError(f"{path}: was trained on {trained!r} without a tokenizer, which dataset {dataset!r} needs")
+        return stored_tokenizer(path, metadata)
+    if metadata.get("tokenizer") is not None:
+        raise UserError(
+            f"{path}: was trained on the text of {trained!r}, and the token ids of dataset {dataset!r} are no text: "
+            "begin a run with its weights by --init-from"
+        )
+    return None
 
 
 def _merged(base: Any, change: Any) -> Any:

@@ -21,7 +21,6 @@ from blockformer.data.options import options_elsewhere, unknown_option
 from blockformer.data.processes import is_first
 from blockformer.data.settings import data_class, settings_of
 from blockformer.errors import DataError, UserError
-from blockformer.generation.text_model import stored_tokenizer
 from blockformer.training.callbacks import EvaluationPhase, Predictions, WarmStart
 from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
 from blockformer.training.callbacks.non_finite import REMEDY, NonFiniteError
@@ -29,7 +28,7 @@ from blockformer.training.callbacks.progress import summary
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.compatibility import notes_on_data, remarks_on_data
 from blockformer.training.default_callbacks import callbacks_of, listed, loggers_of, profiler_of
-from blockformer.training.fit_arguments import FitArguments
+from blockformer.training.fit_arguments import FitArguments, tokenizer_for
 from blockformer.training.fit_loop import FitLoop
 from blockformer.training.json_lines import append_row, read_rows
 from blockformer.training.loggers import SafeWandbLogger
@@ -157,7 +156,7 @@ class TrainingCLI(LightningCLI):
         self._reset_idle_settings()
         if trainer.enable_checkpointing is False:
             self._refuse_idle("run", ("save_every", "monitor"), "trainer.enable_checkpointing false")
-        if data.tokenizer == "bpe" and data.vocab_size is None:
+        if data.get("tokenizer") == "bpe" and data.vocab_size is None:
             data.vocab_size = self.arguments.model.vocab_size
         self.saved = self._dumped()
         if self.settings.model.seed is None:
@@ -301,7 +300,8 @@ class TrainingCLI(LightningCLI):
             self.run, arguments.variant, arguments.checkpoint, arguments.named, settings, first=self.first, dry=dry
         )
         if (found := self.place.checkpoint) is not None and arguments.checkpoint is None:
-            arguments.checkpoint, arguments.tokenizer = found, stored_tokenizer(found, read_metadata(found))
+            arguments.checkpoint = found
+            arguments.tokenizer = tokenizer_for(arguments.dataset, found, read_metadata(found))
         if self.place.note and self.first:
             print(self.place.note, flush=True)
         return self.place.folder

@@ -26,7 +26,7 @@ def gated_delta_rule(
         q: (B, H, T, K) queries.
         k: (B, H, T, K) keys, of length 1 or less.
         v: (B, H, T, V) values.
-        beta: (B, H, T), b, the fraction of the old value that is replaced, 0 to 1.
+        beta: (B, H, T), b, the fraction of the old value that is replaced, 0 to 1; up to 2, which reverses it.
         logs: (B, H, T), logarithm of the decay a.
         documents: (B, T) int; the memory is reset where another document begins; None: one document.
         memory: (B, H, K, V) before the first token; None: zeros.

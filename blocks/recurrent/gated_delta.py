@@ -26,6 +26,9 @@ class GatedDelta(Mixer):
     convolution, q and k of unit length, b = sigmoid(beta(x)), a = exp(-exp(log_rate) * softplus(step(x) + step_bias));
     the result is out(norm(y) * silu(gate(x))). The state has a fixed size.
 
+    Along k_t, the state is multiplied by a_t (1 - b_t). With b below 1 that is positive; a state that changes its sign,
+    as parity needs, takes b = 2 sigmoid(beta(x)) (Grazzi et al., 2024, arXiv:2411.12537).
+
     Args:
         heads: number of query and key heads.
         value_heads: number of value heads, each with its own memory, a multiple of ``heads``; null: equal to ``heads``.
@@ -34,6 +37,7 @@ class GatedDelta(Mixer):
         kernel: width of the convolution, in tokens, including the token itself.
         activation: activation after the convolution.
         norm: norm of each head's output, before the gate.
+        negative_eigenvalues: b = 2 sigmoid(beta(x)), so that eigenvalues of the state transition may be negative.
     """
 
     paper = "Yang et al., 2024, arXiv:2412.06464"
@@ -51,6 +55,7 @@ class GatedDelta(Mixer):
         kernel: Positive = 4,
         activation: SitelessFactory[Activation] = SiLU,
         norm: Factory[Norm] = RMSNorm,
+        negative_eigenvalues: bool = False,
     ) -> None:
         super().__init__(site)
         self.heads, self.value_heads = heads, value_heads or heads
@@ -66,6 +71,7 @@ class GatedDelta(Mixer):
         self.v = nn.Linear(site.dim, values, bias=False)
         self.convolution = nn.Parameter(torch.zeros(2 * keys + values, kernel))
         self.activation = activation()
+        self.negative_eigenvalues = negative_eigenvalues
         self.beta = nn.Linear(site.dim, self.value_heads, bias=False)
         self.step = nn.Linear(site.dim, self.value_heads, bias=False)
         self.step_bias = nn.Parameter(torch.zeros(self.value_heads))
@@ -111,7 +117,7 @@ class GatedDelta(Mixer):
 
     def _gates(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """Beta and the logarithm of the decay, (B, H, T); 0 for padding."""
-        beta = at_least_float32(self.beta(x)).sigmoid()
+        beta = at_least_float32(self.beta(x)).sigmoid() * (2 if self.negative_eigenvalues else 1)
         step = softplus(at_least_float32(self.step(x)) + self.step_bias)
         logs = -at_least_float32(self.log_rate).exp() * step
         tokens = rows.tokens(x.shape[1])

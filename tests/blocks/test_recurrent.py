@@ -14,6 +14,7 @@ from blocks.init.keyed import initialise
 from blocks.init.schemes import Normal, Xavier
 from blocks.recurrent import additive, chunks
 from blocks.recurrent.additive import additive_rule
+from blocks.recurrent.base import rows_of
 from blocks.recurrent.delta_rule import gated_delta_rule
 from blocks.recurrent.gated_delta import GatedDelta
 from blocks.recurrent.linear import LinearAttention
@@ -22,7 +23,8 @@ from registry import RecipeError, parse
 SITE = Site(dim=32)
 LENGTHS = [1, 5, 64, 65, 150]
 DELTA: dict[str, Any] = {"type": "gated_delta", "heads": 2, "value_heads": 4, "head_dim": 8, "value_dim": 6}
-MIXERS: list[dict[str, Any]] = [DELTA, {**DELTA, "kernel": 1}, {"type": "linear", "heads": 4}]
+REVERSING: dict[str, Any] = {**DELTA, "negative_eigenvalues": True}
+MIXERS: list[dict[str, Any]] = [DELTA, {**DELTA, "kernel": 1}, REVERSING, {"type": "linear", "heads": 4}]
 
 
 def mixer(recipe: dict[str, Any], site: Site = SITE, dtype: torch.dtype = torch.float64) -> Any:
@@ -73,6 +75,29 @@ def test_the_delta_rule_by_chunks_is_the_one_by_tokens(length: int, continued: b
         gated_delta_rule(*written(length), memory=memory), delta_by_token(*written(length), memory), strict=True
     ):
         torch.testing.assert_close(ours, plain, rtol=0.0, atol=1e-11)
+
+
+def test_a_key_is_reversed_exactly_with_beta_up_to_2() -> None:
+    q, k, v, beta, logs = written(150)
+    for ours, plain in zip(
+        gated_delta_rule(q, k, v, 2 * beta, logs), delta_by_token(q, k, v, 2 * beta, logs), strict=True
+    ):
+        torch.testing.assert_close(ours, plain, rtol=0.0, atol=1e-11)
+    ones = torch.ones_like(beta)
+    same = k[:, :, :1].expand_as(k)  # one key: M^T k changes its sign at each token if nothing decays and beta is 2
+    start = torch.einsum("bhk,bhv->bhkv", same[:, :, 0], v[:, :, 0])
+    y, _ = gated_delta_rule(same, same, torch.zeros_like(v), 2 * ones, 0 * ones, memory=start)
+    signs = torch.tensor([-1.0, 1.0], dtype=y.dtype).repeat(75)
+    torch.testing.assert_close(y, v[:, :, :1] * signs[:, None], rtol=0.0, atol=1e-11)
+
+
+def test_negative_eigenvalues_double_beta_and_nothing_else() -> None:
+    plain, reversing = mixer(DELTA), mixer(REVERSING)
+    assert plain.state_dict().keys() == reversing.state_dict().keys()
+    x = normal(2, 9, 32)
+    found = [block._gates(x, rows_of(Context.of(x))) for block in (plain, reversing)]
+    torch.testing.assert_close(found[1], (2 * found[0][0], found[0][1]), rtol=0.0, atol=0.0)
+    assert 1 < float(found[1][0].max()) < 2
 
 
 def test_the_delta_rule_starts_anew_with_each_text() -> None:

@@ -4,8 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blockformer.data.corpora.corpus import Source
+from blockformer.data.randomness import Draws
 from registry import Block, Slot
+
+Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
+UNSCORED = -100
+"""The target of a place that has no answer."""
 
 COMMON = (
     *("dataset", "validation", "test", "tokenizer", "vocab_size", "objective", "length", "batch_size", "mask_rate"),
@@ -63,3 +71,41 @@ class TextDataset(Dataset):
     def paired(self) -> bool:
         """Whether it holds pairs of a source and a target."""
         return "seq2seq" in self.objectives
+
+
+class Task(Dataset):
+    """A synthetic task with known answers: rows of token ids of its own, drawn anew in each step and never stored.
+
+    Only answers are scored, so `val/accuracy` is that of the answers. Rows of validation and test never occur in
+    training: a hash of its tokens decides which split a row belongs to.
+
+    Attributes:
+        vocab_size: number of token ids.
+        least_length: tokens of the shortest row that has all parts of the task.
+        chance: accuracy of the best guess that does not look at the row.
+        ceiling: the best accuracy that is possible.
+        evaluation_length: tokens in a row of validation and test; None: as many as in training. A task that can be
+            scored on longer rows than it is trained on has a parameter of this name.
+    """
+
+    objectives = ("causal_lm",)
+    unused = frozenset({"validation", "test", "tokenizer", "vocab_size", "mask_rate", "separate_documents"})
+    vocab_size: int
+    least_length: int
+    chance: float
+    ceiling: float = 1.0
+    evaluation_length: int | None = None
+
+    @abstractmethod
+    def rows(self, draws: Draws, length: int, trained: int) -> Rows:
+        """Draw rows.
+
+        Args:
+            draws: random numbers for B rows.
+            length: T, tokens in a row.
+            trained: tokens in a row of training; less than `length` where longer rows are scored.
+
+        Returns:
+            tokens: (B, T) ids.
+            targets: (B, T) the answer to predict at each place, `UNSCORED` where there is none.
+        """

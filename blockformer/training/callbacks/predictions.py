@@ -46,7 +46,8 @@ class Predictions(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        decode = trainer.datamodule.tokenizer.decode  # type: ignore[attr-defined]
+        tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        decode = list if tokenizer is None else tokenizer.decode  # the ids of a task are no text
         for predicted, wanted in zip(prediction["predictions"].cpu(), prediction["targets"].cpu(), strict=True):
             scored = wanted >= 0
             if not scored.any():

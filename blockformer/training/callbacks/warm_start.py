@@ -66,9 +66,9 @@ class WarmStart(Callback):
 def _tokens(data: Any, metadata: dict[str, Any], source: Path) -> tuple[list[int] | None, str]:
     """The old id of each token, if the tokenizers differ, and a note about it."""
     tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
-    if tokenizer is None:
-        return None, ""
     known = metadata.get("tokenizer")
+    if tokenizer is None:
+        return None, "" if known is None else "it was trained on text: rows of token ids are kept by id"
     if known is None:
         return (
             None,

@@ -1,0 +1,147 @@
+"""Rows of text: tokenized, cached, and cut as the objective needs them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from blockformer.data.datasets.base import TextDataset
+from blockformer.data.prepared import Prepared, prepare
+from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs, PromptedPairs, Samples
+from blockformer.data.tokenizer import Tokenizer
+from blockformer.errors import DataError
+from registry.text import shortened
+
+_BPE_SIZE = 1024
+_NAMES = {"train": "training", "validation": "validation", "test": "test"}
+
+
+class TextRows:
+    """The rows of a text, by split.
+
+    Args:
+        dataset: where the text comes from.
+        shares: the share to hold out for "validation" and for "test".
+        tokenizer: "bytes" or "bpe".
+        vocab_size: number of token ids of "bpe"; None: 1024.
+        length: tokens in a row.
+        objective: what the rows are for; None: the first that the text is for.
+        mask_rate: share of tokens that a masked language model predicts.
+        separate: limit attention to the token's document in rows with several.
+        seed: decides which tokens of the training rows are masked.
+    """
+
+    def __init__(
+        self,
+        dataset: TextDataset,
+        shares: Mapping[str, float],
+        tokenizer: str,
+        vocab_size: int | None,
+        length: int,
+        *,
+        objective: str | None,
+        mask_rate: float,
+        separate: bool,
+        seed: int,
+    ) -> None:
+        self.dataset, self.shares, self.length, self.objective = dataset, shares, length, objective
+        self._kind, self._size, self._given = tokenizer, vocab_size or _BPE_SIZE, None
+        self._mask_rate, self._separate, self._seed = mask_rate, separate, seed
+        self._prepared: Prepared | None = None
+
+    def configure(self, objective: str | None) -> None:
+        """Set the objective, on which the length of pairs depends."""
+        self.objective, self._prepared = objective, None
+
+    def use(self, tokenizer: Tokenizer) -> None:
+        """Encode with this tokenizer instead of learning one."""
+        self._kind, self._given, self._prepared = tokenizer.kind, tokenizer, None
+
+    def prepare(self, *, verify: bool) -> Prepared:
+        """Tokens on disk, prepared at the first use.
+
+        Args:
+            verify: compare the cached files with their checksums.
+        """
+        if self._prepared is None:
+            longest = self._longest_side if self.dataset.paired else None
+            source = self.dataset.source(self.shares)
+            self._prepared = prepare(source, self._kind, self._size, longest, given=self._given, verify=verify)
+        return self._prepared
+
+    @property
+    def _longest_side(self) -> int:
+        """Tokens that a side of a pair may have; both sides stand in one row of a decoder-only model."""
+        return self.length // 2 if self.objective == "causal_lm" else self.length
+
+    @property
+    def _limit(self) -> str:
+        """That of the length of a side of a pair, in words."""
+        return f"{'' if self._longest_side == self.length else 'half of '}data.length {self.length}"
+
+    @property
+    def prepared(self) -> Prepared:
+        """Tokens on disk, prepared and verified at the first use."""
+        return self.prepare(verify=True)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; prepares the data at the first use."""
+        return self.prepared.tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of token ids of the tokenizer, which may be fewer than asked for."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def longest(self) -> int:
+        """Tokens in the longest row of any split."""
+        return self.length
+
+    def facts(self) -> dict[str, Any]:
+        """Facts to log: origin and hash of the text, and documents, tokens and bytes of each split."""
+        return dict(self.prepared.facts)
+
+    def notes(self, *splits: str) -> list[str]:
+        """What a user should know about the text of these splits, in sentences."""
+        found = [note for split in splits for note in self.prepared.file_notes.get(split, ())]
+        counts = ((split, self._left_out(split)) for split in splits)
+        left = [f"{number:,} of {of:,} {_NAMES[split]} pairs" for split, (number, of) in counts if number]
+        if left:
+            found.append(f"{' and '.join(left)} are longer than {self._limit} and are left out")
+        if "validation" in splits and self.shares["validation"] and not len(self.samples("validation")):
+            found.append("there is nothing to validate on")
+        return [shortened(note, 1000) for note in found]
+
+    def _left_out(self, split: str) -> tuple[int, int]:
+        """How many pairs of a split are too long, and how many there are."""
+        counts = self.prepared.facts[split]
+        number = counts.get("too_long", 0)
+        return number, number + counts.get("pairs", 0)
+
+    def check(self, split: str, least: int) -> None:
+        """Check that enough pairs are left, where some are too long.
+
+        Raises:
+            DataError: Fewer than `least` are left; the message names the length that keeps all.
+        """
+        number, of = self._left_out(split)
+        if number and of - number < least:
+            longest = self.prepared.longest[split] * (self.length // self._longest_side)
+            few = f", and batch_size is {least}" if number < of else ""
+            raise DataError(
+                f"{number:,} of {of:,} {_NAMES[split]} pairs are longer than {self._limit}{few}: "
+                f"raise --data.length; {longest} keeps all"
+            )
+
+    def samples(self, split: str) -> Samples:
+        """The samples of a split, as the objective needs them."""
+        data, made = self.prepared, self.tokenizer
+        objective = self.objective or self.dataset.objectives[0]
+        if self.dataset.paired:
+            return (PaddedPairs if objective == "seq2seq" else PromptedPairs)(*data.pairs(split), made)
+        documents = data.documents(split)
+        if objective == "causal_lm":
+            return PackedRows(documents, made, self.length, separate=self._separate)
+        fixed = split != "train"
+        seed = 0 if fixed else self._seed
+        return MaskedRows(documents, made, self.length, seed=seed, share=self._mask_rate, fixed=fixed)
