@@ -88,24 +88,32 @@ def read_study(
         tree, name, folder = read_yaml(source), source.stem, source.parent
     else:
         tree, name, folder = with_mark(dict(source), Mark("study")), "study", Path()
-    tree = _with_tier(tree, tier)
-    for key, value in (changes or {}).items():
-        tree = _set(tree, key.split("."), value, Mark(f"--{key}"))
+    final = partial(_final, tier=tier, changes=changes or {})
     found = partial(_checked, folder=folder, tier=tier, source=source if isinstance(source, Path) else None)
-    tasks = tree.get("tasks")
+    whole = final(tree)
+    tasks = whole.get("tasks")
     if not isinstance(tasks, Map) or not tasks:
-        return found(tree, name)
-    whole = parsed(tree)
+        return found(whole, name)
+    file = parsed(whole)
     problems: list[Problem] = []
     parts: list[Study] = []
-    for task, changes in tasks.items():
+    for task, own in tasks.items():
+        part = final(_changed(tree, own))
         try:
-            parts.append(found(_changed(Map({**tree, "tasks": {}}, tree.marks, tree.mark), changes), f"{name}/{task}"))
+            parts.append(found(Map({**part, "tasks": {}}, part.marks, part.mark), f"{name}/{task}"))
         except RecipeError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise RecipeError(problems)
-    return replace(parts[0], name=name, file=whole, tasks=tuple(parts))
+    return replace(parts[0], name=name, file=file, tasks=tuple(parts))
+
+
+def _final(tree: Map, *, tier: str | None, changes: Mapping[str, Any]) -> Map:
+    """A study, or one task of it, with the changes of the tier and of the command line."""
+    tree = _with_tier(tree, tier)
+    for key, value in changes.items():
+        tree = _set(tree, key.split("."), value, Mark(f"--{key}"))
+    return tree
 
 
 def _checked(tree: Map, name: str, *, folder: Path, tier: str | None, source: Path | None) -> Study:
