@@ -145,13 +145,23 @@ def _study(options: Namespace, parser: Parser, settings: dict[str, Any]) -> "Stu
     if not others:
         if Path(first).suffix not in (".yaml", ".yml"):
             parser.error(f"{first!r}: name a study file (it ends in .yaml), or two or more recipes")
-        return read_study(Path(first), tier=options.tier, changes=changes)
+        return read_study(Path(first), tier=options.tier, changes=changes, only=options.task)
     if options.tier is not None:
         parser.error("--tier is for a study file")
     variants = {Path(other).stem: {"recipe": other} for other in others}
     if len(variants) < len(others):
         parser.error("two of the recipes have the same name")
-    return read_study({"base": first, "variants": variants}, changes=changes)
+    tasks = {name: _task(name) for name in options.task}
+    return read_study({"base": first, "variants": variants, "tasks": tasks}, changes=changes)
+
+
+def _task(dataset: str) -> dict[str, Any]:
+    """A dataset as a task of a study; of a synthetic task the accuracy is compared."""
+    from blockformer.data.datasets.base import Task
+    from blockformer.data.options import class_of
+
+    figure = {"figure": "val/accuracy"} if issubclass(class_of(dataset), Task) else {}
+    return {"fit.data.dataset": dataset, **figure}
 
 
 def _outcome(result: "Result", form: str) -> str:
@@ -218,6 +228,13 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "what", nargs="+", metavar="STUDY | RECIPE RECIPE ...", help="a study file, or recipes; the first is the base"
+    )
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of a study: run this task alone; of recipes: compare them on this dataset; may be repeated",
     )
     parser.add_argument("--tier", metavar="NAME", help="apply this tier of the study")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder; default: comparisons/STUDY")

@@ -1,7 +1,7 @@
 """A study: a question, a base, variants of it, and how they are trained and compared."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,11 @@ class Study:
 
 
 def read_study(
-    source: Path | Mapping[str, Any], *, tier: str | None = None, changes: Mapping[str, Any] | None = None
+    source: Path | Mapping[str, Any],
+    *,
+    tier: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
 ) -> Study:
     """Read a study and check it, its recipes and its settings.
 
@@ -80,6 +84,7 @@ def read_study(
         source: the file, or its content.
         tier: the tier whose changes apply.
         changes: by dotted key, applied last, as from the command line.
+        only: tasks of the study that are wanted; empty: all.
 
     Raises:
         RecipeError: all problems at once, each with file, line and key.
@@ -92,12 +97,16 @@ def read_study(
     found = partial(_checked, folder=folder, tier=tier, source=source if isinstance(source, Path) else None)
     whole = final(tree)
     tasks = whole.get("tasks")
-    if not isinstance(tasks, Map) or not tasks:
+    tasks = tasks if isinstance(tasks, Map) else Map()
+    if unknown := [task for task in only if task not in tasks]:
+        known = nearest(unknown[0], tasks) or (f"known: {', '.join(tasks)}" if tasks else "the study has no tasks")
+        raise RecipeError([Problem(mark_of(whole, ("tasks",)), "tasks", f"there is no task {unknown[0]!r}; {known}")])
+    if not tasks:
         return found(whole, name)
     file = parsed(whole)
     problems: list[Problem] = []
     parts: list[Study] = []
-    for task, own in tasks.items():
+    for task, own in ((task, own) for task, own in tasks.items() if task in (only or tasks)):
         part = final(_changed(tree, own))
         try:
             parts.append(found(Map({**part, "tasks": {}}, part.marks, part.mark), f"{name}/{task}"))

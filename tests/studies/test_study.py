@@ -135,3 +135,19 @@ def test_a_figure_at_another_length_needs_that_length() -> None:
         read(figure="val/loss@2x")
     with pytest.raises(RecipeError, match="figure: must be val/ or test/ and a figure"):
         read(figure="test/loss@2x")
+
+
+def test_single_tasks_of_a_study_can_be_chosen() -> None:
+    content = {**GOOD, "tasks": {"a": {}, "b": {"seeds": 2}}}
+    assert [part.name for part in read_study(content, only=["b"]).tasks] == ["study/b"]
+    for wrong, text in ((content, "there is no task 'c'; known: a, b"), (GOOD, "the study has no tasks")):
+        with pytest.raises(RecipeError, match=text):
+            read_study(wrong, only=["c"])
+
+
+def test_a_tier_shortens_every_task() -> None:
+    steps = {"fit.trainer.max_steps": 50}
+    content = {**GOOD, "tasks": {"a": {}, "b": steps}, "tiers": {"quick": {"fit.trainer.max_steps": 2}}}
+    found = [part.file.fit["trainer"]["max_steps"] for part in read_study(content).tasks]
+    assert found == [10, 50]
+    assert all(part.file.fit["trainer"]["max_steps"] == 2 for part in read_study(content, tier="quick").tasks)
