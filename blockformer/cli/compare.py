@@ -185,7 +185,8 @@ def _plans(study: "Study", form: str) -> str:
 
 def _plan_text(plan: "Plan") -> str:
     """The plan as a table and a few sentences."""
-    head = ("variant", "parameters", "active", "FLOPs/token", "matched", "off", "shared values", "steps", "a run takes")
+    head = ("variant", "parameters", "active", "FLOPs/token", "matched", "off", "shared values", "memory", "steps")
+    head += ("a run takes",)
     rows: list[tuple[str, ...]] = [head]
     for name, of in plan.figures.items():
         matched = ", ".join(f"{key}={value}" for key, value in of.matched.items()) or "-"
@@ -197,6 +198,7 @@ def _plan_text(plan: "Plan") -> str:
             matched,
             f"{of.off:+.2%}",
             "?" if of.shared is None else f"{of.shared:.0%}",
+            f"{of.memory / 2**20:,.1f} MiB",
             f"{of.steps:,}",
         )
         rows.append((name, *sizes, time))
@@ -208,12 +210,27 @@ def _plan_text(plan: "Plan") -> str:
         f"{len(data['runs'])} runs, about {(data['seconds'] or 0) / 60:.1f} minutes one after another; "
         f"plan {plan.hash[:12]}"
     )
+    lines += _runs_by_purpose(plan)
     if data["visible"]:
         size = f"{data['visible']:.1f} standard deviations of the difference within a seed"
         lines.append(f"{len(plan.study.seeds)} seeds find a difference of {size} with 80 % probability")
     else:
         lines.append("one seed cannot decide anything: give at least 2, better 5")
     return "\n".join(lines) + "\n"
+
+
+def _runs_by_purpose(plan: "Plan") -> list[str]:
+    """Every run in few lines: what it is for, and the seeds of each variant, learning rate or share of the steps."""
+    titles = {"tune": "to choose the learning rate", "answer": "to answer", "budget": "to see what steps are worth"}
+    groups: dict[str, dict[str, list[str]]] = {}
+    for run in plan.planned_runs():
+        rate = f" at {run.learning_rate:g}" if run.purpose == "tune" else ""
+        steps = f" with {run.budget:g} times the steps" if run.budget != 1 else ""
+        groups.setdefault(run.purpose, {}).setdefault(run.variant + rate + steps, []).append(str(run.seed))
+    return [
+        f"{titles[purpose]}: " + "; ".join(f"{what}, seeds {', '.join(seeds)}" for what, seeds in group.items())
+        for purpose, group in groups.items()
+    ]
 
 
 def _parser() -> Parser:

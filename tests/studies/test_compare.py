@@ -187,6 +187,8 @@ def test_a_plan_trains_nothing(
     printed = capsys.readouterr().out
     assert "4 runs" in printed
     assert "not trained" in printed
+    assert "MiB" in printed
+    assert "to answer: base, seeds 0, 1; relu2, seeds 0, 1\n" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["which.yaml"]
     with pytest.raises(SystemExit) as stop:
         main(["compare", "tiny_decoder"])

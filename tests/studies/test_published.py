@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.study_pages import PAGES, RESULTS, index, page, tasks_of
+from blockformer.cli.main import main
 from blockformer.studies.results import higher_is_better
 from blockformer.studies.statistics import judge
 from blockformer.studies.study import read_study
@@ -61,3 +62,19 @@ def test_the_pages_are_those_of_the_results() -> None:
         assert (PAGES / f"{name}.svg").stat().st_size > 1000
     if studies:
         assert (PAGES / "index.md").read_text(encoding="utf-8") == index(studies)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_quick_tier_of_a_study_comes_to_verdicts(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first task, where there are several: the others differ in data and sizes alone."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    first = [f"--task={part.name.rpartition('/')[2]}" for part in read_study(path).tasks[:1]]
+    options = ["--tier", "quick", "--out", str(tmp_path / "out"), "--no-speed", "--run.wandb", "disabled"]
+    assert main(["compare", str(path), *first, *options]) == 0
+    (part,) = tasks_of(results_of(tmp_path / "out" / "results.json")).values()
+    assert all(verdict["seeds"] >= 2 for verdict in part["verdicts"].values())
+    assert {run["status"] for run in part["runs"]} == {"finished"}
+    assert "</html>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -37,7 +37,7 @@ def stopped(
     return process.returncode, output
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def unbroken(fit: Fit) -> Path:
     return fit(*STEPS, name="unbroken")
 

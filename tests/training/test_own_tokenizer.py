@@ -13,7 +13,7 @@ from tests.conftest import WORDS
 OTHER = ["--data.tokenizer bytes", "--data.vocab_size 333", "--config {config}"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("texts")
     for name, words in {"a": WORDS, "b": [word[::-1] for word in WORDS], "v": WORDS[::2]}.items():
@@ -22,7 +22,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(texts: Path, fit: Callable[..., Path], arguments: list[str]) -> Path:
     place, share = arguments.index("--data.tokenizer"), arguments.index("--data.validation")
     given = [

@@ -10,7 +10,7 @@ from tests.training.parallel.cutting import PARTS, cuttable, work
 CASES = cuttable()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What is wrong with each block; all are cut by one pair of processes, as starting one takes seconds."""
     folder = tmp_path_factory.mktemp("meeting")
