@@ -59,7 +59,7 @@ def page(results: Mapping[str, Any]) -> str:
         lines += [*_table(part), ""]
         lines += [*(f"- {verdict_sentence(variant, of, part)}" for variant, of in part["verdicts"].items())]
         lines += ["", f"{noise_sentence(part)[0].upper()}{noise_sentence(part)[1:]}", ""]
-    lines += ["## Limits", "", first["limits"] or "One size, one text and one learning rate.", ""]
+    lines += ["## Limits", "", first["limits"], ""]
     machine = f"{environment['processor']}, torch {environment['torch']}, Python {environment['python']}"
     lines += [f"{sum(len(part['runs']) for part in parts.values())} runs on {machine}. "]
     lines[-1] += f"All figures are in `studies/results/{name}.json`."

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from blockformer.studies.run_result import Result
     from blockformer.studies.study import Study
 
+LONGEST_NAME = 100  # characters of the folder of recipes that are compared without a file
+
 
 def main(arguments: Sequence[str]) -> int:
     """Plan or run a comparison. Returns 0.
@@ -152,7 +154,8 @@ def _study(options: Namespace, parser: Parser, settings: dict[str, Any]) -> "Stu
     if len(variants) < len(others):
         parser.error("two of the recipes have the same name")
     tasks = {name: _task(name) for name in options.task}
-    return read_study({"base": first, "variants": variants, "tasks": tasks}, changes=changes)
+    name = "-".join([Path(first).stem, *variants])[:LONGEST_NAME]
+    return read_study({"base": first, "variants": variants, "tasks": tasks}, changes=changes, name=name)
 
 
 def _task(dataset: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def compare(
     study: str | Path | Mapping[str, Any],
     *,
     tier: str | None = None,
+    tasks: Sequence[str] = (),
     out: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
     workers: int | None = None,
@@ -44,6 +45,7 @@ def compare(
     Args:
         study: a study file, or its content.
         tier: the tier whose changes apply.
+        tasks: tasks of the study that are wanted; empty: all.
         out: the study's folder; None: `comparisons/` and the study's name.
         changes: by dotted key, over the study.
         workers: runs at a time; None: as many as there are GPUs, and one without.
@@ -60,7 +62,7 @@ def compare(
         RecipeError: something is wrong with the study; all of it is named.
         RunFailedError: a run failed each time it was tried.
     """
-    found = read_study(Path(study) if isinstance(study, str) else study, tier=tier, changes=changes)
+    found = read_study(Path(study) if isinstance(study, str) else study, tier=tier, changes=changes, only=tasks)
     return execute(
         found,
         folder_for(found, out),
@@ -106,11 +108,22 @@ def execute(
             found[place.name] = _execute_part(part, executor, place, options, command, speed)
     if not study.tasks:
         return found[folder.name]
-    results = combined(study, found)
+    results = combined(study, {**_other_tasks(study, folder), **found})
     pages = {"results.csv": table_as_csv, "results.md": table_as_markdown, "report.html": table_as_html}
     write_text(folder / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False))
     for name, text in pages.items():
         write_text(folder / name, text(results))
+    return results
+
+
+def _other_tasks(study: Study, folder: Path) -> dict[str, Results]:
+    """The results of tasks that are not run now, as far as there are any, so that the table keeps them."""
+    results: dict[str, Results] = {}
+    for task in study.file.tasks:
+        try:
+            results[task] = json.loads((folder / task / RESULTS_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # none yet, or damaged: running the task writes it anew
     return results
 
 

@@ -5,6 +5,7 @@ Seeds show how a result varies with chance in training; resampling shows how it 
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 
 from blockformer.assembly import load
 from blockformer.data.module import Objective, TextData
+from blockformer.errors import UserError
 from blockformer.files import write_text
 from blockformer.training.objectives import objective_for
 from blockformer.training.score import IGNORED
+from registry.text import printable
 
 FIELDS = ("nll", "correct", "targets", "bytes")
 SAMPLES = 1000
@@ -29,7 +32,7 @@ Split = Literal["validation", "test"]
 
 
 def stored_losses(run: Path, store: Path, split: Split, limit: float | None = None) -> Losses | None:
-    """The losses of a run's last checkpoint by document, computed once; None: the checkpoint is gone.
+    """The losses of a run's last checkpoint by document, computed once; None: it cannot be read, which is said.
 
     Args:
         run: the run's folder.
@@ -37,14 +40,27 @@ def stored_losses(run: Path, store: Path, split: Split, limit: float | None = No
         split: what is judged on.
         limit: the run's `trainer.limit_val_batches` or `limit_test_batches`.
     """
-    if store.is_file():
-        return json.loads(store.read_text(encoding="utf-8"))
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    if not checkpoint.is_file():
+    if (before := _kept(store)) is not None:
+        return before
+    try:
+        losses = document_losses(run / "checkpoints" / "last.ckpt", run / "config.yaml", split, limit)
+        text = json.dumps(losses, allow_nan=False)
+    except (UserError, OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"note: {printable(run)} is left out of the resampled documents: {printable(reason)}", file=sys.stderr)
         return None
-    losses = document_losses(checkpoint, run / "config.yaml", split, limit)
-    write_text(store, json.dumps(losses, allow_nan=False))
+    write_text(store, text)
     return losses
+
+
+def _kept(store: Path) -> Losses | None:
+    """What the file keeps; None: there is none, or it is damaged and made anew."""
+    try:
+        found = json.loads(store.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(found, dict) and all(isinstance(found.get(field), list) for field in FIELDS)
+    return found if whole and len({len(found[field]) for field in FIELDS}) == 1 else None
 
 
 def document_losses(checkpoint: Path, config: Path, split: Split, limit: float | None = None) -> Losses:

@@ -125,6 +125,7 @@ class Plan:
             "vary": list(file.vary),
             "learning_rates": list(file.learning_rates),
             "match": json.loads(file.match.model_dump_json()),
+            **({"tuning_seeds": file.tuning_seeds} if file.learning_rates else {}),
             **({} if file.budget is None else {"budget": file.budget.model_dump(exclude_unset=True)}),
         }
 

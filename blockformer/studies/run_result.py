@@ -73,7 +73,7 @@ class Wanted:
     def evaluated(self, folder: Path, stage: str, suffix: str) -> dict[str, float]:
         """The figures of the last evaluation of the run in this folder."""
         row = read_rows(folder / "evaluations.jsonl")[-1]
-        return {f"{key}{suffix}": value for key, value in row.items() if key.startswith(stage)}
+        return {f"{key}{suffix}": value for key, value in row.items() if key.startswith(stage) and _finite(value)}
 
     def result(self, folder: Path, run: Run) -> Result | None:
         """The stored result of a run; None: it has none yet, or not all figures that are wanted.

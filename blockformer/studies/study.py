@@ -77,6 +77,7 @@ def read_study(
     tier: str | None = None,
     changes: Mapping[str, Any] | None = None,
     only: Sequence[str] = (),
+    name: str = "study",
 ) -> Study:
     """Read a study and check it, its recipes and its settings.
 
@@ -85,6 +86,7 @@ def read_study(
         tier: the tier whose changes apply.
         changes: by dotted key, applied last, as from the command line.
         only: tasks of the study that are wanted; empty: all.
+        name: of a study that is no file.
 
     Raises:
         RecipeError: all problems at once, each with file, line and key.
@@ -92,7 +94,7 @@ def read_study(
     if isinstance(source, Path):
         tree, name, folder = read_yaml(source), source.stem, source.parent
     else:
-        tree, name, folder = with_mark(dict(source), Mark("study")), "study", Path()
+        tree, name, folder = with_mark(dict(source), Mark("study")), name, Path()
     final = partial(_final, tier=tier, changes=changes or {})
     found = partial(_checked, folder=folder, tier=tier, source=source if isinstance(source, Path) else None)
     whole = final(tree)
@@ -104,7 +106,7 @@ def read_study(
     if not tasks:
         return found(whole, name)
     file = parsed(whole)
-    problems: list[Problem] = []
+    problems = [problem for problem in contradictions(whole, file) if problem.path == "tasks"]
     parts: list[Study] = []
     for task, own in ((task, own) for task, own in tasks.items() if task in (only or tasks)):
         part = final(_changed(tree, own))

@@ -10,6 +10,8 @@ from registry.errors import nearest, quoted
 from registry.strict_yaml import Map, as_plain, dotted, mark_of
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
+FOLDERS = ("claims", "configs", "documents", "logs", "results", "runs", "slurm", "wandb")
+"""Folders of a study, beside which its tasks have theirs."""
 Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Keys = tuple[str, ...]
 Seed = Annotated[int, Field(ge=0, lt=1_000_000)]
@@ -142,6 +144,7 @@ def contradictions(tree: Map, file: StudyFile) -> Iterator[Problem]:
     match, by = file.match, file.match.by
     steps = file.fit.get("trainer", {}).get("max_steps")
     at = file.figure.partition("@")[2]
+    taken = [task for task in file.tasks if task in FOLDERS]
     twice = not isinstance(file.seeds, int) and len(set(file.seeds)) < len(file.seeds)
     rules: list[tuple[bool, tuple[str, ...], str]] = [
         (not (file.variants or file.grid or file.ablate), (), "has nothing to compare: give variants, grid or ablate"),
@@ -157,6 +160,7 @@ def contradictions(tree: Map, file: StudyFile) -> Iterator[Problem]:
         ),
         (steps is not None and file.budget is not None, ("budget",), "contradicts fit.trainer.max_steps: give one"),
         (twice, ("seeds",), "names a seed twice"),
+        (bool(taken), ("tasks",), f"cannot have the name {taken[0]!r} of a folder of the study" if taken else ""),
         (at not in ("", *(f"{n}x" for n in file.lengths)), ("figure",), f"needs lengths: [{at.rstrip('x')}]"),
     ]
     for wrong, path, message in rules:

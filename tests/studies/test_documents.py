@@ -42,7 +42,9 @@ def test_nothing_is_said_of_a_figure_that_is_no_ratio_or_of_different_documents(
 
 
 @pytest.mark.parametrize("recipe", ["tiny_decoder", "tiny_encoder", "tiny_encoder_decoder"])
-def test_the_losses_of_all_documents_add_up_to_the_validation(recipe: str, tmp_path: Path) -> None:
+def test_the_losses_of_all_documents_add_up_to_the_validation(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = ["--run.root", str(tmp_path), "--run.name", "one", "--run.wandb", "disabled"]
     pairs = ["--data.length", "64", "--data.pairs", "2000", "--data.tokenizer", "bytes", "--trainer.max_steps", "2"]
     options = pairs if recipe == "tiny_encoder_decoder" else OPTIONS
@@ -62,6 +64,13 @@ def test_the_losses_of_all_documents_add_up_to_the_validation(recipe: str, tmp_p
 
     store = tmp_path / "store.json"
     assert stored_losses(folder, store, "validation") == found
-    (folder / "checkpoints" / "last.ckpt").unlink()
-    assert stored_losses(folder, store, "validation") == found
-    assert stored_losses(folder, tmp_path / "other.json", "validation") is None
+    for damaged in ('{"nll": [1', "[]", '{"nll": [1.0]}', store.read_text().replace("]", ", 1.0]", 1)):
+        store.write_text(damaged)
+        assert stored_losses(folder, store, "validation") == found
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    for spoil in (lambda: checkpoint.write_bytes(b"none"), checkpoint.unlink, (folder / "config.yaml").unlink):
+        spoil()
+        assert stored_losses(folder, store, "validation") == found
+        capsys.readouterr()
+        assert stored_losses(folder, tmp_path / "other.json", "validation") is None
+        assert "one is left out of the resampled documents: " in capsys.readouterr().err

@@ -149,3 +149,9 @@ def test_a_budget_is_turned_into_steps_of_each_variant() -> None:
 def test_wrong_budgets_are_named(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(RecipeError, match=reason):
         plan(**changes)
+
+
+def test_the_hash_has_the_seeds_that_choose_learning_rates() -> None:
+    rates = {"learning_rates": [1e-3, 3e-3]}
+    assert plan(**rates).hash != plan(**rates, tuning_seeds=2).hash
+    assert plan().hash == plan(tuning_seeds=2).hash

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.study_pages import PAGES, RESULTS, index, page, tasks_of
+from benchmarks.study_pages import PAGES, RESULTS, draw, index, page, shortened, tasks_of
 from blockformer.cli.main import main
 from blockformer.studies.results import higher_is_better
 from blockformer.studies.statistics import judge
 from blockformer.studies.study import read_study
+from tests.studies.made_up import made_up, planned
 
 STUDIES = Path(__file__).parents[2] / "studies"
 FILES = sorted(STUDIES.glob("*.yaml"))
@@ -62,6 +63,27 @@ def test_the_pages_are_those_of_the_results() -> None:
         assert (PAGES / f"{name}.svg").stat().st_size > 1000
     if studies:
         assert (PAGES / "index.md").read_text(encoding="utf-8") == index(studies)
+
+
+def test_a_page_has_the_question_the_verdicts_the_limits_and_a_figure(tmp_path: Path) -> None:
+    results = made_up(planned(limits="Made up."))
+    kept = shortened({**results, "command": ["blockformer", "compare", "/home/somebody/study.yaml"]})
+    assert "/home/" not in json.dumps(kept)
+    assert all("curve" not in run for run in kept["runs"])
+    text = page(kept)
+    for part in ("# Which feed-forward?", "none is worse than the base", "same builds the same model", "Made up."):
+        assert part in text
+    assert f"[{kept['question']}](study.md)" in index({"study": kept})
+    draw(kept, tmp_path / "study.svg")
+    drawn = (tmp_path / "study.svg").read_text(encoding="utf-8")
+    assert drawn.startswith("<?xml")
+    draw(kept, tmp_path / "again.svg")
+    assert drawn == (tmp_path / "again.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_study_says_what_its_answer_does_not_hold_for(path: Path) -> None:
+    assert all(part.file.limits for part in (read_study(path).tasks or (read_study(path),)))
 
 
 @pytest.mark.slow

@@ -151,3 +151,8 @@ def test_a_tier_shortens_every_task() -> None:
     found = [part.file.fit["trainer"]["max_steps"] for part in read_study(content).tasks]
     assert found == [10, 50]
     assert all(part.file.fit["trainer"]["max_steps"] == 2 for part in read_study(content, tier="quick").tasks)
+
+
+def test_a_task_cannot_have_the_name_of_a_folder_of_the_study() -> None:
+    with pytest.raises(RecipeError, match="tasks: cannot have the name 'runs' of a folder of the study"):
+        read_study({**GOOD, "tasks": {"good": {}, "runs": {}}})
