@@ -20,7 +20,7 @@ from scipy import stats
 from blockformer.files import write_text
 from blockformer.studies.context import environment
 from blockformer.studies.execution import Executor
-from blockformer.studies.plan import Run
+from blockformer.studies.run import Run
 from blockformer.studies.statistics import LEVEL, judge, pooled_noise, smallest_visible
 from registry import load_recipe
 

@@ -1,4 +1,4 @@
-"""The options of a dataset, which stand beside the common settings of the data."""
+"""Check the options of the chosen dataset, which are written on one level with the settings that all datasets share."""
 
 from collections.abc import Mapping
 from types import UnionType

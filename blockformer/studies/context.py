@@ -1,4 +1,4 @@
-"""What results say beside figures: how the variants differ in architecture, and on what machine they were run."""
+"""The architectural differences between variants, and the machine, as parts of a study's results."""
 
 import os
 import platform
@@ -46,7 +46,7 @@ def environment(workers: int = 1) -> dict[str, str | int]:
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The name of the processor; empty if the system does not give one."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123
             names = (line.partition(":")[2].strip() for line in stream if line.startswith("model name"))

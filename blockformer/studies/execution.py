@@ -17,19 +17,19 @@ from typing import TypeVar
 from blockformer import signals
 from blockformer.errors import UserError
 from blockformer.files import write_text
-from blockformer.studies.plan import Run
+from blockformer.studies.claims import CLAIMS, Claims, is_locked
+from blockformer.studies.run import Run
 from blockformer.studies.run_labels import run_settings
 from blockformer.studies.run_result import Result, Status, Wanted, collected, store, stored
 from blockformer.training.callbacks.non_finite import DIVERGED
-from blockformer.training.run_lock import BUSY, LOCK, PATIENCE, RunLock
+from blockformer.training.run_lock import BUSY, RunLock
 
 T = TypeVar("T")
-RUNS, CLAIMS = "runs", "claims"
+RUNS = "runs"
 PROGRAM = (sys.executable, "-m", "blockformer.cli.main")
 ATTEMPTS = 3  # of a run that fails for another reason than its loss
 WRONG = 2  # exit status of a command that refuses what it was given
 WAIT = 2.0  # seconds until claimed runs of other workers are looked at again
-ABANDONED = 2 * PATIENCE  # seconds without a sign of life after which a claim may be taken over
 STOPPED = (130, 143, 129)  # exit status of a run that a signal has stopped
 STOP_WAIT = 60.0  # seconds for a run to save after it was asked to stop
 
@@ -56,7 +56,7 @@ class InterruptedStudy(Exception):  # noqa: N818  (not an error: the study was a
 
 
 class Watch:
-    """Is told how a study proceeds; this one shows nothing."""
+    """Receives the events of a study, to show them; this base class ignores them."""
 
     def planned(self, runs: Sequence[Run], workers: int) -> None:
         """Before runs are executed: all that are wanted now, with and without a result, and how many at a time."""
@@ -74,9 +74,9 @@ class Watch:
 class Executor:
     """Executes runs in a study's folder, several at a time; other processes may work on the same folder.
 
-    A run is claimed by a lock in `claims/`, which its `blockformer fit` inherits: while either lives, nobody else
-    begins the run. A claim whose owner shows no sign of life (a stopped process, or one on a machine that died) is
-    taken over as soon as nothing trains in the run's folder.
+    A run is claimed by a lock in `claims/`, which its `blockformer fit` inherits, so that no other worker begins the
+    run until both processes have ended. A claim whose owner shows no sign of life (a stopped process, or one on a
+    machine that died) is taken over as soon as nothing trains in the run's folder.
 
     Args:
         folder: the study's: `runs/`, `results/`, `claims/`.
@@ -85,7 +85,7 @@ class Executor:
         lengths: multiples of the trained length at which finished models are validated too.
         workers: runs at a time.
         options: further options of `blockformer fit`, such as `--run.wandb offline`.
-        watch: is told when a run begins, ends or is taken over.
+        watch: receives an event when a run begins, ends or is taken over.
         gpus: the GPUs of each worker, as values of CUDA_VISIBLE_DEVICES; empty: runs see what this process sees.
         leave: whether to end when other workers have claimed all runs that are left, instead of waiting for them.
     """
@@ -114,9 +114,7 @@ class Executor:
         self._places: queue.Queue[str | None] = queue.Queue()
         for index in range(workers):
             self._places.put(gpus[index % len(gpus)] if gpus else None)
-        self._beats: dict[
-            str, tuple[int, float]
-        ] = {}  # last sign of life of other workers' claims, and when it was seen
+        self._claims = Claims(folder / CLAIMS)
 
     def result(self, run: Run) -> Result | None:
         """The stored result of a run; None: it has none yet, or not all figures that are wanted."""
@@ -214,7 +212,7 @@ class Executor:
                 if elsewhere:
                     self.watch.event(run, result.status)
                 return
-            if (lock := self._claimed(run)) is not None:
+            if (lock := self._claims.take(run.id, self._run_folder(run))) is not None:
                 try:
                     if self.result(run) is None and (failure := self._attempt(run, lock)):
                         failures.append(failure)
@@ -228,30 +226,6 @@ class Executor:
                     self.watch.event(run, "elsewhere")
                 elsewhere = True
                 self.stopping.wait(WAIT)
-
-    def _claimed(self, run: Run) -> RunLock | None:
-        """The claim of a run; None: another process, on any machine, is at it."""
-        folder = self.folder / CLAIMS / run.id
-        try:
-            return RunLock(folder, quiet=True)
-        except UserError:
-            if self._is_abandoned(folder / LOCK, run):
-                (folder / LOCK).unlink(missing_ok=True)
-            return None
-
-    def _is_abandoned(self, claim: Path, run: Run) -> bool:
-        """Whether the owner of a claim shows no sign of life, and nothing trains in the run's folder."""
-        try:
-            beat, now = claim.stat().st_mtime_ns, time.monotonic()
-        except OSError:
-            return False
-        last, since = self._beats.setdefault(run.id, (beat, now))
-        if last != beat:
-            self._beats[run.id] = (beat, now)
-        elif now - since > ABANDONED and not is_locked(self._run_folder(run)):
-            del self._beats[run.id]
-            return True
-        return False
 
     def _attempt(self, run: Run, lock: RunLock) -> str:
         """Execute a run and store its result. Returns why it failed; empty if it did not."""
@@ -283,7 +257,7 @@ class Executor:
         return f"{run.id} failed {ATTEMPTS} times: {reason or 'see'} ({self._log(run)})"
 
     def _is_over(self, run: Run, status: int, reason: str) -> bool:
-        """Whether a run that ended shall not be tried again now: the study stops, or its settings are wrong."""
+        """Whether a run that failed is not to be tried again: the study is stopping, or the settings are wrong."""
         if status == 0 or self._has_diverged(run):
             return False
         if status == WRONG:
@@ -340,7 +314,7 @@ class Executor:
                     stdout=stream,
                     stderr=stream,
                     env=environment,
-                    start_new_session=True,  # Ctrl-C reaches the study alone, which tells its runs
+                    start_new_session=True,  # Ctrl-C reaches this process alone, which asks the runs to save
                     pass_fds=lock.inheritable,
                 )
                 self._processes.add(process)
@@ -356,15 +330,6 @@ class Executor:
 
     def _run_folder(self, run: Run) -> Path:
         return self.folder / RUNS / run.id
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process trains in this folder."""
-    try:
-        RunLock(folder, quiet=True).release()
-    except UserError:
-        return True
-    return False
 
 
 def _block_warnings() -> None:

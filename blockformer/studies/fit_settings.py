@@ -106,7 +106,7 @@ def parser_of(dataset: str) -> Any:
 
 def _wrong_value(dataset: str, group: str, key: str, value: Any) -> str:
     """What is wrong with a value; empty: nothing."""
-    from blockformer.training.lightning_cli import readable
+    from blockformer.training.parse_errors import readable
 
     if isinstance(value, Mapping):
         return "must be a plain value, not a mapping"

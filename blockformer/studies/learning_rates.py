@@ -8,7 +8,8 @@ from statistics import mean
 
 from blockformer.errors import UserError
 from blockformer.studies.execution import Executor
-from blockformer.studies.plan import TUNING_SEED, Plan, Run
+from blockformer.studies.plan import TUNING_SEED, Plan
+from blockformer.studies.run import Run
 from blockformer.studies.run_result import Result
 from blockformer.studies.study import BASE
 

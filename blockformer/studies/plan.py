@@ -1,60 +1,28 @@
 """Everything that a study will run, with sizes and costs, before anything is trained."""
 
-import hashlib
 import json
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from blockformer.assembly import build, check
 from blockformer.studies.fit_settings import DEFAULT_BATCH, DEFAULT_LENGTH
 from blockformer.studies.matching import Matched, active_parameters, matched, size_of
+from blockformer.studies.run import Purpose, Run, digest
 from blockformer.studies.statistics import smallest_visible
 from blockformer.studies.study import BASE, Study
 from blocks.models.base import Model
 from registry import Problem, RecipeError
 
-Purpose = Literal["tune", "answer", "budget"]
 BUDGETS = (0.8, 1.25)  # of the steps, with which the base shows what steps are worth
 TUNING_SEED = 1_000_003  # seeds from here on choose learning rates, so that no run both chooses and answers
 MEASURED_STEPS = 3
 BACKWARD = 3  # a step costs about three forward passes
 COMPARED_WHOLE = 200_000_000  # parameters up to which initial values are compared number by number
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run.
-
-    Attributes:
-        variant: its name.
-        seed: decides initial values, dropout and the order of the data, as far as the study varies them.
-        learning_rate: None: that of the study's `fit`.
-        purpose: whether the run chooses a learning rate, answers the question, or shows what more steps would do.
-        settings: what `blockformer fit` gets as its configuration.
-        budget: share of the study's steps.
-    """
-
-    variant: str
-    seed: int
-    learning_rate: float | None
-    purpose: Purpose
-    settings: dict[str, Any]
-    budget: float = 1.0
-
-    @property
-    def id(self) -> str:
-        """Name of the run's folder; it contains a hash, so that a run whose settings changed is another run."""
-        parts = [self.variant, f"seed{self.seed}"]
-        if self.learning_rate is not None:
-            parts.append(f"lr{self.learning_rate:g}")
-        if self.budget != 1:
-            parts.append(f"budget{self.budget:g}")
-        return "-".join([*parts, digest(self.settings)[:8]])
 
 
 @dataclass(frozen=True)
@@ -249,11 +217,6 @@ def length_of(study: Study) -> int:
 def length_of_data(study: Study) -> int:
     """Tokens of a training sequence."""
     return int(study.file.fit.get("data", {}).get("length", DEFAULT_LENGTH))
-
-
-def digest(data: Any) -> str:
-    """SHA-256 of plain data."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _figures(one: Matched, reference: "Mapping[str, torch.Tensor] | None", length: int, study: Study) -> Figures:

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from blockformer.studies.execution import RUNS, Watch
-from blockformer.studies.plan import Run
+from blockformer.studies.run import Run
 from blockformer.studies.run_result import RESULTS
 
 TAIL = 8192  # bytes of metrics that are read at a time

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from blockformer.studies.plan import Run
+from blockformer.studies.run import Run
 from blockformer.training.optimizer import OptimizerSettings
 
 LONGEST_TAG = 64  # characters, of W&B

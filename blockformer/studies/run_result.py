@@ -10,7 +10,7 @@ from typing import Any, Literal
 from blockformer.errors import UserError
 from blockformer.files import write_text
 from blockformer.studies.fit_settings import DEFAULT_BATCH, DEFAULT_LENGTH
-from blockformer.studies.plan import Purpose, Run
+from blockformer.studies.run import Purpose, Run
 from blockformer.training.loggers.file_logger import read_rows
 
 RESULTS = "results"

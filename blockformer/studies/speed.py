@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from blockformer.errors import UserError
 from blockformer.files import as_json, write_text
+from blockformer.studies.claims import CLAIMS
 from blockformer.studies.context import environment
-from blockformer.studies.execution import CLAIMS, WAIT, Executor
-from blockformer.studies.plan import Plan, digest, length_of_data
+from blockformer.studies.execution import WAIT, Executor
+from blockformer.studies.plan import Plan, length_of_data
+from blockformer.studies.run import digest
 from blockformer.studies.study import BASE
 from blockformer.studies.training_step import TrainingStep, peak_memory
 from blockformer.training.run_lock import RunLock

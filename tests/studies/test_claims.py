@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from blockformer import signals
-from blockformer.studies import execution
-from blockformer.studies.execution import CLAIMS, Executor, InterruptedStudy
-from blockformer.studies.plan import Run
+from blockformer.studies import claims, execution
+from blockformer.studies.claims import CLAIMS
+from blockformer.studies.execution import Executor, InterruptedStudy
+from blockformer.studies.run import Run
 from blockformer.training import run_lock
 from blockformer.training.run_lock import LOCK, RunLock
 
@@ -88,7 +89,7 @@ def test_a_worker_that_is_killed_before_its_run_has_begun_is_replaced(tmp_path: 
 def test_the_run_of_a_stopped_worker_is_taken_over(
     tmp_path: Path, worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "ABANDONED", 1.0)
+    monkeypatch.setattr(claims, "ABANDONED", 1.0)
     run = run_of(10)
     process = worker(run)
     wait_for(tmp_path / "runs" / run.id / "steps")
@@ -178,7 +179,7 @@ def test_a_second_signal_ends_the_study_and_its_runs_at_once(tmp_path: Path) -> 
     made = len(steps_of(tmp_path, run))
     time.sleep(0.3)
     assert len(steps_of(tmp_path, run)) == made < 10_000
-    assert not execution.is_locked(tmp_path / "runs" / run.id)
+    assert not claims.is_locked(tmp_path / "runs" / run.id)
 
 
 def test_each_worker_has_a_gpu_of_its_own(tmp_path: Path) -> None:

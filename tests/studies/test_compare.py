@@ -16,8 +16,9 @@ import pytest
 import blockformer as bf
 from blockformer.cli.main import main
 from blockformer.studies.execution import Executor, Watch
-from blockformer.studies.plan import Run, make_plan
+from blockformer.studies.plan import make_plan
 from blockformer.studies.results import run_study
+from blockformer.studies.run import Run
 from blockformer.studies.study import read_study
 from blockformer.studies.tables import as_csv, as_markdown
 

@@ -13,10 +13,12 @@ import pytest
 import blockformer as bf
 from blockformer.cli.main import main
 from blockformer.errors import UserError
-from blockformer.studies import engines, execution
-from blockformer.studies.engines import Launcher, Ray, Slurm, make_engine
-from blockformer.studies.execution import CLAIMS, RunFailedError
-from blockformer.studies.plan import Run
+from blockformer.studies import execution, launcher
+from blockformer.studies.claims import CLAIMS
+from blockformer.studies.engines import Ray, Slurm, make_engine
+from blockformer.studies.execution import RunFailedError
+from blockformer.studies.launcher import Launcher
+from blockformer.studies.run import Run
 from blockformer.training.run_lock import RunLock
 
 PRETENDED = (sys.executable, str(Path(__file__).with_name("pretended_fit.py")))
@@ -35,8 +37,8 @@ fit:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "PROGRAM", PRETENDED)
-    monkeypatch.setattr(engines, "POLL", 0.05)
-    monkeypatch.setattr(engines, "WAIT", 0.1)
+    monkeypatch.setattr(launcher, "POLL", 0.05)
+    monkeypatch.setattr(launcher, "WAIT", 0.1)
 
 
 class Threads:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from blockformer.studies.execution import ATTEMPTS, CLAIMS, Executor, RunFailedError
-from blockformer.studies.plan import Run
+from blockformer.studies.claims import CLAIMS
+from blockformer.studies.execution import ATTEMPTS, Executor, RunFailedError
+from blockformer.studies.run import Run
 from blockformer.training.run_lock import RunLock
 
 RUNS = [Run(name, seed, None, "answer", {}) for seed in (0, 1) for name in ("base", "other")]

@@ -8,7 +8,8 @@ import pytest
 from blockformer.errors import UserError
 from blockformer.studies.execution import Executor
 from blockformer.studies.learning_rates import best_rates, find_run
-from blockformer.studies.plan import Plan, Run, make_plan
+from blockformer.studies.plan import Plan, make_plan
+from blockformer.studies.run import Run
 from blockformer.studies.run_result import Result
 from blockformer.studies.sentences import noise_sentence
 from blockformer.studies.study import read_study

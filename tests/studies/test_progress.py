@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from blockformer.studies.plan import Run
 from blockformer.studies.progress import Progress
+from blockformer.studies.run import Run
 
 RUNS = [Run(name, seed, None, "answer", {"trainer": {"max_steps": 100}}) for seed in (0, 1) for name in ("a", "b")]
 

@@ -9,8 +9,8 @@ import wandb
 
 from blockformer.cli.main import main
 from blockformer.files import write_text
-from blockformer.studies.plan import Run
 from blockformer.studies.report import as_html
+from blockformer.studies.run import Run
 from blockformer.studies.run_labels import run_settings
 from blockformer.studies.tables import as_csv, as_markdown
 from blockformer.studies.wandb_study import place_lines, publish

@@ -1,0 +1,45 @@
+"""What jsonargparse says about a command line, in plain words."""
+
+import re
+from collections.abc import Sequence
+
+from blockformer.data.datasets.base import COMMON
+from blockformer.data.options import options_elsewhere, unknown_option
+from blockformer.training.option_advice import advice
+
+PLAINER = (
+    (r'Parser key "([\w.]+)": ?', r"--\1: "),
+    (r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", r"expected \1\2"),
+    (r"\. Got value: (.*)$", r", not \1"),
+)
+
+
+def readable(message: str, options: Sequence[str], dataset: str) -> str:
+    """A message of jsonargparse on one line, in terms of options, with the most similar option that exists.
+
+    Args:
+        message: jsonargparse's.
+        options: the options that there are.
+        dataset: the chosen dataset, whose options are among them.
+    """
+    text = " ".join(message.split())
+    if found := re.search(r"(Parser key .*?:).*(Problem with given class_path.*?)(?: - |$)", text):
+        text = f"{found[1]} {found[2]}"
+    elif "Does not validate against any of the Union" in text:
+        literals = ", ".join(re.findall(r"typing\.Literal\[(.*?)\](?=[,\]])", text.partition("Errors:")[0]))
+        text = f"{text.partition(':')[0]}: not an accepted value" + (f"; accepted are {literals}" if literals else "")
+    if found := re.match(r"(?:Parser key \"|--)(\w+)\"?: .*Unable to load config ['\"](.*?)['\"]", text):
+        group, value = found.groups()
+        meant = f"--recipe {value}" if group == "model" else f"--{group}.OPTION {value}"
+        return f"--{group} takes a configuration file, and {value} is none; did you mean {meant}?"
+    for pattern, replacement in PLAINER:
+        text = re.sub(pattern, replacement, text)
+    if found := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", text, re.IGNORECASE):
+        option = found[1].partition("=")[0] if found[1] else f"--{found[2]}"
+        others = {f"--data.{key}": readers for key, readers in options_elsewhere(dataset).items()}
+        if option in others or option in (f"--data.{key}" for key in COMMON):
+            return unknown_option(option.removeprefix("--data."), dataset)
+        meant = advice(option, [*options, *others])
+        of = f" of dataset {others[meant]}" if meant in others and meant not in options else ""
+        return f"there is no option {option}" + (f"; did you mean {meant}{of}?" if meant else "; see --help all")
+    return text
