@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from torch import Tensor
 
 from blockformer.errors import UserError
+from registry.text import shortened
 
 FORMAT = 1
 METADATA, PREFIX = "blockformer", "model."  # key of the metadata, prefix of the model's parameter names
@@ -82,7 +83,7 @@ def checked(content: Any) -> dict[str, Any]:
     _limit(content, "")
     for name, tensor in content["state_dict"].items():
         if problem := tensor_problem(tensor):
-            raise MalformedError(f"state_dict.{printable(name)} {problem}")
+            raise MalformedError(f"state_dict.{short_name(name)} {problem}")
     return cast("dict[str, Any]", content)
 
 
@@ -97,7 +98,7 @@ def checked_metadata(content: Any) -> dict[str, Any]:
     metadata = cast("dict[str, Any]", content)[METADATA]
     found = metadata.get("format") if isinstance(metadata, dict) else None
     if found != FORMAT or isinstance(found, bool):
-        raise MalformedError(f"has format {printable(found)}; this version reads format {FORMAT}")
+        raise MalformedError(f"has format {short_name(found)}; this version reads format {FORMAT}")
     _limit(metadata, METADATA, tensors=False)
     _validate(Metadata, metadata, f"{METADATA}.")
     return cast("dict[str, Any]", metadata)
@@ -130,7 +131,7 @@ def _validate(schema: type[BaseModel], value: Any, prefix: str) -> None:
         schema.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = prefix + ".".join(printable(part) for part in first["loc"])
+        where = prefix + ".".join(short_name(part) for part in first["loc"])
         reason = "is missing" if first["type"] == "missing" else f"is wrong: {first['msg'].lower()}"
         raise MalformedError(f"{where} {reason}") from None
 
@@ -149,8 +150,8 @@ def _limit(value: Any, path: str, *, tensors: bool = True) -> None:
             total = 1
             for key, part in parts:
                 if not isinstance(key, str | int):
-                    raise MalformedError(f"{path.lstrip('.')}: {printable(key)} is no key")
-                total += count(part, path if depth > 6 else f"{path}.{printable(key)}", depth + 1)
+                    raise MalformedError(f"{path.lstrip('.')}: {short_name(key)} is no key")
+                total += count(part, path if depth > 6 else f"{path}.{short_name(key)}", depth + 1)
                 if total > MOST:
                     raise MalformedError(f"{path.lstrip('.')} holds more than {MOST:,} values")
             sizes[id(value)] = total
@@ -178,9 +179,8 @@ def _scalar_problem(value: Any, tensors: bool) -> str | None:
     return f"is a {type(value).__name__}, not plain data"
 
 
-def printable(value: Any) -> str:
+def short_name(value: Any) -> str:
     """A key or value of a file for a message: short, on one line, without control characters."""
     if not isinstance(value, str | int) or (isinstance(value, int) and abs(value) > LARGEST):
         return f"a {type(value).__name__}"
-    text = str(value)[:60]
-    return text if text.isprintable() else ascii(text)
+    return shortened(value, 60)

@@ -16,7 +16,7 @@ from blockformer.assembly.checkpoint import (
     read_checkpoint,
     read_metadata,
 )
-from blockformer.assembly.checkpoint_schema import printable, tensor_problem
+from blockformer.assembly.checkpoint_schema import short_name, tensor_problem
 from blockformer.assembly.imported_folder import RECIPE, WEIGHTS, read_imported
 from blocks.models.base import Model
 from registry import Recipe, RecipeError, load_recipe
@@ -135,7 +135,7 @@ def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterat
             yield f"{name} has shape {tuple(found[name].shape)}, and the model's has {tuple(like.shape)}"
         elif found[name].is_floating_point() != like.is_floating_point():
             yield f"{name} is of {found[name].dtype}, and the model's of {like.dtype}"
-    yield from (f"{printable(name)} is not in the model" for name in found if name not in wanted)
+    yield from (f"{short_name(name)} is not in the model" for name in found if name not in wanted)
 
 
 def recipe_and_weights(path: str | Path) -> tuple[Recipe, Mapping[str, Tensor]]:

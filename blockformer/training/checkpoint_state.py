@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blockformer.assembly.builder import build_unchecked
 from blockformer.assembly.checkpoint import METADATA, PREFIX, LoadError
-from blockformer.assembly.checkpoint_schema import printable
+from blockformer.assembly.checkpoint_schema import short_name
 from blockformer.assembly.loading import misfits
 from blockformer.errors import UserError
 from blockformer.training.optimizer import OptimizerSettings, make_optimizer
@@ -105,7 +105,7 @@ def _optimizer(content: Mapping[str, Any], model: Model, settings: OptimizerSett
     if counted != list(range(len(parameters))):
         raise UnlikeError("optimizer_states.0.param_groups: params are not those of this model")
     for number, held in saved["state"].items():
-        where = f"optimizer_states.0.state.{printable(number)}"
+        where = f"optimizer_states.0.state.{short_name(number)}"
         if type(number) is not int or not 0 <= number < len(parameters):
             raise UnlikeError(f"{where} is of no parameter")
         shapes = {"step": (), **dict.fromkeys(MOMENTS, tuple(parameters[number].shape))}

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from lightning.pytorch import Trainer
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from blockformer.assembly.checkpoint_schema import printable
+from blockformer.assembly.checkpoint_schema import short_name
 from blockformer.data.datasets.base import COMMON
 from blockformer.data.options import class_of
 from blockformer.data.settings import settings_of as settings_beside
@@ -60,7 +60,7 @@ def harmless(config: Mapping[str, Any]) -> Settings:
         kept[group] = _checked(group, {key: section[key] for key in keys if key in section}, known[group])
     variant = kept["run"].get("variant")
     if variant is not None and not is_name(variant):
-        raise UserError(f"config.run.variant {printable(variant)!r} is not a name")
+        raise UserError(f"config.run.variant {short_name(variant)!r} is not a name")
     return kept
 
 
@@ -115,7 +115,7 @@ def _section(config: Mapping[str, Any], group: str) -> Mapping[str, Any]:
 def _checked(group: str, section: Mapping[str, Any], types: Mapping[str, Any]) -> Settings:
     """The section as it is, if each key is known and each value of its type."""
     for key, value in section.items():
-        where = ".".join(["config", *([group] if group else []), printable(key)])
+        where = ".".join(["config", *([group] if group else []), short_name(key)])
         if key not in types:
             raise UserError(f"{where} is not a setting that a checkpoint stores")
         try:

@@ -200,6 +200,25 @@ def test_without_checkpoints_there_are_none(fit: Fit) -> None:
     assert not (folder / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(("verb", "split"), [("validate", "val"), ("test", "test"), ("predict", "predict")])
+def test_nothing_to_do_for_a_checkpoint_is_refused(
+    verb: str, split: str, fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = fit("--trainer.max_steps", "1", name=f"nothing-to-{verb}") / "checkpoints" / "last.ckpt"
+    before = sorted(checkpoint.parents[1].iterdir())
+    for value in ("0", "0.0"):
+        line = refusal(capsys, verb, "--ckpt_path", str(checkpoint), f"--trainer.limit_{split}_batches", value)
+        assert f"--trainer.limit_{split}_batches {value}: leaves nothing to {verb}" in line
+    assert sorted(checkpoint.parents[1].iterdir()) == before
+
+
+def test_a_profile_of_torch_is_in_files_of_the_run(fit: Fit) -> None:
+    folder = fit("--trainer.max_steps", "1", "--trainer.profiler", "pytorch", name="profile-pytorch")
+    reports = list(folder.glob("*profile*"))
+    assert reports
+    assert all(path.stat().st_size for path in reports)
+
+
 @pytest.mark.parametrize("profiler", ["simple", "advanced"])
 def test_a_profile_is_a_file_of_the_run(fit: Fit, profiler: str) -> None:
     folder = fit("--trainer.max_steps", "1", "--trainer.profiler", profiler, name=f"profile-{profiler}")

@@ -17,12 +17,16 @@ LEARNED_BUFFERS = r"e_score_correction_bias|final_logits_bias"
 
 def original(case: Case) -> Any:
     """The model of a case; no parameter has the value (such as 0 or 1) at which ignoring it would go unnoticed."""
-    return _original(case.name)
+    return _known_original(case.name)
 
 
 @cache
-def _original(name: str) -> Any:
-    case = next(case for case in CASES if case.name == name)
+def _known_original(name: str) -> Any:
+    return new_original(next(case for case in CASES if case.name == name))
+
+
+def new_original(case: Case) -> Any:
+    """:func:`original` of a case that may be none of the list."""
     config = transformers.AutoConfig.for_model(case.model_type, **case.config)
     config.architectures = [case.model]
     with torch.random.fork_rng():
