@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-import blockformer.data.datasets  # noqa: F401
+import blockformer.data.datasets
+import blockformer.training.optimizers  # noqa: F401
 import blocks  # noqa: F401  (registers all blocks, whichever tests run)
 from registry import register, registration
 

@@ -65,10 +65,11 @@ def _check_known(key: str, own_options: Sequence[str]) -> None:
         return
     from blockformer.errors import UserError
     from blockformer.studies.fit_settings import groups_of
+    from blockformer.training.components import Components
     from blockformer.training.option_advice import advice
     from registry.text import shortened
 
-    known = [f"--{group}.{name}" for group, names in groups_of("docstrings").items() for name in names]
+    known = [f"--{group}.{name}" for group, names in groups_of(Components("docstrings")).items() for name in names]
     meant = advice(key, [*own_options, *known, *_run_options()])
     hint = f"did you mean {meant}?" if meant else "see blockformer compare --help"
     raise UserError(f"blockformer compare: there is no option {shortened(key)}; {hint}")

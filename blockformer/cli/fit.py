@@ -79,11 +79,11 @@ def _options_of_dataset(arguments: Sequence[str]) -> str:
     """Help on the options of the dataset that the arguments choose."""
     if (name := last_value(arguments, "--data.dataset")) is None:
         return ""
-    from blockformer.data.options import dataset_named
+    from blockformer.data.options import DATA
     from registry.reference import describe
     from registry.text import as_yaml
 
-    found = describe(dataset_named(name))
+    found = describe(DATA.entry("dataset", name))
     lines = (
         f"  --data.{one.name} {as_yaml(one.default)}  {one.description} ({one.type})\n" for one in found.parameters
     )
@@ -109,6 +109,7 @@ the run
   --config FILE              settings as YAML, {{group: {{option: value}}}}; may hold the recipe; may be repeated
   --ckpt_path last           resume from last, best or a file; other settings default to the checkpoint's
   --init-from PATH           start from the weights of another model: a checkpoint, run or import
+  --decay-from PATH          continue a run of constant learning rate in a new one, in which it falls
   --run.name NAME            name of the run folder, in --run.root (runs); default: recipe and time
   --run.save_every 200       steps between checkpoints
   --out FOLDER               validate, test, predict: where results go; default: the checkpoint's run, or beside it
@@ -124,9 +125,11 @@ the data
 
 training
   --trainer.max_steps N      optimizer steps; or --trainer.max_epochs N; default: one epoch
+  --optimizer.type adamw     adamw, muon, lion, adafactor, sgd or schedule_free; `blockformer blocks optimizer`
   --optimizer.lr 1e-3        peak learning rate, reached after --optimizer.warmup_steps 100
-  --optimizer.schedule cosine  cosine, inverse_sqrt or constant
+  --optimizer.schedule cosine  cosine, linear, inverse_sqrt, constant, wsd or sequential; `blockformer blocks schedule`
   --optimizer.weight_decay 0.1  of matrices only
+  --optimizer.freeze NAMES   parameters that are not trained, such as "embedding.*"; --optimizer.groups: own rates
   --model.label_smoothing 0  and --model.compile true
   --trainer.accumulate_grad_batches 1, --trainer.gradient_clip_val 1.0, --trainer.val_check_interval N
   --trainer.devices 2 --trainer.strategy ddp (or fsdp2, tensor_parallel)

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blockformer.cli.parser import last_value
-from blockformer.data.options import list_options
 from blockformer.errors import UserError
+from blockformer.training.components import NAMING, list_options
 from blockformer.training.fit_arguments import FitArguments, Given, fit_arguments
 
-INIT_FROM = ("--init-from", "--init_from")
-FILES = ("--recipe", "--config", "-c", "--data", *INIT_FROM)
-LISTS = ("--run.tags", "--trainer.logger", "--trainer.callbacks", "--trainer.plugins")
-"""Options that may be given several times, beside those of datasets."""
-PLAIN_LISTS = ("--run.tags",)  # one value of which jsonargparse does not take without brackets
-NEEDED_EARLY = ("ckpt_path", "run.name", "run.root", "run.variant")  # and all of the data
+SOURCES = {f"--{name.replace('_', sign)}": name for name in ("init_from", "decay_from") for sign in "-_"}
+FILES = ("--recipe", "--config", "-c", "--data", *SOURCES)
+LISTS = ("--run.tags", "--optimizer.freeze", "--trainer.logger", "--trainer.callbacks", "--trainer.plugins")
+"""Options that may be given several times, beside those of components."""
+PLAIN_LISTS = ("--run.tags", "--optimizer.freeze")  # one value of which jsonargparse does not take without brackets
+OF_THE_FORK = ("optimizer.cooldown_steps", "optimizer.warmup_steps", "trainer.max_steps", "trainer.max_epochs")
+NEEDED_EARLY = ("ckpt_path", "run.name", "run.root", "run.variant", *OF_THE_FORK, *NAMING)  # and all of the data
 
 
 def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:
@@ -66,10 +67,11 @@ def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:
 
 
 def _take_file(given: Given, key: str, value: str) -> bool:
-    """Take in what `--init-from`, `--config` or `--data` names; False: `--data` names no file."""
-    if key in INIT_FROM:
-        _refuse_twice([("init-from", known) for known in (given.init_from, value) if known is not None], "--")
-        given.init_from = value
+    """Take in what `--init-from`, `--decay-from`, `--config` or `--data` names; False: `--data` names no file."""
+    if (name := SOURCES.get(key)) is not None:
+        known = [one for one in (getattr(given, name), value) if one is not None]
+        _refuse_twice([(name.replace("_", "-"), one) for one in known], "--")
+        setattr(given, name, value)
         return True
     if key == "--data" and not Path(value).is_file():
         return False
@@ -92,8 +94,8 @@ def _once(options: Sequence[str]) -> list[str]:
     result, seen = list[str](), dict[str, str]()
     lists, plain = {*LISTS}, {*PLAIN_LISTS}
     for name, takes_text in list_options().items():
-        lists.add(f"--data.{name}")
-        plain |= set() if takes_text else {f"--data.{name}"}
+        lists.add(f"--{name}")
+        plain |= set() if takes_text else {f"--{name}"}
     items = iter(options)
     for item in items:
         name, equals, value = item.partition("=")

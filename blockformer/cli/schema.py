@@ -12,7 +12,8 @@ def main(arguments: Sequence[str]) -> int:
     """Print the JSON Schema, or write it and the block reference to files."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    import blockformer.data.datasets  # noqa: F401
+    import blockformer.data.datasets
+    import blockformer.training.optimizers  # noqa: F401
     import blocks  # noqa: F401  (importing registers; imported late: --help then needs no torch)
     from blockformer.files import write_text
     from registry.reference import pages

@@ -8,7 +8,7 @@ import lightning
 
 from blockformer.data.datasets.base import Task, TextDataset
 from blockformer.data.loader import EvaluationLoader, TrainingLoader, batches_per_epoch
-from blockformer.data.options import SLOT, class_of, make_dataset
+from blockformer.data.options import class_of, make_dataset
 from blockformer.data.prepared import Prepared
 from blockformer.data.processes import data_processes
 from blockformer.data.samples import Samples
@@ -258,7 +258,7 @@ def idle_settings(given: Mapping[str, Any], objective: str | None) -> dict[str, 
 
 def _fitting(objective: str | None) -> str:
     """The datasets for an objective."""
-    fitting = [name for name in entries(SLOT) if objective in class_of(name).objectives]
+    fitting = [name for name in entries("dataset") if objective in class_of(name).objectives]
     texts = [name for name in fitting if issubclass(class_of(name), TextDataset)]
     return " or ".join(texts) + (", or a task" if len(texts) < len(fitting) else "")
 

@@ -16,7 +16,7 @@ from blockformer.assembly import check
 from blockformer.assembly.free_memory import TooLargeError, free_memory
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
 from blockformer.inspection.cost import cache_bytes
-from blockformer.training.optimizer import OptimizerSettings, make_optimizer
+from blockformer.training.optimizers import OptimizerSettings, Sharding
 from blocks.base import Component, Mixer
 from blocks.models.base import Model
 from registry import Recipe
@@ -176,9 +176,10 @@ def _optimizer_cost(dtype: torch.dtype) -> tuple[int, int]:
     """Bytes of the optimizer's state for each parameter tensor, and for each of its numbers, measured on small ones."""
 
     def state(numbers: int) -> int:
-        module = nn.ParameterList([nn.Parameter(torch.zeros(numbers, dtype=dtype))])
-        optimizer = make_optimizer(module, OptimizerSettings(), fused=False)
-        module[0].grad = torch.zeros(numbers, dtype=dtype)
+        parameter = nn.Parameter(torch.zeros(numbers, dtype=dtype))
+        group = {"params": [parameter], "lr": 1.0, "weight_decay": 0.0, "matrix": False}
+        optimizer = OptimizerSettings().optimizer.make([group], fused=False, sharding=Sharding())
+        parameter.grad = torch.zeros(numbers, dtype=dtype)
         optimizer.step()
         return sum(_bytes(value) for values in optimizer.state.values() for value in values.values())
 

@@ -1,13 +1,11 @@
 """The settings of `fit` inside a study, checked key by key before anything is trained."""
 
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from blockformer.data.datasets.base import COMMON
-from blockformer.data.options import dataset_named, options_elsewhere, unknown_option, wrong_values
-from blockformer.errors import DataError
+from blockformer.training.components import GROUPS, Components
 from registry import Problem
 from registry.errors import nearest
 from registry.strict_yaml import Map, as_plain, dotted, mark_of
@@ -43,29 +41,38 @@ def problems_in_settings(
     def problem(path: tuple[str, ...], message: str) -> Problem:
         return Problem(mark_of(tree, path), dotted(path), message)
 
-    dataset = fit.get("data", {}).get("dataset", default)
-    try:
-        dataset_named(dataset)
-    except DataError as error:
-        yield problem(("fit", "data", "dataset"), str(error).removeprefix("data.dataset: "))
-        dataset = default
+    named: dict[str, dict[str, Any]] = {"data": {"dataset": default}, "optimizer": {}}
+    for name, (group, _) in GROUPS.items():
+        for option in group.slots:
+            if (component := fit.get(name, {}).get(option)) is not None:
+                try:
+                    group.entry(option, component)
+                    named[name][option] = component
+                except group.error as error:
+                    yield problem(("fit", name, option), str(error).removeprefix(f"{name}.{option}: "))
+    components = Components.of(named["data"]["dataset"], named["optimizer"])
+    yield from _unread_or_wrong(fit, components, problem)
+
+
+def _unread_or_wrong(
+    fit: Mapping[str, Mapping[str, Any]], components: Components, problem: Callable[[tuple[str, ...], str], Problem]
+) -> Iterator[Problem]:
+    """Settings that nothing reads, and those with a wrong value."""
     for group, settings in fit.items():
-        known = groups_of(dataset).get(group)
+        groups = groups_of(components)
+        known = groups.get(group)
         if known is None:
-            yield problem(
-                ("fit", group),
-                f"there is no such group; {nearest(group, groups_of(dataset)) or _listed(groups_of(dataset))}",
-            )
+            yield problem(("fit", group), f"there is no such group; {nearest(group, groups) or _listed(groups)}")
             continue
         for key, value in settings.items():
             path, reason = ("fit", group, key), DECIDED.get(f"{group}.{key}")
             if reason is not None:
                 yield problem(path, f"cannot be set: {reason}")
-            elif group == "data" and key not in known and (key in options_elsewhere(dataset) or key in COMMON):
-                yield problem(path, unknown_option(key, dataset).partition(" ")[2])
+            elif key not in known and (unread := components.unknown(f"{group}.{key}")) is not None:
+                yield problem(path, unread.partition(" ")[2])
             elif key not in known:
                 yield problem(path, f"there is no such setting; {nearest(key, known) or _listed(known)}")
-            elif wrong := _wrong_value(dataset, group, key, value):
+            elif wrong := _wrong_value(components, group, key, value):
                 yield problem(path, wrong)
 
 
@@ -74,9 +81,9 @@ def _listed(known: Mapping[str, Any] | tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=8)
-def groups_of(dataset: str) -> dict[str, tuple[str, ...]]:
-    """The settings of each group, beside a dataset."""
-    parser = parser_of(dataset)
+def groups_of(components: Components) -> dict[str, tuple[str, ...]]:
+    """The settings of each group, beside these components."""
+    parser = parser_of(components)
     names = [action.dest for action in parser._actions if "." in action.dest and not action.dest.endswith(".help")]
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
@@ -87,24 +94,22 @@ def groups_of(dataset: str) -> dict[str, tuple[str, ...]]:
 
 
 @lru_cache(maxsize=8)
-def parser_of(dataset: str) -> Any:
-    """A parser of the settings beside a dataset, as `fit` has them."""
+def parser_of(components: Components) -> Any:
+    """A parser of the settings beside these components, as `fit` has them."""
     from jsonargparse import ArgumentParser
     from lightning.pytorch import Trainer
 
-    from blockformer.data.settings import data_class
     from blockformer.training.module import TrainingModule
-    from blockformer.training.optimizer import OptimizerSettings
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(data_class(dataset), "data")
-    parser.add_class_arguments(OptimizerSettings, "optimizer")
+    for group in GROUPS:
+        parser.add_class_arguments(components.settings_class(group), group)
     parser.add_class_arguments(TrainingModule, "model", skip={"recipe", "optimizer", "seed"})
     parser.add_class_arguments(Trainer, "trainer")
     return parser
 
 
-def _wrong_value(dataset: str, group: str, key: str, value: Any) -> str:
+def _wrong_value(components: Components, group: str, key: str, value: Any) -> str:
     """What is wrong with a value; empty: nothing."""
     from blockformer.training.parse_errors import readable
 
@@ -113,8 +118,8 @@ def _wrong_value(dataset: str, group: str, key: str, value: Any) -> str:
     plain = as_plain(value)
     try:
         plain = list(plain) if isinstance(plain, tuple) else plain
-        parser_of(dataset).parse_object({group: {key: plain}})
+        parser_of(components).parse_object({group: {key: plain}})
     except ArgumentError as error:
-        return readable(str(error), (), dataset).partition(": ")[2] or str(error)
-    own = group == "data" and key in dataset_named(dataset).parameters
-    return "; ".join(wrong_values(dataset, {key: plain})).partition(" ")[2] if own else ""
+        return readable(str(error), (), components).partition(": ")[2] or str(error)
+    wrong = GROUPS[group][0].wrong_values(components.chosen(group), {key: plain}) if group in GROUPS else []
+    return "; ".join(wrong).partition(" ")[2]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from blockformer.studies.run import Run
-from blockformer.training.optimizer import OptimizerSettings
+from blockformer.training.optimizers import OptimizerSettings
 
 LONGEST_TAG = 64  # characters, of W&B
 

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from blockformer.studies.fit_settings import DECIDED, groups_of, parser_of
 from blockformer.studies.study_file import Match, StudyFile
+from blockformer.training.components import Components
 from registry import entries
 from registry.text import prose
 
@@ -50,10 +51,13 @@ def _described(schema: Schema, model: type) -> None:
 
 
 def _groups() -> dict[str, Schema]:
-    """The settings of `fit` by group; those of the data are of any dataset."""
+    """The settings of `fit` by group; those of components are of any of them."""
     groups: dict[str, dict[str, Schema]] = {}
-    for dataset in entries("dataset"):
-        for group, key, schema in _settings(dataset):
+    some = [Components(dataset) for dataset in entries("dataset")]
+    some += [Components(some[0].dataset, optimizer) for optimizer in entries("optimizer")]
+    some += [Components(some[0].dataset, schedule=schedule) for schedule in entries("schedule")]
+    for components in some:
+        for group, key, schema in _settings(components):
             known = groups.setdefault(group, {})
             if key in known and _type(known[key]) != _type(schema):
                 schema = {"anyOf": [_type(known[key]), _type(schema)], "description": known[key].get("description", "")}
@@ -63,10 +67,10 @@ def _groups() -> dict[str, Schema]:
     }
 
 
-def _settings(dataset: str) -> Iterator[tuple[str, str, Schema]]:
-    """Group, key and schema of each setting beside a dataset."""
-    actions = {action.dest: action for action in parser_of(dataset)._actions}
-    for group, keys in groups_of(dataset).items():
+def _settings(components: Components) -> Iterator[tuple[str, str, Schema]]:
+    """Group, key and schema of each setting beside these components."""
+    actions = {action.dest: action for action in parser_of(components)._actions}
+    for group, keys in groups_of(components).items():
         for key in keys:
             if f"{group}.{key}" in DECIDED:
                 continue

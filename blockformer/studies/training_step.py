@@ -11,7 +11,7 @@ from blockformer.assembly import build
 from blockformer.inspection.batch import random_batch
 from blockformer.studies.fit_settings import DEFAULT_BATCH
 from blockformer.training.objectives import objective_for
-from blockformer.training.optimizer import OptimizerSettings, make_optimizer
+from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.score import TARGETS
 from blocks.models.base import Model
 from registry import Recipe
@@ -41,7 +41,7 @@ class TrainingStep:
         self._objective = objective_for(
             self.model.kind, settings.get("objective"), settings.get("label_smoothing", 0.0)
         )
-        self._optimizer = make_optimizer(self.model, OptimizerSettings(), fused=self._precision != "16-mixed")
+        self._optimizer = OptimizerSettings().make(self.model, fused=self._precision != "16-mixed")
         rows = int(fit.get("data", {}).get("batch_size", DEFAULT_BATCH))
         drawn = random_batch(self.model, rows, min(length, self.model.max_length))
         self._batch = {key: value.to(self.device) for key, value in drawn.items()}

@@ -13,11 +13,10 @@ from blockformer.assembly.checkpoint import METADATA, PREFIX, LoadError
 from blockformer.assembly.checkpoint_schema import short_name
 from blockformer.assembly.loading import misfits
 from blockformer.errors import UserError
-from blockformer.training.optimizer import OptimizerSettings, make_optimizer
+from blockformer.training.optimizers import OptimizerSettings
 from blocks.models.base import Model
 
 LOOPS = {"fit": "fit_loop", "validate": "validate_loop", "test": "test_loop", "predict": "predict_loop"}
-MOMENTS = ("exp_avg", "exp_avg_sq")
 MOST = 2**62  # of a count
 
 
@@ -97,10 +96,11 @@ def _loader(loop: Mapping[str, Any]) -> None:
 
 
 def _optimizer(content: Mapping[str, Any], model: Model, settings: OptimizerSettings) -> None:
-    own = make_optimizer(model, settings, fused=False)
+    settings.apply_freeze(model)
+    own = settings.make(model, fused=False)
     _part(content, "optimizer_states", [{"state": {}, "param_groups": own.state_dict()["param_groups"]}])
     saved = content["optimizer_states"][0]
-    parameters = [parameter for group in own.param_groups for parameter in group["params"]]
+    parameters = [(one, bool(group["matrix"])) for group in own.param_groups for one in group["params"]]
     counted = [number for group in saved["param_groups"] for number in group["params"]]
     if counted != list(range(len(parameters))):
         raise UnlikeError("optimizer_states.0.param_groups: params are not those of this model")
@@ -108,8 +108,8 @@ def _optimizer(content: Mapping[str, Any], model: Model, settings: OptimizerSett
         where = f"optimizer_states.0.state.{short_name(number)}"
         if type(number) is not int or not 0 <= number < len(parameters):
             raise UnlikeError(f"{where} is of no parameter")
-        shapes = {"step": (), **dict.fromkeys(MOMENTS, tuple(parameters[number].shape))}
-        for key, shape in shapes.items():
+        parameter, matrix = parameters[number]
+        for key, shape in settings.optimizer.state_shapes(parameter, matrix=matrix).items():
             value = held.get(key) if isinstance(held, Mapping) else None
             if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
                 raise UnlikeError(f"{where}.{key} is not a tensor of shape {shape}")

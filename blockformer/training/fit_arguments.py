@@ -11,10 +11,12 @@ from blockformer.assembly.builder import check
 from blockformer.assembly.checkpoint import LoadError, needed, read_metadata, verify
 from blockformer.assembly.loading import stored_recipe
 from blockformer.data.datasets.base import Task
-from blockformer.data.options import class_of, dataset_named, default_dataset
+from blockformer.data.options import class_of, default_dataset
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blockformer.generation.text_model import stored_tokenizer
+from blockformer.training.components import Components
+from blockformer.training.decay_from import DECIDED, settings_of_fork
 from blockformer.training.init_from import check_source
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import (
@@ -48,7 +50,7 @@ class FitArguments:
         verb: fit, validate, test or predict.
         recipe: the recipe, checked.
         variant: what to call it.
-        dataset: the name of the dataset.
+        components: the dataset, the optimizer and the schedule.
         configs: settings as `{group: {option: value}}`; later ones win.
         options: arguments for jsonargparse, which win over `configs`; None: called from Python.
         checkpoint: the file that `--ckpt_path` means, if it was given.
@@ -56,12 +58,13 @@ class FitArguments:
         tokenizer: the checkpoint's, with which it is scored and continued.
         vocab_size: the `data.vocab_size` that the checkpoint's tokenizer was learned with, if it is known.
         named: the folder of the run that `--ckpt_path last` names, which has no checkpoint yet.
+        decay_from: the trunk that the run continues with a falling learning rate, if it does.
     """
 
     verb: str
     recipe: RecipeArgument
     variant: str
-    dataset: str
+    components: Components
     configs: list[Settings]
     options: list[str] | None = None
     checkpoint: Path | None = None
@@ -69,6 +72,7 @@ class FitArguments:
     tokenizer: Tokenizer | None = None
     vocab_size: int | None = None
     named: Path | None = None
+    decay_from: str | None = None
 
     @property
     def model(self) -> Model:
@@ -76,10 +80,15 @@ class FitArguments:
         return self.recipe.model
 
     @property
+    def dataset(self) -> str:
+        """The name of the dataset."""
+        return self.components.dataset
+
+    @property
     def plugins(self) -> list[str]:
-        """The modules outside this project that registered blocks of this recipe, or the dataset."""
+        """The modules outside this project that registered blocks of this recipe, or another component."""
         modules = {spec.entry.block.__module__ for _, spec in self.recipe.recipe.spec.walk()}
-        modules.add(dataset_named(self.dataset).block.__module__)
+        modules |= {entry.block.__module__ for entry in self.components.entries()}
         return sorted(module for module in modules if not module.startswith(BUILT_IN))
 
     def settings(self) -> Settings:
@@ -102,6 +111,7 @@ class Given:
         options: arguments for jsonargparse; None: called from Python.
         config_folder: the run's folder that the last configuration file lies in.
         init_from: a trained model to begin with.
+        decay_from: a trunk to continue.
     """
 
     source: str | Path | Mapping[str, Any] | None = None
@@ -111,6 +121,7 @@ class Given:
     options: list[str] | None = None
     config_folder: Path | None = None
     init_from: str | None = None
+    decay_from: str | None = None
 
     def add_config(self, path: Path, group: str | None = None) -> None:
         """Take in a configuration file; its recipe goes to `source`, and the modules of its `plugin` are imported.
@@ -162,8 +173,9 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     Raises:
         RecipeError: something is wrong with the recipe; all of it is named.
         UserError: there is no recipe, or no such checkpoint.
-        DataError: there is no such dataset.
+        DataError, UserError: there is no such dataset, optimizer or schedule.
     """
+    decay_from = _decay_from(given, verb)
     found = _checkpoint(given)
     checkpoint, named = found.checkpoint, found.folder if found.checkpoint is None else None
     init_from = _init_from(given, verb, checkpoint)
@@ -179,9 +191,19 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     variant = given.value("run.variant") or recipe.recipe.name
     configs = [*given.configs, given.settings] if given.options is None else given.configs
     dataset = given.value("data.dataset") or default_dataset(recipe.model.kind)
-    dataset_named(dataset)
+    components = Components.of(dataset, {key: given.value(f"optimizer.{key}") for key in ("type", "schedule")})
     arguments = FitArguments(
-        verb, recipe, variant, dataset, configs, given.options, checkpoint, init_from, tokenizer, named=named
+        verb,
+        recipe,
+        variant,
+        components,
+        configs,
+        given.options,
+        checkpoint,
+        init_from,
+        tokenizer,
+        named=named,
+        decay_from=decay_from,
     )
     if tokenizer is not None:
         arguments.vocab_size = given.configs[0]["data"].get("vocab_size")
@@ -218,6 +240,29 @@ def _add_saved(given: Given, folder: Path) -> bool:
     given.source = saved.get("recipe")
     given.configs.insert(0, json.loads(json.dumps(settings)) | {"init_from": saved.get("init_from")})
     return True
+
+
+def _decay_from(given: Given, verb: str) -> str | None:
+    """Take the settings that follow from the trunk of `--decay-from`; give its path."""
+    configured = [config.pop("decay_from", None) for config in given.configs]
+    source = next((path for path in (given.decay_from, *reversed(configured)) if path is not None), None)
+    if source is None or (given.decay_from is None and given.value("ckpt_path") is not None):
+        return None
+    if verb != "fit" or given.init_from is not None:
+        raise UserError(f"--decay-from is for fit{' alone, without --init-from' if verb == 'fit' else ''}")
+    if not isinstance(source, str) or not source.strip():
+        raise UserError(f"--decay-from takes the path of a checkpoint, not {source!r}")
+    for name in DECIDED:
+        if given.decay_from is not None and given.value(name) is not None:
+            raise UserError(f"--{name} cannot be set beside --decay-from, which decides it")
+    for name, value in settings_of_fork(source, given.value("optimizer.cooldown_steps")).items():
+        if name == "run.name" and given.value(name) is not None:
+            continue
+        group, _, key = name.rpartition(".")
+        (given.settings.setdefault(group, {}) if group else given.settings)[key] = value
+        if given.options is not None and name != "ckpt_path":
+            given.options.append(f"--{name}={value}")
+    return source
 
 
 def _init_from(given: Given, verb: str, checkpoint: Path | None) -> str | None:

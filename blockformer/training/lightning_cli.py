@@ -16,7 +16,7 @@ from blockformer.assembly.capabilities import position_warnings
 from blockformer.assembly.checkpoint import read_metadata
 from blockformer.data.module import idle_settings
 from blockformer.data.processes import is_first
-from blockformer.data.settings import data_class, settings_of
+from blockformer.data.settings import settings_of
 from blockformer.errors import DataError, UserError
 from blockformer.training.callbacks import EvaluationPhase, Predictions, WarmStart
 from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
@@ -32,7 +32,6 @@ from blockformer.training.loggers import SafeWandbLogger
 from blockformer.training.metadata import check_steps_left, earlier_data
 from blockformer.training.module import TrainingModule
 from blockformer.training.objectives import objective_for
-from blockformer.training.optimizer import OptimizerSettings
 from blockformer.training.output import LOG, run_log
 from blockformer.training.parallel import plan_for
 from blockformer.training.parallel.heartbeat import watch_processes
@@ -87,7 +86,7 @@ class TrainingCLI(LightningCLI):
         try:
             super().__init__(
                 TrainingModule,
-                data_class(arguments.dataset),
+                arguments.components.settings_class("data"),
                 save_config_callback=None,
                 trainer_defaults=DEFAULTS,
                 seed_everything_default=0,
@@ -108,8 +107,11 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--init-from", type=str, default=None, help="begin with what a trained model of another recipe has learned"
         )
+        parser.add_argument(
+            "--decay-from", type=str, default=None, help="continue a run of constant learning rate, which now falls"
+        )
         parser.add_class_arguments(RunSettings, "run")
-        parser.add_class_arguments(OptimizerSettings, "optimizer")
+        parser.add_class_arguments(self.arguments.components.settings_class("optimizer"), "optimizer")
         length = min(USUAL_LENGTH, self.arguments.model.max_length)
         parser.set_defaults({"recipe": self.arguments.recipe, "data.length": length})
         parser.link_arguments("recipe", "model.recipe")
@@ -125,7 +127,7 @@ class TrainingCLI(LightningCLI):
             self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
         except ArgumentError as error:
             known = [name for action in self._parser(self.arguments.verb)._actions for name in action.option_strings]
-            raise UserError(readable(str(error), known, self.arguments.dataset)) from error
+            raise UserError(readable(str(error), known, self.arguments.components)) from error
         for name, seed in (
             ("seed_everything", self.settings.seed_everything),
             ("model.seed", self.settings.model.seed),
@@ -252,7 +254,8 @@ class TrainingCLI(LightningCLI):
         config = json.loads(text)
         config["run"] |= {"name": None, "variant": self.arguments.variant}
         config.pop("config", None)
-        return config | {"ckpt_path": None, "plugin": self.arguments.plugins, "init_from": self.arguments.init_from}
+        sources = {"init_from": self.arguments.init_from, "decay_from": self.arguments.decay_from}
+        return config | {"ckpt_path": None, "plugin": self.arguments.plugins, **sources}
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         self.run: RunSettings = self._get(self.config_init, "run")
@@ -294,9 +297,16 @@ class TrainingCLI(LightningCLI):
         arguments, dry = self.arguments, bool(config["fast_dev_run"])
         settings = settings_text(self.saved, sign(self.saved["data"]))
         self.place = place_of_fit(
-            self.run, arguments.variant, arguments.checkpoint, arguments.named, settings, first=self.first, dry=dry
+            self.run,
+            arguments.variant,
+            arguments.checkpoint,
+            arguments.named,
+            settings,
+            forks=arguments.decay_from is not None,
+            first=self.first,
+            dry=dry,
         )
-        if (found := self.place.checkpoint) is not None and arguments.checkpoint is None:
+        if (found := self.place.checkpoint) is not None and found != arguments.checkpoint:
             arguments.checkpoint = found
             arguments.tokenizer = tokenizer_for(arguments.dataset, found, read_metadata(found))
         if self.place.note and self.first:

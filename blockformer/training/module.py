@@ -1,6 +1,6 @@
-"""The LightningModule: one model, one objective, AdamW; results do not depend on how a batch is divided."""
+"""The LightningModule: one model, one objective, one optimizer; results do not depend on how a batch is divided."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import lightning.pytorch as L
 import torch
@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from blockformer.assembly.builder import materialise
-from blockformer.assembly.checkpoint import METADATA
+from blockformer.assembly.checkpoint import METADATA, PREFIX
 from blockformer.data.loader import TrainingLoader
 from blockformer.data.module import TextData
 from blockformer.data.processes import data_processes
+from blockformer.errors import UserError
 from blockformer.training.checkpoint_state import check_state
 from blockformer.training.compatibility import (
     check_batch,
@@ -24,7 +25,7 @@ from blockformer.training.compatibility import (
 )
 from blockformer.training.metadata import run_metadata, verify_same_model
 from blockformer.training.objectives import objective_for
-from blockformer.training.optimizer import OptimizerSettings, apply_settings, learning_rate, make_optimizer
+from blockformer.training.optimizers import OptimizerSettings, Sharding
 from blockformer.training.parallel import ShardedStrategy, Shards
 from blockformer.training.parallel.shards import local_gradients
 from blockformer.training.recipe_argument import RecipeArgument
@@ -43,7 +44,7 @@ class TrainingModule(L.LightningModule):
 
     Args:
         recipe: the recipe of the model.
-        optimizer: AdamW's settings and the schedule.
+        optimizer: the optimizer and the schedule.
         objective: `causal_lm`, `masked_lm` or `seq2seq`; the one for the kind of model when not given.
         label_smoothing: share of each target's probability that is spread over the vocabulary in training.
         compile: compile the model with `torch.compile`.
@@ -62,6 +63,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed or 0, compile
         self.model = recipe.take_model()  # on the meta device; configure_model creates the parameters
+        optimizer.apply_freeze(self.model)
         self.objective = objective_for(self.model.kind, objective, label_smoothing)
         self.shards: Shards | None = None  # set where no process holds the whole model
         self.provenance: dict[str, Any] = {}  # plain data that the caller adds to every checkpoint
@@ -134,23 +136,46 @@ class TrainingModule(L.LightningModule):
         fused = (
             self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         )  # the gradient scaler must unscale first
-        return make_optimizer(self.model, self.settings, fused=fused)
+        return self.settings.make(self.model, fused=fused, sharding=self._sharding())
+
+    def _sharding(self) -> Sharding | None:
+        """How the optimizer gathers whole tensors; None: this process has them.
+
+        Raises:
+            UserError: the optimizer needs whole parameters, which no process has.
+        """
+        if (shards := self.shards) is None:
+            return None
+        if not self.settings.optimizer.elementwise:
+            raise UserError(f"optimizer.type {self.settings.type}: does not work with sharded parameters; use ddp")
+        names: dict[Tensor, str] = {parameter: PREFIX + name for name, parameter in self.model.named_parameters()}
+        return Sharding(
+            lambda parameter, tensor: shards.whole(names[parameter], tensor),
+            lambda parameter, tensor: shards.part(names[parameter], tensor, parameter),
+        )
 
     def on_train_start(self) -> None:
-        apply_settings(self.trainer.optimizers[0], self.settings)
+        self.settings.apply(self.trainer.optimizers[0], self.model)
         self.tokens_seen = self.tokens_seen.to(self.device, no_sums(self.device).dtype)
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next optimizer step."""
-        return learning_rate(self.settings, self.trainer.global_step + 1, self.total_steps)
+        return self.settings.lr * self._factor
+
+    @property
+    def _factor(self) -> float:
+        return self.settings.factor(self.trainer.global_step + 1, self.total_steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._check_first(batch, "train")
         if self._stepped:
             self.window, self._stepped = None, False
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.learning_rate
+        optimizer: Any = self.trainer.optimizers[0]
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * self._factor
+        if self.window is None and hasattr(optimizer, "begin_step"):
+            optimizer.begin_step()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.trainer.global_step == self.trainer.max_steps:
@@ -187,6 +212,8 @@ class TrainingModule(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the model update its own state (such as router biases), before anything is saved."""
         super().optimizer_step(*args, **kwargs)
+        if hasattr(optimizer := self.trainer.optimizers[0], "end_step"):
+            cast("Any", optimizer).end_step()
         self.model.update()
 
     def configure_gradient_clipping(

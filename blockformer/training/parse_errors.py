@@ -3,8 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from blockformer.data.datasets.base import COMMON
-from blockformer.data.options import options_elsewhere, unknown_option
+from blockformer.training.components import Components
 from blockformer.training.option_advice import advice
 
 PLAINER = (
@@ -14,13 +13,13 @@ PLAINER = (
 )
 
 
-def readable(message: str, options: Sequence[str], dataset: str) -> str:
+def readable(message: str, options: Sequence[str], components: Components) -> str:
     """A message of jsonargparse on one line, in terms of options, with the most similar option that exists.
 
     Args:
         message: jsonargparse's.
         options: the options that there are.
-        dataset: the chosen dataset, whose options are among them.
+        components: those of the run, whose options are among them.
     """
     text = " ".join(message.split())
     if found := re.search(r"(Parser key .*?:).*(Problem with given class_path.*?)(?: - |$)", text):
@@ -36,10 +35,10 @@ def readable(message: str, options: Sequence[str], dataset: str) -> str:
         text = re.sub(pattern, replacement, text)
     if found := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", text, re.IGNORECASE):
         option = found[1].partition("=")[0] if found[1] else f"--{found[2]}"
-        others = {f"--data.{key}": readers for key, readers in options_elsewhere(dataset).items()}
-        if option in others or option in (f"--data.{key}" for key in COMMON):
-            return unknown_option(option.removeprefix("--data."), dataset)
+        if (problem := components.unknown(option.removeprefix("--"))) is not None:
+            return problem
+        others = {f"--{key}": readers for key, readers in components.elsewhere().items()}
         meant = advice(option, [*options, *others])
-        of = f" of dataset {others[meant]}" if meant in others and meant not in options else ""
+        of = f" of {others[meant]}" if meant in others and meant not in options else ""
         return f"there is no option {option}" + (f"; did you mean {meant}{of}?" if meant else "; see --help all")
     return text

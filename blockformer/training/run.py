@@ -33,6 +33,7 @@ def train(
     """
     given = Given(overrides=overrides, settings=_nested(settings or {}))
     given.init_from = given.settings.pop("init_from", None)
+    given.decay_from = given.settings.pop("decay_from", None)
     configs = given.settings.pop("config", ())
     with quiet_process(), kept_output():
         for config in [configs] if isinstance(configs, str | Path) else configs:

@@ -49,6 +49,7 @@ def place_of_fit(
     named: Path | None,
     settings: str,
     *,
+    forks: bool = False,
     first: bool,
     dry: bool,
 ) -> Place:
@@ -63,6 +64,7 @@ def place_of_fit(
         checkpoint: what the run continues from.
         named: the folder of the run that `--ckpt_path last` names, if it has no checkpoint.
         settings: the content of the run's `config.yaml`.
+        forks: whether the settings name the checkpoint that another run began with.
         first: whether this is the first process, which writes.
         dry: whether nothing is to be written.
 
@@ -77,7 +79,8 @@ def place_of_fit(
     if not first:
         if folder is None:
             return Place(Path(os.environ.get(_SHARED) or run.root), checkpoint)
-        return Place(folder, checkpoint or newest_checkpoint(folder))  # the first process refuses one of another run
+        newest = newest_checkpoint(folder)  # the first process refuses one of another run
+        return Place(folder, newest or checkpoint if forks else checkpoint or newest)
     lock = lock_new(Path(run.root), default_name(variant)) if folder is None else RunLock(folder)
     os.environ[_SHARED] = str(lock.folder)
     try:
@@ -85,17 +88,17 @@ def place_of_fit(
         if continues:
             assert checkpoint is not None
             return Place(lock.folder, checkpoint, lock, _gone_back(lock.folder, checkpoint))
-        return _begun(lock, checkpoint, settings, asked=named is not None)
+        return _begun(lock, checkpoint, settings, asked=named is not None, forks=forks)
     except BaseException:
         lock.release()
         raise
 
 
-def _begun(lock: RunLock, checkpoint: Path | None, settings: str, *, asked: bool) -> Place:
+def _begun(lock: RunLock, checkpoint: Path | None, settings: str, *, asked: bool, forks: bool) -> Place:
     """A run that does not continue the one in its folder, as far as its user knows."""
     folder = lock.folder
     if checkpoints_in(folder):
-        if checkpoint is None and (newest := _unfinished(folder, settings)) is not None:
+        if (checkpoint is None or forks) and (newest := _unfinished(folder, settings)) is not None:
             return Place(folder, newest, lock, f"{folder} holds a run with the same settings, which continues")
         raise UserError(
             f"{folder} holds a run already: continue it with --ckpt_path last, or begin another with --run.name"

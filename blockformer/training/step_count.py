@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from blockformer.errors import UserError
-from blockformer.training.optimizer import OptimizerSettings
+from blockformer.training.optimizers import OptimizerSettings
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -53,16 +53,17 @@ def total_steps(trainer: "Trainer", settings: OptimizerSettings, data: Any = Non
         data: the data module, while the trainer does not have it yet.
 
     Raises:
-        UserError: the cosine schedule needs the length of the run, and it is not set; or the run is shorter than
+        UserError: the schedule needs the length of the run, and it is not set; or the run is shorter than
             `min_steps` or `min_epochs`.
     """
     limits = [trainer.max_steps] if trainer.max_steps > 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         limits.append(trainer.max_epochs * (batches_per_epoch(trainer, data) // trainer.accumulate_grad_batches))
-    if not limits and settings.schedule == "cosine" and settings.decay_steps is None:
+    if not limits and settings.schedule.needs_length:
+        decay = " or optimizer.decay_steps" if hasattr(settings.schedule, "decay_steps") else ""
         raise UserError(
-            "optimizer.schedule cosine needs the length of the run: "
-            "set trainer.max_steps, trainer.max_epochs or optimizer.decay_steps"
+            f"optimizer.schedule {settings.schedule_name} needs the length of the run: "
+            f"set trainer.max_steps, trainer.max_epochs{decay}"
         )
     if limits:
         _check_minimum(trainer, min(limits), data)

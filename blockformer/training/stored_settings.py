@@ -12,13 +12,12 @@ from lightning.pytorch import Trainer
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from blockformer.assembly.checkpoint_schema import short_name
-from blockformer.data.datasets.base import COMMON
 from blockformer.data.options import class_of
-from blockformer.data.settings import settings_of as settings_beside
 from blockformer.errors import DataError, UserError
 from blockformer.files import is_name
+from blockformer.option_groups import OptionGroup
+from blockformer.training.components import GROUPS, Components
 from blockformer.training.module import TrainingModule
-from blockformer.training.optimizer import OptimizerSettings
 from blockformer.training.run_folder import RunSettings
 from blockformer.training.signature import is_signed
 
@@ -33,7 +32,7 @@ _TAKEN = {
     "run": ("variant", "save_every", "monitor", "project", "group", "job_type", "tags"),
 }
 """Of these groups the other settings are left out: they name code or places."""
-_WHOLE = {"model": TrainingModule.__init__, "optimizer": OptimizerSettings}
+_WHOLE = {"model": TrainingModule.__init__}
 _OBJECTS = {"model.recipe", "model.optimizer"}  # parameters that come from other settings
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, str_max_length=LONGEST)
 
@@ -45,13 +44,15 @@ def harmless(config: Mapping[str, Any]) -> Settings:
         UserError: a setting is unknown or has a value of another type; the message names its key.
     """
     kept: Settings = {}
-    if config.get("data") is not None:
-        kept["data"] = _checked("data", (data := _section(config, "data")), _types(data))
+    types = _types(config)
+    for group, own in types.items():
+        if config.get(group) is not None:
+            kept[group] = _checked(group, _section(config, group), own)
     for group, definition in _WHOLE.items():
         if config.get(group) is not None:
             hints = get_type_hints(definition).items()
-            types = {name: hint for name, hint in hints if f"{group}.{name}" not in _OBJECTS}
-            kept[group] = _checked(group, _section(config, group), types)
+            own = {name: hint for name, hint in hints if f"{group}.{name}" not in _OBJECTS}
+            kept[group] = _checked(group, _section(config, group), own)
     if "seed_everything" in config:
         kept |= _checked("", {"seed_everything": config["seed_everything"]}, {"seed_everything": int | bool | None})
     known = {"trainer": get_annotations(Trainer.__init__, eval_str=True), "run": get_type_hints(RunSettings)}
@@ -74,13 +75,7 @@ def settings_of(metadata: Mapping[str, Any], said: Callable[[str], Any]) -> Sett
     Raises:
         UserError: a setting is wrong, or names files that the user has to name.
     """
-    config = metadata["config"]
-    stored, dataset = config.get("data"), said("data.dataset")
-    if isinstance(stored, Mapping) and dataset is not None and dataset != stored.get("dataset"):
-        known = settings_beside(dataset)
-        config = {**config, "data": {key: stored[key] for key in COMMON if key in stored and key in known}}
-        config["data"]["dataset"] = dataset
-    settings = harmless(config)
+    settings = harmless(_with_chosen(metadata["config"], said))
     data = settings.setdefault("data", {})
     if data.get("dataset") is not None and not is_signed(data, metadata.get("signature")):
         named = [key for key in class_of(data["dataset"]).reads if data.pop(key, None)]
@@ -92,17 +87,51 @@ def settings_of(metadata: Mapping[str, Any], said: Callable[[str], Any]) -> Sett
     return settings
 
 
-def _types(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The type of each setting of the data.
+def _with_chosen(config: Mapping[str, Any], said: Callable[[str], Any]) -> Mapping[str, Any]:
+    """The configuration with the components that the user chooses, and without settings that those do not have."""
+    result = dict(config)
+    for name, (group, base) in GROUPS.items():
+        stored = config.get(name)
+        chosen = {option: said(f"{name}.{option}") for option in group.slots}
+        if not isinstance(stored, Mapping) or not any(
+            new is not None and new != stored.get(option) for option, new in chosen.items()
+        ):
+            continue
+        now = {**{option: stored.get(option) for option in group.slots}, **_given(chosen)}
+        known = group.settings(_given(now), base)
+        changed = [option for option, new in _given(chosen).items() if new != stored.get(option)]
+        gone = {key for option in changed for key in _own_settings(group, option, stored.get(option))}
+        result[name] = {key: value for key, value in stored.items() if key in known and key not in gone} | _given(now)
+    return result
+
+
+def _given(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    return {option: name for option, name in chosen.items() if name is not None}
+
+
+def _own_settings(group: OptionGroup, option: str, name: Any) -> Mapping[str, Any]:
+    """The settings of the component that a checkpoint names; none if it is not registered."""
+    try:
+        return group.entry(option, name).parameters
+    except group.error:
+        return {}
+
+
+def _types(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The type of each setting, by group, of the components that a configuration names.
 
     Raises:
-        UserError: the dataset is not registered.
+        UserError: one of them is not registered.
     """
+    data, optimizer = _section(config, "data"), _section(config, "optimizer")
     try:
-        known = settings_beside(data.get("dataset") or "docstrings")
-    except DataError as error:
+        components = Components.of(data.get("dataset") or "docstrings", optimizer)
+        return {
+            name: {key: one.annotation for key, one in group.settings(components.chosen(name), base).items()}
+            for name, (group, base) in GROUPS.items()
+        }
+    except (DataError, UserError) as error:
         raise UserError(f"config.{error}") from None
-    return {name: parameter.annotation for name, parameter in known.items()}
 
 
 def _section(config: Mapping[str, Any], group: str) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from blockformer.data import cache
 from blockformer.data.datasets.base import COMMON, TextDataset
 from blockformer.data.module import TextData
-from blockformer.data.settings import _COMMON, data_class, settings_of
+from blockformer.data.settings import data_class, settings_of
 from blockformer.errors import DataError
 from registry import RegistrationError, entries
 
@@ -288,7 +289,7 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
     ("settings", "said"),
     [
         ({"dataset": "text"}, "dataset text needs files"),
-        ({"files": "a.txt"}, "data.files is a setting of dataset 'pairs' and 'text', and has no effect with 'docstr"),
+        ({"files": "a.txt"}, "is a setting of dataset 'pairs' and 'text', and has no effect with dataset 'docstr"),
         ({"dataset": "texts"}, r"there is no dataset \"texts\"; did you mean 'text'\?"),
         ({"max_bites": 9}, r"there is no setting data\.max_bites; did you mean 'max_bytes'\?"),
         ({"batchsize": 9}, r"there is no setting data\.batchsize; did you mean 'batch_size'\?"),
@@ -308,12 +309,12 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"validation": float("nan")}, "leave something to train on"),
         (
             {"dataset": "text", "files": "a", "locale": "fr"},
-            r"data\.locale is a setting of dataset 'cldr', and has no effect with 'text'; remove it",
+            r"data\.locale is a setting of dataset 'cldr', and has no effect with dataset 'text'; remove it",
         ),
-        ({"dataset": "pairs", "files": "a", "pairs": 9}, r"data\.pairs .*has no effect with 'pairs'; remove it"),
-        ({"dataset": "text", "files": "a", "max_bytes": 9}, r"data\.max_bytes .*has no effect with 'text'"),
-        ({"dataset": "cldr", "max_bytes": None}, r"data\.max_bytes .*has no effect with 'cldr'"),
-        ({"locale": "fr"}, r"data\.locale .*has no effect with 'docstrings'"),
+        ({"dataset": "pairs", "files": "a", "pairs": 9}, r"data\.pairs .*no effect with dataset 'pairs'; remove it"),
+        ({"dataset": "text", "files": "a", "max_bytes": 9}, r"data\.max_bytes .*has no effect with dataset 'text'"),
+        ({"dataset": "cldr", "max_bytes": None}, r"data\.max_bytes .*has no effect with dataset 'cldr'"),
+        ({"locale": "fr"}, r"data\.locale .*has no effect with dataset 'docstrings'"),
         ({"dataset": "cldr", "mask_rate": 0.3}, r"data\.mask_rate has no effect with dataset 'cldr'"),
         ({"objective": "causal_lm", "mask_rate": 0.3}, r"data\.mask_rate has no effect with objective 'causal_lm'"),
         ({"objective": "masked_lm", "separate_documents": False}, r"data\.separate_documents has no effect with obj"),
@@ -361,7 +362,7 @@ def test_options_of_a_dataset_are_read_by_their_types() -> None:
 def test_common_settings_are_those_of_the_signature_and_no_dataset_may_take_their_names(
     registry_of_a_test: Callable[..., Any],
 ) -> None:
-    assert tuple(_COMMON) == COMMON
+    assert tuple(signature(TextData).parameters) == (*COMMON, "options")
 
     class Shadowing(TextDataset):
         """Nothing."""

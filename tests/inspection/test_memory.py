@@ -14,7 +14,7 @@ from blockformer.cli.main import main
 from blockformer.cli.show import size
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
 from blockformer.inspection.memory import PRECISIONS, memory
-from blockformer.training.optimizer import OptimizerSettings, make_optimizer
+from blockformer.training.optimizers import OptimizerSettings
 from blocks.models.base import Model
 
 TINY = [name for name in registry.builtin_recipes() if name.startswith("tiny_")]
@@ -59,7 +59,7 @@ def test_activations_are_those_that_a_real_step_saves(name: str, precision: str)
 def test_the_optimizer_needs_what_it_really_holds() -> None:
     model = bf.build("tiny_experts")
     really_saved(model, 1, 8, "fp32")
-    optimizer = make_optimizer(model, OptimizerSettings(), fused=False)
+    optimizer = OptimizerSettings().make(model, fused=False)
     optimizer.step()
     state = sum(value.nbytes for values in optimizer.state.values() for value in values.values())
     assert memory(registry.load_recipe("tiny_experts"), "fp32", 1, 8).optimizer == state

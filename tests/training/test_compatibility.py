@@ -18,7 +18,7 @@ from blockformer.training.compatibility import (
     remarks_on_data,
 )
 from blockformer.training.module import TrainingModule
-from blockformer.training.optimizer import OptimizerSettings
+from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.recipe_argument import RecipeArgument
 from registry import load_recipe
 

@@ -14,7 +14,7 @@ import blockformer as bf
 import registry
 from blockformer.assembly.checkpoint import model_weights, read_checkpoint
 from blockformer.training.module import TrainingModule
-from blockformer.training.optimizer import OptimizerSettings
+from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.recipe_argument import RecipeArgument
 
 EXPERTS = {

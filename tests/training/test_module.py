@@ -13,7 +13,7 @@ import registry
 from blockformer.training.callbacks import RandomState
 from blockformer.training.callbacks.random_state import current, restore, seed
 from blockformer.training.module import TrainingModule
-from blockformer.training.optimizer import OptimizerSettings
+from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.recipe_argument import RecipeArgument
 
 Batch = dict[str, Tensor]

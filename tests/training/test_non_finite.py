@@ -15,7 +15,7 @@ from blockformer.cli.main import main
 from blockformer.errors import UserError
 from blockformer.training.callbacks import Checkpoints, NonFiniteGuard
 from blockformer.training.module import TrainingModule
-from blockformer.training.optimizer import OptimizerSettings
+from blockformer.training.optimizers import OptimizerSettings
 from tests.conftest import last_of_each
 
 

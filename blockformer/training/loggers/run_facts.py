@@ -1,6 +1,5 @@
 """The configuration of a run as one nested mapping, by any key of which runs can be grouped and sorted."""
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -24,7 +23,7 @@ def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
         **{key: value for key, value in module.provenance.items() if key in ("variant", "warm_start", "earlier_data")},
         "model": model_facts(build_unchecked(module.recipe), getattr(data, "length", module.model.max_length)),
         "objective": {"type": module.objective.name, "label_smoothing": module.objective.label_smoothing},
-        "optimizer": dataclasses.asdict(module.settings),
+        "optimizer": module.settings.as_dict(),
         "data": data_facts(data),
         "trainer": trainer_facts(trainer) | {"total_steps": module.total_steps},
         "seed": module.seed,

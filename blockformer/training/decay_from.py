@@ -1,0 +1,62 @@
+"""`--decay-from`: continue a run of constant learning rate (a trunk) in a run of its own, in which the rate falls."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blockformer.assembly.checkpoint import read_metadata
+from blockformer.errors import UserError
+from blockformer.training.optimizers import OptimizerSettings
+from blockformer.training.run_folder import CHECKPOINTS, LAST, folder_of
+from blockformer.training.stored_settings import harmless
+
+DECIDED = ("trainer.max_steps", "trainer.max_epochs", "optimizer.schedule", "optimizer.warmup_steps", "ckpt_path")
+"""Settings that follow from the trunk and `optimizer.cooldown_steps`."""
+
+
+def settings_of_fork(source: str, cooldown: Any) -> dict[str, Any]:
+    """The settings, by their names, of the run that continues a trunk.
+
+    Args:
+        source: the trunk's checkpoint, or its folder, of which the newest counts.
+        cooldown: steps over which the learning rate falls; None: a quarter of the trunk's.
+
+    Raises:
+        UserError: it is no checkpoint, or its learning rate is not at the peak.
+    """
+    path = Path(source)
+    path = path / CHECKPOINTS / f"{LAST}.ckpt" if path.is_dir() else path
+    metadata = read_metadata(path)
+    step = int(metadata.get("step") or 0)
+    _check_trunk(metadata, step, path)
+    steps = max(1, step // 4) if cooldown is None else _count(cooldown)
+    home = folder_of(path)
+    return {
+        "ckpt_path": str(path),
+        "trainer.max_steps": step + steps,
+        "optimizer.schedule": "wsd",
+        "optimizer.cooldown_steps": steps,
+        "run.name": f"{path.stem if home is None else home.name}-decay-{step}-{steps}",
+    }
+
+
+def _check_trunk(metadata: Mapping[str, Any], step: int, path: Path) -> None:
+    stored = harmless(metadata.get("config") or {}).get("optimizer") or {}
+    settings = OptimizerSettings(**stored)
+    share = settings.factor(step, metadata.get("total_steps") or 0) if step else 0.0
+    if share != 1.0:
+        raise UserError(
+            f"--decay-from {path}: at its step {step} the learning rate is {share:.0%} of the peak (schedule "
+            f"{settings.schedule_name}, {settings.warmup_steps} steps of warm-up): a trunk is trained with "
+            "--optimizer.schedule constant or wsd, and its checkpoint is of a step before the rate falls"
+        )
+
+
+def _count(value: Any) -> int:
+    try:
+        steps = int(value)
+    except (TypeError, ValueError):
+        steps = 0
+    if steps < 1:
+        raise UserError(f"--optimizer.cooldown_steps {value}: must be a number of steps above 0")
+    return steps

@@ -1,0 +1,38 @@
+"""AdamW."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.optim import AdamW as TorchAdamW
+from torch.optim import Optimizer
+
+from blockformer.training.optimizers.base import Group, OptimizerComponent, Sharding
+from registry import register
+
+SMALLEST = torch.finfo(torch.float32).tiny
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Epsilon = Annotated[float, Field(ge=SMALLEST, le=1)]
+
+
+@register("adamw")
+class AdamW(OptimizerComponent):
+    """Adam, with the decay of weights kept apart from the gradient.
+
+    Args:
+        beta1: Decay rate of the running mean of the gradient.
+        beta2: Decay rate of the running mean of the squared gradient.
+        eps: Added to the square root of the second moment.
+    """
+
+    paper = "Loshchilov and Hutter, 2019, Decoupled Weight Decay Regularization, arXiv:1711.05101"
+
+    def __init__(self, *, beta1: Decay = 0.9, beta2: Decay = 0.95, eps: Epsilon = 1e-8) -> None:
+        self.betas, self.eps = (beta1, beta2), eps
+
+    def make(self, groups: list[Group], *, fused: bool, sharding: Sharding) -> Optimizer:
+        return TorchAdamW(groups, betas=self.betas, eps=self.eps, fused=fused)
+
+    def state_shapes(self, parameter: Tensor, *, matrix: bool) -> dict[str, tuple[int, ...]]:
+        return {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}

@@ -1,0 +1,273 @@
+"""The options `--optimizer.*`: the optimizer, its schedule, and which parameters are treated how."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from blockformer.errors import UserError
+from blockformer.option_groups import OptionGroup
+from blockformer.training.optimizers.base import COMMON, Group, OptimizerComponent, Schedule, Sharding
+from blocks.base import Component, Norm
+from blocks.base.axes import Vocabulary
+
+OPTIMIZER = OptionGroup(
+    "optimizer", {"type": OptimizerComponent.slot.name, "schedule": Schedule.slot.name}, COMMON, UserError
+)
+LARGEST = torch.finfo(torch.float32).max
+
+
+class ParameterGroup(BaseModel):
+    """Parameters with a learning rate or decay of their own, by their names or by the slot of the block that has them.
+
+    Args:
+        match: names, with `*` for any text: `decoder.layers.0.*`.
+        slot: a slot, such as `norm` or `embedding`.
+        lr: peak learning rate; null: that of the others.
+        weight_decay: for all of these parameters, vectors too; null: as for the others.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    match: str | None = None
+    slot: str | None = None
+    lr: Annotated[float, Field(gt=0, le=LARGEST)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "ParameterGroup":
+        if (self.match is None) == (self.slot is None):
+            raise ValueError("needs either match or slot")
+        if self.lr is None and self.weight_decay is None:
+            raise ValueError("needs lr or weight_decay")
+        return self
+
+    def __str__(self) -> str:
+        return f"slot {self.slot}" if self.match is None else repr(self.match)
+
+
+GROUPS = TypeAdapter(list[ParameterGroup])
+
+
+def chosen_components(given: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the optimizer and the schedule that settings choose; without a schedule the optimizer's default.
+
+    Raises:
+        UserError: there is no such optimizer or schedule.
+    """
+    kind = given.get("type") or "adamw"
+    optimizer = cast("type[OptimizerComponent]", OPTIMIZER.entry("type", kind).block)
+    schedule = given.get("schedule") or optimizer.default_schedule
+    OPTIMIZER.entry("schedule", schedule)
+    return {"type": kind, "schedule": schedule}
+
+
+class OptimizerSettings:
+    """The optimizer and the schedule of its learning rate: the options `--optimizer.*`.
+
+    Args:
+        type: Name of a registered optimizer; see `blockformer blocks optimizer`.
+        lr: Peak learning rate, reached at the end of the warm-up.
+        weight_decay: Decoupled weight decay of matrices, embeddings included; at most 1, or 1 / lr. Vectors, biases and
+            norm parameters never decay, not even where those of many experts are stored in one tensor.
+        schedule: Name of a registered schedule; see `blockformer blocks schedule`; null: cosine, or what the optimizer
+            needs.
+        warmup_steps: Optimizer steps over which the learning rate rises linearly from 0.
+        groups: Parameters with an lr or weight_decay of their own: [{match: "embedding.*", lr: 1e-4}, {slot: norm,
+            weight_decay: 0.1}]; the first that a parameter belongs to counts.
+        freeze: Names of parameters that are not trained, with * for any text.
+        options: The parameters of the optimizer and the schedule, such as `beta1`.
+
+    Raises:
+        UserError: a value is out of range, or nothing reads it; all such values are named.
+    """
+
+    def __init__(
+        self,
+        type: str = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        schedule: str | None = None,
+        warmup_steps: int = 100,
+        groups: list[dict[str, Any]] | None = None,
+        freeze: list[str] | None = None,
+        **options: Any,
+    ) -> None:
+        chosen = chosen_components({"type": type, "schedule": schedule})
+        problems = list(_out_of_range(lr, weight_decay, warmup_steps))
+        self.groups, wrong = _read_groups(groups or [])
+        if problems + wrong:
+            raise UserError("; ".join(problems + wrong))
+        made = OPTIMIZER.make(chosen, options)
+        self.optimizer: OptimizerComponent = made["type"]
+        self.schedule: Schedule = made["schedule"]
+        self.type, self.schedule_name = type, chosen["schedule"]
+        entries = [OPTIMIZER.entry(option, name) for option, name in chosen.items()]
+        self._options = {one: options.get(one, of.default) for entry in entries for one, of in entry.parameters.items()}
+        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.freeze = tuple(freeze or ())
+        allowed = self.optimizer.schedules
+        if allowed is not None and self.schedule_name not in allowed:
+            raise UserError(
+                f"optimizer.schedule {self.schedule_name}: optimizer {type!r} works with {' or '.join(allowed)}"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings by name, as plain data."""
+        common = {"type": self.type, "lr": self.lr, "weight_decay": self.weight_decay, "schedule": self.schedule_name}
+        common |= {"warmup_steps": self.warmup_steps, "freeze": list(self.freeze)}
+        groups = [group.model_dump(exclude_none=True) for group in self.groups]
+        return {**common, "groups": groups, **self._options}
+
+    def factor(self, step: int, total: int) -> float:
+        """The learning rate of one optimizer step as a share of its peak.
+
+        A pure function of the step, so a continued run needs no stored state.
+
+        Args:
+            step: number of the optimizer step, from 1, so that no step has a rate of 0.
+            total: optimizer steps of the whole run; 0: not known.
+        """
+        if step < self.warmup_steps:
+            return step / self.warmup_steps
+        return self.schedule.factor(step, self.warmup_steps, total)
+
+    def apply_freeze(self, model: Component) -> None:
+        """Exclude the parameters from training that `freeze` names.
+
+        Raises:
+            UserError: a pattern matches no parameter, or nothing is left to train.
+        """
+        parameters = dict(model.named_parameters())
+        for pattern in self.freeze:
+            found = [parameter for name, parameter in parameters.items() if fnmatchcase(name, pattern)]
+            if not found:
+                raise UserError(f"optimizer.freeze: no parameter has a name like {pattern!r}{_similar(parameters)}")
+            for parameter in found:
+                parameter.requires_grad_(False)
+        if self.freeze and not any(parameter.requires_grad for parameter in parameters.values()):
+            raise UserError("optimizer.freeze: leaves nothing to train")
+
+    def parameter_groups(self, model: Component) -> list[Group]:
+        """The parameter groups of an optimizer: by learning rate, decay, and whether they are hidden matrices.
+
+        Matrices decay; vectors, scalars, biases and norms do not. Embeddings count as matrices, as in GPT-3. The
+        stacked biases of experts have two dimensions and still are biases. Tied parameters appear once.
+
+        Raises:
+            UserError: one of `groups` matches no parameter.
+        """
+        made: dict[tuple[Any, ...], Group] = {}
+        vocabulary, slots = _vocabulary(model), _slots(model)
+        used: set[int] = set()
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            own = next((n for n, group in enumerate(self.groups) if _belongs(group, name, slots[name])), None)
+            used |= set() if own is None else {own}
+            lr, decay = self._rates(own, vector=_is_vector(model, name, parameter))
+            matrix = self.optimizer.splits_matrices and _is_hidden_matrix(model, name, parameter, vocabulary)
+            key = (own, decay, matrix)
+            made.setdefault(key, {"params": [], "lr": lr, "peak": lr, "weight_decay": decay, "matrix": matrix})
+            made[key]["params"].append(parameter)
+        for number, group in enumerate(self.groups):
+            if number not in used:
+                raise UserError(f"optimizer.groups: no trained parameter belongs to {group}{_similar(slots)}")
+        return sorted(made.values(), key=lambda group: group["weight_decay"] == 0)
+
+    def _rates(self, own: int | None, *, vector: bool) -> tuple[float, float]:
+        """Peak learning rate and decay of a parameter of the group of this number."""
+        group = None if own is None else self.groups[own]
+        lr = self.lr if group is None or group.lr is None else group.lr
+        usual = 0.0 if vector else self.weight_decay
+        return lr, usual if group is None or group.weight_decay is None else group.weight_decay
+
+    def make(self, model: Component, *, fused: bool, sharding: Sharding | None = None) -> Optimizer:
+        """The optimizer of the parameters that are trained.
+
+        Args:
+            model: the model.
+            fused: use torch's fused kernels, where the optimizer has them.
+            sharding: how whole tensors are gathered and split.
+
+        Raises:
+            UserError: one of `groups` matches no parameter.
+        """
+        return self.optimizer.make(self.parameter_groups(model), fused=fused, sharding=sharding or Sharding())
+
+    def apply(self, optimizer: Optimizer, model: Component) -> None:
+        """Overwrite the settings that were restored with an optimizer's state; its moments stay.
+
+        Otherwise a continued run would ignore the settings that the user gives now.
+        """
+        fresh = self.make(model, fused=any(group.get("fused") for group in optimizer.param_groups))
+        for group, new in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+            group.update({key: value for key, value in new.items() if key != "params"})
+
+
+def _out_of_range(lr: float, weight_decay: float, warmup_steps: int) -> list[str]:
+    removed = lr * weight_decay  # the share of each weight that a step at the peak removes
+    fits = {
+        f"lr cannot be {lr}": 0 < lr <= LARGEST,
+        f"weight_decay cannot be {weight_decay}": weight_decay >= 0 and (weight_decay <= 1 or removed <= 1),
+        f"warmup_steps cannot be {warmup_steps}": 0 <= warmup_steps < 2**63,
+    }
+    wrong = [f"optimizer: {what}" for what, right in fits.items() if not right]
+    if removed > 1 and weight_decay > 1:
+        wrong.append("as lr * weight_decay, the share of a weight that a step removes, must not be above 1")
+    return wrong
+
+
+def _read_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[list[ParameterGroup], list[str]]:
+    try:
+        return GROUPS.validate_python(groups), []
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        return [], [
+            f"optimizer.groups.{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ').lower()}"
+            for one in found
+        ]
+
+
+def _belongs(group: ParameterGroup, name: str, slots: frozenset[str]) -> bool:
+    return fnmatchcase(name, group.match) if group.match is not None else group.slot in slots
+
+
+def _slots(model: Component) -> dict[str, frozenset[str]]:
+    """For each parameter the slots of the blocks that it lies in."""
+    inside: dict[str, set[str]] = {name: set() for name, _ in model.named_parameters()}
+    for path, block in model.components():
+        for name, _ in block.named_parameters():
+            if (full := f"{path}.{name}" if path else name) in inside:
+                inside[full].add(block.slot.name)
+    return {name: frozenset(slots) for name, slots in inside.items()}
+
+
+def _vocabulary(model: Component) -> set[str]:
+    """Names of the parameters with an axis of token ids."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, block in model.components()
+        for name, axes in block.axes().items()
+        if any(isinstance(axis, Vocabulary) for axis in axes)
+    }
+
+
+def _is_vector(model: nn.Module, name: str, parameter: Tensor) -> bool:
+    path, _, leaf = name.rpartition(".")
+    return parameter.ndim < 2 or leaf == "bias" or isinstance(model.get_submodule(path), Norm)
+
+
+def _is_hidden_matrix(model: nn.Module, name: str, parameter: Tensor, vocabulary: set[str]) -> bool:
+    """Whether a parameter is the matrix of a projection inside the layers, or those of several experts."""
+    path, _, leaf = name.rpartition(".")
+    projection = leaf == "weight" and isinstance(model.get_submodule(path), nn.Linear)
+    return projection and parameter.ndim >= 2 and name not in vocabulary
+
+
+def _similar(names: Mapping[str, Any]) -> str:
+    return f"; one is called {next(iter(names))!r}, and `blockformer show` lists all" if names else ""
