@@ -1,5 +1,6 @@
 """Options that name a component, such as a dataset, and its parameters, on one level with the group's own settings."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from inspect import Parameter, signature
@@ -223,4 +224,5 @@ _WANTED |= {"list_type": "a list", "tuple_type": "a list"}
 
 
 def _expected(message: str) -> str:
-    return message.removeprefix("Input should be ").removeprefix("Input should ")
+    text = message.removeprefix("Input should be ").removeprefix("Input should ")
+    return re.sub(r"0\.0{5,}\d+", lambda found: f"{float(found[0]):.3g}", text)

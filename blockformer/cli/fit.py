@@ -130,7 +130,7 @@ training
   --optimizer.schedule cosine  cosine, linear, inverse_sqrt, constant, wsd or sequential; `blockformer blocks schedule`
   --optimizer.weight_decay 0.1  of matrices only
   --optimizer.freeze NAMES   parameters that are not trained, such as "embedding.*"; --optimizer.groups: own rates
-  --model.label_smoothing 0  and --model.compile true
+  --model.label_smoothing 0, --model.z_loss 0 and --model.compile true
   --trainer.accumulate_grad_batches 1, --trainer.gradient_clip_val 1.0, --trainer.val_check_interval N
   --trainer.devices 2 --trainer.strategy ddp (or fsdp2, tensor_parallel)
   --trainer.accelerator auto, --trainer.precision bf16-mixed

@@ -203,15 +203,22 @@ def _context(example: Example, cache: Cache | None) -> Context:
     return context
 
 
-def _model(model: Any, example: Example, cache: Cache | None) -> Tensor:
+def hidden(model: Any, example: Example) -> Tensor:
+    """(B, T, D): the vectors of a model before its head."""
+    return _model(model, example, None, hidden=True)
+
+
+def _model(model: Any, example: Example, cache: Cache | None, *, hidden: bool = False) -> Tensor:
+    how = {"hidden": True} if hidden else {}
     if model.kind == "encoder_decoder":
         if cache is None:
-            return model(example.memory, example.x, source_mask=example.memory_mask, target_mask=example.mask)
+            masks = {"source_mask": example.memory_mask, "target_mask": example.mask}
+            return model(example.memory, example.x, **masks, **how)
         memory = model.encode(example.memory, example.memory_mask)
         return model.decode(example.x, memory, example.memory_mask, example.mask, cache)
     extra = {} if cache is None else {"cache": cache}
     said = {"attention_mask": example.mask, "documents": example.documents, "positions": example.positions}
-    return model(example.x, **said, **extra)
+    return model(example.x, **said, **extra, **how)
 
 
 def _table(x: Tensor) -> Tensor:

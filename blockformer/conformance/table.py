@@ -120,6 +120,7 @@ BY_SLOT: Mapping[str, Checks] = {
         *CONTEXT,
         visibility.check_each_output_depends_on_its_own_token,
         construction.check_parameters_by_slot_add_up,
+        construction.check_hidden_states_give_the_logits,
         initialisation.check_model_starts_with_the_declared_deviation,
         training.check_learns_one_batch,
     ),

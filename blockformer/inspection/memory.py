@@ -14,9 +14,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from blockformer.assembly import check
 from blockformer.assembly.free_memory import TooLargeError, free_memory
-from blockformer.inspection.batch import logits_of, mean_loss, random_batch
+from blockformer.inspection.batch import random_batch
 from blockformer.inspection.cost import cache_bytes
+from blockformer.training.objectives import objective_for
 from blockformer.training.optimizers import OptimizerSettings, Sharding
+from blockformer.training.vocabulary_loss import rows_at_once
 from blocks.base import Component, Mixer
 from blocks.models.base import Model
 from registry import Recipe
@@ -35,8 +37,9 @@ class Memory:
         optimizer: AdamW's state.
         activations: what a forward pass in training mode saves for its backward pass, by the slot that saves it.
         dropout: the part of that which is saved only because attention has dropout; fused GPU kernels do not save it.
-        logits: of the whole batch.
-        loss: what the loss saves for its backward pass.
+        logits: of the rows that have them at the same time, see
+            :func:`blockformer.training.vocabulary_loss.loss_of_hidden`.
+        loss: what the loss of these rows saves for its backward pass, and its gradient for the final vectors of all.
         cache: after ``length`` tokens of one sequence; None for a model without a cache.
     """
 
@@ -108,7 +111,7 @@ def with_fake_parameters(model: Model) -> Model:
 
 
 def saved_for_backward(model: Model, batch: int, length: int, precision: str) -> tuple[dict[str, int], int, int]:
-    """Bytes that a forward pass saves by slot, bytes of the logits, and bytes that the loss saves besides.
+    """Bytes that a forward pass saves by slot, bytes of the logits at a time, and bytes that the loss keeps besides.
 
     Each storage counts once, for the block that saves it first; parameters do not count.
     """
@@ -125,14 +128,16 @@ def saved_for_backward(model: Model, batch: int, length: int, precision: str) ->
     tokens = random_batch(model, batch, length)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _slots(model, inside):
         with _autocast(precision):
-            logits = logits_of(model, tokens)
+            rows = objective_for(model.kind).hidden(model, tokens).flatten(0, -2)
+            part = rows[: rows_at_once(model.vocab_size, len(rows))]
+            logits = model.logits(part)
         inside.append("loss")
-        loss = mean_loss(logits, tokens)
+        loss = torch.nn.functional.cross_entropy(logits.float(), tokens["targets"].flatten()[: len(part)])
     saved: dict[str, int] = {}
     for held, (slot, size) in seen.items():
         if not held.expired():  # tensors whose graph was dropped are freed by now
             saved[slot] = saved.get(slot, 0) + size
-    of_loss = saved.pop("loss", 0)
+    of_loss = saved.pop("loss", 0) + (_bytes(rows) if len(part) < len(rows) else 0)
     del loss
     return saved, _bytes(logits), of_loss
 

@@ -1,7 +1,7 @@
 """One training step of a variant on random tokens, as `fit` makes it: to estimate times, and to measure speed."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -39,9 +39,15 @@ class TrainingStep:
         if settings.get("compile"):
             self.model.compile()
         self._objective = objective_for(
-            self.model.kind, settings.get("objective"), settings.get("label_smoothing", 0.0)
+            self.model.kind,
+            settings.get("objective"),
+            settings.get("label_smoothing", 0.0),
+            settings.get("z_loss", 0.0),
+            settings.get("loss_chunk"),
         )
-        self._optimizer = OptimizerSettings().make(self.model, fused=self._precision != "16-mixed")
+        optimizer = OptimizerSettings(**fit.get("optimizer", {}))
+        optimizer.apply_freeze(self.model)
+        self._optimizer = optimizer.make(self.model, fused=self._precision != "16-mixed")
         rows = int(fit.get("data", {}).get("batch_size", DEFAULT_BATCH))
         drawn = random_batch(self.model, rows, min(length, self.model.max_length))
         self._batch = {key: value.to(self.device) for key, value in drawn.items()}
@@ -78,17 +84,23 @@ def peak_memory(recipe: Recipe, fit: Mapping[str, Mapping[str, Any]], length: in
         fit: the study's settings.
         length: tokens of a sequence.
     """
-    if torch.cuda.is_available() and fit.get("trainer", {}).get("accelerator") != "cpu":
+    gpu = torch.cuda.is_available() and fit.get("trainer", {}).get("accelerator") != "cpu"
+    return peak_of(lambda: _two_steps(recipe, fit, length), gpu=gpu)
+
+
+def peak_of(run: Callable[[], None], *, gpu: bool) -> int:
+    """Bytes that are allocated at most while something runs, beside what is allocated before."""
+    if gpu:
         torch.cuda.empty_cache()
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        _two_steps(recipe, fit, length)
+        run()
         return torch.cuda.max_memory_allocated() - held
     with (
         _quiet_profiler(),
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
     ):
-        _two_steps(recipe, fit, length)
+        run()
     held = peak = 0
     found: Any = profile.profiler
     for event in found.kineto_results.events():

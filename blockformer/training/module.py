@@ -47,6 +47,9 @@ class TrainingModule(L.LightningModule):
         optimizer: the optimizer and the schedule.
         objective: `causal_lm`, `masked_lm` or `seq2seq`; the one for the kind of model when not given.
         label_smoothing: share of each target's probability that is spread over the vocabulary in training.
+        z_loss: factor of log(Z)^2 in training, where Z is the sum of exp(logits), such as 1e-4.
+        loss_chunk: rows whose logits exist at once, which bounds the memory of the loss; None: by the vocabulary, 2^23
+            logits; 0: all.
         compile: compile the model with `torch.compile`.
         seed: seed of the initial values; None: 0, and on the command line that of `--seed_everything`.
     """
@@ -57,6 +60,8 @@ class TrainingModule(L.LightningModule):
         optimizer: OptimizerSettings,
         objective: Literal["causal_lm", "masked_lm", "seq2seq"] | None = None,
         label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        loss_chunk: int | None = None,
         compile: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -64,7 +69,7 @@ class TrainingModule(L.LightningModule):
         self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed or 0, compile
         self.model = recipe.take_model()  # on the meta device; configure_model creates the parameters
         optimizer.apply_freeze(self.model)
-        self.objective = objective_for(self.model.kind, objective, label_smoothing)
+        self.objective = objective_for(self.model.kind, objective, label_smoothing, z_loss, loss_chunk)
         self.shards: Shards | None = None  # set where no process holds the whole model
         self.provenance: dict[str, Any] = {}  # plain data that the caller adds to every checkpoint
         self.total_steps = 0

@@ -51,34 +51,25 @@ class Score:
         return result | ({"bits_per_byte": self.nll / math.log(2) / self.bytes} if self.bytes else {})
 
 
-def sums_of(
-    logits: Tensor, targets: Tensor, label_smoothing: float, bytes_: Tensor | None, tokens: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The loss of logits against targets, and the sums for a :class:`Score`.
+def sums_of(found: Tensor, targets: Tensor, bytes_: Tensor | None, tokens: Tensor) -> Tensor:
+    """The (6,) sums of a :class:`Score`.
 
     Args:
-        logits: (B, T, V).
+        found: (3,) loss, negative log-likelihood and number of correct targets.
         targets: (B, T) ids; -100: not scored.
-        label_smoothing: share of each target's probability that is spread over the vocabulary (Szegedy et al. 2016,
-            arXiv:1512.00567).
         bytes_: (B,) bytes that each row's targets encode, if known.
         tokens: number of tokens that the model read, without padding.
-
-    Returns:
-        The summed loss with its gradient, and the (6,) sums of :class:`Score` without.
     """
-    flat, wanted = logits.flatten(0, -2).float(), targets.flatten()
-    entropy = torch.nn.functional.cross_entropy
-    loss = entropy(flat, wanted, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
-    with torch.no_grad():
-        nll = entropy(flat, wanted, ignore_index=IGNORED, reduction="sum") if label_smoothing else loss
-        correct = (flat.argmax(-1) == wanted).sum()  # False where not scored: no token has the id -100
-        count = (wanted != IGNORED).sum()
-        size = bytes_.sum() if bytes_ is not None else count.new_zeros(())
-        exact = no_sums(loss.device).dtype
-        return loss, torch.stack([item.to(exact) for item in (loss.detach(), nll, correct, count, size, tokens)])
+    count = (targets != IGNORED).sum()
+    size = bytes_.sum() if bytes_ is not None else count.new_zeros(())
+    return torch.cat([found, torch.stack([item.to(found.dtype) for item in (count, size, tokens)])])
 
 
 def no_sums(device: torch.device) -> Tensor:
-    """Six zeros to add sums to, in float64, which is exact up to 2^53; Apple's GPUs have only float32."""
-    return torch.zeros(6, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+    """Six zeros to add sums to."""
+    return torch.zeros(6, device=device, dtype=exact_type(device))
+
+
+def exact_type(device: torch.device) -> torch.dtype:
+    """The data type of sums: float64, which is exact up to 2^53; Apple's GPUs have only float32."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -6,14 +6,19 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from blocks.base import Component, Embedding, Init, Mixer, Router, Stack
+from blocks.base import Component, Embedding, Head, Init, Mixer, Router, Stack
 from blocks.init.keyed import initialise
 from registry import Slot
 
 
 class Model(Component, ABC):
-    """Maps token ids to logits."""
+    """Maps token ids to logits. With `hidden=True` its forward returns the vectors before the head.
 
+    Attributes:
+        head: makes logits of the final vectors, each row by itself.
+    """
+
+    head: Head
     slot = Slot("model", "Maps token ids to logits.", parent_arguments=())
 
     def __init__(self, *, dim: int, vocab_size: int, max_length: int, init: Init) -> None:
@@ -24,6 +29,15 @@ class Model(Component, ABC):
         """A separate target embedding or head starts from the embedding's token table."""
         shared = "embedding.tokens.weight"
         return {"head.project.weight": shared, "target_embedding.tokens.weight": shared}
+
+    @property
+    @abstractmethod
+    def table(self) -> Tensor:
+        """(V, width) table of the tokens that are predicted, which the head may share."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., V) logits of the vectors (..., D) that a forward with `hidden=True` returns."""
+        return self.head(hidden, self.table)
 
     def initialise(self, seed: int = 0) -> None:
         """Draw all initial values; each depends on ``seed`` and its parameter's name only."""

@@ -48,6 +48,10 @@ class DecoderOnly(Model):
     def kind(self) -> str:
         return "decoder_only"
 
+    @property
+    def table(self) -> Tensor:
+        return self.embedding.table
+
     def new_cache(self) -> Cache:
         """An empty cache; pass it to successive calls, each with the tokens that follow."""
         return Cache(self.decoder.depth)
@@ -65,6 +69,7 @@ class DecoderOnly(Model):
         documents: Tensor | None = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
+        hidden: bool = False,
     ) -> Tensor:
         """Logits of each next token.
 
@@ -74,9 +79,10 @@ class DecoderOnly(Model):
             documents: (B, T) int, equal for tokens of a document; attention and positions stay within documents.
             positions: (B, T) or (T,) int; None: counted from 0.
             cache: from :meth:`new_cache`, with the tokens before these; None: no cache.
+            hidden: return the vectors before the head.
 
         Returns:
-            (B, T, V)
+            (B, T, V), or with `hidden` (B, T, D).
         """
         context = Context.of(
             tokens, attention_mask=attention_mask, documents=documents, positions=positions, cache=cache
@@ -84,4 +90,4 @@ class DecoderOnly(Model):
         x = self.decoder(self.embedding(tokens, context), context)
         if cache is not None:
             cache.length += tokens.shape[1]
-        return self.head(x, self.embedding.table)
+        return x if hidden else self.logits(x)

@@ -90,6 +90,7 @@ class EncoderDecoder(Model):
         *,
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
+        hidden: bool = False,
     ) -> Tensor:
         """Logits of each next target token.
 
@@ -98,11 +99,16 @@ class EncoderDecoder(Model):
             target: (B, T) ids, beginning with the start token.
             source_mask: (B, S) bool, True for a token, False for padding (on either side).
             target_mask: (B, T) bool, likewise.
+            hidden: return the vectors before the head.
 
         Returns:
-            (B, T, V)
+            (B, T, V), or with `hidden` (B, T, D).
         """
-        return self.decode(target, self.encode(source, source_mask), source_mask, target_mask)
+        return self.decode(target, self.encode(source, source_mask), source_mask, target_mask, hidden=hidden)
+
+    @property
+    def table(self) -> Tensor:
+        return self.target_embedding.table
 
     def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """Encode a source (B, S) to the memory (B, S, D)."""
@@ -116,11 +122,15 @@ class EncoderDecoder(Model):
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
         cache: Cache | None = None,
+        hidden: bool = False,
     ) -> Tensor:
-        """Logits (B, T, V) of each next token of ``target`` (B, T), which continues the tokens in the cache."""
+        """Logits (B, T, V) of each next token of ``target`` (B, T), which continues the tokens in the cache.
+
+        With `hidden` the vectors before the head, (B, T, D).
+        """
         context = Context.of(target, attention_mask=target_mask, cache=cache)
         context.memory, context.memory_mask = memory, None if source_mask is None else source_mask.bool()
         x = self.decoder(self.target_embedding(target, context), context)
         if cache is not None:
             cache.length += target.shape[1]
-        return self.head(x, self.target_embedding.table)
+        return x if hidden else self.logits(x)

@@ -56,6 +56,7 @@ class EncoderOnly(Model):
         attention_mask: Tensor | None = None,
         documents: Tensor | None = None,
         positions: Tensor | None = None,
+        hidden: bool = False,
     ) -> Tensor:
         """Logits of the token at each position.
 
@@ -65,11 +66,17 @@ class EncoderOnly(Model):
             attention_mask: (B, T) bool, True for a token, False for padding (on either side).
             documents: (B, T) int, equal for tokens of a document; attention and positions stay within documents.
             positions: (B, T) or (T,) int; None: counted from 0.
+            hidden: return the vectors before the head.
 
         Returns:
-            (B, T, V)
+            (B, T, V), or with `hidden` (B, T, D).
         """
-        return self.head(self.encode(tokens, segments, attention_mask, documents, positions), self.embedding.table)
+        x = self.encode(tokens, segments, attention_mask, documents, positions)
+        return x if hidden else self.logits(x)
+
+    @property
+    def table(self) -> Tensor:
+        return self.embedding.table
 
     def encode(
         self,

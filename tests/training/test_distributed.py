@@ -80,6 +80,16 @@ HARDER = {
     "experts": (f"--recipe.decoder.layer.feedforward={EXPERTS}",),
     "sharing layers": ("--recipe.decoder.distinct=1", "--recipe.encoder.norm=dynamic_tanh"),
     "clipping": ("--trainer.gradient_clip_val", "0.5"),
+    "muon": (
+        "--optimizer.type",
+        "muon",
+        "--optimizer.precision",
+        "float32",
+        "--recipe.decoder.layer.feedforward",
+        EXPERTS,
+    ),
+    "schedule free": ("--optimizer.type", "schedule_free"),
+    "loss in parts": ("--model.loss_chunk", "5", "--model.z_loss", "0.01"),
 }
 
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -7,12 +8,14 @@ from torch import nn
 import blockformer as bf
 from blockformer.training.objectives import CausalLM, MaskedLM, SequenceToSequence, objective_for
 from blockformer.training.score import Score, sums_of
+from blockformer.training.vocabulary_loss import LossTerms, loss_of_hidden, loss_of_logits, rows_at_once
 
 
 def test_sums_are_those_of_a_loop_over_targets() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(2, 3, 5), torch.tensor([[1, -100, 4], [0, 2, -100]])
-    loss, sums = sums_of(logits, targets, 0.0, torch.tensor([7, 9]), torch.tensor(6))
+    loss, found = loss_of_logits(logits.flatten(0, 1), targets.flatten(), LossTerms())
+    sums = sums_of(found, targets, torch.tensor([7, 9]), torch.tensor(6))
     score = Score.of(sums)
     scored = [(row, place) for row in range(2) for place in range(3) if targets[row, place] >= 0]
     surprise = [-math.log(logits[r, p].softmax(-1)[targets[r, p]]) for r, p in scored]
@@ -26,7 +29,8 @@ def test_sums_are_those_of_a_loop_over_targets() -> None:
 
 def test_label_smoothing_spreads_its_share_evenly_and_leaves_perplexity_alone() -> None:
     logits, targets = torch.randn(1, 2, 4), torch.tensor([[3, 0]])
-    loss, sums = sums_of(logits, targets, 0.1, None, torch.tensor(2))
+    loss, found = loss_of_logits(logits[0], targets[0], LossTerms(0.1))
+    sums = sums_of(found, targets, None, torch.tensor(2))
     logs = logits.log_softmax(-1)[0]
     by_hand = sum(-0.9 * logs[place, target] - 0.1 * logs[place].mean() for place, target in enumerate((3, 0)))
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
@@ -66,6 +70,76 @@ def test_documents_reach_the_model() -> None:
             self.heard = context
             return torch.zeros(*tokens.shape, 5)
 
+        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden
+
     model, documents = Listening(), torch.zeros(1, 3)
     CausalLM().logits(model, {"tokens": torch.zeros(1, 3), "documents": documents})
     assert model.heard["documents"] is documents
+
+
+def test_z_loss_is_the_square_of_the_log_of_the_sum() -> None:
+    logits, targets = torch.randn(4, 5), torch.tensor([1, -100, 4, 0])
+    plain, _ = loss_of_logits(logits, targets, LossTerms())
+    loss, found = loss_of_logits(logits, targets, LossTerms(z_loss=0.1))
+    by_hand = sum(0.1 * logits[place].exp().sum().log() ** 2 for place in (0, 2, 3))
+    assert (loss - plain).item() == pytest.approx(by_hand.item(), rel=1e-5)  # type: ignore[union-attr]
+    assert found[1].item() == pytest.approx(plain.item())
+
+
+HEADS: dict[str, Any] = {
+    "tied": "tied",
+    "own": {"type": "own", "bias": True, "softcap": 5.0, "scale": 0.5},
+    "transformed": {"type": "tied", "bias": True, "transform": "mlm", "scale": "inverse_sqrt_dim"},
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("terms", [LossTerms(), LossTerms(0.1, 0.01)], ids=["plain", "smoothed"])
+@pytest.mark.parametrize("chunk", [1, 5, 16])
+def test_a_loss_in_parts_is_that_of_all_logits_with_the_same_gradients(head: str, terms: LossTerms, chunk: int) -> None:
+    model = bf.build("tiny_decoder", {"decoder.depth": 1, "vocab_size": 40, "head": HEADS[head]}).double()
+    tokens, targets = torch.randint(40, (2, 8)), torch.randint(40, (2, 8))
+    targets[0, 3:6] = -100
+
+    def losses(chunk: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor | None]]:
+        model.zero_grad()
+        loss, found = loss_of_hidden(model, model(tokens, hidden=True), targets, terms, chunk)
+        (loss * 3).backward()
+        return loss, found, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    wanted, counted, gradients = losses(0)
+    loss, found, parts = losses(chunk)
+    torch.testing.assert_close(loss.double(), wanted.double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found, counted, rtol=1e-6, atol=0)
+    torch.testing.assert_close(parts, gradients, rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        _, alone = loss_of_hidden(model, model(tokens, hidden=True), targets, terms, chunk)
+    torch.testing.assert_close(alone, counted, rtol=1e-6, atol=0)
+
+
+def test_a_loss_in_parts_reaches_hooks_of_a_parameter_once() -> None:
+    model = bf.build("tiny_decoder", {"decoder.depth": 1, "vocab_size": 40})
+    tokens, seen = torch.randint(40, (2, 8)), []
+    model.table.register_post_accumulate_grad_hook(seen.append)  # what DDP and FSDP2 listen to
+    loss, _ = loss_of_hidden(model, model(tokens, hidden=True), tokens, LossTerms(), 4)
+    assert not seen
+    loss.backward()
+    assert len(seen) == 1
+
+
+def test_a_loss_in_parts_leaves_frozen_parameters_alone() -> None:
+    model = bf.build("tiny_decoder", {"decoder.depth": 1, "vocab_size": 40, "head": "own"})
+    model.head.requires_grad_(False)
+    tokens = torch.randint(40, (2, 8))
+    loss_of_hidden(model, model(tokens, hidden=True), tokens, LossTerms(), 4)[0].backward()
+    assert all(parameter.grad is None for parameter in model.head.parameters())
+    assert model.table.grad is not None
+
+
+def test_a_part_has_at_most_so_many_logits() -> None:
+    assert rows_at_once(131072, 1024) == 64
+    assert rows_at_once(256, 1024) == 1024
+    assert rows_at_once(10**9, 1024) == 16
+    assert rows_at_once(131072, 1024, 0) == 1024
+    assert rows_at_once(131072, 1024, 100) == 100

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from blockformer.conformance.block_case import BlockCase, NotApplicable
 from blockformer.conformance.checks.training import gradients_of
-from blockformer.conformance.example import EXACT, Example, assert_same, example, run
+from blockformer.conformance.example import EXACT, Example, assert_same, example, hidden, run
 from blocks.base import Mixer
 from blocks.models.base import Model
 from registry import entries, parse
@@ -163,6 +163,16 @@ def check_parameters_by_slot_add_up(case: BlockCase) -> None:
     size = sum(parameter.numel() for parameter in set(model.parameters()))
     by_slot = sum(model.parameters_by_slot().values())
     assert model.size == size == by_slot, f"{size} parameters; size gives {model.size}, parameters_by_slot {by_slot}"
+
+
+def check_hidden_states_give_the_logits(case: BlockCase) -> None:
+    """The vectors that a forward with ``hidden=True`` returns give the logits through the head, each row by itself."""
+    model, given = case.build(), example(case)
+    assert isinstance(model, Model)
+    vectors, logits = hidden(model, given), run(model, given)
+    assert_same(model.logits(vectors), logits, "the logits of the hidden states")
+    rows = [model.logits(row) for row in vectors.flatten(0, 1).split(2)]
+    assert_same(torch.cat(rows).view(logits.shape), logits, "the logits of two rows at a time")
 
 
 def _meta(given: Example) -> Example:

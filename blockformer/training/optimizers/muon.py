@@ -29,6 +29,7 @@ class Muon(OptimizerComponent):
         momentum: Decay rate of the running mean of the gradient.
         nesterov: Take the gradient as if the momentum had been applied already.
         iterations: Newton-Schulz iterations that make a matrix orthogonal.
+        precision: "bfloat16" or "float32", in which they are computed.
         scale: Step size by shape: "match_rms" is 0.2 * sqrt(max(rows, columns)), "original" sqrt(max(1, rows/columns)).
         beta1: AdamW's decay rate of the running mean of the gradient.
         beta2: AdamW's decay rate of the running mean of the squared gradient.
@@ -44,12 +45,14 @@ class Muon(OptimizerComponent):
         momentum: Decay = 0.95,
         nesterov: bool = True,
         iterations: Annotated[Positive, Field(le=20)] = 5,
+        precision: Literal["bfloat16", "float32"] = "bfloat16",
         scale: Literal["match_rms", "original"] = "match_rms",
         beta1: Decay = 0.9,
         beta2: Decay = 0.95,
         eps: Epsilon = 1e-8,
     ) -> None:
         self.muon = {"momentum": momentum, "nesterov": nesterov, "iterations": iterations, "scale": scale}
+        self.muon["precision"] = precision
         self.betas, self.eps = (beta1, beta2), eps
 
     def make(self, groups: list[Group], *, fused: bool, sharding: Sharding) -> Optimizer:
@@ -98,22 +101,24 @@ class MuonWithAdamW(Optimizer):
         buffer.lerp_(gradient, 1 - group["momentum"])
         direction = gradient.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
         whole = self._sharding.whole(parameter, direction)
-        update = orthogonal(whole, group["iterations"]).to(parameter.dtype)
+        dtype = torch.bfloat16 if group["precision"] == "bfloat16" else torch.float32
+        update = orthogonal(whole, group["iterations"], dtype).to(parameter.dtype)
         rate = group["lr"] * step_scale(whole.shape, group["scale"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.sub_(self._sharding.part(parameter, update), alpha=rate)
 
 
-def orthogonal(matrix: Tensor, iterations: int) -> Tensor:
-    """About U V^T of the singular value decomposition U S V^T of each matrix, by Newton-Schulz iterations in bfloat16.
+def orthogonal(matrix: Tensor, iterations: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """About U V^T of the singular value decomposition U S V^T of each matrix, by Newton-Schulz iterations.
 
     Args:
         matrix: (..., M, N); it is not changed.
         iterations: number of iterations; after 5 the singular values are between about 0.7 and 1.2.
+        dtype: in which they are computed.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[-2] > matrix.shape[-1]
-    x = (matrix.mT if tall else matrix).bfloat16().reshape(-1, *sorted(matrix.shape[-2:]))
+    x = (matrix.mT if tall else matrix).to(dtype).reshape(-1, *sorted(matrix.shape[-2:]))
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=TINY)
     for _ in range(iterations):
         gram = x @ x.mT

@@ -1,7 +1,7 @@
 """Broken blocks with wrong state, shapes, documentation or costs."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -188,3 +188,12 @@ class MiscountsParameters(AlteredModel):
     def parameters_by_slot(self) -> dict[str, int]:
         found = dict(super().parameters_by_slot())
         return {**found, "head": found.get("head", 0) + 1}
+
+
+@caught_by("hidden_states_give_the_logits")
+class ReturnsOtherHiddenStates(AlteredModel):
+    """Returns vectors that are not those before the head."""
+
+    def forward(self, *given: Tensor, hidden: bool = False, **more: Any) -> Tensor:
+        found = super().forward(*given, hidden=hidden, **more)
+        return found * 2 if hidden else found

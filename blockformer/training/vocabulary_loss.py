@@ -1,0 +1,129 @@
+"""The loss over the vocabulary without all logits at once: a part of the rows at a time, with its gradients."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blockformer.training.score import IGNORED, exact_type
+from blocks.models.base import Model
+
+LOGITS_AT_ONCE = 1 << 23
+"""Logits of a part where its size is not given: 32 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What the loss of a place is made of.
+
+    Args:
+        label_smoothing: share of each target's probability that is spread over the vocabulary (Szegedy et al. 2016,
+            arXiv:1512.00567).
+        z_loss: factor of log(Z)^2, where Z is the sum of exp(logits), which keeps logits near 0 (Chowdhery et al. 2022,
+            arXiv:2204.02311, section 5).
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+
+def loss_of_hidden(
+    model: Model, hidden: Tensor, targets: Tensor, terms: LossTerms, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The loss of final vectors against targets, through the model's head, and what is counted.
+
+    Where there are more rows than in one part, the gradients are computed part by part in the forward pass, and no more
+    logits than those of a part exist at any time. They are those of the plain way, up to the order of sums.
+
+    Args:
+        model: its head, of any kind, makes the logits of each row by itself.
+        hidden: (B, T, D) vectors before the head.
+        targets: (B, T) ids; -100: not scored.
+        terms: what the loss is made of.
+        chunk: rows in a part; None: by the vocabulary; 0: all.
+
+    Returns:
+        The summed loss with its gradient; and, without, the (3,) sums of the loss, of the targets' negative
+        log-likelihoods, and of those targets that were the most probable token.
+    """
+    rows, wanted = hidden.flatten(0, -2), targets.flatten()
+    size = rows_at_once(model.vocab_size, len(rows), chunk)
+    if len(rows) == size:
+        return _part(model, rows, wanted, terms)
+    trained = _trained(model)
+    if not torch.is_grad_enabled() or not (trained or rows.requires_grad):
+        parts = zip(rows.split(size), wanted.split(size), strict=True)
+        sums = sum(_part(model, *part, terms)[1] for part in parts)
+        return cast("Tensor", sums)[0].to(torch.float32), cast("Tensor", sums)
+    return cast("tuple[Tensor, Tensor]", _Chunked.apply(model, terms, size, wanted, rows, *trained))
+
+
+def rows_at_once(vocab_size: int, rows: int, chunk: int | None = None) -> int:
+    """How many of some rows have logits at the same time; ``chunk`` as in :func:`loss_of_hidden`."""
+    return min(rows, max(16, LOGITS_AT_ONCE // vocab_size) if chunk is None else chunk or rows)
+
+
+def _trained(model: Model) -> list[Tensor]:
+    """The trained parameters that the logits depend on beside the vectors: the head's, and the token table."""
+    found = {id(one): one for one in (*model.head.parameters(), model.table)}
+    return [one for one in found.values() if one.requires_grad]
+
+
+def _part(model: Model, rows: Tensor, wanted: Tensor, terms: LossTerms) -> tuple[Tensor, Tensor]:
+    return loss_of_logits(model.logits(rows), wanted, terms)
+
+
+def loss_of_logits(logits: Tensor, wanted: Tensor, terms: LossTerms) -> tuple[Tensor, Tensor]:
+    """As :func:`loss_of_hidden`, of (N, V) logits against (N,) targets."""
+    logits = logits.float()
+    smoothing = terms.label_smoothing
+    loss = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
+    nll = loss.detach()
+    if smoothing:
+        with torch.no_grad():
+            nll = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
+    if terms.z_loss:
+        scored = (wanted != IGNORED).to(logits.dtype)
+        loss = loss + terms.z_loss * (logits.logsumexp(-1).square() * scored).sum()
+    with torch.no_grad():
+        correct = (logits.argmax(-1) == wanted).sum()  # False where not scored: no token has the id -100
+        exact = exact_type(loss.device)
+        return loss, torch.stack([item.to(exact) for item in (loss.detach(), nll, correct)])
+
+
+class _Chunked(torch.autograd.Function):
+    """The summed loss; its forward pass computes the gradients, its backward pass scales them."""
+
+    @staticmethod
+    def forward(ctx: Any, model: Model, terms: LossTerms, size: int, wanted: Tensor, *inputs: Tensor) -> Any:
+        rows, parameters = inputs[0], inputs[1:]
+        of_rows = torch.empty_like(rows) if ctx.needs_input_grad[4] else None
+        sums, totals = cast("Any", 0.0), [cast("Tensor | None", None) for _ in parameters]
+        for begin in range(0, len(rows), size):
+            part = rows[begin : begin + size].detach().requires_grad_(of_rows is not None)
+            with torch.enable_grad():
+                loss, found = _part(model, part, wanted[begin : begin + size], terms)
+                asked = [*([part] if of_rows is not None else []), *parameters]
+                gradients = list(torch.autograd.grad(loss, asked, allow_unused=True))
+            if of_rows is not None:
+                of_rows[begin : begin + size] = gradients.pop(0)
+            for place, gradient in enumerate(gradients):
+                if gradient is not None:
+                    total = totals[place]
+                    totals[place] = gradient.float() if total is None else total.add_(gradient)
+            del gradients, gradient, loss
+            sums = sums + found
+        kept = zip(totals, parameters, strict=True)
+        ctx.gradients = [of_rows, *(total if total is None else total.to(one.dtype) for total, one in kept)]
+        loss = sums[0].to(torch.float32)
+        ctx.mark_non_differentiable(sums)
+        return loss, sums
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> Any:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the gradients of this loss were computed in its forward pass and can be taken once")
+        return (None, None, None, None, *(one if one is None else one.mul_(outer[0]) for one in gradients))
