@@ -21,5 +21,5 @@ def test_every_hop_exists(file: str, name: str) -> None:
 
 def test_every_room_is_described() -> None:
     rooms = {f"blockformer/{path.parent.name}" for path in (ROOT / "blockformer").glob("*/__init__.py")}
-    assert set(ROOMS) == {"registry", "blocks", "blockformer", "recipes", *rooms}
+    assert set(ROOMS) == {"registry", "blocks", "blockformer", "recipes", "studies", *rooms}
     assert len(HOPS) > 20
