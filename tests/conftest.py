@@ -73,13 +73,13 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the session's runs lie in."""
+    """The folder that the runs of a test module lie in; a module that a worker comes back to gets another one."""
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fit(arguments: list[str], runs: Path) -> Callable[..., Path]:
     """Run `blockformer fit` in this process and give the run's folder."""
     from blockformer.cli.fit import main

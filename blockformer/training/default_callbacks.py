@@ -35,7 +35,7 @@ def callbacks_of(run: RunSettings, folder: Path, seed: int, trainer: dict[str, A
         seed: the run's.
         trainer: the trainer's settings; saving and progress can be switched off there.
     """
-    guard, meter, checkpoints = own.NonFiniteGuard(), own.MetricsLogger(run.about), None
+    guard, meter, checkpoints = own.NonFiniteGuard(run.skip_non_finite), own.MetricsLogger(run.about), None
     if trainer["enable_checkpointing"] is not False:
         checkpoints = own.Checkpoints(folder / CHECKPOINTS, run.save_every, run.monitor, guard)
     shows = [own.RunProgress(meter)] if trainer["enable_progress_bar"] is not False else []

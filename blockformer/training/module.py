@@ -78,6 +78,8 @@ class TrainingModule(L.LightningModule):
         self.validated_step = -1  # the step of the last validation; -1: none yet
         self.window: Tensor | None = None  # score sums of the current optimizer step
         self.gradient_norm: Tensor | None = None
+        self.skips_non_finite = False  # whether a step whose loss or gradient is not finite changes nothing
+        self.skipped = False  # whether the last step was such a one
         self._unit = torch.ones(())  # divisor of the losses of this step so far
         self._stepped = False
         self._seen: set[str] = set()  # stages whose first batch has been checked
@@ -230,6 +232,13 @@ class TrainingModule(L.LightningModule):
         """Clip gradients as the trainer is set, and record their norm before clipping."""
         gradients = self._gradients()
         self.gradient_norm = torch.nn.utils.get_total_norm(gradients) if self.shards is None else self.shards.norm(self)
+        assert self.window is not None
+        # both are those of all processes, so all decide alike
+        self.skipped = self.skips_non_finite and not bool(self.gradient_norm.isfinite() & self.window.isfinite().all())
+        if self.skipped:
+            for parameter in self.model.parameters():
+                parameter.grad = None
+            return
         if not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif self.shards is None:

@@ -49,6 +49,8 @@ class RunSettings:
         tags: W&B's tags.
         about: further keys at the top of `facts.json` and of W&B's configuration, by which runs can be grouped; they
             replace keys of the same name.
+        skip_non_finite: steps in a row whose loss or gradient is infinite or NaN that change nothing and are counted;
+            the run stops at the next one. 0: it stops at the first.
         timeout: minutes without an answer from another process of the run after which the run ends.
     """
 
@@ -64,6 +66,7 @@ class RunSettings:
     job_type: str | None = "train"
     tags: list[str] = field(default_factory=list)
     about: dict[str, int | float | str | None] = field(default_factory=dict)
+    skip_non_finite: int = 0
     timeout: float = 10.0
 
     def __post_init__(self) -> None:
@@ -76,6 +79,8 @@ class RunSettings:
             )
         if self.name is not None and not (self.name.isprintable() and len(self.name.encode()) <= LONGEST_NAME):
             raise UserError(f"run.name {self.name[:80]!r} must be at most {LONGEST_NAME} bytes of printable characters")
+        if self.skip_non_finite < 0:
+            raise UserError(f"run.skip_non_finite must be a number of steps from 0, not {self.skip_non_finite}")
         if not 0 < self.timeout < math.inf:
             raise UserError(f"run.timeout must be a number of minutes above 0, not {self.timeout}")
         if self.save_every < 0:

@@ -167,7 +167,9 @@ class Page:
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.run(command, cwd=self.folder, env=self.environment, text=True, check=False, **both)
+        answer = subprocess.run(command, cwd=self.folder, env=self.environment, text=True, check=False, **both)
+        answer.stdout = re.sub(r"^loading libraries \.\.\..*\n", "", answer.stdout, flags=re.M)  # again every 10 s
+        return answer
 
 
 def commands(code: str) -> list[str]:

@@ -13,7 +13,7 @@ from blockformer.assembly.loading import load_with_metadata
 from blockformer.data import tokenizer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run(fit: Callable[..., Path]) -> Path:
     return fit("--trainer.max_steps", "3", "--trainer.val_check_interval", "3", name="for-checkpoints")
 

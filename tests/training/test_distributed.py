@@ -19,7 +19,7 @@ def two(strategy: str) -> list[str]:
     return ["--trainer.devices", "2", "--trainer.strategy", strategy]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def uneven(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> list[str]:
     """Pairs with targets of different lengths, so that ranks and parts of a step score different numbers."""
     path = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
@@ -36,7 +36,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def one(fit: Callable[..., Path], uneven: list[str]) -> Path:
     """The run of one process."""
     return fit(name="one", given=[*uneven, "--trainer.enable_progress_bar", "false"])

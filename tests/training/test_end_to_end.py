@@ -37,7 +37,7 @@ def stopped(
     return process.returncode, output
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def unbroken(fit: Fit) -> Path:
     return fit(*STEPS, name="unbroken")
 

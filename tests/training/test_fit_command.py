@@ -26,7 +26,7 @@ def recipe_of(folder: Path) -> dict[str, Any]:
     return read_metadata(folder / "checkpoints" / "last.ckpt")["recipe"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def short(fit: Fit) -> Path:
     """A run of two steps."""
     return fit("--trainer.max_steps", "2", "--recipe.decoder.layer.mixer.kv_heads=1", name="short")

@@ -132,3 +132,62 @@ def test_optimizer_settings_have_ranges(setting: str) -> None:
     name, value = setting.split()
     with pytest.raises(UserError, match=rf"optimizer: {name} cannot be|optimizer\.{name} must be"):
         OptimizerSettings(**{name: float(value)})
+
+
+def spoiled_steps(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """The loss of these steps is NaN."""
+    step = TrainingModule.training_step
+
+    def spoilt(self: TrainingModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = step(self, batch, batch_idx)
+        return loss * math.nan if self.trainer.global_step + 1 in steps else loss
+
+    monkeypatch.setattr(TrainingModule, "training_step", spoilt)
+
+
+def test_a_step_that_is_not_finite_can_be_skipped_and_is_counted(
+    arguments: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoiled_steps(monkeypatch, 3, 4, 6)
+    weights: dict[int, torch.Tensor] = {}
+    after = TrainingModule.on_train_batch_end
+
+    def noted(self: TrainingModule, *given: Any) -> None:
+        after(self, *given)
+        weights[self.trainer.global_step] = self.model.table.detach().clone()
+
+    monkeypatch.setattr(TrainingModule, "on_train_batch_end", noted)
+    options = ["--run.root", str(runs), "--run.name", "skipping", "--trainer.max_steps", "8"]
+    assert main(["fit", *arguments, *options, "--run.skip_non_finite", "2"]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "is skipped" in line]
+    assert [line.split()[2] for line in notes] == ["3", "4", "6"]
+    changed = [step for step in range(2, 9) if not torch.equal(weights[step], weights[step - 1])]
+    assert changed == [2, 5, 7, 8]
+    checkpoint = read_checkpoint(runs / "skipping" / "checkpoints" / "last.ckpt")
+    assert checkpoint["callbacks"]["NonFiniteGuard"] == {"skipped": 3, "in_a_row": 0}
+    assert all(tensor.isfinite().all() for tensor in model_weights(checkpoint).values())
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(
+    arguments: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoiled_steps(monkeypatch, 3, 4, 5)
+    options = ["--run.root", str(runs), "--run.name", "skipping-too-many", "--trainer.max_steps", "8"]
+    assert main(["fit", *arguments, *options, "--run.skip_non_finite", "2"]) == 1
+    assert "is not finite in 3 steps in a row, since step 3 (--run.skip_non_finite 2)" in capsys.readouterr().err
+
+
+def test_the_layer_that_breaks_a_gradient_is_named(
+    arguments: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after = TrainingModule.on_before_optimizer_step
+
+    def spoilt(self: TrainingModule, optimizer: Any) -> None:
+        after(self, optimizer)
+        for name in ("embedding.tokens.weight", "decoder.layers.0.mixer.q.weight"):
+            self.model.get_parameter(name).grad[0] = math.inf  # type: ignore[index]
+
+    monkeypatch.setattr(TrainingModule, "on_before_optimizer_step", spoilt)
+    options = ["--run.root", str(runs), "--run.name", "named", "--trainer.max_steps", "3"]
+    assert main(["fit", *arguments, *options, "--trainer.gradient_clip_val", "0"]) == 1
+    assert "the last of decoder.layers.0.mixer.q.weight" in capsys.readouterr().err

@@ -92,13 +92,13 @@ def test_wsd_is_stable_and_falls_at_the_end(shape: str, halfway: float) -> None:
 
 def test_phases_follow_each_other_each_as_if_it_were_the_whole_run() -> None:
     phases = ["constant", {"type": "linear", "min_ratio": 0.5}, {"type": "cosine", "min_ratio": 0.0}]
-    found = rates(100, lr=1.0, warmup_steps=0, schedule="sequential", phases=phases, steps=[20, 30])
+    found = rates(100, lr=1.0, warmup_steps=0, schedule="sequential", phases=phases, lengths=[20, 30])
     assert found[:19] == [1.0] * 19
     assert found[34] == pytest.approx(0.75)
     assert found[74] == pytest.approx(0.5)
     assert found[99] == pytest.approx(0.0)
-    with pytest.raises(UserError, match="has 1 lengths for 3 phases: give one fewer"):
-        OptimizerSettings(schedule="sequential", phases=phases, steps=[20])
+    with pytest.raises(UserError, match="has 1 numbers for 3 phases: give one fewer"):
+        OptimizerSettings(schedule="sequential", phases=phases, lengths=[20])
 
 
 def test_only_matrices_decay_and_a_tied_parameter_counts_once() -> None:

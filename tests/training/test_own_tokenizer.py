@@ -22,7 +22,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run(texts: Path, fit: Callable[..., Path], arguments: list[str]) -> Path:
     place, share = arguments.index("--data.tokenizer"), arguments.index("--data.validation")
     given = [

@@ -16,7 +16,7 @@ Fit = Callable[..., Path]
 PLAIN = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(fit: Fit) -> Path:
     return fit("--trainer.max_steps", "2", name="tiny_decoder")
 

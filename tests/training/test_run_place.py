@@ -16,7 +16,7 @@ STEPS = ["--trainer.max_steps", "6", "--trainer.val_check_interval", "3", "--run
 LAST = ["--ckpt_path", "last"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(fit: Fit) -> Path:
     """A run that nothing stopped."""
     return fit(*STEPS, name="undisturbed")

@@ -40,7 +40,7 @@ def validations(folder: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["val/loss"]) for row in read_rows(folder / "metrics.jsonl") if "val/loss" in row]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(fit: Callable[..., Path]) -> Path:
     """A run that nothing stopped."""
     return fit(*STEPS, name="unstopped")

@@ -21,7 +21,7 @@ PARITY = [
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.limit_test_batches", "2"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def task(fit: Fit) -> Path:
     """A run of four steps."""
     return fit("--trainer.max_steps", "4", "--run.save_every", "2", name="task", given=PARITY)

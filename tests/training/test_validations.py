@@ -37,7 +37,7 @@ def crash_in(owner: type, name: str, step: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(owner, name, dying)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(fit: Fit) -> Path:
     """A run that nothing stopped."""
     return fit(*STEPS, name="validated")

@@ -33,7 +33,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in CLOCKS} for row in rows]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(fit: Fit) -> Path:
     """A run that has learned something, in its only validation too."""
     return fit("--trainer.max_steps", "25", "--trainer.val_check_interval", "25", "--optimizer.lr=1e-2", name="trained")

@@ -64,7 +64,8 @@ class MetricsLogger(StepCallback):
         assert module.gradient_norm is not None
         metrics = {f"train/{name}": value for name, value in Score.of(module.window).metrics().items()}
         row = self._head(trainer, module) | metrics
-        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        group = trainer.optimizers[0].param_groups[0]
+        row["learning_rate"] = module.settings.lr * (group["lr"] / group["peak"])
         row["gradient_norm"] = module.gradient_norm.item()
         now = time.perf_counter()
         row["tokens_per_second"] = (row["tokens"] - self._lap_tokens) / max(now - self._lap, 1e-9)

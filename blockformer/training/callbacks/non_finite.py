@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,32 @@ class NonFiniteGuard(StepCallback):
     Training is checked after each step on a CPU, else at reporting steps, and before each checkpoint; the flags stay on
     the device in between, so that steps need not wait for them. Validation is checked when it ends, weights and the
     optimizer's state before each checkpoint.
+
+    Args:
+        skips: steps in a row that are not finite and are skipped, which costs waiting for each step; 0: none.
+
+    Attributes:
+        skipped: steps of the run that were skipped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, skips: int = 0) -> None:
+        self.skips, self.skipped, self._in_a_row = skips, 0, 0
         self._flags: Tensor | None = (
             None  # the first step that was not finite (0: none), steps in a row without gradient
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        assert isinstance(pl_module, TrainingModule)
+        pl_module.skips_non_finite = self.skips > 0
         for path in _reasons(trainer):
             path.unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write why the run diverged into its folder."""
@@ -65,6 +81,10 @@ class NonFiniteGuard(StepCallback):
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         assert isinstance(module, TrainingModule)
         assert module.window is not None
+        if module.skipped:
+            self._skip(trainer, step)
+            return
+        self._in_a_row = 0
         norm, scaled = module.gradient_norm, trainer.precision == "16-mixed"
         finite = module.window.isfinite().all()
         dead = torch.zeros_like(finite)
@@ -77,7 +97,24 @@ class NonFiniteGuard(StepCallback):
         since = torch.where(finite | (since > 0), since, step)
         self._flags = torch.stack([since, torch.where(dead, zeros + 1, 0)])
         if is_sync_step(trainer, step):
-            self.check()
+            self.check(module=module)
+
+    def _skip(self, trainer: Trainer, step: int) -> None:
+        """Count a step that changed nothing.
+
+        Raises:
+            NonFiniteError: there were too many in a row.
+        """
+        self._in_a_row += 1
+        if self._in_a_row > self.skips:
+            raise NonFiniteError(
+                f"the loss or its gradient is not finite in {self._in_a_row} steps in a row, since step "
+                f"{step - self._in_a_row + 1} (--run.skip_non_finite {self.skips})",
+                step,
+            )
+        self.skipped += 1
+        if trainer.is_global_zero:
+            print(f"note: step {step} is skipped: its loss or gradient is not finite", file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the validation loss.
@@ -89,18 +126,20 @@ class NonFiniteGuard(StepCallback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not math.isfinite(loss):
             raise NonFiniteError(f"val/loss is {loss} after step {trainer.global_step}", trainer.global_step)
 
-    def check(self, patience: int = PATIENCE) -> None:
+    def check(self, patience: int = PATIENCE, module: TrainingModule | None = None) -> None:
         """Read the flags off the device.
 
         Args:
             patience: steps in a row without a gradient that end the run.
+            module: has the gradients of the last step; None: they are not there any more.
 
         Raises:
             NonFiniteError: the loss or gradient of a step was infinite or NaN, or the gradient is 0.
         """
         since, zeros = (0, 0) if self._flags is None else (int(flag) for flag in self._flags.tolist())
         if since:
-            raise NonFiniteError(f"the loss or its gradient is not finite since step {since}", since - 1)
+            where = "" if module is None else _broken_gradients(module)
+            raise NonFiniteError(f"the loss or its gradient is not finite since step {since}{where}", since - 1)
         if zeros >= patience:
             since = self._step - zeros + 1
             raise NonFiniteError(f"the gradient is exactly 0 since step {since}, so nothing is learned", since - 1)
@@ -125,6 +164,13 @@ def _reasons(trainer: Trainer) -> list[Path]:
     """The file for the reason in the run's folder, in the first process."""
     folders = [logger.folder for logger in trainer.loggers if isinstance(logger, FileLogger)]
     return [folder / DIVERGED for folder in folders] if trainer.is_global_zero else []
+
+
+def _broken_gradients(module: TrainingModule) -> str:
+    """Which gradients in this process are not finite; where a layer made them so, it is the last of them."""
+    gradients = {name: local(one.grad) for name, one in module.model.named_parameters() if one.grad is not None}
+    broken = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]
+    return f", in {len(broken)} of {len(gradients)} gradients, the last of {broken[-1]}" if broken else ""
 
 
 def _are_finite(tensors: list[Tensor]) -> Tensor:

@@ -129,13 +129,17 @@ class Sequential(Schedule):
 
     Args:
         phases: Schedules, such as [constant, {type: cosine, min_ratio: 0}].
-        steps: Optimizer steps of each phase but the last, which lasts to the end; the warm-up is in the first.
+        lengths: Optimizer steps of each phase but the last, which lasts to the end; the warm-up is in the first.
     """
 
-    def __init__(self, *, phases: tuple[Phase, ...] = (Constant, Cosine), steps: tuple[Positive, ...] = (100,)) -> None:
-        self.phases, self.steps = [phase() for phase in phases], steps
-        if len(steps) != len(self.phases) - 1:
-            raise UserError(f"optimizer.steps has {len(steps)} lengths for {len(self.phases)} phases: give one fewer")
+    def __init__(
+        self, *, phases: tuple[Phase, ...] = (Constant, Cosine), lengths: tuple[Positive, ...] = (100,)
+    ) -> None:
+        self.phases, self.lengths = [phase() for phase in phases], lengths
+        if len(lengths) != len(self.phases) - 1:
+            raise UserError(
+                f"optimizer.lengths has {len(lengths)} numbers for {len(self.phases)} phases: give one fewer"
+            )
 
     @property
     def needs_length(self) -> bool:
@@ -143,7 +147,7 @@ class Sequential(Schedule):
 
     def factor(self, step: int, warmup: int, total: int) -> float:
         begin = 0
-        for phase, length in zip(self.phases, self.steps, strict=False):
+        for phase, length in zip(self.phases, self.lengths, strict=False):
             if step < begin + length:
                 return phase.factor(step - begin, warmup if begin == 0 else 0, length)
             begin += length
