@@ -24,7 +24,7 @@ def loggers_of(run: RunSettings, folder: Path, further: Any) -> list[Any]:
     return [FileLogger(folder), weights_and_biases, *([] if isinstance(further, bool) else listed(further))]
 
 
-def callbacks_of(run: RunSettings, folder: Path, seed: int, trainer: dict[str, Any]) -> list[Any]:
+def callbacks_of(run: RunSettings, folder: Path, seed: int, ema: float | None, trainer: dict[str, Any]) -> list[Any]:
     """The callbacks of `fit`.
 
     Whether the run is sound is asked first; figures are taken before they are shown; saving comes last.
@@ -33,6 +33,7 @@ def callbacks_of(run: RunSettings, folder: Path, seed: int, trainer: dict[str, A
         run: what the user said about the run.
         folder: where it lives.
         seed: the run's.
+        ema: decay of the running mean of the weights; None: there is none.
         trainer: the trainer's settings; saving and progress can be switched off there.
     """
     guard, meter, checkpoints = own.NonFiniteGuard(run.skip_non_finite), own.MetricsLogger(run.about), None
@@ -40,7 +41,8 @@ def callbacks_of(run: RunSettings, folder: Path, seed: int, trainer: dict[str, A
         checkpoints = own.Checkpoints(folder / CHECKPOINTS, run.save_every, run.monitor, guard)
     shows = [own.RunProgress(meter)] if trainer["enable_progress_bar"] is not False else []
     saves = [checkpoints] if checkpoints is not None else []
-    return [guard, own.RandomState(seed), meter, *shows, *saves, own.StopOnSignal(checkpoints)]
+    means = [own.WeightAverage(ema)] if ema is not None else []
+    return [guard, own.RandomState(seed), *means, meter, *shows, *saves, own.StopOnSignal(checkpoints)]
 
 
 def profiler_of(wanted: Any, folder: Path) -> Any:

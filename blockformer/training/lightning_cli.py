@@ -265,7 +265,7 @@ class TrainingCLI(LightningCLI):
         own: list[Any] = []
         if self.arguments.verb == "fit":
             config["logger"] = loggers_of(self.run, self.folder, config["logger"])
-            own = callbacks_of(self.run, self.folder, self.seed, config)
+            own = callbacks_of(self.run, self.folder, self.seed, self.model.settings.ema, config)
             if self.arguments.init_from is not None and self.arguments.checkpoint is None:
                 own.insert(0, WarmStart(Path(self.arguments.init_from), self.folder))
         else:

@@ -89,6 +89,7 @@ HARDER = {
         EXPERTS,
     ),
     "schedule free": ("--optimizer.type", "schedule_free"),
+    "a mean of the weights": ("--optimizer.ema", "0.5"),
     "loss in parts": ("--model.loss_chunk", "5", "--model.z_loss", "0.01"),
 }
 

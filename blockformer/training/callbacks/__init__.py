@@ -1,4 +1,4 @@
-"""Callbacks: metrics, progress, checkpoints, random states, warm start, and reasons to stop."""
+"""Callbacks: metrics, progress, weight average, checkpoints, random states, warm start, and reasons to stop."""
 
 from blockformer.training.callbacks.checkpoints import Checkpoints
 from blockformer.training.callbacks.metrics import MetricsLogger
@@ -8,6 +8,7 @@ from blockformer.training.callbacks.progress import EvaluationPhase, RunProgress
 from blockformer.training.callbacks.random_state import RandomState
 from blockformer.training.callbacks.signals import InterruptedRun, StopOnSignal
 from blockformer.training.callbacks.warm_start import WarmStart
+from blockformer.training.callbacks.weight_average import WeightAverage
 
 __all__ = [
     "Checkpoints",
@@ -21,4 +22,5 @@ __all__ = [
     "RunProgress",
     "StopOnSignal",
     "WarmStart",
+    "WeightAverage",
 ]

@@ -80,6 +80,7 @@ class OptimizerSettings:
         groups: Parameters with an lr or weight_decay of their own: [{match: "embedding.*", lr: 1e-4}, {slot: norm,
             weight_decay: 0.1}]; the first that a parameter belongs to counts.
         freeze: Names of parameters that are not trained, with * for any text.
+        ema: Decay of a running mean of the weights, such as 0.999; validations and checkpoints have the mean. null: none.
         options: The parameters of the optimizer and the schedule, such as `beta1`.
 
     Raises:
@@ -95,10 +96,11 @@ class OptimizerSettings:
         warmup_steps: int = 100,
         groups: list[dict[str, Any]] | None = None,
         freeze: list[str] | None = None,
+        ema: float | None = None,
         **options: Any,
     ) -> None:
         chosen = chosen_components({"type": type, "schedule": schedule})
-        problems = list(_out_of_range(lr, weight_decay, warmup_steps))
+        problems = list(_out_of_range(lr, weight_decay, warmup_steps, ema))
         self.groups, wrong = _read_groups(groups or [])
         if problems + wrong:
             raise UserError("; ".join(problems + wrong))
@@ -109,7 +111,7 @@ class OptimizerSettings:
         entries = [OPTIMIZER.entry(option, name) for option, name in chosen.items()]
         self._options = {one: options.get(one, of.default) for entry in entries for one, of in entry.parameters.items()}
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
-        self.freeze = tuple(freeze or ())
+        self.freeze, self.ema = tuple(freeze or ()), ema
         allowed = self.optimizer.schedules
         if allowed is not None and self.schedule_name not in allowed:
             raise UserError(
@@ -119,7 +121,7 @@ class OptimizerSettings:
     def as_dict(self) -> dict[str, Any]:
         """All settings by name, as plain data."""
         common = {"type": self.type, "lr": self.lr, "weight_decay": self.weight_decay, "schedule": self.schedule_name}
-        common |= {"warmup_steps": self.warmup_steps, "freeze": list(self.freeze)}
+        common |= {"warmup_steps": self.warmup_steps, "freeze": list(self.freeze), "ema": self.ema}
         groups = [group.model_dump(exclude_none=True) for group in self.groups]
         return {**common, "groups": groups, **self._options}
 
@@ -209,12 +211,13 @@ class OptimizerSettings:
             group.update({key: value for key, value in new.items() if key != "params"})
 
 
-def _out_of_range(lr: float, weight_decay: float, warmup_steps: int) -> list[str]:
+def _out_of_range(lr: float, weight_decay: float, warmup_steps: int, ema: float | None) -> list[str]:
     removed = lr * weight_decay  # the share of each weight that a step at the peak removes
     fits = {
         f"lr cannot be {lr}": 0 < lr <= LARGEST,
         f"weight_decay cannot be {weight_decay}": weight_decay >= 0 and (weight_decay <= 1 or removed <= 1),
         f"warmup_steps cannot be {warmup_steps}": 0 <= warmup_steps < 2**63,
+        f"ema cannot be {ema}": ema is None or 0 < ema < 1,
     }
     wrong = [f"optimizer: {what}" for what, right in fits.items() if not right]
     if removed > 1 and weight_decay > 1:
