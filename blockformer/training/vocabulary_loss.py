@@ -113,7 +113,6 @@ class _Chunked(torch.autograd.Function):
                 if gradient is not None:
                     total = totals[place]
                     totals[place] = gradient.float() if total is None else total.add_(gradient)
-            del gradients, gradient, loss
             sums = sums + found
         kept = zip(totals, parameters, strict=True)
         ctx.gradients = [of_rows, *(total if total is None else total.to(one.dtype) for total, one in kept)]
