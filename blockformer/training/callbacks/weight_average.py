@@ -18,7 +18,7 @@ class WeightAverage(StepCallback):
     """Keeps an exponential moving average of the trained parameters: mean <- d * mean + (1 - d) * weights.
 
     The decay d of step t is at most (1 + t) / (10 + t), so that the first weights are forgotten soon (as in Tarvainen
-    and Valpola 2017, arXiv:1703.01780). Validation runs with the mean, and the weights of a checkpoint are the mean; what
+    and Valpola 2017, arXiv:1703.01780). Validation runs with the mean, which a checkpoint has as its weights; what
     training goes on from is beside it. Each process averages its own part of the parameters.
 
     Args:
