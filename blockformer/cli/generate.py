@@ -39,9 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     text = _text(options.prompt)
-    from blockformer.generation.text_model import TextModel  # imported late: --help then needs no torch
+    from blockformer.generation.device import usable_device  # imported late: --help then needs no torch
+    from blockformer.generation.text_model import TextModel
 
-    model = TextModel.load(options.checkpoint, _device(options.device))
+    model = TextModel.load(options.checkpoint, usable_device(options.device))
     way = choose_way(model.model.kind, options)
     try:
         way.run(model, text, options)
@@ -64,23 +65,6 @@ def _text(prompt: str) -> str:
     except UnicodeError:
         raise UserError("the prompt is not valid UTF-8") from None
     return prompt
-
-
-def _device(name: str | None) -> str:
-    """The device asked for, or a GPU if there is one."""
-    import torch
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    shown = name[:60] if name.isprintable() and name else repr(name[:60])
-    try:
-        computes = torch.zeros(1, device=name).add(1).item() == 1  # false on devices without values, such as meta
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all of them
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"--device {shown} cannot be used: {reason}") from None
-    if not computes:
-        raise UserError(f"--device {shown} cannot be used: it computes nothing")
-    return name
 
 
 @dataclass(frozen=True)
