@@ -15,6 +15,7 @@ from blockformer.cli.show import size
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
 from blockformer.inspection.memory import PRECISIONS, memory
 from blockformer.training.optimizers import OptimizerSettings
+from blockformer.training.vocabulary_loss import rows_at_once
 from blocks.models.base import Model
 
 TINY = [name for name in registry.builtin_recipes() if name.startswith("tiny_")]
@@ -87,7 +88,7 @@ def test_a_model_that_no_machine_holds_is_measured(capsys: pytest.CaptureFixture
     assert (found["batch"], found["length"]) == (1, 8192)
     fp32, true = found["bytes"]["fp32"], found["bytes"]["bf16-true"]
     assert fp32["parameters"] == 2 * true["parameters"]
-    assert fp32["logits"] == 8192 * 128256 * 4
+    assert fp32["logits"] == rows_at_once(128256, 8192) * 128256 * 4
 
 
 def test_the_table_says_what_is_largest(capsys: pytest.CaptureFixture[str]) -> None:
