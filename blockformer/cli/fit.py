@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     verb, *rest = arguments
     if {"-h", "--help"} & set(rest) and rest[-1] != "all":
-        print(page(verb) + _options_of_dataset(rest), end="")
+        print(page(verb) + _options_of_components(rest), end="")
         return 0
     _announce(rest)
     from blockformer.cli.fit_arguments import read_arguments  # imported late: --help then needs no torch
@@ -75,19 +75,28 @@ def _message(error: Exception) -> str:
     return f"the run failed: {reason}"
 
 
-def _options_of_dataset(arguments: Sequence[str]) -> str:
-    """Help on the options of the dataset that the arguments choose."""
-    if (name := last_value(arguments, "--data.dataset")) is None:
+def _options_of_components(arguments: Sequence[str]) -> str:
+    """Help on the options of the components that the arguments choose."""
+    named = {option: last_value(arguments, f"--{option}") for option in ("data.dataset", "optimizer.type")}
+    named["optimizer.schedule"] = last_value(arguments, "--optimizer.schedule")
+    if not any(named.values()):
         return ""
-    from blockformer.data.options import DATA
+    from blockformer.training.components import GROUPS
     from registry.reference import describe
     from registry.text import as_yaml
 
-    found = describe(DATA.entry("dataset", name))
-    lines = (
-        f"  --data.{one.name} {as_yaml(one.default)}  {one.description} ({one.type})\n" for one in found.parameters
-    )
-    return f"\nthe dataset {name}: {found.summary}\n{''.join(lines)}"
+    parts: list[str] = []
+    for option, name in named.items():
+        if name is None:
+            continue
+        group, _, key = option.partition(".")
+        found = describe(GROUPS[group][0].entry(key, name))
+        lines = (
+            f"  --{group}.{one.name} {as_yaml(one.default)}  {one.description} ({one.type})\n"
+            for one in found.parameters
+        )
+        parts.append(f"\nthe {found.slot} {name}: {found.summary}\n{''.join(lines)}")
+    return "".join(parts)
 
 
 def page(verb: str) -> str:
@@ -125,9 +134,9 @@ the data
 
 training
   --trainer.max_steps N      optimizer steps; or --trainer.max_epochs N; default: one epoch
-  --optimizer.type adamw     adamw, muon, lion, adafactor, sgd or schedule_free; `blockformer blocks optimizer`
+  --optimizer.type adamw     adamw, muon, lion, adafactor, sgd or schedule_free
   --optimizer.lr 1e-3        peak learning rate, reached after --optimizer.warmup_steps 100
-  --optimizer.schedule cosine  cosine, linear, inverse_sqrt, constant, wsd or sequential; `blockformer blocks schedule`
+  --optimizer.schedule cosine  cosine, linear, inverse_sqrt, constant, wsd or sequential
   --optimizer.weight_decay 0.1  of matrices only
   --optimizer.freeze NAMES   parameters that are not trained, such as "embedding.*"; --optimizer.groups: own rates
   --model.label_smoothing 0, --model.z_loss 0 and --model.compile true
@@ -135,7 +144,8 @@ training
   --trainer.devices 2 --trainer.strategy ddp (or fsdp2, tensor_parallel)
   --trainer.accelerator auto, --trainer.precision bf16-mixed
 
-`blockformer {verb} --help all` lists every option; --print_config prints all settings as a configuration file.
+`blockformer {verb} --help all` lists every option, and `--optimizer.type NAME --help` those of an optimizer;
+--print_config prints all settings as a configuration file.
 Exit status: 0; 1 if the run failed; 2 if an argument is wrong; 130, 143 or 129 if Ctrl-C, SIGTERM or SIGHUP did.
 """
 MEANINGS = {

@@ -260,3 +260,29 @@ def test_initial_values_and_dropout_have_seeds_of_their_own(fit: Fit) -> None:
     assert torch.equal(values, same)
     assert loss != dropped
     assert not torch.equal(values, others)
+
+
+@pytest.mark.parametrize(("option", "slot"), [("type", "optimizer"), ("schedule", "schedule")])
+def test_help_beside_an_optimizer_or_schedule_explains_its_options(
+    option: str, slot: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, entry in registry.entries(slot).items():
+        assert main(["fit", f"--optimizer.{option}", name, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert f"the {slot} {name}: " in shown
+        assert all(f"  --optimizer.{parameter} " in shown for parameter in entry.parameters)
+
+
+@pytest.mark.parametrize("settings", [["--optimizer.type", "muon"], ["--optimizer.schedule", "wsd"]])
+def test_another_optimizer_or_schedule_continues_without_the_settings_of_the_old_one(
+    settings: list[str], fit: Fit
+) -> None:
+    given = ["--optimizer.type", "adamw", "--optimizer.eps", "1e-7", "--optimizer.min_ratio", "0.2"]
+    folder = fit("--trainer.max_steps", "2", *given, name=f"changed-{settings[1]}")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if settings[1] == "wsd":
+        again = ["--ckpt_path", str(checkpoint), "--trainer.max_steps", "4", *settings]
+        config = read_metadata(fit(*again, name=folder.name, given=[]) / "checkpoints" / "last.ckpt")["config"]
+        assert (config["optimizer"]["eps"], config["optimizer"]["min_ratio"]) == (1e-7, 0.0)
+    else:  # the state of another optimizer is no state of this one
+        assert main(["fit", "--ckpt_path", str(checkpoint), "--trainer.max_steps", "4", *settings]) == 2

@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 from torch.optim import AdamW as TorchAdamW
@@ -11,7 +10,7 @@ from torch.optim import Optimizer
 from blockformer.training.optimizers.base import Group, OptimizerComponent, Sharding
 from registry import register
 
-SMALLEST = torch.finfo(torch.float32).tiny
+SMALLEST = 1e-37  # of float32, with a margin
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Epsilon = Annotated[float, Field(ge=SMALLEST, le=1)]
 
