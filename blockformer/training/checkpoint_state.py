@@ -96,6 +96,9 @@ def _loader(loop: Mapping[str, Any]) -> None:
 
 
 def _optimizer(content: Mapping[str, Any], model: Model, settings: OptimizerSettings) -> None:
+    trained = ((content[METADATA].get("config") or {}).get("optimizer") or {}).get("type", settings.type)
+    if trained != settings.type:
+        raise UnlikeError(f"it has the state of optimizer {trained}, not of {settings.type}")
     settings.apply_freeze(model)
     own = settings.make(model, fused=False)
     _part(content, "optimizer_states", [{"state": {}, "param_groups": own.state_dict()["param_groups"]}])

@@ -275,7 +275,7 @@ def test_help_beside_an_optimizer_or_schedule_explains_its_options(
 
 @pytest.mark.parametrize("settings", [["--optimizer.type", "muon"], ["--optimizer.schedule", "wsd"]])
 def test_another_optimizer_or_schedule_continues_without_the_settings_of_the_old_one(
-    settings: list[str], fit: Fit
+    settings: list[str], fit: Fit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--optimizer.type", "adamw", "--optimizer.eps", "1e-7", "--optimizer.min_ratio", "0.2"]
     folder = fit("--trainer.max_steps", "2", *given, name=f"changed-{settings[1]}")
@@ -286,3 +286,4 @@ def test_another_optimizer_or_schedule_continues_without_the_settings_of_the_old
         assert (config["optimizer"]["eps"], config["optimizer"]["min_ratio"]) == (1e-7, 0.0)
     else:  # the state of another optimizer is no state of this one
         assert main(["fit", "--ckpt_path", str(checkpoint), "--trainer.max_steps", "4", *settings]) == 2
+        assert "it has the state of optimizer adamw, not of muon" in capsys.readouterr().err
