@@ -24,6 +24,7 @@ VERBS = {
     "runs": "list runs, by any key of their configuration",
     "generate": "generate text with a trained model",
     "evaluate": "score a trained model on tasks of lm-evaluation-harness",
+    "average": "write the mean of several checkpoints",
     "import": "convert a Hugging Face folder to a recipe and its weights",
     "export": "convert a model to a folder that transformers loads",
     "recipes": "list the built-in recipes, published models among them",

@@ -40,7 +40,7 @@ def check_state(content: Mapping[str, Any], trainer: Any, module: Any) -> None:
     try:
         _weights(content["state_dict"], model, module)
         data = trainer.datamodule
-        if data is not None:
+        if data is not None and (verb == "fit" or type(data).__qualname__ in content):
             _part(content, type(data).__qualname__, data.state_dict())
         if verb == "fit" or content.get("loops") is not None:
             name = LOOPS[verb]
