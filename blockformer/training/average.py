@@ -42,7 +42,7 @@ def average_checkpoints(paths: Sequence[str | Path], out: str | Path) -> Path:
         raise UserError(f"{out}: exists already; remove it, or choose another file")
     first: Mapping[str, Any] = {}
     version: Any = None
-    sums: dict[str, Tensor] = {}
+    sums, types = dict[str, Tensor](), dict[str, torch.dtype]()
     for path in paths:
         content = read_checkpoint(path, mmap=True)
         metadata, weights = content[METADATA], model_weights(content)
@@ -59,7 +59,7 @@ def average_checkpoints(paths: Sequence[str | Path], out: str | Path) -> Path:
                 sums[name] += tensor
             else:
                 sums[name] = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
-        types = {name: tensor.dtype for name, tensor in weights.items()}
+            types[name] = tensor.dtype
     means = {
         PREFIX + name: (total / len(paths) if total.is_floating_point() else total).to(types[name])
         for name, total in sums.items()

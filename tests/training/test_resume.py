@@ -50,7 +50,7 @@ def steps(accumulate: int) -> list[str]:
     return ["--trainer.max_steps", "12", "--run.save_every", "1", *interval]
 
 
-@pytest.fixture(scope="session", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, 2])
 def whole(fit: Fit, request: pytest.FixtureRequest) -> tuple[int, Path]:
     """A run that nothing stopped, through epochs of 11 batches, with the batches that make a step."""
     return request.param, fit(*steps(request.param), name=f"whole-{request.param}")
