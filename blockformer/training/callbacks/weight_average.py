@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from blockformer.assembly.checkpoint import PREFIX
@@ -97,7 +98,10 @@ class WeightAverage(StepCallback):
 
 
 def _trained(module: TrainingModule) -> Iterator[tuple[str, Tensor]]:
-    """The trained parameters, by their names in the model."""
+    """The trained parameters, by their names in the model; each process has its own part of them."""
+    for part in module.model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()  # after a forward without a backward pass, some are whole
     return ((name, parameter) for name, parameter in module.model.named_parameters() if parameter.requires_grad)
 
 
