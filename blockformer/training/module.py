@@ -48,7 +48,7 @@ class TrainingModule(L.LightningModule):
         objective: `causal_lm`, `masked_lm` or `seq2seq`; the one for the kind of model when not given.
         label_smoothing: share of each target's probability that is spread over the vocabulary in training.
         z_loss: factor of log(Z)^2 in training, where Z is the sum of exp(logits), such as 1e-4.
-        loss_chunk: rows whose logits exist at once, which bounds the memory of the loss; None: by the vocabulary, 2^23
+        loss_chunk: rows whose logits exist at once, which bounds the memory of the loss; None: by the vocabulary, 2^24
             logits; 0: all.
         compile: compile the model with `torch.compile`.
         seed: seed of the initial values; None: 0, and on the command line that of `--seed_everything`.

@@ -6,12 +6,13 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from blockformer.training.score import IGNORED, exact_type
 from blocks.models.base import Model
 
-LOGITS_AT_ONCE = 1 << 23
-"""Logits of a part where its size is not given: 32 MiB in float32."""
+LOGITS_AT_ONCE = 1 << 24
+"""Logits of a part where its size is not given: 64 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -100,22 +101,22 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx: Any, model: Model, terms: LossTerms, size: int, wanted: Tensor, *inputs: Tensor) -> Any:
         rows, parameters = inputs[0], inputs[1:]
         of_rows = torch.empty_like(rows) if ctx.needs_input_grad[4] else None
-        sums, totals = cast("Any", 0.0), [cast("Tensor | None", None) for _ in parameters]
+        sums, totals = cast("Any", 0.0), dict[int, Tensor]()
         for begin in range(0, len(rows), size):
             part = rows[begin : begin + size].detach().requires_grad_(of_rows is not None)
-            with torch.enable_grad():
+            with torch.enable_grad(), _AddingInPlace(parameters, totals):
                 loss, found = _part(model, part, wanted[begin : begin + size], terms)
                 asked = [*([part] if of_rows is not None else []), *parameters]
                 gradients = list(torch.autograd.grad(loss, asked, allow_unused=True))
             if of_rows is not None:
                 of_rows[begin : begin + size] = gradients.pop(0)
-            for place, gradient in enumerate(gradients):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
-                    total = totals[place]
-                    totals[place] = gradient.float() if total is None else total.add_(gradient)
+                    _total(totals, parameter).add_(gradient)
             sums = sums + found
-        kept = zip(totals, parameters, strict=True)
-        ctx.gradients = [of_rows, *(total if total is None else total.to(one.dtype) for total, one in kept)]
+        kept = [totals.get(id(parameter)) for parameter in parameters]
+        types = [parameter.dtype for parameter in parameters]
+        ctx.gradients = [of_rows, *(one if one is None else one.to(of) for one, of in zip(kept, types, strict=True))]
         loss = sums[0].to(torch.float32)
         ctx.mark_non_differentiable(sums)
         return loss, sums
@@ -126,3 +127,49 @@ class _Chunked(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("the gradients of this loss were computed in its forward pass and can be taken once")
         return (None, None, None, None, *(one if one is None else one.mul_(outer[0]) for one in gradients))
+
+
+def _total(totals: dict[int, Tensor], parameter: Tensor) -> Tensor:
+    """The sum of a parameter's gradients so far, in at least float32."""
+    if id(parameter) not in totals:
+        totals[id(parameter)] = torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+    return totals[id(parameter)]
+
+
+class _AddingInPlace(TorchFunctionMode):
+    """Lets linear layers add the gradients of their weights to the sums, which then exist once and not once a part."""
+
+    def __init__(self, parameters: tuple[Tensor, ...], totals: dict[int, Tensor]) -> None:
+        super().__init__()
+        self._own, self._totals = {id(one) for one in parameters}, totals
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (
+            func is F.linear
+            and id(args[1]) in self._own
+            and not (kwargs or torch.is_autocast_enabled(args[0].device.type))
+        ):
+            x, weight, *bias = args
+            y = _Linear.apply(x, weight, _total(self._totals, weight))
+            return y if not bias or bias[0] is None else y + bias[0]
+        return func(*args, **(kwargs or {}))
+
+
+class _Linear(torch.autograd.Function):
+    """x W^T, whose backward pass adds the gradient of W to a sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, total: Tensor) -> Any:
+        ctx.save_for_backward(x, weight)
+        ctx.total = total
+        return F.linear(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        slope, rows = outer[0].flatten(0, -2), x.flatten(0, -2)
+        if slope.dtype == rows.dtype == ctx.total.dtype:
+            ctx.total.addmm_(slope.T, rows)
+        else:
+            ctx.total.add_(slope.T @ rows)
+        return outer[0] @ weight if ctx.needs_input_grad[0] else None, None, None
