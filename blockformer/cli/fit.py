@@ -9,6 +9,8 @@ from blockformer.signals import Stopped
 from blockformer.training.output import kept_output
 from blockformer.training.phases import phases
 
+NAMING = ("data.dataset", "optimizer.type", "optimizer.schedule")  # as in training/components.py, which loads torch
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the four verbs.
@@ -77,25 +79,22 @@ def _message(error: Exception) -> str:
 
 def _options_of_components(arguments: Sequence[str]) -> str:
     """Help on the options of the components that the arguments choose."""
-    named = {option: last_value(arguments, f"--{option}") for option in ("data.dataset", "optimizer.type")}
-    named["optimizer.schedule"] = last_value(arguments, "--optimizer.schedule")
-    if not any(named.values()):
+    found = [(option, name) for option in NAMING if (name := last_value(arguments, f"--{option}")) is not None]
+    if not found:
         return ""
     from blockformer.training.components import GROUPS
     from registry.reference import describe
     from registry.text import as_yaml
 
     parts: list[str] = []
-    for option, name in named.items():
-        if name is None:
-            continue
+    for option, name in found:
         group, _, key = option.partition(".")
-        found = describe(GROUPS[group][0].entry(key, name))
-        lines = (
+        block = describe(GROUPS[group][0].entry(key, name))
+        parts.append(f"\nthe {block.slot} {name}: {block.summary}\n")
+        parts += (
             f"  --{group}.{one.name} {as_yaml(one.default)}  {one.description} ({one.type})\n"
-            for one in found.parameters
+            for one in block.parameters
         )
-        parts.append(f"\nthe {found.slot} {name}: {found.summary}\n{''.join(lines)}")
     return "".join(parts)
 
 

@@ -44,8 +44,14 @@ def evaluate(
         For each task its figures by name, such as `acc` and `acc_stderr`, and the number of its `questions`.
 
     Raises:
-        UserError: there is no such task, its data cannot be had, or the model cannot be scored.
+        UserError: there is no such task, its data cannot be had, the model cannot be scored, or an argument is out of
+            its range.
     """
+    for option, value, least in (("batch-size", batch_size, 1), ("limit", limit, 1), ("examples", examples, 0)):
+        if value is not None and value < least:
+            raise UserError(f"--{option} {value}: must be at least {least}")
+    if include is not None and not include.is_dir():
+        raise UserError(f"--include {include}: is no folder")
     known = TaskManager(include_path=None if include is None else str(include))
     if unknown := [name for name in tasks if not known.match_tasks([name])]:
         raise UserError(f"--tasks: the harness has no task {', '.join(unknown)}; --include names a folder with others")
@@ -78,7 +84,8 @@ def _figures(found: Mapping[str, Any], samples: Mapping[str, int] | None) -> dic
 class HarnessModel(TemplateLM):
     """What the harness asks of a model, answered by ours.
 
-    Texts are encoded as :class:`TextModel` does: after a start token, and for an encoder before an end token.
+    Texts are encoded as :class:`TextModel` does: after a start token, and for an encoder before an end token. Of a
+    context that is too long the end is read, as the harness does with other models.
 
     Args:
         model: a decoder_only or encoder_decoder with its tokenizer.
@@ -131,6 +138,9 @@ class HarnessModel(TemplateLM):
     @torch.inference_mode()
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         """For each context and continuation the latter's log-likelihood, and whether greedy decoding would give it."""
+        longest = max((len(continuation) for *_, continuation in requests), default=0)
+        if longest > self.max_length:
+            raise UserError(f"an answer has {longest} tokens, and the model reads at most {self.max_length}")
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         order = sorted(range(len(requests)), key=lambda place: -len(requests[place][1]) - len(requests[place][2]))
         for begin in range(0, len(order), self.batch_size):
@@ -141,19 +151,14 @@ class HarnessModel(TemplateLM):
 
     def _scores(self, requests: Sequence[Request]) -> Iterator[tuple[float, bool]]:
         if self.backend == "seq2seq":
-            read = [
-                [self.prefix_token_id, *continuation][: len(continuation)][-self.max_length :]
-                for *_, continuation in requests
-            ]
+            read = [[self.prefix_token_id, *continuation[:-1]] for *_, continuation in requests]
             logits = self._logits(read, [list(context)[-self.max_length :] for _, context, _ in requests])
         else:
             read = [[*context, *continuation][-(self.max_length + 1) : -1] for _, context, continuation in requests]
             logits = self._logits(read, None)
         for (_, _, continuation), row, tokens in zip(requests, logits, read, strict=True):
-            wanted = continuation[-self.max_length :]
-            end = len(wanted) if self.backend == "seq2seq" else len(tokens)
-            scored = row[end - len(wanted) : end].float().log_softmax(-1)
-            targets = torch.tensor(wanted, device=scored.device)
+            scored = row[len(tokens) - len(continuation) : len(tokens)].float().log_softmax(-1)
+            targets = torch.tensor(continuation, device=scored.device)
             chosen = scored.gather(-1, targets[:, None]).double().sum()
             yield float(chosen), bool((scored.argmax(-1) == targets).all())
 

@@ -32,13 +32,16 @@ Split = Literal["validation", "test"]
 
 
 def stored_losses(run: Path, store: Path, split: Split, limit: float | None = None) -> Losses | None:
-    """The losses of a run's last checkpoint by document, computed once; None: it cannot be read, which is said.
+    """The losses of a run's last checkpoint by document, computed once.
 
     Args:
         run: the run's folder.
         store: the file that keeps them.
         split: what is judged on.
         limit: the run's `trainer.limit_val_batches` or `limit_test_batches`.
+
+    Returns:
+        The losses; None: the checkpoint or the data cannot be read, and a note on stderr has said why.
     """
     if (before := _kept(store)) is not None:
         return before

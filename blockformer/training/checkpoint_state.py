@@ -99,6 +99,8 @@ def _optimizer(content: Mapping[str, Any], model: Model, settings: OptimizerSett
     trained = ((content[METADATA].get("config") or {}).get("optimizer") or {}).get("type", settings.type)
     if trained != settings.type:
         raise UnlikeError(f"it has the state of optimizer {trained}, not of {settings.type}")
+    if settings.ema is None and "WeightAverage" in (content.get("callbacks") or {}):
+        raise UnlikeError("its weights are a running mean (optimizer.ema), and this run is to have none")
     settings.apply_freeze(model)
     own = settings.make(model, fused=False)
     _part(content, "optimizer_states", [{"state": {}, "param_groups": own.state_dict()["param_groups"]}])

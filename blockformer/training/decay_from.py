@@ -6,12 +6,47 @@ from typing import Any
 
 from blockformer.assembly.checkpoint import read_metadata
 from blockformer.errors import UserError
+from blockformer.training.given import Given
 from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.run_folder import CHECKPOINTS, LAST, folder_of
 from blockformer.training.stored_settings import harmless
 
 DECIDED = ("trainer.max_steps", "trainer.max_epochs", "optimizer.schedule", "optimizer.warmup_steps", "ckpt_path")
 """Settings that follow from the trunk and `optimizer.cooldown_steps`."""
+
+
+def take_trunk(given: Given, verb: str) -> str | None:
+    """Take the settings that follow from the trunk of `--decay-from`, if there is one.
+
+    Args:
+        given: what the user gave; the settings are added.
+        verb: fit, validate, test or predict.
+
+    Returns:
+        The trunk's path; None: there is none.
+
+    Raises:
+        UserError: another option contradicts it, or it is no trunk.
+    """
+    configured = [config.pop("decay_from", None) for config in given.configs]
+    source = next((path for path in (given.decay_from, *reversed(configured)) if path is not None), None)
+    if source is None or (given.decay_from is None and given.value("ckpt_path") is not None):
+        return None
+    if verb != "fit" or given.init_from is not None:
+        raise UserError(f"--decay-from is for fit{' alone, without --init-from' if verb == 'fit' else ''}")
+    if not isinstance(source, str) or not source.strip():
+        raise UserError(f"--decay-from takes the path of a checkpoint, not {source!r}")
+    for name in DECIDED:
+        if given.decay_from is not None and given.value(name) is not None:
+            raise UserError(f"--{name} cannot be set beside --decay-from, which decides it")
+    for name, value in settings_of_fork(source, given.value("optimizer.cooldown_steps")).items():
+        if name == "run.name" and given.value(name) is not None:
+            continue
+        group, _, key = name.rpartition(".")
+        (given.settings.setdefault(group, {}) if group else given.settings)[key] = value
+        if given.options is not None and name != "ckpt_path":
+            given.options.append(f"--{name}={value}")
+    return source
 
 
 def settings_of_fork(source: str, cooldown: Any) -> dict[str, Any]:
@@ -34,6 +69,7 @@ def settings_of_fork(source: str, cooldown: Any) -> dict[str, Any]:
     return {
         "ckpt_path": str(path),
         "trainer.max_steps": step + steps,
+        "trainer.max_epochs": -1,
         "optimizer.schedule": "wsd",
         "optimizer.cooldown_steps": steps,
         "run.name": f"{path.stem if home is None else home.name}-decay-{step}-{steps}",

@@ -1,9 +1,8 @@
 """What a run is asked for: the recipe, loaded and checked once, the checkpoint, and the settings for Lightning."""
 
 import json
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blockformer.generation.text_model import stored_tokenizer
 from blockformer.training.components import Components
-from blockformer.training.decay_from import DECIDED, settings_of_fork
+from blockformer.training.decay_from import take_trunk
+from blockformer.training.given import Given
 from blockformer.training.init_from import check_source
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
     LAST,
-    RECIPE,
     Found,
     RunSettings,
     find_checkpoint,
@@ -32,12 +31,9 @@ from blockformer.training.run_folder import (
 from blockformer.training.stored_settings import Settings, harmless, settings_of
 from blocks.models.base import Model
 from registry import RecipeError, load_recipe
-from registry.plugins import load_named
-from registry.recipe import Overrides
-from registry.strict_yaml import Map, read_yaml
+from registry.strict_yaml import read_yaml
 
 BUILT_IN = ("blocks.", "blockformer.")
-GROUPS = ("trainer", "run", "data", "model", "optimizer")
 
 __all__ = ["FitArguments", "Given", "Settings", "fit_arguments", "harmless"]
 
@@ -99,70 +95,6 @@ class FitArguments:
         return result
 
 
-@dataclass
-class Given:
-    """What the user gave, on a command line or from Python, before a checkpoint fills in the rest.
-
-    Args:
-        source: the recipe: a file, a name or a mapping.
-        overrides: changes to the recipe, in order.
-        configs: of configuration files, as `{group: {option: value}}`; later ones win.
-        settings: those that win over `configs`; on a command line only the ones that are needed before it is parsed.
-        options: arguments for jsonargparse; None: called from Python.
-        config_folder: the run's folder that the last configuration file lies in.
-        init_from: a trained model to begin with.
-        decay_from: a trunk to continue.
-    """
-
-    source: str | Path | Mapping[str, Any] | None = None
-    overrides: Overrides = ()
-    configs: list[Settings] = field(default_factory=list)
-    settings: Settings = field(default_factory=dict)
-    options: list[str] | None = None
-    config_folder: Path | None = None
-    init_from: str | None = None
-    decay_from: str | None = None
-
-    def add_config(self, path: Path, group: str | None = None) -> None:
-        """Take in a configuration file; its recipe goes to `source`, and the modules of its `plugin` are imported.
-
-        Args:
-            path: the file.
-            group: the group of settings that it holds; None: all, by group.
-
-        Raises:
-            RecipeError: the file cannot be read.
-            UserError: its recipe is neither a name, a path nor a mapping.
-            PluginError: a module that it names cannot be imported.
-        """
-        config = read_yaml(path)
-        config = config if group is None else Map({group: config}, {}, config.mark)
-        source = config.pop("recipe", None)
-        if source is not None and not isinstance(source, str | Map):
-            raise UserError(f"{path}: recipe must be a name, a path or a mapping")
-        self.source = self.source if source is None else source
-        for group in GROUPS:
-            if not isinstance(config.get(group), Mapping | None):
-                raise UserError(f"{path}: {group} must be a mapping of options to values, not {config[group]!r}")
-        plugins = config.pop("plugin", None) or []
-        plugins = [plugins] if isinstance(plugins, str) else plugins
-        if not isinstance(plugins, list) or not all(isinstance(module, str) for module in plugins):
-            raise UserError(f"{path}: plugin must be a module's name or a list of them, not {plugins!r}")
-        _import(plugins)
-        self.configs.append(json.loads(json.dumps(config)))  # plain data, without line numbers
-        if (path.parent / CHECKPOINTS).is_dir() or (path.parent / RECIPE).is_file():
-            self.config_folder = path.parent
-
-    def value(self, name: str) -> Any:
-        """The value of an option such as `run.name`, from the last that sets it; None if none does."""
-        group, _, key = name.rpartition(".")
-        for config in reversed([*self.configs, self.settings]):
-            section = (config.get(group) or {}) if group else config
-            if section.get(key) is not None:
-                return section[key]
-        return None
-
-
 def fit_arguments(verb: str, given: Given) -> FitArguments:
     """Find the checkpoint, load and check the recipe, and complete the settings.
 
@@ -175,7 +107,7 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
         UserError: there is no recipe, or no such checkpoint.
         DataError, UserError: there is no such dataset, optimizer or schedule.
     """
-    decay_from = _decay_from(given, verb)
+    decay_from = take_trunk(given, verb)
     found = _checkpoint(given)
     checkpoint, named = found.checkpoint, found.folder if found.checkpoint is None else None
     init_from = _init_from(given, verb, checkpoint)
@@ -210,12 +142,6 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     return arguments
 
 
-def _import(modules: Sequence[str]) -> None:
-    if modules and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    load_named(modules)
-
-
 def _checkpoint(given: Given) -> Found:
     wanted = given.value("ckpt_path")
     if wanted is None:
@@ -240,29 +166,6 @@ def _add_saved(given: Given, folder: Path) -> bool:
     given.source = saved.get("recipe")
     given.configs.insert(0, json.loads(json.dumps(settings)) | {"init_from": saved.get("init_from")})
     return True
-
-
-def _decay_from(given: Given, verb: str) -> str | None:
-    """Take the settings that follow from the trunk of `--decay-from`; give its path."""
-    configured = [config.pop("decay_from", None) for config in given.configs]
-    source = next((path for path in (given.decay_from, *reversed(configured)) if path is not None), None)
-    if source is None or (given.decay_from is None and given.value("ckpt_path") is not None):
-        return None
-    if verb != "fit" or given.init_from is not None:
-        raise UserError(f"--decay-from is for fit{' alone, without --init-from' if verb == 'fit' else ''}")
-    if not isinstance(source, str) or not source.strip():
-        raise UserError(f"--decay-from takes the path of a checkpoint, not {source!r}")
-    for name in DECIDED:
-        if given.decay_from is not None and given.value(name) is not None:
-            raise UserError(f"--{name} cannot be set beside --decay-from, which decides it")
-    for name, value in settings_of_fork(source, given.value("optimizer.cooldown_steps")).items():
-        if name == "run.name" and given.value(name) is not None:
-            continue
-        group, _, key = name.rpartition(".")
-        (given.settings.setdefault(group, {}) if group else given.settings)[key] = value
-        if given.options is not None and name != "ckpt_path":
-            given.options.append(f"--{name}={value}")
-    return source
 
 
 def _init_from(given: Given, verb: str, checkpoint: Path | None) -> str | None:

@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from blockformer.assembly.builder import materialise
-from blockformer.assembly.checkpoint import METADATA, PREFIX
+from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.loader import TrainingLoader
 from blockformer.data.module import TextData
 from blockformer.data.processes import data_processes
-from blockformer.errors import UserError
 from blockformer.training.checkpoint_state import check_state
 from blockformer.training.compatibility import (
     check_batch,
@@ -25,7 +24,7 @@ from blockformer.training.compatibility import (
 )
 from blockformer.training.metadata import run_metadata, verify_same_model
 from blockformer.training.objectives import objective_for
-from blockformer.training.optimizers import OptimizerSettings, Sharding
+from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.parallel import ShardedStrategy, Shards
 from blockformer.training.parallel.shards import local_gradients
 from blockformer.training.recipe_argument import RecipeArgument
@@ -143,23 +142,7 @@ class TrainingModule(L.LightningModule):
         fused = (
             self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         )  # the gradient scaler must unscale first
-        return self.settings.make(self.model, fused=fused, sharding=self._sharding())
-
-    def _sharding(self) -> Sharding | None:
-        """How the optimizer gathers whole tensors; None: this process has them.
-
-        Raises:
-            UserError: the optimizer needs whole parameters, which no process has.
-        """
-        if (shards := self.shards) is None:
-            return None
-        if not self.settings.optimizer.elementwise:
-            raise UserError(f"optimizer.type {self.settings.type}: does not work with sharded parameters; use ddp")
-        names: dict[Tensor, str] = {parameter: PREFIX + name for name, parameter in self.model.named_parameters()}
-        return Sharding(
-            lambda parameter, tensor: shards.whole(names[parameter], tensor),
-            lambda parameter, tensor: shards.part(names[parameter], tensor, parameter),
-        )
+        return self.settings.make(self.model, fused=fused, shards=self.shards)
 
     def on_train_start(self) -> None:
         self.settings.apply(self.trainer.optimizers[0], self.model)

@@ -1,6 +1,7 @@
 """Training objectives: how the model is called on a batch, and which logits are scored against which targets."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from blocks.models.base import Model
 Batch = dict[str, Tensor]
 
 
-class Objective:
+class Objective(ABC):
     """Base class of the objectives.
 
     Args:
@@ -36,17 +37,17 @@ class Objective:
         loss, found = loss_of_hidden(model, self.hidden(model, batch), targets, terms, self.chunk)
         return loss, sums_of(found, targets, batch.get("bytes"), self.tokens(batch))
 
+    @abstractmethod
     def hidden(self, model: Model, batch: Batch) -> Tensor:
         """(B, T, D) vectors before the model's head, one for each place of ``batch["targets"]``."""
-        raise NotImplementedError
 
     def logits(self, model: Model, batch: Batch) -> Tensor:
         """(B, T, V) logits, one row for each place of ``batch["targets"]``."""
         return model.logits(self.hidden(model, batch))
 
+    @abstractmethod
     def tokens(self, batch: Batch) -> Tensor:
         """Number of tokens that the model reads in this batch, without padding."""
-        raise NotImplementedError
 
 
 class CausalLM(Objective):

@@ -144,14 +144,14 @@ class _AddingInPlace(TorchFunctionMode):
         self._own, self._totals = {id(one) for one in parameters}, totals
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (
-            func is F.linear
-            and id(args[1]) in self._own
-            and not (kwargs or torch.is_autocast_enabled(args[0].device.type))
-        ):
-            x, weight, *bias = args
-            y = _Linear.apply(x, weight, _total(self._totals, weight))
-            return y if not bias or bias[0] is None else y + bias[0]
+        if func is F.linear and id(args[1]) in self._own and not kwargs:
+            total, device = _total(self._totals, args[1]), args[0].device.type
+            given = [one for one in args if one is not None]
+            if torch.is_autocast_enabled(device):  # which applies to torch's own operators only
+                given = [one.to(torch.get_autocast_dtype(device)) for one in given]
+            x, weight, *bias = given
+            y = _Linear.apply(x, weight, total)
+            return y + bias[0] if bias else y
         return func(*args, **(kwargs or {}))
 
 

@@ -10,6 +10,7 @@ from types import FrameType
 
 import pytest
 
+from blockformer.cli.main import TRAINER, VERBS
 from tests.faults.conftest import Answer
 
 Run = Callable[..., Answer]
@@ -144,6 +145,16 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--blank": TEXTS,
         "--device": ("cpu", "meta", "cuda:99", *TEXTS),
     },
+    "evaluate": {
+        "": ("RUN", *PLACES, *TEXTS),
+        "--tasks": ("no_such_task", *TEXTS),
+        "--include": ("FOLDER", *PLACES),
+        "--examples": NUMBERS,
+        "--limit": NUMBERS,
+        "--batch-size": NUMBERS,
+        "--device": ("cpu", "meta", "cuda:99", *TEXTS),
+    },
+    "average": {"": ("RUN", *PLACES, *TEXTS), "--out": ("OUT", *PLACES)},
     "test-block": {
         "": ("norm/none", "norm/x", "x:y", "os", "os:path", "\x1b", "a" * 5000, "", "/", ":", "..x"),
         "--param": OVERRIDES,
@@ -214,6 +225,10 @@ def command_line(draw: Random, places: dict[str, str], number: int) -> list[str]
             draw.randrange(1, len(words) + 1), draw.choice((*TEXTS, *NUMBERS, "--x", "-h", "--plugin", "--version"))
         )
     return [places.get(word, f"out{number}" if word == "OUT" else word) for word in words]
+
+
+def test_every_command_is_tried() -> None:
+    assert set(OPTIONS) - {"nothing"} | {*TRAINER, "compare"} == set(VERBS)  # those have tests of their own
 
 
 def test_any_command_line_is_carried_out_or_refused_in_lines(

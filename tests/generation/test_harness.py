@@ -148,6 +148,9 @@ def test_the_length_of_a_text_is_no_limit(run: Path) -> None:
         (["--tasks", "no_such_task"], "the harness has no task no_such_task"),
         (["--tasks", "own_choice", "--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["--tasks", "missing"], "the data of a task cannot be had"),
+        (["--tasks", "own_choice", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
+        (["--tasks", "own_choice", "--limit", "-1"], "--limit -1: must be at least 1"),
+        (["--tasks", "own_choice", "--examples", "-1"], "--examples -1: must be at least 0"),
     ],
 )
 def test_what_cannot_be_scored_ends_in_one_line(
@@ -162,6 +165,21 @@ def test_what_cannot_be_scored_ends_in_one_line(
     (tasks / "missing.yaml").write_text(json.dumps(missing | gone))
     assert main(["evaluate", str(run), *words, "--include", str(tasks)]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_answer_that_is_too_long_is_refused_and_not_cut(run: Path) -> None:
+    from blockformer.errors import UserError
+    from blockformer.generation.harness import HarnessModel
+    from blockformer.generation.text_model import TextModel
+
+    model = HarnessModel(TextModel.load(run), batch_size=4)
+    with pytest.raises(UserError, match=rf"an answer has {model.max_length + 1} tokens, and the model reads at most"):
+        model._loglikelihood_tokens([(None, [1], [5] * (model.max_length + 1))])
+
+
+def test_a_folder_of_tasks_that_does_not_exist_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--tasks", "x", "--include", "nowhere"]) == 2
+    assert "--include nowhere: is no folder" in capsys.readouterr().err
 
 
 def test_an_encoder_is_refused(tmp_path: Path, fit: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,9 @@ import yaml
 
 import registry
 from blockformer.assembly.checkpoint import read_metadata
-from blockformer.cli.fit import MEANINGS, page
+from blockformer.cli.fit import MEANINGS, NAMING, page
 from blockformer.cli.main import main
+from blockformer.training import components
 from blockformer.training.loggers.file_logger import read_rows
 from blockformer.training.signature import sign
 from blockformer.training.stored_settings import settings_of
@@ -219,6 +220,10 @@ def test_help_beside_a_dataset_explains_its_options(dataset: str, capsys: pytest
     assert main(["fit", "--data.dataset", dataset, "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"  --data.{name} " in shown for name in registry.entries("dataset")[dataset].parameters)
+
+
+def test_the_help_knows_the_options_that_name_a_component() -> None:
+    assert NAMING == components.NAMING
 
 
 def test_another_dataset_than_the_checkpoints_keeps_only_what_both_have() -> None:

@@ -143,3 +143,24 @@ def test_a_part_has_at_most_so_many_logits() -> None:
     assert rows_at_once(10**9, 1024) == 16
     assert rows_at_once(131072, 1024, 0) == 1024
     assert rows_at_once(131072, 1024, 100) == 100
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_loss_in_parts_is_the_same_under_autocast(head: str) -> None:
+    model = bf.build("tiny_decoder", {"decoder.depth": 1, "vocab_size": 40, "head": HEADS[head]})
+    tokens = torch.randint(40, (2, 8))
+
+    def gradients(chunk: int) -> dict[str, torch.Tensor | None]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = loss_of_hidden(model, model(tokens, hidden=True), tokens, LossTerms(), chunk)
+        loss.backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    whole = gradients(0)
+    for name, gradient in gradients(4).items():
+        wanted = whole[name]
+        assert (gradient is None) == (wanted is None), name
+        if gradient is not None and wanted is not None:
+            assert gradient.dtype == wanted.dtype == torch.float32
+            assert (gradient - wanted).norm() < 0.02 * wanted.norm(), name

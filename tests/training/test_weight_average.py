@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from blockformer.assembly.checkpoint import model_weights, read_checkpoint
+from blockformer.cli.main import main
 from blockformer.training.loggers.file_logger import read_rows
 from blockformer.training.module import TrainingModule
 
@@ -55,8 +56,6 @@ def test_a_checkpoint_has_the_mean_of_the_weights_and_the_run_is_not_changed(
 def test_validation_is_that_of_the_mean(fit: Fit) -> None:
     folder = fit(*STEPS, *EMA, name="validated-mean")
     (row,) = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] == 6 and "val/loss" in row]
-    from blockformer.cli.main import main
-
     assert main(["validate", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]) == 0
     assert read_rows(folder / "evaluations.jsonl")[-1]["val/loss"] == pytest.approx(row["val/loss"], abs=1e-6)
     other = fit(*STEPS, name="validated-weights")
@@ -73,3 +72,10 @@ def test_a_run_goes_on_with_the_mean_and_the_weights(fit: Fit) -> None:
         assert torch.equal(tensor, model_weights(other)[name]), name
     first, second = (one["callbacks"]["WeightAverage"]["weights"] for one in (whole, other))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_of_a_mean_does_not_go_on_without_it(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = fit("--trainer.max_steps", "2", *EMA, name="mean-given-up")
+    given = ["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--trainer.max_steps", "4"]
+    assert main(["fit", *given, "--optimizer.ema", "null"]) == 2
+    assert "its weights are a running mean (optimizer.ema)" in capsys.readouterr().err

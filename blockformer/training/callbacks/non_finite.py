@@ -62,7 +62,7 @@ class NonFiniteGuard(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         assert isinstance(pl_module, TrainingModule)
-        pl_module.skips_non_finite = self.skips > 0
+        pl_module.skips_non_finite = self.skips > 0 and trainer.precision != "16-mixed"  # whose scaler skips them
         for path in _reasons(trainer):
             path.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """The built-in schedules of the learning rate."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -25,7 +26,7 @@ class Constant(Schedule):
         return 1.0
 
 
-class _Falling(Schedule):
+class _Falling(Schedule, ABC):
     """Falls from the peak to a share of it at the end of the run."""
 
     def __init__(self, *, min_ratio: Share = 0.1, decay_steps: Positive | None = None) -> None:
@@ -40,9 +41,9 @@ class _Falling(Schedule):
         progress = min(1.0, (step - warmup) / max(1, end - warmup))
         return self.min_ratio + (1 - self.min_ratio) * self.curve(progress)
 
+    @abstractmethod
     def curve(self, progress: float) -> float:
         """From 1 to 0 while progress goes from 0 to 1."""
-        raise NotImplementedError
 
 
 @register("cosine")

@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from blockformer.assembly.checkpoint import PREFIX
 from blockformer.errors import UserError
 from blockformer.option_groups import OptionGroup
 from blockformer.training.optimizers.base import COMMON, Group, OptimizerComponent, Schedule, Sharding
+from blockformer.training.parallel.shards import Shards
 from blocks.base import Component, Norm
 from blocks.base.axes import Vocabulary
 
@@ -188,18 +190,28 @@ class OptimizerSettings:
         usual = 0.0 if vector else self.weight_decay
         return lr, usual if group is None or group.weight_decay is None else group.weight_decay
 
-    def make(self, model: Component, *, fused: bool, sharding: Sharding | None = None) -> Optimizer:
+    def make(self, model: Component, *, fused: bool, shards: Shards | None = None) -> Optimizer:
         """The optimizer of the parameters that are trained.
 
         Args:
             model: the model.
             fused: use torch's fused kernels, where the optimizer has them.
-            sharding: how whole tensors are gathered and split.
+            shards: how the parameters are sharded; None: this process has them.
 
         Raises:
-            UserError: one of `groups` matches no parameter.
+            UserError: one of `groups` matches no parameter, or the optimizer needs whole parameters, and they are
+                sharded.
         """
-        return self.optimizer.make(self.parameter_groups(model), fused=fused, sharding=sharding or Sharding())
+        sharding = Sharding()
+        if shards is not None:
+            if not self.optimizer.elementwise:
+                raise UserError(f"optimizer.type {self.type}: does not work with sharded parameters; use ddp")
+            names: dict[Tensor, str] = {one: PREFIX + name for name, one in model.named_parameters()}
+            sharding = Sharding(
+                lambda parameter, tensor: shards.whole(names[parameter], tensor),
+                lambda parameter, tensor: shards.part(names[parameter], tensor, parameter),
+            )
+        return self.optimizer.make(self.parameter_groups(model), fused=fused, sharding=sharding)
 
     def apply(self, optimizer: Optimizer, model: Component) -> None:
         """Overwrite the settings that were restored with an optimizer's state; its moments stay.
