@@ -33,9 +33,9 @@ from blockformer.training.metadata import check_steps_left, earlier_data
 from blockformer.training.module import TrainingModule
 from blockformer.training.objectives import objective_for
 from blockformer.training.output import LOG, run_log
-from blockformer.training.parallel import plan_for
 from blockformer.training.parallel.heartbeat import watch_processes
 from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
+from blockformer.training.parallel.strategy import plan_for
 from blockformer.training.parse_errors import readable
 from blockformer.training.phases import phases
 from blockformer.training.process_state import keep_handlers

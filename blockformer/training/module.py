@@ -25,8 +25,8 @@ from blockformer.training.compatibility import (
 from blockformer.training.metadata import run_metadata, verify_same_model
 from blockformer.training.objectives import objective_for
 from blockformer.training.optimizers import OptimizerSettings
-from blockformer.training.parallel import ShardedStrategy, Shards
-from blockformer.training.parallel.shards import local_gradients
+from blockformer.training.parallel.shards import Shards, local_gradients
+from blockformer.training.parallel.strategy import ShardedStrategy
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.score import TARGETS, TOKENS, Score, no_sums
 from blockformer.training.step_count import align_epochs, batches_per_epoch, total_steps
