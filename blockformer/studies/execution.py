@@ -5,7 +5,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import TypeVar
 from blockformer import signals
 from blockformer.errors import UserError
 from blockformer.files import write_text
+from blockformer.studies import processes
 from blockformer.studies.claims import CLAIMS, Claims, is_locked
 from blockformer.studies.run import Run
 from blockformer.studies.run_labels import run_settings
@@ -26,7 +26,6 @@ from blockformer.training.run_lock import BUSY, RunLock
 
 T = TypeVar("T")
 RUNS = "runs"
-PROGRAM = (sys.executable, "-m", "blockformer.cli.main")
 ATTEMPTS = 3  # of a run that fails for another reason than its loss
 WRONG = 2  # exit status of a command that refuses what it was given
 WAIT = 2.0  # seconds until claimed runs of other workers are looked at again
@@ -109,7 +108,7 @@ class Executor:
         self.stopping = threading.Event()
         self.wrong = ""
         self.signum = 0
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._processes: set[processes.Running] = set()
         self._guard = threading.Lock()
         self._places: queue.Queue[str | None] = queue.Queue()
         for index in range(workers):
@@ -185,14 +184,14 @@ class Executor:
         """Ask the runs in progress to save and end, and wait for them."""
         with self._guard:
             self.stopping.set()
-            processes = list(self._processes)
-        if processes:
+            running = list(self._processes)
+        if running:
             self.watch.stopping()
-        for process in processes:
+        for process in running:
             process.terminate()
         deadline = time.monotonic() + STOP_WAIT
         try:
-            for process in processes:
+            for process in running:
                 process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             pass
@@ -303,20 +302,11 @@ class Executor:
         environment = {"OMP_NUM_THREADS": str(max(1, _cpus() // self.workers)), **os.environ}
         if place is not None:
             environment["CUDA_VISIBLE_DEVICES"] = place
-        command = [*PROGRAM, *arguments]
         with log.open("ab") as stream:
             with self._guard:
                 if self.stopping.is_set():
                     return STOPPED[0], ""
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=stream,
-                    stderr=stream,
-                    env=environment,
-                    start_new_session=True,  # Ctrl-C reaches this process alone, which asks the runs to save
-                    pass_fds=lock.inheritable,
-                )
+                process = processes.begin(arguments, environment, stream, lock.inheritable, forked=place is None)
                 self._processes.add(process)
             try:
                 status = process.wait()

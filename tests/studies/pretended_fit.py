@@ -6,7 +6,19 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+PRETENDED = (sys.executable, __file__)
+
+
+def instead(*program: str) -> Callable[..., Any]:
+    """Put in the place of :func:`blockformer.studies.processes.begin`, begins another program than `blockformer`."""
+    from blockformer.studies.processes import start
+
+    return lambda arguments, environment, log, kept, forked: start([*program, *arguments], environment, log, kept)
+
 
 if __name__ == "__main__":
     options = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=False))

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,20 +13,20 @@ from pathlib import Path
 import pytest
 
 from blockformer import signals
-from blockformer.studies import claims, execution
+from blockformer.studies import claims, execution, processes
 from blockformer.studies.claims import CLAIMS
 from blockformer.studies.execution import Executor, InterruptedStudy
 from blockformer.studies.run import Run
 from blockformer.training import run_lock
 from blockformer.training.run_lock import LOCK, RunLock
+from tests.studies.pretended_fit import PRETENDED, instead
 
-PRETENDED = (sys.executable, str(Path(__file__).with_name("pretended_fit.py")))
 Start = Callable[[Run], BaseProcess]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "PROGRAM", PRETENDED)
+    monkeypatch.setattr(processes, "begin", instead(*PRETENDED))
     monkeypatch.setattr(execution, "WAIT", 0.1)
 
 

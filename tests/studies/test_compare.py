@@ -21,6 +21,7 @@ from blockformer.studies.results import run_study
 from blockformer.studies.run import Run
 from blockformer.studies.study import read_study
 from blockformer.studies.tables import as_csv, as_markdown
+from blockformer.training.run_lock import LOCK
 
 pytestmark = pytest.mark.slow
 STUDY = """\
@@ -103,11 +104,16 @@ def timeless(data: Any) -> Any:
 
 
 def kill_all_of(folder: Path) -> None:
-    """Kill the processes that have the folder among their arguments, runs among them; as far as the system tells."""
+    """Kill the processes that have the folder among their arguments, and the owners of runs in it."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if str(folder).encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
                 os.kill(int(path.parent.name), signal.SIGKILL)
+    for path in folder.glob(f"runs/*/{LOCK}"):
+        with contextlib.suppress(OSError, ValueError):
+            owner = json.loads(path.read_text())["process"]
+            if b"serve(" in Path(f"/proc/{owner}/cmdline").read_bytes():  # and no other process that got its number
+                os.kill(owner, signal.SIGKILL)
 
 
 def test_a_study_killed_five_times_and_finished_by_two_processes_has_the_same_results(

@@ -13,15 +13,15 @@ import pytest
 import blockformer as bf
 from blockformer.cli.main import main
 from blockformer.errors import UserError
-from blockformer.studies import execution, launcher
+from blockformer.studies import launcher, processes
 from blockformer.studies.claims import CLAIMS
 from blockformer.studies.engines import Ray, Slurm, make_engine
 from blockformer.studies.execution import RunFailedError
 from blockformer.studies.launcher import Launcher
 from blockformer.studies.run import Run
 from blockformer.training.run_lock import RunLock
+from tests.studies.pretended_fit import PRETENDED, instead
 
-PRETENDED = (sys.executable, str(Path(__file__).with_name("pretended_fit.py")))
 RUNS = [Run(name, seed, None, "answer", {"trainer": {"max_steps": 3}}) for seed in (0, 1) for name in ("base", "b")]
 STUDY = """\
 base: tiny_decoder
@@ -36,7 +36,7 @@ fit:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "PROGRAM", PRETENDED)
+    monkeypatch.setattr(processes, "begin", instead(*PRETENDED))
     monkeypatch.setattr(launcher, "POLL", 0.05)
     monkeypatch.setattr(launcher, "WAIT", 0.1)
 
@@ -92,7 +92,8 @@ def test_what_another_process_has_claimed_is_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_wrong_settings_end_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "PROGRAM", (sys.executable, "-c", "print('no such file'); exit(2)"))
+    command = (sys.executable, "-c", "print('no such file'); exit(2)")
+    monkeypatch.setattr(processes, "begin", instead(*command))
     with pytest.raises(UserError, match="no such file"):
         Launcher(Threads(), tmp_path, "study", "val/loss", workers=2).execute(RUNS)
 
