@@ -85,6 +85,7 @@ def test_checking_loads_no_trainer() -> None:
     assert not modules & {"lightning", "wandb", "babel", "transformers", "blockformer.demo"}
 
 
+@pytest.mark.slow
 def test_training_loads_neither_the_demo_nor_what_only_other_datasets_need() -> None:
     modules = loaded("import blockformer as bf; bf.train")
     assert "lightning" in modules

@@ -83,29 +83,37 @@ def _listed(known: Mapping[str, Any] | tuple[str, ...]) -> str:
 @lru_cache(maxsize=8)
 def groups_of(components: Components) -> dict[str, tuple[str, ...]]:
     """The settings of each group, beside these components."""
-    parser = parser_of(components)
-    names = [action.dest for action in parser._actions if "." in action.dest and not action.dest.endswith(".help")]
-    found: dict[str, tuple[str, ...]] = {}
-    for name in names:
-        group, _, key = name.partition(".")
-        if "." not in key and (group != "trainer" or key in TRAINER):
-            found[group] = (*found.get(group, ()), key)
-    return found
+    return {group: tuple(actions_of(components, group)) for group in (*GROUPS, "model", "trainer")}
 
 
-@lru_cache(maxsize=8)
-def parser_of(components: Components) -> Any:
-    """A parser of the settings beside these components, as `fit` has them."""
+def actions_of(components: Components, group: str) -> dict[str, Any]:
+    """The settings of a group as actions of its parser, beside these components."""
+    found = {action.dest: action for action in _parser(components, group)._actions if "." in action.dest}
+    keys = {dest.partition(".")[2]: action for dest, action in found.items()}
+    known = {key: action for key, action in keys.items() if "." not in key and key != "help"}
+    return {key: known[key] for key in known if group != "trainer" or key in TRAINER}
+
+
+def _parser(components: Components, group: str) -> Any:
+    """A parser of the settings of one group, as `fit` has them."""
+    return _parser_for(group, tuple(components.chosen(group).items()) if group in GROUPS else ())
+
+
+@lru_cache(maxsize=32)
+def _parser_for(group: str, chosen: tuple[tuple[str, str], ...]) -> Any:
     from jsonargparse import ArgumentParser
     from lightning.pytorch import Trainer
 
     from blockformer.training.module import TrainingModule
 
     parser = ArgumentParser(exit_on_error=False)
-    for group in GROUPS:
-        parser.add_class_arguments(components.settings_class(group), group)
-    parser.add_class_arguments(TrainingModule, "model", skip={"recipe", "optimizer", "seed"})
-    parser.add_class_arguments(Trainer, "trainer")
+    if group in GROUPS:
+        known, base = GROUPS[group]
+        parser.add_class_arguments(known.class_for(dict(chosen), base), group)
+    elif group == "model":
+        parser.add_class_arguments(TrainingModule, group, skip={"recipe", "optimizer", "seed"})
+    else:
+        parser.add_class_arguments(Trainer, group)
     return parser
 
 
@@ -118,7 +126,7 @@ def _wrong_value(components: Components, group: str, key: str, value: Any) -> st
     plain = as_plain(value)
     try:
         plain = list(plain) if isinstance(plain, tuple) else plain
-        parser_of(components).parse_object({group: {key: plain}})
+        _parser(components, group).parse_object({group: {key: plain}})
     except ArgumentError as error:
         return readable(str(error), (), components).partition(": ")[2] or str(error)
     wrong = GROUPS[group][0].wrong_values(components.chosen(group), {key: plain}) if group in GROUPS else []

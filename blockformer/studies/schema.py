@@ -6,7 +6,7 @@ from typing import Any
 from docstring_parser import parse
 from pydantic import TypeAdapter
 
-from blockformer.studies.fit_settings import DECIDED, groups_of, parser_of
+from blockformer.studies.fit_settings import DECIDED, actions_of, groups_of
 from blockformer.studies.study_file import Match, StudyFile
 from blockformer.training.components import Components
 from registry import entries
@@ -69,12 +69,10 @@ def _groups() -> dict[str, Schema]:
 
 def _settings(components: Components) -> Iterator[tuple[str, str, Schema]]:
     """Group, key and schema of each setting beside these components."""
-    actions = {action.dest: action for action in parser_of(components)._actions}
-    for group, keys in groups_of(components).items():
-        for key in keys:
+    for group in groups_of(components):
+        for key, action in actions_of(components, group).items():
             if f"{group}.{key}" in DECIDED:
                 continue
-            action = actions[f"{group}.{key}"]
             explained = isinstance(action.help, str) and group != "trainer"  # Lightning's texts change with its version
             description = {"description": prose(action.help)} if explained else {}
             yield group, key, _values(getattr(action, "_typehint", None) or action.type) | description

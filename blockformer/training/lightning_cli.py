@@ -102,6 +102,11 @@ class TrainingCLI(LightningCLI):
                 with contextlib.suppress(OSError):
                     self.folder.rmdir()  # if it is empty
 
+    def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The verb alone: a parser for each of the four would take as long as everything else before the first step."""
+        verb = self.arguments.verb
+        return {verb: LightningCLI.subcommands()[verb]}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--recipe", type=RecipeArgument, help="the model: a file, or the name of a built-in recipe")
         parser.add_argument(

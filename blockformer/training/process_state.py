@@ -45,7 +45,8 @@ def quiet_process() -> Iterator[None]:
             yield
         finally:
             for logger, level in levels.items():
-                logger.setLevel(level)
+                if logger.level != level:  # each call empties the caches of all loggers
+                    logger.setLevel(level)
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
             os.environ.update(environment)

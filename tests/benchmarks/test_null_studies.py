@@ -26,6 +26,7 @@ def test_noise_alone_is_found_as_often_as_promised(seed: int) -> None:
     assert found["detected"] > 120
 
 
+@pytest.mark.slow
 def test_the_published_figures_follow_from_the_published_runs() -> None:
     data = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     assert np.shape(data["table"]) == (ORDERS, SALTS)

@@ -3,28 +3,35 @@
 import pytest
 
 from blockformer.conformance import BlockCase, Check, checks_for, parametrize_checks, registered
+from blockformer.conformance.checks.compilation import check_compiles_without_graph_breaks
 from blockformer.conformance.table import LONG, WITHOUT_FORWARD, check_name, registered_checks
 from registry import entries, slots
 
-SAMPLE = ("mixer/attention/causal", "mixer/gated_delta/causal", "feedforward/moe", "model/")  # of the long ones
+SLOW = LONG | {check_compiles_without_graph_breaks}
+SAMPLE = (
+    "mixer/attention/causal",
+    "mixer/gated_delta/causal",
+    "feedforward/moe",
+    "model/decoder_only",
+)  # of the slow ones
 
 
 def sampled() -> list[BlockCase]:
     return [case for case in registered("blocks") if case.id.startswith(SAMPLE)]
 
 
-@parametrize_checks(registered("blocks"), without=LONG)
+@parametrize_checks(registered("blocks"), without=SLOW)
 def test_block(case: BlockCase, check: Check) -> None:
     check(case)
 
 
-@parametrize_checks(sampled(), only=LONG)
+@parametrize_checks(sampled(), only=SLOW)
 def test_some_blocks_at_length(case: BlockCase, check: Check) -> None:
-    check(case)
+    check(case)  # of the slow checks, on a few blocks
 
 
 @pytest.mark.slow
-@parametrize_checks(registered("blocks"), only=LONG)
+@parametrize_checks(registered("blocks"), only=SLOW)
 def test_block_at_length(case: BlockCase, check: Check) -> None:
     check(case)
 

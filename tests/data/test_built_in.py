@@ -102,6 +102,7 @@ def test_cldr_speaks_other_languages(locale: str) -> None:
     assert len(_all(cldr.source(locale, 2000, SHARES).read())) == 2000
 
 
+@pytest.mark.slow
 def test_babel_is_imported_for_cldr_only() -> None:
     code = "import sys, blockformer.data.module; sys.exit('babel' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

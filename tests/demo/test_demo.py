@@ -101,6 +101,7 @@ def test_the_folder_of_a_demo_s_run_is_its_own(option, capsys, monkeypatch) -> N
     assert "names its own runs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_ends_the_demo_with_status_2(tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lm, "prepare", lambda config: None)

@@ -73,7 +73,7 @@ def test_a_run_killed_anywhere_is_finished_by_the_same_command(
 ) -> None:
     unbroken, places = whole
     draw = random.Random(faults)
-    for index in range(max(3, min(faults // 25, 40))):
+    for index in range(max(1, min(faults // 25, 40))):
         words = command(f"killed-{index}")
         ends: list[str] = []
         for _ in range(draw.randint(1, TIMES) if faults > 20 else 1):

@@ -57,7 +57,9 @@ def check_alike(ours: Path, theirs: Path) -> None:
     torch.testing.assert_close(moments["state"], others["state"], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow), "tensor_parallel"])
+@pytest.mark.parametrize(
+    "strategy", ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp2", "tensor_parallel"))]
+)
 def test_two_processes_train_like_one(
     strategy: str, start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
 ) -> None:

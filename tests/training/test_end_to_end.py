@@ -51,6 +51,7 @@ def check_that_it_continues(fit: Fit, unbroken: Path, name: str) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_continues_exactly(
     start: Callable[..., Any], arguments: list[str], runs: Path, fit: Fit, unbroken: Path, tmp_path: Path
 ) -> None:

@@ -78,9 +78,10 @@ def test_a_phase_is_repeated_until_it_ends(monkeypatch: pytest.MonkeyPatch, caps
 
 
 ENDINGS = {"a reader that left": "| head -1", "a full disk": "> /dev/full", "closed": ">&- 2>&-"}
+SLOW = ("a reader that left", "closed")
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", ["a full disk", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_output_that_cannot_be_written_stops_no_run(ending: str, arguments: list[str], tmp_path: Path) -> None:
     shown = ["--trainer.enable_progress_bar", "true", "--run.root", str(tmp_path), "--run.name", "unheard"]
     words = last_of_each([*arguments, *shown, "--trainer.max_steps", "3"])

@@ -56,7 +56,7 @@ def whole(fit: Fit, request: pytest.FixtureRequest) -> tuple[int, Path]:
     return request.param, fit(*steps(request.param), name=f"whole-{request.param}")
 
 
-@pytest.mark.parametrize("step", [2, 4, 6, 7, 12])
+@pytest.mark.parametrize("step", [4, 7, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 6, 12))])
 def test_a_run_that_crashed_continues_exactly(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, whole: tuple[int, Path], step: int
 ) -> None:

@@ -43,6 +43,7 @@ def last_loss(folder: Path) -> float:
     return [row["val/loss"] for row in read_rows(folder / "metrics.jsonl") if "val/loss" in row][-1]
 
 
+@pytest.mark.slow
 def test_a_run_of_another_recipe_begins_where_the_checkpoint_ended(
     start: Callable[..., Any], fit: Fit, trained: Path, arguments: list[str], runs: Path
 ) -> None:
