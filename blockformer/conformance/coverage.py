@@ -1,28 +1,83 @@
 """The recipes of the full run: every choice, every pair of blocks, many pairs of options, and random triples."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from blockformer.conformance.generate import OFTEN, Search
+from blockformer.conformance.generate import OFTEN, Refused, Search
 from blockformer.conformance.grammar import Choice, Grammar
 from blockformer.conformance.validate import ValidRecipe
 
 ALONE, BLOCKS = 150, 100  # attempts for one choice, and for two blocks, before they count as refused
+AHEAD = 6  # searches that are begun before it is known whether they are needed
 NOT_GENERATED = "no recipe with it was generated"
+How = Literal["choice", "pair", "triple"]
 
 
 @dataclass(frozen=True)
 class PlannedRecipe:
     """A recipe, and the choices for which it was generated."""
 
-    how: Literal["choice", "pair", "triple"]
+    how: How
     wanted: tuple[Choice, ...]
     valid: ValidRecipe
+
+
+@dataclass(frozen=True)
+class Request:
+    """A search for a recipe; its outcome depends on nothing else, so any process may make it.
+
+    Attributes:
+        wanted: choices that the recipe shall have.
+        tries: attempts with other random choices, beside a few without; None: one attempt in all.
+        seed: seed of its randomness.
+        never: choices that no recipe has.
+    """
+
+    wanted: tuple[Choice, ...]
+    tries: int | None
+    seed: str
+    never: frozenset[Choice]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome of a search, as of :meth:`Search.find`, and its numbers of attempts and refusals."""
+
+    found: ValidRecipe | Refused | None
+    attempts: Counter[str]
+    refusals: Counter[str]
+
+
+@lru_cache(maxsize=2)
+def _grammar(never: frozenset[Choice]) -> Grammar:
+    return Grammar.read(never)
+
+
+def answer(request: Request) -> Answer:
+    """Search for a recipe."""
+    search = Search(_grammar(request.never), request.seed)
+    if request.tries is None:
+        found = search.attempt(request.wanted, OFTEN, Counter())
+    else:
+        found = search.find(request.wanted, request.tries)
+    return Answer(found, search.attempts, search.refusals)
+
+
+class _Here(Executor):
+    """Calls functions at once, in this process."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 class CoveragePlan:
@@ -30,69 +85,99 @@ class CoveragePlan:
 
     Args:
         seed: seed of all randomness; the same seed and registry give the same recipes.
+        pool: makes the searches; None: this process does.
 
     Attributes:
         never: choices that no valid recipe has, with the reason.
         accepted: (N, N) bool, which choices were together in a valid recipe.
         refused: pairs that were refused in every attempt, with the reason.
+        attempts, refusals: of all searches, as in :class:`Search`.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.grammar = Grammar.read()
-        self.search = Search(self.grammar, seed)
+    def __init__(self, seed: int = 0, pool: Executor | None = None) -> None:
+        self.grammar, self.seed, self.random = Grammar.read(), seed, Random(seed)
+        self.pool, self.ahead = pool or _Here(), AHEAD if pool else 1
         self.never, self.refused = dict[Choice, str](), dict[tuple[Choice, ...], str]()
+        self.attempts, self.refusals = Counter[str](), Counter[str]()
         self.accepted = torch.zeros_like(self.grammar.together)
 
     def singles(self) -> Iterator[PlannedRecipe]:
         """Recipes that together make every choice; choices that none could make are left out from here on."""
-        for number, choice in enumerate(self.grammar.choices):
-            if self.accepted[number, number]:
-                continue
-            found = self.search.find((choice,), ALONE)
+        for wanted, found in self._found("choice", ((choice,) for choice in self.grammar.choices), ALONE):
             if isinstance(found, ValidRecipe):
-                yield self._recorded(PlannedRecipe("choice", (choice,), found))
+                yield self._recorded(PlannedRecipe("choice", wanted, found))
             else:
-                self.never[choice] = found.reason if found else NOT_GENERATED
+                self.never[wanted[0]] = found.reason if found else NOT_GENERATED
         met = [number for number, choice in enumerate(self.grammar.choices) if choice not in self.never]
         self.grammar, self.accepted = Grammar.read(self.never), self.accepted[met][:, met]
-        self.search.grammar = self.grammar
 
     def pairs(self, count: int) -> Iterator[PlannedRecipe]:
         """Recipes for pairs of choices that were not together yet: pairs of blocks first, then all others, shuffled.
 
         A pair of blocks is attempted until it is accepted or counts as refused, each of the other pairs once.
         """
-        blocks = self._shuffled(blocks_only=True)
-        for index, (one, other) in enumerate([*blocks, *self._shuffled()]):
-            if count <= 0:
-                return
-            if self.accepted[one, other]:
-                continue
-            wanted = self.grammar.choices[one], self.grammar.choices[other]
-            if index < len(blocks):
-                found = self.search.find(wanted, BLOCKS)
-            else:
-                found = self.search.attempt(wanted, OFTEN, Counter())
-            if isinstance(found, ValidRecipe):
-                count -= 1
-                yield self._recorded(PlannedRecipe("pair", wanted, found))
-            elif index < len(blocks):
-                self.refused[wanted] = found.reason if found else NOT_GENERATED
+        for blocks_only, tries in ((True, BLOCKS), (False, None)):
+            numbers = self._shuffled(blocks_only)
+            pairs = ((self.grammar.choices[one], self.grammar.choices[other]) for one, other in numbers)
+            for wanted, found in self._found("pair", pairs, tries) if count > 0 else ():
+                if isinstance(found, ValidRecipe):
+                    count -= 1
+                    yield self._recorded(PlannedRecipe("pair", wanted, found))
+                    if count <= 0:
+                        return
+                elif blocks_only:
+                    self.refused[wanted] = found.reason if found else NOT_GENERATED
 
     def triples(self, count: int) -> Iterator[PlannedRecipe]:
         """Recipes with three random choices and few others."""
-        while count > 0:
-            wanted = tuple(self.search.random.sample(self.grammar.choices, 3))
-            found = self.search.find(wanted, 0) if self._can_be_together(wanted) else None
+
+        def drawn() -> Iterator[tuple[Choice, ...]]:
+            while True:
+                wanted = tuple(self.random.sample(self.grammar.choices, 3))
+                if self._can_be_together(wanted):
+                    yield wanted
+
+        for wanted, found in self._found("triple", drawn(), 0) if count > 0 else ():
             if isinstance(found, ValidRecipe):
                 count -= 1
                 yield self._recorded(PlannedRecipe("triple", wanted, found))
+                if count <= 0:
+                    return
+
+    def _found(
+        self, how: How, wanted: Iterable[tuple[Choice, ...]], tries: int | None
+    ) -> Iterator[tuple[tuple[Choice, ...], ValidRecipe | Refused | None]]:
+        """The outcomes of searches, in order. Choices and pairs that an earlier recipe has are left out.
+
+        Some are begun early, and what turns out not to be needed is dropped; so the outcomes do not depend on when.
+        """
+        waiting: deque[tuple[tuple[Choice, ...], Future[Answer]]] = deque()
+        source, never = iter(wanted), frozenset(self.never)
+        while True:
+            while len(waiting) < self.ahead and (one := next(source, None)) is not None:
+                if how == "triple" or not self._is_accepted(one):
+                    seed = f"{self.seed}: {how}: {' + '.join(one)}"
+                    waiting.append((one, self.pool.submit(answer, Request(one, tries, seed, never))))
+            if not waiting:
+                return
+            one, future = waiting.popleft()
+            if how != "triple" and self._is_accepted(one):
+                future.cancel()
+                continue
+            made = future.result()
+            self.attempts += made.attempts
+            self.refusals += made.refusals
+            yield one, made.found
+
+    def _is_accepted(self, wanted: tuple[Choice, ...]) -> bool:
+        numbers = [self.grammar.number[choice] for choice in wanted]
+        return bool(self.accepted[numbers[0], numbers[-1]])
 
     def figures(self) -> dict[str, Any]:
         """Numbers of attempts, refusals and covered pairs, as plain data."""
         return {
-            "attempts": dict(self.search.attempts),
-            "refusals": dict(self.search.refusals.most_common()),
+            "attempts": dict(self.attempts),
+            "refusals": dict(self.refusals.most_common()),
             "never": self.never,
             "block_pairs": self._coverage(blocks_only=True),
             "all_pairs": self._coverage(blocks_only=False),
@@ -120,9 +205,9 @@ class CoveragePlan:
         together = self.grammar.together
         return together & blocks[:, None] & blocks if blocks_only else together
 
-    def _shuffled(self, blocks_only: bool = False) -> list[list[int]]:
+    def _shuffled(self, blocks_only: bool) -> list[list[int]]:
         found = cast("list[list[int]]", cast("Any", self._table(blocks_only).nonzero()).tolist())
-        self.search.random.shuffle(found)
+        self.random.shuffle(found)
         return found
 
 

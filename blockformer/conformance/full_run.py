@@ -19,7 +19,7 @@ from blockformer.conformance.validate import Tree, as_yaml, validate
 from blockformer.files import as_json, write_text
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
     from concurrent.futures._base import DoneAndNotDoneFutures
 import hashlib
 import json
@@ -54,7 +54,7 @@ class Settings:
 
 
 def run(settings: Settings) -> tuple[list[Row], list[Row]]:
-    """Generate all recipes, and check each while the next are generated.
+    """Generate all recipes, and check each while the next are generated, in processes that do both.
 
     Returns:
         The plan (its figures, then its recipes), and the results.
@@ -70,7 +70,7 @@ def run(settings: Settings) -> tuple[list[Row], list[Row]]:
     with ProcessPoolExecutor(settings.processes, context, _begin, (os.getpid(),)) as pool:
         running: set[Future[Row]] = set()
         try:
-            for row in _plan(settings, key):
+            for row in _plan(settings, key, pool):
                 rows.append(row)
                 if "number" in row and row["number"] not in known:
                     with signals.held():  # a worker that this starts leaves signals to this process
@@ -90,13 +90,13 @@ def run(settings: Settings) -> tuple[list[Row], list[Row]]:
     return [figures, *recipes], [known[number] for number in sorted(known)]
 
 
-def _plan(settings: Settings, key: Row) -> Iterator[Row]:
+def _plan(settings: Settings, key: Row, pool: "Executor") -> Iterator[Row]:
     """The recipes, then the figures; stored ones if code and settings are the same."""
     before = list(read_rows(settings.folder / "plan.jsonl"))
     if before and all(before[0].get(name) == value for name, value in key.items()):
         yield from (*before[1:], before[0])
         return
-    plan = CoveragePlan(settings.seed)
+    plan = CoveragePlan(settings.seed, pool)
     for number, planned in enumerate(_planned(plan, settings.count)):
         yield {"number": number, "how": planned.how, "wanted": planned.wanted, "recipe": planned.valid.tree}
     yield key | plan.figures()

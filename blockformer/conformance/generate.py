@@ -154,14 +154,14 @@ class Search:
 
     Args:
         grammar: all choices.
-        seed: seed of all randomness.
+        seed: seed of all randomness, a number or a text.
 
     Attributes:
         attempts: number of recipes that were ``generated``, and how many of these were ``refused`` as generated.
         refusals: number of recipes refused for each reason.
     """
 
-    def __init__(self, grammar: Grammar, seed: int) -> None:
+    def __init__(self, grammar: Grammar, seed: int | str) -> None:
         self.grammar, self.random = grammar, Random(seed)
         self.attempts, self.refusals = Counter[str](), Counter[str]()
 

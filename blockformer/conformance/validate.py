@@ -13,7 +13,7 @@ import yaml
 from blockformer.assembly.builder import check, idle
 from blockformer.conformance.block_case import MODEL_PLACES, BlockCase
 from blockformer.conformance.grammar import Choice, built_from, choices_of
-from registry import Recipe, RecipeError, load_recipe
+from registry import RecipeError, load_recipe
 
 Tree = dict[str, Any]
 REPAIRS = 8
@@ -41,7 +41,10 @@ def validate(tree: Tree, label: str = "") -> ValidRecipe:
     Raises:
         RecipeError: the recipe is refused.
     """
-    recipe = _read(tree)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(as_yaml(tree), encoding="utf-8")
+        recipe = load_recipe(path)
     model = check(recipe)
     params = {key: _frozen(value) for key, value in tree.items() if key != "type"}
     case = BlockCase("model", tree["type"], params, MODEL_PLACES[model.kind], label)
@@ -57,7 +60,7 @@ def repair(tree: Tree, refusals: list[str]) -> ValidRecipe | None:
     """
     for _ in range(REPAIRS):
         try:
-            recipe = _read(tree)
+            recipe = load_recipe(tree)
             if not (paths := idle(recipe)):
                 return validate(tree)
             refusals.append(UNUSED)
@@ -69,13 +72,6 @@ def repair(tree: Tree, refusals: list[str]) -> ValidRecipe | None:
             return None
         tree = changed
     return None
-
-
-def _read(tree: Tree) -> Recipe:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yaml"
-        path.write_text(as_yaml(tree), encoding="utf-8")
-        return load_recipe(path)
 
 
 def reason(message: str) -> str:

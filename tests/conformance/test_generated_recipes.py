@@ -1,5 +1,6 @@
 """Generated recipes: how they are generated, validated, checked and shrunk; a small sample of `make conformance`."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from random import Random
 
@@ -99,6 +100,8 @@ def test_a_plan_generates_pairs_that_were_not_together() -> None:
 def test_the_same_seed_generates_the_same_recipes() -> None:
     first, second = ([one.valid.tree for one in CoveragePlan(4).pairs(2)] for _ in range(2))
     assert first == second
+    with ThreadPoolExecutor(2) as pool:  # which begins searches that turn out not to be needed
+        assert [one.valid.tree for one in CoveragePlan(4, pool).pairs(2)] == first
 
 
 def test_repair_removes_unused_keys() -> None:
