@@ -9,8 +9,9 @@ from typing import Any
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
+from blockformer.studies.commands import RUNS
 from blockformer.studies.engines import ENGINES, make_engine
-from blockformer.studies.execution import RUNS, Executor, Watch
+from blockformer.studies.execution import Executor, Watch
 from blockformer.studies.launcher import Launcher
 from blockformer.studies.learning_rates import UnknownRunError
 from blockformer.studies.plan import make_plan

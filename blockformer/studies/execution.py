@@ -1,10 +1,8 @@
 """Execute the runs of a study: each in a process of its own, claimed by a lock, repeated until it has a result."""
 
-import json
 import os
 import queue
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,22 +13,17 @@ from typing import TypeVar
 
 from blockformer import signals
 from blockformer.errors import UserError
-from blockformer.files import write_text
-from blockformer.studies import processes
 from blockformer.studies.claims import CLAIMS, Claims, is_locked
+from blockformer.studies.commands import STOPPED, Commands
 from blockformer.studies.run import Run
-from blockformer.studies.run_labels import run_settings
 from blockformer.studies.run_result import Result, Status, Wanted, collected, store, stored
 from blockformer.training.callbacks.non_finite import DIVERGED
 from blockformer.training.run_lock import BUSY, RunLock
 
 T = TypeVar("T")
-RUNS = "runs"
 ATTEMPTS = 3  # of a run that fails for another reason than its loss
 WRONG = 2  # exit status of a command that refuses what it was given
 WAIT = 2.0  # seconds until claimed runs of other workers are looked at again
-STOPPED = (130, 143, 129)  # exit status of a run that a signal has stopped
-STOP_WAIT = 60.0  # seconds for a run to save after it was asked to stop
 
 
 class RunFailedError(UserError):
@@ -104,11 +97,11 @@ class Executor:
     ) -> None:
         self.folder, self.name, self.workers = folder, name, workers
         self.wanted = Wanted(figure, tuple(lengths))
-        self.options, self.watch, self.leave = list(options), watch or Watch(), leave
-        self.stopping = threading.Event()
+        self.watch, self.leave = watch or Watch(), leave
+        self.commands = Commands(folder, name, self.wanted, options, threads=max(1, _cpus() // workers))
+        self.stopping = self.commands.stopping
         self.wrong = ""
         self.signum = 0
-        self._processes: set[processes.Running] = set()
         self._guard = threading.Lock()
         self._places: queue.Queue[str | None] = queue.Queue()
         for index in range(workers):
@@ -173,35 +166,16 @@ class Executor:
             self.stopping.set()
 
         undo = signals.deferred(note)
-        signals.before_exit.append(self.kill)
+        signals.before_exit.append(self.commands.kill)
         try:
             yield
         finally:
-            signals.before_exit.remove(self.kill)
+            signals.before_exit.remove(self.commands.kill)
             undo()
 
     def stop(self) -> None:
         """Ask the runs in progress to save and end, and wait for them."""
-        with self._guard:
-            self.stopping.set()
-            running = list(self._processes)
-        if running:
-            self.watch.stopping()
-        for process in running:
-            process.terminate()
-        deadline = time.monotonic() + STOP_WAIT
-        try:
-            for process in running:
-                process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            self.kill()
-
-    def kill(self, line: str = "") -> None:
-        """End the runs in progress at once; they continue from their last checkpoint."""
-        for process in list(self._processes):
-            process.kill()
+        self.commands.stop(self.watch.stopping)
 
     def _finish(self, run: Run, failures: list[str]) -> None:
         """Execute a run unless another worker does; then wait until that one has finished or died."""
@@ -211,7 +185,7 @@ class Executor:
                 if elsewhere:
                     self.watch.event(run, result.status)
                 return
-            if (lock := self._claims.take(run.id, self._run_folder(run))) is not None:
+            if (lock := self._claims.take(run.id, self.commands.run_folder(run))) is not None:
                 try:
                     if self.result(run) is None and (failure := self._attempt(run, lock)):
                         failures.append(failure)
@@ -231,20 +205,20 @@ class Executor:
         place, reason, tries = self._places.get(), "", 0
         try:
             while tries < ATTEMPTS:
-                while not self.stopping.is_set() and is_locked(self._run_folder(run)):
+                while not self.stopping.is_set() and is_locked(self.commands.run_folder(run)):
                     self.stopping.wait(WAIT)  # a run outlives a worker that was killed; its end is waited for
                 if self.stopping.is_set():
                     return ""
                 self.watch.event(run, "begins")
                 before = stored(self.folder, run)  # trained already; only figures are missing
-                status, reason = (0, "") if before else self._fit(run, place, lock)
+                status, reason = (0, "") if before else self.commands.fit(run, place, lock)
                 if status == WRONG and BUSY in reason:
                     continue  # a run of a worker that was killed was still starting, and was first
                 if self._is_over(run, status, reason):
                     return ""
                 figures = before.figures if before else {}
                 if status == 0:
-                    status, reason, evaluated = self._evaluated(run, place, lock)
+                    status, reason, evaluated = self.commands.evaluate(run, place, lock)
                     figures |= evaluated
                 if status == 0 or self._has_diverged(run):
                     self._store(run, "finished" if status == 0 else "diverged", figures)
@@ -253,7 +227,7 @@ class Executor:
         finally:
             self._places.put(place)
         self.watch.event(run, "failed")
-        return f"{run.id} failed {ATTEMPTS} times: {reason or 'see'} ({self._log(run)})"
+        return f"{run.id} failed {ATTEMPTS} times: {reason or 'see'} ({self.commands.log(run)})"
 
     def _is_over(self, run: Run, status: int, reason: str) -> bool:
         """Whether a run that failed is not to be tried again: the study is stopping, or the settings are wrong."""
@@ -268,58 +242,13 @@ class Executor:
         return self.stopping.is_set()
 
     def _has_diverged(self, run: Run) -> bool:
-        return (self._run_folder(run) / DIVERGED).is_file()
+        return (self.commands.run_folder(run) / DIVERGED).is_file()
 
     def _store(self, run: Run, status: Status, figures: dict[str, float]) -> None:
         """Store the result of a run, unless a worker that took the run over has."""
         if self.result(run) is None:
-            store(self.folder, collected(self._run_folder(run), run, self.wanted.of(run), status, figures))
+            store(self.folder, collected(self.commands.run_folder(run), run, self.wanted.of(run), status, figures))
         self.watch.event(run, status)
-
-    def _fit(self, run: Run, place: str | None, lock: RunLock) -> tuple[int, str]:
-        settings = {**run.settings, "run": run_settings(run, self.name)}
-        config = self.folder / "configs" / f"{run.id}.yaml"
-        write_text(config, json.dumps(settings, indent=1))  # JSON is YAML
-        where = ["--run.root", str(self.folder / RUNS), "--run.name", run.id, "--run.variant", run.variant]
-        arguments = ["fit", "--config", str(config), *where, "--ckpt_path", "last", *self.options]
-        return self._command(run, arguments, place, lock)
-
-    def _evaluated(self, run: Run, place: str | None, lock: RunLock) -> tuple[int, str, dict[str, float]]:
-        """Exit status, last line and figures of all evaluations of a finished run."""
-        folder, figures = self._run_folder(run), dict[str, float]()
-        checkpoint = ["--ckpt_path", str(folder / "checkpoints/last.ckpt")]
-        for stage, suffix, (verb, *settings) in self.wanted.evaluations(run):
-            status, reason = self._command(run, [verb, *checkpoint, *settings], place, lock)
-            if status:
-                return status, reason, {}
-            figures |= self.wanted.evaluated(folder, stage, suffix)
-        return 0, "", figures
-
-    def _command(self, run: Run, arguments: list[str], place: str | None, lock: RunLock) -> tuple[int, str]:
-        """The exit status of a `blockformer` command, and its last line of output."""
-        log = self._log(run)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {"OMP_NUM_THREADS": str(max(1, _cpus() // self.workers)), **os.environ}
-        if place is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = place
-        with log.open("ab") as stream:
-            with self._guard:
-                if self.stopping.is_set():
-                    return STOPPED[0], ""
-                process = processes.begin(arguments, environment, stream, lock.inheritable, forked=place is None)
-                self._processes.add(process)
-            try:
-                status = process.wait()
-            finally:
-                self._processes.discard(process)
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return status, next((line for line in reversed(lines) if line.strip()), "")
-
-    def _log(self, run: Run) -> Path:
-        return self.folder / "logs" / f"{run.id}.txt"
-
-    def _run_folder(self, run: Run) -> Path:
-        return self.folder / RUNS / run.id
 
 
 def _block_warnings() -> None:

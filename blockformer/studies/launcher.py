@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from blockformer.errors import UserError
 from blockformer.studies.claims import CLAIMS, is_claimed, is_locked
+from blockformer.studies.commands import STOP_WAIT
 from blockformer.studies.engines import Engine, Job
-from blockformer.studies.execution import ATTEMPTS, STOP_WAIT, WAIT, Executor, InterruptedStudy, RunFailedError
+from blockformer.studies.execution import ATTEMPTS, WAIT, Executor, InterruptedStudy, RunFailedError
 from blockformer.studies.run import Run
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class Launcher(Executor):
     def _launched(self, runs: Sequence[Run]) -> tuple[list[Report], str]:
         """Start workers and wait for them. Returns their reports, and why one gave none."""
         wanted = {"figure": self.wanted.figure, "lengths": self.wanted.lengths}
-        settings = {"folder": self.folder, "name": self.name, **wanted, "options": self.options}
+        settings = {"folder": self.folder, "name": self.name, **wanted, "options": self.commands.options}
         call = partial(work, settings, list(runs), str(Path.cwd()))
         jobs = self._engine.submit([call] * min(self.workers, len(runs)))
         try:
@@ -143,7 +144,7 @@ class Launcher(Executor):
 
     def _progress(self, runs: Sequence[Run]) -> list[object]:
         """Sizes of metrics and which results exist: they change when a run makes steps or ends."""
-        metrics = [self._run_folder(run) / "metrics.jsonl" for run in runs]
+        metrics = [self.commands.run_folder(run) / "metrics.jsonl" for run in runs]
         return [
             *(path.stat().st_size for path in metrics if path.exists()),
             *(self.result(run) is None for run in runs),

@@ -13,7 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from blockformer.studies.execution import RUNS, Watch
+from blockformer.studies.commands import RUNS
+from blockformer.studies.execution import Watch
 from blockformer.studies.run import Run
 from blockformer.studies.run_result import RESULTS
 

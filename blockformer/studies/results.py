@@ -11,10 +11,11 @@ from typing import Any
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
+from blockformer.studies.commands import RUNS
 from blockformer.studies.context import differences, environment
 from blockformer.studies.documents import Losses, resampled, stored_losses
 from blockformer.studies.exchange import base_curve, worth
-from blockformer.studies.execution import RUNS, Executor
+from blockformer.studies.execution import Executor
 from blockformer.studies.learning_rates import best_rates, find_run
 from blockformer.studies.plan import Plan
 from blockformer.studies.run_result import Result

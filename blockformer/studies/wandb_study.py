@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blockformer.files import as_json, write_text
-from blockformer.studies.execution import RUNS
+from blockformer.studies.commands import RUNS
 from blockformer.studies.run_labels import LONGEST_TAG
 from blockformer.studies.sentences import answer, verdict_sentence
 from blockformer.studies.tables import COLUMNS, SIZES, SPEEDS, rows_of

@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -14,24 +14,21 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from blockformer.assembly.capabilities import position_warnings
 from blockformer.assembly.checkpoint import read_metadata
-from blockformer.data.module import idle_settings
 from blockformer.data.processes import is_first
-from blockformer.data.settings import settings_of
 from blockformer.errors import DataError, UserError
 from blockformer.training.callbacks import EvaluationPhase, Predictions, WarmStart
 from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
 from blockformer.training.callbacks.non_finite import REMEDY, NonFiniteError
-from blockformer.training.callbacks.progress import summary
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.compatibility import notes_on_data, remarks_on_data
 from blockformer.training.default_callbacks import callbacks_of, listed, loggers_of, profiler_of
+from blockformer.training.dependent_settings import check_seeds, settle_data, settle_training
 from blockformer.training.fit_arguments import FitArguments, tokenizer_for
 from blockformer.training.fit_loop import FitLoop
-from blockformer.training.json_lines import append_row, read_rows
-from blockformer.training.loggers import SafeWandbLogger
+from blockformer.training.json_lines import append_row
+from blockformer.training.messages import print_end_of_fit, print_evaluation
 from blockformer.training.metadata import check_steps_left, earlier_data
 from blockformer.training.module import TrainingModule
-from blockformer.training.objectives import objective_for
 from blockformer.training.output import LOG, run_log
 from blockformer.training.parallel.heartbeat import watch_processes
 from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
@@ -53,10 +50,9 @@ from blockformer.training.run_folder import (
 from blockformer.training.run_place import Place, place_of_fit
 from blockformer.training.signature import sign
 from blockformer.training.step_count import total_steps
-from blockformer.training.trainer_settings import check_precision_given, check_settings
+from blockformer.training.trainer_settings import check_precision_given
 from registry import RecipeError
 
-LARGEST_SEED = 2**32 - 1  # of numpy
 DEFAULTS: dict[str, Any] = {
     "gradient_clip_val": 1.0,
     "log_every_n_steps": 10,
@@ -65,7 +61,6 @@ DEFAULTS: dict[str, Any] = {
     "use_distributed_sampler": False,  # the loaders share each batch among ranks by themselves
 }
 USUAL_LENGTH = 128  # tokens; long texts cost more than a first run should
-VALIDATIONS = 10  # per run with max_steps, unless val_check_interval is set
 
 
 class TrainingCLI(LightningCLI):
@@ -133,12 +128,7 @@ class TrainingCLI(LightningCLI):
         except ArgumentError as error:
             known = [name for action in self._parser(self.arguments.verb)._actions for name in action.option_strings]
             raise UserError(readable(str(error), known, self.arguments.components)) from error
-        for name, seed in (
-            ("seed_everything", self.settings.seed_everything),
-            ("model.seed", self.settings.model.seed),
-        ):
-            if type(seed) is int and not 0 <= seed <= LARGEST_SEED:
-                raise UserError(f"--{name} {seed}: a seed is a whole number from 0 to {LARGEST_SEED}")
+        check_seeds(self.settings)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: the base class would let a checkpoint override the command line, and import what it names."""
@@ -155,54 +145,12 @@ class TrainingCLI(LightningCLI):
         return seed if type(seed) is int else 0
 
     def before_instantiate_classes(self) -> None:
-        data, trainer = self.settings.data, self.settings.trainer
-        self._check_tokenizer()
-        self._reset_idle_settings()
-        if trainer.enable_checkpointing is False:
+        """Check the settings against each other, and set those that depend on others."""
+        settle_data(self.settings, self.arguments)
+        if self.settings.trainer.enable_checkpointing is False:
             self._refuse_idle("run", ("save_every", "monitor"), "trainer.enable_checkpointing false")
-        if data.get("tokenizer") == "bpe" and data.vocab_size is None:
-            data.vocab_size = self.arguments.model.vocab_size
         self.saved = self._dumped()
-        if self.settings.model.seed is None:
-            self.settings.model.seed = self.seed
-        check_settings(self.arguments.verb, trainer, self.arguments.model)
-        if self.settings.weights_only is False:
-            raise UserError("--weights_only false: a checkpoint is always read as plain data, so leave it out")
-        if trainer.max_steps == -1 and trainer.max_epochs is None and trainer.max_time is None:
-            trainer.max_epochs = 1
-        if trainer.val_check_interval is None and trainer.max_steps > 0:
-            trainer.val_check_interval = max(1, trainer.max_steps // VALIDATIONS) * trainer.accumulate_grad_batches
-        if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch == 1:
-            trainer.check_val_every_n_epoch = None  # count batches on through the epochs
-
-    def _check_tokenizer(self) -> None:
-        """Refuse another tokenizer than the checkpoint's.
-
-        Raises:
-            UserError: the settings ask for one.
-        """
-        data, stored = self.settings.data, self.arguments.tokenizer
-        if stored is None:
-            return
-        sizes = (None, stored.vocab_size, self.arguments.vocab_size)
-        if data.tokenizer != stored.kind or data.vocab_size not in sizes:
-            size = f" with data.vocab_size {data.vocab_size}" if data.tokenizer == stored.kind else ""
-            raise UserError(
-                f"data.tokenizer {data.tokenizer}{size}: {self.arguments.checkpoint} has its own tokenizer "
-                f"({stored.kind}, {stored.vocab_size} ids) and is scored and continued with it: leave data.tokenizer "
-                "and data.vocab_size out, or start a run with another tokenizer by --init-from"
-            )
-
-    def _reset_idle_settings(self) -> None:
-        """Forget what the checkpoint says about its own dataset, where the user has chosen another."""
-        if self.arguments.checkpoint is None:
-            return
-        stored = (read_metadata(self.arguments.checkpoint).get("config") or {}).get("data") or {}
-        data, objective = self.settings.data, objective_for(self.arguments.model.kind).name
-        defaults = settings_of(data.dataset)
-        for name in idle_settings(vars(data), data.objective or objective):
-            if name in defaults and data[name] == stored.get(name):
-                data[name] = defaults[name].default
+        settle_training(self.settings, self.arguments, self.seed)
 
     def _refuse_idle(self, group: str, names: Sequence[str], cause: str) -> None:
         """Refuse settings that were changed and have no effect.
@@ -375,15 +323,7 @@ class TrainingCLI(LightningCLI):
         if not self.first or is_dry_run(self.trainer):
             return
         phases.end()
-        step, skipped = self.trainer.global_step, cast("FitLoop", self.trainer.fit_loop).skipped
-        rows = [row for row in read_rows(self.folder / "metrics.jsonl") if "val/loss" in row]
-        of = "" if not rows or rows[-1]["step"] == step else f" of step {rows[-1]['step']}"
-        newest = f"; validation{of}: {summary(rows[-1], 'val')}" if rows else ""
-        done = f"nothing to do: {self.folder} has made its {step} steps" if skipped else f"done: {self.folder}"
-        print(done + newest)
-        for logger in self.trainer.loggers:
-            if isinstance(logger, SafeWandbLogger) and logger.place:
-                print(logger.place)
+        print_end_of_fit(self.trainer, self.folder)
 
     def before_validate(self) -> None:
         """Print what is to be known about the text that is scored."""
@@ -401,8 +341,7 @@ class TrainingCLI(LightningCLI):
         if not self.first:
             return
         verb, checkpoint, figures = self.arguments.verb, str(self.arguments.checkpoint), self.model.evaluation
-        stage = "val" if verb == "validate" else verb
-        print(f"{verb} {checkpoint}: {summary(figures, stage)}  perplexity {figures[f'{stage}/perplexity']:.3f}")
+        print_evaluation(verb, checkpoint, figures)
         if not is_dry_run(self.trainer):
             append_row(self.folder / EVALUATIONS, {"verb": verb, "checkpoint": checkpoint, **figures})
 

@@ -32,7 +32,7 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., E
                 (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
             return status, "what went wrong"
 
-        monkeypatch.setattr(made, "_command", run)
+        monkeypatch.setattr(made.commands, "execute", run)
         return made
 
     return make

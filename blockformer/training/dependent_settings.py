@@ -1,0 +1,90 @@
+"""Check the parsed settings of a command against each other, and set those that depend on others."""
+
+from typing import Any
+
+from blockformer.assembly.checkpoint import read_metadata
+from blockformer.data.module import idle_settings
+from blockformer.data.settings import settings_of
+from blockformer.errors import UserError
+from blockformer.training.fit_arguments import FitArguments
+from blockformer.training.objectives import objective_for
+from blockformer.training.trainer_settings import check_settings
+
+LARGEST_SEED = 2**32 - 1  # of numpy
+VALIDATIONS = 10  # per run with max_steps, unless val_check_interval is set
+
+
+def check_seeds(settings: Any) -> None:
+    """Refuse seeds that no generator takes.
+
+    Raises:
+        UserError: one is out of range.
+    """
+    for name, seed in (("seed_everything", settings.seed_everything), ("model.seed", settings.model.seed)):
+        if type(seed) is int and not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"--{name} {seed}: a seed is a whole number from 0 to {LARGEST_SEED}")
+
+
+def settle_data(settings: Any, arguments: FitArguments) -> None:
+    """Check and complete the settings of the data, which belong to what repeats the run.
+
+    Raises:
+        UserError: they ask for another tokenizer than the checkpoint's.
+    """
+    data = settings.data
+    _check_tokenizer(data, arguments)
+    if arguments.checkpoint is not None:
+        _reset_idle_settings(data, arguments)
+    if data.get("tokenizer") == "bpe" and data.vocab_size is None:
+        data.vocab_size = arguments.model.vocab_size
+
+
+def settle_training(settings: Any, arguments: FitArguments, seed: int) -> None:
+    """Check and complete the settings of the trainer and the model.
+
+    Args:
+        settings: of the verb.
+        arguments: of the command.
+        seed: of the initial values, where none is given.
+
+    Raises:
+        UserError: one is wrong.
+    """
+    trainer = settings.trainer
+    if settings.model.seed is None:
+        settings.model.seed = seed
+    check_settings(arguments.verb, trainer, arguments.model)
+    if settings.weights_only is False:
+        raise UserError("--weights_only false: a checkpoint is always read as plain data, so leave it out")
+    if trainer.max_steps == -1 and trainer.max_epochs is None and trainer.max_time is None:
+        trainer.max_epochs = 1
+    if trainer.val_check_interval is None and trainer.max_steps > 0:
+        trainer.val_check_interval = max(1, trainer.max_steps // VALIDATIONS) * trainer.accumulate_grad_batches
+    if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch == 1:
+        trainer.check_val_every_n_epoch = None  # count batches on through the epochs
+
+
+def _check_tokenizer(data: Any, arguments: FitArguments) -> None:
+    """Refuse another tokenizer than the checkpoint's."""
+    stored = arguments.tokenizer
+    if stored is None:
+        return
+    sizes = (None, stored.vocab_size, arguments.vocab_size)
+    if data.tokenizer != stored.kind or data.vocab_size not in sizes:
+        size = f" with data.vocab_size {data.vocab_size}" if data.tokenizer == stored.kind else ""
+        raise UserError(
+            f"data.tokenizer {data.tokenizer}{size}: {arguments.checkpoint} has its own tokenizer "
+            f"({stored.kind}, {stored.vocab_size} ids) and is scored and continued with it: leave data.tokenizer "
+            "and data.vocab_size out, or start a run with another tokenizer by --init-from"
+        )
+
+
+def _reset_idle_settings(data: Any, arguments: FitArguments) -> None:
+    """Forget what the checkpoint says about its own dataset, where the user has chosen another."""
+    assert arguments.checkpoint is not None
+    stored = (read_metadata(arguments.checkpoint).get("config") or {}).get("data") or {}
+    objective = objective_for(arguments.model.kind).name
+    defaults = settings_of(data.dataset)
+    for name in idle_settings(vars(data), data.objective or objective):
+        if name in defaults and data[name] == stored.get(name):
+            data[name] = defaults[name].default

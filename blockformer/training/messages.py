@@ -1,0 +1,35 @@
+"""What a command prints at its end."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Trainer
+
+from blockformer.training.callbacks.progress import summary
+from blockformer.training.fit_loop import FitLoop
+from blockformer.training.json_lines import read_rows
+from blockformer.training.loggers import SafeWandbLogger
+
+
+def print_end_of_fit(trainer: Trainer, folder: Path) -> None:
+    """Print where the results are, and the figures of the last validation.
+
+    Args:
+        trainer: after the fit.
+        folder: the run's.
+    """
+    step, skipped = trainer.global_step, cast("FitLoop", trainer.fit_loop).skipped
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if "val/loss" in row]
+    of = "" if not rows or rows[-1]["step"] == step else f" of step {rows[-1]['step']}"
+    newest = f"; validation{of}: {summary(rows[-1], 'val')}" if rows else ""
+    done = f"nothing to do: {folder} has made its {step} steps" if skipped else f"done: {folder}"
+    print(done + newest)
+    for logger in trainer.loggers:
+        if isinstance(logger, SafeWandbLogger) and logger.place:
+            print(logger.place)
+
+
+def print_evaluation(verb: str, checkpoint: str, figures: dict[str, Any]) -> None:
+    """Print the figures of `validate` or `test`."""
+    stage = "val" if verb == "validate" else verb
+    print(f"{verb} {checkpoint}: {summary(figures, stage)}  perplexity {figures[f'{stage}/perplexity']:.3f}")
