@@ -78,7 +78,7 @@ def _choices_of(spec: Spec[Any], used: frozenset[int]) -> Iterator[Choice]:
     yield f"{slot}/{name}"
     owned = spec.entry.parameters
     for path, child in spec.children():
-        if id(child) in used or getattr(child.entry.block, "absent", False):
+        if id(child) in used or getattr(child.entry.block, "is_noop", False):
             same = (key for key, other in owned.items() if other.slot == child.entry.slot and other.arity == "one")
             key = str(path[0]) if len(path) == 1 else next(same, str(path[0]))
             yield from (label(slot, name, key, child), f"{child.entry.slot}/{child.entry.name}")
@@ -153,7 +153,8 @@ class Grammar:
         before = -1
         while before != (before := sum(int(reached.sum()) for reached in within.values())):
             for slot, name in names:
-                within[slot, name][number[f"{slot}/{name}"]] = True
+                if (block := f"{slot}/{name}") in number:
+                    within[slot, name][number[block]] = True
                 for parameter in entries(slot)[name].parameters.values():
                     for choice, inside in _branches(slot, name, parameter, number, within):
                         within[slot, name] |= _only(number, choice) | inside

@@ -65,6 +65,17 @@ def test_choices_that_exclude_each_other_are_refused_with_the_reason() -> None:
     assert "gated_delta" in found.reason
 
 
+def test_a_block_that_is_left_out_because_it_does_nothing_is_a_choice_too() -> None:
+    chosen = {"type": "decoder_only", **SIZES, "decoder": {"depth": 1, "layer": {"feedforward": "none"}}}
+    assert {"feedforward/none", "layer/sequential.feedforward: none"} <= validate(chosen).choices
+
+
+def test_a_block_that_no_recipe_has_is_left_out() -> None:
+    found = Grammar.read(("feedforward/none",))
+    assert "feedforward/none" not in found.choices
+    assert found.reaches("model", "decoder_only", "feedforward/mlp")
+
+
 def test_a_choice_outside_the_grammar_cannot_be_generated() -> None:
     with pytest.raises(UnreachableError):
         RecipeGenerator(grammar(), Random(0), OFTEN).recipe(("mixer/attention", "norm/unheard_of"))
