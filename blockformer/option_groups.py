@@ -1,7 +1,7 @@
 """Options that name a component, such as a dataset, and its parameters, on one level with the group's own settings."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from types import UnionType
@@ -153,7 +153,7 @@ class OptionGroup:
                     if key not in known:
                         found.setdefault(key, {}).setdefault(slot, []).append(repr(other))
         return {
-            key: " or ".join(f"{slot} {' and '.join(names)}" for slot, names in readers.items())
+            key: " or ".join(f"{slot} {in_words(names)}" for slot, names in readers.items())
             for key, readers in found.items()
         }
 
@@ -226,3 +226,9 @@ _WANTED |= {"list_type": "a list", "tuple_type": "a list"}
 def _expected(message: str) -> str:
     text = message.removeprefix("Input should be ").removeprefix("Input should ")
     return re.sub(r"0\.0{5,}\d+", lambda found: f"{float(found[0]):.3g}", text)
+
+
+def in_words(names: Sequence[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *others, end = names
+    return f"{', '.join(others)} {last} {end}" if others else end

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from blockformer.cli.parser import CommandFailedError, last_value
+from blockformer.phases import phases
 from blockformer.signals import Stopped
 from blockformer.training.output import kept_output
-from blockformer.training.phases import phases
 
 NAMING = ("data.dataset", "optimizer.type", "optimizer.schedule")  # as in training/components.py, which loads torch
 

@@ -1,8 +1,9 @@
 """Prepared data on disk, found by a hash of everything that determines it.
 
-An entry is a folder that gets its name, by renaming, when it is complete, with the checksums of its files. So a reader
-sees a whole entry or none; if several processes prepare the same data, the first to finish wins and all succeed; a
-damaged entry is detected by its checksums and rebuilt.
+An entry is a folder that gets its name, by renaming, when it is complete, with the sizes and checksums of its files. So
+a reader sees a whole entry or none; if several processes need the same data, one prepares it and the others wait; a
+damaged entry is detected and rebuilt. Large files are compared by size alone, unless `BLOCKFORMER_VERIFY=1` asks for
+checksums.
 """
 
 import contextlib
@@ -10,15 +11,24 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from secrets import token_hex
 
 from blockformer.errors import DataError
 from blockformer.files import new_folder
 
+if sys.platform == "win32":
+    _flock = None
+else:
+    from fcntl import LOCK_EX
+    from fcntl import flock as _flock
+
 _MANIFEST = "manifest.json"
-_VERSION = 2  # of the format of all entries; part of every key
+_LARGE = 2**26
+"""Bytes of a file whose checksum is compared on demand only; a smaller one takes 0.1 s at most."""
+_VERSION = 3  # of the format of all entries; part of every key
 
 
 def root() -> Path:
@@ -58,13 +68,19 @@ def find(kind: str, key: Mapping[str, object]) -> Path | None:
 
 
 def intact(place: Path) -> bool:
-    """Whether an entry exists and has exactly the files, with the checksums, that it was built with."""
+    """Whether an entry exists and has exactly the files, with the sizes and checksums, that it was built with."""
     try:
         manifest = json.loads((place / _MANIFEST).read_bytes())
         there = {file.name for file in place.iterdir()} - {_MANIFEST}
-        return there == set(manifest) and all(_checksum(place / name) == manifest[name] for name in there)
+        return there == set(manifest) and all(_as_built(place / name, *manifest[name]) for name in there)
     except (OSError, ValueError, TypeError):
         return False
+
+
+def _as_built(file: Path, size: int, checksum: str) -> bool:
+    if file.stat().st_size != size:
+        return False
+    return (size > _LARGE and os.environ.get("BLOCKFORMER_VERIFY") != "1") or _checksum(file) == checksum
 
 
 def _place(kind: str, key: Mapping[str, object]) -> Path:
@@ -73,7 +89,31 @@ def _place(kind: str, key: Mapping[str, object]) -> Path:
 
 
 def _create(place: Path, build: Callable[[Path], None]) -> None:
-    """Build an entry, unless another process completes the same entry first."""
+    """Build an entry, unless another process is doing so, which is waited for."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(place):
+        if not intact(place):
+            for draft in place.parent.glob(f".{place.name}.*"):
+                if draft.is_dir():  # of a process that was killed
+                    shutil.rmtree(draft, ignore_errors=True)
+            _build(place, build)
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Wait until no other process builds this entry; where files cannot be locked, several may."""
+    lock = place.with_name(f".{place.name}.lock")
+    with lock.open("ab") as file:
+        if _flock is not None:
+            with contextlib.suppress(OSError):
+                _flock(file.fileno(), LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # who waits for it finds the entry complete
+
+
+def _build(place: Path, build: Callable[[Path], None]) -> None:
     if place.exists() and not intact(place):
         damaged = place.with_name(f".{place.name}.{token_hex(4)}")
         with contextlib.suppress(FileNotFoundError):  # another process has just moved the damaged entry away
@@ -82,7 +122,7 @@ def _create(place: Path, build: Callable[[Path], None]) -> None:
     try:
         with new_folder(place) as draft:
             build(draft)
-            manifest = {file.name: _checksum(file) for file in sorted(draft.iterdir())}
+            manifest = {file.name: (file.stat().st_size, _checksum(file)) for file in sorted(draft.iterdir())}
             (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     except OSError:
         if not intact(place):

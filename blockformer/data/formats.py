@@ -11,6 +11,7 @@ HEAD = 2**16
 """Bytes at the beginning of a file that are enough to recognise it."""
 
 _UNPACK = "unpack it first: {}"
+_COLUMN = "train on one of its columns: --data.dataset table --data.column NAME"
 _EXTRACT = "extract its text first: {}"
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "compressed by gzip", _UNPACK.format("gunzip")),
@@ -25,8 +26,8 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"%PDF-", "a PDF", _EXTRACT.format("pdftotext")),
     (b"{\\rtf", "an RTF document", _EXTRACT.format("save it as plain text in UTF-8")),
     (b"\xd0\xcf\x11\xe0", "an old Microsoft Office document", _EXTRACT.format("save it as plain text in UTF-8")),
-    (b"PAR1", "a Parquet table", _EXTRACT.format("write its text column to a file, for example with pandas")),
-    (b"ARROW1", "an Arrow table", _EXTRACT.format("write its text column to a file, for example with pandas")),
+    (b"PAR1", "a Parquet table", _COLUMN),
+    (b"ARROW1", "an Arrow table", _COLUMN),
     (b"Obj\x01", "an Avro table", _EXTRACT.format("write its text column to a file")),
     (b"ORC", "an ORC table", _EXTRACT.format("write its text column to a file")),
     (b"SQLite format 3", "an SQLite database", _EXTRACT.format("sqlite3 FILE 'select ...'")),
@@ -105,7 +106,7 @@ def _variety(data: bytes) -> float:
 
 
 _JSON = "to train on one field, write it to a file first, for example: jq -r .text FILE"
-_TABLE = "to train on one column, write it to a file first, for example with pandas.read_csv"
+_TABLE = "to train on one column: --data.dataset table --data.column NAME"
 _HTML = "to train on its text alone, extract it first"
 _JSON_READ = 2**20  # characters; parsed JSON needs many times its size
 _SAMPLED = 20  # lines
@@ -123,7 +124,7 @@ def name_markup(name: str, text: str) -> tuple[str, str] | None:
     sample = [line for line in head.split("\n") if line.strip()]
     sample = (sample if len(text) <= HEAD else sample[:-1] or sample)[:_SAMPLED]
     if ending in (".jsonl", ".ndjson") or all(map(_is_json_object, sample)):
-        return "JSON lines", _JSON
+        return "JSON lines", _TABLE.replace("column", "field", 1)
     if head[:1] in ("{", "[") and (ending in (".json", ".ipynb") or _is_json(text)):
         return "JSON", _JSON
     if ending == ".tsv" or _is_table(sample, "\t"):

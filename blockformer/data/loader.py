@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from blockformer.data import randomness
 from blockformer.data.datasets.base import UNSCORED
+from blockformer.data.randomness import Permutation
 from blockformer.data.samples import Batch, Samples
 from blockformer.errors import DataError
 
@@ -42,7 +42,6 @@ class TrainingLoader:
         self._batches = batches_per_epoch(samples, batch_size)
         self._samples, self._batch_size, self._seed = samples, batch_size, seed
         self._rank, self._world = rank, world
-        self._order: tuple[int, NDArray[np.int64]] | None = None
         self.step = 0
         self.repeated: int | None = None
 
@@ -57,8 +56,7 @@ class TrainingLoader:
     def batch(self, step: int) -> Batch:
         """This rank's share of the batch of a step, counted from 0 and on through the epochs."""
         epoch, place = divmod(step if self.repeated is None else step % self.repeated, len(self))
-        chosen = self._epoch(epoch)[place * self._batch_size : (place + 1) * self._batch_size]
-        return self._samples.batch(chosen[self._rank :: self._world], epoch)
+        return self._samples.batch(self._chosen(epoch, place)[self._rank :: self._world], epoch)
 
     def state_dict(self) -> dict[str, int]:
         """The step, which is the whole state."""
@@ -68,22 +66,22 @@ class TrainingLoader:
         """Continue with the next batch after `state` was saved."""
         self.step = int(state["step"])
 
-    def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        """The order of an epoch, kept until another is asked for."""
-        if self._order is None or self._order[0] != epoch:
-            order = randomness.permutation(self._seed, "order", epoch, count=len(self._samples))
-            self._order = epoch, self._bucketed(order, epoch)
-        return self._order[1]
+    def _chosen(self, epoch: int, place: int) -> NDArray[np.int64]:
+        """The samples of a batch of an epoch, over all processes.
 
-    def _bucketed(self, order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Group samples of similar length to reduce padding: sort within pools, then shuffle the batches."""
-        if (lengths := self._samples.lengths) is None:
-            return order
+        Where their lengths matter, samples of similar length are together, which needs less padding: batches are drawn
+        in a random order, and each is cut from a pool of samples in the epoch's order that is sorted by length.
+        """
+        order = Permutation(self._seed, "order", epoch, count=len(self._samples))
         size = self._batch_size
-        used = order[: len(self) * size]
-        pools = [used[start : start + _POOL * size] for start in range(0, len(used), _POOL * size)]
-        batches = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]).reshape(-1, size)
-        return batches[randomness.permutation(self._seed, "batches", epoch, count=len(batches))].reshape(-1)
+        if not self._samples.vary:
+            return order[np.arange(place * size, (place + 1) * size)]
+        batches = Permutation(self._seed, "batches", epoch, count=self._batches)
+        pool, within = divmod(int(batches[np.array([place])][0]), _POOL)
+        end = min((pool + 1) * _POOL, self._batches)
+        pooled = order[np.arange(pool * _POOL * size, end * size)]
+        ranked = pooled[np.argsort(self._samples.lengths(pooled), kind="stable")]
+        return ranked[within * size : (within + 1) * size]
 
 
 class EvaluationLoader:
@@ -130,7 +128,7 @@ def batches_per_epoch(samples: Samples, batch_size: int) -> int:
     """
     if len(samples) < batch_size:
         problem = f"the training text makes {len(samples)} rows, fewer than batch_size {batch_size}"
-        raise DataError(f"{problem}: lower batch_size{' or length' if samples.lengths is None else ''}")
+        raise DataError(f"{problem}: lower batch_size{'' if samples.vary else ' or length'}")
     return len(samples) // batch_size
 
 

@@ -16,6 +16,7 @@ from blockformer.data.task_rows import TaskRows
 from blockformer.data.text_rows import TextRows
 from blockformer.data.tokenizer import LEAST, Tokenizer
 from blockformer.errors import DataError
+from blockformer.option_groups import in_words
 from registry import entries
 
 Objective = Literal["causal_lm", "masked_lm", "seq2seq"]
@@ -260,7 +261,7 @@ def _fitting(objective: str | None) -> str:
     """The datasets for an objective."""
     fitting = [name for name in entries("dataset") if objective in class_of(name).objectives]
     texts = [name for name in fitting if issubclass(class_of(name), TextDataset)]
-    return " or ".join(texts) + (", or a task" if len(texts) < len(fitting) else "")
+    return in_words([*texts, "a task"] if len(texts) < len(fitting) else texts or ["none"], "or")
 
 
 def _check(settings: Mapping[str, Any], objective: str | None, objectives: Sequence[str]) -> None:

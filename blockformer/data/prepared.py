@@ -2,21 +2,17 @@
 
 import hashlib
 import json
-import lzma
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from blockformer.data import cache, tokenizer
-from blockformer.data.corpora.corpus import SPLITS, Corpus, Source
+from blockformer.data.corpora.corpus import Corpus, Source
+from blockformer.data.encoding import encode
 from blockformer.data.sequences import Sequences
 from blockformer.data.tokenizer import Tokenizer
-
-_XZ_AT_MOST = 2**24  # bytes of validation text; xz takes about a second for 2 MB
 
 
 @dataclass(frozen=True)
@@ -118,78 +114,13 @@ def _tokens(
     corpus: Corpus, sha256: str, settings: Mapping[str, Any], made: Tokenizer | Callable[[Iterable[str]], Tokenizer]
 ) -> Path:
     """The cache entry with a corpus's tokenizer, or the function that learns it, and token arrays."""
-    longest = settings["longest"]
 
     def build(folder: Path) -> None:
         used = made if isinstance(made, Tokenizer) else made(corpus.texts("train"))
-        encode = _encode_pairs if corpus.paired else _encode_documents
-        encoded = {split: encode(corpus.splits[split], used, folder, split, longest) for split in SPLITS}
-        facts = {split: one.counts for split, one in encoded.items()}
-        facts |= {"vocab_size": used.vocab_size, **_compressed(encoded["validation"].scored)}
+        encoded = encode(corpus, used, folder, settings["longest"])
+        facts: dict[str, Any] = {split: one.counts for split, one in encoded.items()}
+        facts |= {"vocab_size": used.vocab_size, **encoded["validation"].compression.facts()}
         content = {"tokenizer": used.dump(), "facts": facts, "longest": {k: one.longest for k, one in encoded.items()}}
         (folder / "prepared.json").write_text(json.dumps(content), encoding="utf-8")
 
-    return cache.cached("tokens", {"text": sha256, **settings, "format": 2}, build)
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """A split whose tokens have been written.
-
-    Args:
-        counts: Facts to log.
-        scored: The texts that are predicted.
-        longest: Of pairs, the tokens of the longest side.
-    """
-
-    counts: dict[str, int]
-    scored: Sequence[str]
-    longest: int = 0
-
-
-def _encode_documents(
-    documents: Sequence[str], made: Tokenizer, folder: Path, split: str, longest: int | None
-) -> _Encoded:
-    encoded = Sequences.encode(documents, made, before=made.bos)
-    encoded.save(folder, split)
-    counts = {"documents": len(documents), "tokens": len(encoded.flat), "bytes": _bytes(documents)}
-    return _Encoded(counts, documents)
-
-
-def _encode_pairs(
-    pairs: Sequence[tuple[str, str]], made: Tokenizer, folder: Path, split: str, longest: int | None
-) -> _Encoded:
-    sources = Sequences.encode([source for source, _ in pairs], made, after=made.eos)
-    targets = Sequences.encode([target for _, target in pairs], made, before=made.bos)
-    lengths = np.maximum(sources.lengths, targets.lengths)
-    fits = lengths <= (np.inf if longest is None else longest)
-    sources, targets = sources.only(fits), targets.only(fits)
-    sources.save(folder, f"{split}.source")
-    targets.save(folder, f"{split}.target")
-    counts = {
-        "pairs": len(sources),
-        "too_long": len(pairs) - len(sources),
-        "tokens": len(sources.flat) + len(targets.flat),
-        "bytes": int(made.byte_lengths[targets.flat].sum()),
-    }
-    scored = [target for (_, target), kept in zip(pairs, fits, strict=True) if kept]
-    return _Encoded(counts, scored, int(lengths.max(initial=0)))
-
-
-def _bytes(texts: Sequence[str]) -> int:
-    return sum(len(text.encode()) for text in texts)
-
-
-def _compressed(texts: Sequence[str]) -> dict[str, float]:
-    """Compression of the validation texts by xz, in bits per byte, to compare the model with.
-
-    Ends of texts are compressed and not counted as bytes, as in the bits per byte of a model.
-    """
-    compressor, size, compressed = lzma.LZMACompressor(), 0, 0
-    for text in texts:
-        if size >= _XZ_AT_MOST:
-            break
-        part = text[: _XZ_AT_MOST - size].encode()
-        compressed += len(compressor.compress(part + b"\n"))
-        size += len(part)
-    return {"xz_bits_per_byte": 8 * (compressed + len(compressor.flush())) / size} if size else {}
+    return cache.cached("tokens", {"text": sha256, **settings, "format": 3}, build)

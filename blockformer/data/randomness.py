@@ -33,9 +33,38 @@ def uniform(seed: int, purpose: str, *where: int, count: int) -> NDArray[np.floa
     return (bits(seed, purpose, *where, count=count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def permutation(seed: int, purpose: str, *where: int, count: int) -> NDArray[np.int64]:
-    """Draw a permutation of `count` items."""
-    return np.argsort(bits(seed, purpose, *where, count=count), kind="stable")
+class Permutation:
+    """A random permutation, computed item by item, so that no list of all items is kept.
+
+    A Feistel network permutes the numbers below a power of 4, which are at most four times as many (Luby and Rackoff
+    1988, "How to construct pseudorandom permutations from pseudorandom functions"); what leads out of the items is
+    permuted again until it leads back (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+
+    Args:
+        seed: The run's seed.
+        purpose: Name of the use; other purposes get independent permutations.
+        where: Index of the permutation, for example the epoch.
+        count: Number of items.
+    """
+
+    def __init__(self, seed: int, purpose: str, *where: int, count: int) -> None:
+        self._half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+        self._low = (np.uint64(1) << self._half) - np.uint64(1)
+        self._keys = bits(seed, purpose, *where, count=_ROUNDS)
+        self._count = np.uint64(count)
+
+    def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The items at these places, which are less than the number of items."""
+        found = self._permuted(places.astype(np.uint64))
+        while (outside := found >= self._count).any():
+            found[outside] = self._permuted(found[outside])
+        return found.astype(np.int64)
+
+    def _permuted(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        left, right = numbers >> self._half, numbers & self._low
+        for key in self._keys:
+            left, right = right, left ^ (mixed(right + key) & self._low)
+        return left << self._half | right
 
 
 class Draws:
@@ -75,6 +104,7 @@ class Draws:
 
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = 6  # of the network; four are enough where the function is random
 
 
 def mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -4,7 +4,7 @@
 at positions without a target, which `torch.nn.functional.cross_entropy` ignores.
 """
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -22,18 +22,32 @@ Batch = dict[str, Tensor]
 class Samples(Protocol):
     """Numbered samples, which form batches."""
 
+    vary: ClassVar[bool]
+    """Whether samples have different lengths, so that those of similar length should be together."""
+
     def __len__(self) -> int: ...
 
-    @property
-    def lengths(self) -> NDArray[np.int64] | None:
-        """Tokens of each sample, to sort samples of similar length together; None where lengths do not matter."""
+    def lengths(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens of each of the chosen samples."""
+        ...
 
     def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
         """A batch of the chosen samples; random parts depend on the epoch."""
         ...
 
 
-class PackedRows:
+class EqualRows:
+    """Rows of one length."""
+
+    vary: ClassVar[bool] = False
+    _length: int
+
+    def lengths(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) tokens of a row."""
+        return np.full(len(chosen), self._length)
+
+
+class PackedRows(EqualRows):
     """Rows of `length` tokens for causal language models, cut from concatenated documents, each after a BOS.
 
     The target of a token is the next token of its document, or EOS at the document's end; never the BOS of the next
@@ -46,8 +60,6 @@ class PackedRows:
         length: T, tokens in a row.
         separate: Add the number of each token's document to batches, to limit attention to the document.
     """
-
-    lengths = None
 
     def __init__(self, documents: Sequences, tokenizer: Tokenizer, length: int, *, separate: bool = True) -> None:
         self._flat, self._tokenizer, self._length = documents.flat, tokenizer, length
@@ -72,7 +84,7 @@ class PackedRows:
         return batch
 
 
-class MaskedRows:
+class MaskedRows(EqualRows):
     """Rows of at most `length` tokens of one document for masked language models (Devlin et al. 2019, section 3.1).
 
     A share of each row's tokens is selected; 80 % of them are replaced by the mask token, 10 % by a random token and
@@ -87,26 +99,25 @@ class MaskedRows:
         fixed: Select the same in every epoch, for evaluation.
     """
 
-    lengths = None
-
     def __init__(
         self, documents: Sequences, tokenizer: Tokenizer, length: int, *, seed: int, share: float = 0.15, fixed: bool
     ) -> None:
         self._flat, self._tokenizer, self._length = documents.flat, tokenizer, length
         self._seed, self._share, self._fixed = seed, share, fixed
-        rows = -(-documents.lengths // length)
-        first = np.repeat(np.cumsum(rows) - rows, rows)
-        within = (np.arange(int(rows.sum())) - first) * length
-        self._starts = np.repeat(documents.offsets[:-1], rows) + within
-        self._sizes = np.minimum(np.repeat(documents.lengths, rows) - within, length)
+        rows = -(-np.diff(documents.offsets) // length)
+        self._documents = documents
+        self._firsts = np.concatenate(([0], np.cumsum(rows)))  # the first row of each document
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return int(self._firsts[-1])
 
     def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
         """`tokens`, `targets`, `attention_mask`: (B, T) each."""
         T, special = self._length, self._tokenizer
-        text, real = gather(self._flat, self._starts[chosen], self._sizes[chosen], special.pad, width=T)
+        document = np.searchsorted(self._firsts, chosen, side="right") - 1
+        starts = self._documents.offsets[document] + (chosen - self._firsts[document]) * T
+        sizes = np.minimum(self._documents.offsets[document + 1] - starts, T)
+        text, real = gather(self._flat, starts, sizes, special.pad, width=T)
         tokens, targets = text.copy(), np.full_like(text, UNSCORED)
         for row, sample in enumerate(chosen):
             self._corrupt(text[row], tokens[row], targets[row], int(sample), 0 if self._fixed else epoch)
@@ -142,13 +153,14 @@ class PaddedPairs:
     def __init__(self, sources: Sequences, targets: Sequences, tokenizer: Tokenizer) -> None:
         self._sources, self._targets, self._tokenizer = sources, targets, tokenizer
 
+    vary: ClassVar[bool] = True
+
     def __len__(self) -> int:
         return len(self._sources)
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) tokens of source and target together."""
-        return self._sources.lengths + self._targets.lengths
+        return self._sources.lengths(chosen) + self._targets.lengths(chosen)
 
     def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
         """`source`, `source_mask` (B, S), `target`, `target_mask`, `targets` (B, T) and `bytes` (B,)."""
@@ -162,7 +174,7 @@ class PaddedPairs:
         special = self._tokenizer
         target, target_mask = self._targets.padded(chosen, special.pad)
         following = np.concatenate((target[:, 1:], np.full_like(target[:, :1], special.pad)), axis=1)
-        ends = np.arange(target.shape[1]) == self._targets.lengths[chosen][:, None] - 1
+        ends = np.arange(target.shape[1]) == self._targets.lengths(chosen)[:, None] - 1
         return target, target_mask, np.where(ends, special.eos, np.where(target_mask, following, UNSCORED))
 
 
@@ -177,7 +189,7 @@ class PromptedPairs(PaddedPairs):
         source, source_mask = self._sources.padded(chosen, self._tokenizer.pad)
         target, target_mask, following = self._answers(chosen)
         first = source_mask.sum(axis=1, keepdims=True)
-        places = np.arange(int(self.lengths[chosen].max(initial=0)))
+        places = np.arange(int(self.lengths(chosen).max(initial=0)))
         asked, answered = places < first, (places >= first) & (places < first + target_mask.sum(axis=1, keepdims=True))
         tokens = np.full(asked.shape, self._tokenizer.pad, dtype=np.int64)
         targets = np.full(asked.shape, UNSCORED, dtype=np.int64)

@@ -1,16 +1,43 @@
-"""Many token sequences in one memory-mapped array, which all processes of a machine share."""
+"""Many token sequences in memory-mapped files, which all processes of a machine share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blockformer.data.tokenizer import Tokenizer
+SHARD = 2**30
+"""Bytes of a file at most."""
+_TOKENS, _OFFSETS = "{name}.tokens.{number}.{kind}", "{name}.offsets.int64"
+_KINDS = ("uint16", "uint32")
 
-_AT_ONCE = 2048  # texts; bounds the memory for encoding
+
+class Shards:
+    """Tokens of several arrays as if they were one, which is read where it is asked for.
+
+    Args:
+        arrays: the arrays, all but the last of the same length.
+    """
+
+    def __init__(self, arrays: list[NDArray[Any]]) -> None:
+        self._arrays, self._each = arrays, max(1, len(arrays[0]))
+        self._length = sum(map(len, arrays))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, where: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens at these places, of any shape."""
+        if len(self._arrays) == 1:
+            return self._arrays[0][where].astype(np.int64)
+        number, within = np.divmod(where, self._each)
+        found = np.empty(where.shape, np.int64)
+        for one in np.unique(number):
+            here = number == one
+            found[here] = self._arrays[one][within[here]]
+        return found
 
 
 @dataclass(frozen=True)
@@ -22,57 +49,100 @@ class Sequences:
         offsets: (n + 1,) start of each sequence in `flat`, and N.
     """
 
-    flat: NDArray[Any]
+    flat: Shards
     offsets: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> NDArray[Any]:
-        return self.flat[self.offsets[index] : self.offsets[index + 1]]
+    def __getitem__(self, index: int) -> NDArray[np.int64]:
+        return self.flat[np.arange(self.offsets[index], self.offsets[index + 1])]
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """(n,) number of tokens of each sequence."""
-        return np.diff(self.offsets)
+    def lengths(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,) number of tokens of each of the chosen sequences."""
+        return self.offsets[chosen + 1] - self.offsets[chosen]
 
     def padded(self, chosen: NDArray[np.int64], pad: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The chosen sequences, padded on the right to (B, T), and the (B, T) mask that is True at tokens."""
-        return gather(self.flat, self.offsets[chosen], self.lengths[chosen], pad)
-
-    def only(self, chosen: NDArray[np.bool_]) -> "Sequences":
-        """The sequences for which the mask (n,) is True."""
-        lengths = self.lengths
-        return Sequences(self.flat[np.repeat(chosen, lengths)], np.concatenate(([0], np.cumsum(lengths[chosen]))))
-
-    @classmethod
-    def encode(
-        cls, texts: Sequence[str], tokenizer: Tokenizer, *, before: int | None = None, after: int | None = None
-    ) -> "Sequences":
-        """Encode texts, each with a special token before or after it if given."""
-        kind = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-        head, tail = (np.array([] if token is None else [token], kind) for token in (before, after))
-        parts: list[NDArray[Any]] = []
-        for start in range(0, len(texts), _AT_ONCE):
-            for ids in tokenizer.encode_many(texts[start : start + _AT_ONCE]):
-                parts.append(np.concatenate((head, ids.astype(kind), tail)))
-        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        return cls(np.concatenate(parts) if parts else np.zeros(0, kind), offsets)
-
-    def save(self, folder: Path, name: str) -> None:
-        """Write tokens and offsets as two files."""
-        np.save(folder / f"{name}.tokens.npy", self.flat)
-        np.save(folder / f"{name}.offsets.npy", self.offsets)
+        return gather(self.flat, self.offsets[chosen], self.lengths(chosen), pad)
 
     @classmethod
     def open(cls, folder: Path, name: str) -> "Sequences":
-        """Memory-map the files of `save`."""
-        mode = "r" if (folder / f"{name}.tokens.npy").stat().st_size > 4096 else None  # an empty array cannot be mapped
-        return cls(np.load(folder / f"{name}.tokens.npy", mmap_mode=mode), np.load(folder / f"{name}.offsets.npy"))
+        """Memory-map the files of a :class:`SequenceWriter`."""
+        offsets = _mapped(folder / _OFFSETS.format(name=name), "int64")
+        found = [
+            [_mapped(path, kind) for path in sorted(folder.glob(_TOKENS.format(name=name, number="*", kind=kind)))]
+            for kind in _KINDS
+        ]
+        return cls(Shards(found[0] or found[1]), offsets)
+
+
+class SequenceWriter:
+    """Writes token sequences one after another, into files of at most `SHARD` bytes and one of their offsets.
+
+    Args:
+        folder: where to write.
+        name: begins the names of the files.
+        vocab_size: number of token ids, which decides how many bytes one takes.
+    """
+
+    def __init__(self, folder: Path, name: str, vocab_size: int) -> None:
+        self._folder, self._name = folder, name
+        self._kind = np.dtype(_KINDS[vocab_size > 2**16])
+        self._shard, self._left, self._shards = cast("BinaryIO | None", None), 0, 0
+        self._offsets = (folder / _OFFSETS.format(name=name)).open("wb")
+        self.count = self.tokens = 0
+        self._offset()
+        self._next_shard()
+
+    def write(self, sequences: Iterable[NDArray[Any]]) -> None:
+        """Append sequences.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        for sequence in sequences:
+            self.count += 1
+            self.tokens += len(sequence)
+            self._offset()
+            data = memoryview(sequence.astype(self._kind).tobytes())
+            while len(data):
+                if not self._left:
+                    self._next_shard()
+                assert self._shard is not None
+                part = data[: self._left]
+                self._shard.write(part)
+                self._left -= len(part)
+                data = data[len(part) :]
+
+    def close(self) -> None:
+        """Complete the files.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        self._offsets.close()
+        if self._shard is not None:
+            self._shard.close()
+
+    def _offset(self) -> None:
+        self._offsets.write(self.tokens.to_bytes(8, "little"))
+
+    def _next_shard(self) -> None:
+        if self._shard is not None:
+            self._shard.close()
+        name = _TOKENS.format(name=self._name, number=f"{self._shards:05d}", kind=self._kind.name)
+        self._shard, self._left = (self._folder / name).open("wb"), SHARD - SHARD % self._kind.itemsize
+        self._shards += 1
+
+
+def _mapped(path: Path, kind: str) -> NDArray[Any]:
+    """The numbers of a file; an empty one cannot be mapped."""
+    return np.memmap(path, kind, mode="r") if path.stat().st_size else np.zeros(0, kind)
 
 
 def gather(
-    flat: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64], pad: int, width: int | None = None
+    flat: Shards, starts: NDArray[np.int64], lengths: NDArray[np.int64], pad: int, width: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Copy slices of a flat array into rows: (B, T) tokens, padded on the right, and the mask that is True at tokens.
 
@@ -86,4 +156,4 @@ def gather(
     columns = np.arange(int(lengths.max(initial=0)) if width is None else width)
     real = columns < lengths[:, None]
     where = np.minimum(starts[:, None] + columns, len(flat) - 1)
-    return np.where(real, flat[where], pad).astype(np.int64), real
+    return np.where(real, flat[where], pad), real

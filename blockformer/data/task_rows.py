@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blockformer.data.datasets.base import Rows, Task
 from blockformer.data.randomness import Draws, bits, mixed
-from blockformer.data.samples import Batch
+from blockformer.data.samples import Batch, EqualRows
 from blockformer.errors import DataError
 from registry import spec_of
 
@@ -93,7 +93,7 @@ class TaskRows:
         return TaskSamples(self, split)
 
 
-class TaskSamples:
+class TaskSamples(EqualRows):
     """The rows of one split of a task. Those of training change each epoch; no seed decides the others.
 
     A row belongs to the split that a hash of its tokens chooses, and is drawn until it belongs to its own.
@@ -103,12 +103,10 @@ class TaskSamples:
         split: "train", "validation" or "test".
     """
 
-    lengths = None
-
     def __init__(self, rows: TaskRows, split: str) -> None:
         self._rows, self._split, self._trains = rows, split, split == "train"
-        self._width = rows.length if self._trains else rows.longest
-        self._weights = bits(0, "split of a row", count=self._width) | np.uint64(1)
+        self._length = rows.length if self._trains else rows.longest
+        self._weights = bits(0, "split of a row", count=self._length) | np.uint64(1)
 
     def __len__(self) -> int:
         return TRAINING_ROWS if self._trains else EVALUATION_ROWS
@@ -130,19 +128,19 @@ class TaskSamples:
         Raises:
             DataError: hardly any row belongs to this split.
         """
-        shape = len(chosen), self._width
+        shape = len(chosen), self._length
         tokens, targets = np.empty(shape, np.int64), np.empty(shape, np.int64)
         seed, left = self._rows.seed if self._trains else 0, np.arange(len(chosen))
         for attempt in range(_TRIES):
             draws = Draws(seed, f"rows to {self._split}", chosen[left], epoch, attempt)
-            new, answers = self._rows.task.rows(draws, self._width, self._rows.length)
+            new, answers = self._rows.task.rows(draws, self._length, self._rows.length)
             own = np.isin(self._share(new), _SPLITS[self._split])
             tokens[left[own]], targets[left[own]] = new[own], answers[own]
             left = left[~own]
             if not len(left):
                 return tokens, targets
         raise DataError(
-            f"{self._rows.name}: there are too few different rows of {self._width} tokens to keep some for the "
+            f"{self._rows.name}: there are too few different rows of {self._length} tokens to keep some for the "
             f"{self._split} split: raise data.length"
         )
 

@@ -16,6 +16,7 @@ from blockformer.assembly.capabilities import position_warnings
 from blockformer.assembly.checkpoint import read_metadata
 from blockformer.data.processes import is_first
 from blockformer.errors import DataError, UserError
+from blockformer.phases import phases
 from blockformer.training.callbacks import EvaluationPhase, Predictions, WarmStart
 from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
 from blockformer.training.callbacks.non_finite import REMEDY, NonFiniteError
@@ -34,7 +35,6 @@ from blockformer.training.parallel.heartbeat import watch_processes
 from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
 from blockformer.training.parallel.strategy import plan_for
 from blockformer.training.parse_errors import readable
-from blockformer.training.phases import phases
 from blockformer.training.process_state import keep_handlers
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import (

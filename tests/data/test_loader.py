@@ -3,22 +3,23 @@ import pytest
 import torch
 
 from blockformer.data.loader import EvaluationLoader, TrainingLoader
+from blockformer.data.randomness import Permutation
 from blockformer.data.samples import UNSCORED, Batch, MaskedRows, PackedRows, PaddedPairs
-from blockformer.data.sequences import Sequences
 from blockformer.data.tokenizer import ByteTokenizer
 from blockformer.errors import DataError
+from tests.data.encoded import encoded
 
 TOKENIZER = ByteTokenizer()
 TEXTS = [f"document {n} says {'ha' * (n * 7 % 23)}" for n in range(61)]
 
 
 def _samples(kind: str = "packed"):
-    documents = Sequences.encode(TEXTS, TOKENIZER, before=TOKENIZER.bos)
+    documents = encoded(TEXTS, TOKENIZER, before=TOKENIZER.bos)
     if kind == "packed":
         return PackedRows(documents, TOKENIZER, 16)
     if kind == "masked":
         return MaskedRows(documents, TOKENIZER, 16, seed=3, fixed=False)
-    return PaddedPairs(Sequences.encode(TEXTS, TOKENIZER, after=TOKENIZER.eos), documents, TOKENIZER)
+    return PaddedPairs(encoded(TEXTS, TOKENIZER, after=TOKENIZER.eos), documents, TOKENIZER)
 
 
 def _indices(batches) -> list[int]:
@@ -122,6 +123,24 @@ def test_evaluation_scores_every_sample_once_on_any_number_of_ranks(kind: str, w
     assert sum(int((batch["targets"] != UNSCORED).sum()) for batch in flat) == int((whole["targets"] != UNSCORED).sum())
     if "bytes" in whole:
         assert sum(int(batch["bytes"].sum()) for batch in flat) == int(whole["bytes"].sum())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 65, 1000, 4097])
+def test_a_permutation_has_each_item_once_in_an_order_of_its_own(count: int) -> None:
+    places = np.arange(count)
+    found = [Permutation(seed, "x", epoch, count=count)[places] for seed in (0, 1) for epoch in (0, 1)]
+    for one in found:
+        assert sorted(one.tolist()) == places.tolist()
+        assert Permutation(0, "x", 0, count=count)[places[::3]].tolist() == found[0][::3].tolist()
+    assert count < 7 or len({tuple(one.tolist()) for one in found}) == 4
+
+
+def test_places_of_a_permutation_are_as_random_as_shuffled_ones() -> None:
+    """How often each of 12 items is at each of 12 places, over 6,000 permutations; chi-square with 121 degrees."""
+    counts = np.zeros((12, 12))
+    for seed in range(6000):
+        counts[np.arange(12), Permutation(seed, "x", count=12)[np.arange(12)]] += 1
+    assert 60 < ((counts - 500) ** 2 / 500).sum() < 190  # 99.99 % of random ones
 
 
 def test_one_process_evaluates_without_fillers() -> None:

@@ -289,7 +289,7 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
     ("settings", "said"),
     [
         ({"dataset": "text"}, "dataset text needs files"),
-        ({"files": "a.txt"}, "is a setting of dataset 'pairs' and 'text', and has no effect with dataset 'docstr"),
+        ({"files": "a.txt"}, "is a setting of dataset 'pairs', 'table', 'table_pairs' and 'text', and has no"),
         ({"dataset": "texts"}, r"there is no dataset \"texts\"; did you mean 'text'\?"),
         ({"max_bites": 9}, r"there is no setting data\.max_bites; did you mean 'max_bytes'\?"),
         ({"batchsize": 9}, r"there is no setting data\.batchsize; did you mean 'batch_size'\?"),
@@ -302,8 +302,8 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"tokenizer": "bytes", "vocab_size": 300}, "bytes always have 260"),
         ({"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100 is too small"),
         ({"dataset": "cldr", "packages": ["numpy"]}, "data.packages is a setting of dataset 'docstrings'"),
-        ({"dataset": "cldr", "objective": "masked_lm"}, "choose docstrings or text"),
-        ({"objective": "seq2seq"}, "choose cldr or pairs"),
+        ({"dataset": "cldr", "objective": "masked_lm"}, "choose docstrings, table or text"),
+        ({"objective": "seq2seq"}, "choose cldr, pairs or table_pairs"),
         ({"dataset": "cldr", "pairs": 0}, "pairs must be greater than 0, not 0"),
         ({"dataset": "cldr", "pairs": 10**9}, "pairs must be less than or equal to 1000000"),
         ({"validation": float("nan")}, "leave something to train on"),
@@ -345,7 +345,7 @@ def test_every_setting_is_a_flag_with_help(dataset: str) -> None:
     assert names - {"help"} == set(settings_of(dataset)) >= set(entries("dataset")[dataset].parameters)
     undescribed = [action.dest for action in parser._actions if action.dest.startswith("data.") and not action.help]
     assert undescribed == []
-    own = {} if dataset not in ("text", "pairs") else {"files": "a.txt"}
+    own = {"files": "a.txt"} if "files" in settings_of(dataset) else {}
     given = parser.parse_args([f"--data.{name}={value}" for name, value in own.items()])
     made = parser.instantiate(given).data
     assert isinstance(made, TextData)

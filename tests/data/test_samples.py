@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from blockformer.data import sequences
 from blockformer.data.samples import UNSCORED, MaskedRows, PackedRows, PaddedPairs, PromptedPairs
-from blockformer.data.sequences import Sequences
+from blockformer.data.sequences import Sequences, SequenceWriter
 from blockformer.data.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
+from tests.data.encoded import encoded
 
 TEXTS = ["first document", "2nd", "a third one with ümläuts", "x", "the last document of these is the longest of all"]
 TOKENIZERS = {"bytes": ByteTokenizer(), "bpe": BPETokenizer.train(TEXTS * 5, 290)}
@@ -12,7 +16,7 @@ each = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.
 
 
 def _documents(tokenizer: Tokenizer, texts: list[str] = TEXTS) -> Sequences:
-    return Sequences.encode(texts, tokenizer, before=tokenizer.bos)
+    return encoded(texts, tokenizer, before=tokenizer.bos)
 
 
 def _everything(samples) -> dict[str, torch.Tensor]:
@@ -115,8 +119,8 @@ def test_blanks_of_evaluation_are_the_same_in_every_epoch() -> None:
 def test_pairs_are_shifted_and_padded(tokenizer: Tokenizer) -> None:
     sources, targets = TEXTS[:3], TEXTS[2:]
     pairs = PaddedPairs(
-        Sequences.encode(sources, tokenizer, after=tokenizer.eos),
-        Sequences.encode(targets, tokenizer, before=tokenizer.bos),
+        encoded(sources, tokenizer, after=tokenizer.eos),
+        encoded(targets, tokenizer, before=tokenizer.bos),
         tokenizer,
     )
     batch = _everything(pairs)
@@ -128,36 +132,37 @@ def test_pairs_are_shifted_and_padded(tokenizer: Tokenizer) -> None:
         assert batch["targets"][row][batch["target_mask"][row]].tolist() == [*target[1:], tokenizer.eos]
         assert (batch["targets"][row][~batch["target_mask"][row]] == -100).all()
     assert batch["bytes"].tolist() == [len(text.encode()) for text in targets]
-    assert pairs.lengths.tolist() == (batch["source_mask"].sum(1) + batch["target_mask"].sum(1)).tolist()
+    assert pairs.lengths(np.arange(3)).tolist() == (batch["source_mask"].sum(1) + batch["target_mask"].sum(1)).tolist()
 
 
-def test_sequences_survive_the_disk(tmp_path) -> None:
-    for name, texts in {"some": TEXTS * 200, "none": []}.items():
-        sequences = _documents(ByteTokenizer(), texts)
-        sequences.save(tmp_path, name)
-        again = Sequences.open(tmp_path, name)
-        assert np.array_equal(again.flat, sequences.flat)
-        assert len(again) == len(texts)
-    assert isinstance(Sequences.open(tmp_path, "some").flat, np.memmap)
+def written(folder: Path, name: str, sequences: list[list[int]], vocab_size: int = 300) -> Sequences:
+    writer = SequenceWriter(folder, name, vocab_size)
+    writer.write(np.array(one, np.int64) for one in sequences)
+    writer.close()
+    assert (writer.count, writer.tokens) == (len(sequences), sum(map(len, sequences)))
+    return Sequences.open(folder, name)
 
 
-def test_large_vocabularies_do_not_overflow() -> None:
-    class Wide(ByteTokenizer):
-        def __init__(self) -> None:
-            super().__init__()
-            self.pieces = self.pieces + (b"",) * 70_000
+@pytest.mark.parametrize("shard", [2, 6, 7, 1 << 30])
+@pytest.mark.parametrize("vocab_size", [300, 100_000])
+def test_sequences_survive_the_disk_in_files_of_bounded_size(
+    shard: int, vocab_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequences, "SHARD", max(shard, 4 if vocab_size > 2**16 else 2))
+    draw = np.random.default_rng(0)
+    for name, lengths in {"some": [3, 0, 5, 1, 17], "none": [], "empty": [0, 0]}.items():
+        wanted = [draw.integers(0, vocab_size, size).tolist() for size in lengths]
+        again = written(tmp_path, name, wanted, vocab_size)
+        assert [again[index].tolist() for index in range(len(again))] == wanted
+        assert again.lengths(np.arange(len(again))).tolist() == lengths
+        padded, real = again.padded(np.arange(len(again)), 7)
+        assert [row[mask].tolist() for row, mask in zip(padded, real, strict=True)] == wanted
+    assert max(path.stat().st_size for path in tmp_path.glob("*.tokens.*")) <= sequences.SHARD
+    assert isinstance(Sequences.open(tmp_path, "some").offsets, np.memmap)
 
-        def encode_many(self, texts):
-            return [np.array([70_000])] * len(texts)
 
-    assert Sequences.encode(["x"], Wide()).flat.tolist() == [70_000]
-
-
-def test_only_some_sequences_can_be_kept() -> None:
-    sequences = _documents(ByteTokenizer())
-    kept = sequences.only(np.array([True, False, False, True, False]))
-    assert [row.tolist() for row in (kept[0], kept[1])] == [sequences[0].tolist(), sequences[3].tolist()]
-    assert len(kept) == 2
+def test_large_vocabularies_do_not_overflow(tmp_path: Path) -> None:
+    assert written(tmp_path, "x", [[70_000]], 70_260)[0].tolist() == [70_000]
 
 
 def test_prompted_pairs_score_the_same_tokens_as_padded_pairs() -> None:
@@ -166,8 +171,8 @@ def test_prompted_pairs_score_the_same_tokens_as_padded_pairs() -> None:
     texts = [("a bc", "xyz"), ("d", "w"), ("efghij", "k")]
     sources = [[*tokenizer.encode(source), tokenizer.eos] for source, _ in texts]
     targets = [[tokenizer.bos, *tokenizer.encode(target)] for _, target in texts]
-    asked = Sequences.encode([source for source, _ in texts], tokenizer, after=tokenizer.eos)
-    given = (asked, Sequences.encode([target for _, target in texts], tokenizer, before=tokenizer.bos), tokenizer)
+    asked = encoded([source for source, _ in texts], tokenizer, after=tokenizer.eos)
+    given = (asked, encoded([target for _, target in texts], tokenizer, before=tokenizer.bos), tokenizer)
     chosen = np.array([2, 0, 1])
     padded, prompted = PaddedPairs(*given).batch(chosen, 0), PromptedPairs(*given).batch(chosen, 0)
     assert torch.equal(padded["bytes"], prompted["bytes"])

@@ -29,7 +29,7 @@ def test_a_damaged_cache_is_built_anew_with_the_same_content(
         return TextData(dataset="text", files=str(text), tokenizer=kind, vocab_size=size, length=32)  # type: ignore[arg-type]
 
     whole = prepared()
-    tokens, dumped = np.array(whole.prepared.documents("train").flat), whole.tokenizer.dump()
+    tokens, dumped = whole.prepared.documents("train")[0], whole.tokenizer.dump()
     shutil.copytree(cache.root(), tmp_path / "whole")
     for number in range(max(5, faults // 4)):
         draw = Random(number)
@@ -45,7 +45,7 @@ def test_a_damaged_cache_is_built_anew_with_the_same_content(
             case _:
                 shutil.rmtree(file.parent)
         again = prepared()
-        assert np.array_equal(again.prepared.documents("train").flat, tokens), (number, damage)
+        assert np.array_equal(again.prepared.documents("train")[0], tokens), (number, damage)
         assert again.tokenizer.dump() == dumped, (number, damage)
         assert all(cache.intact(entry) for entry in cache.root().iterdir() if not entry.name.startswith("docstrings"))
         tally("cache", f"repaired ({damage})")

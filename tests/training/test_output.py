@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from blockformer.phases import Phases
 from blockformer.training.output import RunLog, kept_output, run_log
-from blockformer.training.phases import Phases
 from tests.conftest import ROOT, last_of_each
 
 Fit = Callable[..., Path]
@@ -62,7 +62,7 @@ def test_frames_of_a_bar_are_not_kept(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_phase_is_repeated_until_it_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("blockformer.training.phases.SECONDS", 0.05)
+    monkeypatch.setattr("blockformer.phases.SECONDS", 0.05)
     phases = Phases()
     phases.begin("working")
     phases.at(": batch 3/9")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,21 +31,43 @@ class Corpus:
     facts: Mapping[str, Any]
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False)
 
+    def stream(self) -> Iterator[tuple[str, Any]]:
+        """All documents or pairs, each with its split; in any order of the splits, and in a fixed one in each."""
+        for split in SPLITS:
+            yield from ((split, document) for document in self.splits[split])
+
     def texts(self, split: str) -> Iterable[str]:
         """All texts of a split; for pairs, both sides."""
-        documents = self.splits[split]
-        return (text for pair in documents for text in pair) if self.paired else documents
+        for of, document in self.stream():
+            if of == split:
+                yield from document if self.paired else (document,)
 
     def sha256(self) -> str:
         """The hash of all texts, their order and their splits."""
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            digest.update(f"{split} {len(self.splits[split])}\n".encode())
-            for text in self.texts(split):
+        digests = {str(split): hashlib.sha256() for split in SPLITS}
+        counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
+        for split, document in self.stream():
+            counts[split] += 1
+            for text in document if self.paired else (document,):
                 data = text.encode()
-                digest.update(b"%d\n" % len(data))
-                digest.update(data)
-        return digest.hexdigest()
+                digests[split].update(b"%d\n" % len(data))
+                digests[split].update(data)
+        whole = "".join(f"{split} {counts[split]} {digests[split].hexdigest()}\n" for split in SPLITS)
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class StreamedCorpus(Corpus):
+    """A corpus that may be larger than the memory: it is read from its files whenever it is needed.
+
+    Args:
+        read: Reads all documents or pairs, each with its split.
+    """
+
+    read: Callable[[], Iterator[tuple[str, Any]]] = field(kw_only=True)
+
+    def stream(self) -> Iterator[tuple[str, Any]]:
+        return self.read()
 
 
 @dataclass(frozen=True)

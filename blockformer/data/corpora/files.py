@@ -65,22 +65,39 @@ def source(dataset: str, files: Files) -> Source:
     Raises:
         DataError: A file is missing.
     """
-    stamps = _stamps(files)
+    stamps = stamps_of(files)
     _check_memory(sum(stamp[1] for found in stamps.values() for stamp in found))
     key = {"dataset": dataset, "files": stamps, "shares": dict(files.shares), "format": 3}
 
     def read() -> Corpus:
         corpus = READERS[dataset](files)
-        for before, after in zip(stamps.values(), _stamps(files).values(), strict=True):
-            if changed := {stamp[0] for stamp in {*before} ^ {*after}}:
-                raise DataError(f"{min(changed)}: was changed while it was read; start again when it is complete")
+        unchanged(files, stamps)
         return corpus
 
     return Source(key, read)
 
 
-def _stamps(files: Files) -> dict[str, list[tuple[str, int, int, int, int]]]:
+Stamps = dict[str, list[tuple[str, int, int, int, int]]]
+
+
+def stamps_of(files: Files) -> Stamps:
+    """What tells unchanged files of each split: path, size, times of modification and of change, inode.
+
+    Raises:
+        DataError: A file is missing.
+    """
     return {split: [_stamp(path) for path in paths] for split, paths in files.own().items()}
+
+
+def unchanged(files: Files, stamps: Stamps) -> None:
+    """Check that files are what they were.
+
+    Raises:
+        DataError: One was changed.
+    """
+    for before, after in zip(stamps.values(), stamps_of(files).values(), strict=True):
+        if changed := {stamp[0] for stamp in {*before} ^ {*after}}:
+            raise DataError(f"{min(changed)}: was changed while it was read; start again when it is complete")
 
 
 def _stamp(path: Path) -> tuple[str, int, int, int, int]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from annotated_types import Le
 
-from blockformer.data.corpora import docstrings, files
+from blockformer.data.corpora import docstrings, files, tables
 from blockformer.data.corpora.corpus import Source
 from blockformer.data.datasets.base import TextDataset
 from blockformer.errors import DataError
@@ -72,9 +72,13 @@ class _OwnFiles(TextDataset):
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
         return {split: f"{split}_files" for split in ("validation", "test") if options.get(f"{split}_files")}
 
-    def source(self, shares: Mapping[str, float]) -> Source:
+    def own(self, shares: Mapping[str, float]) -> files.Files:
+        """The files, of which shares may be held out."""
         train, validation, test = self.files
-        return files.source(_name(self), files.Files(train, validation, test, shares))
+        return files.Files(train, validation, test, shares)
+
+    def source(self, shares: Mapping[str, float]) -> Source:
+        return files.source(_name(self), self.own(shares))
 
 
 @register("text")
@@ -105,6 +109,66 @@ class OwnPairs(_OwnFiles):
 
     def __init__(self, *, files: Names = None, validation_files: Names = None, test_files: Names = None) -> None:
         super().__init__(files, validation_files, test_files)
+
+
+@register("table")
+class Table(_OwnFiles):
+    """A column of your own tables: each row is a document.
+
+    Tables are JSON lines (`.jsonl`), CSV or TSV with a header, Parquet, or Arrow (as datasets of Hugging Face are on
+    disk); JSON lines, CSV and TSV may be compressed (`.gz`, `.bz2`, `.zst`, `.lz4`). They are read row by row, so they
+    may be larger than the memory. Rows without text are left out.
+
+    Args:
+        files: Files or glob patterns.
+        column: The name of the column.
+        validation_files: Files to validate on; without any, a share of the rows of `files` is held out.
+        test_files: Files to test on; without any, a share of the rows of `files` is held out.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: Names = None,
+        column: str = "text",
+        validation_files: Names = None,
+        test_files: Names = None,
+    ) -> None:
+        super().__init__(files, validation_files, test_files)
+        self.columns = (column,)
+
+    def source(self, shares: Mapping[str, float]) -> Source:
+        return tables.source(_name(self), self.own(shares), self.columns)
+
+
+@register("table_pairs")
+class TablePairs(_OwnFiles):
+    """Two columns of your own tables: each row is a source and a target. Tables are those of `table`.
+
+    Args:
+        files: Files or glob patterns.
+        source_column: The name of the column of sources.
+        target_column: The name of the column of targets.
+        validation_files: Files to validate on; without any, a share of the rows of `files` is held out.
+        test_files: Files to test on; without any, a share of the rows of `files` is held out.
+    """
+
+    objectives = ("seq2seq", "causal_lm")
+
+    def __init__(
+        self,
+        *,
+        files: Names = None,
+        source_column: str = "source",
+        target_column: str = "target",
+        validation_files: Names = None,
+        test_files: Names = None,
+    ) -> None:
+        super().__init__(files, validation_files, test_files)
+        self.columns = source_column, target_column
+
+    def source(self, shares: Mapping[str, float]) -> Source:
+        return tables.source(_name(self), self.own(shares), self.columns)
 
 
 def _name(dataset: TextDataset) -> str:

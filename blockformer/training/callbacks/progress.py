@@ -9,10 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TimeRemainingColumn
 
+from blockformer.phases import phases
 from blockformer.training.callbacks.metrics import MetricsLogger, Row
 from blockformer.training.module import TrainingModule
 from blockformer.training.output import run_log
-from blockformer.training.phases import phases
 
 REFRESHES = 10  # per second
 

@@ -1,0 +1,177 @@
+"""Encode a corpus document by document into files of tokens, in little memory."""
+
+import lzma
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blockformer.data.corpora.corpus import SPLITS, Corpus
+from blockformer.data.sequences import SequenceWriter
+from blockformer.data.tokenizer import Tokenizer
+from blockformer.phases import phases
+
+_AT_ONCE = 2**20  # characters that wait to be encoded, of documents of usual size; the library encodes them in parallel
+_XZ_AT_MOST = 2**24  # bytes of validation text; xz takes about a second for 2 MB
+
+
+def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | None) -> dict[str, "EncodedSplit"]:
+    """Write the tokens of all splits of a corpus.
+
+    Args:
+        corpus: The documents or pairs.
+        tokenizer: Encodes them.
+        folder: Where to write.
+        longest: Leave out pairs with more tokens on a side; None: keep all.
+
+    Raises:
+        DataError: The corpus cannot be read.
+        OSError: The tokens cannot be written.
+    """
+    splits: dict[str, EncodedSplit] = {
+        split: EncodedPairs(folder, split, tokenizer, longest)
+        if corpus.paired
+        else EncodedDocuments(folder, split, tokenizer)
+        for split in SPLITS
+    }
+    for number, (split, document) in enumerate(corpus.stream()):
+        splits[split].add(document)
+        if number % 1000 == 0:
+            phases.at(f": {number:,} {'pairs' if corpus.paired else 'documents'} encoded")
+    for one in splits.values():
+        one.close()
+    phases.at("")
+    return splits
+
+
+class Compression:
+    """Compression of texts by xz, in bits per byte, to compare a model with.
+
+    Ends of texts are compressed and not counted as bytes, as in the bits per byte of a model.
+    """
+
+    def __init__(self) -> None:
+        self._compressor, self._size, self._compressed = lzma.LZMACompressor(), 0, 0
+
+    def add(self, text: str) -> None:
+        """Compress a text, until there are enough."""
+        if self._size < _XZ_AT_MOST:
+            part = text[: _XZ_AT_MOST - self._size].encode()
+            self._compressed += len(self._compressor.compress(part + b"\n"))
+            self._size += len(part)
+
+    def facts(self) -> dict[str, float]:
+        """The figure, if there was any text; afterwards nothing can be added."""
+        if not self._size:
+            return {}
+        return {"xz_bits_per_byte": 8 * (self._compressed + len(self._compressor.flush())) / self._size}
+
+
+class EncodedSplit(ABC):
+    """A split whose tokens are written.
+
+    Attributes:
+        counts: Facts to log, complete after :meth:`close`.
+        longest: Of pairs, the tokens of the longest side, left out or not.
+        compression: Of the texts that are scored.
+    """
+
+    def __init__(self, split: str, tokenizer: Tokenizer) -> None:
+        self.counts: dict[str, int] = {}
+        self.longest, self.compression = 0, Compression()
+        self._scored = split == "validation"
+        self._tokenizer = tokenizer
+        self._waiting: list[Any] = []
+        self._size = 0
+
+    def add(self, document: Any) -> None:
+        """Encode a document or a pair, together with others."""
+        self._waiting.append(document)
+        self._size += self._characters(document)
+        if self._size >= _AT_ONCE:
+            self._flush()
+
+    def close(self) -> None:
+        """Encode what is left, and complete the files."""
+        self._flush()
+        self._end()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._write(self._waiting)
+        self._waiting, self._size = [], 0
+
+    @abstractmethod
+    def _characters(self, document: Any) -> int: ...
+
+    @abstractmethod
+    def _write(self, documents: list[Any]) -> None: ...
+
+    @abstractmethod
+    def _end(self) -> None: ...
+
+
+class EncodedDocuments(EncodedSplit):
+    """Documents, each after a BOS."""
+
+    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer) -> None:
+        super().__init__(split, tokenizer)
+        self._writer, self._bytes = SequenceWriter(folder, split, tokenizer.vocab_size), 0
+        self._before = np.array([tokenizer.bos])
+
+    def _characters(self, document: str) -> int:
+        return len(document)
+
+    def _write(self, documents: list[str]) -> None:
+        self._writer.write(np.concatenate((self._before, ids)) for ids in self._tokenizer.encode_many(documents))
+        for document in documents:
+            self._bytes += len(document.encode())
+            if self._scored:
+                self.compression.add(document)
+
+    def _end(self) -> None:
+        self._writer.close()
+        self.counts = {"documents": self._writer.count, "tokens": self._writer.tokens, "bytes": self._bytes}
+
+
+class EncodedPairs(EncodedSplit):
+    """Pairs: sources before an EOS, targets after a BOS."""
+
+    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, longest: int | None) -> None:
+        super().__init__(split, tokenizer)
+        self._sources = SequenceWriter(folder, f"{split}.source", tokenizer.vocab_size)
+        self._targets = SequenceWriter(folder, f"{split}.target", tokenizer.vocab_size)
+        self._before, self._after = np.array([tokenizer.bos]), np.array([tokenizer.eos])
+        self._limit, self._left_out, self._bytes = np.inf if longest is None else longest, 0, 0
+
+    def _characters(self, document: tuple[str, str]) -> int:
+        return len(document[0]) + len(document[1])
+
+    def _write(self, documents: list[tuple[str, str]]) -> None:
+        kept: tuple[list[NDArray[Any]], list[NDArray[Any]]] = ([], [])
+        encoded = [self._tokenizer.encode_many([pair[side] for pair in documents]) for side in (0, 1)]
+        for (_, target), source_ids, target_ids in zip(documents, *encoded, strict=True):
+            length = max(len(source_ids), len(target_ids)) + 1
+            self.longest = max(self.longest, length)
+            if length > self._limit:
+                self._left_out += 1
+                continue
+            kept[0].append(np.concatenate((source_ids, self._after)))
+            kept[1].append(np.concatenate((self._before, target_ids)))
+            self._bytes += len(target.encode())
+            if self._scored:
+                self.compression.add(target)
+        self._sources.write(kept[0])
+        self._targets.write(kept[1])
+
+    def _end(self) -> None:
+        self._sources.close()
+        self._targets.close()
+        self.counts = {
+            "pairs": self._sources.count,
+            "too_long": self._left_out,
+            "tokens": self._sources.tokens + self._targets.tokens,
+            "bytes": self._bytes,
+        }

@@ -1,0 +1,205 @@
+"""Tables: the same rows from every format, in memory or not; each problem in one line with file and place."""
+
+import gzip
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import csv as arrow_csv
+from pyarrow import parquet
+
+from blockformer.data.corpora import tables
+from blockformer.data.corpora.corpus import Corpus
+from blockformer.data.corpora.files import Files
+from blockformer.data.module import TextData
+from blockformer.errors import DataError
+
+TEXTS = [
+    'a "quoted" text, with commas',
+    "two\nlines\tand a tab",
+    "ümläuts and 日本語",
+    *(f"row {n} says {n * n}" for n in range(60)),
+]
+SHARES = {"validation": 0.1, "test": 0.2}
+
+
+def write(path: Path, columns: dict[str, Sequence[str | None]]) -> Path:
+    """A table in the format of the path's ending."""
+    table = pyarrow.table({name: pyarrow.array(values, pyarrow.string()) for name, values in columns.items()})
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
+    match path.name.partition(".")[2]:
+        case "jsonl":
+            path.write_text(lines, encoding="utf-8")
+        case "jsonl.gz":
+            path.write_bytes(gzip.compress(lines.encode()))
+        case "jsonl.zst" | "csv.zst":
+            writer = pyarrow.CompressedOutputStream(str(path), "zstd")
+            writer.write(lines.encode() if "jsonl" in path.name else _csv(table, ","))
+            writer.close()
+        case "csv":
+            path.write_bytes(_csv(table, ","))
+        case "tsv":
+            path.write_bytes(_csv(table, "\t"))
+        case "parquet":
+            parquet.write_table(table, path, row_group_size=7)
+        case "arrow":
+            with pyarrow.ipc.new_file(str(path), table.schema) as file:
+                file.write_table(table, max_chunksize=9)
+        case "stream.arrow":
+            with pyarrow.ipc.new_stream(str(path), table.schema) as stream:
+                stream.write_table(table)
+    return path
+
+
+def _csv(table: pyarrow.Table, delimiter: str) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    arrow_csv.write_csv(table, sink, arrow_csv.WriteOptions(delimiter=delimiter))
+    return sink.getvalue().to_pybytes()
+
+
+FORMATS = ["jsonl", "jsonl.gz", "jsonl.zst", "csv", "csv.zst", "tsv", "parquet", "arrow", "stream.arrow"]
+
+
+def read(*paths: Path, columns: Sequence[str] = ("text",), shares: dict[str, float] = SHARES, **own: str) -> Corpus:
+    given = {split: [own[split]] if split in own else [] for split in ("validation", "test")}
+    files = Files([str(path) for path in paths], given["validation"], given["test"], shares)
+    return tables.source("table", files, columns).read()
+
+
+def splits_of(corpus: Corpus) -> dict[str, list]:
+    found: dict[str, list] = {"train": [], "validation": [], "test": []}
+    for split, document in corpus.stream():
+        found[split].append(document)
+    return found
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_every_format_has_the_same_rows(ending: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"t.{ending}", {"id": list(map(str, range(len(TEXTS)))), "text": TEXTS})
+    assert [row for _, (row,) in tables.rows(path, ["text"])] == TEXTS
+    both = [row for _, row in tables.rows(path, ["text", "id"])]
+    assert both == [(text, str(number)) for number, text in enumerate(TEXTS)]
+
+
+def test_splits_have_their_shares_of_the_rows_and_no_row_is_in_two(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", {"text": [*TEXTS, *TEXTS, "", None]})
+    corpus = read(path)
+    splits = splits_of(corpus)
+    assert {split: len(set(rows)) for split, rows in splits.items()} == {"train": 43, "validation": 7, "test": 13}
+    assert sorted(row for rows in splits.values() for row in rows) == sorted([*TEXTS, *TEXTS])
+    assert not set(splits["train"]) & {*splits["validation"], *splits["test"]}
+    reverse = write(tmp_path / "r.jsonl", {"text": [*reversed(TEXTS), *TEXTS]})
+    assert {split: set(rows) for split, rows in splits_of(read(reverse)).items()} == {
+        split: set(rows) for split, rows in splits.items()
+    }
+    assert list(corpus.texts("validation")) == splits["validation"]
+    nothing = {"validation": 0.0, "test": 0.0}
+    assert splits_of(read(path, shares=nothing))["train"] == [*TEXTS, *TEXTS]
+
+
+def test_files_of_their_own_are_scored_and_rows_that_are_trained_on_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", {"text": TEXTS})
+    other = write(tmp_path / "v.parquet", {"text": [*TEXTS[:3], "new"]})
+    corpus = read(path, path, validation=str(other))
+    splits = splits_of(corpus)
+    assert splits["validation"] == [*TEXTS[:3], "new"]
+    assert len(splits["test"]) == 13
+    assert corpus.notes["validation"] == ["3 of 4 rows of the validation files are in the training files too"]
+    assert corpus.notes["train"] == [f"{path} is named more than once and is read once"]
+
+
+def test_pairs_with_the_same_source_stay_together(tmp_path: Path) -> None:
+    sources = [f"s{n % 20}" for n in range(100)]
+    path = write(tmp_path / "t.tsv", {"a": sources, "b": [str(n) for n in range(100)]})
+    splits = splits_of(read(path, columns=("a", "b")))
+    places = {split: {source for source, _ in rows} for split, rows in splits.items()}
+    assert sum(map(len, places.values())) == 20
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 70, "validation": 10, "test": 20}
+
+
+@pytest.mark.parametrize(("column", "paired"), [("text", False), ("source_column", True)])
+def test_a_table_is_prepared_into_the_rows_that_its_text_makes(
+    column: str, paired: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "cache"))
+    path = write(tmp_path / "t.parquet", {"text": TEXTS, "de": [text[::-1] for text in TEXTS]})
+    if paired:
+        options = {"source_column": "text", "target_column": "de", "objective": "seq2seq"}
+        data = TextData(dataset="table_pairs", files=str(path), tokenizer="bytes", length=64, batch_size=4, **options)
+        assert data.facts()["train"]["pairs"] == 55
+    else:
+        data = TextData(dataset="table", files=str(path), tokenizer="bytes", length=64, batch_size=4)
+        facts = data.facts()
+        kept = splits_of(read(path, shares={"validation": 0.05, "test": 0.05}))["train"]
+        assert facts["train"] == {
+            "documents": len(kept),
+            "tokens": sum(len(text.encode()) + 1 for text in kept),
+            "bytes": sum(len(text.encode()) for text in kept),
+        }
+        assert 0 < facts["xz_bits_per_byte"] < 30
+    assert len(data.loader("train").batch(0)["targets"]) == 4
+    assert len(list(data.loader("validation"))) >= 1
+
+
+Make = Callable[[Path], object]
+
+
+def bytes_of(content: bytes) -> Make:
+    return lambda path: path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("t.jsonl", bytes_of(b'{"text": "a"}\n{"text": "b"'), r"t\.jsonl:2: is not JSON: Expecting ',' delimiter"),
+        ("t.jsonl", bytes_of(b'{"text": "a"}\n[1]\n'), r"t\.jsonl:2: is not a JSON object"),
+        ("t.jsonl", bytes_of(b'{"text": "a"}\n{"tex": "b"}\n'), r"t\.jsonl:2: there is no column 'text'; .*'tex'"),
+        ("t.jsonl", bytes_of(b'{"text": 1}\n'), r"t\.jsonl:1: text must be text, not int"),
+        ("t.jsonl", bytes_of(b'{"text": "a"}\n\n{"text": "\xff"}\n'), r"t\.jsonl:3: not UTF-8 \(byte 0xff at byte 10"),
+        ("t.jsonl", bytes_of(b"{}\n" + b"\0" * 9), r"t\.jsonl:1: there is no column"),
+        ("t.jsonl", bytes_of(b""), r"data\.files: no row has text in text"),
+        ("t.jsonl", bytes_of(b'{"text": " "}\n'), r"data\.files: no row has text in text"),
+        ("t.jsonl", bytes_of(b"[" * 4000), r"t\.jsonl:1: is not JSON"),
+        ("t.jsonl", bytes_of(b'{"text": "' + b"x" * 5000), r"t\.jsonl:1: the line has more than"),
+        ("t.jsonl.gz", bytes_of(b"no gzip"), r"t\.jsonl\.gz: .*zlib"),
+        ("t.jsonl.gz", bytes_of(gzip.compress(b'{"text": "a"}\n' * 999)[:-20]), r"t\.jsonl\.gz: "),
+        ("t.csv", bytes_of(b"text,b\n1,2\n3\n"), r"t\.csv:3: has 1 fields, and the header 2"),
+        ("t.csv", bytes_of(b"txt,b\n1,2\n"), r"t\.csv:1: there is no column 'text'; did you mean 'txt'"),
+        ("t.csv", bytes_of(b'text,b\n"1,2\n3,4\n'), r"t\.csv:2: is not a row of a table: unexpected end of data"),
+        ("t.csv", bytes_of(b"text\na\0b\n"), r"t\.csv:2: is not text: byte 0x00 at byte 1"),
+        ("t.csv", bytes_of(b"text\n" + b"x" * 5000 + b"\n"), r"t\.csv:2: the line has more than"),
+        ("t.parquet", bytes_of(b"PAR1 and no more"), r"t\.parquet: is no Parquet file that can be read"),
+        ("t.arrow", bytes_of(b"ARROW1 and no more"), r"t\.arrow: is no Arrow file that can be read"),
+        ("t.parquet", lambda path: write(path, {"a": ["x"]}), r"t\.parquet: there is no column 'text'; it has a"),
+        ("t.txt", bytes_of(b"text"), r"t\.txt: the ending \.txt is not that of a table; known: \.jsonl"),
+        ("t.jsnl", bytes_of(b"text"), r"t\.jsnl: the ending \.jsnl is not that of a table; did you mean '\.jsonl'"),
+        ("t.jsonl", lambda path: path.mkdir(), r"t\.jsonl: is a folder"),
+    ],
+)
+def test_a_problem_is_one_line_with_file_and_place(
+    name: str, make: Make, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "LONGEST", 4096)
+    make(tmp_path / name)
+    with pytest.raises(DataError, match=said) as caught:
+        splits_of(read(tmp_path / name))
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 600
+
+
+def test_a_value_of_another_type_in_a_parquet_file_is_named_with_its_row(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet, row 1: text must be text, not int"):
+        read(tmp_path / "t.parquet")
+
+
+def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", {"text": TEXTS})
+    found = read(path).stream()
+    next(found)
+    path.write_text(path.read_text() + '{"text": "more"}\n')
+    with pytest.raises(DataError, match=re.escape(f"{path}: was changed while it was read")):
+        list(found)
