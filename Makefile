@@ -8,7 +8,7 @@ PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
 TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-translation demo-masked compare test test-slow test-all faults null-studies conformance check docs schema lock clean
+.PHONY: help setup demo demo-translation demo-masked compare test test-slow test-all faults null-studies large-corpus conformance check docs schema lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ faults: $(STAMP) ## 1,000 faults of each kind: damaged files, hostile files, kil
 
 null-studies: $(STAMP) ## train one model 40 times and count how often studies of it find a difference
 	$(BIN)/python -m benchmarks.null_studies
+
+large-corpus: $(STAMP) ## prepare a made corpus of 5 GB and train on it in 2 GB of memory
+	$(BIN)/python -m benchmarks.large_corpus
 
 conformance: $(STAMP) ## generate 2,000 recipes and check each; writes docs/matrix.md
 	$(BIN)/blockformer conformance --count 2000 --out docs/matrix.json

@@ -14,7 +14,7 @@ from tests.training.waiting import wait_for
 from tests.training.wandb_log import read_run
 
 Fit = Callable[..., Path]
-CLOCKS = ("seconds", "tokens_per_second", "peak_memory_mib")
+CLOCKS = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 STEPS = ["--trainer.max_steps", "150", "--trainer.val_check_interval", "25", "--run.save_every", "10"]
 CONTINUED = ["--ckpt_path", "last", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 

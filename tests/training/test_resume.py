@@ -10,7 +10,7 @@ from blockformer.training.callbacks import MetricsLogger
 from blockformer.training.loggers.file_logger import read_rows
 
 Fit = Callable[..., Path]
-CLOCKS = ("seconds", "tokens_per_second", "peak_memory_mib")
+CLOCKS = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--run.wandb", "disabled"]
 
 

@@ -19,7 +19,7 @@ from blockformer.training.loggers.file_logger import read_rows
 from tests.training.wandb_log import read_run
 
 Fit = Callable[..., Path]
-CLOCKS = ("seconds", "tokens_per_second", "peak_memory_mib")
+CLOCKS = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 STILL = ("--trainer.max_steps", "1", "--optimizer.lr", "1e-9")
 GROWN = ("--recipe.decoder.depth=2", "--recipe.decoder.layer.mixer.kv_heads=4")
 

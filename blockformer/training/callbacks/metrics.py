@@ -9,12 +9,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from blockformer.training.callbacks.step_callback import StepCallback, is_reporting_step
+from blockformer.training.device_peak import compute_dtype, peak_flops
 from blockformer.training.loggers.file_logger import FileLogger
 from blockformer.training.loggers.run_facts import facts_of
 from blockformer.training.module import TrainingModule
 from blockformer.training.score import Score
 
 Row = dict[str, float]
+BACKWARD = 2  # times the operations of a forward pass
 
 
 class MetricsLogger(StepCallback):
@@ -23,7 +25,9 @@ class MetricsLogger(StepCallback):
     Rows have `step` (optimizer steps made), `epoch`, `tokens` (read so far on all ranks, without padding) and
     `seconds` (since the start of training, including validation and checkpoints). Training rows add loss, perplexity,
     accuracy and bits per byte of this step, the gradient norm before clipping, the learning rate, tokens per second
-    since the last row (excluding validation), and peak memory in MiB: of tensors on a GPU, of the process on a CPU.
+    since the last row (excluding validation), the share of the devices' peak operations that these take (model FLOPs
+    utilisation, Chowdhery et al. 2022, "PaLM", section 4.1), and peak memory in MiB: of tensors on a GPU, of the
+    process on a CPU.
 
     Args:
         about: further keys of the configuration that the loggers are given; they replace keys of the same name.
@@ -36,6 +40,7 @@ class MetricsLogger(StepCallback):
         self._seconds = 0.0  # of earlier sessions of this run
         self._since = self._lap = self._paused = time.perf_counter()
         self._lap_tokens = 0.0
+        self._peak: float | None = None
         self._epoch = 0  # of the last step, also for the rows of its validation, which may follow in the next epoch
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,6 +57,7 @@ class MetricsLogger(StepCallback):
             logger.log_hyperparams(facts)
             if isinstance(logger, FileLogger):
                 logger.rewind(trainer.global_step, validated=pl_module.validated_step == trainer.global_step)
+        self._peak = _peak_tokens(trainer, pl_module)
         self._since = self._lap = time.perf_counter()  # the start of the loggers does not count
         self._lap_tokens = pl_module.tokens_seen.item()
 
@@ -69,6 +75,8 @@ class MetricsLogger(StepCallback):
         row["gradient_norm"] = module.gradient_norm.item()
         now = time.perf_counter()
         row["tokens_per_second"] = (row["tokens"] - self._lap_tokens) / max(now - self._lap, 1e-9)
+        if self._peak is not None:
+            row["mfu"] = row["tokens_per_second"] / self._peak
         row["peak_memory_mib"] = peak_memory(module.device) / 2**20
         self._lap, self._lap_tokens = now, row["tokens"]
         self.row = self._publish(trainer, row)
@@ -93,6 +101,19 @@ class MetricsLogger(StepCallback):
         for logger in trainer.loggers:
             logger.log_metrics(row, int(row["step"]))
         return row
+
+
+def _peak_tokens(trainer: Trainer, module: TrainingModule) -> float | None:
+    """Tokens per second at which the devices would do nothing but the model's products; None: the length is not known.
+
+    A backward pass takes twice the products of a forward pass; what is computed again to save memory does not count.
+    """
+    length = getattr(getattr(trainer, "datamodule", None), "length", None)
+    if not isinstance(length, int):
+        return None
+    flops = (1 + BACKWARD) * module.model.flops_per_token(length)
+    peak = peak_flops(module.device, compute_dtype(str(trainer.precision)))
+    return trainer.world_size * peak / flops if flops else None
 
 
 def peak_memory(device: torch.device) -> int:
