@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from blockformer import signals
 from blockformer.conformance.generate import OFTEN, Refused, Search
 from blockformer.conformance.grammar import Choice, Grammar
 from blockformer.conformance.validate import ValidRecipe
@@ -157,7 +158,8 @@ class CoveragePlan:
             while len(waiting) < self.ahead and (one := next(source, None)) is not None:
                 if how == "triple" or not self._is_accepted(one):
                     seed = f"{self.seed}: {how}: {' + '.join(one)}"
-                    waiting.append((one, self.pool.submit(answer, Request(one, tries, seed, never))))
+                    with signals.held():  # a worker that this starts leaves signals to this process
+                        waiting.append((one, self.pool.submit(answer, Request(one, tries, seed, never))))
             if not waiting:
                 return
             one, future = waiting.popleft()

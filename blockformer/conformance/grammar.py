@@ -153,8 +153,7 @@ class Grammar:
         before = -1
         while before != (before := sum(int(reached.sum()) for reached in within.values())):
             for slot, name in names:
-                if (block := f"{slot}/{name}") in number:
-                    within[slot, name][number[block]] = True
+                within[slot, name] |= _only(number, f"{slot}/{name}")
                 for parameter in entries(slot)[name].parameters.values():
                     for choice, inside in _branches(slot, name, parameter, number, within):
                         within[slot, name] |= _only(number, choice) | inside
@@ -185,8 +184,10 @@ def _branches(
 
 
 def _only(number: Mapping[Choice, int], choice: Choice) -> Tensor:
+    """(N,) True at this choice, if there is it."""
     table = torch.zeros(len(number), dtype=torch.bool)
-    table[number[choice]] = True
+    if choice in number:
+        table[number[choice]] = True
     return table
 
 

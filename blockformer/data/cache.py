@@ -91,26 +91,37 @@ def _place(kind: str, key: Mapping[str, object]) -> Path:
 def _create(place: Path, build: Callable[[Path], None]) -> None:
     """Build an entry, unless another process is doing so, which is waited for."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(place):
+    with _alone(place) as alone:
         if not intact(place):
-            for draft in place.parent.glob(f".{place.name}.*"):
+            for draft in place.parent.glob(f".{place.name}.*") if alone else ():
                 if draft.is_dir():  # of a process that was killed
                     shutil.rmtree(draft, ignore_errors=True)
             _build(place, build)
 
 
 @contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Wait until no other process builds this entry; where files cannot be locked, several may."""
-    lock = place.with_name(f".{place.name}.lock")
-    with lock.open("ab") as file:
-        if _flock is not None:
-            with contextlib.suppress(OSError):
-                _flock(file.fileno(), LOCK_EX)
+def _alone(place: Path) -> Iterator[bool]:
+    """Wait until no other process builds this entry; False: files cannot be locked there, so others may."""
+    lock, alone = place.with_name(f".{place.name}.lock"), False
+    while True:
+        file = lock.open("ab")
         try:
-            yield
+            if _flock is not None:
+                _flock(file.fileno(), LOCK_EX)
+                alone = True
+        except OSError:
+            break
+        except BaseException:
+            file.close()
+            raise
+        if not alone or os.fstat(file.fileno()).st_nlink:
+            break
+        file.close()  # the file was removed by the one that was waited for
+    with file:
+        try:
+            yield alone
         finally:
-            lock.unlink(missing_ok=True)  # who waits for it finds the entry complete
+            lock.unlink(missing_ok=True)
 
 
 def _build(place: Path, build: Callable[[Path], None]) -> None:

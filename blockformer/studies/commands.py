@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from blockformer.files import write_text
 from blockformer.studies import processes
 from blockformer.studies.run import Run
@@ -73,8 +75,14 @@ class Commands:
         environment = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
         if place is not None:
             environment["CUDA_VISIBLE_DEVICES"] = place
+        if self.stopping.is_set():
+            return STOPPED[0], ""
+        forked = place is None and _is_on_cpu(run)
         with log.open("ab") as stream:
-            process = processes.begin(arguments, environment, stream, lock.inheritable, forked=place is None)
+            try:
+                process = processes.begin(arguments, environment, stream, lock.inheritable, forked=forked)
+            except OSError as error:
+                return 1, f"no process could be begun: {error}"
             with self._guard:
                 stopping = self.stopping.is_set()
                 self._running.add(process)
@@ -121,3 +129,9 @@ class Commands:
     def run_folder(self, run: Run) -> Path:
         """Where a run trains."""
         return self.folder / RUNS / run.id
+
+
+def _is_on_cpu(run: Run) -> bool:
+    """Whether a run trains on a CPU: because it says so, or because there is nothing else."""
+    accelerator = run.settings.get("trainer", {}).get("accelerator", "auto")
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())

@@ -6,27 +6,23 @@ Loading the packages takes longer than many a short run trains.
 import array
 import atexit
 import contextlib
-import gc
-import importlib.util
 import json
 import os
-import selectors
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 PROGRAM = "blockformer.cli.main"
-PRELOADED = ("blockformer.training.lightning_cli", "blockformer.cli.fit_arguments", "blockformer.cli.fit")
-SERVER = "import sys; from blockformer.studies.processes import serve; sys.exit(serve({descriptor}))"
-LOST = -int(signal.SIGTERM)  # exit status of a command whose server has ended, so that nobody knows the true one
-_HEADER = 8  # bytes: the length of a request
-_MOST = 32  # descriptors in one request
+SERVER = "import sys; from blockformer.studies.fork_server import serve; sys.exit(serve({descriptor}))"
+LOST = -int(signal.SIGKILL)  # exit status of a command whose server has ended, so that nobody knows the true one
+CLOSING = 60.0  # seconds until a server that does not end is killed; it may still be loading the packages
+HEADER = 8  # bytes: the length of a request
 
 
 class Running(Protocol):
@@ -55,14 +51,14 @@ def begin(
         environment: of the process.
         log: what it prints is written here.
         kept: descriptors that the process keeps open.
-        forked: fork a process that has loaded the packages, where the system can; it must not use a GPU, which a
-            forked process cannot take over.
+        forked: fork a process that has loaded the packages, on Linux; it must not use a GPU, which a forked process
+            cannot take over.
 
     Raises:
         OSError: no process can be started.
     """
-    if forked and hasattr(os, "fork"):
-        return _server(environment).begin(arguments, environment, log, kept)
+    if forked and sys.platform == "linux":
+        return _begin_forked(arguments, environment, log, kept)
     return start([sys.executable, "-m", PROGRAM, *arguments], environment, log, kept)
 
 
@@ -93,7 +89,7 @@ class Forked:
         connection.close()  # the file keeps it open
         first = self._lines.readline()
         if not first:
-            raise ConnectionError("the process that loads the packages for the runs has ended")
+            raise ConnectionError("no process could be begun: the one that is forked has ended, or cannot be forked")
         self.pid = int(first)
         self.status: int | None = None
         self._ended = threading.Event()
@@ -101,8 +97,15 @@ class Forked:
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            self.status = int(self._lines.readline() or LOST)
+            self.status = int(self._lines.readline())
+        if self.status is None:
+            _wait_for_end(self.pid)  # the server is gone, and the command may go on
         self._ended.set()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return not self._ended.is_set()
 
     def wait(self, timeout: float | None = None) -> int:
         if not self._ended.wait(timeout):
@@ -131,7 +134,7 @@ class Server:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.owner, self._guard = os.getpid(), threading.Lock()
+        self.owner, self._begun = os.getpid(), list[Forked]()
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -144,124 +147,87 @@ class Server:
             )
 
     @property
-    def runs(self) -> bool:
+    def usable(self) -> bool:
         """Whether this process can use it."""
         return self.owner == os.getpid() and self._process.poll() is None
 
-    def begin(
+    @property
+    def idle(self) -> bool:
+        """Whether none of its commands runs."""
+        return not any(one.runs for one in self._begun)
+
+    def send(
         self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes], kept: Sequence[int]
-    ) -> Forked:
-        """Begin a command, as :func:`begin` does."""
+    ) -> socket.socket:
+        """Ask for a command, as :func:`begin` does; the socket is that of :class:`Forked`."""
         request = {"arguments": list(arguments), "environment": dict(environment), "folder": str(Path.cwd())}
         text = json.dumps(request).encode()
         ours, theirs = socket.socketpair()
-        with theirs, self._guard:
+        with theirs:
             descriptors = [theirs.fileno(), log.fileno(), *kept]
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-            self._socket.sendmsg([len(text).to_bytes(_HEADER, "big")], rights)
+            self._socket.sendmsg([len(text).to_bytes(HEADER, "big")], rights)
             self._socket.sendall(text)
-        return Forked(ours)
+        return ours
+
+    def add(self, command: Forked) -> None:
+        """Take note of a command that it has begun."""
+        self._begun = [*(one for one in self._begun if one.runs), command]
 
     def close(self) -> None:
         """Let it end."""
         if self.owner == os.getpid():
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
-            self._process.wait()
+            try:
+                self._process.wait(CLOSING)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
 
-_running: tuple[dict[str, str], Server] | None = None
+_servers: list[tuple[dict[str, str], Server]] = []
 _guard = threading.Lock()
 
 
-def _server(environment: Mapping[str, str]) -> Server:
-    """The server of this process for commands in this environment."""
-    global _running
+def _begin_forked(
+    arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes], kept: Sequence[int]
+) -> Forked:
+    """Begin a command in a fork of the server of this environment."""
     with _guard:
-        if _running is not None and (_running[0] != environment or not _running[1].runs):
+        server = next((one for of, one in _servers if of == environment and one.usable), None)
+        if server is None:
             _close()
-        if _running is None:
-            _running = dict(environment), Server(environment)
-        return _running[1]
+            server = Server(environment)
+            _servers.append((dict(environment), server))
+        connection = server.send(arguments, environment, log, kept)
+    command = Forked(connection)  # waits until the server has loaded the packages
+    server.add(command)
+    return command
+
+
+def _close() -> None:
+    """End the servers that have nothing to do."""
+    for environment, server in list(_servers):
+        if server.idle:
+            server.close()
+            _servers.remove((environment, server))
 
 
 @atexit.register
-def _close() -> None:
-    global _running
-    if _running is not None:
-        _running[1].close()
-        _running = None
+def close_all() -> None:
+    """End all servers; their commands go on."""
+    for _, server in _servers:
+        server.close()
+    _servers.clear()
 
 
-def serve(descriptor: int) -> int:
-    """Serve until the other end of the socket is closed; in each forked process run the command and give its status."""
-    for name in PRELOADED:
-        import_module(name)
-    gc.collect()
-    gc.freeze()  # so that collections in the forked processes don't copy its memory
-    with socket.socket(fileno=descriptor) as control:
-        request = _forked(control)
-    return 0 if request is None else _run(request)
-
-
-def _forked(control: socket.socket) -> dict[str, Any] | None:
-    """Fork a process for each request. Returns the request in a forked process, and None in the server at the end."""
-    running: dict[int, socket.socket] = {}
-    ended, writer = socket.socketpair()
-    writer.setblocking(False)
-    signal.signal(signal.SIGCHLD, lambda signum, frame: None)
-    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    with ended, writer, selectors.DefaultSelector() as selector:
-        selector.register(control, selectors.EVENT_READ)
-        selector.register(ended, selectors.EVENT_READ)
-        while True:
-            ready = [key.fileobj for key, _ in selector.select()]
-            if ended in ready:
-                ended.recv(4096)
-                _report(running)
-            if control not in ready:
-                continue
-            header, descriptors, _, _ = socket.recv_fds(control, _HEADER, _MOST)
-            if not header:
-                return None
-            request = json.loads(control.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
-            connection, log, *kept = descriptors
-            if (pid := os.fork()) == 0:
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for other in running.values():
-                    other.close()
-                os.close(connection)
-                return request | {"log": log}
-            running[pid] = socket.socket(fileno=connection)
-            for descriptor in (log, *kept):
-                os.close(descriptor)
-            with contextlib.suppress(OSError):
-                running[pid].sendall(f"{pid}\n".encode())
-
-
-def _report(running: dict[int, socket.socket]) -> None:
-    """Send the exit statuses of the processes that have ended."""
-    while True:
+def _wait_for_end(pid: int) -> None:
+    """Wait until a process that is no child of this one has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        with running.pop(pid) as connection, contextlib.suppress(OSError):
-            connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-
-
-def _run(request: Mapping[str, Any]) -> int:
-    """Run a command in a forked process, as `python -m blockformer.cli.main` would in a new one."""
-    os.setsid()
-    for stream in (1, 2):
-        os.dup2(request["log"], stream)
-    os.chdir(request["folder"])
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    specification = importlib.util.find_spec(PROGRAM)
-    assert specification is not None
-    sys.argv = [str(specification.origin), *request["arguments"]]
-    sys.modules["__main__"].__spec__ = specification  # what starts further processes looks here for the command
-    return import_module(PROGRAM).main()
+            select.select([descriptor], [], [])
+        finally:
+            os.close(descriptor)

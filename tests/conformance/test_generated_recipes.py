@@ -74,6 +74,7 @@ def test_a_block_that_no_recipe_has_is_left_out() -> None:
     found = Grammar.read(("feedforward/none",))
     assert "feedforward/none" not in found.choices
     assert found.reaches("model", "decoder_only", "feedforward/mlp")
+    assert found.together.shape == (len(found.choices),) * 2
 
 
 def test_a_choice_outside_the_grammar_cannot_be_generated() -> None:

@@ -76,6 +76,11 @@ def splits_of(corpus: Corpus) -> dict[str, list]:
     return found
 
 
+def test_endings_in_capitals_are_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl.gz", {"text": TEXTS}).rename(tmp_path / "T.JSONL.GZ")
+    assert [row for _, (row,) in tables.rows(path, ["text"])] == TEXTS
+
+
 @pytest.mark.parametrize("ending", FORMATS)
 def test_every_format_has_the_same_rows(ending: str, tmp_path: Path) -> None:
     path = write(tmp_path / f"t.{ending}", {"id": list(map(str, range(len(TEXTS)))), "text": TEXTS})
@@ -160,6 +165,11 @@ def bytes_of(content: bytes) -> Make:
         ("t.jsonl", bytes_of(b'{"text": 1}\n'), r"t\.jsonl:1: text must be text, not int"),
         ("t.jsonl", bytes_of(b'{"text": "a"}\n\n{"text": "\xff"}\n'), r"t\.jsonl:3: not UTF-8 \(byte 0xff at byte 10"),
         ("t.jsonl", bytes_of(b"{}\n" + b"\0" * 9), r"t\.jsonl:1: there is no column"),
+        (
+            "t.jsonl",
+            bytes_of(b'{"text": "a \\ud83d b"}'),
+            r"t\.jsonl:1: text has half a character \(.ud83d at",
+        ),
         ("t.jsonl", bytes_of(b""), r"data\.files: no row has text in text"),
         ("t.jsonl", bytes_of(b'{"text": " "}\n'), r"data\.files: no row has text in text"),
         ("t.jsonl", bytes_of(b"[" * 4000), r"t\.jsonl:1: is not JSON"),

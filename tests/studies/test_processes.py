@@ -26,7 +26,7 @@ def server() -> Iterator[None]:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
-        processes._close()
+        processes.close_all()
 
 
 Begin = Callable[..., Running]
@@ -63,9 +63,7 @@ def test_a_command_that_is_asked_to_end_says_so_and_one_that_is_killed_does_not(
     for end, status, line in (("terminate", 143, "stopped by SIGTERM"), ("kill", -signal.SIGKILL, "")):
         where = ["--run.root", str(tmp_path), "--run.name", end, "--trainer.max_steps", "100000"]
         running = command("fit", *arguments, *where)
-        while not (tmp_path / end / "metrics.jsonl").exists():
-            with pytest.raises(subprocess.TimeoutExpired):
-                running.wait(0.05)
+        wait_for_steps(running, tmp_path / end)
         getattr(running, end)()
         assert running.wait(300) == status
         assert line in log.read_text()
@@ -93,20 +91,69 @@ def test_both_ways_train_the_same(tmp_path: Path, arguments: list[str]) -> None:
     assert all(forked[name].equal(new[name]) for name in new)
 
 
+def wait_for_steps(running: Running, folder: Path) -> None:
+    while not (folder / "metrics.jsonl").exists():
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(0.05)
+
+
+def server_of_these_tests() -> Server:
+    ((_, server),) = processes._servers
+    return server
+
+
 @pytest.mark.slow
-def test_commands_go_on_when_the_server_is_killed_and_the_next_gets_another(tmp_path: Path) -> None:
+def test_a_command_whose_server_is_killed_is_waited_for_and_stopped(tmp_path: Path, arguments: list[str]) -> None:
+    where = ["--run.root", str(tmp_path), "--run.name", "orphan", "--trainer.max_steps", "100000"]
     with (tmp_path / "log.txt").open("ab") as log:
-        running = begin(["recipes"], os.environ, log, (), forked=True)
+        running = begin(["fit", *arguments, *where], os.environ, log, (), forked=True)
+        wait_for_steps(running, tmp_path / "orphan")
+        server_of_these_tests()._process.kill()
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(1)
+        running.terminate()
+        assert running.wait(300) == LOST
+        assert "stopped by SIGTERM" in (tmp_path / "log.txt").read_text()
+        assert begin(["recipes"], os.environ, log, (), forked=True).wait(300) == 0  # of another server
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job_ends_the_commands_and_not_their_server(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    where = ["--run.root", str(tmp_path), "--run.name", "job", "--trainer.max_steps", "100000"]
+    with (tmp_path / "log.txt").open("ab") as log:
+        running = begin(["fit", *arguments, *where], os.environ, log, (), forked=True)
         assert isinstance(running, Forked)
-        first = processes._running
-        assert first is not None
-        os.kill(running.pid, signal.SIGSTOP)
-        first[1]._process.kill()
-        assert running.wait(60) == LOST
-        os.kill(running.pid, signal.SIGCONT)
-        assert begin(["recipes"], os.environ, log, (), forked=True).wait(300) == 0
-    listed = (tmp_path / "log.txt").read_text().splitlines().count
-    assert listed(next(iter((tmp_path / "log.txt").read_text().splitlines()))) == 2
+        wait_for_steps(running, tmp_path / "job")
+        for pid in (server_of_these_tests()._process.pid, running.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert running.wait(300) == 143
+        assert server_of_these_tests().usable
+
+
+@pytest.mark.slow
+def test_a_command_that_nobody_waits_for_any_more_is_not_begun(tmp_path: Path, arguments: list[str]) -> None:
+    """The study ends while the server still loads the packages."""
+    program = (
+        "import os, sys, time\nfrom blockformer.studies.processes import Server\n"
+        "server = Server(os.environ)\n"
+        "socket = server.send(sys.argv[1:], os.environ, open('log.txt', 'ab'), ())\n"
+        "print(server._process.pid, flush=True)\nos._exit(0)"
+    )
+    where = ["--run.root", str(tmp_path), "--run.name", "nobody", "--trainer.max_steps", "100000"]
+    command = [sys.executable, "-c", program, "fit", *arguments, *where]
+    owner = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    wait_for_end(int(owner.stdout))
+    time.sleep(3)
+    assert not (tmp_path / "nobody").exists()
+
+
+def wait_for_end(pid: int) -> None:
+    end = time.monotonic() + 300
+    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -121,15 +168,12 @@ def test_a_server_ends_with_its_owner(tmp_path: Path) -> None:
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    end = time.monotonic() + 300
-    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_for_end(pid)
 
 
 def test_a_server_that_cannot_load_the_packages_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "SERVER", "import sys; sys.exit({descriptor})")
     broken: Any = Server(os.environ)
     with (tmp_path / "log.txt").open("ab") as log, pytest.raises(OSError):  # noqa: PT011  (which one depends on when)
-        broken.begin(["recipes"], os.environ, log, ())
+        Forked(broken.send(["recipes"], os.environ, log, ()))
     broken.close()

@@ -20,7 +20,7 @@ from registry.text import shortened
 Row = tuple[str, ...]
 Lines = Iterator[tuple[str, Row]]
 """Rows, each with the place where it stands."""
-PACKED = (".gz", ".bz2", ".zst", ".lz4")
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 LONGEST = 2**28
 """Bytes of a line at most."""
 _AT_ONCE = 1024  # rows of a Parquet or Arrow file
@@ -62,8 +62,9 @@ def source(dataset: str, files: Files, columns: Sequence[str]) -> Source:
                     yield of, row if len(columns) > 1 else row[0]
             unchanged(files, stamps)
 
+        notes = _notes(files, keys, "rows" if len(columns) == 1 else "sources")
         facts = {"dataset": dataset, "files": {split: [path.name for path in paths] for split, paths in own.items()}}
-        return StreamedCorpus({}, len(columns) > 1, facts, _notes(files, keys), read=stream)
+        return StreamedCorpus({}, len(columns) > 1, facts, notes, read=stream)
 
     return Source(key, read)
 
@@ -106,7 +107,7 @@ def _split(key: int, limits: Sequence[tuple[str, int]]) -> str:
     return next((split for split, limit in limits if key < limit), "train")
 
 
-def _notes(files: Files, keys: Mapping[str, NDArray[np.uint64]]) -> dict[str, list[str]]:
+def _notes(files: Files, keys: Mapping[str, NDArray[np.uint64]], what_is_compared: str) -> dict[str, list[str]]:
     """What a user should know: rows of files to score on that are also trained on, and files that are named twice."""
     notes: dict[str, list[str]] = {split: [] for split in SPLITS}
     if again := files.named_again():
@@ -115,7 +116,7 @@ def _notes(files: Files, keys: Mapping[str, NDArray[np.uint64]]) -> dict[str, li
         for other in _OTHERS[split]:
             shared = int(np.isin(keys[split], keys[other]).sum())
             if shared:
-                what = f"{shared:,} of {len(keys[split]):,} rows of the {split} files"
+                what = f"{shared:,} of {len(keys[split]):,} {what_is_compared} of the {split} files"
                 notes[split].append(f"{what} are in the {'training' if other == 'train' else other} files too")
     return notes
 
@@ -126,12 +127,17 @@ def _reader(path: Path) -> Callable[[Path, Sequence[str]], Lines]:
     Raises:
         DataError: the ending is not that of a table.
     """
-    name = PurePath(path.name.lower())
-    ending = (name.with_suffix("") if name.suffix in PACKED else name).suffix
+    ending = _ending(path)
     if ending not in READERS:
         known = nearest(ending, READERS) or f"known: {', '.join(READERS)}, and {', '.join(PACKED)} after it"
         raise DataError(f"{path}: the ending {ending or '(none)'} is not that of a table; {known}")
     return READERS[ending]
+
+
+def _ending(path: Path) -> str:
+    """The ending that names the format, without that of the compression."""
+    name = PurePath(path.name.lower())
+    return (name.with_suffix("") if name.suffix in PACKED else name).suffix
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -158,7 +164,8 @@ def _opened(path: Path) -> IO[bytes]:
 
     if not path.is_file():
         raise DataError(f"{path}: is not a regular file; write the table to a file first")
-    return io.BufferedReader(_Raw(pyarrow.input_stream(str(path))), 2**20)
+    packing = PACKED.get(path.suffix.lower())
+    return io.BufferedReader(_Raw(pyarrow.input_stream(str(path), compression=packing)), 2**20)
 
 
 class _Raw(io.RawIOBase):
@@ -203,7 +210,7 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Lines:
 def _csv_rows(path: Path, columns: Sequence[str]) -> Lines:
     csv.field_size_limit(LONGEST)
     reader = csv.reader(
-        (line for _, line in _lines(path)), delimiter="\t" if ".tsv" in path.name.lower() else ",", strict=True
+        (line for _, line in _lines(path)), delimiter="\t" if _ending(path) == ".tsv" else ",", strict=True
     )
     header: list[str] | None = None
     while True:
@@ -235,7 +242,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Lines:
         with parquet.ParquetFile(path, pre_buffer=False) as file:
             _check_names(path, columns, file.schema_arrow.names)
             yield from _batches(path, columns, file.iter_batches(_AT_ONCE, columns=list(columns)))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is no Parquet file that can be read: {shortened(str(error))}") from None
 
 
@@ -252,7 +259,7 @@ def _arrow_rows(path: Path, columns: Sequence[str]) -> Lines:
                 file = batches = pyarrow.ipc.open_stream(mapped)
             _check_names(path, columns, file.schema.names)
             yield from _batches(path, columns, batches)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is no Arrow file that can be read: {shortened(str(error))}") from None
 
 
@@ -284,6 +291,12 @@ def _text(value: Any, where: str, name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise DataError(f"{where}: {name} must be text, not {type(value).__name__}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            wrong = f"\\u{ord(value[error.start]):04x} at character {error.start}"
+            raise DataError(f"{where}: {name} has half a character ({wrong}); remove it") from None
     return value
 
 
