@@ -201,7 +201,7 @@ def test_the_model_decides_the_objective_unless_the_user_did(text: str) -> None:
         data = _data(text, objective=given)
         data.configure(objective=model)
         assert data.objective == result
-    with pytest.raises(DataError, match="objective seq2seq cannot use dataset text: choose cldr or pairs"):
+    with pytest.raises(DataError, match="objective seq2seq cannot use dataset text: choose cldr, pairs or table_pairs"):
         _data(text).configure(objective="seq2seq")
     with pytest.raises(DataError, match="mask_rate has no effect with objective 'causal_lm'"):
         _data(text, mask_rate=0.2).configure(objective="causal_lm")

@@ -119,7 +119,7 @@ def test_overfit_batches_takes_the_same_batches_again_and_again(fit: Fit) -> Non
 
 def test_a_repeating_loader_continues_where_it_was() -> None:
     class Numbers:
-        lengths = None
+        vary = False
 
         def __len__(self) -> int:
             return 40
