@@ -17,6 +17,7 @@ def test_the_runs_differ_in_initial_values_and_share_the_order() -> None:
     assert {run.settings["data"]["seed"] for run in made} == set(range(ORDERS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_alone_is_found_as_often_as_promised(seed: int) -> None:
     random = np.random.default_rng(seed)

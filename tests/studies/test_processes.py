@@ -43,6 +43,7 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> Begin:
     return run
 
 
+@pytest.mark.slow
 def test_status_and_output_are_those_of_the_command(
     command: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,6 +159,7 @@ def test_other_processes_evaluate_a_checkpoint_alike(
     assert found["val/loss"] == pytest.approx(read_metadata(checkpoint)["evaluation"]["val/loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_divided_is_refused_before_anything_is_written(
     start: Callable[..., Any], uneven: list[str], runs: Path
 ) -> None:
