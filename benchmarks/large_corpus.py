@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=5.0, help="size of the corpus")
     parser.add_argument("--limit", type=float, default=2.0, help="gigabytes of memory that the process may allocate")
     parser.add_argument("--tokenizer", default="bpe", choices=("bpe", "bytes"))
-    parser.add_argument("--folder", type=Path, help="where the corpus and its tokens are kept; default: nowhere")
+    parser.add_argument("--folder", type=Path, help="folder of the corpus and its tokens; default: a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

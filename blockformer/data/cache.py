@@ -27,7 +27,7 @@ else:
 
 _MANIFEST = "manifest.json"
 _LARGE = 2**26
-"""Bytes of a file whose checksum is compared on demand only; a smaller one takes 0.1 s at most."""
+"""Bytes above which the checksum of a file is compared on demand only."""
 _VERSION = 3  # of the format of all entries; part of every key
 
 

@@ -150,10 +150,10 @@ class PaddedPairs:
         tokenizer: For special tokens and the number of bytes of each token.
     """
 
+    vary: ClassVar[bool] = True
+
     def __init__(self, sources: Sequences, targets: Sequences, tokenizer: Tokenizer) -> None:
         self._sources, self._targets, self._tokenizer = sources, targets, tokenizer
-
-    vary: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self._sources)

@@ -99,17 +99,17 @@ class Commands:
         """What a run prints."""
         return self.folder / "logs" / f"{run.id}.txt"
 
-    def stop(self, tell: Callable[[], None]) -> None:
+    def stop(self, before: Callable[[], None]) -> None:
         """Ask the runs in progress to save and end, and wait for them.
 
         Args:
-            tell: called if there are any.
+            before: called first, if any run is in progress.
         """
         with self._guard:
             self.stopping.set()
             running = list(self._running)
         if running:
-            tell()
+            before()
         for process in running:
             process.terminate()
         deadline = time.monotonic() + STOP_WAIT

@@ -14,13 +14,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
 PROGRAM = "blockformer.cli.main"
 SERVER = "import sys; from blockformer.studies.fork_server import serve; sys.exit(serve({descriptor}))"
-LOST = -int(signal.SIGKILL)  # exit status of a command whose server has ended, so that nobody knows the true one
+LOST = -int(signal.SIGKILL)  # exit status reported for a command whose server ended before it could report the true one
 CLOSING = 60.0  # seconds until a server that does not end is killed; it may still be loading the packages
 HEADER = 8  # bytes: the length of a request
 
@@ -134,7 +134,7 @@ class Server:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.owner, self._begun = os.getpid(), list[Forked]()
+        self.owner, self._begun, self._asked = os.getpid(), list[Forked](), 0
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -153,8 +153,8 @@ class Server:
 
     @property
     def idle(self) -> bool:
-        """Whether none of its commands runs."""
-        return not any(one.runs for one in self._begun)
+        """Whether none of its commands runs or is about to."""
+        return not self._asked and not any(one.runs for one in self._begun)
 
     def send(
         self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes], kept: Sequence[int]
@@ -170,9 +170,22 @@ class Server:
             self._socket.sendall(text)
         return ours
 
-    def add(self, command: Forked) -> None:
-        """Take note of a command that it has begun."""
-        self._begun = [*(one for one in self._begun if one.runs), command]
+    def begin(
+        self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes], kept: Sequence[int]
+    ) -> Callable[[], Forked]:
+        """Ask for a command. Returns a function that waits until it has begun, which takes as long as the loading."""
+        connection = self.send(arguments, environment, log, kept)
+        self._asked += 1
+
+        def begun() -> Forked:
+            try:
+                command = Forked(connection)
+                self._begun = [*(one for one in self._begun if one.runs), command]
+            finally:
+                self._asked -= 1
+            return command
+
+        return begun
 
     def close(self) -> None:
         """Let it end."""
@@ -201,10 +214,8 @@ def _begin_forked(
             _close()
             server = Server(environment)
             _servers.append((dict(environment), server))
-        connection = server.send(arguments, environment, log, kept)
-    command = Forked(connection)  # waits until the server has loaded the packages
-    server.add(command)
-    return command
+        begun = server.begin(arguments, environment, log, kept)
+    return begun()  # outside the lock, so that others can ask meanwhile
 
 
 def _close() -> None:
@@ -228,6 +239,8 @@ def _wait_for_end(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         try:
-            select.select([descriptor], [], [])
+            ended = select.poll()  # readable when the process has ended
+            ended.register(descriptor, select.POLLIN)
+            ended.poll()
         finally:
             os.close(descriptor)

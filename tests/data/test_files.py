@@ -215,7 +215,7 @@ def test_a_header_and_quotes_in_pairs_are_said(tmp_path: Path) -> None:
 
 def test_a_table_in_place_of_pairs_is_called_by_its_name(tmp_path: Path) -> None:
     _write(tmp_path, a="source,target\none,eins\ntwo,zwei\n")
-    with pytest.raises(DataError, match=r"a\.txt:1: .* 0 tabs; the file looks like CSV: write its two fields"):
+    with pytest.raises(DataError, match=r"a\.txt:1: .* 0 tabs; the file looks like CSV: --data.dataset table_pairs"):
         read_pairs(_files(tmp_path / "a.txt"))
 
 

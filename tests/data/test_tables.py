@@ -11,7 +11,7 @@ import pytest
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from blockformer.data.corpora import tables
+from blockformer.data.corpora import table_rows, tables
 from blockformer.data.corpora.corpus import Corpus
 from blockformer.data.corpora.files import Files
 from blockformer.data.module import TextData
@@ -78,14 +78,14 @@ def splits_of(corpus: Corpus) -> dict[str, list]:
 
 def test_endings_in_capitals_are_the_same(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl.gz", {"text": TEXTS}).rename(tmp_path / "T.JSONL.GZ")
-    assert [row for _, (row,) in tables.rows(path, ["text"])] == TEXTS
+    assert [row for _, (row,) in table_rows.rows(path, ["text"])] == TEXTS
 
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_every_format_has_the_same_rows(ending: str, tmp_path: Path) -> None:
     path = write(tmp_path / f"t.{ending}", {"id": list(map(str, range(len(TEXTS)))), "text": TEXTS})
-    assert [row for _, (row,) in tables.rows(path, ["text"])] == TEXTS
-    both = [row for _, row in tables.rows(path, ["text", "id"])]
+    assert [row for _, (row,) in table_rows.rows(path, ["text"])] == TEXTS
+    both = [row for _, row in table_rows.rows(path, ["text", "id"])]
     assert both == [(text, str(number)) for number, text in enumerate(TEXTS)]
 
 
@@ -112,8 +112,9 @@ def test_files_of_their_own_are_scored_and_rows_that_are_trained_on_are_named(tm
     splits = splits_of(corpus)
     assert splits["validation"] == [*TEXTS[:3], "new"]
     assert len(splits["test"]) == 13
-    assert corpus.notes["validation"] == ["3 of 4 rows of the validation files are in the training files too"]
-    assert corpus.notes["train"] == [f"{path} is named more than once and is read once"]
+    scored = "the validation figures are of text that is trained on"
+    assert corpus.notes["validation"] == [f"3 of 4 validation rows are also training rows: {scored}"]
+    assert corpus.notes["train"] == [f"data.files names {path} more than once; each file is read once"]
 
 
 def test_pairs_with_the_same_source_stay_together(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def bytes_of(content: bytes) -> Make:
 def test_a_problem_is_one_line_with_file_and_place(
     name: str, make: Make, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "LONGEST", 4096)
+    monkeypatch.setattr(table_rows, "LONGEST", 4096)
     make(tmp_path / name)
     with pytest.raises(DataError, match=said) as caught:
         splits_of(read(tmp_path / name))

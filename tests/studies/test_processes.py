@@ -76,7 +76,7 @@ def test_a_command_keeps_descriptors_open_until_it_ends(command: Begin) -> None:
     with os.fdopen(reader, "rb") as stream:
         running = command("recipes", kept=(writer,))
         os.close(writer)
-        assert stream.read() == b""  # when nobody holds the other end any more
+        assert stream.read() == b""  # at its end once no process has the writer open
         assert running.wait(300) == 0
 
 
@@ -134,7 +134,7 @@ def test_a_signal_to_all_processes_of_a_job_ends_the_commands_and_not_their_serv
 
 
 @pytest.mark.slow
-def test_a_command_that_nobody_waits_for_any_more_is_not_begun(tmp_path: Path, arguments: list[str]) -> None:
+def test_a_command_whose_study_has_ended_is_not_begun(tmp_path: Path, arguments: list[str]) -> None:
     """The study ends while the server still loads the packages."""
     program = (
         "import os, sys, time\nfrom blockformer.studies.processes import Server\n"
@@ -142,12 +142,12 @@ def test_a_command_that_nobody_waits_for_any_more_is_not_begun(tmp_path: Path, a
         "socket = server.send(sys.argv[1:], os.environ, open('log.txt', 'ab'), ())\n"
         "print(server._process.pid, flush=True)\nos._exit(0)"
     )
-    where = ["--run.root", str(tmp_path), "--run.name", "nobody", "--trainer.max_steps", "100000"]
+    where = ["--run.root", str(tmp_path), "--run.name", "abandoned", "--trainer.max_steps", "100000"]
     command = [sys.executable, "-c", program, "fit", *arguments, *where]
     owner = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     wait_for_end(int(owner.stdout))
     time.sleep(3)
-    assert not (tmp_path / "nobody").exists()
+    assert not (tmp_path / "abandoned").exists()
 
 
 def wait_for_end(pid: int) -> None:

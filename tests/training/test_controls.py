@@ -56,6 +56,8 @@ def test_a_task_is_solved_by_what_can_solve_it_and_not_by_what_cannot(control: s
         options += [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
         if not place and data["dataset"] in ("copy", "induction"):  # a decoder without a feed-forward is enough
             options.append("--recipe.decoder.layer.feedforward=none")
+        if data is MQAR:
+            options.append("--optimizer.lr=5e-3")  # at 1e-2, one seed of four was not solved in 1,200 steps
         folder = fit(*options, name=f"{data['dataset']}-{place}", given=FIT)
         accuracy.append(
             [row["val/accuracy"] for row in read_rows(folder / "metrics.jsonl") if "val/accuracy" in row][-1]

@@ -115,8 +115,13 @@ def overlap_notes(split: str, own: Mapping[Path, str], others: Mapping[str, Mapp
 def pair_overlap_note(split: str, own: Sequence[Pair], other: str, others: Sequence[Pair]) -> Iterator[str]:
     """How many pairs of a split are also in another."""
     known = set(others)
-    if shared := sum(pair in known for pair in own):
-        yield f"{shared:,} of {len(own):,} {split} pairs are also {_NAMES[other]} pairs: {_consequence(split, other)}"
+    yield from overlap_note(split, sum(pair in known for pair in own), len(own), "pairs", other)
+
+
+def overlap_note(split: str, shared: int, of: int, what: str, other: str) -> Iterator[str]:
+    """A note on pairs or rows of a split that are also in another, if there are any."""
+    if shared:
+        yield f"{shared:,} of {of:,} {split} {what} are also {_NAMES[other]} {what}: {_consequence(split, other)}"
 
 
 _NAMES = {"train": "training", "validation": "validation", "test": "test"}

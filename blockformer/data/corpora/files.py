@@ -81,7 +81,7 @@ Stamps = dict[str, list[tuple[str, int, int, int, int]]]
 
 
 def stamps_of(files: Files) -> Stamps:
-    """What tells unchanged files of each split: path, size, times of modification and of change, inode.
+    """Path, size, times of modification and of change, and inode of the files of each split; a write changes them.
 
     Raises:
         DataError: A file is missing.
@@ -136,7 +136,7 @@ def read_text(files: Files) -> Corpus:
         taken = _tails(train, shares)
     notes = {split: [*file_notes.markup_notes(own)] for split, own in texts.items()}
     notes["train"] += file_notes.repetition_notes(files.named_again(), texts["train"])
-    for split, others in _OTHERS.items():
+    for split, others in OTHERS.items():
         notes[split] += file_notes.overlap_notes(split, texts[split], {other: texts[other] for other in others})
     splits = taken | {split: list(texts[split].values()) for split in files.given()}
     return _corpus("text", texts, splits, notes, paired=False)
@@ -154,7 +154,7 @@ def read_pairs(files: Files) -> Corpus:
     splits |= {split: whole[split] for split in files.given()}
     notes = {split: [*file_notes.pair_notes(own)] for split, own in pairs.items()}
     notes["train"] += file_notes.repetition_notes(files.named_again(), pairs["train"])
-    for split, others in _OTHERS.items():
+    for split, others in OTHERS.items():
         for other in others:
             notes[split] += file_notes.pair_overlap_note(split, splits[split], other, splits[other])
     return _corpus("pairs", pairs, splits, notes, paired=True)
@@ -240,7 +240,7 @@ def _read_pairs(path: Path) -> list[Pair]:
 
 def _hint(path: Path, text: str) -> str:
     found = name_markup(path.with_suffix("").name, text)
-    return f"; the file looks like {found[0]}: write its two fields to a file, with a tab between them" if found else ""
+    return f"; the file looks like {found[0]}: --data.dataset table_pairs reads two of its columns" if found else ""
 
 
 def _tails(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
@@ -260,6 +260,7 @@ def _tails(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, l
     return splits
 
 
-_OTHERS = {"validation": ("train",), "test": ("train", "validation")}
+OTHERS: dict[str, tuple[str, ...]] = {"validation": ("train",), "test": ("train", "validation")}
+"""The splits whose text should not be in a split."""
 _MEMORY = 4  # bytes for each byte of text: the text, and its tokens
 READERS: dict[str, Callable[[Files], Corpus]] = {"text": read_text, "pairs": read_pairs}
