@@ -13,13 +13,13 @@ import blockformer as bf
 from benchmarks.interleaved import kept_for_backward, machine, ratio, train_step
 
 
-class ByHand(nn.Module):
+class HandwrittenDecoder(nn.Module):
     """A Llama-like decoder as one would write it for one purpose: rotary, RMS norms, grouped queries, SwiGLU."""
 
     def __init__(self, vocab_size: int, dim: int, depth: int, heads: int, kv_heads: int, hidden: int) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, dim)
-        self.layers = nn.ModuleList(ByHandLayer(dim, heads, kv_heads, hidden) for _ in range(depth))
+        self.layers = nn.ModuleList(HandwrittenLayer(dim, heads, kv_heads, hidden) for _ in range(depth))
         self.norm = nn.RMSNorm(dim, eps=1e-6)
         self.width = dim // heads
 
@@ -33,7 +33,7 @@ class ByHand(nn.Module):
         return F.linear(self.norm(x), self.tokens.weight)
 
 
-class ByHandLayer(nn.Module):
+class HandwrittenLayer(nn.Module):
     """Attention and feed-forward, each behind its norm."""
 
     def __init__(self, dim: int, heads: int, kv_heads: int, hidden: int) -> None:
@@ -49,13 +49,13 @@ class ByHandLayer(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         y = self.norm1(x)
         q, k, v = (p(y).view(*y.shape[:2], -1, self.width).transpose(1, 2) for p in (self.q, self.k, self.v))
-        y = F.scaled_dot_product_attention(turn(q, cos, sin), turn(k, cos, sin), v, is_causal=True, enable_gqa=True)
+        y = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, enable_gqa=True)
         x = x + self.out(y.transpose(1, 2).flatten(2))
         y = self.norm2(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions on the two halves of each head."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
@@ -82,9 +82,9 @@ def main() -> None:
         "decoder": {"depth": options.depth, "layer": layer, "norm": "rms"},
     }
     composed = bf.build(recipe, device=device)
-    by_hand = ByHand(vocab, options.dim, options.depth, heads, heads // 2, hidden).to(device)
+    by_hand = HandwrittenDecoder(vocab, options.dim, options.depth, heads, heads // 2, hidden).to(device)
     with torch.no_grad():
-        for mine, other in zip(by_hand.parameters(), _in_its_order(composed), strict=True):
+        for mine, other in zip(by_hand.parameters(), _in_handwritten_order(composed), strict=True):
             mine.copy_(other)
     tokens = torch.randint(vocab, (options.batch, options.length + 1), device=device)
     difference = (composed(tokens[:, :-1]) - by_hand(tokens[:, :-1])).abs().max().item()
@@ -97,7 +97,7 @@ def main() -> None:
         print(f"{mode:9} recipe {own * 1e3:.1f} ms, by hand {other * 1e3:.1f} ms, recipe / by hand {relative:.3f}")
 
 
-def _in_its_order(model: nn.Module) -> list[Tensor]:
+def _in_handwritten_order(model: nn.Module) -> list[Tensor]:
     """Our parameters in the order in which the hand-written model registers its own."""
     values = dict(model.named_parameters())
     names = ["embedding.tokens"]

@@ -143,7 +143,7 @@ def assignments(overrides: Overrides) -> Iterator[tuple[str, Any, Mark]]:
 
 
 def find_recipe(name: str | Path) -> Path:
-    """The file of a recipe given by path or by the bare name of an installed one.
+    """The file of a recipe given by path or by the bare name of a built-in one.
 
     Raises:
         RecipeError: there is none.

@@ -41,7 +41,7 @@ class FactoryMarker:
 
 
 @dataclass(frozen=True)
-class Found:
+class SlotParameter:
     """A parameter that opens a slot: one block, many in a tuple, or many named in a mapping."""
 
     slot: str
@@ -53,15 +53,15 @@ def slot_of(source: Any) -> str:
     return cast("str", get_args(source)[-1].slot.name)
 
 
-def factory_of(annotation: Any) -> Found | None:
+def factory_of(annotation: Any) -> SlotParameter | None:
     """How ``annotation`` opens a slot, looking through ``| None``, ``tuple[..., ...]`` and ``Mapping[str, ...]``."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         if any(isinstance(item, FactoryMarker) for item in args[1:]):
-            return Found(slot_of(args[0]), "one")
+            return SlotParameter(slot_of(args[0]), "one")
         return factory_of(args[0])
     nested = [found for argument in args if (found := factory_of(argument))]
     if not nested:
         return None
     arity: Arity = "many" if origin is tuple else "named" if origin is Mapping or origin is dict else nested[0].arity
-    return Found(nested[0].slot, arity)
+    return SlotParameter(nested[0].slot, arity)

@@ -52,7 +52,7 @@ def test_a_wheel_takes_no_top_level_name_but_the_rooms(unpacked: Path) -> None:
 
 def test_a_wheel_finds_every_family_by_its_name(unpacked: Path, tmp_path: Path) -> None:
     program = (
-        "import json; from blockformer.huggingface.family import installed_families as families;"
+        "import json; from blockformer.huggingface.family import builtin_families as families;"
         "print(json.dumps(families(), default=str))"
     )
     found = json.loads(run(program, tmp_path, unpacked))

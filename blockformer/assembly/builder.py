@@ -65,7 +65,7 @@ def build_unchecked(recipe: Recipe) -> Model:
         return cast("Model", recipe.build())
 
 
-def idle(recipe: Recipe) -> list[tuple[str | int, ...]]:
+def keys_without_effect(recipe: Recipe) -> list[tuple[str | int, ...]]:
     """The paths of all keys that :func:`check` rejects because they change nothing.
 
     Raises:

@@ -87,7 +87,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         return _metadata(path)
 
 
-def needed(metadata: Mapping[str, Any], key: str, path: str | Path) -> Any:
+def required_value(metadata: Mapping[str, Any], key: str, path: str | Path) -> Any:
     """A value that a use of a checkpoint needs.
 
     Raises:

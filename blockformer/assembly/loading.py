@@ -116,7 +116,7 @@ def build_with_weights(
         model = check(recipe)
     except RecipeError as error:
         raise LoadError(f"its recipe is not valid here: {error.problems[0]}") from error
-    if problem := next(misfits(model.state_dict(), weights), None):
+    if problem := next(mismatched_weights(model.state_dict(), weights), None):
         raise LoadError(f"the weights do not fit the recipe: {problem}")
     for name, tensor in weights.items():
         if problem := tensor_problem(tensor):
@@ -126,7 +126,7 @@ def build_with_weights(
     return model.eval()
 
 
-def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:
+def mismatched_weights(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:
     """What keeps tensors from being the parameters of a model, without reading their values."""
     for name, like in wanted.items():
         if name not in found:

@@ -43,9 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     from blockformer.generation.text_model import TextModel
 
     model = TextModel.load(options.checkpoint, usable_device(options.device))
-    way = choose_way(model.model.kind, options)
+    method = choose_method(model.model.kind, options)
     try:
-        way.run(model, text, options)
+        method.run(model, text, options)
     except ValueError as error:
         raise UserError(str(error)) from error
     return 0
@@ -68,12 +68,12 @@ def _text(prompt: str) -> str:
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to generate text.
+class Method:
+    """One method to generate text.
 
     Attributes:
         name: for messages.
-        own: options that select this way.
+        own: options that select this method.
         others: further options of it.
         run: generates the text and prints it.
     """
@@ -84,19 +84,19 @@ class Way:
     run: "Callable[[TextModel, str, Namespace], None]"
 
 
-def choose_way(kind: str, options: Namespace) -> Way:
-    """The way for this kind of model and these options.
+def choose_method(kind: str, options: Namespace) -> Method:
+    """The method for this kind of model and these options.
 
     Raises:
-        UserError: an option has no effect in this way.
+        UserError: an option has no effect in this method.
     """
-    given = [name for way in WAYS for name in (*way.own, *way.others) if getattr(options, name) is not None]
+    given = [name for method in METHODS for name in (*method.own, *method.others) if getattr(options, name) is not None]
     usual = {"encoder_only": FILL, "encoder_decoder": SEARCH}.get(kind, DRAW)
-    way = usual if usual is FILL else next((way for way in WRITING if set(way.own) & set(given)), usual)
+    method = usual if usual is FILL else next((method for method in WRITING if set(method.own) & set(given)), usual)
     for name in given:
-        if name not in (*way.own, *way.others):
-            raise UserError(f"--{name.replace('_', '-')} has no effect with {way.name}")
-    return way
+        if name not in (*method.own, *method.others):
+            raise UserError(f"--{name.replace('_', '-')} has no effect with {method.name}")
+    return method
 
 
 def _take_best(model: "TextModel", text: str, options: Namespace) -> None:
@@ -214,12 +214,12 @@ def _show(*parts: str) -> None:
     sys.stdout.flush()
 
 
-GREEDY = Way("greedy decoding", ("greedy",), ("max_new_tokens",), _take_best)
-SEARCH = Way("beam search", ("beams", "length_penalty"), ("samples", "max_new_tokens"), _search)
-DRAW = Way("sampling", ("temperature", "top_k", "top_p", "seed"), ("samples", "max_new_tokens"), _draw)
-FILL = Way("filling in blanks", ("blank",), (), _fill)
+GREEDY = Method("greedy decoding", ("greedy",), ("max_new_tokens",), _take_best)
+SEARCH = Method("beam search", ("beams", "length_penalty"), ("samples", "max_new_tokens"), _search)
+DRAW = Method("sampling", ("temperature", "top_k", "top_p", "seed"), ("samples", "max_new_tokens"), _draw)
+FILL = Method("filling in blanks", ("blank",), (), _fill)
 WRITING = (GREEDY, SEARCH, DRAW)
-WAYS = (*WRITING, FILL)
+METHODS = (*WRITING, FILL)
 
 
 def _parser() -> Parser:

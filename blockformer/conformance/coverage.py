@@ -32,7 +32,7 @@ class PlannedRecipe:
 
 
 @dataclass(frozen=True)
-class Request:
+class SearchRequest:
     """A search for a recipe; its outcome depends on nothing else, so any process may make it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SearchOutcome:
     """The outcome of a search, as of :meth:`Search.find`, and its numbers of attempts and refusals."""
 
     found: ValidRecipe | Refused | None
@@ -62,17 +62,17 @@ def _grammar(never: frozenset[Choice]) -> Grammar:
     return Grammar.read(never)
 
 
-def answer(request: Request) -> Answer:
+def run_search(request: SearchRequest) -> SearchOutcome:
     """Search for a recipe."""
     search = Search(_grammar(request.never), request.seed)
     if request.tries is None:
         found = search.attempt(request.wanted, OFTEN, Counter())
     else:
         found = search.find(request.wanted, request.tries)
-    return Answer(found, search.attempts, search.refusals)
+    return SearchOutcome(found, search.attempts, search.refusals)
 
 
-class _Here(Executor):
+class _InProcess(Executor):
     """Calls functions at once, in this process."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
@@ -97,7 +97,7 @@ class CoveragePlan:
 
     def __init__(self, seed: int = 0, pool: Executor | None = None) -> None:
         self.grammar, self.seed, self.random = Grammar.read(), seed, Random(seed)
-        self.pool, self.ahead = pool or _Here(), AHEAD if pool else 1
+        self.pool, self.ahead = pool or _InProcess(), AHEAD if pool else 1
         self.never, self.refused = dict[Choice, str](), dict[tuple[Choice, ...], str]()
         self.attempts, self.refusals = Counter[str](), Counter[str]()
         self.accepted = torch.zeros_like(self.grammar.together)
@@ -152,14 +152,14 @@ class CoveragePlan:
 
         Some are begun early, and what turns out not to be needed is dropped; so the outcomes do not depend on when.
         """
-        waiting: deque[tuple[tuple[Choice, ...], Future[Answer]]] = deque()
+        waiting: deque[tuple[tuple[Choice, ...], Future[SearchOutcome]]] = deque()
         source, never = iter(wanted), frozenset(self.never)
         while True:
             while len(waiting) < self.ahead and (one := next(source, None)) is not None:
                 if how == "triple" or not self._is_accepted(one):
                     seed = f"{self.seed}: {how}: {' + '.join(one)}"
                     with signals.held():  # a worker that this starts leaves signals to this process
-                        waiting.append((one, self.pool.submit(answer, Request(one, tries, seed, never))))
+                        waiting.append((one, self.pool.submit(run_search, SearchRequest(one, tries, seed, never))))
             if not waiting:
                 return
             one, future = waiting.popleft()

@@ -235,8 +235,8 @@ def _table(table: Table, cells: Mapping[str, Any], reasons: dict[str, int]) -> I
     yield f"| | {' | '.join(f'`{column}`' for column in table.columns)} |"
     yield f"| --- |{' --- |' * len(table.columns)}"
     for row in table.rows:
-        told = (_cell(cells.get(row, {}).get(column, {}), reasons) for column in table.columns)
-        yield f"| `{row}` | {' | '.join(told)} |"
+        shown = (_cell(cells.get(row, {}).get(column, {}), reasons) for column in table.columns)
+        yield f"| `{row}` | {' | '.join(shown)} |"
     yield ""
 
 

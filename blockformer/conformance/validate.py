@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import yaml
 
-from blockformer.assembly.builder import check, idle
+from blockformer.assembly.builder import check, keys_without_effect
 from blockformer.conformance.block_case import MODEL_PLACES, BlockCase
 from blockformer.conformance.grammar import Choice, built_from, choices_of
 from registry import RecipeError, load_recipe
@@ -61,7 +61,7 @@ def repair(tree: Tree, refusals: list[str]) -> ValidRecipe | None:
     for _ in range(REPAIRS):
         try:
             recipe = load_recipe(tree)
-            if not (paths := idle(recipe)):
+            if not (paths := keys_without_effect(recipe)):
                 return validate(tree)
             refusals.append(UNUSED)
         except RecipeError as error:

@@ -88,7 +88,7 @@ def prepare(
         folder = _tokens(corpus, corpus.sha256(), settings, made)
     content = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
     facts = {**about["facts"], "tokenizer": kind, **content["facts"]}
-    stored = tokenizer.load(content["tokenizer"])
+    stored = tokenizer.from_dump(content["tokenizer"])
     return Prepared(folder, stored, about["paired"], facts, content["longest"], about["notes"])
 
 

@@ -130,13 +130,13 @@ class MaskedRows(EqualRows):
         """Select tokens of a row, replace them in `tokens` and write the originals into `targets`."""
         purpose = "mask for evaluation" if self._fixed else "mask"
         draws = randomness.uniform(self._seed, purpose, epoch, sample, count=3 * len(text))
-        order, fate, substitute = draws.reshape(3, -1)
+        order, action, substitute = draws.reshape(3, -1)
         ordinary = self._tokenizer.ordinary
         eligible = np.flatnonzero(self._tokenizer.byte_lengths[text])
         count = min(len(eligible), max(1, round(self._share * len(eligible))))
         selected = eligible[np.argsort(order[eligible], kind="stable")[:count]]
         targets[selected] = text[selected]
-        masked, random = selected[fate[selected] < 0.8], selected[fate[selected] >= 0.9]
+        masked, random = selected[action[selected] < 0.8], selected[action[selected] >= 0.9]
         tokens[masked] = self._tokenizer.mask
         tokens[random] = ordinary[(substitute[random] * len(ordinary)).astype(np.int64)]
 

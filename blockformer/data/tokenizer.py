@@ -107,7 +107,7 @@ class Tokenizer:
         return Library.from_str(self._library.to_str())
 
     def dump(self) -> dict[str, Any]:
-        """JSON values from which `load` makes this tokenizer."""
+        """JSON values from which `from_dump` makes this tokenizer."""
         return {"format": _FORMAT, "kind": self.kind, "library": json.loads(self._library.to_str())}
 
 
@@ -188,7 +188,7 @@ def train(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return ByteTokenizer() if kind == "bytes" else BPETokenizer.train(texts, vocab_size)
 
 
-def load(dumped: Any) -> Tokenizer:
+def from_dump(dumped: Any) -> Tokenizer:
     """Make a tokenizer from the values of `dump`.
 
     It is built anew from the vocabulary and the merges, so that nothing else in the values, such as a regular

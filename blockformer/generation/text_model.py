@@ -145,7 +145,7 @@ def stored_tokenizer(path: Path, metadata: Mapping[str, Any]) -> tokenizers.Toke
         on = f" (it was trained on {trained!r}, whose token ids are no text)" if trained else ""
         raise UserError(f"{path}: the checkpoint has no tokenizer, which text needs{on}")
     try:
-        return tokenizers.load(metadata["tokenizer"])
+        return tokenizers.from_dump(metadata["tokenizer"])
     except DataError as error:
         raise UserError(f"{path}: tokenizer: {error}") from None
 

@@ -37,7 +37,7 @@ def config_of(recipe: Recipe, family: Family) -> dict[str, Any]:
 
 
 def family_for(recipe: Recipe) -> tuple[Family, dict[str, Any]]:
-    """The installed family that supports a recipe, and its config.
+    """The built-in family that supports a recipe, and its config.
 
     Of several families it is the one that extends the fewest others, then the one with the shortest config.
 

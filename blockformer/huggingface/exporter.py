@@ -16,7 +16,7 @@ from blockformer.data import hub_tokenizer
 from blockformer.generation.text_model import TextModel, find_checkpoint, stored_tokenizer
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.export_config import config_of, family_for
-from blockformer.huggingface.family import Family, installed_families
+from blockformer.huggingface.family import Family, builtin_families
 from blockformer.huggingface.folder import (
     SHARD_SIZE,
     copy_tokenizer,
@@ -46,7 +46,7 @@ class ExportSource:
         recipe: of the model.
         model: with its weights.
         tokens: ids of special tokens, by their key in the config.
-        family: name of the installed family with which the model was imported, if it was.
+        family: name of the built-in family with which the model was imported, if it was.
         text_model: the model with its tokenizer, if it was trained with one.
         folder: the folder that the model was imported to, which may contain a tokenizer.
     """
@@ -110,7 +110,7 @@ def _read_imported(path: Path, dtype: torch.dtype | None) -> ExportSource:
     recipe, model = load_with_recipe(path, dtype=dtype)
     metadata = imported_metadata(path)
     family, tokens = metadata.get("family"), json.loads(metadata.get("tokens", "{}"))
-    known = family if family in installed_families() else None
+    known = family if family in builtin_families() else None
     return ExportSource(path.resolve().name, recipe, model, tokens, known, folder=path)
 
 

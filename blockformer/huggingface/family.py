@@ -94,14 +94,14 @@ def as_list(value: Any) -> list[Any]:
     return list(cast("Sequence[Any]", value)) if isinstance(value, list) else [value]
 
 
-def installed_families() -> dict[str, Path]:
+def builtin_families() -> dict[str, Path]:
     """The family files of this package, by name."""
     return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
 def families() -> list[Family]:
-    """The installed families that support at least one ``model_type``."""
-    return [family for name in installed_families() if (family := load_family(name)).model_types]
+    """The built-in families that support at least one ``model_type``."""
+    return [family for name in builtin_families() if (family := load_family(name)).model_types]
 
 
 def load_family(source: str | Path) -> Family:
@@ -110,19 +110,19 @@ def load_family(source: str | Path) -> Family:
     Raises:
         HuggingFaceError: there is no such family, or its file is wrong; the error lists all problems.
     """
-    known = installed_families()
+    known = builtin_families()
     if str(source) in known:
         return _load_installed(str(source))
     path = Path(source)
     if not path.is_file():
         hint = nearest(str(source), known) or f"known: {', '.join(known)}"
-        raise HuggingFaceError.at(str(source), f"neither a file nor the name of an installed family; {hint}")
+        raise HuggingFaceError.at(str(source), f"neither a file nor the name of a built-in family; {hint}")
     return Family(path.stem, path, *_read_merged(path, ()))
 
 
 @cache
 def _load_installed(name: str) -> Family:
-    path = installed_families()[name]
+    path = builtin_families()[name]
     return Family(name, path, *_read_merged(path, ()))
 
 
@@ -132,7 +132,7 @@ def family_of(config: Mapping[str, Any], file: Path, candidates: list[Family] | 
     Args:
         config: the content of config.json.
         file: its path, for messages.
-        candidates: families to choose from; None: the installed ones.
+        candidates: families to choose from; None: the built-in ones.
 
     Raises:
         HuggingFaceError: no family supports them; the message names the nearest.
@@ -182,9 +182,9 @@ def _read_merged(path: Path, seen: tuple[Path, ...]) -> tuple[Map, tuple[str, ..
 
 
 def _base_path(path: Path, name: str, mark: Mark) -> Path:
-    """The file that ``extends`` names: one in the same folder, or an installed family."""
+    """The file that ``extends`` names: one in the same folder, or a built-in family."""
     beside = path.parent / (name if name.endswith(".yaml") else f"{name}.yaml")
-    known = installed_families()
+    known = builtin_families()
     if beside.is_file():
         return beside
     if name in known:

@@ -49,7 +49,7 @@ def read_folder(folder: str | Path, family: str | Path | None = None) -> Importe
 
     Args:
         folder: contains config.json and safetensors, as one file or as shards with an index.
-        family: a family file, or the name of an installed family; None: the one for the config's ``model_type``.
+        family: a family file, or the name of a built-in family; None: the one for the config's ``model_type``.
 
     Raises:
         HuggingFaceError: no family supports the folder, or some config keys or tensors are not supported; the error

@@ -14,7 +14,7 @@ from blockformer.files import write_text
 from blockformer.studies import processes
 from blockformer.studies.run import Run
 from blockformer.studies.run_labels import run_settings
-from blockformer.studies.run_result import Wanted
+from blockformer.studies.run_result import RequestedFigures
 from blockformer.training.run_lock import RunLock
 
 RUNS = "runs"
@@ -36,7 +36,9 @@ class Commands:
         stopping: set when no more commands are to begin.
     """
 
-    def __init__(self, folder: Path, name: str, wanted: Wanted, options: Sequence[str], *, threads: int) -> None:
+    def __init__(
+        self, folder: Path, name: str, wanted: RequestedFigures, options: Sequence[str], *, threads: int
+    ) -> None:
         self.folder, self.name, self.wanted, self.options, self.threads = folder, name, wanted, list(options), threads
         self.stopping = threading.Event()
         self._running: set[processes.Running] = set()

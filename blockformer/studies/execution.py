@@ -16,7 +16,7 @@ from blockformer.errors import UserError
 from blockformer.studies.claims import CLAIMS, Claims, is_locked
 from blockformer.studies.commands import STOPPED, Commands
 from blockformer.studies.run import Run
-from blockformer.studies.run_result import Result, Status, Wanted, collected, store, stored
+from blockformer.studies.run_result import RequestedFigures, Result, Status, collected, store, stored
 from blockformer.training.callbacks.non_finite import DIVERGED
 from blockformer.training.run_lock import BUSY, RunLock
 
@@ -96,7 +96,7 @@ class Executor:
         leave: bool = False,
     ) -> None:
         self.folder, self.name, self.workers = folder, name, workers
-        self.wanted = Wanted(figure, tuple(lengths))
+        self.wanted = RequestedFigures(figure, tuple(lengths))
         self.watch, self.leave = watch or Watch(), leave
         self.commands = Commands(folder, name, self.wanted, options, threads=max(1, _cpus() // workers))
         self.stopping = self.commands.stopping

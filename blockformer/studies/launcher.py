@@ -20,7 +20,7 @@ POLL = 0.5  # seconds
 
 
 @dataclass
-class Report:
+class WorkerResult:
     """How a worker has ended.
 
     Attributes:
@@ -32,7 +32,7 @@ class Report:
     failures: list[str] = field(default_factory=list)
 
 
-def work(settings: Mapping[str, Any], runs: Sequence[Run], place: str) -> Report:
+def work(settings: Mapping[str, Any], runs: Sequence[Run], place: str) -> WorkerResult:
     """Execute the runs that no other worker has claimed. A job of an engine calls this.
 
     Args:
@@ -44,12 +44,12 @@ def work(settings: Mapping[str, Any], runs: Sequence[Run], place: str) -> Report
     try:
         Executor(**settings, leave=True).execute(runs)
     except RunFailedError as error:
-        return Report(failures=str(error).split("\n"))
+        return WorkerResult(failures=str(error).split("\n"))
     except UserError as error:
-        return Report(wrong=str(error))
+        return WorkerResult(wrong=str(error))
     except InterruptedStudy:
         pass  # the launcher sees which runs have no result
-    return Report()
+    return WorkerResult()
 
 
 class Launcher(Executor):
@@ -88,9 +88,9 @@ class Launcher(Executor):
                 self.stopping.wait(WAIT)
             else:
                 before = self._progress(pending)
-                reports, reason = self._launched(free)
-                self.wrong = next((report.wrong for report in reports if report.wrong), "")
-                failures = [line for report in reports for line in report.failures]
+                results, reason = self._launched(free)
+                self.wrong = next((one.wrong for one in results if one.wrong), "")
+                failures = [line for one in results for line in one.failures]
                 if self.wrong or failures:
                     return list(dict.fromkeys(failures))
                 idle = 0 if self._progress(pending) != before else idle + 1
@@ -100,8 +100,8 @@ class Launcher(Executor):
                 return [f"{len(pending)} runs have no result after {idle} launches that did nothing: {reason}"]
         return []
 
-    def _launched(self, runs: Sequence[Run]) -> tuple[list[Report], str]:
-        """Start workers and wait for them. Returns their reports, and why one gave none."""
+    def _launched(self, runs: Sequence[Run]) -> tuple[list[WorkerResult], str]:
+        """Start workers and wait for them. Returns their results, and why one gave none."""
         wanted = {"figure": self.wanted.figure, "lengths": self.wanted.lengths}
         settings = {"folder": self.folder, "name": self.name, **wanted, "options": self.commands.options}
         call = partial(work, settings, list(runs), str(Path.cwd()))
@@ -116,13 +116,13 @@ class Launcher(Executor):
         if self.signum:
             self._cancel(jobs)
             return [], ""
-        reports, reason = list[Report](), ""
+        results, reason = list[WorkerResult](), ""
         for job in jobs:
             try:
-                reports.append(job.result())
+                results.append(job.result())
             except Exception as error:  # of the engine, of any kind: the job was killed, or could not start
                 reason = _last_line(error)
-        return reports, reason
+        return results, reason
 
     def _cancel(self, jobs: Sequence[Job]) -> None:
         """Ask the workers to end, and wait until their runs have saved."""

@@ -43,7 +43,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedFigures:
     """What a study wants to know of its runs.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch import Tensor
 from blockformer.assembly.builder import build_unchecked
 from blockformer.assembly.checkpoint import METADATA, PREFIX, LoadError
 from blockformer.assembly.checkpoint_schema import short_name
-from blockformer.assembly.loading import misfits
+from blockformer.assembly.loading import mismatched_weights
 from blockformer.errors import UserError
 from blockformer.training.optimizers import OptimizerSettings
 from blocks.models.base import Model
@@ -20,7 +20,7 @@ LOOPS = {"fit": "fit_loop", "validate": "validate_loop", "test": "test_loop", "p
 MOST = 2**62  # of a count
 
 
-class UnlikeError(UserError):
+class StateMismatchError(UserError):
     """A value is not like the trainer's own; the message names its key."""
 
 
@@ -54,11 +54,11 @@ def check_state(content: Mapping[str, Any], trainer: Any, module: Any) -> None:
             plugin = trainer.precision_plugin
             if type(plugin).__qualname__ in content:
                 _part(content, type(plugin).__qualname__, plugin.state_dict())
-    except UnlikeError as error:
+    except StateMismatchError as error:
         raise unusable(trainer, error) from None
 
 
-def unusable(trainer: Any, error: UnlikeError) -> LoadError:
+def unusable(trainer: Any, error: StateMismatchError) -> LoadError:
     """The error for a checkpoint that a trainer cannot go on from."""
     return LoadError(f"{trainer.ckpt_path}: {error}, so nothing can go on from this checkpoint")
 
@@ -66,8 +66,8 @@ def unusable(trainer: Any, error: UnlikeError) -> LoadError:
 def _weights(state: Mapping[str, Tensor], model: Model, module: Any) -> None:
     wanted = {PREFIX + name: tensor for name, tensor in model.state_dict().items()}
     wanted |= {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(PREFIX)}
-    if problem := next(misfits(wanted, state), None):
-        raise UnlikeError(f"state_dict: {problem}")
+    if problem := next(mismatched_weights(wanted, state), None):
+        raise StateMismatchError(f"state_dict: {problem}")
 
 
 def _progress(loop: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -84,23 +84,27 @@ def _callbacks(content: Mapping[str, Any], trainer: Any) -> None:
     _part(content, "callbacks", {})
     for callback in trainer.callbacks:
         if callback.state_key in content["callbacks"]:
-            like(callback.state_dict(), content["callbacks"][callback.state_key], f"callbacks.{callback.state_key}")
+            compare_state(
+                callback.state_dict(), content["callbacks"][callback.state_key], f"callbacks.{callback.state_key}"
+            )
 
 
 def _loader(loop: Mapping[str, Any]) -> None:
     """The place in the training data, which a trainer that has not begun does not have."""
     steps = loop["epoch_loop.state_dict"].get("_batches_that_stepped", 0)
-    like(0, steps, "loops.fit_loop.epoch_loop.state_dict._batches_that_stepped")
+    compare_state(0, steps, "loops.fit_loop.epoch_loop.state_dict._batches_that_stepped")
     loaders = loop["state_dict"].get("combined_loader", [])
-    like([{"step": 0}] * len(loaders) if isinstance(loaders, list) else [], loaders, "loops.fit_loop.state_dict")
+    compare_state(
+        [{"step": 0}] * len(loaders) if isinstance(loaders, list) else [], loaders, "loops.fit_loop.state_dict"
+    )
 
 
 def _optimizer(content: Mapping[str, Any], model: Model, settings: OptimizerSettings) -> None:
     trained = ((content[METADATA].get("config") or {}).get("optimizer") or {}).get("type", settings.type)
     if trained != settings.type:
-        raise UnlikeError(f"it has the state of optimizer {trained}, not of {settings.type}")
+        raise StateMismatchError(f"it has the state of optimizer {trained}, not of {settings.type}")
     if settings.ema is None and "WeightAverage" in (content.get("callbacks") or {}):
-        raise UnlikeError("its weights are a running mean (optimizer.ema), and this run is to have none")
+        raise StateMismatchError("its weights are a running mean (optimizer.ema), and this run is to have none")
     settings.apply_freeze(model)
     own = settings.make(model, fused=False)
     _part(content, "optimizer_states", [{"state": {}, "param_groups": own.state_dict()["param_groups"]}])
@@ -108,51 +112,51 @@ def _optimizer(content: Mapping[str, Any], model: Model, settings: OptimizerSett
     parameters = [(one, bool(group["matrix"])) for group in own.param_groups for one in group["params"]]
     counted = [number for group in saved["param_groups"] for number in group["params"]]
     if counted != list(range(len(parameters))):
-        raise UnlikeError("optimizer_states.0.param_groups: params are not those of this model")
+        raise StateMismatchError("optimizer_states.0.param_groups: params are not those of this model")
     for number, held in saved["state"].items():
         where = f"optimizer_states.0.state.{short_name(number)}"
         if type(number) is not int or not 0 <= number < len(parameters):
-            raise UnlikeError(f"{where} is of no parameter")
+            raise StateMismatchError(f"{where} is of no parameter")
         parameter, matrix = parameters[number]
         for key, shape in settings.optimizer.state_shapes(parameter, matrix=matrix).items():
             value = held.get(key) if isinstance(held, Mapping) else None
             if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
-                raise UnlikeError(f"{where}.{key} is not a tensor of shape {shape}")
+                raise StateMismatchError(f"{where}.{key} is not a tensor of shape {shape}")
 
 
 def _part(content: Mapping[str, Any], key: str, template: Any) -> None:
     if content.get(key) is None:
-        raise UnlikeError(f"{key} is missing")
-    like(template, content[key], key)
+        raise StateMismatchError(f"{key} is missing")
+    compare_state(template, content[key], key)
 
 
-def like(template: Any, value: Any, path: str) -> None:
+def compare_state(template: Any, value: Any, path: str) -> None:
     """Compare keys and types with those of a template; a value may have more keys, and a number for None.
 
     Raises:
-        UnlikeError: they differ.
+        StateMismatchError: they differ.
     """
     if isinstance(template, Mapping):
-        _like_mapping(template, value, path)
+        _compare_mapping(template, value, path)
     elif isinstance(template, list | tuple):
         if type(value) is not type(template) or (template and len(value) != len(template)):
-            raise UnlikeError(f"{path} is not a {type(template).__name__} of {len(template)}")
+            raise StateMismatchError(f"{path} is not a {type(template).__name__} of {len(template)}")
         for place, (part, other) in enumerate(zip(template, value, strict=False)):
-            like(part, other, f"{path}.{place}")
+            compare_state(part, other, f"{path}.{place}")
     elif isinstance(template, Tensor):
         if not isinstance(value, Tensor) or (value.shape, value.dtype) != (template.shape, template.dtype):
-            raise UnlikeError(f"{path} is not a tensor of shape {tuple(template.shape)} and {template.dtype}")
+            raise StateMismatchError(f"{path} is not a tensor of shape {tuple(template.shape)} and {template.dtype}")
     elif not _same_kind(template, value):
-        raise UnlikeError(f"{path} has a wrong value")
+        raise StateMismatchError(f"{path} has a wrong value")
 
 
-def _like_mapping(template: Mapping[Any, Any], value: Any, path: str) -> None:
+def _compare_mapping(template: Mapping[Any, Any], value: Any, path: str) -> None:
     if not isinstance(value, Mapping):
-        raise UnlikeError(f"{path} is not a mapping")
+        raise StateMismatchError(f"{path} is not a mapping")
     for key, part in template.items():
         if key not in value:
-            raise UnlikeError(f"{path}.{key} is missing")
-        like(part, value[key], f"{path}.{key}")
+            raise StateMismatchError(f"{path}.{key} is missing")
+        compare_state(part, value[key], f"{path}.{key}")
 
 
 def _same_kind(template: Any, value: Any) -> bool:

@@ -9,7 +9,7 @@ from blockformer.errors import UserError
 from blockformer.training.given import Given
 from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.run_folder import CHECKPOINTS, LAST, folder_of
-from blockformer.training.stored_settings import harmless
+from blockformer.training.stored_settings import safe_settings
 
 DECIDED = ("trainer.max_steps", "trainer.max_epochs", "optimizer.schedule", "optimizer.warmup_steps", "ckpt_path")
 """Settings that follow from the trunk and `optimizer.cooldown_steps`."""
@@ -77,7 +77,7 @@ def settings_of_fork(source: str, cooldown: Any) -> dict[str, Any]:
 
 
 def _check_trunk(metadata: Mapping[str, Any], step: int, path: Path) -> None:
-    stored = harmless(metadata.get("config") or {}).get("optimizer") or {}
+    stored = safe_settings(metadata.get("config") or {}).get("optimizer") or {}
     settings = OptimizerSettings(**stored)
     share = settings.factor(step, metadata.get("total_steps") or 0) if step else 0.0
     if share != 1.0:

@@ -25,7 +25,7 @@ def check_seeds(settings: Any) -> None:
             raise UserError(f"--{name} {seed}: a seed is a whole number from 0 to {LARGEST_SEED}")
 
 
-def settle_data(settings: Any, arguments: FitArguments) -> None:
+def complete_data(settings: Any, arguments: FitArguments) -> None:
     """Check and complete the settings of the data, which belong to what repeats the run.
 
     Raises:
@@ -39,7 +39,7 @@ def settle_data(settings: Any, arguments: FitArguments) -> None:
         data.vocab_size = arguments.model.vocab_size
 
 
-def settle_training(settings: Any, arguments: FitArguments, seed: int) -> None:
+def complete_training(settings: Any, arguments: FitArguments, seed: int) -> None:
     """Check and complete the settings of the trainer and the model.
 
     Args:

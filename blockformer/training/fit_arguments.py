@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blockformer.assembly.builder import check
-from blockformer.assembly.checkpoint import LoadError, needed, read_metadata, verify
+from blockformer.assembly.checkpoint import LoadError, read_metadata, required_value, verify
 from blockformer.assembly.loading import stored_recipe
 from blockformer.data.datasets.base import Task
 from blockformer.data.options import class_of, default_dataset
@@ -23,19 +23,19 @@ from blockformer.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
     LAST,
-    Found,
+    FoundCheckpoint,
     RunSettings,
     find_checkpoint,
     signature_in,
 )
-from blockformer.training.stored_settings import Settings, harmless, settings_of
+from blockformer.training.stored_settings import Settings, safe_settings, settings_of
 from blocks.models.base import Model
 from registry import RecipeError, load_recipe
 from registry.strict_yaml import read_yaml
 
 BUILT_IN = ("blocks.", "blockformer.")
 
-__all__ = ["FitArguments", "Given", "Settings", "fit_arguments", "harmless"]
+__all__ = ["FitArguments", "Given", "Settings", "fit_arguments", "safe_settings"]
 
 
 @dataclass
@@ -142,10 +142,10 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     return arguments
 
 
-def _checkpoint(given: Given) -> Found:
+def _checkpoint(given: Given) -> FoundCheckpoint:
     wanted = given.value("ckpt_path")
     if wanted is None:
-        return Found(None)
+        return FoundCheckpoint(None)
     settings = RunSettings(name=given.value("run.name"), root=given.value("run.root") or "runs")
     found = find_checkpoint(str(wanted), settings, given.config_folder)
     if found.checkpoint is not None:
@@ -197,7 +197,7 @@ def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenize
             check(stored_recipe(path, metadata))
         except RecipeError as error:
             raise LoadError(f"{path}: its recipe is not valid here: {error.problems[0]}") from None
-    needed(metadata, "config", path)
+    required_value(metadata, "config", path)
     try:
         settings = settings_of(metadata, given.value)
     except UserError as error:

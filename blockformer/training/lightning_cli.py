@@ -23,7 +23,7 @@ from blockformer.training.callbacks.non_finite import REMEDY, NonFiniteError
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.compatibility import notes_on_data, remarks_on_data
 from blockformer.training.default_callbacks import callbacks_of, listed, loggers_of, profiler_of
-from blockformer.training.dependent_settings import check_seeds, settle_data, settle_training
+from blockformer.training.dependent_settings import check_seeds, complete_data, complete_training
 from blockformer.training.fit_arguments import FitArguments, tokenizer_for
 from blockformer.training.fit_loop import FitLoop
 from blockformer.training.json_lines import append_row
@@ -146,11 +146,11 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the settings against each other, and set those that depend on others."""
-        settle_data(self.settings, self.arguments)
+        complete_data(self.settings, self.arguments)
         if self.settings.trainer.enable_checkpointing is False:
             self._refuse_idle("run", ("save_every", "monitor"), "trainer.enable_checkpointing false")
         self.saved = self._dumped()
-        settle_training(self.settings, self.arguments, self.seed)
+        complete_training(self.settings, self.arguments, self.seed)
 
     def _refuse_idle(self, group: str, names: Sequence[str], cause: str) -> None:
         """Refuse settings that were changed and have no effect.

@@ -171,7 +171,7 @@ def check_writable(folder: Path, name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """What `--ckpt_path` means.
 
     Args:
@@ -183,7 +183,7 @@ class Found:
     folder: Path | None = None
 
 
-def find_checkpoint(wanted: str, settings: RunSettings, config_folder: Path | None) -> Found:
+def find_checkpoint(wanted: str, settings: RunSettings, config_folder: Path | None) -> FoundCheckpoint:
     """The checkpoint that `--ckpt_path` means: a path, or `last` or `best` of a run.
 
     `last` is the newest there is, which is `best.ckpt` until `last.ckpt` is written for the first time.
@@ -197,7 +197,7 @@ def find_checkpoint(wanted: str, settings: RunSettings, config_folder: Path | No
         UserError: it is not clear which run is meant, or the run has other checkpoints than this one.
     """
     if wanted not in (LAST, BEST):
-        return Found(Path(wanted))
+        return FoundCheckpoint(Path(wanted))
     root = Path(settings.root)
     folder = root / settings.name if settings.name else config_folder
     if folder is None:
@@ -210,7 +210,7 @@ def find_checkpoint(wanted: str, settings: RunSettings, config_folder: Path | No
     newest = newest_checkpoint(folder) if wanted == LAST else path if path.is_file() else None
     if newest is None and (there := checkpoints_in(folder)):
         raise UserError(f"{path}: there is no such checkpoint; there is {', '.join(there)}")
-    return Found(newest, folder)
+    return FoundCheckpoint(newest, folder)
 
 
 def settings_text(config: dict[str, Any], signature: str | None = None) -> str:

@@ -33,7 +33,7 @@ else:
 _held: set[int] = set()  # descriptors of this process
 
 
-def _forget() -> None:
+def _close_inherited() -> None:
     """A forked process closes the descriptors, or it would keep the locks of its parent beyond the parent's life."""
     for descriptor in _held:
         with contextlib.suppress(OSError):
@@ -42,7 +42,7 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_close_inherited)
 
 
 class RunLock:
@@ -111,7 +111,7 @@ class RunLock:
                     raise OSError(errno.EINVAL, "is not a regular file", str(self._path))
                 kernel = _lock(descriptor)
                 owner = _record(descriptor)
-                if kernel is False or (owner and self._lives(owner, kernel=kernel is True)):
+                if kernel is False or (owner and self._is_alive(owner, kernel=kernel is True)):
                     raise UserError(f"{self.folder} {BUSY} {_named(owner)}: {_REMEDY}")
                 if os.fstat(descriptor).st_nlink:
                     return descriptor
@@ -120,7 +120,7 @@ class RunLock:
                 raise
             os.close(descriptor)  # of a file that the previous owner has just removed
 
-    def _lives(self, owner: dict[str, Any], *, kernel: bool) -> bool:
+    def _is_alive(self, owner: dict[str, Any], *, kernel: bool) -> bool:
         """Whether an owner that has not released the lock is alive, where the kernel does not know."""
         if kernel and owner.get("machine") == _machine():
             return False

@@ -87,14 +87,14 @@ def place_of_fit(
         remove_drafts(lock.folder, but=RESULTS)
         if continues:
             assert checkpoint is not None
-            return Place(lock.folder, checkpoint, lock, _gone_back(lock.folder, checkpoint))
-        return _begun(lock, checkpoint, settings, asked=named is not None, forks=forks)
+            return Place(lock.folder, checkpoint, lock, _keep_newest_state(lock.folder, checkpoint))
+        return _new_run(lock, checkpoint, settings, asked=named is not None, forks=forks)
     except BaseException:
         lock.release()
         raise
 
 
-def _begun(lock: RunLock, checkpoint: Path | None, settings: str, *, asked: bool, forks: bool) -> Place:
+def _new_run(lock: RunLock, checkpoint: Path | None, settings: str, *, asked: bool, forks: bool) -> Place:
     """A run that does not continue the one in its folder, as far as its user knows."""
     folder = lock.folder
     if checkpoints_in(folder):
@@ -119,7 +119,7 @@ def _unfinished(folder: Path, settings: str) -> Path | None:
     return None if read_metadata(newest).get("finished") else newest
 
 
-def _gone_back(folder: Path, checkpoint: Path) -> str | None:
+def _keep_newest_state(folder: Path, checkpoint: Path) -> str | None:
     """Keep the newest state of a run that continues from an earlier one, and say so; None: it continues from that."""
     last, metrics = folder / CHECKPOINTS / f"{LAST}.ckpt", folder / "metrics.jsonl"
     if not last.is_file() or last.samefile(checkpoint):

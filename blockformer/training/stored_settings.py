@@ -37,7 +37,7 @@ _OBJECTS = {"model.recipe", "model.optimizer"}  # parameters that come from othe
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, str_max_length=LONGEST)
 
 
-def harmless(config: Mapping[str, Any]) -> Settings:
+def safe_settings(config: Mapping[str, Any]) -> Settings:
     """The part of a checkpoint's configuration that only sets numbers, names and choices.
 
     Raises:
@@ -75,7 +75,7 @@ def settings_of(metadata: Mapping[str, Any], said: Callable[[str], Any]) -> Sett
     Raises:
         UserError: a setting is wrong, or names files that the user has to name.
     """
-    settings = harmless(_with_chosen(metadata["config"], said))
+    settings = safe_settings(_with_chosen(metadata["config"], said))
     data = settings.setdefault("data", {})
     if data.get("dataset") is not None and not is_signed(data, metadata.get("signature")):
         named = [key for key in class_of(data["dataset"]).reads if data.pop(key, None)]

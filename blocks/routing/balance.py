@@ -9,7 +9,7 @@ from torch import Tensor
 Function = Callable[[Tensor], Tensor]
 
 
-def load(chosen: Tensor, experts: int, mask: Tensor | None = None) -> Tensor:
+def tokens_per_expert(chosen: Tensor, experts: int, mask: Tensor | None = None) -> Tensor:
     """Number of tokens routed to each expert, (E,) float32.
 
     Args:
@@ -83,7 +83,7 @@ class Balance:
         passes, self.passes = self.passes, None
         losses: list[Tensor] = []
         for logits, chosen in passes:
-            counts = reduce(load(chosen, self.experts, self.mask))
+            counts = reduce(tokens_per_expert(chosen, self.experts, self.mask))
             self.load = counts if self.load is None else self.load + counts
             if self.coefficient:
                 share = counts * chosen.shape[1] / counts.sum().clamp(min=1)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 import blockformer as bf
 from blocks.base import Context, Site
 from blocks.models.base import Model
-from blocks.routing.balance import Balance, balance_loss, load
+from blocks.routing.balance import Balance, balance_loss, tokens_per_expert
 from blocks.routing.top_k import TopKRouter
 from registry import parse
 
@@ -49,9 +49,11 @@ def itself(counts: Tensor) -> Tensor:
 def test_the_loss_is_least_where_all_are_chosen_equally_often() -> None:
     chosen = torch.arange(EXPERTS).view(-1, 2)
     uniform, collapsed = torch.full((3, EXPERTS), 1 / EXPERTS), torch.eye(EXPERTS)[[0, 0, 0]]
-    assert float(balance_loss(uniform, load(chosen, EXPERTS) / 3)) == pytest.approx(2.0)
-    assert float(balance_loss(collapsed, load(torch.zeros_like(chosen), EXPERTS) / 3)) == pytest.approx(2 * EXPERTS)
-    assert load(chosen, EXPERTS, torch.tensor([True, False, True])).tolist() == [1, 1, 0, 0, 1, 1]
+    assert float(balance_loss(uniform, tokens_per_expert(chosen, EXPERTS) / 3)) == pytest.approx(2.0)
+    assert float(balance_loss(collapsed, tokens_per_expert(torch.zeros_like(chosen), EXPERTS) / 3)) == pytest.approx(
+        2 * EXPERTS
+    )
+    assert tokens_per_expert(chosen, EXPERTS, torch.tensor([True, False, True])).tolist() == [1, 1, 0, 0, 1, 1]
 
 
 def test_a_model_adds_up_the_losses_of_its_routers() -> None:
@@ -64,7 +66,7 @@ def test_a_model_adds_up_the_losses_of_its_routers() -> None:
     expected = torch.zeros(())
     for each, rows in zip(built.routers, seen, strict=True):
         probabilities = cast("TopKRouter", each).linear(rows).softmax(-1)
-        share = load(probabilities.topk(2).indices, EXPERTS) / len(rows)
+        share = tokens_per_expert(probabilities.topk(2).indices, EXPERTS) / len(rows)
         expected = expected + 0.5 * balance_loss(probabilities, share)
     torch.testing.assert_close(found, expected)
     found.backward()
@@ -82,7 +84,7 @@ def test_the_loss_of_a_batch_does_not_depend_on_how_processes_share_it() -> None
         return found
 
     whole = loss(rows, itself)
-    halves = [loss(part, lambda counts: load(of(rows)[1], EXPERTS)) for part in rows.split(20)]
+    halves = [loss(part, lambda counts: tokens_per_expert(of(rows)[1], EXPERTS)) for part in rows.split(20)]
     torch.testing.assert_close((halves[0] + halves[1]) / 2, whole)
 
 
@@ -173,7 +175,7 @@ def test_biases_move_against_the_load() -> None:
         of.prepare(Context.of(rows[None]))
         of(rows)
         assert of.auxiliary_loss(doubled) is None
-    counts = load(of(torch.cat([tokens(20), tokens(20, seed=3)]))[1], EXPERTS)
+    counts = tokens_per_expert(of(torch.cat([tokens(20), tokens(20, seed=3)]))[1], EXPERTS)
     of.update()
     assert sum(asked).tolist() == counts.tolist()
     assert of.selection_bias is not None
@@ -187,7 +189,7 @@ def test_loss_free_balancing_evens_out_the_load() -> None:
     of, x = router(balance_rate=0.01, balance_loss=0.0, scores="sigmoid"), tokens(600) + 0.5
 
     def unevenness() -> float:
-        counts = load(of(x)[1], EXPERTS)
+        counts = tokens_per_expert(of(x)[1], EXPERTS)
         return float(counts.max() / counts.mean())
 
     before = unevenness()
@@ -206,7 +208,7 @@ def test_the_balance_loss_evens_out_the_load() -> None:
     ratios: list[float] = []
     for _ in range(60):
         of.prepare(Context.of(x[None]))
-        counts = load(of(x)[1], EXPERTS)
+        counts = tokens_per_expert(of(x)[1], EXPERTS)
         ratios.append(float(counts.max() / counts.mean()))
         loss = of.auxiliary_loss(itself)
         assert loss is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blocks.base import Component, Site
-from blocks.routing.balance import balance_loss, load
+from blocks.routing.balance import balance_loss, tokens_per_expert
 from registry import parse
 
 transformers = pytest.importorskip("transformers")
@@ -191,6 +191,6 @@ def test_balance_loss_is_that_of_mixtral(padded: bool) -> None:
     mask = torch.arange(9).expand(2, 9) < torch.tensor([[6], [9]]) if padded else None
     expected = load_balancing_loss_func((logits,), EXPERTS, 2, mask)
     flat = torch.ones(18, dtype=torch.bool) if mask is None else mask.flatten()
-    share = load(logits.topk(2).indices, EXPERTS, flat) / flat.sum()
+    share = tokens_per_expert(logits.topk(2).indices, EXPERTS, flat) / flat.sum()
     found = balance_loss(logits.softmax(-1), share, None if mask is None else flat)
     torch.testing.assert_close(found, expected)

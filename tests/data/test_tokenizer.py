@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockformer.data.tokenizer import SPECIAL, BPETokenizer, ByteTokenizer, Tokenizer, cut, load
+from blockformer.data.tokenizer import SPECIAL, BPETokenizer, ByteTokenizer, Tokenizer, cut, from_dump
 from blockformer.errors import DataError
 
 TEXTS = ["the cat sat on the mat, the cat ate the rat", "Übung macht den Meister: äöü ß", "日本語 and 🙂 emoji"] * 3
@@ -51,7 +51,7 @@ def test_no_text_spells_a_special_token(tokenizer: Tokenizer) -> None:
 
 @each
 def test_survives_json(tokenizer: Tokenizer) -> None:
-    again = load(json.loads(json.dumps(tokenizer.dump())))
+    again = from_dump(json.loads(json.dumps(tokenizer.dump())))
     assert again.pieces == tokenizer.pieces
     assert again.encode(TEXTS[1]) == tokenizer.encode(TEXTS[1])
 
@@ -132,4 +132,4 @@ def test_a_vocabulary_too_small_for_bytes_is_refused_with_both_numbers() -> None
 @pytest.mark.parametrize("content", [{}, {"format": "other"}, [], "x"])
 def test_what_is_no_tokenizer_is_refused(content: object) -> None:
     with pytest.raises(DataError, match="not a tokenizer"):
-        load(content)  # type: ignore[arg-type]
+        from_dump(content)  # type: ignore[arg-type]

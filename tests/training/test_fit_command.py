@@ -105,10 +105,10 @@ def test_predict_writes_text_beside_text(short: Path) -> None:
 
 
 def test_a_checkpoints_settings_cannot_name_code(short: Path) -> None:
-    from blockformer.training.fit_arguments import harmless
+    from blockformer.training.fit_arguments import safe_settings
 
     settings = {"trainer": {"max_steps": 3, "callbacks": ["os.system"], "logger": "os.system", "strategy": "os.system"}}
-    assert harmless(settings | {"plugin": ["os"]}) == {"trainer": {"max_steps": 3}, "run": {}}
+    assert safe_settings(settings | {"plugin": ["os"]}) == {"trainer": {"max_steps": 3}, "run": {}}
 
 
 def test_the_page_of_help_names_only_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:

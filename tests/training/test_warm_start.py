@@ -123,7 +123,7 @@ def test_tokens_of_another_tokenizer_are_found_by_their_text(
     folder = fit(*pieces, *STILL, "--init-from", str(trained), name="from-bytes")
     output = capsys.readouterr().out
     assert "260 of 290 tokens found by their text, the others near the mean of the old" in output
-    made = tokenizers.load(read_metadata(folder / "checkpoints" / "last.ckpt")["tokenizer"])
+    made = tokenizers.from_dump(read_metadata(folder / "checkpoints" / "last.ckpt")["tokenizer"])
     here, there = (state(run)["embedding.tokens.weight"] for run in (folder, trained))
     said = f"its tokenizer differs: 260 of {made.vocab_size} tokens are in both and keep their rows"
     assert said in output

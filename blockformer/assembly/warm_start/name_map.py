@@ -24,14 +24,14 @@ class Match:
 
 def matches(new: Model, old: Model) -> Mapping[str, Match]:
     """The source of every parameter of ``new``, by name."""
-    moved = _heritage(new, old)
+    moved = _stack_sources(new, old)
     there = {name for name, _ in old.named_parameters()}
     return {name: _match(name, new, moved, there) for name, _ in new.named_parameters()}
 
 
 def new_layers(new: Model, old: Model) -> list[str]:
     """Names of the layers of ``new`` without a source, in stacks that the old model also has."""
-    return [name for name, (origin, _) in _heritage(new, old).items() if origin is None]
+    return [name for name, (origin, _) in _stack_sources(new, old).items() if origin is None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def ancestors(name: str) -> Iterator[str]:
     yield ""
 
 
-def _heritage(new: Model, old: Model) -> dict[str, tuple[str | None, str]]:
+def _stack_sources(new: Model, old: Model) -> dict[str, tuple[str | None, str]]:
     """Sources of the children of stacks: name -> (old name or None, words)."""
     there = dict(old.components())
     moved: dict[str, tuple[str | None, str]] = {}
@@ -80,11 +80,11 @@ def _heritage(new: Model, old: Model) -> dict[str, tuple[str | None, str]]:
         before = there.get(prefix)
         if not isinstance(stack, Stack) or not isinstance(before, Stack):
             continue
-        heritage = stack.weight_sources(before)
-        shifted = [origin for name, origin in heritage.items() if origin not in (None, name)]
-        origins = [origin.rpartition(".")[2] for origin in heritage.values() if origin is not None]
+        sources = stack.weight_sources(before)
+        shifted = [origin for name, origin in sources.items() if origin not in (None, name)]
+        origins = [origin.rpartition(".")[2] for origin in sources.values() if origin is not None]
         words = f"of {before.depth // before.repeats} layers, {', '.join(origins)} are kept" if shifted else ""
-        for name, origin in heritage.items():
+        for name, origin in sources.items():
             moved[joined(prefix, name)] = (None, "") if origin is None else (joined(prefix, origin), words)
     return moved
 

@@ -48,11 +48,11 @@ def warm_start(model: Model, source: str | Path | Model, *, tokens: Sequence[int
         raise WarmStartError(
             f"nothing carries over: no parameter of the trained {old.kind} model fits one of this {model.kind} model"
         )
-    silenced = _silenced(model, old)
-    for name, value in (values | {name: torch.zeros(()) for name in silenced}).items():
+    zeroed = _zeroed(model, old)
+    for name, value in (values | {name: torch.zeros(()) for name in zeroed}).items():
         model.get_parameter(name).copy_(value)
     identity = {"kind": "adapted", "words": "0: the new layer begins as the identity"}
-    here = [replace(parameter, **identity) if parameter.name in silenced else parameter for parameter in parameters]
+    here = [replace(parameter, **identity) if parameter.name in zeroed else parameter for parameter in parameters]
     used = {parameter.origin for parameter in here}
     left = [ParameterReport(name, "left", one.numel()) for name, one in old.named_parameters() if name not in used]
     return WarmStartReport((*here, *left))
@@ -105,7 +105,7 @@ def _owner(name: str, model: Model) -> Component:
     return components[name]
 
 
-def _silenced(model: Model, old: Model) -> set[str]:
+def _zeroed(model: Model, old: Model) -> set[str]:
     """Parameters of new layers that are set to 0 so that these layers start as the identity."""
     components = dict(model.components())
     names: set[str] = set()

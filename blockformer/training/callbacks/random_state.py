@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from blockformer.data.processes import data_processes
-from blockformer.training.checkpoint_state import UnlikeError, like, unusable
+from blockformer.training.checkpoint_state import StateMismatchError, compare_state, unusable
 
 State = dict[str, Any]
 KEY = "random_states"
@@ -37,7 +37,7 @@ class RandomState(Callback):
         try:
             for place, state in enumerate(saved or []):
                 _check(state, f"{KEY}.{place}")
-        except UnlikeError as error:
+        except StateMismatchError as error:
             raise unusable(trainer, error) from None
         self._saved = saved
 
@@ -73,14 +73,14 @@ def _check(state: State, path: str) -> None:
     """Try a state on this process's generators, and set them back.
 
     Raises:
-        UnlikeError: it is no state of theirs.
+        StateMismatchError: it is no state of theirs.
     """
     own = current()
-    like({key: value for key, value in own.items() if key != "cuda"}, state, path)
+    compare_state({key: value for key, value in own.items() if key != "cuda"}, state, path)
     try:
         restore(state)
     except (ValueError, TypeError, RuntimeError, LookupError, OverflowError):
-        raise UnlikeError(f"{path} is no state of the random generators") from None
+        raise StateMismatchError(f"{path} is no state of the random generators") from None
     finally:
         restore(own)
 

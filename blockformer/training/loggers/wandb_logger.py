@@ -20,7 +20,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 AXES = ("step", "tokens")
 
 
-def harmless(method: Method) -> Method:
+def switch_off_on_error(method: Method) -> Method:
     """On any exception print one line, switch W&B off, and go on."""
 
     @functools.wraps(method)
@@ -74,7 +74,7 @@ class SafeWandbLogger(WandbLogger):
         return self._experiment or _NoRun()
 
     @rank_zero_only
-    @harmless
+    @switch_off_on_error
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Begin the run with this nested configuration."""
         if self._experiment is not None or self.mode == "disabled":
@@ -95,12 +95,12 @@ class SafeWandbLogger(WandbLogger):
             run.log_artifact(artifact)
 
     @rank_zero_only
-    @harmless
+    @switch_off_on_error
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         self.experiment.log(dict(metrics))  # the rows have `step`
 
     @rank_zero_only
-    @harmless
+    @switch_off_on_error
     def finalize(self, status: str) -> None:
         self.experiment.finish(exit_code=0 if status == "success" else 1)
         self._experiment, self.broken = None, True  # nothing more to send

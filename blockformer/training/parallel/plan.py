@@ -24,7 +24,7 @@ class Plan:
         parts: number of processes in the group.
         cuts: by parameter name: the axis along which it is split.
         partial: unsplit parameters that each process applies to its own part only, so that their gradients are summed.
-        meetings: by module path: the modules around which processes communicate, and how they are split.
+        boundaries: by module path: the modules around which processes communicate, and how they are split.
         cut: slots and names of blocks that are split.
         whole: slots and names of blocks whose parameters every process holds completely.
     """
@@ -32,7 +32,7 @@ class Plan:
     parts: int
     cuts: dict[str, int] = field(default_factory=dict[str, int])
     partial: set[str] = field(default_factory=set[str])
-    meetings: dict[str, Cut] = field(default_factory=dict[str, Cut])
+    boundaries: dict[str, Cut] = field(default_factory=dict[str, Cut])
     cut: list[str] = field(default_factory=list[str])
     whole: list[str] = field(default_factory=list[str])
 
@@ -85,7 +85,7 @@ def _add(made: Plan, place: _Place, name: str, cut: Cut) -> None:
             else:
                 made.partial.add(place.full(leaf))
     else:
-        made.meetings[place.full(name)] = cut
+        made.boundaries[place.full(name)] = cut
         if cut == "rows" and not isinstance(target, Linear) and target.bias is not None:
             raise TypeError(f"{place.full(name)} is split by rows and has a bias: make it a blocks.base.Linear")
         if isinstance(target, nn.Linear) and cut != "common":
@@ -128,7 +128,7 @@ def apply_plan(made: Plan, model: nn.Module, mesh: DeviceMesh) -> None:
         owner, whole = model.get_submodule(path), model.get_parameter(name)
         part = torch.empty_like(whole.chunk(made.parts, axis)[0], memory_format=torch.contiguous_format)
         owner.register_parameter(leaf, nn.Parameter(part, requires_grad=whole.requires_grad))
-    for path, cut in made.meetings.items():
+    for path, cut in made.boundaries.items():
         _meet(model.get_submodule(path), cut, made.parts, group, index)
 
 
