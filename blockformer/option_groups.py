@@ -64,7 +64,9 @@ class OptionGroup:
         for entry in found:
             for name, parameter in entry.parameters.items():
                 if name in own:
-                    raise self.error(f"{entry.slot} {entry.name!r} has a parameter {name!r}, as another component has")
+                    raise self.error(
+                        f"{entry.slot} {entry.name!r} has a parameter {name!r}, as another component has: rename one"
+                    )
                 own[name] = _option(parameter)
         known = signature(base.__init__).parameters
         common = {name: known[name] for name in self.common if name not in unused}

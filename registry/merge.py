@@ -50,7 +50,7 @@ def _set(node: Any, parts: list[str], value: Any, mark: Mark) -> Any:
     if isinstance(node, Seq) and part.isdigit():
         index = int(part)
         if index >= len(node):
-            raise RecipeError([Problem(mark, "", f"index {index} is outside a list of {len(node)}")])
+            raise RecipeError([Problem(mark, "", f"index {index} is out of range: the list has {len(node)} items")])
         items, marks = list(node), list(node.marks)
         items[index], marks[index] = _set(items[index], rest, value, mark), mark
         return Seq(items, marks)
@@ -62,7 +62,7 @@ def resolve_like(node: Any, path: Path = ()) -> Any:
     """Resolve ``like: sibling`` in every mapping of named blocks.
 
     Raises:
-        RecipeError: there is no such sibling, or they lead in a circle or through too many others.
+        RecipeError: there is no such sibling, or the references are circular or too many.
     """
     if isinstance(node, Seq):
         return Seq([resolve_like(item, (*path, index)) for index, item in enumerate(node)], node.marks)
@@ -86,9 +86,9 @@ def _with_sibling(siblings: Map, key: str, seen: tuple[str, ...], path: Path) ->
         hint = nearest(str(name), others) or f"known: {', '.join(others) or 'none'}"
         raise RecipeError([Problem(mark, here, f"there is no {quoted(name)} beside {key!r}; {hint}")])
     if name in seen:
-        raise RecipeError([Problem(mark, here, f"leads in a circle: {' -> '.join((*seen, key, name))}")])
+        raise RecipeError([Problem(mark, here, f"is a circular reference: {' -> '.join((*seen, key, name))}")])
     if len(seen) == MAX_DEPTH:
-        raise RecipeError([Problem(mark, here, f"leads through more than {MAX_DEPTH} others; start from a nearer one")])
+        raise RecipeError([Problem(mark, here, f"is a chain of more than {MAX_DEPTH} references; shorten it")])
     change = Map({k: v for k, v in value.items() if k != "like"}, value.marks, value.mark)
     siblings[key] = merge(_with_sibling(siblings, name, (*seen, key), path), change)
     return siblings[key]

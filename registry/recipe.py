@@ -93,7 +93,7 @@ class Recipe:
             return str(error)
         largest = heapq.nlargest(TENSOR_AXES, _integers(self.spec.dump()))
         if isinstance(error, RuntimeError | TypeError | OverflowError) and math.prod(largest) > MOST_ELEMENTS:
-            return f"a size is too large for a tensor; the largest in this recipe is {largest[0]}"
+            return f"a size is too large for a tensor; the largest in this recipe is {largest[0]}; reduce it"
         return ""
 
     def problem(self, path: tuple[str | int, ...], message: str) -> Problem:
@@ -183,7 +183,11 @@ def _source(source: str | Path | Mapping[str, Any]) -> tuple[str, Map, str]:
 def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:
     if path.resolve() in seen:
         raise RecipeError(
-            [Problem(Mark(str(path)), "extends", f"leads in a circle: {' -> '.join(p.name for p in (*seen, path))}")]
+            [
+                Problem(
+                    Mark(str(path)), "extends", f"is a circular reference: {' -> '.join(p.name for p in (*seen, path))}"
+                )
+            ]
         )
     tree = read_yaml(path)
     if "extends" not in tree:
@@ -191,7 +195,7 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> Map:
     base, mark = tree["extends"], tree.marks["extends"]
     change = Map({key: value for key, value in tree.items() if key != "extends"}, tree.marks, tree.mark)
     if not isinstance(base, str):
-        raise RecipeError([Problem(mark, "extends", "must be one path or one name of a recipe")])
+        raise RecipeError([Problem(mark, "extends", "must be a path or the name of a built-in recipe")])
     try:
         beside = path.parent / base
         known = Path(base).suffix and os.path.exists(beside)  # noqa: PTH110
@@ -229,7 +233,7 @@ def unknown_recipe(name: str) -> str:
     """The error message for a name that no recipe has."""
     known = builtin_recipes()
     hint = nearest(name, known) or f"`blockformer recipes` lists all {len(known)}"
-    return f"there is no recipe of this name; {hint} (the name of a file ends in .yaml)"
+    return f"there is no built-in recipe of this name; {hint} (the name of a file ends in .yaml)"
 
 
 def _length(lines: list[str]) -> int:

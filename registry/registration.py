@@ -134,7 +134,7 @@ def register(name: str) -> Callable[[B], B]:
             raise RegistrationError(f"{block.__qualname__}: another slot is called {slot.name!r} already")
         if taken := entries(slot.name).get(name):
             raise RegistrationError(
-                f"{slot} {name!r} already names {taken.block.__module__}.{taken.block.__qualname__}"
+                f"{slot} {name!r} is already registered by {taken.block.__module__}.{taken.block.__qualname__}"
             )
         parameters = _parameters(block)
         entry = Entry(name, block, parameters, _model(block, parameters))

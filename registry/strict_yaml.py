@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
         if self.nodes > MAX_NODES or self.depth > MAX_DEPTH:
             raise _RefusedError(problem=_TOO_LARGE, problem_mark=event.start_mark)
         if getattr(event, "tag", None) is not None:
-            message = f"tag {event.tag!r} is not allowed: a recipe is plain data"
+            message = f"tag {event.tag!r} is not allowed: a recipe is plain data; remove it"
             raise _RefusedError(problem=message, problem_mark=event.start_mark)
         self.depth += 1
         node = cast("Any", super()).compose_node(parent, index)

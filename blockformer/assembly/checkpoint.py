@@ -72,7 +72,7 @@ def read_training_state(path: str | Path, *, mmap: bool = False) -> dict[str, An
     """
     content = read_checkpoint(path, mmap=mmap)
     if content.get(VERSION) is None:
-        raise LoadError(f"{path}: {VERSION} is missing, so nothing can go on from this checkpoint")
+        raise LoadError(f"{path}: {VERSION} is missing, so training cannot continue from this checkpoint")
     return content
 
 
@@ -94,7 +94,7 @@ def required_value(metadata: Mapping[str, Any], key: str, path: str | Path) -> A
         LoadError: the checkpoint does not have it.
     """
     if metadata.get(key) is None:
-        raise LoadError(f"{path}: {METADATA}.{key} is missing, so the checkpoint cannot be used for this")
+        raise LoadError(f"{path}: {METADATA}.{key} is missing, so this command cannot use the checkpoint")
     return metadata[key]
 
 
@@ -203,7 +203,7 @@ def _alternative(damaged: Path) -> str:
         with contextlib.suppress(LoadError):
             _verify(path)
             whole.append((_metadata(path).get("step", 0), str(path)))
-    return "; {1} (step {0}) is whole: --ckpt_path {1} continues from there".format(*max(whole)) if whole else ""
+    return "; {1} (step {0}) is intact: --ckpt_path {1} continues from there".format(*max(whole)) if whole else ""
 
 
 def _beside(path: Path) -> Iterable[Path]:

@@ -150,7 +150,7 @@ def _limit(value: Any, path: str, *, tensors: bool = True) -> None:
             total = 1
             for key, part in parts:
                 if not isinstance(key, str | int):
-                    raise MalformedError(f"{path.lstrip('.')}: {short_name(key)} is no key")
+                    raise MalformedError(f"{path.lstrip('.')}: {short_name(key)} is not a valid key")
                 total += count(part, path if depth > 6 else f"{path}.{short_name(key)}", depth + 1)
                 if total > MOST:
                     raise MalformedError(f"{path.lstrip('.')} holds more than {MOST:,} values")
@@ -169,7 +169,7 @@ def _scalar_problem(value: Any, tensors: bool) -> str | None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            return "is not a text in Unicode"
+            return "is not valid Unicode text"
         return None
     if isinstance(value, int):
         return None if abs(value) <= LARGEST else "is an integer of more than 64 bits"

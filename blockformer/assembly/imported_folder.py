@@ -47,7 +47,7 @@ def read_imported(folder: Path) -> dict[str, Tensor]:
         raise LoadError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
     if (wanted := metadata.pop(CHECKSUM, None)) is not None:
         if wanted != _checksum(tensors, metadata):
-            raise LoadError(f"{path}: is damaged: its content does not have its checksum; {_AGAIN}")
+            raise LoadError(f"{path}: is damaged: its checksum differs; {_AGAIN}")
         for name, digest in _digests(path, metadata).items():
             _compare(folder / name, digest)
     return tensors
@@ -68,7 +68,7 @@ def _compare(file: Path, digest: str) -> None:
     except OSError as error:
         raise LoadError(f"{file}: cannot be read: {error.strerror or error}") from None
     if not same:
-        raise LoadError(f"{file}: is not as it was imported: its checksum differs; {_AGAIN}")
+        raise LoadError(f"{file}: was changed after the import: its checksum differs; {_AGAIN}")
 
 
 def imported_metadata(folder: Path) -> dict[str, str]:

@@ -97,7 +97,7 @@ def stored_recipe(path: str | Path, metadata: Mapping[str, Any]) -> Recipe:
     except RecipeError as error:
         plugins = metadata.get("plugins")
         hint = f" (it was trained with --plugin {' --plugin '.join(plugins)})" if plugins else ""
-        raise LoadError(f"{path}: its recipe is not valid here: {error.problems[0]}{hint}") from error
+        raise LoadError(f"{path}: its recipe is not valid in this installation: {error.problems[0]}{hint}") from error
 
 
 def build_with_weights(
@@ -115,7 +115,7 @@ def build_with_weights(
     try:
         model = check(recipe)
     except RecipeError as error:
-        raise LoadError(f"its recipe is not valid here: {error.problems[0]}") from error
+        raise LoadError(f"its recipe is not valid in this installation: {error.problems[0]}") from error
     if problem := next(mismatched_weights(model.state_dict(), weights), None):
         raise LoadError(f"the weights do not fit the recipe: {problem}")
     for name, tensor in weights.items():

@@ -7,7 +7,7 @@ from blockformer.cli.parser import Parser
 
 DESCRIPTION = """\
 Write a checkpoint whose weights are the mean of those of several checkpoints of one recipe: several of one run, or the
-last ones of several runs. It can be validated, generate text, be exported, and be a start (--init-from)."""
+last ones of several runs. It can be validated, generate text, be exported, and start other runs (--init-from)."""
 
 
 def main(arguments: Sequence[str]) -> int:

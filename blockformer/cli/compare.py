@@ -51,7 +51,10 @@ def main(arguments: Sequence[str]) -> int:
     folder = folder_for(study, options.out)
     if options.add_seeds and (seeds := unfinished_seeds(study, folder)):
         listed = ", ".join(map(str, seeds))
-        print(f"note: seeds {listed} have no results yet: they are finished first, and none is added", file=sys.stderr)
+        print(
+            f"note: seeds {listed} have no results yet: they are finished first, and no others are added",
+            file=sys.stderr,
+        )
     command = ["blockformer", "compare", *arguments]
     watch = Progress(folder, study.file.figure)
     try:
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     except InterruptedStudy as stop:
         raise CommandFailedError(f"blockformer compare: {stop}", stop.exit_code) from stop
     except RunFailedError as error:
-        raise CommandFailedError(f"{error}; the same command goes on from here", 1) from error
+        raise CommandFailedError(f"{error}; run the same command to continue", 1) from error
     if options.format == "json":
         print(json.dumps(results["verdicts"], indent=1))
         return 0
@@ -101,9 +104,11 @@ def _write_sweep(study: "Study", options: Namespace, arguments: Sequence[str]) -
     text = sweep_file(study, folder_for(study, options.out), command, run_option(arguments, "project", "blockformer"))
     write_text(options.sweep, text)
     file = printable(shlex.quote(str(options.sweep)))
-    print(f"{file}: begin it with `wandb sweep {file}`; when its agents have ended, the command without --sweep judges")
+    print(
+        f"{file}: start it with `wandb sweep {file}`; when its agents have ended, run this without --sweep for verdicts"
+    )
     if study.file.learning_rates:
-        print("its runs choose the learning rates; the command without --sweep executes the others")
+        print("its runs choose the learning rates; run this without --sweep for the other runs")
     return 0
 
 
@@ -131,7 +136,7 @@ def _check_together(options: Namespace, parser: Parser) -> None:
     if options.engine is None and options.engine_option:
         parser.error("--engine-option is for --engine slurm or ray")
     if options.engine is not None and (options.only is not None or options.workers is None):
-        parser.error("--engine needs --workers N, the number of jobs, and goes without --only")
+        parser.error("--engine needs --workers N, the number of jobs, and cannot be combined with --only")
     if wrong := [option for option in options.engine_option if "=" not in option]:
         parser.error(f"--engine-option {wrong[0]}: must be KEY=VALUE")
 
@@ -218,13 +223,17 @@ def _plan_text(plan: "Plan") -> str:
         size = f"{data['visible']:.1f} standard deviations of the difference within a seed"
         lines.append(f"{len(plan.study.seeds)} seeds find a difference of {size} with 80 % probability")
     else:
-        lines.append("one seed cannot decide anything: give at least 2, better 5")
+        lines.append("one seed gives no verdict: use at least 2, better 5")
     return "\n".join(lines) + "\n"
 
 
 def _runs_by_purpose(plan: "Plan") -> list[str]:
     """Every run in few lines: what it is for, and the seeds of each variant, learning rate or share of the steps."""
-    titles = {"tune": "to choose the learning rate", "answer": "to answer", "budget": "to see what steps are worth"}
+    titles = {
+        "tune": "to choose the learning rate",
+        "answer": "to answer",
+        "budget": "to compare in steps of the base",
+    }
     groups: dict[str, dict[str, list[str]]] = {}
     for run in plan.planned_runs():
         rate = f" at {run.learning_rate:g}" if run.purpose == "tune" else ""
@@ -244,7 +253,7 @@ def _parser() -> Parser:
         epilog="Settings of `blockformer fit` (--data.*, --optimizer.*, --trainer.*, --model.*) change those of the\n"
         "study; --run.* goes to each run, for example --run.wandb offline.\n"
         "Exit status: 0; 1 if a run failed; 2 if something is wrong with the study; 130 after Ctrl-C, once the runs\n"
-        "in progress have saved (a second one ends them at once). The same command goes on from there.",
+        "in progress have saved (a second one ends them at once). Run the same command to continue.",
     )
     parser.add_argument(
         "what", nargs="+", metavar="STUDY | RECIPE RECIPE ...", help="a study file, or recipes; the first is the base"
@@ -284,19 +293,23 @@ def _parser() -> Parser:
         help="do not measure tokens per second and memory of the variants after their runs",
     )
     speed.add_argument(
-        "--speed-again", dest="speed", action="store_const", const="again", help="measure them, although they have been"
+        "--speed-again",
+        dest="speed",
+        action="store_const",
+        const="again",
+        help="measure speed and memory again",
     )
     parser.add_argument(
         "--only",
         metavar="RUN",
-        help="execute only this run (its id, as in --plan --format json) and judge nothing",
+        help="execute only this run (its id, as in --plan --format json) without verdicts",
     )
     parser.add_argument(
-        "--report", action="store_true", help="make a workspace and a report in W&B, if this machine is logged in"
+        "--report", action="store_true", help="create a workspace and a report in W&B, if this machine is logged in"
     )
     parser.add_argument(
-        "--sweep", type=Path, metavar="FILE", help="write a sweep of W&B, whose agents execute the runs, and stop"
+        "--sweep", type=Path, metavar="FILE", help="write a W&B sweep file, whose agents execute the runs, and exit"
     )
-    parser.add_argument("--plan", action="store_true", help="print what would run, with sizes and time, and stop")
+    parser.add_argument("--plan", action="store_true", help="print the runs, with sizes and time, and exit")
     add_format(parser, "text", "json")
     return parser

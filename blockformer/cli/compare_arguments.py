@@ -83,7 +83,7 @@ def _check_run_options(names: Sequence[str]) -> None:
     known = [option.removeprefix("--run.") for option in _run_options()]
     for name in names:
         if name in DECIDED:
-            raise UserError(f"--run.{name} cannot be set: the study decides it for each run")
+            raise UserError(f"--run.{name} cannot be set: the study sets it for each run")
         if name not in known:
             hint = nearest(name, known) or f"known: {', '.join(known)}"
             raise UserError(f"--run.{shortened(name)}: there is no such option; {hint}")

@@ -145,7 +145,7 @@ training
 
 `blockformer {verb} --help all` lists every option, and `--optimizer.type NAME --help` those of an optimizer;
 --print_config prints all settings as a configuration file.
-Exit status: 0; 1 if the run failed; 2 if an argument is wrong; 130, 143 or 129 if Ctrl-C, SIGTERM or SIGHUP did.
+Exit status: 0; 1 if the run failed; 2 if an argument is wrong; 130, 143 or 129 if Ctrl-C, SIGTERM or SIGHUP stopped it.
 """
 MEANINGS = {
     "fit": "Train the model that a recipe describes.",

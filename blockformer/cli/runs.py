@@ -163,7 +163,11 @@ def _parser() -> Parser:
         "A study lists its runs with --root comparisons/STUDY/runs.",
     )
     parser.add_argument(
-        "--root", type=Path, default=Path("runs"), metavar="DIR", help="the folder that runs lie in; default: runs"
+        "--root",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder that contains the runs; default: runs",
     )
     parser.add_argument(
         "--where",
@@ -172,7 +176,7 @@ def _parser() -> Parser:
         default=[],
         help="list only runs with this value; may be repeated with other keys",
     )
-    parser.add_argument("--sort", metavar="KEY", help="sort by this key, from small to large; runs without it are last")
-    parser.add_argument("--reverse", action="store_true", help="the other way round")
+    parser.add_argument("--sort", metavar="KEY", help="sort by this key, smallest first; runs without it are last")
+    parser.add_argument("--reverse", action="store_true", help="reverse the order")
     add_format(parser, "text", "json", "markdown")
     return parser

@@ -56,7 +56,7 @@ def cached(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) 
         except OSError as error:
             reason = error.strerror or error
             raise DataError(
-                f"cannot write prepared data to {place.parent}: {reason} (BLOCKFORMER_CACHE names another folder)"
+                f"cannot write prepared data to {place.parent}: {reason} (set BLOCKFORMER_CACHE to another folder)"
             ) from error
     return place
 

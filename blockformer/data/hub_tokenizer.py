@@ -84,7 +84,7 @@ def special_names(folder: Path, tokens: dict[str, Any]) -> dict[str, str]:
             one["id"]: one["content"] for one in content["added_tokens"]
         }
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{TOKENS} is no tokenizer: {type(error).__name__}: {error}") from None
+        raise DataError(f"{TOKENS} is not a valid tokenizer: {type(error).__name__}: {error}") from None
     roles = {f"{role}_token" for role in (*ROLES, "sep", "cls", "unk")}
     ids = {key[:-3]: value for key, value in tokens.items() if type(value) is int and value in names}
     return {key: str(names[value]) for key, value in ids.items() if key in roles}

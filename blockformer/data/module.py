@@ -114,7 +114,7 @@ class TextData(lightning.LightningDataModule):
         """Encode with this tokenizer, such as that of a trained model, instead of learning one.
 
         Raises:
-            DataError: The dataset is a task, whose token ids are no text.
+            DataError: The dataset is a task, whose token ids are not text.
         """
         if isinstance(self.rows, TaskRows):
             raise DataError(
@@ -126,7 +126,7 @@ class TextData(lightning.LightningDataModule):
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer, which prepares the data at the first use; None: the token ids of a task are no text."""
+        """The tokenizer, which prepares the data at the first use; None: the token ids of a task are not text."""
         return self.rows.tokenizer
 
     @property
@@ -147,7 +147,7 @@ class TextData(lightning.LightningDataModule):
             DataError: The dataset is a task, whose rows are never stored.
         """
         if isinstance(self.rows, TaskRows):
-            raise DataError(f"the rows of {self.dataset} are drawn when they are needed: nothing is prepared")
+            raise DataError(f"the rows of {self.dataset} are generated on demand and never stored")
         return self.rows.prepared
 
     def facts(self) -> dict[str, Any]:
@@ -279,7 +279,7 @@ def _check(settings: Mapping[str, Any], objective: str | None, objectives: Seque
             kind == "bpe" and (size or LEAST) < LEAST
         ),
         "mask_rate must be above 0 and at most 1": not 0 < settings["mask_rate"] <= 1,
-        "validation and test must be shares of at least 0 that leave something to train on": (
+        "validation and test must be shares of at least 0 that leave some training data": (
             not (min(shares) >= 0 and sum(shares) < 1)
         ),
         "vocab_size is for tokenizer bpe; bytes always have 260 ids": kind == "bytes" and size is not None,

@@ -23,7 +23,8 @@ def main(further: Sequence[str]) -> None:
     run = fit("demo_masked", "masked.yaml", further)
     accuracy, chance = run.validation["val/accuracy"], majority(run)
     console.print(
-        f"\nmasked bytes of the validation text: {accuracy:.1%} right; always the most common: {chance:.1%}\n"
+        f"\nmasked bytes of the validation text: {accuracy:.1%} correct; "
+        f"always predicting the most common byte: {chance:.1%}\n"
     )
     model = TextModel.load(run.folder)
     for prompt in PROMPTS:

@@ -20,5 +20,5 @@ def usable_device(name: str | None) -> str:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise UserError(f"--device {shown} cannot be used: {reason}") from None
     if not computes:
-        raise UserError(f"--device {shown} cannot be used: it computes nothing")
+        raise UserError(f"--device {shown} cannot be used: it stores no values")
     return name

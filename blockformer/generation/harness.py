@@ -51,7 +51,7 @@ def evaluate(
         if value is not None and value < least:
             raise UserError(f"--{option} {value}: must be at least {least}")
     if include is not None and not include.is_dir():
-        raise UserError(f"--include {include}: is no folder")
+        raise UserError(f"--include {include}: is not a folder")
     known = TaskManager(include_path=None if include is None else str(include))
     if unknown := [name for name in tasks if not known.match_tasks([name])]:
         raise UserError(f"--tasks: the harness has no task {', '.join(unknown)}; --include names a folder with others")
@@ -67,7 +67,7 @@ def evaluate(
             log_samples=False,
         )
     except (ConnectionError, FileNotFoundError) as error:
-        raise UserError(f"the data of a task cannot be had: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"the data of a task is not available: {' '.join(str(error).split())[:300]}") from error
     return {name: _figures(figures, found["n-samples"].get(name)) for name, figures in found["results"].items()}
 
 
@@ -92,14 +92,14 @@ class HarnessModel(TemplateLM):
         batch_size: requests in a batch.
 
     Raises:
-        UserError: the model is an encoder, which gives no probability to a text.
+        UserError: the model is an encoder, which computes no probability of a text.
     """
 
     def __init__(self, model: TextModel, batch_size: int) -> None:
         super().__init__()
         kinds = {"decoder_only": "causal", "encoder_decoder": "seq2seq"}
         if model.model.kind not in kinds:
-            raise UserError(f"an {model.model.kind} model gives no probability to a text, which the harness needs")
+            raise UserError(f"an {model.model.kind} model computes no probability of a text, which the harness needs")
         self.backend = kinds[model.model.kind]
         padded = self.backend == "causal" or model.model.allows("padding")
         self._text, self.model, self.batch_size = model, model.model, batch_size if padded else 1

@@ -142,8 +142,8 @@ def stored_tokenizer(path: Path, metadata: Mapping[str, Any]) -> tokenizers.Toke
     """
     if metadata.get("tokenizer") is None:
         trained = (metadata.get("data") or {}).get("dataset")
-        on = f" (it was trained on {trained!r}, whose token ids are no text)" if trained else ""
-        raise UserError(f"{path}: the checkpoint has no tokenizer, which text needs{on}")
+        on = f" (it was trained on {trained!r}, whose token ids are not text)" if trained else ""
+        raise UserError(f"{path}: the checkpoint has no tokenizer, which generating text needs{on}")
     try:
         return tokenizers.from_dump(metadata["tokenizer"])
     except DataError as error:

@@ -105,14 +105,14 @@ def families() -> list[Family]:
 
 
 def load_family(source: str | Path) -> Family:
-    """Load a family by its file or, if it is installed, by its name.
+    """Load a family by its file or, if it is built in, by its name.
 
     Raises:
         HuggingFaceError: there is no such family, or its file is wrong; the error lists all problems.
     """
     known = builtin_families()
     if str(source) in known:
-        return _load_installed(str(source))
+        return _load_builtin(str(source))
     path = Path(source)
     if not path.is_file():
         hint = nearest(str(source), known) or f"known: {', '.join(known)}"
@@ -121,7 +121,7 @@ def load_family(source: str | Path) -> Family:
 
 
 @cache
-def _load_installed(name: str) -> Family:
+def _load_builtin(name: str) -> Family:
     path = builtin_families()[name]
     return Family(name, path, *_read_merged(path, ()))
 

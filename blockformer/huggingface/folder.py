@@ -56,8 +56,8 @@ def file_in(folder: Path, name: str, most: int | None = None) -> Path:
         most: the largest size of such a file, in bytes; None: any.
 
     Raises:
-        HuggingFaceError: the name leads out of the folder, also by a link, or it is no regular file or too large. Links
-            into the ``blobs`` of the Hugging Face cache are followed.
+        HuggingFaceError: the name points outside the folder, also by a link, or it is no regular file or too large.
+            Links into the ``blobs`` of the Hugging Face cache are followed.
     """
     path = folder / name
     try:
@@ -65,7 +65,7 @@ def file_in(folder: Path, name: str, most: int | None = None) -> Path:
         blobs = place.parent.parent / "blobs"
         cached = place.parent.name == "snapshots" and not blobs.is_symlink() and target.parent == blobs
         if not (cached or target.is_relative_to(place)):
-            raise HuggingFaceError.at(path, "leads out of the folder; only files inside it are read")
+            raise HuggingFaceError.at(path, "points outside the folder; only files inside it are read")
         require_file(path, most)
     except (OSError, ValueError) as error:
         raise HuggingFaceError.at(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
@@ -81,7 +81,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copy the tokenizer's files from one folder to another, if there are any.
 
     Raises:
-        HuggingFaceError: one leads out of the folder, is no JSON, or has ids that no vocabulary reaches.
+        HuggingFaceError: one points outside the folder, is no JSON, or has ids that no vocabulary reaches.
     """
     for name in TOKENIZER_FILES:
         if has_file(source, name):
@@ -129,7 +129,7 @@ def read_json(path: Path, most: int) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:

@@ -165,7 +165,7 @@ def execute_one(
     options: Sequence[str] = (),
     watch: Watch | None = None,
 ) -> Result:
-    """Execute one run of a checked study in the study's folder, as an agent of a sweep does, and judge nothing."""
+    """Execute one run of a checked study in the study's folder, as an agent of a sweep does, without verdicts."""
     for part, place in (places := parts_of(study, folder)):
         try:
             with _executor(part, folder, 1, options, watch) as executor:

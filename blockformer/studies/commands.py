@@ -84,7 +84,7 @@ class Commands:
             try:
                 process = processes.begin(arguments, environment, stream, lock.inheritable, forked=forked)
             except OSError as error:
-                return 1, f"no process could be begun: {error}"
+                return 1, f"no process could be started: {error}"
             with self._guard:
                 stopping = self.stopping.is_set()
                 self._running.add(process)

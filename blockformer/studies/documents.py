@@ -139,7 +139,7 @@ def _units(batch: dict[str, torch.Tensor], begun: int) -> tuple[torch.Tensor, in
 
 
 def _token_sizes(data: TextData) -> torch.Tensor:
-    """(V,) bytes of each token; 0 where token ids are no text."""
+    """(V,) bytes of each token; 0 where token ids are not text."""
     if data.tokenizer is None:
         return torch.zeros(data.vocab_size)
     return torch.from_numpy(data.tokenizer.byte_lengths)

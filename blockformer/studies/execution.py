@@ -31,14 +31,14 @@ class RunFailedError(UserError):
 
 
 class InterruptedStudy(Exception):  # noqa: N818  (not an error: the study was asked to stop)
-    """A signal ended the study; runs in progress have saved, and the same command goes on from there.
+    """A signal ended the study; runs in progress have saved, and the same command continues it.
 
     Args:
         signum: the signal.
     """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; the same command goes on from here")
+        super().__init__(f"stopped by {signal.Signals(signum).name}; run the same command to continue")
         self.signum = signum
 
     @property

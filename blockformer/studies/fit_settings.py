@@ -12,9 +12,9 @@ from registry.strict_yaml import Map, as_plain, dotted, mark_of
 
 DEFAULT_LENGTH, DEFAULT_BATCH = 128, 32  # of the data, where a study does not say
 DECIDED = {
-    "data.seed": "the study's seeds decide it",
-    "model.recipe": "the study's variants decide it",
-    "model.seed": "the study's seeds decide it",
+    "data.seed": "the study's seeds set it",
+    "model.recipe": "the study's variants set it",
+    "model.seed": "the study's seeds set it",
     "model.optimizer": "say fit.optimizer",
     "trainer.max_epochs": "a study stops all runs at one step: trainer.max_steps",
     "trainer.max_time": "a study stops all runs at one step: trainer.max_steps",

@@ -97,7 +97,7 @@ class Launcher(Executor):
             self._observe(pending)
             pending = [run for run in pending if self.result(run) is None]
             if idle == ATTEMPTS and pending:
-                return [f"{len(pending)} runs have no result after {idle} launches that did nothing: {reason}"]
+                return [f"{len(pending)} runs have no result after {idle} launches without progress: {reason}"]
         return []
 
     def _launched(self, runs: Sequence[Run]) -> tuple[list[WorkerResult], str]:

@@ -81,7 +81,7 @@ def find_run(plan: Plan, run_id: str, seeds: Sequence[int]) -> Run:
     if run_id not in known:
         close = get_close_matches(run_id, known, n=1)
         listed = f"did you mean {close[0]}?" if close else f"its first is {next(iter(known))}; --plan lists all"
-        raise UnknownRunError(f"--only {run_id}: is no run of this study with these settings; {listed}")
+        raise UnknownRunError(f"--only {run_id}: this study has no such run with these settings; {listed}")
     return known[run_id]
 
 

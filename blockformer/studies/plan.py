@@ -197,7 +197,8 @@ def make_plan(study: Study, *, measure: bool = False) -> Plan:
         said = study.file.lengths or "length" in study.file.fit.get("data", {})
         if said and variant.name in found and (most := check(found[variant.name].recipe).max_length) < longest:
             advice = "lower fit.data.length or lengths, or raise the recipe's max_length"
-            problems.append(Problem(variant.mark, variant.name, f"takes {most} tokens, not the {longest}: {advice}"))
+            what = f"takes {most} tokens, but sequences have {longest}: {advice}"
+            problems.append(Problem(variant.mark, variant.name, what))
     if problems:
         raise RecipeError(problems)
     identical = tuple(name for name, one in found.items() if name != BASE and one.recipe.hash == base.recipe.hash)

@@ -89,7 +89,7 @@ class Forked:
         connection.close()  # the file keeps it open
         first = self._lines.readline()
         if not first:
-            raise ConnectionError("no process could be begun: the one that is forked has ended, or cannot be forked")
+            raise ConnectionError("no process could be started: the server process has ended or cannot fork")
         self.pid = int(first)
         self.status: int | None = None
         self._ended = threading.Event()

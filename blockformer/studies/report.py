@@ -35,7 +35,7 @@ COLUMNS = {
     "relative": "speed / base",
     "peak_memory": "memory, bytes",
     "shared": "shared values",
-    "off": "off the match",
+    "off": "size difference",
 }
 SWITCHES = {"over": AXES, "against": COSTS}
 
@@ -132,12 +132,12 @@ def _sizes_table(variants: Mapping[str, Mapping[str, Any]]) -> str:
         matched = ", ".join(f"{key}={value}" for key, value in of["matched"].items())
         values = {"variant": name, "matched": matched, "off": of["off"], "shared": of["shared"], "memory": of["memory"]}
         rows.append([(value, _shown(key, value)) for key, value in values.items()])
-    return _table(["variant", "matched by", "off the match", "shared values", "memory, bytes"], rows)
+    return _table(["variant", "matched by", "size difference", "shared values", "memory, bytes"], rows)
 
 
 def _rates(results: Mapping[str, Any]) -> str:
     chosen = ", ".join(f"{name} {rate:g}" for name, rate in results["learning_rates"].items())
-    said = f"Chosen on seeds that answer nothing: {_text(chosen)}."
+    said = f"Chosen on tuning seeds, whose runs are not compared: {_text(chosen)}."
     return f"<section><h2>Learning rates</h2><p>{said}</p>{_chart('rates')}</section>"
 
 

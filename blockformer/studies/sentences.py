@@ -33,7 +33,7 @@ def verdict_sentence(name: str, verdict: Mapping[str, Any], results: Mapping[str
     if kind == "equivalent":
         return f"{name} is equivalent to the base within {results['smallest']:g}: {size}.{lost}"
     if kind == "undecided":
-        return f"{name} cannot be told from the base: {size}.{lost}{_needed(verdict, results)}"
+        return f"{name} cannot be distinguished from the base: {size}.{lost}{_needed(verdict, results)}"
     return f"{name} is {kind} than the base: {size}.{lost}{_worth(name, results)}"
 
 
@@ -44,9 +44,9 @@ def _worth(name: str, results: Mapping[str, Any]) -> str:
         return ""
     curve = results["exchange"]["base"]
     if of["steps"] is None:
-        return f" The base does not come there with {curve[0][0]:g} to {curve[-1][0]:g} times its steps."
+        return f" The base does not reach this with {curve[0][0]:g} to {curve[-1][0]:g} times its steps."
     ends = [f"{end:.2f}" if end is not None else "beyond the budgets" for end in (of["low"], of["high"])]
-    return f" The base would come there with {of['steps']:.2f} times its steps ({ends[0]} to {ends[1]})."
+    return f" The base would reach this with {of['steps']:.2f} times its steps ({ends[0]} to {ends[1]})."
 
 
 def p_value(p: float) -> str:
@@ -69,7 +69,7 @@ def answer(results: Mapping[str, Any]) -> str:
         "better": "better than the base",
         "worse": "worse than the base",
         "equivalent": "equivalent to the base",
-        "undecided": "not to be told from the base with these seeds",
+        "undecided": "not distinguishable from the base with these seeds",
         "identical": "the same model as the base",
     }
     found = results["verdicts"].items()
@@ -85,7 +85,7 @@ def answer(results: Mapping[str, Any]) -> str:
 def noise_sentence(results: Mapping[str, Any]) -> str:
     """What the verdicts rest on: the method, the noise and the number of looks."""
     if results["noise"] is None:
-        return "One seed: no noise is known, so nothing can be decided." + _edge_sentences(results)
+        return "One seed: the noise is unknown, so there is no verdict." + _edge_sentences(results)
     methods = {
         "dunnett": "Dunnett's test with the noise pooled over all variants",
         "paired": "paired t tests with Holm's correction, as the noise of the variants differs strongly",
@@ -120,7 +120,7 @@ def speed_sentence(results: Mapping[str, Any]) -> str:
     device = there["device"] if there["device"] != "CPU" else there["processor"]
     how = f"medians of {there['rounds']} rounds in turns, {there['steps of a turn']} steps each, on {device}"
     differs = [key for key in ("device", "processor", "torch") if there[key] != here[key]]
-    elsewhere = f" The results were judged elsewhere (another {' and '.join(differs)})." if differs else ""
+    elsewhere = f" The verdicts were computed elsewhere (another {' and '.join(differs)})." if differs else ""
     return f"Speed of training in terms of the base: {_listed(speeds) if speeds else 'nothing else'}; {how}.{elsewhere}"
 
 

@@ -188,7 +188,7 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
             reference = reference or load_recipe(_recipe(file.reference or "", folder)).dump()
             value = _value_at(reference, key)
         except KeyError:
-            problems.append(Problem(mark, "ablate", f"{key} is no key of {file.reference}"))
+            problems.append(Problem(mark, "ablate", f"{key} is not a key of {file.reference}"))
             continue
         except RecipeError as error:
             problems += [Problem(mark_of(tree, ("reference",)), "reference", p.message) for p in error.problems]

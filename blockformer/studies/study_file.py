@@ -169,7 +169,7 @@ def contradictions(tree: Map, file: StudyFile) -> Iterator[Problem]:
     for name in by if isinstance(by, Mapping) else ():
         if name not in file.variants:
             known = nearest(name, file.variants) or f"variants: {', '.join(file.variants)}"
-            yield Problem(mark_of(tree, ("match", "by", name)), f"match.by.{name}", f"is no variant; {known}")
+            yield Problem(mark_of(tree, ("match", "by", name)), f"match.by.{name}", f"is not a variant; {known}")
 
 
 def _problems(tree: Map, error: ValidationError) -> Iterator[Problem]:

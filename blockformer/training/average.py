@@ -37,7 +37,7 @@ def average_checkpoints(paths: Sequence[str | Path], out: str | Path) -> Path:
     """
     out = Path(out)
     if len(paths) < 2:
-        raise UserError("a mean takes two or more checkpoints")
+        raise UserError("average needs two or more checkpoints")
     if out.exists():
         raise UserError(f"{out}: exists already; remove it, or choose another file")
     first: Mapping[str, Any] = {}
@@ -50,7 +50,7 @@ def average_checkpoints(paths: Sequence[str | Path], out: str | Path) -> Path:
         for key in _SAME:
             if metadata.get(key) != first.get(key):
                 raise UserError(
-                    f"{path}: has another {key.partition('_')[0]} than {paths[0]}, so there is no mean of them"
+                    f"{path}: has another {key.partition('_')[0]} than {paths[0]}, so they cannot be averaged"
                 )
         for name, tensor in weights.items():
             if not tensor.is_floating_point():

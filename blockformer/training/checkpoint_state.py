@@ -21,7 +21,7 @@ MOST = 2**62  # of a count
 
 
 class StateMismatchError(UserError):
-    """A value is not like the trainer's own; the message names its key."""
+    """A value does not match the trainer's own; the message names its key."""
 
 
 def check_state(content: Mapping[str, Any], trainer: Any, module: Any) -> None:
@@ -60,7 +60,7 @@ def check_state(content: Mapping[str, Any], trainer: Any, module: Any) -> None:
 
 def unusable(trainer: Any, error: StateMismatchError) -> LoadError:
     """The error for a checkpoint that a trainer cannot go on from."""
-    return LoadError(f"{trainer.ckpt_path}: {error}, so nothing can go on from this checkpoint")
+    return LoadError(f"{trainer.ckpt_path}: {error}, so training cannot continue from this checkpoint")
 
 
 def _weights(state: Mapping[str, Tensor], model: Model, module: Any) -> None:
@@ -104,7 +104,7 @@ def _optimizer(content: Mapping[str, Any], model: Model, settings: OptimizerSett
     if trained != settings.type:
         raise StateMismatchError(f"it has the state of optimizer {trained}, not of {settings.type}")
     if settings.ema is None and "WeightAverage" in (content.get("callbacks") or {}):
-        raise StateMismatchError("its weights are a running mean (optimizer.ema), and this run is to have none")
+        raise StateMismatchError("its weights are a running mean (optimizer.ema), and this run has none")
     settings.apply_freeze(model)
     own = settings.make(model, fused=False)
     _part(content, "optimizer_states", [{"state": {}, "param_groups": own.state_dict()["param_groups"]}])
@@ -116,7 +116,7 @@ def _optimizer(content: Mapping[str, Any], model: Model, settings: OptimizerSett
     for number, held in saved["state"].items():
         where = f"optimizer_states.0.state.{short_name(number)}"
         if type(number) is not int or not 0 <= number < len(parameters):
-            raise StateMismatchError(f"{where} is of no parameter")
+            raise StateMismatchError(f"{where} belongs to no parameter")
         parameter, matrix = parameters[number]
         for key, shape in settings.optimizer.state_shapes(parameter, matrix=matrix).items():
             value = held.get(key) if isinstance(held, Mapping) else None

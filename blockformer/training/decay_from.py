@@ -33,12 +33,12 @@ def take_trunk(given: Given, verb: str) -> str | None:
     if source is None or (given.decay_from is None and given.value("ckpt_path") is not None):
         return None
     if verb != "fit" or given.init_from is not None:
-        raise UserError(f"--decay-from is for fit{' alone, without --init-from' if verb == 'fit' else ''}")
+        raise UserError(f"--decay-from is for fit{' and cannot be combined with --init-from' if verb == 'fit' else ''}")
     if not isinstance(source, str) or not source.strip():
         raise UserError(f"--decay-from takes the path of a checkpoint, not {source!r}")
     for name in DECIDED:
         if given.decay_from is not None and given.value(name) is not None:
-            raise UserError(f"--{name} cannot be set beside --decay-from, which decides it")
+            raise UserError(f"--{name} cannot be set with --decay-from, which sets it")
     for name, value in settings_of_fork(source, given.value("optimizer.cooldown_steps")).items():
         if name == "run.name" and given.value(name) is not None:
             continue

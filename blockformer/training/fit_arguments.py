@@ -115,10 +115,10 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     if named is not None and not (begins and (given.source or _add_saved(given, named))):
         raise UserError(f"{named / CHECKPOINTS / given.value('ckpt_path')}.ckpt: there is no such checkpoint")
     if checkpoint is None and verb != "fit":
-        raise UserError(f"{verb} which model? Say --ckpt_path with a checkpoint, or last or best of a run")
+        raise UserError(f"{verb} needs a model: give --ckpt_path a checkpoint, or last or best of a run")
     tokenizer = None if checkpoint is None else _complete(given, checkpoint, read_metadata(checkpoint))
     if given.source is None:
-        raise UserError("which model? Say --recipe with a file or a name, such as gpt2; see `blockformer recipes`")
+        raise UserError("no recipe is given: set --recipe to a file or a name, such as gpt2; see `blockformer recipes`")
     recipe = RecipeArgument(load_recipe(given.source, given.overrides))
     variant = given.value("run.variant") or recipe.recipe.name
     configs = [*given.configs, given.settings] if given.options is None else given.configs
@@ -174,7 +174,7 @@ def _init_from(given: Given, verb: str, checkpoint: Path | None) -> str | None:
         raise UserError(f"--init-from is for fit; {verb} takes the model of --ckpt_path")
     if given.init_from is not None and checkpoint is not None and given.value("ckpt_path") != LAST:
         raise UserError(
-            "--init-from begins a run with another one's weights, and --ckpt_path continues a run with its own: say one"
+            "--init-from starts a run from weights of another, and --ckpt_path continues a run with its own: give one"
         )
     configured = [config.pop("init_from", None) for config in given.configs]
     found = next((path for path in (given.init_from, *reversed(configured)) if path is not None), None)
@@ -196,7 +196,7 @@ def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenize
         try:
             check(stored_recipe(path, metadata))
         except RecipeError as error:
-            raise LoadError(f"{path}: its recipe is not valid here: {error.problems[0]}") from None
+            raise LoadError(f"{path}: its recipe is not valid in this installation: {error.problems[0]}") from None
     required_value(metadata, "config", path)
     try:
         settings = settings_of(metadata, given.value)
@@ -223,8 +223,8 @@ def tokenizer_for(dataset: str | None, path: Path, metadata: Mapping[str, Any]) 
         return stored_tokenizer(path, metadata)
     if metadata.get("tokenizer") is not None:
         raise UserError(
-            f"{path}: was trained on the text of {trained!r}, and the token ids of dataset {dataset!r} are no text: "
-            "begin a run with its weights by --init-from"
+            f"{path}: was trained on the text of {trained!r}, and the token ids of dataset {dataset!r} are not text: "
+            "start a new run from its weights with --init-from"
         )
     return None
 

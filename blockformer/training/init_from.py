@@ -46,7 +46,7 @@ def read_source(source: Path) -> tuple[Model, Recipe, dict[str, Any]]:
     except LoadError as error:
         raise UserError(str(error)) from error
     except RecipeError as error:
-        raise UserError(f"{source}: its recipe is not valid here: {error.problems[0]}") from error
+        raise UserError(f"{source}: its recipe is not valid in this installation: {error.problems[0]}") from error
 
 
 def _checkpoint_or_folder(source: Path) -> Path:

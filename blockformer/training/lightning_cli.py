@@ -105,10 +105,16 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--recipe", type=RecipeArgument, help="the model: a file, or the name of a built-in recipe")
         parser.add_argument(
-            "--init-from", type=str, default=None, help="begin with what a trained model of another recipe has learned"
+            "--init-from",
+            type=str,
+            default=None,
+            help="start from the weights of a model, which may have another recipe",
         )
         parser.add_argument(
-            "--decay-from", type=str, default=None, help="continue a run of constant learning rate, which now falls"
+            "--decay-from",
+            type=str,
+            default=None,
+            help="continue a run in a new one, in which the learning rate falls",
         )
         parser.add_class_arguments(RunSettings, "run")
         parser.add_class_arguments(self.arguments.components.settings_class("optimizer"), "optimizer")

@@ -79,14 +79,17 @@ def verify_same_model(metadata: Mapping[str, Any], recipe: Recipe) -> None:
     try:
         saved = load_recipe(metadata["recipe"])  # parameters that did not exist when it was written get their defaults
     except RecipeError as error:
-        raise LoadError(f"the checkpoint's recipe is not valid here: {error.problems[0]}") from error
+        raise LoadError(f"the checkpoint's recipe is not valid in this installation: {error.problems[0]}") from error
     if saved.hash == recipe.hash:
         return
     there, here = flat(saved.dump()), flat(recipe.dump())
     keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    named = [f"{key} is {there.get(key, 'not set')} there and {here.get(key, 'not set')} here" for key in keys[:3]]
+    named = [
+        f"{key} is {there.get(key, 'not set')} in the checkpoint and {here.get(key, 'not set')} in this run"
+        for key in keys[:3]
+    ]
     more = f", and {len(keys) - 3} more" if len(keys) > 3 else ""
-    raise LoadError(f"the checkpoint holds another model: {'; '.join(named)}{more}")
+    raise LoadError(f"the checkpoint has another model: {'; '.join(named)}{more}")
 
 
 def check_steps_left(metadata: Mapping[str, Any], total: int, where: Path, *, elsewhere: bool) -> None:
@@ -104,7 +107,7 @@ def check_steps_left(metadata: Mapping[str, Any], total: int, where: Path, *, el
     step = metadata.get("step") or 0
     if total and (step > total or (elsewhere and step == total)):
         raise UserError(
-            f"nothing to do: {where} is of step {step}, and the run is to have {total}: "
+            f"nothing to do: {where} is of step {step}, and the run has {total} steps: "
             "raise --trainer.max_steps or --trainer.max_epochs"
         )
 
@@ -130,8 +133,8 @@ def earlier_data(
         return earlier
     if not other:
         raise UserError(
-            f"{where} was trained on other data: sha256 {str(there)[:16]} ({_origin(before)}) there and {here[:16]} "
-            f"({_origin(facts)}) here: restore them, or continue on these with --run.other_data true"
+            f"{where} was trained on other data: sha256 {str(there)[:16]} ({_origin(before)}) in the checkpoint and "
+            f"{here[:16]} ({_origin(facts)}) now: restore the data, or continue with --run.other_data true"
         )
     known = {key: before[key] for key in ("dataset", "files", "sha256") if key in before}
     return [*earlier, known | {"last_step": metadata.get("step")}]

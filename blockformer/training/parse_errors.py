@@ -30,7 +30,7 @@ def readable(message: str, options: Sequence[str], components: Components) -> st
     if found := re.match(r"(?:Parser key \"|--)(\w+)\"?: .*Unable to load config ['\"](.*?)['\"]", text):
         group, value = found.groups()
         meant = f"--recipe {value}" if group == "model" else f"--{group}.OPTION {value}"
-        return f"--{group} takes a configuration file, and {value} is none; did you mean {meant}?"
+        return f"--{group} takes a configuration file, which {value} is not; did you mean {meant}?"
     for pattern, replacement in PLAINER:
         text = re.sub(pattern, replacement, text)
     if found := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", text, re.IGNORECASE):

@@ -84,9 +84,9 @@ class RunSettings:
         if not 0 < self.timeout < math.inf:
             raise UserError(f"run.timeout must be a number of minutes above 0, not {self.timeout}")
         if self.save_every < 0:
-            raise UserError(f"run.save_every cannot be {self.save_every}")
+            raise UserError(f"run.save_every must be a number of steps from 0, not {self.save_every}")
         if self.monitor not in MONITORS:
-            raise UserError(f"run.monitor {shortened(self.monitor)} is none of the figures {', '.join(MONITORS)}")
+            raise UserError(f"run.monitor {shortened(self.monitor)} is not one of the figures {', '.join(MONITORS)}")
 
 
 def default_name(variant: str) -> str:
@@ -203,9 +203,7 @@ def find_checkpoint(wanted: str, settings: RunSettings, config_folder: Path | No
     if folder is None:
         known = sorted(path.parent.name for path in root.glob(f"*/{CHECKPOINTS}")) if root.is_dir() else []
         listed = f"; runs in {root}: {', '.join(known[-8:])}" if known else ""
-        raise UserError(
-            f"--ckpt_path {wanted} of which run? Say --run.name, or give its config.yaml to --config{listed}"
-        )
+        raise UserError(f"--ckpt_path {wanted} needs a run: set --run.name, or --config to its config.yaml{listed}")
     path = folder / CHECKPOINTS / f"{wanted}.ckpt"
     newest = newest_checkpoint(folder) if wanted == LAST else path if path.is_file() else None
     if newest is None and (there := checkpoints_in(folder)):

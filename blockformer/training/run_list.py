@@ -75,7 +75,7 @@ def runs_in(root: Path) -> list[ListedRun]:
         UserError: there is no such folder, or it cannot be read.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder; --root names the folder that the runs lie in")
+        raise UserError(f"{root}: there is no such folder; set --root to the folder that contains the runs")
     try:
         folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     except OSError as error:

@@ -104,7 +104,7 @@ def _new_run(lock: RunLock, checkpoint: Path | None, settings: str, *, asked: bo
             f"{folder} holds a run already: continue it with --ckpt_path last, or begin another with --run.name"
         )
     if (aside := set_aside(folder)) is not None:
-        note = f"{folder} holds a run without a checkpoint, which begins anew; the files so far are in {aside}"
+        note = f"{folder} holds a run without a checkpoint, which starts again; its earlier files are in {aside}"
     else:
         note = f"{folder} has no checkpoint yet: the run begins at step 0" if asked else None
     return Place(folder, checkpoint, lock, note)

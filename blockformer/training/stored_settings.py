@@ -81,8 +81,8 @@ def settings_of(metadata: Mapping[str, Any], said: Callable[[str], Any]) -> Sett
         named = [key for key in class_of(data["dataset"]).reads if data.pop(key, None)]
         if missing := [f"--data.{key}" for key in named if said(f"data.{key}") is None]:
             raise UserError(
-                f"its data were files that were not named by you on this machine, and a checkpoint's own paths are not "
-                f"read: say {' and '.join(missing)}"
+                f"its data files were named by another user or on another machine, and such paths are not "
+                f"read: give {' and '.join(missing)}"
             )
     return settings
 

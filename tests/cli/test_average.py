@@ -50,7 +50,7 @@ def test_what_has_no_mean_is_refused_in_one_line(
     other = fit("--trainer.max_steps", "1", "--recipe.decoder.layer.mixer.kv_heads=1", name="of-another-recipe")
     out, first = tmp_path / "mean.ckpt", str(checkpoints[0])
     refused = {
-        "a mean takes two or more checkpoints": [first],
+        "average needs two or more checkpoints": [first],
         "has another recipe than": [first, str(other / "checkpoints" / "last.ckpt")],
         "nowhere.ckpt": [first, "nowhere.ckpt"],
     }

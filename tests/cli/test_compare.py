@@ -29,7 +29,7 @@ def study(tmp_path: Path) -> Path:
         (["--data.length", "--tier", "quick"], "--data.length requires a value"),
         (["--run.wandb"], "--run.wandb requires a value"),
         (["--tier"], "--tier: expected one argument"),
-        (["--run.name", "x"], "--run.name cannot be set: the study decides it for each run"),
+        (["--run.name", "x"], "--run.name cannot be set: the study sets it for each run"),
         (["--run.wandbb", "offline"], "--run.wandbb: there is no such option; did you mean 'wandb'?"),
         (["--only", "x", "--report"], "leave --plan, --add-seeds, --report and --sweep out"),
         (["--sweep", "x", "--plan"], "--sweep writes a file"),
@@ -37,7 +37,7 @@ def study(tmp_path: Path) -> Path:
         (["--max_steps", "3"], "there is no option --max_steps; did you mean --trainer.max_steps?"),
         (["--tierr", "quick"], "there is no option --tierr; did you mean --tier?"),
         (["--data.lenght", "3"], "fit.data.lenght: there is no such setting; did you mean 'length'?"),
-        (["--data.seed", "3"], "fit.data.seed: cannot be set: the study's seeds decide it"),
+        (["--data.seed", "3"], "fit.data.seed: cannot be set: the study's seeds set it"),
         (["--data.length", "[1"], "--data.length: is not YAML"),
     ],
 )

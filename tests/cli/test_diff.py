@@ -126,7 +126,7 @@ def test_each_side_can_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["gpt3", "gpt2"], "there is no recipe of this name; did you mean 'gpt2'?"),
+        (["gpt3", "gpt2"], "there is no built-in recipe of this name; did you mean 'gpt2'?"),
         (["gpt2", "decoder.dpeth=3"], "did you mean 'depth'?"),
         (["gpt2", "gpt2", "bert_base"], "'bert_base': must have the form KEY=VALUE"),
         (["gpt2", "gpt2", "--length", "2000"], "--length 2000 is above the smaller max_length of the two models: 1024"),

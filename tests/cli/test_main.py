@@ -140,7 +140,7 @@ def test_without_a_command_the_help_stands_on_stderr(capsys: pytest.CaptureFixtu
         (["blocks", "nrom"], "no slot is called 'nrom'; did you mean 'norm'?"),
         (["blocks", "/rms"], "no slot is called ''; known: activation,"),
         (["blocks", "norm/rsm"], "no norm is called 'rsm'; did you mean 'rms'?"),
-        (["show", "gtp2"], "there is no recipe of this name; did you mean 'gpt2'?"),
+        (["show", "gtp2"], "there is no built-in recipe of this name; did you mean 'gpt2'?"),
         (["show", "gpt2", "--set", "dim"], "override dim: must have the form key.key=value"),
         (["show", "gpt2", "--set", "decoder.dept=2"], "did you mean 'depth'?"),
         (["schema", "--out", "/dev/null/schema.json"], "cannot write /dev/null/schema.json: "),

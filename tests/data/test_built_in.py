@@ -135,7 +135,7 @@ def test_the_hash_notices_where_a_text_ends_and_which_split_it_is_in() -> None:
 
 @pytest.mark.parametrize("locale", ["aa", "ii", "root", "vo"])
 def test_a_locale_with_too_little_data_is_refused(locale: str) -> None:
-    with pytest.raises(DataError, match=rf"Babel knows too few .* in locale '{locale}'; choose another"):
+    with pytest.raises(DataError, match=rf"Babel has too few .* in locale '{locale}'; choose another"):
         cldr.source(locale, 3000, SHARES).read()
 
 

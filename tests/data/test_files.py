@@ -156,7 +156,7 @@ def test_text_that_is_also_trained_on_is_said(tmp_path: Path, split: str) -> Non
     _write(tmp_path, a="".join(lines), copy="".join(lines), part="".join(lines[40:]), other="Another text.\n" * 9)
     (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
     for name, said in (
-        ("a", f"the {split} file {tmp_path}/a.txt is the training file {tmp_path}/a.txt: the {split} figures are of"),
+        ("a", f"the {split} file {tmp_path}/a.txt is the training file {tmp_path}/a.txt: the {split} figures are"),
         ("link", f"the {split} file {tmp_path}/link.txt is the training file {tmp_path}/a.txt"),
         ("copy", f"the {split} file {tmp_path}/copy.txt has the content of {tmp_path}/a.txt"),
         ("part", f"20 of 20 lines drawn from the {split} text are also in the training text"),
@@ -173,7 +173,7 @@ def test_pairs_that_are_also_trained_on_are_counted(tmp_path: Path) -> None:
         _files(tmp_path / "a.txt", validation=(tmp_path / "b.txt",), shares={"validation": 0.0, "test": 0.0})
     )
     assert _notes(corpus) == (
-        "2 of 3 validation pairs are also training pairs: the validation figures are of text that is trained on"
+        "2 of 3 validation pairs are also training pairs: the validation figures are measured on training text"
     )
 
 

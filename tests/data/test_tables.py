@@ -112,7 +112,7 @@ def test_files_of_their_own_are_scored_and_rows_that_are_trained_on_are_named(tm
     splits = splits_of(corpus)
     assert splits["validation"] == [*TEXTS[:3], "new"]
     assert len(splits["test"]) == 13
-    scored = "the validation figures are of text that is trained on"
+    scored = "the validation figures are measured on training text"
     assert corpus.notes["validation"] == [f"3 of 4 validation rows are also training rows: {scored}"]
     assert corpus.notes["train"] == [f"data.files names {path} more than once; each file is read once"]
 
@@ -169,7 +169,7 @@ def bytes_of(content: bytes) -> Make:
         (
             "t.jsonl",
             bytes_of(b'{"text": "a \\ud83d b"}'),
-            r"t\.jsonl:1: text has half a character \(.ud83d at",
+            r"t\.jsonl:1: text has an unpaired surrogate \(.ud83d at",
         ),
         ("t.jsonl", bytes_of(b""), r"data\.files: no row has text in text"),
         ("t.jsonl", bytes_of(b'{"text": " "}\n'), r"data\.files: no row has text in text"),
@@ -182,8 +182,8 @@ def bytes_of(content: bytes) -> Make:
         ("t.csv", bytes_of(b'text,b\n"1,2\n3,4\n'), r"t\.csv:2: is not a row of a table: unexpected end of data"),
         ("t.csv", bytes_of(b"text\na\0b\n"), r"t\.csv:2: is not text: byte 0x00 at byte 1"),
         ("t.csv", bytes_of(b"text\n" + b"x" * 5000 + b"\n"), r"t\.csv:2: the line has more than"),
-        ("t.parquet", bytes_of(b"PAR1 and no more"), r"t\.parquet: is no Parquet file that can be read"),
-        ("t.arrow", bytes_of(b"ARROW1 and no more"), r"t\.arrow: is no Arrow file that can be read"),
+        ("t.parquet", bytes_of(b"PAR1 and no more"), r"t\.parquet: cannot be read as a Parquet file"),
+        ("t.arrow", bytes_of(b"ARROW1 and no more"), r"t\.arrow: cannot be read as an Arrow file"),
         ("t.parquet", lambda path: write(path, {"a": ["x"]}), r"t\.parquet: there is no column 'text'; it has a"),
         ("t.txt", bytes_of(b"text"), r"t\.txt: the ending \.txt is not that of a table; known: \.jsonl"),
         ("t.jsnl", bytes_of(b"text"), r"t\.jsnl: the ending \.jsnl is not that of a table; did you mean '\.jsonl'"),

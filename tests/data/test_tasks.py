@@ -218,7 +218,7 @@ def test_what_means_nothing_for_a_task_is_refused(settings: dict[str, Any], said
 def test_a_tasks_rows_are_no_text() -> None:
     data = TextData("parity")
     assert data.tokenizer is None
-    with pytest.raises(DataError, match="drawn when they are needed"):
+    with pytest.raises(DataError, match="generated on demand"):
         _ = data.prepared
     with pytest.raises(DataError, match="token ids of its own"):
         data.use(TextData("docstrings", packages=["numpy"], max_bytes=9000, tokenizer="bytes").tokenizer)

@@ -118,7 +118,7 @@ def test_a_run_that_fails_ends_the_demo_with_status_2(tmp_path, monkeypatch, cap
     [
         ("lm", ["bits per byte", "xz", "demo_lm_no_feedforward continues"]),
         ("translation", ["exact match", "chrF", "expected, if different"]),
-        ("masked", ["always the most common", "Return the num"]),
+        ("masked", ["always predicting the most common byte", "Return the num"]),
     ],
 )
 def test_a_demo_runs_from_its_first_word_to_its_last_twice(demo, shown, tmp_path, monkeypatch) -> None:

@@ -79,7 +79,7 @@ def test_a_flipped_bit_of_a_weight_is_refused_and_the_other_checkpoint_named(run
     content = bytearray(path.read_bytes())
     content[content.index(weight) + 3] ^= 64
     path.write_bytes(content)
-    with pytest.raises(LoadError, match=r"last\.ckpt: is truncated, damaged .*best\.ckpt \(step \d\) is whole"):
+    with pytest.raises(LoadError, match=r"last\.ckpt: is truncated, damaged .*best\.ckpt \(step \d\) is intact"):
         bf.load(path)
 
 

@@ -147,7 +147,7 @@ def test_the_length_of_a_text_is_no_limit(run: Path) -> None:
     [
         (["--tasks", "no_such_task"], "the harness has no task no_such_task"),
         (["--tasks", "own_choice", "--device", "cuda:99"], "--device cuda:99 cannot be used"),
-        (["--tasks", "missing"], "the data of a task cannot be had"),
+        (["--tasks", "missing"], "the data of a task is not available"),
         (["--tasks", "own_choice", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
         (["--tasks", "own_choice", "--limit", "-1"], "--limit -1: must be at least 1"),
         (["--tasks", "own_choice", "--examples", "-1"], "--examples -1: must be at least 0"),
@@ -179,7 +179,7 @@ def test_an_answer_that_is_too_long_is_refused_and_not_cut(run: Path) -> None:
 
 def test_a_folder_of_tasks_that_does_not_exist_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--tasks", "x", "--include", "nowhere"]) == 2
-    assert "--include nowhere: is no folder" in capsys.readouterr().err
+    assert "--include nowhere: is not a folder" in capsys.readouterr().err
 
 
 def test_an_encoder_is_refused(tmp_path: Path, fit: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,4 +188,4 @@ def test_an_encoder_is_refused(tmp_path: Path, fit: Callable[..., Path], capsys:
     quiet = ["--run.wandb", "disabled", "--trainer.enable_progress_bar", "false"]
     path = fit(name="encoder-for-the-harness", given=[*encoder, *small, *quiet])
     assert main(["evaluate", str(path), "--tasks", "arc_easy"]) == 2
-    assert "an encoder_only model gives no probability to a text" in capsys.readouterr().err
+    assert "an encoder_only model computes no probability of a text" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_a_name_is_taken_once() -> None:
     class Again(FeedForward):
         def __init__(self, site: Site) -> None: ...
 
-    assert "feedforward 'mlp' already names blocks.feedforward.mlp.MLP" in refused("mlp", Again)
+    assert "feedforward 'mlp' is already registered by blocks.feedforward.mlp.MLP" in refused("mlp", Again)
 
 
 def test_a_default_block_must_be_registered() -> None:

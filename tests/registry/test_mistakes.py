@@ -100,7 +100,7 @@ MISTAKES = {
     ),
     "a base that is missing": ("extends: nothere.yaml\n", "r.yaml:1: extends:", "there is no such file"),
     "a misspelt base": ("extends: gpt3\n", "r.yaml:1: extends:", "did you mean 'gpt2'?"),
-    "itself as base": ("extends: r.yaml\n", "r.yaml", "extends", "leads in a circle"),
+    "itself as base": ("extends: r.yaml\n", "r.yaml", "extends", "is a circular reference"),
 }
 
 

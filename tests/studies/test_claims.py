@@ -150,7 +150,7 @@ def test_a_signal_lets_runs_save_and_a_second_call_continues_them(tmp_path: Path
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(InterruptedStudy, match="stopped by SIGINT; the same command goes on from here") as stop:
+    with pytest.raises(InterruptedStudy, match="stopped by SIGINT; run the same command to continue") as stop:
         Executor(tmp_path, "study", "val/loss").execute([run])
     assert stop.value.exit_code == 130
     made = steps_of(tmp_path, run)

@@ -66,7 +66,7 @@ def test_a_study_is_run_judged_and_reported(study: Path, tmp_path: Path, capsys:
     assert main(["compare", str(study), "--out", str(out), "--add-seeds", "1", *QUIET]) == 0
     assert not (out / "looks.json").exists()  # the study's own seeds had no results
     printed, said = capsys.readouterr()
-    assert "seeds 0, 1 have no results yet: they are finished first, and none is added" in said
+    assert "seeds 0, 1 have no results yet: they are finished first, and no others are added" in said
     assert f"{first}: begins" not in said
     results = json.loads((out / "results.json").read_text())
     assert results["verdicts"]["same"]["verdict"] == "identical"

@@ -65,5 +65,5 @@ def test_every_run_that_a_study_can_come_to_is_found_by_its_id(tmp_path: Path) -
         assert find_run(found, run.id, (0, 1, 2, 7)) == run
     alone = plan()
     assert find_run(alone, alone.answer_runs()[0].id, (0,)) == alone.answer_runs()[0]
-    with pytest.raises(UserError, match=r"--only bse-seed0: is no run of this study .* did you mean base-seed0-"):
+    with pytest.raises(UserError, match=r"--only bse-seed0: this study has no such run .* did you mean base-seed0-"):
         find_run(alone, "bse-seed0", (0,))

@@ -117,7 +117,9 @@ def test_the_base_is_also_trained_with_other_budgets_where_the_exchange_rate_is_
 
 def test_a_length_that_a_variant_cannot_take_is_refused() -> None:
     assert plan(lengths=[2]).study.file.lengths == (2,)
-    with pytest.raises(RecipeError, match=r"none: takes \d+ tokens, not the 2048: lower fit.data.length or lengths"):
+    with pytest.raises(
+        RecipeError, match=r"none: takes \d+ tokens, but sequences have 2048: lower fit.data.length or lengths"
+    ):
         plan(lengths=[64])
 
 

@@ -49,7 +49,7 @@ def test_speed_is_measured_once_unless_asked_again(plan: Plan, tmp_path: Path, m
     here = {key: str(value) for key, value in again["speed_environment"].items()}
     said = speed_sentence({**again, "environment": again["speed_environment"]})
     assert "in terms of the base: deep " in said
-    assert "judged elsewhere" not in said
+    assert "computed elsewhere" not in said
     assert "another processor)" in speed_sentence({**again, "environment": {**here, "processor": "another"}})
 
 

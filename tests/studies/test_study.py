@@ -39,7 +39,7 @@ def test_every_mistake_is_named_with_its_line(tmp_path: Path) -> None:
     said = str(wrong.value).splitlines()
     for line, text in {
         4: "a: ",
-        5: "match.by.b: is no variant; variants: a",
+        5: "match.by.b: is not a variant; variants: a",
         6: "seeds: names a seed twice",
         7: "fit: needs trainer: {max_steps: N}",
         8: "fit.data.tokeniser: there is no such setting; did you mean 'tokenizer'?",

@@ -112,4 +112,4 @@ def test_a_sweep_lists_every_run_of_the_plan_for_the_command_that_executes_one(
     assert command == ["blockformer", *arguments[:4], *arguments[6:], *arguments[4:6]]
     assert not (tmp_path / "out").exists()
     assert main([*command[1:], "--only=nothing"]) == 2
-    assert "is no run of this study" in capsys.readouterr().err
+    assert "this study has no such run" in capsys.readouterr().err

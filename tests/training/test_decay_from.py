@@ -86,9 +86,9 @@ def test_a_trunk_that_was_trained_for_epochs_has_the_same_forks(fit: Fit) -> Non
 
 
 REFUSED = {
-    "trainer.max_steps cannot be set beside --decay-from": ["--trainer.max_steps", "9"],
-    "optimizer.schedule cannot be set beside --decay-from": ["--optimizer.schedule", "linear"],
-    "--decay-from is for fit alone, without --init-from": ["--init-from", "x"],
+    "trainer.max_steps cannot be set with --decay-from": ["--trainer.max_steps", "9"],
+    "optimizer.schedule cannot be set with --decay-from": ["--optimizer.schedule", "linear"],
+    "--decay-from is for fit and cannot be combined with --init-from": ["--init-from", "x"],
     "--optimizer.cooldown_steps 0: must be a number of steps above 0": ["--optimizer.cooldown_steps", "0"],
     "--decay-from is given twice": ["--decay-from", "x"],
 }

@@ -133,7 +133,7 @@ WRONG = {
     "--optimizer.schedule cosin": "optimizer.schedule: there is no schedule \"cosin\"; did you mean 'cosine'?",
     "--optimizer.type adam": "optimizer.type: there is no optimizer \"adam\"; did you mean 'adamw'?",
     "--optimizer.momentum 0.9": "of optimizer 'muon' and 'sgd', and has no effect with optimizer 'adamw'",
-    "--optimizer.lr -1": "optimizer: lr cannot be -1.0",
+    "--optimizer.lr -1": "optimizer: lr must be above 0",
     "--optimizer.schedule constant --optimizer.decay_steps 9": "and has no effect with schedule 'constant'",
     "--trainer.gradient_clip_val 0 --trainer.gradient_clip_algorithm value": "gradient_clip_algorithm has no effect",
     "--optim.lr 1": "there is no option --optim.lr; did you mean --optimizer.lr?",
@@ -152,13 +152,13 @@ WRONG = {
     "--data.locale fr": "data.locale is a setting of dataset 'cldr', and has no effect with dataset 'text'; remove it",
     "--data.test_file a.txt": "there is no option --data.test_file; did you mean --data.test_files?",
     "--data.package numpy": "there is no option --data.package; did you mean --data.packages of dataset 'docstrings'?",
-    "--data nowhere.yaml": "--data takes a configuration file, and nowhere.yaml is none",
+    "--data nowhere.yaml": "--data takes a configuration file, which nowhere.yaml is not",
     "--data.length 4000": "data.length 4000 is more than the recipe's max_length 64",
     "--data.batch_size 9999": "fewer than batch_size 9999",
     "--model.objective seq2seq": "objective seq2seq trains encoder_decoder models, and this one is decoder_only",
     "--model.label_smoothing 2": "label_smoothing 2.0 must be at least 0 and below 1",
     "--run.name a/b": "run.name 'a/b' must be the name of a folder",
-    "--run.monitor val/los": "run.monitor val/los is none of the figures val/accuracy",
+    "--run.monitor val/los": "run.monitor val/los is not one of the figures val/accuracy",
     "--ckpt_path nowhere.ckpt": "nowhere.ckpt: there is no such file",
     "--ckpt_path best": "there is no such checkpoint",
 }
@@ -236,7 +236,7 @@ def test_another_dataset_than_the_checkpoints_keeps_only_what_both_have() -> Non
 
 def test_no_recipe_is_answered_with_the_names_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--trainer.max_steps", "1"]) == 2
-    assert re.search(r"which model\? Say --recipe .* gpt2", capsys.readouterr().err)
+    assert re.search(r"no recipe is given: set --recipe .* gpt2", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("kind", ["text", "tensors", "module"])

@@ -130,7 +130,7 @@ WRONG = ("weight_decay 1e308", "weight_decay 1001", "weight_decay nan", "lr inf"
 @pytest.mark.parametrize("setting", [*WRONG, "eps 1e-60", "eps 2", "beta1 nan", "beta2 0.99999999999999999999"])
 def test_optimizer_settings_have_ranges(setting: str) -> None:
     name, value = setting.split()
-    with pytest.raises(UserError, match=rf"optimizer: {name} cannot be|optimizer\.{name} must be"):
+    with pytest.raises(UserError, match=rf"optimizer: {name} must be|optimizer\.{name} must be"):
         OptimizerSettings(**{name: float(value)})
 
 

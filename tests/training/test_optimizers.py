@@ -357,7 +357,7 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 @pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"warmup_steps": -1}, {"lr": math.nan}, {"weight_decay": -1.0}])
 def test_impossible_settings_are_refused_by_name(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=f"{next(iter(wrong))} cannot be"):
+    with pytest.raises(UserError, match=f"{next(iter(wrong))} must be"):
         OptimizerSettings(**wrong)  # type: ignore[arg-type]
 
 

@@ -86,7 +86,7 @@ def test_data_that_have_changed_are_refused_and_recorded(
     more = ["--ckpt_path", "last", "--trainer.max_steps", "3", *QUIET]
     assert main(["fit", "--run.root", str(runs), "--run.name", "changing", *more]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"was trained on other data: sha256 {hashes[0][:16]} (text: mine.txt) there and" in line
+    assert f"was trained on other data: sha256 {hashes[0][:16]} (text: mine.txt) in the checkpoint and" in line
     assert content(folder) == before
     fit(*more, "--run.other_data", "true", name="changing", given=[])
     facts = json.loads((folder / "facts.json").read_text())

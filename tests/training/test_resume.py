@@ -110,7 +110,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name_of_the_difference(fit:
     from blockformer.assembly.checkpoint import LoadError
 
     fit("--trainer.max_steps", "2", name="other")
-    with pytest.raises(LoadError, match=r"decoder\.depth is 1 there and 3 here"):
+    with pytest.raises(LoadError, match=r"decoder\.depth is 1 in the checkpoint and 3 in this run"):
         fit("--ckpt_path", "last", "--recipe.decoder.depth", "3", name="other")
 
 
@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_whole_one_beside_it_named(fit: 
     folder = fit("--trainer.max_steps", "4", "--trainer.val_check_interval", "2", name="cut")
     last = folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-5000])
-    with pytest.raises(LoadError, match=r"last.ckpt: is truncated.*best.ckpt \(step 4\) is whole"):
+    with pytest.raises(LoadError, match=r"last.ckpt: is truncated.*best.ckpt \(step 4\) is intact"):
         fit("--ckpt_path", "last", *QUIET, name="cut", given=[])
     fit("--ckpt_path", "best", "--trainer.max_steps", "5", *QUIET, name="cut", given=[])
     assert figures(folder)[-1]["step"] == 5

@@ -45,7 +45,7 @@ def test_a_command_recovers_before_and_after_the_first_checkpoint(
     given = [*arguments, *STEPS] if same_command else QUIET
     folder = fit(*options, name=name, given=given)
     printed = capsys.readouterr().out
-    assert ("which begins anew; the files so far are in" in printed) == (step == 2)
+    assert ("which starts again; its earlier files are in" in printed) == (step == 2)
     assert ("holds a run with the same settings, which continues" in printed) == (step == 5 and not options)
     assert (folder / "attempt-1" / "metrics.jsonl").is_file() == (step == 2)
     assert figures(folder) == figures(whole)

@@ -1,4 +1,4 @@
-"""Every verb on a synthetic task, whose token ids are no text."""
+"""Every verb on a synthetic task, whose token ids are not text."""
 
 import json
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_validate_test_and_predict_work_without_a_tokenizer(task: Path, capsys: 
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("generate {task} --prompt a", "it was trained on 'parity', whose token ids are no text"),
+        ("generate {task} --prompt a", "it was trained on 'parity', whose token ids are not text"),
         ("validate --ckpt_path {task}/checkpoints/last.ckpt --data.dataset docstrings", "without a tokenizer, which"),
         ("validate --ckpt_path {task}/checkpoints/last.ckpt --data.dataset mqar", "data.length 16 is too short"),
         (
@@ -89,7 +89,7 @@ def test_what_needs_text_is_refused_in_one_line(
 def test_a_model_of_text_is_not_scored_on_a_task(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     run = fit("--trainer.max_steps", "1", name="of-text")
     assert main(["validate", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--data.dataset", "parity"]) == 2
-    assert "the token ids of dataset 'parity' are no text: begin a run with its weights" in capsys.readouterr().err
+    assert "the token ids of dataset 'parity' are not text: start a new run from its weights" in capsys.readouterr().err
 
 
 def test_a_task_may_begin_with_the_weights_of_another(task: Path, fit: Fit) -> None:

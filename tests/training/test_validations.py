@@ -111,6 +111,6 @@ def test_the_best_checkpoint_has_the_best_figure(fit: Fit, monitor: str) -> None
 
 def test_a_figure_that_no_validation_has_is_refused() -> None:
     with pytest.raises(
-        UserError, match=r"run.monitor val/f1 is none of the figures val/accuracy, val/bits_per_byte, val/loss"
+        UserError, match=r"run.monitor val/f1 is not one of the figures val/accuracy, val/bits_per_byte, val/loss"
     ):
         RunSettings(monitor="val/f1")

@@ -54,7 +54,7 @@ def _make(target: Locale, pairs: int, shares: Mapping[str, float]) -> Corpus:
     languages = Locale("en"), target
     names = common_names(*languages)
     if few := [name for name, found in asdict(names).items() if len(found) < 3]:
-        raise DataError(f"cldr: Babel knows too few {' and '.join(few)} in locale {str(target)!r}; choose another")
+        raise DataError(f"cldr: Babel has too few {' and '.join(few)} in locale {str(target)!r}; choose another")
     taught = dict(pair for phrase in single(names) for pair in _written(phrase, languages))
     if pairs <= len(taught):
         raise DataError(

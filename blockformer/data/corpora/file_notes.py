@@ -60,7 +60,7 @@ def markup_notes(texts: Mapping[Path, str]) -> Iterator[str]:
         if (what := name_markup(path.name, text)) is not None:
             found.setdefault(what, []).append(path)
     for (what, remedy), paths in found.items():
-        yield f"{_several(paths, 'looks', 'look')} like {what}, which is read as plain text, as it stands; {remedy}"
+        yield f"{_several(paths, 'looks', 'look')} like {what}, which is read as plain text; {remedy}"
 
 
 def pair_notes(pairs: Mapping[Path, Sequence[Pair]]) -> Iterator[str]:
@@ -129,8 +129,8 @@ _NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
 def _consequence(split: str, other: str) -> str:
     if other == "train":
-        return f"the {split} figures are of text that is trained on"
-    return "checkpoints are chosen by the text that they are tested on"
+        return f"the {split} figures are measured on training text"
+    return "the best checkpoint is chosen on test text"
 
 
 def _sample(text: str) -> list[str]:

@@ -168,9 +168,7 @@ def _corpus(
     paired: bool,
 ) -> Corpus:
     if not splits["train"]:
-        raise DataError(
-            f"{dataset}: too little text: validation and test leave nothing to train on; lower their shares"
-        )
+        raise DataError(f"{dataset}: too little text: validation and test leave no training data; lower their shares")
     facts = {"dataset": dataset, "files": {split: [path.name for path in paths] for split, paths in own.items()}}
     return Corpus(splits, paired, facts, notes)
 

@@ -151,7 +151,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Lines:
             _check_names(str(path), columns, file.schema_arrow.names)
             yield from _batches(path, columns, file.iter_batches(_AT_ONCE, columns=list(columns)))
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is no Parquet file that can be read: {shortened(str(error))}") from None
+        raise DataError(f"{path}: cannot be read as a Parquet file: {shortened(str(error))}") from None
 
 
 def _arrow_rows(path: Path, columns: Sequence[str]) -> Lines:
@@ -168,7 +168,7 @@ def _arrow_rows(path: Path, columns: Sequence[str]) -> Lines:
             _check_names(str(path), columns, file.schema.names)
             yield from _batches(path, columns, batches)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is no Arrow file that can be read: {shortened(str(error))}") from None
+        raise DataError(f"{path}: cannot be read as an Arrow file: {shortened(str(error))}") from None
 
 
 def _batches(path: Path, columns: Sequence[str], batches: Any) -> Lines:
@@ -205,7 +205,7 @@ def _text(value: Any, where: str, name: str) -> str:
             value.encode()
         except UnicodeEncodeError as error:
             wrong = f"\\u{ord(value[error.start]):04x} at character {error.start}"
-            raise DataError(f"{where}: {name} has half a character ({wrong}); remove it") from None
+            raise DataError(f"{where}: {name} has an unpaired surrogate ({wrong}); remove it") from None
     return value
 
 

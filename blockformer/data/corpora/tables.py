@@ -41,7 +41,7 @@ def source(dataset: str, files: Files, columns: Sequence[str]) -> Source:
             raise DataError(f"{', '.join(empty) or 'data.files'}: no row has text in {' and '.join(columns)}")
         limits = _limits(keys["train"], files.taken())
         if int(keys["train"].max()) < (limits[-1][1] if limits else 0):
-            raise DataError(f"{dataset}: validation and test leave nothing to train on; lower their shares")
+            raise DataError(f"{dataset}: validation and test leave no training data; lower their shares")
 
         def stream() -> Iterator[tuple[str, Any]]:
             for split, paths in own.items():

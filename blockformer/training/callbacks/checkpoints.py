@@ -82,7 +82,7 @@ class Checkpoints(StepCallback, Checkpoint):
     def _monitored(self, trainer: Trainer) -> float:
         figures = trainer.callback_metrics
         if self.monitor not in figures:
-            raise UserError(f"run.monitor {self.monitor} is none of the figures {', '.join(sorted(figures))}")
+            raise UserError(f"run.monitor {self.monitor} is not one of the figures {', '.join(sorted(figures))}")
         return figures[self.monitor].item()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

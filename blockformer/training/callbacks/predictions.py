@@ -47,7 +47,7 @@ class Predictions(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        decode = list if tokenizer is None else tokenizer.decode  # the ids of a task are no text
+        decode = list if tokenizer is None else tokenizer.decode  # the ids of a task are not text
         for predicted, wanted in zip(prediction["predictions"].cpu(), prediction["targets"].cpu(), strict=True):
             scored = wanted >= 0
             if not scored.any():

@@ -55,7 +55,7 @@ class RandomState(Callback):
             return
         if saved:
             rank_zero_warn(
-                f"this run had {len(saved)} processes and now has {trainer.world_size}: random states start anew"
+                f"this run had {len(saved)} processes and now has {trainer.world_size}: random states start afresh"
             )
         seed(self._seed, data_processes(trainer).rank, trainer.global_step)
 
@@ -80,7 +80,7 @@ def _check(state: State, path: str) -> None:
     try:
         restore(state)
     except (ValueError, TypeError, RuntimeError, LookupError, OverflowError):
-        raise StateMismatchError(f"{path} is no state of the random generators") from None
+        raise StateMismatchError(f"{path} is not a state of the random generators") from None
     finally:
         restore(own)
 

@@ -226,14 +226,15 @@ class OptimizerSettings:
 def _out_of_range(lr: float, weight_decay: float, warmup_steps: int, ema: float | None) -> list[str]:
     removed = lr * weight_decay  # the share of each weight that a step at the peak removes
     fits = {
-        f"lr cannot be {lr}": 0 < lr <= LARGEST,
-        f"weight_decay cannot be {weight_decay}": weight_decay >= 0 and (weight_decay <= 1 or removed <= 1),
-        f"warmup_steps cannot be {warmup_steps}": 0 <= warmup_steps < 2**63,
-        f"ema cannot be {ema}": ema is None or 0 < ema < 1,
+        f"lr must be above 0 and at most {LARGEST:.2g}, not {lr}": 0 < lr <= LARGEST,
+        f"weight_decay must be from 0 to max(1, 1 / lr), not {weight_decay}": weight_decay >= 0
+        and (weight_decay <= 1 or removed <= 1),
+        f"warmup_steps must be a number of steps from 0, not {warmup_steps}": 0 <= warmup_steps < 2**63,
+        f"ema must be above 0 and below 1, not {ema}": ema is None or 0 < ema < 1,
     }
     wrong = [f"optimizer: {what}" for what, right in fits.items() if not right]
     if removed > 1 and weight_decay > 1:
-        wrong.append("as lr * weight_decay, the share of a weight that a step removes, must not be above 1")
+        wrong.append("lr * weight_decay, the share of a weight that a step removes, must not be above 1")
     return wrong
 
 
