@@ -1,1 +1,1 @@
-"""Measurements that a reader can repeat; none of them is asserted in a test."""
+"""Benchmarks that a reader can repeat; no test depends on their results."""

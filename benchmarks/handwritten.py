@@ -1,4 +1,4 @@
-"""What does composing cost? A recipe against the same model written by hand, eager and compiled.
+"""Measure the overhead of blocks: a recipe against the same model written by hand, eager and compiled.
 
 python -m benchmarks.handwritten [--dim 256] [--depth 4] [--turns 15]
 """

@@ -1,4 +1,4 @@
-"""Prepare and train on a made corpus that is larger than the memory that the process may take.
+"""Prepare and train on a generated corpus that is larger than the memory that the process may allocate.
 
 python -m benchmarks.large_corpus [--gigabytes 5] [--limit 2] [--tokenizer bpe] [--folder DIR]
 """

@@ -1,11 +1,11 @@
-"""How often a study finds a difference where there is none: `python -m benchmarks.null_studies`.
+"""Measure the false positives of studies of equal models: `python -m benchmarks.null_studies`.
 
 One recipe is trained 40 times: with 8 orders of the data, and for each order with 5 initial values. All models are the
 same up to chance, so within an order the runs can be dealt to a base and variants in any way; a study of them has
 nothing to find. 1,000 such studies are drawn; with 95 % intervals for all variants together, about 5 % of them may find
 a difference. Then a difference is planted that a study should find in 80 % of all cases.
 
-The folder keeps finished runs, so that the command goes on where it was stopped.
+The folder keeps finished runs, so that the same command continues a stopped one.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How much memory does preparing text need? One large file against many small ones with the same text.
+"""Measure the memory of preparing text: one large file against many small ones with the same text.
 
 python -m benchmarks.preparation [--megabytes 20] [--tokenizer bpe]
 """

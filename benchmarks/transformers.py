@@ -3,7 +3,7 @@
     python -m benchmarks.transformers [FAMILY ...] [--turns 9] [--threads 1]
 
 Needs the extra `hf`. Every model has a width of 256, four layers and random weights; a step is forward, loss and
-backward on four texts of 128 tokens, in float32, each side computing attention as it does unless told otherwise.
+backward on four texts of 128 tokens, in float32, each side computing attention as it does by default.
 """
 
 import argparse

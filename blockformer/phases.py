@@ -1,4 +1,4 @@
-"""What a run is doing while nothing else is printed: a line when it begins, and again every ten seconds.
+"""Print what a run is doing in phases without other output: a line when each begins, and again every ten seconds.
 
 Only the standard library is imported, because the first phase is the loading of all others.
 """

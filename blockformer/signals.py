@@ -41,7 +41,7 @@ class Stopped(BaseException):
 
 
 class _Handlers:
-    """The handlers of this process, and a thread that is told of each signal even while native code runs.
+    """The handlers of this process, and a thread that learns of each signal even while native code runs.
 
     The first signal ends the process at once outside :func:`stopping`, raises :class:`Stopped` inside, and is only
     noted inside :func:`deferred`. A second one ends it at once, unless it is SIGHUP, which follows many a SIGTERM.

@@ -1,4 +1,4 @@
-"""Name a block, read its recipe schema off its signature, build it from a recipe. Imports neither torch nor blocks."""
+"""Register blocks, derive recipe schemas from signatures, build from recipes. Imports neither torch nor blocks."""
 
 from registry.capabilities import ABILITIES, PLACES, Ability, Capabilities, Cut, Place, UnfitError
 from registry.errors import Mark, Problem, RecipeError, RegistrationError

@@ -1,4 +1,4 @@
-"""Say what is wrong with a recipe and what to do: wrong keys and values, and blocks that do not fit their place."""
+"""Error messages for recipes: wrong keys and values, and blocks that do not fit their place."""
 
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe: every problem on a line of its own."""
+"""Errors of recipes and of registration; a recipe error has one line for each problem."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Read files that may come from a stranger: regular files only, and none larger than its kind can be."""
+"""Read files from untrusted sources: regular files only, up to a size limit."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Put recipes together: deep merge, ``like``, dotted overrides, and types written out."""
+"""Merge recipes: deep merge, ``like``, dotted overrides, and implied types made explicit."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""What is registered, described for the command line, editors and the block reference (a Markdown page a slot)."""
+"""Describe the registered blocks for the command line, editors and the block reference (a Markdown page a slot)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The signature is the schema.
+"""Register blocks, and read the recipe parameters of each from its constructor: the signature is the schema.
 
 @register("attention")
 class MultiHeadAttention(Mixer):

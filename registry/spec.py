@@ -1,4 +1,4 @@
-"""From a recipe mapping to a Spec, and from a Spec to a block."""
+"""Parse recipe mappings into Specs, and build blocks from Specs."""
 
 import hashlib
 import json

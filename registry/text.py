@@ -1,4 +1,4 @@
-"""Docstrings, values and types, in the words of those who write recipes, and texts from outside made printable."""
+"""Text for messages and pages: docstring summaries, values and types as in recipes, and printable untrusted text."""
 
 import math
 import re

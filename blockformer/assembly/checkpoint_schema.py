@@ -1,4 +1,4 @@
-"""What a checkpoint holds: its keys, their types, and limits that keep a strange one harmless."""
+"""The schema of a checkpoint: keys and their types, and limits for files from untrusted sources."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
@@ -24,7 +24,7 @@ Version = Annotated[
 
 
 class MalformedError(UserError):
-    """A checkpoint holds what none of ours does; the message names the key."""
+    """A checkpoint has an unknown key or a malformed value; the message names the key."""
 
 
 class _Strict(BaseModel):

@@ -1,4 +1,4 @@
-"""Refuse what does not fit into memory before it is allocated."""
+"""Check the free memory before a large allocation."""
 
 import sys
 from contextlib import suppress

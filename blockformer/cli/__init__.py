@@ -1,4 +1,4 @@
-"""The command `blockformer`: one module a verb, each imported only when it is asked for."""
+"""The command `blockformer`: one module a verb, each imported only when it is used."""
 
 import os
 import sys

@@ -69,7 +69,7 @@ def _text(prompt: str) -> str:
 
 @dataclass(frozen=True)
 class Method:
-    """One method to generate text.
+    """A method to generate text, such as beam search.
 
     Attributes:
         name: for messages.

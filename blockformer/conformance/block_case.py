@@ -1,4 +1,4 @@
-"""What a check is run on: a block with parameters at a place."""
+"""The input of a check: a block with parameters at a place."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Inputs, calling a block of any slot on them, and comparing results."""
+"""Example inputs, calls of a block of any slot, and comparison of results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What files are that are taken for plain text by mistake: compressed, binary, in another encoding, tables, markup."""
+"""Recognise files that are not plain UTF-8 text: compressed, binary, in another encoding, tables, markup."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Plain text from bytes: the one place that decodes and splits lines, for training files and prompts alike."""
+"""Decode bytes to text and split it into lines, for training files and prompts alike."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m blockformer.demo lm`: run a demonstration."""
+"""Run a demonstration: `python -m blockformer.demo lm`."""
 
 import argparse
 import os

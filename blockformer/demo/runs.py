@@ -1,4 +1,4 @@
-"""Start a run as a user would, and read from its folder what became of it."""
+"""Start runs with `blockformer fit`, and read their results."""
 
 import json
 import shlex

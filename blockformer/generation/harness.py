@@ -1,4 +1,4 @@
-"""Benchmarks of the field: a trained model in EleutherAI's lm-evaluation-harness, without an export."""
+"""Evaluate a trained model with EleutherAI's lm-evaluation-harness, without an export."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,7 +82,7 @@ def _figures(found: Mapping[str, Any], samples: Mapping[str, int] | None) -> dic
 
 
 class HarnessModel(TemplateLM):
-    """What the harness asks of a model, answered by ours.
+    """The interface that the harness needs of a model, implemented by a :class:`TextModel`.
 
     Texts are encoded as :class:`TextModel` does: after a start token, and for an encoder before an end token. Of a
     context that is too long the end is read, as the harness does with other models.

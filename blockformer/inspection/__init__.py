@@ -1,1 +1,1 @@
-"""What can be learned about a model without training it: its cost, memory, activations at step 0, and a drawing."""
+"""Inspect a model without training it: cost, memory, activation statistics at step 0, and diagrams."""

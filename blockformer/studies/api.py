@@ -1,4 +1,4 @@
-"""`blockformer compare` for callers in Python."""
+"""`compare()`: `blockformer compare` for callers in Python."""
 
 import json
 import os

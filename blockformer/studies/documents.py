@@ -1,6 +1,6 @@
-"""Losses of finished models by document, and what resampling documents says of a difference.
+"""Losses of finished models by document, and intervals of differences from resampled documents.
 
-Seeds show how a result varies with chance in training; resampling shows how it varies with the text that is judged on.
+Seeds show how a result varies with chance in training; resampling shows how it varies with the text of the evaluation.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a difference is worth in steps: how long the base would have to train for the variant's result."""
+"""Express differences in steps: how long the base would have to train to reach the result of a variant."""
 
 import itertools
 import math

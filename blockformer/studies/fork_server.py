@@ -1,4 +1,4 @@
-"""The process in which everything is loaded already, and which forks itself for each command of :mod:`.processes`."""
+"""A server process that has all packages loaded and forks itself for each command of :mod:`.processes`."""
 
 import contextlib
 import gc

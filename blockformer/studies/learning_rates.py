@@ -1,4 +1,4 @@
-"""Choose each variant's learning rate on runs that answer nothing, and find a run by its id."""
+"""Choose the learning rate of each variant on tuning runs, and find a run by its id."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Rates:
 
 
 def best_rates(plan: Plan, executor: Executor, *, higher: bool) -> Rates:
-    """Choose each variant's rate by its mean validation figure over seeds that answer nothing.
+    """Choose each variant's rate by its mean validation figure over the tuning seeds.
 
     A best rate at an edge extends the list, at most :data:`EXTENSIONS` times.
 

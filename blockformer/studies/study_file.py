@@ -1,4 +1,4 @@
-"""The keys of a study file, and what is wrong with them in words."""
+"""The schema of a study file, and error messages for wrong keys."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self

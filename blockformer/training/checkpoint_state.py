@@ -1,4 +1,4 @@
-"""Whether a trainer can go on from a checkpoint: its state has the keys, types and shapes of the trainer's own."""
+"""Check that a checkpoint has the keys, types and shapes of the trainer's state, before training continues from it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run is equipped with: its loggers and callbacks, in the order in which they act."""
+"""The default loggers and callbacks of a run, in the order in which they act."""
 
 from pathlib import Path
 from typing import Any

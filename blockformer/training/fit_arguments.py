@@ -1,4 +1,4 @@
-"""What a run is asked for: the recipe, loaded and checked once, the checkpoint, and the settings for Lightning."""
+"""The arguments of a run: the recipe, loaded and checked once, the checkpoint, and the settings for Lightning."""
 
 import json
 from collections.abc import Mapping

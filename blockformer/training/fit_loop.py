@@ -1,4 +1,4 @@
-"""Lightning's fit loop, with no validation lost to a stop and one after the last step of every run."""
+"""Lightning's fit loop, which makes up for a validation that a stop prevented and validates after the last step."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Files with one JSON object a line, which are appended to; a damaged line costs no other one."""
+"""Append to and read files with one JSON object a line; a damaged line does not affect the others."""
 
 import json
 import math

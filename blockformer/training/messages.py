@@ -1,4 +1,4 @@
-"""What a command prints at its end."""
+"""Messages at the end of `fit`, `validate` and `test`."""
 
 from pathlib import Path
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""What was meant by an option that does not exist."""
+"""Suggestions for options that do not exist, such as `--optimizer.lr` for `--lr`."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""What a run prints: kept in its `log.txt`, and never a reason to stop."""
+"""Copy what a run prints to its `log.txt`, and ignore errors of standard output."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""What jsonargparse says about a command line, in plain words."""
+"""Rewrite error messages of jsonargparse in terms of options."""
 
 import re
 from collections.abc import Sequence

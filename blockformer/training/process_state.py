@@ -1,4 +1,4 @@
-"""What a run changes in the process around it, and how that is undone."""
+"""Change the state of the process during a run (warnings, loggers, signal handlers), and restore it afterwards."""
 
 import logging
 import os

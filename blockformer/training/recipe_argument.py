@@ -1,4 +1,4 @@
-"""The recipe as jsonargparse sees it: one value that it does not look into."""
+"""The recipe as one opaque value for jsonargparse."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`blockformer fit` for callers in Python."""
+"""`train()`: `blockformer fit` for callers in Python."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Which file names in a checkpoint are this user's own words.
+"""Signatures of data files that a run names, to trust the file names in this user's own checkpoints only.
 
-A run signs the names of its data files with a key that only this user has. So a checkpoint of one's own goes on without
-naming the files again, wherever it lies, and one from elsewhere can't make a command read a file of its choice.
+A run signs the names of its data files with a key that only this user has. So a run continues from one's own checkpoint
+without naming the files again, and a checkpoint from elsewhere can't make a command read a file of its choice.
 """
 
 import contextlib

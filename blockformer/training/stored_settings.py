@@ -1,7 +1,7 @@
-"""The settings that a checkpoint stores, as data: known keys with values of their types, before any parser reads them.
+"""Check the settings that a checkpoint stores before any parser reads them: known keys, and values of their types.
 
-A checkpoint may come from a stranger, and some settings name code to import, files to read or places to write to. Those
-are never taken from it, except files that this user named: see :mod:`blockformer.training.signature`.
+A checkpoint may come from an untrusted source, and some settings name code to import, files to read or places to write
+to. Those are never taken from it, except files that this user named: see :mod:`blockformer.training.signature`.
 """
 
 from collections.abc import Callable, Mapping

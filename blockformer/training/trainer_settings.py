@@ -1,4 +1,4 @@
-"""Settings of Lightning's trainer that are refused: those that leave nothing to do, and those without an effect."""
+"""Reject settings of Lightning's trainer that have no effect here, or leave nothing to do."""
 
 import os
 from collections.abc import Iterator

@@ -39,7 +39,7 @@ class CrossAttention(Mixer):
         softcap: bound c on the scores, as c * tanh(score / c); null: disabled.
         sinks: learn one extra score per head that joins the softmax, so that a head can attend to no token.
         clip: clamp queries, keys and values to [-clip, clip]; null: disabled.
-        qk_norm: norm of the queries and of the keys; null: none.
+        qk_norm: norm of the queries and of the keys; null: disabled.
         qk_norm_over: normalise each head with shared weights (head), each head with its own weights (heads), or all
             heads together (projection).
         gate: multiply the heads' outputs by this activation of another projection of the input; null: disabled.

@@ -53,7 +53,7 @@ class MultiHeadAttention(Mixer):
         window: attend only to tokens less than this many tokens away, so that 1 is the token itself; null: disabled.
         sinks: learn one extra score per head that joins the softmax, so that a head can attend to no token.
         clip: clamp queries, keys and values to [-clip, clip] before positions are applied; null: disabled.
-        qk_norm: norm of the queries and of the keys; null: none.
+        qk_norm: norm of the queries and of the keys; null: disabled.
         qk_norm_over: normalise each head with shared weights (head), each head with its own weights (heads), or all
             heads together (projection).
         qk_norm_after: normalise after positions are applied instead of before.

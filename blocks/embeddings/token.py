@@ -18,7 +18,7 @@ class TokenEmbedding(Embedding):
         scale: factor on the token vectors; sqrt_dim: square root of their width, as in the original Transformer.
         positions: position encoding added to the token vectors.
         segments: number of segment ids (BERT's token types), each with a learned vector that is added; 0: none.
-        norm: norm of the sum; null: none.
+        norm: norm of the sum; null: disabled.
         dropout: probability of zeroing an element during training.
         width: width of the table, projected to dim if different (factorised, as in ALBERT); null: dim.
     """

@@ -22,7 +22,7 @@ class MixtureOfExperts(FeedForward):
         experts: number of experts.
         expert: the feed-forward of every expert; each has its own weights.
         router: chooses the experts of each token and their weights.
-        shared: a feed-forward that is applied to every token and added to the experts' output; null: none.
+        shared: a feed-forward that is applied to every token and added to the experts' output; null: disabled.
         shared_gate: multiply the shared feed-forward's output by sigmoid(w x), with a learned w.
     """
 

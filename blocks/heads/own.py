@@ -17,7 +17,7 @@ class OwnHead(Head):
 
     Args:
         bias: add a learned bias per token to the logits.
-        transform: applied to the vectors before the projection; null: none.
+        transform: applied to the vectors before the projection; null: disabled.
         scale: factor on the logits; inverse_sqrt_dim: 1 / sqrt(dim).
         softcap: bound c on the logits, as c * tanh(logit / c); null: disabled.
     """

@@ -1,4 +1,4 @@
-"""What recurrent mixers share: cached state, the arrangement of padding and documents, and precision."""
+"""Base of recurrent mixers: cached state, the arrangement of padding and documents, and precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple

@@ -29,8 +29,8 @@ class LayerStack(Stack):
         rest: if the pattern does not fill ``depth`` exactly, raise an error (error) or truncate the last repetition
             (cut).
         distinct: number of layers with their own weights, each run depth / distinct times in a row; null: all.
-        positions: position bias shared by the scores of all self-attention mixers of the stack; null: none.
-        norm: norm after the last layer; null: none, as with post-norm layers.
+        positions: position bias shared by the scores of all self-attention mixers of the stack; null: disabled.
+        norm: norm after the last layer; null: disabled, as with post-norm layers.
     """
 
     paper = "sharing of layers: Lan et al., 2019, arXiv:1909.11942"

@@ -176,7 +176,7 @@ def test_beginning_and_continuing_exclude_each_other(
 ) -> None:
     last = str(trained / "checkpoints" / "last.ckpt")
     assert main(["fit", *arguments, "--init-from", str(trained), "--ckpt_path", last]) == 2
-    assert "--init-from begins a run with another one's weights, and --ckpt_path continues" in capsys.readouterr().err
+    assert "--init-from starts a run from weights of another, and --ckpt_path continues" in capsys.readouterr().err
     assert main(["validate", "--init-from", str(trained), "--ckpt_path", last]) == 2
     assert "--init-from is for fit; validate takes the model of --ckpt_path" in capsys.readouterr().err
 

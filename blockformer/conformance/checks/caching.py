@@ -1,4 +1,4 @@
-"""Decoding with a cache gives what one forward gives; the cache has its declared size and the model's dtype."""
+"""Decoding with a cache equals one forward; the cache has its declared size and the model's dtype."""
 
 from collections.abc import Iterator
 from dataclasses import replace

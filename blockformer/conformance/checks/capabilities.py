@@ -33,7 +33,7 @@ def check_refuses_another_width(case: BlockCase) -> None:
         result = output_or_error(lambda x=x: run(block, replace(given, x=x)), RuntimeError)  # torch names the shapes
         if isinstance(result, str):
             has_number = str(DIM) in result or str(width) in result
-            assert has_number, f"vectors of {width} channels are refused without a number: {result}"
+            assert has_number, f"the error for vectors of {width} channels does not mention the width: {result}"
         else:
             assert result.shape == x.shape, f"vectors of {width} channels gave {tuple(result.shape)}"
 

@@ -1,4 +1,4 @@
-"""Other ways to compute a block give the same: compiled, exported, by each backend, as stacked experts."""
+"""A block computes the same in other ways: compiled, exported, by each backend, as stacked experts."""
 
 from contextlib import suppress
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Shapes, dtypes, precision and the shrink inputs."""
+"""Shapes, dtypes, precision, and inputs of unusual length."""
 
 import torch
 

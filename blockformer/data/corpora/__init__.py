@@ -1,1 +1,1 @@
-"""Where text comes from: what is installed anyway (`docstrings`, `cldr`) and the user's own files."""
+"""Sources of text: installed documentation (`docstrings`), locale data (`cldr`), and the user's own files."""

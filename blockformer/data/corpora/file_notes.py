@@ -1,4 +1,4 @@
-"""Notes on files that are probably not what they are taken for: tables and markup, and text that is in two splits."""
+"""Warnings about data files: tables or markup read as plain text, and text that is in more than one split."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence

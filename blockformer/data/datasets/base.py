@@ -1,4 +1,4 @@
-"""The contract of a dataset."""
+"""Base classes of datasets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Copies of a string, and of the symbols among blanks."""
+"""Copying tasks: a whole string, or the symbols among blanks."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What followed a token when it occurred before."""
+"""The induction task: predict the token that followed an earlier occurrence."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from registry import Positive, register
 
 @register("induction")
 class Induction(Task):
-    """Say what followed a token before: a row begins with different tokens in random order, and repeats parts of it.
+    """Predict what followed a token before: a row begins with distinct tokens in random order and repeats parts of it.
 
     Each repeated part is a token and the one that followed it, which is the answer. It takes two steps: a place has to
     know which token precedes it before another can find it by that token (induction heads). One layer of attention

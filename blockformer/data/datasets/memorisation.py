@@ -1,4 +1,4 @@
-"""Facts that are the same in every row."""
+"""The memorisation task: facts that are the same in every row."""
 
 import numpy as np
 

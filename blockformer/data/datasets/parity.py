@@ -1,4 +1,4 @@
-"""Parity of the bits so far."""
+"""The parity task: whether the number of ones so far is odd."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Real text: what is installed anyway, and the user's own files."""
+"""Datasets of text: installed documentation, locale data, and the user's own files."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any

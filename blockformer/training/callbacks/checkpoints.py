@@ -1,4 +1,4 @@
-"""When checkpoints are written, and how."""
+"""Write the checkpoints of a run."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""A running mean of the weights, with which is validated and which checkpoints hold."""
+"""An exponential moving average of the weights, used in validation and stored in checkpoints."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The configuration of a run as one nested mapping, by any key of which runs can be grouped and sorted."""
+"""The configuration of a run as one nested mapping, for `facts.json`, `blockformer runs` and W&B."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Weights & Biases, such that no failure of it stops a run."""
+"""A Weights & Biases logger whose failures never stop a run."""
 
 import contextlib
 import functools

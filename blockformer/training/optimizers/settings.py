@@ -82,7 +82,7 @@ class OptimizerSettings:
         groups: Parameters with an lr or weight_decay of their own: [{match: "embedding.*", lr: 1e-4}, {slot: norm,
             weight_decay: 0.1}]; the first that a parameter belongs to counts.
         freeze: Names of parameters that are not trained, with * for any text.
-        ema: Decay of a running mean of the weights, such as 0.999, for validations and checkpoints; null: none.
+        ema: Decay of a running mean of the weights, such as 0.999, for validations and checkpoints; null: disabled.
         options: The parameters of the optimizer and the schedule, such as `beta1`.
 
     Raises:

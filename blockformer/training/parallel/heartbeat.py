@@ -1,4 +1,4 @@
-"""Notice that another process of a run no longer answers, say which, and end the run instead of waiting for ever."""
+"""Detect that another process of a run no longer answers, say which, and end the run instead of waiting."""
 
 import contextlib
 import os
