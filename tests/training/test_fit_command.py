@@ -133,7 +133,7 @@ WRONG = {
     "--optimizer.schedule cosin": "optimizer.schedule: there is no schedule \"cosin\"; did you mean 'cosine'?",
     "--optimizer.type adam": "optimizer.type: there is no optimizer \"adam\"; did you mean 'adamw'?",
     "--optimizer.momentum 0.9": "of optimizer 'muon' and 'sgd', and has no effect with optimizer 'adamw'",
-    "--optimizer.lr -1": "optimizer: lr must be above 0",
+    "--optimizer.lr -1": "optimizer: lr must be above 0 and at most 3.4e+38, not -1.0",
     "--optimizer.schedule constant --optimizer.decay_steps 9": "and has no effect with schedule 'constant'",
     "--trainer.gradient_clip_val 0 --trainer.gradient_clip_algorithm value": "gradient_clip_algorithm has no effect",
     "--optim.lr 1": "there is no option --optim.lr; did you mean --optimizer.lr?",
