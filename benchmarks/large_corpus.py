@@ -12,10 +12,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from blockformer.data.module import TextData
+from blockformer.training.objectives import CausalLM
 
 WORDS = 50_000
 STEPS = 20
@@ -76,7 +78,8 @@ def make(path: Path, size: int) -> None:
 def measure(corpus: Path, tokenizer: str) -> None:
     """Print how fast the loader gives batches of the prepared tokens."""
     size = 8192 if tokenizer == "bpe" else None
-    data = TextData("table", files=str(corpus), tokenizer=tokenizer, vocab_size=size, length=1024, batch_size=32)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"files": str(corpus), "tokenizer": tokenizer, "vocab_size": size}
+    data = TextData("table", **settings, length=1024, batch_size=32, objective=CausalLM())
     loader = data.loader("train")
     begun, steps = time.monotonic(), 200
     for step in range(steps):

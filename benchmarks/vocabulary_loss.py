@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.interleaved import Step, machine, ratio
 from blockformer import build
 from blockformer.studies.training_step import peak_of
-from blockformer.training.vocabulary_loss import LossTerms, loss_of_hidden, rows_at_once
+from blockformer.training.objectives.vocabulary_loss import LossTerms, loss_of_hidden, rows_at_once
 from blocks.models.base import Model
 
 

@@ -40,7 +40,6 @@ class Metadata(_Strict):
     recipe_hash: str | None = None
     kind: str | None = None
     objective: str | None = None
-    label_smoothing: float | None = None
     step: Count | None = None
     epoch: Count | None = None
     tokens: Count | None = None

@@ -9,7 +9,8 @@ from blockformer.phases import phases
 from blockformer.signals import Stopped
 from blockformer.training.output import kept_output
 
-NAMING = ("data.dataset", "optimizer.type", "optimizer.schedule")  # as in training/components.py, which loads torch
+# As in training/components.py, which loads torch.
+NAMING = ("data.dataset", "objective.type", "optimizer.type", "optimizer.schedule")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -125,7 +126,7 @@ the run
   --seed_everything 0        seed of initial values and dropout; --data.seed 0: of the order of the data
 
 the data
-  --data.dataset docstrings  default in an encoder-decoder: cldr; `blockformer blocks dataset` lists all
+  --data.dataset docstrings  default for pairs: cldr; `blockformer blocks dataset` lists all
   --data.files FILES         of the datasets text and pairs; --data.dataset NAME --help lists the options of others
   --data.tokenizer bpe       bpe or bytes
   --data.length 128          tokens in a sequence
@@ -138,7 +139,8 @@ training
   --optimizer.schedule cosine  cosine, linear, inverse_sqrt, constant, wsd or sequential
   --optimizer.weight_decay 0.1  of matrices only
   --optimizer.freeze NAMES   parameters that are not trained, such as "embedding.*"; --optimizer.groups: own rates
-  --model.label_smoothing 0, --model.z_loss 0 and --model.compile true
+  --objective.type causal_lm  default: by the kind of the model; `blockformer blocks objective` lists all
+  --objective.label_smoothing 0, --objective.z_loss 0 and --model.compile true
   --trainer.accumulate_grad_batches 1, --trainer.gradient_clip_val 1.0, --trainer.val_check_interval N
   --trainer.devices 2 --trainer.strategy ddp (or fsdp2, tensor_parallel)
   --trainer.accelerator auto, --trainer.precision bf16-mixed

@@ -1,17 +1,17 @@
 """The Lightning data module: settings of the data, and a loader for each split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any, Literal, cast
 
 import lightning
 
-from blockformer.data.datasets.base import Task, TextDataset
+from blockformer.data.datasets.base import Form, Task, TextDataset
 from blockformer.data.loader import EvaluationLoader, TrainingLoader, batches_per_epoch
 from blockformer.data.options import class_of, make_dataset
 from blockformer.data.prepared import Prepared
 from blockformer.data.processes import data_processes
-from blockformer.data.samples import Samples
+from blockformer.data.samples import SampleMaker, Samples
 from blockformer.data.task_rows import TaskRows
 from blockformer.data.text_rows import TextRows
 from blockformer.data.tokenizer import LEAST, Tokenizer
@@ -19,7 +19,6 @@ from blockformer.errors import DataError
 from blockformer.option_groups import in_words
 from registry import entries
 
-Objective = Literal["causal_lm", "masked_lm", "seq2seq"]
 Split = Literal["train", "validation", "test"]
 
 
@@ -36,12 +35,10 @@ class TextData(lightning.LightningDataModule):
         test: Share of documents or pairs held out for the test.
         tokenizer: "bytes", or "bpe" learned from the training text.
         vocab_size: Number of token ids of "bpe", special tokens included; null: 1024. A short text may yield fewer.
-        objective: "causal_lm", "masked_lm" or "seq2seq"; null: by the kind of the model.
         length: Tokens in a row; pairs with more tokens on a side are left out, and counted in a note and the log.
         batch_size: Rows in a batch, over all processes.
-        mask_rate: Share of tokens that a masked language model predicts.
-        separate_documents: Limit attention to the token's document in rows with several.
         seed: Decides the order and the masked tokens of the training text; never what is validated or tested on.
+        objective: What the rows are for; None: that of the model that is trained.
         options: The parameters of the dataset, such as `files`.
 
     Raises:
@@ -55,12 +52,10 @@ class TextData(lightning.LightningDataModule):
         test: float = 0.05,
         tokenizer: Literal["bytes", "bpe"] = "bpe",
         vocab_size: int | None = None,
-        objective: Objective | None = None,
         length: int = 128,
         batch_size: int = 32,
-        mask_rate: float = 0.15,
-        separate_documents: bool = True,
         seed: int = 0,
+        objective: SampleMaker | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -72,15 +67,13 @@ class TextData(lightning.LightningDataModule):
             "vocab_size": vocab_size,
             "length": length,
             "batch_size": batch_size,
-            "mask_rate": mask_rate,
-            "separate_documents": separate_documents,
             **options,
         }
         chosen = make_dataset(dataset, options)
-        self.dataset, self.objective, self._objectives = dataset, objective, chosen.objectives
-        _check(self.settings, objective, chosen.objectives)
+        self.dataset, self.objective = dataset, objective
+        self.form: Form = chosen.form
+        _check(self.settings, objective, chosen.form)
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.separate_documents = separate_documents and isinstance(chosen, TextDataset)
         if isinstance(chosen, Task):
             self.rows = TaskRows(chosen, dataset, length, seed)
         else:
@@ -91,24 +84,22 @@ class TextData(lightning.LightningDataModule):
                 vocab_size,
                 length,
                 objective=objective,
-                mask_rate=mask_rate,
-                separate=separate_documents,
                 seed=seed,
             )
         self._samples: dict[Split, Samples] = {}
         self._training: TrainingLoader | None = None
         self._step = 0
 
-    def configure(self, *, objective: Objective | None = None) -> None:
-        """Set the objective of the model, unless the user has chosen one.
+    def configure(self, *, objective: SampleMaker) -> None:
+        """Set what the rows are for.
 
         Raises:
-            DataError: The dataset does not fit the objective.
+            DataError: The objective cannot use the dataset.
         """
-        if self.objective is None:
+        _check(self.settings, objective, self.form)
+        if objective is not self.objective:
             self.objective, self._samples = objective, {}
             self.rows.configure(objective)
-        _check(self.settings, self.objective, self._objectives)
 
     def use(self, tokenizer: Tokenizer) -> None:
         """Encode with this tokenizer, such as that of a trained model, instead of learning one.
@@ -133,6 +124,11 @@ class TextData(lightning.LightningDataModule):
     def vocab_size(self) -> int:
         """The number of token ids; those of a tokenizer may be fewer than asked for."""
         return self.rows.vocab_size
+
+    @property
+    def extra_tokens(self) -> tuple[str, ...]:
+        """Names of the objective's own tokens, whose ids come after those of the tokenizer."""
+        return self.rows.extra_tokens
 
     @property
     def longest(self) -> int:
@@ -240,52 +236,44 @@ class TextData(lightning.LightningDataModule):
         return data_processes(self.trainer)._asdict() if self.trainer else {}
 
 
-def idle_settings(given: Mapping[str, Any], objective: str | None) -> dict[str, str]:
+def idle_settings(given: Mapping[str, Any]) -> dict[str, str]:
     """Settings that were changed and have no effect, each with the setting that makes it so.
 
     Args:
         given: Values by the names of the parameters of :class:`TextData` and of the dataset; any of them.
-        objective: The objective that the model is trained with; None: not known yet.
     """
     dataset = class_of(given["dataset"])
     idle = dict.fromkeys(sorted(dataset.unused), f"dataset {given['dataset']!r}") | dict(dataset.idle(given))
-    possible = dataset.objectives if objective is None else (objective,)
-    cause = f"dataset {given['dataset']!r}" if objective is None else f"objective {objective!r}"
-    needed = {"mask_rate": "masked_lm", "separate_documents": "causal_lm"}
-    idle |= {name: cause for name, one in needed.items() if one not in possible}
     defaults = signature(TextData.__init__).parameters
     return {name: why for name, why in idle.items() if name in given and given[name] != defaults[name].default}
 
 
-def _fitting(objective: str | None) -> str:
+def _fitting(objective: SampleMaker) -> str:
     """The datasets for an objective."""
-    fitting = [name for name in entries("dataset") if objective in class_of(name).objectives]
+    fitting = [name for name in entries("dataset") if class_of(name).form in objective.forms]
     texts = [name for name in fitting if issubclass(class_of(name), TextDataset)]
     return in_words([*texts, "a task"] if len(texts) < len(fitting) else texts or ["none"], "or")
 
 
-def _check(settings: Mapping[str, Any], objective: str | None, objectives: Sequence[str]) -> None:
+def _check(settings: Mapping[str, Any], objective: SampleMaker | None, form: Form) -> None:
     """Check the settings before any text is read."""
     kind, size = settings["tokenizer"], settings["vocab_size"]
     shares = settings["validation"], settings["test"]
     problems = {
-        **{
-            f"data.{name} has no effect with {why}; remove it": True
-            for name, why in idle_settings(settings, objective).items()
-        },
+        **{f"data.{name} has no effect with {why}; remove it": True for name, why in idle_settings(settings).items()},
         "length must be at least 2": settings["length"] < 2,
         "batch_size must be at least 1": settings["batch_size"] < 1,
         f"vocab_size {size} is too small for bpe: special tokens and bytes are {LEAST}": (
             kind == "bpe" and (size or LEAST) < LEAST
         ),
-        "mask_rate must be above 0 and at most 1": not 0 < settings["mask_rate"] <= 1,
         "validation and test must be shares of at least 0 that leave some training data": (
             not (min(shares) >= 0 and sum(shares) < 1)
         ),
         "vocab_size is for tokenizer bpe; bytes always have 260 ids": kind == "bytes" and size is not None,
-        f"objective {objective} cannot use dataset {settings['dataset']}: choose {_fitting(objective)}": (
-            objective is not None and objective not in objectives
-        ),
     }
-    if found := [problem for problem, present in problems.items() if present]:
+    found = [problem for problem, present in problems.items() if present]
+    if objective is not None and form not in objective.forms:
+        wanted = f"choose {_fitting(objective)}"
+        found.append(f"objective {objective.name} cannot use dataset {settings['dataset']}: {wanted}")
+    if found:
         raise DataError("; ".join(found))

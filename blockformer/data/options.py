@@ -1,9 +1,9 @@
 """The options of the data: common settings, and beside them the parameters of the chosen dataset."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from blockformer.data.datasets.base import COMMON, Dataset
+from blockformer.data.datasets.base import COMMON, Dataset, Form
 from blockformer.errors import DataError
 from blockformer.option_groups import OptionGroup
 
@@ -19,9 +19,9 @@ def class_of(name: Any) -> type[Dataset]:
     return cast("type[Dataset]", DATA.entry("dataset", name).block)
 
 
-def default_dataset(kind: str) -> str:
-    """The dataset for a kind of model where none is named."""
-    return "cldr" if kind == "encoder_decoder" else "docstrings"
+def default_dataset(forms: Sequence[Form]) -> str:
+    """The dataset where none is named, for an objective that learns from data of these forms."""
+    return "docstrings" if "documents" in forms else "cldr"
 
 
 def make_dataset(name: str, options: Mapping[str, Any]) -> Dataset:

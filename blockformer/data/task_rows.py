@@ -38,6 +38,7 @@ class TaskRows:
     """
 
     tokenizer = None
+    extra_tokens = ()
 
     def __init__(self, task: Task, name: str, length: int, seed: int) -> None:
         self.task, self.name, self.length, self.seed = task, name, length, seed
@@ -85,8 +86,8 @@ class TaskRows:
     def check(self, split: str, least: int) -> None:
         """Do nothing: there are always enough rows."""
 
-    def configure(self, objective: str | None) -> None:
-        """Do nothing: there is one objective."""
+    def configure(self, objective: Any) -> None:
+        """Do nothing: its rows are samples already."""
 
     def samples(self, split: str) -> "TaskSamples":
         """The rows of a split."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from blockformer.data.datasets.base import TextDataset
 from blockformer.data.prepared import Prepared, prepare
-from blockformer.data.samples import MaskedRows, PackedRows, PaddedPairs, PromptedPairs, Samples
+from blockformer.data.samples import SampleMaker, Samples, TokenizedText
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import DataError
 from registry.text import shortened
@@ -23,10 +23,8 @@ class TextRows:
         tokenizer: "bytes" or "bpe".
         vocab_size: number of token ids of "bpe"; None: 1024.
         length: tokens in a row.
-        objective: what the rows are for; None: the first that the text is for.
-        mask_rate: share of tokens that a masked language model predicts.
-        separate: limit attention to the token's document in rows with several.
-        seed: decides which tokens of the training rows are masked.
+        objective: what the rows are for; None: not known yet.
+        seed: decides what is drawn at random in the training rows, such as which tokens are masked.
     """
 
     def __init__(
@@ -37,17 +35,15 @@ class TextRows:
         vocab_size: int | None,
         length: int,
         *,
-        objective: str | None,
-        mask_rate: float,
-        separate: bool,
+        objective: SampleMaker | None,
         seed: int,
     ) -> None:
         self.dataset, self.shares, self.length, self.objective = dataset, shares, length, objective
         self._kind, self._size, self._given = tokenizer, vocab_size or _BPE_SIZE, None
-        self._mask_rate, self._separate, self._seed = mask_rate, separate, seed
+        self._seed = seed
         self._prepared: Prepared | None = None
 
-    def configure(self, objective: str | None) -> None:
+    def configure(self, objective: SampleMaker) -> None:
         """Set the objective, on which the length of pairs depends."""
         self.objective, self._prepared = objective, None
 
@@ -69,8 +65,8 @@ class TextRows:
 
     @property
     def _longest_side(self) -> int:
-        """Tokens that a side of a pair may have; both sides stand in one row of a decoder-only model."""
-        return self.length // 2 if self.objective == "causal_lm" else self.length
+        """Tokens that a side of a pair may have."""
+        return self.length if self.objective is None else self.objective.longest_side(self.length)
 
     @property
     def _limit(self) -> str:
@@ -89,8 +85,13 @@ class TextRows:
 
     @property
     def vocab_size(self) -> int:
-        """The number of token ids of the tokenizer, which may be fewer than asked for."""
-        return self.tokenizer.vocab_size
+        """The number of token ids: those of the tokenizer, which may be fewer than asked for, and the objective's."""
+        return self.tokenizer.vocab_size + len(self.extra_tokens)
+
+    @property
+    def extra_tokens(self) -> tuple[str, ...]:
+        """Names of the objective's own tokens, whose ids come after those of the tokenizer."""
+        return () if self.objective is None else self.objective.extra_tokens(self.length)
 
     @property
     def longest(self) -> int:
@@ -108,7 +109,8 @@ class TextRows:
         left = [f"{number:,} of {of:,} {_NAMES[split]} pairs" for split, (number, of) in counts if number]
         if left:
             found.append(f"{' and '.join(left)} are longer than {self._limit} and are left out")
-        if "validation" in splits and self.shares["validation"] and not len(self.samples("validation")):
+        held = self.prepared.facts["validation"]
+        if "validation" in splits and self.shares["validation"] and not held.get("pairs", held.get("documents")):
             found.append("there is nothing to validate on")
         return [shortened(note, 1000) for note in found]
 
@@ -134,14 +136,16 @@ class TextRows:
             )
 
     def samples(self, split: str) -> Samples:
-        """The samples of a split, as the objective needs them."""
-        data, made = self.prepared, self.tokenizer
-        objective = self.objective or self.dataset.objectives[0]
-        if self.dataset.paired:
-            return (PaddedPairs if objective == "seq2seq" else PromptedPairs)(*data.pairs(split), made)
-        documents = data.documents(split)
-        if objective == "causal_lm":
-            return PackedRows(documents, made, self.length, separate=self._separate)
-        fixed = split != "train"
-        seed = 0 if fixed else self._seed
-        return MaskedRows(documents, made, self.length, seed=seed, share=self._mask_rate, fixed=fixed)
+        """The samples of a split, as the objective makes them.
+
+        Raises:
+            DataError: There is no objective.
+        """
+        if self.objective is None:
+            raise DataError("text makes rows for an objective: give one, such as TextData(objective=CausalLM())")
+        data, evaluates = self.prepared, split != "train"
+        parts = data.pairs(split) if self.dataset.paired else (data.documents(split),)
+        seed = 0 if evaluates else self._seed
+        first = self.tokenizer.vocab_size
+        extra = {name: first + number for number, name in enumerate(self.extra_tokens)}
+        return self.objective.samples(TokenizedText(parts, self.tokenizer, self.length, seed, evaluates, extra))

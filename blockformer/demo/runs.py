@@ -19,6 +19,7 @@ from blockformer import signals
 from blockformer.data.module import TextData
 from blockformer.errors import UserError
 from blockformer.training.loggers.file_logger import Row, read_rows
+from blockformer.training.objectives import ObjectiveSettings
 
 CONFIGS = Path(__file__).parent
 console = Console(highlight=False, soft_wrap=True)
@@ -63,7 +64,7 @@ class Run:
         """The same data again, from the cache."""
         config = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
         data = TextData(**config["data"] | {"seed": self.facts["data"]["seed"]})
-        data.configure(objective=self.facts["objective"]["type"])
+        data.configure(objective=ObjectiveSettings(**self.facts["objective"]).objective)
         return data
 
 

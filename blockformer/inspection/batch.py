@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockformer.training.objectives import Batch, objective_for
+from blockformer.data.samples import Batch
+from blockformer.training.objectives import objective_for
 from blocks.models.base import Model
 
 

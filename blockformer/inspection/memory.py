@@ -17,8 +17,8 @@ from blockformer.assembly.free_memory import TooLargeError, free_memory
 from blockformer.inspection.batch import random_batch
 from blockformer.inspection.cost import cache_bytes
 from blockformer.training.objectives import objective_for
+from blockformer.training.objectives.vocabulary_loss import rows_at_once
 from blockformer.training.optimizers import OptimizerSettings, Sharding
-from blockformer.training.vocabulary_loss import rows_at_once
 from blocks.base import Component, Mixer
 from blocks.models.base import Model
 from registry import Recipe
@@ -38,7 +38,7 @@ class Memory:
         activations: what a forward pass in training mode saves for its backward pass, by the slot that saves it.
         dropout: the part of that which is saved only because attention has dropout; fused GPU kernels do not save it.
         logits: of the rows that have them at the same time, see
-            :func:`blockformer.training.vocabulary_loss.loss_of_hidden`.
+            :func:`blockformer.training.objectives.vocabulary_loss.loss_of_hidden`.
         loss: what the loss of these rows saves for its backward pass, and its gradient for the final vectors of all.
         cache: after ``length`` tokens of one sequence; None for a model without a cache.
     """

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ import yaml
 from numpy.typing import NDArray
 
 from blockformer.assembly import load
-from blockformer.data.module import Objective, TextData
+from blockformer.data.module import TextData
 from blockformer.errors import UserError
 from blockformer.files import write_text
-from blockformer.training.objectives import objective_for
+from blockformer.training.objectives import ObjectiveSettings
 from blockformer.training.score import IGNORED
 from registry.text import printable
 
@@ -75,8 +75,8 @@ def document_losses(checkpoint: Path, config: Path, split: Split, limit: float |
     model = load(checkpoint, device=device)
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     data = TextData(**settings["data"])
-    objective = objective_for(model.kind, settings["model"].get("objective"))
-    data.configure(objective=cast("Objective", objective.name))
+    objective = ObjectiveSettings(**settings["objective"]).objective
+    data.configure(objective=objective)
     sizes = _token_sizes(data)
     totals: list[NDArray[np.float64]] = []
     units: list[NDArray[np.int64]] = []

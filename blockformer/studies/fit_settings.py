@@ -15,6 +15,7 @@ DECIDED = {
     "data.seed": "the study's seeds set it",
     "model.recipe": "the study's variants set it",
     "model.seed": "the study's seeds set it",
+    "model.objective": "say fit.objective",
     "model.optimizer": "say fit.optimizer",
     "trainer.max_epochs": "a study stops all runs at one step: trainer.max_steps",
     "trainer.max_time": "a study stops all runs at one step: trainer.max_steps",
@@ -28,20 +29,25 @@ TRAINER = (
 
 
 def problems_in_settings(
-    tree: Map, fit: Mapping[str, Mapping[str, Any]], default: str = "docstrings"
+    tree: Map, fit: Mapping[str, Mapping[str, Any]], dataset: str, objective: str
 ) -> Iterator[Problem]:
     """What is wrong with `fit` in a study: groups, keys and values, each with its file and line.
 
     Args:
         tree: the study with the lines of its keys.
         fit: its settings, by group and key.
-        default: the dataset where none is named.
+        dataset: the one where none is named.
+        objective: likewise.
     """
 
     def problem(path: tuple[str, ...], message: str) -> Problem:
         return Problem(mark_of(tree, path), dotted(path), message)
 
-    named: dict[str, dict[str, Any]] = {"data": {"dataset": default}, "optimizer": {}}
+    named: dict[str, dict[str, Any]] = {
+        "data": {"dataset": dataset},
+        "objective": {"type": objective},
+        "optimizer": {},
+    }
     for name, (group, _) in GROUPS.items():
         for option in group.slots:
             if (component := fit.get(name, {}).get(option)) is not None:
@@ -50,7 +56,7 @@ def problems_in_settings(
                     named[name][option] = component
                 except group.error as error:
                     yield problem(("fit", name, option), str(error).removeprefix(f"{name}.{option}: "))
-    components = Components.of(named["data"]["dataset"], named["optimizer"])
+    components = Components.of(named["data"]["dataset"], named["objective"]["type"], named["optimizer"])
     yield from _unread_or_wrong(fit, components, problem)
 
 
@@ -111,7 +117,7 @@ def _parser_for(group: str, chosen: tuple[tuple[str, str], ...]) -> Any:
         known, base = GROUPS[group]
         parser.add_class_arguments(known.class_for(dict(chosen), base), group)
     elif group == "model":
-        parser.add_class_arguments(TrainingModule, group, skip={"recipe", "optimizer", "seed"})
+        parser.add_class_arguments(TrainingModule, group, skip={"recipe", "objective", "optimizer", "seed"})
     else:
         parser.add_class_arguments(Trainer, group)
     return parser

@@ -54,7 +54,8 @@ def _groups() -> dict[str, Schema]:
     """The settings of `fit` by group; those of components are of any of them."""
     groups: dict[str, dict[str, Schema]] = {}
     some = [Components(dataset) for dataset in entries("dataset")]
-    some += [Components(some[0].dataset, optimizer) for optimizer in entries("optimizer")]
+    some += [Components(some[0].dataset, objective) for objective in entries("objective")]
+    some += [Components(some[0].dataset, optimizer=optimizer) for optimizer in entries("optimizer")]
     some += [Components(some[0].dataset, schedule=schedule) for schedule in entries("schedule")]
     for components in some:
         for group, key, schema in _settings(components):

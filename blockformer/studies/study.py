@@ -10,7 +10,8 @@ from typing import Any
 from blockformer.data.options import default_dataset
 from blockformer.studies.fit_settings import problems_in_settings
 from blockformer.studies.study_file import StudyFile, contradictions, parsed
-from registry import Mark, Problem, RecipeError, load_recipe
+from blockformer.training.objectives import default_objective, forms_of
+from registry import Mark, Problem, RecipeError, entries, load_recipe
 from registry.errors import nearest
 from registry.strict_yaml import Map, mark_of, read_yaml, with_mark
 
@@ -134,7 +135,7 @@ def _checked(tree: Map, name: str, *, folder: Path, tier: str | None, source: Pa
         RecipeError: all that is wrong with it.
     """
     file = parsed(tree)
-    problems = [*contradictions(tree, file), *problems_in_settings(tree, file.fit, _usual_dataset(file, folder))]
+    problems = [*contradictions(tree, file), *problems_in_settings(tree, file.fit, *_usual(file, folder))]
     variants = tuple(_variants(file, tree, folder, problems))
     if problems:
         raise RecipeError(problems)
@@ -205,13 +206,20 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
         yield variant
 
 
-def _usual_dataset(file: StudyFile, folder: Path) -> str:
-    """The dataset where the study names none: the one for the kind of the base model."""
+def _usual(file: StudyFile, folder: Path) -> tuple[str, str]:
+    """The dataset and the objective where the study names none: those for the kind of the base model."""
     try:
         kind = load_recipe(_recipe(file.base, folder), file.overrides).spec.entry.name
     except RecipeError:  # reported with the variants
-        kind = ""
-    return default_dataset(kind)
+        kind = "decoder_only"
+    objective = default_objective(kind)
+    return default_dataset(forms_of(_named_objective(file) or objective)), objective
+
+
+def _named_objective(file: StudyFile) -> str | None:
+    """The objective that the study names, if there is one of this name."""
+    name = file.fit.get("objective", {}).get("type")
+    return name if name in entries("objective") else None
 
 
 def _recipe(name: str, folder: Path) -> str:

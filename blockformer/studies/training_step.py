@@ -10,7 +10,7 @@ import torch
 from blockformer.assembly import build
 from blockformer.inspection.batch import random_batch
 from blockformer.studies.fit_settings import DEFAULT_BATCH
-from blockformer.training.objectives import objective_for
+from blockformer.training.objectives import ObjectiveSettings, default_objective
 from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.score import TARGETS
 from blocks.models.base import Model
@@ -38,13 +38,8 @@ class TrainingStep:
         self.model: Model = build(recipe).to(self.device, TRUE.get(self._precision, torch.float32)).train()
         if settings.get("compile"):
             self.model.compile()
-        self._objective = objective_for(
-            self.model.kind,
-            settings.get("objective"),
-            settings.get("label_smoothing", 0.0),
-            settings.get("z_loss", 0.0),
-            settings.get("loss_chunk"),
-        )
+        objective = {"type": default_objective(self.model.kind), **fit.get("objective", {})}
+        self._objective = ObjectiveSettings(**objective).objective
         optimizer = OptimizerSettings(**fit.get("optimizer", {}))
         optimizer.apply_freeze(self.model)
         self._optimizer = optimizer.make(self.model, fused=self._precision != "16-mixed")

@@ -6,7 +6,9 @@ from typing import Any, Literal, Protocol, TypeGuard, cast
 import torch
 
 from blockformer.assembly.capabilities import blocks_by_key, blocks_without
+from blockformer.data.datasets.base import Form
 from blockformer.errors import UserError
+from blockformer.training.objectives import Objective
 from blockformer.training.score import IGNORED
 from blocks.models.base import Model
 from blocks.models.encoder_decoder import EncoderDecoder
@@ -21,15 +23,13 @@ class DescribedData(Protocol):
     """A data module whose fit to a model is known before its first batch.
 
     Attributes:
-        objective: `causal_lm`, `masked_lm` or `seq2seq`.
+        form: what its data are.
         vocab_size: how many token ids there are.
         length: tokens in the longest row.
-        separate_documents: whether rows hold several documents that attention must keep apart.
     """
 
-    objective: str | None
+    form: Form
     length: int
-    separate_documents: bool
 
     @property
     def vocab_size(self) -> int:
@@ -37,7 +37,7 @@ class DescribedData(Protocol):
         ...
 
     def configure(self, *, objective: Any) -> None:
-        """Take the model's objective where none was given."""
+        """Take the model's objective, which decides what the rows are."""
         ...
 
 
@@ -46,27 +46,23 @@ def is_described(data: Any) -> TypeGuard[DescribedData]:
     return all(hasattr(type(data), name) for name in ("configure", "vocab_size"))
 
 
-def check_data(data: Any, model: Model, objective: str) -> None:
+def check_data(data: Any, model: Model, objective: Objective) -> None:
     """Set the data's objective, and check that the model can be trained on the data.
 
     Args:
         data: a data module; of one that is not a :class:`DescribedData` only the batches can be checked, see
             :func:`check_batch`.
         model: the model to train.
-        objective: name of the objective that the model is trained with.
+        objective: what the model is trained with.
 
     Raises:
-        MismatchError: the data has another objective, more token ids than the model, or longer rows; or one of the
-            model's blocks does not support padding or documents.
+        DataError: the objective cannot use the data.
+        MismatchError: the data have more token ids than the model, or longer rows; or one of the model's blocks does
+            not support padding or documents.
     """
     if not is_described(data):
         return
     data.configure(objective=objective)
-    if data.objective != objective:
-        raise MismatchError(
-            f"data.objective is {data.objective}, and this {model.kind} model is trained with {objective}: "
-            "leave data.objective out"
-        )
     if data.vocab_size > model.vocab_size:
         raise MismatchError(
             f"{_ids_of(data)} {data.vocab_size} token ids and the recipe's vocab_size is {model.vocab_size}: "
@@ -78,13 +74,15 @@ def check_data(data: Any, model: Model, objective: str) -> None:
                 f"data.{option} {length} is more than the recipe's max_length {model.max_length}: "
                 f"lower data.{option} or raise --recipe.max_length"
             )
-    for ability, what in _required_abilities(data):
+    for ability, why in objective.abilities(data.form).items():
         if blocks := blocks_without(model, ability):
-            raise MismatchError(f"{what}, which is not supported by {blocks}")
+            raise MismatchError(f"{why}, which is not supported by {blocks}")
 
 
 def _ids_of(data: Any) -> str:
-    return f"dataset {data.dataset} has" if getattr(data, "tokenizer", data) is None else "the tokenizer has"
+    if getattr(data, "tokenizer", data) is None:
+        return f"dataset {data.dataset} has"
+    return "tokenizer and objective have" if getattr(data, "extra_tokens", ()) else "the tokenizer has"
 
 
 def _sizes_of(data: Any) -> str:
@@ -113,25 +111,26 @@ _ASKED: Mapping[str, Ability] = {
     "documents": "documents",
 }
 _PLACES = {"tokens": "tokens", "source": "source", "source_mask": "source", "attention_mask": "tokens"}
-_NEEDED = {"seq2seq": ("source", "target", "targets")}
 
 
-def check_batch(batch: Any, model: Model, objective: str) -> None:
+def check_batch(batch: Any, model: Model, objective: Objective) -> None:
     """Check the first batch of a data module of the user's own.
 
     Args:
         batch: a mapping of tensors, from the data module's loader.
         model: the model to train.
-        objective: name of the objective that the model is trained with.
+        objective: what the model is trained with.
 
     Raises:
         MismatchError: the batch lacks a tensor, holds ids outside the vocabulary or rows longer than the model's
             ``max_length``, or has padding or documents that one of the model's blocks does not support.
     """
-    needed = _NEEDED.get(objective, ("tokens", "targets"))
+    needed = objective.keys
     keys = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
     if not isinstance(batch, Mapping) or any(not isinstance(batch.get(key), torch.Tensor) for key in needed):
-        raise MismatchError(f"data: a {objective} batch maps {' and '.join(needed)} to tensors; this one has {keys}")
+        raise MismatchError(
+            f"data: a {objective.name} batch maps {' and '.join(needed)} to tensors; this one has {keys}"
+        )
     _check_shapes(batch)
     for key in (key for key in _IDS if key in batch):
         ids = batch[key]
@@ -232,10 +231,3 @@ def remarks_on_data(data: Any, model: Model) -> Iterator[str]:
 def notes_on_data(data: Any, *splits: Literal["train", "validation", "test"]) -> Iterator[str]:
     """What the data module has to say about the text of some splits, if it has anything to say."""
     yield from data.notes(*splits) if hasattr(data, "notes") else ()
-
-
-def _required_abilities(data: Any) -> Iterator[tuple[Ability, str]]:
-    if data.objective != "causal_lm":
-        yield "padding", f"texts of different lengths are padded for {data.objective}"
-    elif data.separate_documents:
-        yield "documents", "rows hold several documents that are kept apart (unless data.separate_documents is false)"

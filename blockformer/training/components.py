@@ -7,10 +7,15 @@ from typing import Any
 from blockformer.data.module import TextData
 from blockformer.data.options import DATA
 from blockformer.option_groups import Chosen, OptionGroup
+from blockformer.training.objectives import OBJECTIVE, ObjectiveSettings
 from blockformer.training.optimizers import OPTIMIZER, OptimizerSettings, chosen_components
 from registry import Entry
 
-GROUPS: dict[str, tuple[OptionGroup, type]] = {"data": (DATA, TextData), "optimizer": (OPTIMIZER, OptimizerSettings)}
+GROUPS: dict[str, tuple[OptionGroup, type]] = {
+    "data": (DATA, TextData),
+    "objective": (OBJECTIVE, ObjectiveSettings),
+    "optimizer": (OPTIMIZER, OptimizerSettings),
+}
 """The groups in which components are chosen, and the class that has each group's common settings."""
 NAMING = tuple(f"{group.name}.{option}" for group, _ in GROUPS.values() for option in group.slots)
 """The options that name a component."""
@@ -22,29 +27,33 @@ class Components:
 
     Args:
         dataset: of `data.dataset`.
+        objective: of `objective.type`.
         optimizer: of `optimizer.type`.
         schedule: of `optimizer.schedule`.
     """
 
     dataset: str
+    objective: str = "causal_lm"
     optimizer: str = "adamw"
     schedule: str = "cosine"
 
     @staticmethod
-    def of(dataset: str, optimizer: Mapping[str, Any]) -> "Components":
-        """The components of a dataset and of the settings of the optimizer.
+    def of(dataset: str, objective: str, optimizer: Mapping[str, Any]) -> "Components":
+        """The components of a dataset, an objective, and the settings of the optimizer.
 
         Raises:
             DataError, UserError: there is no such component; the message begins with the option.
         """
         DATA.entry("dataset", dataset)
+        OBJECTIVE.entry("type", objective)
         chosen = chosen_components(optimizer)
-        return Components(dataset, chosen["type"], chosen["schedule"])
+        return Components(dataset, objective, chosen["type"], chosen["schedule"])
 
     def chosen(self, group: str) -> Chosen:
         """The name of the component of each option of a group; none for a group without components."""
         every: dict[str, Chosen] = {
             "data": {"dataset": self.dataset},
+            "objective": {"type": self.objective},
             "optimizer": {"type": self.optimizer, "schedule": self.schedule},
         }
         return every.get(group, {})

@@ -7,7 +7,6 @@ from blockformer.data.module import idle_settings
 from blockformer.data.settings import settings_of
 from blockformer.errors import UserError
 from blockformer.training.fit_arguments import FitArguments
-from blockformer.training.objectives import objective_for
 from blockformer.training.trainer_settings import check_settings
 
 LARGEST_SEED = 2**32 - 1  # of numpy
@@ -83,8 +82,7 @@ def _reset_idle_settings(data: Any, arguments: FitArguments) -> None:
     """Forget what the checkpoint says about its own dataset, where the user has chosen another."""
     assert arguments.checkpoint is not None
     stored = (read_metadata(arguments.checkpoint).get("config") or {}).get("data") or {}
-    objective = objective_for(arguments.model.kind).name
     defaults = settings_of(data.dataset)
-    for name in idle_settings(vars(data), data.objective or objective):
+    for name in idle_settings(vars(data)):
         if name in defaults and data[name] == stored.get(name):
             data[name] = defaults[name].default

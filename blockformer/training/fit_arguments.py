@@ -18,6 +18,7 @@ from blockformer.training.components import Components
 from blockformer.training.decay_from import take_trunk
 from blockformer.training.given import Given
 from blockformer.training.init_from import check_source
+from blockformer.training.objectives import default_objective, forms_of
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import (
     CHECKPOINTS,
@@ -46,7 +47,7 @@ class FitArguments:
         verb: fit, validate, test or predict.
         recipe: the recipe, checked.
         variant: what to call it.
-        components: the dataset, the optimizer and the schedule.
+        components: the dataset, the objective, the optimizer and the schedule.
         configs: settings as `{group: {option: value}}`; later ones win.
         options: arguments for jsonargparse, which win over `configs`; None: called from Python.
         checkpoint: the file that `--ckpt_path` means, if it was given.
@@ -105,7 +106,7 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     Raises:
         RecipeError: something is wrong with the recipe; all of it is named.
         UserError: there is no recipe, or no such checkpoint.
-        DataError, UserError: there is no such dataset, optimizer or schedule.
+        DataError, UserError: there is no such dataset, objective, optimizer or schedule.
     """
     decay_from = take_trunk(given, verb)
     found = _checkpoint(given)
@@ -122,8 +123,10 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     recipe = RecipeArgument(load_recipe(given.source, given.overrides))
     variant = given.value("run.variant") or recipe.recipe.name
     configs = [*given.configs, given.settings] if given.options is None else given.configs
-    dataset = given.value("data.dataset") or default_dataset(recipe.model.kind)
-    components = Components.of(dataset, {key: given.value(f"optimizer.{key}") for key in ("type", "schedule")})
+    objective = given.value("objective.type") or default_objective(recipe.model.kind)
+    dataset = given.value("data.dataset") or default_dataset(forms_of(objective))
+    optimizer = {key: given.value(f"optimizer.{key}") for key in ("type", "schedule")}
+    components = Components.of(dataset, objective, optimizer)
     arguments = FitArguments(
         verb,
         recipe,

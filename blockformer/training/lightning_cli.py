@@ -117,11 +117,15 @@ class TrainingCLI(LightningCLI):
             help="continue a run in a new one, in which the learning rate falls",
         )
         parser.add_class_arguments(RunSettings, "run")
-        parser.add_class_arguments(self.arguments.components.settings_class("optimizer"), "optimizer")
+        for group in ("objective", "optimizer"):
+            parser.add_class_arguments(self.arguments.components.settings_class(group), group)
         length = min(USUAL_LENGTH, self.arguments.model.max_length)
         parser.set_defaults({"recipe": self.arguments.recipe, "data.length": length})
         parser.link_arguments("recipe", "model.recipe")
         parser.link_arguments("optimizer", "model.optimizer", apply_on="instantiate")
+        parser.link_arguments(
+            "objective", "model.objective", compute_fn=lambda settings: settings.objective, apply_on="instantiate"
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse a command line or a mapping.

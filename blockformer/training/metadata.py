@@ -41,7 +41,6 @@ def run_metadata(run: Run) -> dict[str, Any]:
         "recipe_hash": run.recipe.hash,
         "kind": run.model.kind,
         "objective": run.objective.name,
-        "label_smoothing": run.objective.label_smoothing,
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "tokens": int(run.tokens_seen.item()),

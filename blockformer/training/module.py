@@ -1,6 +1,6 @@
 """The LightningModule: one model, one objective, one optimizer; results do not depend on how a batch is divided."""
 
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 import lightning.pytorch as L
 import torch
@@ -23,7 +23,7 @@ from blockformer.training.compatibility import (
     is_described,
 )
 from blockformer.training.metadata import run_metadata, verify_same_model
-from blockformer.training.objectives import objective_for
+from blockformer.training.objectives import Objective, check_kind, objective_for
 from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.parallel.shards import Shards, local_gradients
 from blockformer.training.parallel.strategy import ShardedStrategy
@@ -44,11 +44,7 @@ class TrainingModule(L.LightningModule):
     Args:
         recipe: the recipe of the model.
         optimizer: the optimizer and the schedule.
-        objective: `causal_lm`, `masked_lm` or `seq2seq`; the one for the kind of model when not given.
-        label_smoothing: share of each target's probability that is spread over the vocabulary in training.
-        z_loss: factor of log(Z)^2 in training, where Z is the sum of exp(logits), such as 1e-4.
-        loss_chunk: rows whose logits exist at once, which bounds the memory of the loss; None: by the vocabulary, 2^24
-            logits; 0: all.
+        objective: what the model learns to predict; None: the usual one for its kind.
         compile: compile the model with `torch.compile`.
         seed: seed of the initial values; None: 0, and on the command line that of `--seed_everything`.
     """
@@ -57,10 +53,7 @@ class TrainingModule(L.LightningModule):
         self,
         recipe: RecipeArgument,
         optimizer: OptimizerSettings,
-        objective: Literal["causal_lm", "masked_lm", "seq2seq"] | None = None,
-        label_smoothing: float = 0.0,
-        z_loss: float = 0.0,
-        loss_chunk: int | None = None,
+        objective: Objective | None = None,
         compile: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -68,7 +61,8 @@ class TrainingModule(L.LightningModule):
         self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed or 0, compile
         self.model = recipe.take_model()  # on the meta device; configure_model creates the parameters
         optimizer.apply_freeze(self.model)
-        self.objective = objective_for(self.model.kind, objective, label_smoothing, z_loss, loss_chunk)
+        self.objective = objective or objective_for(self.model.kind)
+        check_kind(self.objective, self.model.kind)
         self.shards: Shards | None = None  # set where no process holds the whole model
         self.provenance: dict[str, Any] = {}  # plain data that the caller adds to every checkpoint
         self.total_steps = 0
@@ -103,7 +97,7 @@ class TrainingModule(L.LightningModule):
             MismatchError: they do not; the message is one line.
             DataError: the data are too few for a batch.
         """
-        check_data(data, self.model, self.objective.name)
+        check_data(data, self.model, self.objective)
         if training:
             if isinstance(data, TextData):
                 data.batches_per_epoch()  # refuses too little text before anything is written
@@ -119,7 +113,7 @@ class TrainingModule(L.LightningModule):
         """
         described = is_described(getattr(self.trainer, "datamodule", None))
         if stage not in self._seen and not described:
-            check_batch(batch, self.model, self.objective.name)
+            check_batch(batch, self.model, self.objective)
         self._seen.add(stage)
 
     def configure_model(self) -> None:

@@ -33,7 +33,7 @@ _TAKEN = {
 }
 """Of these groups the other settings are left out: they name code or places."""
 _WHOLE = {"model": TrainingModule.__init__}
-_OBJECTS = {"model.recipe", "model.optimizer"}  # parameters that come from other settings
+_OBJECTS = {"model.recipe", "model.optimizer", "model.objective"}  # parameters that come from other settings
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, str_max_length=LONGEST)
 
 
@@ -123,9 +123,9 @@ def _types(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: one of them is not registered.
     """
-    data, optimizer = _section(config, "data"), _section(config, "optimizer")
+    data, objective, optimizer = (_section(config, group) for group in ("data", "objective", "optimizer"))
     try:
-        components = Components.of(data.get("dataset") or "docstrings", optimizer)
+        components = Components.of(data.get("dataset") or "docstrings", objective.get("type") or "causal_lm", optimizer)
         return {
             name: {key: one.annotation for key, one in group.settings(components.chosen(name), base).items()}
             for name, (group, base) in GROUPS.items()

@@ -4,9 +4,12 @@ import torch
 
 from blockformer.data.loader import EvaluationLoader, TrainingLoader
 from blockformer.data.randomness import Permutation
-from blockformer.data.samples import UNSCORED, Batch, MaskedRows, PackedRows, PaddedPairs
+from blockformer.data.samples import UNSCORED, Batch, TokenizedText
 from blockformer.data.tokenizer import ByteTokenizer
 from blockformer.errors import DataError
+from blockformer.training.objectives.causal_lm import PackedRows
+from blockformer.training.objectives.masked_lm import MaskedRows
+from blockformer.training.objectives.seq2seq import PaddedPairs
 from tests.data.encoded import encoded
 
 TOKENIZER = ByteTokenizer()
@@ -18,7 +21,7 @@ def _samples(kind: str = "packed"):
     if kind == "packed":
         return PackedRows(documents, TOKENIZER, 16)
     if kind == "masked":
-        return MaskedRows(documents, TOKENIZER, 16, seed=3, fixed=False)
+        return MaskedRows(TokenizedText((documents,), TOKENIZER, 16, seed=3))
     return PaddedPairs(encoded(TEXTS, TOKENIZER, after=TOKENIZER.eos), documents, TOKENIZER)
 
 

@@ -18,7 +18,10 @@ from blockformer.data.datasets.base import COMMON, TextDataset
 from blockformer.data.module import TextData
 from blockformer.data.settings import data_class, settings_of
 from blockformer.errors import DataError
+from blockformer.training.objectives import CausalLM, MaskedLM, Objective, SequenceToSequence
 from registry import RegistrationError, entries
+
+PAIRS = {"dataset": "pairs", "objective": SequenceToSequence()}
 
 
 @pytest.fixture
@@ -31,9 +34,8 @@ def text(tmp_path: Path) -> str:
 
 
 def _data(text: str, **settings: Any) -> TextData:
-    return TextData(
-        **{"dataset": "text", "files": text, "tokenizer": "bytes", "length": 32, "batch_size": 8, **settings}
-    )
+    usual = {"dataset": "text", "files": text, "tokenizer": "bytes", "length": 32, "batch_size": 8}
+    return TextData(**{**usual, "objective": CausalLM(), **settings})
 
 
 class Recorder(L.LightningModule):
@@ -71,9 +73,9 @@ def _fit(folder: Path, data: TextData, ckpt_path: str | None = None, **settings:
 @pytest.mark.parametrize(
     "settings", [{}, {"ask_for_length": True}, {"limit_train_batches": 10}, {"max_steps": 50, "max_epochs": -1}]
 )
-@pytest.mark.parametrize("objective", ["causal_lm", "masked_lm"])
+@pytest.mark.parametrize("objective", [CausalLM(), MaskedLM()], ids=["causal", "masked"])
 def test_a_resumed_run_sees_what_an_uninterrupted_one_does(
-    text: str, tmp_path: Path, objective: str, settings: dict
+    text: str, tmp_path: Path, objective: Objective, settings: dict
 ) -> None:
     whole = _fit(tmp_path / "whole", _data(text, objective=objective), **copy.copy(settings))
     assert len(set(whole)) == len(whole) >= 30, "epochs differ"
@@ -196,23 +198,28 @@ def test_changed_text_is_prepared_anew(text: str, tmp_path: Path) -> None:
     assert _data(text).facts()["sha256"] != first["sha256"]
 
 
-def test_the_model_decides_the_objective_unless_the_user_did(text: str) -> None:
-    for given, model, result in ((None, "masked_lm", "masked_lm"), ("causal_lm", "masked_lm", "causal_lm")):
-        data = _data(text, objective=given)
-        data.configure(objective=model)
-        assert data.objective == result
+def test_the_objective_of_the_model_makes_the_rows(text: str) -> None:
+    data, masked = _data(text), MaskedLM()
+    assert "documents" in data.loader().batch(0)
+    data.configure(objective=masked)
+    assert data.objective is masked
+    assert "attention_mask" in data.loader().batch(0)
     with pytest.raises(DataError, match="objective seq2seq cannot use dataset text: choose cldr, pairs or table_pairs"):
-        _data(text).configure(objective="seq2seq")
-    with pytest.raises(DataError, match="mask_rate has no effect with objective 'causal_lm'"):
-        _data(text, mask_rate=0.2).configure(objective="causal_lm")
+        data.configure(objective=SequenceToSequence())
+    assert data.objective is masked
+
+
+def test_without_an_objective_there_are_no_rows(text: str) -> None:
+    data = _data(text, objective=None)
+    assert data.facts()["train"]["documents"] > 20
+    with pytest.raises(DataError, match=r"give one, such as TextData\(objective=CausalLM\(\)\)"):
+        data.loader()
 
 
 def test_long_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
     lines = [f"{n}\t{'x' * n}\n" for n in range(1, 41)]
     (tmp_path / "a.tsv").write_text("".join(lines))
-    data = TextData(
-        "pairs", files=str(tmp_path / "a.tsv"), tokenizer="bytes", length=31, validation=0.0, test=0.0, batch_size=5
-    )
+    data = _data(str(tmp_path / "a.tsv"), **PAIRS, length=31, validation=0.0, test=0.0, batch_size=5)
     assert data.facts()["train"] == {
         "pairs": 30,
         "too_long": 10,
@@ -227,7 +234,7 @@ def test_long_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_where_too_many_pairs_are_too_long_the_length_that_keeps_all_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("".join(f"{n}\t{'x' * (20 + n)}\n" for n in range(20)))
-    settings = {"dataset": "pairs", "files": str(tmp_path / "a.tsv"), "tokenizer": "bytes", "batch_size": 8}
+    settings = {"files": str(tmp_path / "a.tsv"), "tokenizer": "bytes", "batch_size": 8, **PAIRS}
     for length, said in (
         (9, "18 of 18 training pairs are longer than data.length 9: raise --data.length; 40 keeps all"),
         (
@@ -296,14 +303,13 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"max_bytes": "9"}, 'data.max_bytes must be an integer, not "9"'),
         ({"length": 1}, "length must be at least 2"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"mask_rate": 0.0}, "mask_rate must be above 0"),
         ({"validation": 0.5, "test": 0.5}, "leave some training data"),
         ({"validation": -0.1}, "leave some training data"),
         ({"tokenizer": "bytes", "vocab_size": 300}, "bytes always have 260"),
         ({"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100 is too small"),
         ({"dataset": "cldr", "packages": ["numpy"]}, "data.packages is a setting of dataset 'docstrings'"),
-        ({"dataset": "cldr", "objective": "masked_lm"}, "choose docstrings, table or text"),
-        ({"objective": "seq2seq"}, "choose cldr, pairs or table_pairs"),
+        ({"dataset": "cldr", "objective": MaskedLM()}, "choose docstrings, table or text"),
+        ({"objective": SequenceToSequence()}, "choose cldr, pairs or table_pairs"),
         ({"dataset": "cldr", "pairs": 0}, "pairs must be greater than 0, not 0"),
         ({"dataset": "cldr", "pairs": 10**9}, "pairs must be less than or equal to 1000000"),
         ({"validation": float("nan")}, "leave some training data"),
@@ -315,9 +321,6 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"dataset": "text", "files": "a", "max_bytes": 9}, r"data\.max_bytes .*has no effect with dataset 'text'"),
         ({"dataset": "cldr", "max_bytes": None}, r"data\.max_bytes .*has no effect with dataset 'cldr'"),
         ({"locale": "fr"}, r"data\.locale .*has no effect with dataset 'docstrings'"),
-        ({"dataset": "cldr", "mask_rate": 0.3}, r"data\.mask_rate has no effect with dataset 'cldr'"),
-        ({"objective": "causal_lm", "mask_rate": 0.3}, r"data\.mask_rate has no effect with objective 'causal_lm'"),
-        ({"objective": "masked_lm", "separate_documents": False}, r"data\.separate_documents has no effect with obj"),
         (
             {"dataset": "text", "files": "a", "validation_files": "b", "validation": 0.2},
             "no effect with validation_files",
@@ -362,7 +365,7 @@ def test_options_of_a_dataset_are_read_by_their_types() -> None:
 def test_common_settings_are_those_of_the_signature_and_no_dataset_may_take_their_names(
     registry_of_a_test: Callable[..., Any],
 ) -> None:
-    assert tuple(signature(TextData).parameters) == (*COMMON, "options")
+    assert tuple(signature(TextData).parameters) == (*COMMON, "objective", "options")
 
     class Shadowing(TextDataset):
         """Nothing."""

@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from blockformer.data import sequences
-from blockformer.data.samples import UNSCORED, MaskedRows, PackedRows, PaddedPairs, PromptedPairs
+from blockformer.data.samples import UNSCORED, TokenizedText
 from blockformer.data.sequences import Sequences, SequenceWriter
 from blockformer.data.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
+from blockformer.training.objectives.causal_lm import PackedRows, PromptedPairs
+from blockformer.training.objectives.masked_lm import MaskedRows
+from blockformer.training.objectives.seq2seq import PaddedPairs
 from tests.data.encoded import encoded
 
 TEXTS = ["first document", "2nd", "a third one with ümläuts", "x", "the last document of these is the longest of all"]
@@ -58,7 +61,8 @@ def test_documents_are_left_out_where_they_mean_nothing() -> None:
 
 def _masked(texts: list[str], length: int = 16, **settings) -> MaskedRows:
     tokenizer = ByteTokenizer()
-    return MaskedRows(_documents(tokenizer, texts), tokenizer, length, **{"seed": 0, "fixed": False, **settings})
+    shares = {key: settings.pop(key) for key in ("share", "span") if key in settings}
+    return MaskedRows(TokenizedText((_documents(tokenizer, texts),), tokenizer, length, **settings), **shares)
 
 
 def test_masked_rows_hold_all_text_and_never_two_documents() -> None:
@@ -110,7 +114,7 @@ def test_blanks_depend_on_seed_epoch_and_sample_alone() -> None:
 
 
 def test_blanks_of_evaluation_are_the_same_in_every_epoch() -> None:
-    rows = _masked(TEXTS, fixed=True)
+    rows = _masked(TEXTS, evaluates=True)
     for name, value in _everything(rows).items():
         assert torch.equal(value, rows.batch(np.arange(len(rows)), epoch=5)[name])
 

@@ -16,6 +16,7 @@ from blockformer.data.corpora.corpus import Corpus
 from blockformer.data.corpora.files import Files
 from blockformer.data.module import TextData
 from blockformer.errors import DataError
+from blockformer.training.objectives import CausalLM, SequenceToSequence
 
 TEXTS = [
     'a "quoted" text, with commas',
@@ -133,7 +134,7 @@ def test_a_table_is_prepared_into_the_rows_that_its_text_makes(
     monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "cache"))
     path = write(tmp_path / "t.parquet", {"text": TEXTS, "de": [text[::-1] for text in TEXTS]})
     if paired:
-        options = {"source_column": "text", "target_column": "de", "objective": "seq2seq"}
+        options = {"source_column": "text", "target_column": "de"}
         data = TextData(dataset="table_pairs", files=str(path), tokenizer="bytes", length=64, batch_size=4, **options)
         assert data.facts()["train"]["pairs"] == 55
     else:
@@ -146,6 +147,7 @@ def test_a_table_is_prepared_into_the_rows_that_its_text_makes(
             "bytes": sum(len(text.encode()) for text in kept),
         }
         assert 0 < facts["xz_bits_per_byte"] < 30
+    data.configure(objective=SequenceToSequence() if paired else CausalLM())
     assert len(data.loader("train").batch(0)["targets"]) == 4
     assert len(list(data.loader("validation"))) >= 1
 

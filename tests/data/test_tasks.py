@@ -14,6 +14,7 @@ from blockformer.data.module import TextData
 from blockformer.data.options import class_of
 from blockformer.data.randomness import Draws
 from blockformer.errors import DataError
+from blockformer.training.objectives import MaskedLM
 from registry import entries
 
 TASKS = [name for name in entries("dataset") if issubclass(class_of(name), Task)]
@@ -199,14 +200,14 @@ def test_draws_of_a_row_depend_on_its_index_alone() -> None:
     [
         ({"dataset": "mqar", "tokenizer": "bytes"}, r"data\.tokenizer has no effect with dataset 'mqar'; remove it"),
         ({"dataset": "parity", "validation": 0.1}, r"data\.validation has no effect with dataset 'parity'; remove it"),
-        ({"dataset": "copy", "mask_rate": 0.5, "vocab_size": 9}, r"mask_rate has no effect.*; data\.vocab_size has no"),
+        ({"dataset": "copy", "test": 0.5, "vocab_size": 9}, r"test has no effect.*; data\.vocab_size has no"),
         ({"dataset": "mqar", "length": 16}, r"data\.length 16 is too short: mqar needs at least 32 with these options"),
         ({"dataset": "mqar", "evaluation_length": 64}, r"data\.evaluation_length 64 is less than data\.length 128"),
         ({"dataset": "mqar", "pairs": 65}, r"data\.pairs 65 is more than data\.key_tokens 64"),
         ({"dataset": "induction", "context": 33}, r"data\.context 33 must be at least 2 and at most data\.symbols 32"),
         ({"dataset": "selective_copy", "items": 17}, r"data\.items 17 is more than data\.symbols 16"),
         ({"dataset": "copy", "symbols": 1}, r"data\.symbols 1: .*give at least 2"),
-        ({"dataset": "parity", "objective": "masked_lm"}, "cannot use dataset parity: choose docstrings, table or"),
+        ({"dataset": "parity", "objective": MaskedLM()}, "cannot use dataset parity: choose docstrings, table or"),
         ({"dataset": "memorisation", "evaluation_length": 256}, "is a setting of dataset .*'mqar'.*'memorisation'"),
     ],
 )

@@ -14,8 +14,8 @@ from blockformer.cli.main import main
 from blockformer.cli.show import size
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
 from blockformer.inspection.memory import PRECISIONS, memory
+from blockformer.training.objectives.vocabulary_loss import rows_at_once
 from blockformer.training.optimizers import OptimizerSettings
-from blockformer.training.vocabulary_loss import rows_at_once
 from blocks.models.base import Model
 
 TINY = [name for name in registry.builtin_recipes() if name.startswith("tiny_")]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import blockformer as bf
+from blockformer.data.datasets.base import Form
 from blockformer.training.compatibility import (
     MismatchError,
     check_batch,
@@ -18,6 +19,7 @@ from blockformer.training.compatibility import (
     remarks_on_data,
 )
 from blockformer.training.module import TrainingModule
+from blockformer.training.objectives import CausalLM, Objective, SequenceToSequence, objective_for
 from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.recipe_argument import RecipeArgument
 from registry import load_recipe
@@ -27,40 +29,39 @@ from registry import load_recipe
 class Data:
     """The part of a data module that is checked."""
 
-    objective: str
     vocab_size: int = 259
     length: int = 16
-    separate_documents: bool = True
+    form: Form = "documents"
 
-    def configure(self, *, objective: str) -> None:
-        self.objective = self.objective or objective
+    def configure(self, *, objective: Objective) -> None:
+        assert self.form in objective.forms
 
 
 def fitted(data: Data, name: str, *overrides: str) -> Any:
     model = bf.check(load_recipe(name, overrides))
-    check_data(data, model, data.objective)
+    check_data(data, model, objective_for(model.kind))
     return model
 
 
 def test_padding_for_a_mixer_that_takes_none() -> None:
     with pytest.raises(
-        MismatchError, match=r"padded for masked_lm.* mixer 'fourier' at encoder.layer.mixer \(choose at"
+        MismatchError,
+        match=r"different lengths are padded.* mixer 'fourier' at encoder.layer.mixer \(choose at",
     ):
-        fitted(Data("masked_lm"), "tiny_encoder", "encoder.layer.mixer=fourier")
-    fitted(Data("masked_lm"), "tiny_encoder")
+        fitted(Data(), "tiny_encoder", "encoder.layer.mixer=fourier")
+    fitted(Data(), "tiny_encoder")
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (Data("causal_lm", vocab_size=5000), ["5000 token ids", "--recipe.vocab_size 5000"]),
-        (Data("causal_lm", length=4096), ["data.length 4096", "max_length"]),
-        (Data("masked_lm"), ["data.objective is masked_lm"]),
+        (Data(vocab_size=5000), ["5000 token ids", "--recipe.vocab_size 5000"]),
+        (Data(length=4096), ["data.length 4096", "max_length"]),
     ],
 )
 def test_sizes_that_do_not_fit(data: Data, words: list[str]) -> None:
     with pytest.raises(MismatchError) as caught:
-        check_data(data, bf.check(load_recipe("tiny_decoder")), "causal_lm")
+        check_data(data, bf.check(load_recipe("tiny_decoder")), CausalLM())
     assert all(word in str(caught.value) for word in words)
 
 
@@ -78,13 +79,13 @@ def test_bfloat16_for_blocks_that_can_and_that_cannot(monkeypatch: pytest.Monkey
 
 def test_what_is_never_trained_is_remarked() -> None:
     model = bf.check(load_recipe("tiny_decoder", ["embedding.positions=learned", "vocab_size=300"]))
-    found = "\n".join(remarks_on_data(Data("causal_lm", length=8), model))
+    found = "\n".join(remarks_on_data(Data(length=8), model))
     assert "41 of 300 token ids are unused" in found
     assert (
         f"positions from 8 on are not trained, because data.length is 8 and max_length is {model.max_length}" in found
     )
     exact = bf.check(load_recipe("tiny_decoder", ["vocab_size=259"]))
-    assert not list(remarks_on_data(Data("causal_lm", length=8), exact))
+    assert not list(remarks_on_data(Data(length=8), exact))
 
 
 def test_a_backend_without_gradients_on_a_cpu() -> None:
@@ -143,14 +144,13 @@ def ids(*sizes: int, largest: int = 10) -> Tensor:
 )
 def test_the_first_batch_of_other_data_is_checked(name: str, overrides: list[str], batch: Any, words: str) -> None:
     model = bf.check(load_recipe(name, overrides))
-    objective = "masked_lm" if name == "tiny_encoder" else "causal_lm"
     with pytest.raises(MismatchError, match=words):
-        check_batch(batch, model, objective)
+        check_batch(batch, model, objective_for(model.kind))
 
 
 def test_a_batch_that_fits_is_accepted() -> None:
     model = bf.check(load_recipe("tiny_decoder"))
-    check_batch({"tokens": ids(2, 8), "targets": ids(2, 8, largest=-100)}, model, "causal_lm")
+    check_batch({"tokens": ids(2, 8), "targets": ids(2, 8, largest=-100)}, model, CausalLM())
 
 
 class OtherData(L.LightningDataModule):
@@ -177,10 +177,10 @@ def test_sources_are_checked_against_their_own_vocabulary() -> None:
     overrides = ["source_vocab_size=600", "share_tokens=false"]
     model = bf.check(bf.load_recipe("tiny_encoder_decoder", overrides))
     target = torch.zeros(2, 4, dtype=torch.long)
-    check_batch({"source": target + 599, "target": target, "targets": target - 100}, model, "seq2seq")
+    check_batch({"source": target + 599, "target": target, "targets": target - 100}, model, SequenceToSequence())
     with pytest.raises(
         MismatchError, match=r"source of the first batch holds id 600.*set --recipe\.source_vocab_size 601"
     ):
-        check_batch({"source": target + 600, "target": target, "targets": target}, model, "seq2seq")
+        check_batch({"source": target + 600, "target": target, "targets": target}, model, SequenceToSequence())
     with pytest.raises(MismatchError, match="target of the first batch holds id -1"):
-        check_batch({"source": target, "target": target - 1, "targets": target}, model, "seq2seq")
+        check_batch({"source": target, "target": target - 1, "targets": target}, model, SequenceToSequence())

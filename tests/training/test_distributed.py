@@ -92,7 +92,7 @@ HARDER = {
     ),
     "schedule free": ("--optimizer.type", "schedule_free"),
     "a mean of the weights": ("--optimizer.ema", "0.5"),
-    "loss in parts": ("--model.loss_chunk", "5", "--model.z_loss", "0.01"),
+    "loss in parts": ("--objective.loss_chunk", "5", "--objective.z_loss", "0.01"),
 }
 
 

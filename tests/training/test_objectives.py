@@ -6,9 +6,17 @@ import torch
 from torch import nn
 
 import blockformer as bf
-from blockformer.training.objectives import CausalLM, MaskedLM, SequenceToSequence, objective_for
+from blockformer.errors import UserError
+from blockformer.training.objectives import (
+    CausalLM,
+    MaskedLM,
+    ObjectiveSettings,
+    SequenceToSequence,
+    check_kind,
+    objective_for,
+)
+from blockformer.training.objectives.vocabulary_loss import LossTerms, loss_of_hidden, loss_of_logits, rows_at_once
 from blockformer.training.score import Score, sums_of
-from blockformer.training.vocabulary_loss import LossTerms, loss_of_hidden, loss_of_logits, rows_at_once
 
 
 def test_sums_are_those_of_a_loop_over_targets() -> None:
@@ -56,12 +64,13 @@ def test_padding_is_not_counted_as_read() -> None:
 
 def test_the_kind_of_model_decides_unless_told() -> None:
     for cls in (CausalLM, MaskedLM, SequenceToSequence):
-        assert type(objective_for(cls.kind)) is cls
-        assert type(objective_for(cls.kind, cls.name)) is cls
-    with pytest.raises(ValueError, match="masked_lm trains encoder_only models, and this one is decoder_only"):
-        objective_for("decoder_only", "masked_lm")
-    with pytest.raises(ValueError, match="label_smoothing"):
-        objective_for("decoder_only", label_smoothing=1.0)
+        assert type(objective_for(cls.kinds[0])) is cls
+    with pytest.raises(UserError, match="masked_lm trains encoder_only models, and this one is decoder_only: use caus"):
+        check_kind(MaskedLM(), "decoder_only")
+    with pytest.raises(UserError, match=r"objective\.label_smoothing must be less than 1"):
+        ObjectiveSettings("causal_lm", label_smoothing=1.0)
+    with pytest.raises(UserError, match='there is no objective "causal"; did you mean'):
+        ObjectiveSettings("causal")
 
 
 def test_documents_reach_the_model() -> None:

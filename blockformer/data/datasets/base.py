@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,13 @@ from blockformer.data.corpora.corpus import Source
 from blockformer.data.randomness import Draws
 from registry import Block, Slot
 
+Form = Literal["documents", "pairs", "answers"]
+"""What data are: documents; pairs of a source and a target; or rows of token ids, some of which are to be predicted."""
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 UNSCORED = -100
 """The target of a place that has no answer."""
 
-COMMON = (
-    *("dataset", "validation", "test", "tokenizer", "vocab_size", "objective", "length", "batch_size", "mask_rate"),
-    *("separate_documents", "seed"),
-)
+COMMON = ("dataset", "validation", "test", "tokenizer", "vocab_size", "length", "batch_size", "seed")
 """Settings of :class:`blockformer.data.module.TextData` that are not those of one dataset."""
 
 
@@ -28,7 +27,7 @@ class Dataset(Block, ABC):
     The constructor's parameters are options of `blockformer fit`: `--data.pairs 8` for a parameter `pairs`.
 
     Attributes:
-        objectives: the objectives that its rows are for.
+        form: what it holds.
         reads: parameters that name what is read, such as files. A checkpoint's own values of them are used only where
             this user has written the checkpoint; from anywhere else, the user has to name them again.
         unused: settings of :class:`~blockformer.data.module.TextData` that mean nothing for it.
@@ -39,9 +38,9 @@ class Dataset(Block, ABC):
         "Gives the rows that a model is trained and scored on.",
         parent_arguments=(),
         option="data.dataset",
-        reserved=frozenset(COMMON),
+        reserved=frozenset({*COMMON, "objective"}),
     )
-    objectives: ClassVar[tuple[str, ...]]
+    form: ClassVar[Form]
     reads: ClassVar[tuple[str, ...]] = ()
     unused: ClassVar[frozenset[str]] = frozenset()
 
@@ -54,7 +53,7 @@ class Dataset(Block, ABC):
 class TextDataset(Dataset):
     """Documents, or pairs of texts, that a tokenizer turns into rows."""
 
-    objectives = ("causal_lm", "masked_lm")
+    form: ClassVar[Form] = "documents"
 
     @abstractmethod
     def source(self, shares: Mapping[str, float]) -> Source:
@@ -70,7 +69,7 @@ class TextDataset(Dataset):
     @property
     def paired(self) -> bool:
         """Whether it holds pairs of a source and a target."""
-        return "seq2seq" in self.objectives
+        return self.form == "pairs"
 
 
 class Task(Dataset):
@@ -88,8 +87,8 @@ class Task(Dataset):
             scored on longer rows than it is trained on has a parameter of this name.
     """
 
-    objectives = ("causal_lm",)
-    unused = frozenset({"validation", "test", "tokenizer", "vocab_size", "mask_rate", "separate_documents"})
+    form: ClassVar[Form] = "answers"
+    unused = frozenset({"validation", "test", "tokenizer", "vocab_size"})
     vocab_size: int
     least_length: int
     chance: float

@@ -1,13 +1,13 @@
 """Datasets of text: installed documentation, locale data, and the user's own files."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Le
 
 from blockformer.data.corpora import docstrings, files, tables
 from blockformer.data.corpora.corpus import Source
-from blockformer.data.datasets.base import TextDataset
+from blockformer.data.datasets.base import Form, TextDataset
 from blockformer.errors import DataError
 from registry import Positive, entry_of, register
 
@@ -47,7 +47,7 @@ class Cldr(TextDataset):
         pairs: Number of different pairs.
     """
 
-    objectives = ("seq2seq", "causal_lm")
+    form: ClassVar[Form] = "pairs"
 
     def __init__(self, *, locale: str = "de", pairs: Annotated[Positive, Le(_MOST_PAIRS)] = 40_000) -> None:
         self.locale, self.pairs = locale, pairs
@@ -105,7 +105,7 @@ class OwnPairs(_OwnFiles):
         test_files: Files to test on; without any, a share of `files` is held out.
     """
 
-    objectives = ("seq2seq", "causal_lm")
+    form: ClassVar[Form] = "pairs"
 
     def __init__(self, *, files: Names = None, validation_files: Names = None, test_files: Names = None) -> None:
         super().__init__(files, validation_files, test_files)
@@ -153,7 +153,7 @@ class TablePairs(_OwnFiles):
         test_files: Files to test on; without any, a share of the rows of `files` is held out.
     """
 
-    objectives = ("seq2seq", "causal_lm")
+    form: ClassVar[Form] = "pairs"
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
         "recipe_hash": module.recipe.hash,
         **{key: value for key, value in module.provenance.items() if key in ("variant", "warm_start", "earlier_data")},
         "model": model_facts(build_unchecked(module.recipe), getattr(data, "length", module.model.max_length)),
-        "objective": {"type": module.objective.name, **vars(module.objective)},
+        "objective": module.objective.as_dict(),
         "optimizer": module.settings.as_dict(),
         "data": data_facts(data),
         "trainer": trainer_facts(trainer) | {"total_steps": module.total_steps},

@@ -1,0 +1,35 @@
+"""Objectives: what a model learns to predict, as registered components."""
+
+from blockformer.training.objectives.base import Objective, TokenObjective
+from blockformer.training.objectives.causal_lm import CausalLM
+from blockformer.training.objectives.denoising import Denoising
+from blockformer.training.objectives.fill_in_the_middle import FillInTheMiddle
+from blockformer.training.objectives.masked_lm import MaskedLM
+from blockformer.training.objectives.seq2seq import SequenceToSequence
+from blockformer.training.objectives.settings import (
+    OBJECTIVE,
+    ObjectiveSettings,
+    check_kind,
+    default_objective,
+    forms_of,
+    objective_for,
+)
+from blockformer.training.objectives.span_corruption import MixtureOfDenoisers, SpanCorruption
+
+__all__ = [
+    "OBJECTIVE",
+    "CausalLM",
+    "Denoising",
+    "FillInTheMiddle",
+    "MaskedLM",
+    "MixtureOfDenoisers",
+    "Objective",
+    "ObjectiveSettings",
+    "SequenceToSequence",
+    "SpanCorruption",
+    "TokenObjective",
+    "check_kind",
+    "default_objective",
+    "forms_of",
+    "objective_for",
+]

@@ -1,0 +1,115 @@
+"""The contract of an objective, and what those that predict tokens have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, Lt
+from torch import Tensor
+
+from blockformer.data.datasets.base import Form
+from blockformer.data.samples import Batch, Samples, TokenizedText
+from blockformer.training.objectives.vocabulary_loss import LossTerms, loss_of_hidden
+from blockformer.training.score import sums_of
+from blocks.models.base import Model
+from registry import Ability, Block, Slot, entry_of
+
+COMMON = ("type",)
+"""Settings of :class:`~blockformer.training.objectives.settings.ObjectiveSettings` that are not of one objective."""
+
+Smoothing = Annotated[float, Ge(0), Lt(1)]
+Factor = Annotated[float, Ge(0)]
+Chunk = Annotated[int, Ge(0)] | None
+
+
+class Objective(Block, ABC):
+    """What a model learns to predict: it cuts text into samples, calls the model on a batch of them, and scores it.
+
+    The constructor's parameters are options of `blockformer fit`, such as `--objective.mask_rate`; each is kept in an
+    attribute of its name.
+
+    Attributes:
+        kinds: the kinds of models that it trains.
+        forms: the forms of data that it learns from.
+        keys: what a batch has for it.
+    """
+
+    slot = Slot(
+        "objective",
+        "Decides what a model learns to predict, and from what.",
+        parent_arguments=(),
+        option="objective.type",
+        reserved=frozenset(COMMON),
+    )
+    kinds: ClassVar[tuple[str, ...]]
+    forms: ClassVar[tuple[Form, ...]]
+    keys: ClassVar[tuple[str, ...]] = ("tokens", "targets")
+
+    @property
+    def name(self) -> str:
+        """The name under which it is registered."""
+        return entry_of(type(self)).name
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its name as `type`, and its parameters, as plain data."""
+        return {"type": self.name, **{key: getattr(self, key) for key in entry_of(type(self)).parameters}}
+
+    @abstractmethod
+    def samples(self, text: TokenizedText) -> Samples:
+        """The samples of a text of one of its `forms`; never called for rows with answers, which are samples."""
+
+    def extra_tokens(self, length: int) -> tuple[str, ...]:
+        """Names of tokens that it needs beyond those of the tokenizer, where rows have this length."""
+        return ()
+
+    def longest_side(self, length: int) -> int:
+        """Tokens that each side of a pair may have, where rows have this length."""
+        return length
+
+    def abilities(self, form: Form) -> Mapping[Ability, str]:
+        """What the blocks of a model must support for data of this form, each with the reason as a clause."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The summed loss, with what is for training only where the model trains, and the sums of a :class:`Score`."""
+
+    @abstractmethod
+    def logits(self, model: Model, batch: Batch) -> Tensor:
+        """(B, T, V) logits, one row for each place of ``batch["targets"]``."""
+
+    @abstractmethod
+    def tokens(self, batch: Batch) -> Tensor:
+        """Number of tokens that the model reads in this batch, without padding."""
+
+
+class TokenObjective(Objective):
+    """An objective that predicts tokens, whose loss is computed from the vectors before the model's head.
+
+    Args:
+        label_smoothing: share of each target's probability that is spread over the vocabulary, in training only;
+            validation losses are never smoothed.
+        z_loss: factor of log(Z)^2, where Z is the sum of exp(logits); in training only.
+        loss_chunk: rows whose logits exist at once; None: by the vocabulary; 0: all.
+    """
+
+    def __init__(self, label_smoothing: float, z_loss: float, loss_chunk: int | None) -> None:
+        self.label_smoothing, self.z_loss, self.loss_chunk = label_smoothing, z_loss, loss_chunk
+
+    def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        terms = LossTerms(self.label_smoothing, self.z_loss) if model.training else LossTerms()
+        targets = batch["targets"]
+        loss, found = loss_of_hidden(model, self.hidden(model, batch), targets, terms, self.loss_chunk)
+        return loss, sums_of(found, targets, batch.get("bytes"), self.tokens(batch))
+
+    @abstractmethod
+    def hidden(self, model: Model, batch: Batch) -> Tensor:
+        """(B, T, D) vectors before the model's head, one for each place of ``batch["targets"]``."""
+
+    def logits(self, model: Model, batch: Batch) -> Tensor:
+        return model.logits(self.hidden(model, batch))
+
+
+def token_count(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Number of tokens where mask (True: a token, False: padding) allows them; without a mask all."""
+    return tokens.new_tensor(tokens.numel()) if mask is None else mask.sum()

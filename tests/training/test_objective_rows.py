@@ -1,0 +1,207 @@
+"""What every objective's samples have in common, and what those of each are."""
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blockformer.data.samples import TokenizedText
+from blockformer.data.tokenizer import ByteTokenizer
+from blockformer.errors import DataError
+from blockformer.training.objectives import (
+    OBJECTIVE,
+    Denoising,
+    FillInTheMiddle,
+    MaskedLM,
+    MixtureOfDenoisers,
+    Objective,
+    ObjectiveSettings,
+    SpanCorruption,
+)
+from registry import entries
+from tests.data.encoded import encoded
+
+TOKENIZER = ByteTokenizer()
+TEXTS = [f"Document {n} says {'ha' * (n * 7 % 23)}. Is {n} odd? {'Yes! ' * (n % 2)}So it is." for n in range(61)]
+OWN: dict[str, dict[str, Any]] = {"masked_lm": {"span": 3.0}}
+"""Options that make more of an objective than its defaults do."""
+CASES = [(name, {}) for name in entries("objective")] + list(OWN.items())
+
+
+def text(objective: Objective, texts: list[str] = TEXTS, length: int = 40, **settings: Any) -> TokenizedText:
+    documents = encoded(texts, TOKENIZER, before=TOKENIZER.bos)
+    sources = () if "documents" in objective.forms else (encoded(texts, TOKENIZER, after=TOKENIZER.eos),)
+    extra = {name: TOKENIZER.vocab_size + n for n, name in enumerate(objective.extra_tokens(length))}
+    return TokenizedText((*sources, documents), TOKENIZER, length, extra=extra, **settings)
+
+
+def everything(objective: Objective, *texts: Any, **settings: Any) -> dict[str, torch.Tensor]:
+    samples = objective.samples(text(objective, *texts, **settings))
+    return samples.batch(np.arange(len(samples)), 0)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join((case[0], *case[1])))
+def objective(request: pytest.FixtureRequest) -> Objective:
+    name, options = request.param
+    return ObjectiveSettings(name, **options).objective
+
+
+def test_every_parameter_is_kept_under_its_name(objective: Objective) -> None:
+    settings = objective.as_dict()
+    assert set(settings) == {"type", *entries("objective")[objective.name].parameters}
+    assert ObjectiveSettings(**settings).objective.as_dict() == settings
+
+
+def test_a_batch_has_what_the_objective_says(objective: Objective) -> None:
+    batch = everything(objective)
+    assert {*objective.keys, "index"} <= set(batch)
+    assert all(len(value) == len(batch["index"]) for value in batch.values())
+    most = TOKENIZER.vocab_size + len(objective.extra_tokens(40))
+    for key in {"tokens", "source", "target", "targets"} & set(batch):
+        assert batch[key].dtype == torch.int64
+        assert batch[key].max() < most
+        assert batch[key].shape[1] <= 40 or "pairs" in objective.forms
+        least = -100 if key == "targets" else 0
+        assert batch[key].min() >= least
+    assert (batch["targets"] != -100).any(dim=1).all(), "each row has something to predict"
+
+
+def test_nothing_is_predicted_in_padding(objective: Objective) -> None:
+    batch = everything(objective)
+    mask = batch.get("attention_mask", batch.get("target_mask"))
+    if mask is not None:
+        assert (batch["targets"][~mask] == -100).all()
+    for key, of in (("attention_mask", "tokens"), ("source_mask", "source"), ("target_mask", "target")):
+        if key in batch:
+            assert (batch[of][~batch[key]] == TOKENIZER.pad).all()
+            assert (batch[key].long().diff(dim=1) <= 0).all(), "padding is on the right"
+
+
+def test_a_sample_depends_on_seed_epoch_and_its_number_alone(objective: Objective) -> None:
+    samples = objective.samples(text(objective, seed=3))
+    chosen = np.array([5, 1, 4])
+    batch = samples.batch(chosen, 2)
+    for place, number in enumerate(chosen):
+        alone = samples.batch(np.array([number]), 2)
+        for key, value in alone.items():
+            width = value.shape[1] if value.ndim > 1 else None
+            assert torch.equal(value[0], batch[key][place][:width] if width else batch[key][place])
+    again = objective.samples(text(objective, seed=3)).batch(chosen, 2)
+    assert all(torch.equal(value, again[key]) for key, value in batch.items())
+
+
+def test_what_is_scored_is_the_same_in_every_epoch_and_for_every_seed(objective: Objective) -> None:
+    first, other = (objective.samples(text(objective, seed=seed, evaluates=True)) for seed in (0, 1))
+    chosen = np.arange(9)
+    ours, theirs = first.batch(chosen, 0), other.batch(chosen, 5)
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+@pytest.mark.parametrize("made", [SpanCorruption(), MixtureOfDenoisers(), SpanCorruption(noise=0.6, span=1.0)])
+def test_source_and_target_of_spans_make_the_text(made: SpanCorruption | MixtureOfDenoisers) -> None:
+    batch = everything(made)
+    modes = {made.extra_tokens(40).index(one.mode) + TOKENIZER.vocab_size for one in made.denoisers if one.mode}
+    found = bytearray()
+    for row in range(len(batch["index"])):
+        source = batch["source"][row][batch["source_mask"][row]].tolist()
+        target = batch["targets"][row][batch["target_mask"][row]].tolist()
+        assert (source.pop(), target.pop()) == (TOKENIZER.eos, TOKENIZER.eos)
+        if modes:
+            assert source.pop(0) in modes
+        spans: dict[int, list[int]] = {}
+        for token in target:
+            if token >= TOKENIZER.vocab_size:
+                spans[token] = []
+            else:
+                spans[next(reversed(spans))].append(token)
+        assert [token for token in source if token >= TOKENIZER.vocab_size] == list(spans), "in order, and each once"
+        whole = [one for token in source for one in spans.get(token, [token])]
+        found += b"".join(TOKENIZER.pieces[token] for token in whole)
+    assert found.decode() == "".join(TEXTS)
+
+
+def test_spans_have_the_share_and_the_length_asked_for() -> None:
+    made = SpanCorruption(noise=0.2, span=4.0)
+    batch = everything(made, ["abcdefghijklmnopqrstuvwxyz" * 400], length=102)
+    scored = batch["targets"][:-1]
+    spans, cut = (scored >= 260).sum(1), ((scored >= 4) & (scored < 260)).sum(1)
+    assert set(cut.tolist()) <= {20}, "a fifth of 100 tokens"
+    assert set(spans.tolist()) == {5}
+
+
+def test_the_ways_of_a_mixture_are_equally_frequent() -> None:
+    batch = everything(MixtureOfDenoisers(), ["abcdefghijklmnopqrstuvwxyz" * 2000], length=66)
+    counts = Counter(batch["source"][:, 0].tolist())
+    total = sum(counts.values())
+    for mode, ways in ((260, 2), (261, 1), (262, 4)):
+        assert counts[mode] / total == pytest.approx(ways / 7, abs=0.05)
+
+
+def test_a_moved_middle_can_be_put_back() -> None:
+    made = FillInTheMiddle(rate=0.7)
+    batch = everything(made)
+    prefix, suffix, middle = range(260, 263)
+    found, moved = bytearray(), 0
+    for tokens, mask, targets in zip(batch["tokens"], batch["attention_mask"], batch["targets"], strict=True):
+        row = tokens[mask].tolist()
+        assert targets[mask][:-1].tolist() == row[1:]
+        if row[0] == prefix:
+            moved += 1
+            assert targets[mask][-1] == TOKENIZER.eos
+            at, last = row.index(suffix), row.index(middle)
+            row = row[1:at] + row[last + 1 :] + row[at + 1 : last]
+        found += b"".join(TOKENIZER.pieces[token] for token in row)
+    assert found.decode() == "".join(TEXTS)
+    assert moved / len(batch["index"]) == pytest.approx(0.7, abs=0.12)
+
+
+def test_a_denoised_row_is_whole_and_its_copy_is_damaged() -> None:
+    made = Denoising(shuffle_sentences=False)
+    batch = everything(made, ["abcdefghijklmnopqrstuvwxyz" * 400], length=102)
+    whole, kept = bytearray(), 0
+    for row in range(len(batch["index"]) - 1):
+        target = batch["targets"][row][batch["target_mask"][row]].tolist()
+        source = batch["source"][row][batch["source_mask"][row]].tolist()
+        whole += b"".join(TOKENIZER.pieces[token] for token in target)
+        rest = iter(target)
+        assert all(token in rest for token in source[:-1] if token != TOKENIZER.mask), "what is kept is in order"
+        kept += sum(token != TOKENIZER.mask for token in source[:-1])
+        assert all(set(pair) != {TOKENIZER.mask} for pair in pairwise(source))
+    assert kept / len(whole) == pytest.approx(0.7, abs=0.02)
+    assert ("abcdefghijklmnopqrstuvwxyz" * 400).startswith(whole.decode())
+
+
+def test_sentences_of_a_copy_are_shuffled() -> None:
+    made = Denoising(mask_rate=0.001)
+    batch = everything(made, ["One. Two? Three! Four\nFive."], length=40)
+    source = TOKENIZER.decode(batch["source"][0].tolist())
+    sentences = ["One.", " Two?", " Three!", " Four\n", "Five."]
+    assert source != "".join(sentences)
+    assert all(one in source for one in sentences)
+
+
+def test_spans_of_a_masked_model_are_whole_and_of_the_length_asked_for() -> None:
+    batch = everything(MaskedLM(span=3.0), ["abcdefghijklmnopqrstuvwxyz" * 1000], length=201)
+    chosen = batch["targets"][1:-1] != -100
+    assert set(chosen.sum(1).tolist()) == {30}
+    begins = (chosen & ~chosen.roll(1, dims=1)).sum()
+    assert chosen.sum() / begins == pytest.approx(3.0, rel=0.2)
+    masked = batch["tokens"][1:-1] == TOKENIZER.mask
+    fates = [masked[row, place] == masked[row, place + 1] for row, place in (chosen[:, :-1] & chosen[:, 1:]).nonzero()]
+    assert np.mean(fates) > 0.9, "the tokens of a span are masked together"
+
+
+@pytest.mark.parametrize("name", ["span_corruption", "ul2", "denoising", "fill_in_the_middle"])
+def test_rows_that_are_too_short_are_refused(name: str) -> None:
+    made = ObjectiveSettings(name).objective
+    with pytest.raises(DataError, match=r"data\.length 4 is too short for this objective: [57] or more"):
+        made.samples(text(made, length=4))
+
+
+def test_each_kind_of_model_has_an_objective_where_none_is_named() -> None:
+    kinds = {kind for entry in entries("objective").values() for kind in entry.block.kinds}
+    assert kinds == {"decoder_only", "encoder_only", "encoder_decoder"}
+    assert OBJECTIVE.slots == {"type": "objective"}
