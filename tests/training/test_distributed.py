@@ -114,7 +114,7 @@ def test_other_models_and_settings_are_trained_alike(
 def test_four_processes_divide_the_model_both_ways(
     start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
 ) -> None:
-    both = ("class_path=blockformer.training.parallel.ShardedStrategy", "init_args.tensor_parallel=2")
+    both = ("class_path=blockformer.training.parallel.strategy.ShardedStrategy", "init_args.tensor_parallel=2")
     strategy = [f"--trainer.strategy.{item}" for item in both]
     process = start("fit", *uneven, "--run.name", "four", "--trainer.devices", "4", *strategy)
     output, _ = process.communicate(timeout=900)
