@@ -77,8 +77,8 @@ def make(path: Path, size: int) -> None:
 
 def measure(corpus: Path, tokenizer: str) -> None:
     """Print how fast the loader gives batches of the prepared tokens."""
-    size = 8192 if tokenizer == "bpe" else None
-    settings: dict[str, Any] = {"files": str(corpus), "tokenizer": tokenizer, "vocab_size": size}
+    size = {"vocab_size": 8192} if tokenizer == "bpe" else {}
+    settings: dict[str, Any] = {"files": str(corpus), "tokenizer": tokenizer, **size}
     data = TextData("table", **settings, length=1024, batch_size=32, objective=CausalLM())
     loader = data.loader("train")
     begun, steps = time.monotonic(), 200

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from blockformer.data.corpora import docstrings, files
+from blockformer.data.options import DATA
 from blockformer.data.prepared import prepare
 
 FILES = 20
@@ -48,7 +49,8 @@ def measure() -> None:
     folder, tokenizer = sys.argv[1:]
     text = files.source("text", files.Files([f"{folder}/*.txt"], [], [], {"validation": 0.0, "test": 0.0}))
     before, start = _peak(), time.monotonic()
-    facts = prepare(text, tokenizer, 1024).facts
+    component = DATA.make({"tokenizer": tokenizer}, {})["tokenizer"]
+    facts = prepare(text, component).facts
     size, taken = facts["train"]["bytes"], _peak() - before
     print(
         f"{facts['train']['documents']:>3} files, {size / 1e6:.0f} MB: {taken / 1e6:.0f} MB of memory more than before "

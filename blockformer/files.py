@@ -1,4 +1,4 @@
-"""Write files and folders in one step, so that a crash never leaves a part of one."""
+"""Write files and folders in one step, so that a crash never leaves a part of one; JSON for and from anyone."""
 
 import errno
 import json
@@ -13,6 +13,7 @@ from secrets import token_hex
 from typing import Any, BinaryIO
 
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # of opening: not through a link; Windows does not have it
+_DIGITS = 19  # of a whole number with its sign
 LONGEST_NAME = 200  # bytes; systems allow 255, and suffixes are added
 
 
@@ -85,6 +86,34 @@ def as_json(value: Any, **options: Any) -> str:
         return json.dumps(value, allow_nan=False, **options)
     except ValueError:  # copied only where it is needed
         return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON whose numbers are finite and fit into 64 bits.
+
+    Raises:
+        ValueError: it is none, or is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite_number, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("is too deeply nested") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite_number(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits")
+    return int(text)
 
 
 def _finite(value: Any) -> Any:

@@ -57,6 +57,31 @@ def require_file(path: str | Path, most: int | None = None) -> None:
     open_file(path, most).close()
 
 
+def file_in(folder: Path, name: str, most: int | None = None) -> Path:
+    """A file of a folder that may come from a stranger.
+
+    Args:
+        folder: the folder.
+        name: of the file in it.
+        most: the largest size of such a file, in bytes; None: any.
+
+    Raises:
+        OSError: the name leads out of the folder, also by a link, or as for :func:`open_file`. Links into the ``blobs``
+            of the Hugging Face cache are followed.
+    """
+    path = folder / name
+    try:
+        place, target = (Path(os.path.realpath(one)) for one in (folder, path))  # resolve() fails on a loop of links
+    except ValueError as error:  # a NUL in the name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+    blobs = place.parent.parent / "blobs"
+    cached = place.parent.name == "snapshots" and not blobs.is_symlink() and target.parent == blobs
+    if not (cached or target.is_relative_to(place)):
+        raise OSError(errno.EPERM, "leads out of the folder; only files inside it are read", str(path))
+    require_file(path, most)
+    return path
+
+
 def is_file(path: str | Path) -> bool:
     """Whether there is a file, a pipe or a device to read; also of a text that no path can be."""
     return os.path.exists(path) and not os.path.isdir(path)  # noqa: PTH110, PTH112  (long texts: no error)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import blockformer.data.datasets
+import blockformer.data.tokenizers
 import blockformer.training.optimizers  # noqa: F401
 import blocks  # noqa: F401  (registers all blocks, whichever tests run)
 from registry import register, registration

@@ -10,7 +10,7 @@ from blockformer.signals import Stopped
 from blockformer.training.output import kept_output
 
 # As in training/components.py, which loads torch.
-NAMING = ("data.dataset", "objective.type", "optimizer.type", "optimizer.schedule")
+NAMING = ("data.dataset", "data.tokenizer", "objective.type", "optimizer.type", "optimizer.schedule")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -128,7 +128,7 @@ the run
 the data
   --data.dataset docstrings  default for pairs: cldr; `blockformer blocks dataset` lists all
   --data.files FILES         of the datasets text and pairs; --data.dataset NAME --help lists the options of others
-  --data.tokenizer bpe       bpe or bytes
+  --data.tokenizer bpe       bpe, bytes, unigram, wordpiece, or file (of --data.tokenizer_path)
   --data.length 128          tokens in a sequence
   --data.batch_size 32       sequences in a batch, summed over all processes
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from blockformer.data.corpora.corpus import SPLITS, Corpus
 from blockformer.data.sequences import SequenceWriter
 from blockformer.data.tokenizer import Tokenizer
+from blockformer.data.tokenizers.byte_level import ByteLevelTokenizer
 from blockformer.phases import phases
 
 _AT_ONCE = 2**20  # characters that wait to be encoded, of documents of usual size; the library encodes them in parallel
@@ -83,6 +84,8 @@ class EncodedSplit(ABC):
         self.longest, self.compression = 0, Compression()
         self._scored = split == "validation"
         self._tokenizer = tokenizer
+        self._sizes = None if isinstance(tokenizer, ByteLevelTokenizer) else tokenizer.byte_lengths
+        self._changed = 0
         self._waiting: list[Any] = []
         self._size = 0
 
@@ -102,6 +105,17 @@ class EncodedSplit(ABC):
         if self._waiting:
             self._write(self._waiting)
         self._waiting, self._size = [], 0
+
+    def _scored_bytes(self, text: str, ids: NDArray[Any]) -> int:
+        """The bytes of a text that is scored; notes if its tokens have others, as after a normalisation."""
+        size = len(text.encode())
+        if self._sizes is not None and int(self._sizes[ids].sum()) != size:
+            self._changed += 1
+        return size
+
+    def _count(self, **counts: int) -> None:
+        """Set `counts`, with the number of `changed` texts if there are any."""
+        self.counts = counts | ({"changed": self._changed} if self._changed else {})
 
     @abstractmethod
     def _characters(self, document: Any) -> int: ...
@@ -125,25 +139,28 @@ class EncodedDocuments(EncodedSplit):
         return len(document)
 
     def _write(self, documents: list[str]) -> None:
-        self._writer.write(np.concatenate((self._before, ids)) for ids in self._tokenizer.encode_many(documents))
-        for document in documents:
-            self._bytes += len(document.encode())
+        encoded = self._tokenizer.encode_many(documents)
+        self._writer.write(np.concatenate((self._before, ids)) for ids in encoded)
+        for document, ids in zip(documents, encoded, strict=True):
+            self._bytes += self._scored_bytes(document, ids)
             if self._scored:
                 self.compression.add(document)
 
     def _end(self) -> None:
         self._writer.close()
-        self.counts = {"documents": self._writer.count, "tokens": self._writer.tokens, "bytes": self._bytes}
+        self._count(documents=self._writer.count, tokens=self._writer.tokens, bytes=self._bytes)
 
 
 class EncodedPairs(EncodedSplit):
-    """Pairs: sources before an EOS, targets after a BOS."""
+    """Pairs: sources with the special tokens around them and before an EOS, targets after a BOS."""
 
     def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, longest: int | None) -> None:
         super().__init__(split, tokenizer)
         self._sources = SequenceWriter(folder, f"{split}.source", tokenizer.vocab_size)
         self._targets = SequenceWriter(folder, f"{split}.target", tokenizer.vocab_size)
-        self._before, self._after = np.array([tokenizer.bos]), np.array([tokenizer.eos])
+        before, after = tokenizer.around("encoder_decoder")
+        self._source = tuple(np.array(ids, np.int64) for ids in (before, after or [tokenizer.eos]))
+        self._before = np.array([tokenizer.bos])
         self._limit, self._left_out, self._bytes = np.inf if longest is None else longest, 0, 0
 
     def _characters(self, document: tuple[str, str]) -> int:
@@ -153,14 +170,15 @@ class EncodedPairs(EncodedSplit):
         kept: tuple[list[NDArray[Any]], list[NDArray[Any]]] = ([], [])
         encoded = [self._tokenizer.encode_many([pair[side] for pair in documents]) for side in (0, 1)]
         for (_, target), source_ids, target_ids in zip(documents, *encoded, strict=True):
-            length = max(len(source_ids), len(target_ids)) + 1
+            source_ids = np.concatenate((self._source[0], source_ids, self._source[1]))
+            length = max(len(source_ids), len(target_ids) + 1)
             self.longest = max(self.longest, length)
             if length > self._limit:
                 self._left_out += 1
                 continue
-            kept[0].append(np.concatenate((source_ids, self._after)))
+            kept[0].append(source_ids)
             kept[1].append(np.concatenate((self._before, target_ids)))
-            self._bytes += len(target.encode())
+            self._bytes += self._scored_bytes(target, target_ids)
             if self._scored:
                 self.compression.add(target)
         self._sources.write(kept[0])
@@ -169,9 +187,9 @@ class EncodedPairs(EncodedSplit):
     def _end(self) -> None:
         self._sources.close()
         self._targets.close()
-        self.counts = {
-            "pairs": self._sources.count,
-            "too_long": self._left_out,
-            "tokens": self._sources.tokens + self._targets.tokens,
-            "bytes": self._bytes,
-        }
+        self._count(
+            pairs=self._sources.count,
+            too_long=self._left_out,
+            tokens=self._sources.tokens + self._targets.tokens,
+            bytes=self._bytes,
+        )

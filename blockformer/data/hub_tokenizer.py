@@ -5,23 +5,22 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Library
 from tokenizers import processors
 
-from blockformer.data.tokenizer import SPECIAL, Tokenizer
+from blockformer.data.tokenizer import Tokenizer
+from blockformer.data.tokenizers.file import TOKENS, FileTokenizer
+from blockformer.data.tokenizers.wordpiece import UNKNOWN, WordPieceTokenizer
 from blockformer.errors import DataError
+from blockformer.files import write_text
 from registry.text import shortened
 
-TOKENS, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-ROLES = dict(zip(("pad", "bos", "eos", "mask"), SPECIAL, strict=True))
-TEMPLATES = {
-    "decoder_only": ("<bos> $A", "<bos> $A $B:1"),
-    "encoder_decoder": ("$A <eos>", "$A <eos> $B:1 <eos>:1"),
-}
-"""Special tokens around one text and around a pair, by kind of model; the same as in `TextModel`."""
+SETTINGS = "tokenizer_config.json"
+ROLES = ("pad", "bos", "eos", "mask")
 TIMEOUT = 300  # seconds
 SAMPLES = (
     "The quick brown fox jumps over 13 lazy dogs; isn't it 5.70 €?",
@@ -42,19 +41,33 @@ def write(tokenizer: Tokenizer, kind: str, length: int, folder: Path) -> None:
         length: the model's max_length.
         folder: where to write.
     """
-    library = tokenizer.library()
-    if kind in TEMPLATES:
-        single, pair = TEMPLATES[kind]
+    roles = special_roles(tokenizer)
+    if isinstance(tokenizer, FileTokenizer):
+        write_text(folder / TOKENS, tokenizer.text)
+        write_settings(folder, roles | {"model_max_length": length})
+        return
+    library, names = tokenizer.library(), tokenizer.names
+    before, after = tokenizer.around(kind)
+    if before or after:
+        begins, ends = [names[token] for token in before], [names[token] for token in after]
         library.post_processor = processors.TemplateProcessing(
-            single=single, pair=pair, special_tokens=list(tokenizer.special.items())
+            single=[*begins, "$A", *ends],
+            pair=[*begins, "$A", *ends, "$B:1", *(f"{name}:1" for name in ends)],
+            special_tokens=[(names[token], token) for token in {*before, *after}],
         )
     library.save(str(folder / TOKENS))
     # Masked language models need <mask> in their texts; for other kinds, "<eos>" in a text is five characters.
-    roles = {f"{role}_token": name for role, name in ROLES.items()}
     more = {"model_max_length": length, "split_special_tokens": kind != "encoder_only"}
     if kind == "decoder_only":  # texts of a batch are continued from their ends
         more["padding_side"] = "left"
     write_settings(folder, roles | more)
+
+
+def special_roles(tokenizer: Tokenizer) -> dict[str, str]:
+    """The names of the special tokens, by their keys in a tokenizer_config.json."""
+    ids = asdict(tokenizer.special)
+    names = {f"{role}_token": tokenizer.names[ids[role]] for role in ROLES if ids[role] is not None}
+    return names | ({"unk_token": UNKNOWN} if isinstance(tokenizer, WordPieceTokenizer) else {})
 
 
 def write_settings(folder: Path, more: dict[str, Any]) -> None:

@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning
 
 from blockformer.data.datasets.base import Form, Task, TextDataset
 from blockformer.data.loader import EvaluationLoader, TrainingLoader, batches_per_epoch
-from blockformer.data.options import class_of, make_dataset
+from blockformer.data.options import DATA, chosen_components, class_of
 from blockformer.data.prepared import Prepared
 from blockformer.data.processes import data_processes
 from blockformer.data.samples import SampleMaker, Samples
 from blockformer.data.task_rows import TaskRows
 from blockformer.data.text_rows import TextRows
-from blockformer.data.tokenizer import LEAST, Tokenizer
+from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import DataError
 from blockformer.option_groups import in_words
 from registry import entries
@@ -33,16 +33,16 @@ class TextData(lightning.LightningDataModule):
             dataset`.
         validation: Share of documents or pairs held out for validation.
         test: Share of documents or pairs held out for the test.
-        tokenizer: "bytes", or "bpe" learned from the training text.
-        vocab_size: Number of token ids of "bpe", special tokens included; null: 1024. A short text may yield fewer.
+        tokenizer: Name of a registered tokenizer: "bpe", "unigram" and "wordpiece" are learned from the training text,
+            "bytes" needs none, "file" is one of your own; see `blockformer blocks tokenizer`.
         length: Tokens in a row; pairs with more tokens on a side are left out, and counted in a note and the log.
         batch_size: Rows in a batch, over all processes.
         seed: Decides the order and the masked tokens of the training text; never what is validated or tested on.
         objective: What the rows are for; None: that of the model that is trained.
-        options: The parameters of the dataset, such as `files`.
+        options: The parameters of the dataset and the tokenizer, such as `files` and `vocab_size`.
 
     Raises:
-        DataError: A setting is out of its range or contradicts another, or the dataset has no such option.
+        DataError: A setting is out of its range or contradicts another, or no component has such an option.
     """
 
     def __init__(
@@ -50,8 +50,7 @@ class TextData(lightning.LightningDataModule):
         dataset: str = "docstrings",
         validation: float = 0.05,
         test: float = 0.05,
-        tokenizer: Literal["bytes", "bpe"] = "bpe",
-        vocab_size: int | None = None,
+        tokenizer: str = "bpe",
         length: int = 128,
         batch_size: int = 32,
         seed: int = 0,
@@ -64,12 +63,12 @@ class TextData(lightning.LightningDataModule):
             "validation": validation,
             "test": test,
             "tokenizer": tokenizer,
-            "vocab_size": vocab_size,
             "length": length,
             "batch_size": batch_size,
             **options,
         }
-        chosen = make_dataset(dataset, options)
+        made = DATA.make(chosen_components({"dataset": dataset, "tokenizer": tokenizer}), options)
+        chosen: Task | TextDataset = made["dataset"]
         self.dataset, self.objective = dataset, objective
         self.form: Form = chosen.form
         _check(self.settings, objective, chosen.form)
@@ -78,10 +77,9 @@ class TextData(lightning.LightningDataModule):
             self.rows = TaskRows(chosen, dataset, length, seed)
         else:
             self.rows = TextRows(
-                cast("TextDataset", chosen),
+                chosen,
                 {"validation": validation, "test": test},
-                tokenizer,
-                vocab_size,
+                made["tokenizer"],
                 length,
                 objective=objective,
                 seed=seed,
@@ -257,19 +255,14 @@ def _fitting(objective: SampleMaker) -> str:
 
 def _check(settings: Mapping[str, Any], objective: SampleMaker | None, form: Form) -> None:
     """Check the settings before any text is read."""
-    kind, size = settings["tokenizer"], settings["vocab_size"]
     shares = settings["validation"], settings["test"]
     problems = {
         **{f"data.{name} has no effect with {why}; remove it": True for name, why in idle_settings(settings).items()},
         "length must be at least 2": settings["length"] < 2,
         "batch_size must be at least 1": settings["batch_size"] < 1,
-        f"vocab_size {size} is too small for bpe: special tokens and bytes are {LEAST}": (
-            kind == "bpe" and (size or LEAST) < LEAST
-        ),
         "validation and test must be shares of at least 0 that leave some training data": (
             not (min(shares) >= 0 and sum(shares) < 1)
         ),
-        "vocab_size is for tokenizer bpe; bytes always have 260 ids": kind == "bytes" and size is not None,
     }
     found = [problem for problem, present in problems.items() if present]
     if objective is not None and form not in objective.forms:

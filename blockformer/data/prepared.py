@@ -2,17 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from blockformer.data import cache, tokenizer
-from blockformer.data.corpora.corpus import Corpus, Source
+from blockformer.data import cache
+from blockformer.data.corpora.corpus import SPLITS, Corpus, Source
 from blockformer.data.encoding import encode
 from blockformer.data.sequences import Sequences
 from blockformer.data.tokenizer import Tokenizer
+from blockformer.data.tokenizers import stored
+from blockformer.data.tokenizers.base import GivenTokenizer, LearnedTokenizer, Texts, TokenizerComponent
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Prepared:
 
     Args:
         folder: Folder of the arrays.
-        tokenizer: Their tokenizer; a BPE is learned from the training split alone, unless it was given.
+        tokenizer: Their tokenizer; one that is learned has seen the training split alone.
         paired: Whether the text is pairs.
         facts: Facts to log about the text and its tokens.
         longest: Of pairs, the tokens of the longest side in each split, pairs that are left out included.
@@ -46,30 +48,33 @@ class Prepared:
 
 def prepare(
     source: Source,
-    kind: str,
-    vocab_size: int,
+    component: TokenizerComponent,
     longest: int | None = None,
     *,
     given: Tokenizer | None = None,
     verify: bool = True,
 ) -> Prepared:
-    """Train a tokenizer and encode a corpus, or find both in the cache; then the text itself is not read.
+    """Learn or read a tokenizer and encode a corpus, or find both in the cache; then the text itself is not read.
 
     An index entry leads from the source's key to the tokens. The tokens are stored under the hash of the text, so that
     the same text from another place is not encoded again.
 
     Args:
         source: Where the text comes from.
-        kind: "bytes" or "bpe".
-        vocab_size: Number of token ids of a BPE.
+        component: How the text becomes token ids.
         longest: Leave out pairs with more tokens on a side.
-        given: Encode with this tokenizer instead of training one.
+        given: Encode with this tokenizer instead of the component's.
         verify: Compare the cached files with their checksums, and rebuild damaged ones; False where another process of
             this machine has just done so.
     """
-    settings: dict[str, Any] = {"tokenizer": kind, "vocab_size": vocab_size, "longest": longest}
-    if given is not None and not _learned_here(source, settings, given):
-        settings = {"tokenizer": _digest(given), "longest": longest}
+    if given is None and isinstance(component, GivenTokenizer):
+        given = component.read()
+    settings: dict[str, Any] = {"longest": longest}
+    learned = settings | component.key if isinstance(component, LearnedTokenizer) else None
+    if learned is not None and (given is None or _learned_here(source, learned, given)):
+        settings = learned
+    elif given is not None:
+        settings["tokenizer"] = _digest(given)
 
     def write_index(folder: Path) -> None:
         corpus = source.read()
@@ -79,7 +84,7 @@ def prepare(
         about = {"tokens": tokens.name, "paired": corpus.paired, "facts": facts, "notes": dict(corpus.notes)}
         (folder / "index.json").write_text(json.dumps(about), encoding="utf-8")
 
-    made = given or partial(tokenizer.train, kind, vocab_size=vocab_size)
+    made = given or cast("LearnedTokenizer", component).learn
     index = cache.cached("index", _index_key(source, settings), write_index)
     about = json.loads((index / "index.json").read_text(encoding="utf-8"))
     folder = cache.root() / about["tokens"]
@@ -87,9 +92,11 @@ def prepare(
         corpus = source.read()
         folder = _tokens(corpus, corpus.sha256(), settings, made)
     content = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    facts = {**about["facts"], "tokenizer": kind, **content["facts"]}
-    stored = tokenizer.from_dump(content["tokenizer"])
-    return Prepared(folder, stored, about["paired"], facts, content["longest"], about["notes"])
+    used = stored.from_dump(content["tokenizer"])
+    facts = {**about["facts"], "tokenizer": used.kind, **content["facts"]}
+    if any(content["facts"][split].get("changed") for split in SPLITS):
+        used.exact = False
+    return Prepared(folder, used, about["paired"], facts, content["longest"], about["notes"])
 
 
 def _index_key(source: Source, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,16 +118,16 @@ def _digest(given: Tokenizer) -> str:
 
 
 def _tokens(
-    corpus: Corpus, sha256: str, settings: Mapping[str, Any], made: Tokenizer | Callable[[Iterable[str]], Tokenizer]
+    corpus: Corpus, sha256: str, settings: Mapping[str, Any], made: Tokenizer | Callable[[Texts], Tokenizer]
 ) -> Path:
     """The cache entry with a corpus's tokenizer, or the function that learns it, and token arrays."""
 
     def build(folder: Path) -> None:
-        used = made if isinstance(made, Tokenizer) else made(corpus.texts("train"))
+        used = made if isinstance(made, Tokenizer) else made(partial(corpus.texts, "train"))
         encoded = encode(corpus, used, folder, settings["longest"])
         facts: dict[str, Any] = {split: one.counts for split, one in encoded.items()}
         facts |= {"vocab_size": used.vocab_size, **encoded["validation"].compression.facts()}
         content = {"tokenizer": used.dump(), "facts": facts, "longest": {k: one.longest for k, one in encoded.items()}}
         (folder / "prepared.json").write_text(json.dumps(content), encoding="utf-8")
 
-    return cache.cached("tokens", {"text": sha256, **settings, "format": 3}, build)
+    return cache.cached("tokens", {"text": sha256, **settings, "format": 4}, build)

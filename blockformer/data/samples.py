@@ -114,7 +114,8 @@ class EqualRows:
 def scored_batch(
     chosen: NDArray[np.int64], targets: NDArray[np.int64], tokenizer: Tokenizer, **inputs: NDArray
 ) -> Batch:
-    """A batch with `targets`, the number of `bytes` of its targets, and `index`."""
-    sizes = np.where(targets == UNSCORED, 0, tokenizer.byte_lengths[np.maximum(targets, 0)]).sum(axis=1)
-    batch = {**inputs, "targets": targets, "bytes": sizes, "index": chosen}
+    """A batch with `targets`, the number of `bytes` of its targets if tokens tell it, and `index`."""
+    batch = {**inputs, "targets": targets, "index": chosen}
+    if tokenizer.byte_lengths is not None:
+        batch["bytes"] = np.where(targets == UNSCORED, 0, tokenizer.byte_lengths[np.maximum(targets, 0)]).sum(axis=1)
     return {name: torch.from_numpy(value) for name, value in batch.items()}

@@ -7,10 +7,10 @@ from blockformer.data.datasets.base import TextDataset
 from blockformer.data.prepared import Prepared, prepare
 from blockformer.data.samples import SampleMaker, Samples, TokenizedText
 from blockformer.data.tokenizer import Tokenizer
+from blockformer.data.tokenizers.base import TokenizerComponent
 from blockformer.errors import DataError
 from registry.text import shortened
 
-_BPE_SIZE = 1024
 _NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -20,8 +20,7 @@ class TextRows:
     Args:
         dataset: where the text comes from.
         shares: the share to hold out for "validation" and for "test".
-        tokenizer: "bytes" or "bpe".
-        vocab_size: number of token ids of "bpe"; None: 1024.
+        tokenizer: how the text becomes token ids.
         length: tokens in a row.
         objective: what the rows are for; None: not known yet.
         seed: decides what is drawn at random in the training rows, such as which tokens are masked.
@@ -31,15 +30,14 @@ class TextRows:
         self,
         dataset: TextDataset,
         shares: Mapping[str, float],
-        tokenizer: str,
-        vocab_size: int | None,
+        tokenizer: TokenizerComponent,
         length: int,
         *,
         objective: SampleMaker | None,
         seed: int,
     ) -> None:
         self.dataset, self.shares, self.length, self.objective = dataset, shares, length, objective
-        self._kind, self._size, self._given = tokenizer, vocab_size or _BPE_SIZE, None
+        self._component, self._given = tokenizer, None
         self._seed = seed
         self._prepared: Prepared | None = None
 
@@ -49,7 +47,7 @@ class TextRows:
 
     def use(self, tokenizer: Tokenizer) -> None:
         """Encode with this tokenizer instead of learning one."""
-        self._kind, self._given, self._prepared = tokenizer.kind, tokenizer, None
+        self._given, self._prepared = tokenizer, None
 
     def prepare(self, *, verify: bool) -> Prepared:
         """Tokens on disk, prepared at the first use.
@@ -60,7 +58,7 @@ class TextRows:
         if self._prepared is None:
             longest = self._longest_side if self.dataset.paired else None
             source = self.dataset.source(self.shares)
-            self._prepared = prepare(source, self._kind, self._size, longest, given=self._given, verify=verify)
+            self._prepared = prepare(source, self._component, longest, given=self._given, verify=verify)
         return self._prepared
 
     @property
@@ -106,6 +104,9 @@ class TextRows:
         """What a user should know about the text of these splits, in sentences."""
         found = [note for split in splits for note in self.prepared.file_notes.get(split, ())]
         counts = ((split, self._left_out(split)) for split in splits)
+        if self.tokenizer.byte_lengths is None:
+            kind = self.tokenizer.kind
+            found.append(f"bits per byte are left out: the tokens of tokenizer {kind!r} do not tell the text exactly")
         left = [f"{number:,} of {of:,} {_NAMES[split]} pairs" for split, (number, of) in counts if number]
         if left:
             found.append(f"{' and '.join(left)} are longer than {self._limit} and are left out")

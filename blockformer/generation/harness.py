@@ -194,7 +194,7 @@ class HarnessModel(TemplateLM):
             prompts, sources = [[self.prefix_token_id]], [ids[-self.max_length :]]
         else:
             prompts, sources = [ids[-(self.max_length - most) :]], None
-        text, decoder = "", self._text.tokenizer.stream()
+        text, decoder = "", self._text.tokenizer.stream(prompts[0])
         steps = stream(self.model, prompts, max_new_tokens=most, sources=sources, eos=self.eot_token_id, choose=choose)
         for (token,) in steps:
             text += "" if token is None else decoder.feed(token)

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 
 from blockformer.assembly.checkpoint import checkpoint_in
-from blockformer.assembly.loading import load_with_metadata
-from blockformer.data import tokenizer as tokenizers
+from blockformer.assembly.imported_folder import RECIPE, WEIGHTS
+from blockformer.assembly.loading import load, load_with_metadata
+from blockformer.data.tokenizer import Tokenizer
+from blockformer.data.tokenizers import stored
+from blockformer.data.tokenizers.file import TOKENS, File, has_tokenizer
 from blockformer.errors import DataError, UserError
 from blockformer.generation.beam_search import beam_search
 from blockformer.generation.mask_filling import FilledMask, fill_masks
@@ -29,27 +32,31 @@ class TextModel:
         tokenizer: the one that it was trained with.
     """
 
-    def __init__(self, model: Model, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "TextModel":
-        """Load a checkpoint, or from a run's folder the best checkpoint, else the last.
+        """Load a checkpoint, from a run's folder the best checkpoint, else the last, or an imported folder.
 
         Raises:
             UserError: there is none, it is damaged, or it has no valid tokenizer.
         """
-        path = find_checkpoint(Path(path))
-        model, metadata = load_with_metadata(path, device)
-        tokenizer = stored_tokenizer(path, metadata)
+        if is_imported(path := Path(path)):
+            model = load(path, device=device, dtype=torch.float32)
+            tokenizer = imported_tokenizer(path)
+        else:
+            path = find_checkpoint(path)
+            model, metadata = load_with_metadata(path, device)
+            tokenizer = stored_tokenizer(path, metadata)
         if tokenizer.vocab_size > model.vocab_size:
             raise UserError(f"{path}: its tokenizer has {tokenizer.vocab_size} ids, and its model {model.vocab_size}")
         return cls(model, tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """The model's input for a text: token ids, with the special tokens of the model's kind."""
-        encoders = {"decoder_only": self._encode_prompt, "encoder_decoder": self._encode_source}
-        return encoders.get(self.model.kind, self.tokenizer.encode)(text)
+        before, after = self.tokenizer.around(self.model.kind)
+        return [*before, *self.tokenizer.encode(text), *after]
 
     def token_budget(self, text: str, max_new_tokens: int) -> int:
         """How many tokens can follow a text: ``max_new_tokens``, or fewer to stay within ``max_length``."""
@@ -69,8 +76,9 @@ class TextModel:
         Raises:
             ValueError: the model cannot generate, or a text is too long for it.
         """
-        sources = None if source is None else [self._encode_source(source)]
-        decoder, prompts, eos = self.tokenizer.stream(), [self._encode_prompt(text)], self.tokenizer.eos
+        sources = None if source is None else [self.encode(source)]
+        prompts, eos = [self._encode_prompt(text)], self.tokenizer.eos
+        decoder = self.tokenizer.stream(prompts[0])
         for (token,) in stream(
             self.model, prompts, max_new_tokens=max_new_tokens, sources=sources, eos=eos, choose=choose
         ):
@@ -96,17 +104,19 @@ class TextModel:
         results: list[list[tuple[str, float]]] = []
         for start in range(0, len(texts), SEARCH_BATCH):
             part = slice(start, start + SEARCH_BATCH)
+            prompts = [self._encode_prompt(text) for text in texts[part]]
             found = beam_search(
                 self.model,
-                [self._encode_prompt(text) for text in texts[part]],
-                sources=None if sources is None else [self._encode_source(source) for source in sources[part]],
+                prompts,
+                sources=None if sources is None else [self.encode(source) for source in sources[part]],
                 max_new_tokens=max_new_tokens,
                 eos=self.tokenizer.eos,
                 beams=beams,
                 best=best,
                 alpha=alpha,
             )
-            results += [[(self.tokenizer.decode(one.tokens), one.score) for one in row] for row in found]
+            for prompt, row in zip(prompts, found, strict=True):
+                results.append([(self._written(prompt, one.tokens), one.score) for one in row])
         return results
 
     def fill_masks(self, text: str, blank: str, *, top: int = 5) -> tuple[str, list[FilledMask]]:
@@ -124,17 +134,23 @@ class TextModel:
         tokens = self.tokenizer.encode(first)
         for piece in others:
             tokens += [self.tokenizer.mask, *self.tokenizer.encode(piece)]
-        filled, masks = fill_masks(self.model, tokens, self.tokenizer.mask, top=top)
+        before, after = self.tokenizer.around(self.model.kind)
+        filled, masks = fill_masks(self.model, [*before, *tokens, *after], self.tokenizer.mask, top=top)
         return self.tokenizer.decode(filled), masks
 
     def _encode_prompt(self, text: str) -> list[int]:
-        return [self.tokenizer.bos, *self.tokenizer.encode(text)]
+        """What is continued: an empty text and the target of an encoder-decoder begin with BOS in any tokenizer."""
+        if self.model.kind == "encoder_decoder":
+            return [self.tokenizer.bos, *self.tokenizer.encode(text)]
+        return self.encode(text) or [self.tokenizer.bos]
 
-    def _encode_source(self, text: str) -> list[int]:
-        return [*self.tokenizer.encode(text), self.tokenizer.eos]
+    def _written(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """The text of tokens after a prompt."""
+        stream = self.tokenizer.stream(prompt)
+        return "".join([*map(stream.feed, tokens), stream.end()])
 
 
-def stored_tokenizer(path: Path, metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def stored_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer in a checkpoint's metadata.
 
     Raises:
@@ -145,9 +161,25 @@ def stored_tokenizer(path: Path, metadata: Mapping[str, Any]) -> tokenizers.Toke
         on = f" (it was trained on {trained!r}, whose token ids are not text)" if trained else ""
         raise UserError(f"{path}: the checkpoint has no tokenizer, which generating text needs{on}")
     try:
-        return tokenizers.from_dump(metadata["tokenizer"])
+        return stored.from_dump(metadata["tokenizer"])
     except DataError as error:
         raise UserError(f"{path}: tokenizer: {error}") from None
+
+
+def imported_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of an imported folder.
+
+    Raises:
+        UserError: there is none, or it cannot be used.
+    """
+    if not has_tokenizer(path):
+        raise UserError(f"{path}: the folder has no {TOKENS}, which text needs: import it with its tokenizer")
+    return File(tokenizer_path=str(path)).read()
+
+
+def is_imported(path: Path) -> bool:
+    """Whether a folder is one that `blockformer import` wrote."""
+    return path.is_dir() and (path / RECIPE).is_file() and (path / WEIGHTS).is_file() and checkpoint_in(path) is None
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -13,6 +13,7 @@ from blockformer.assembly.checkpoint import read_metadata
 from blockformer.assembly.imported_folder import imported_metadata
 from blockformer.assembly.loading import RECIPE, WEIGHTS, load_with_recipe
 from blockformer.data import hub_tokenizer
+from blockformer.data.tokenizers.file import FileTokenizer
 from blockformer.generation.text_model import TextModel, find_checkpoint, stored_tokenizer
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.export_config import config_of, family_for
@@ -67,6 +68,8 @@ class ExportSource:
         """
         if (text_model := self.text_model) is not None:
             hub_tokenizer.write(text_model.tokenizer, self.model.kind, self.model.max_length, folder)
+            if isinstance(text_model.tokenizer, FileTokenizer):
+                return lambda: hub_tokenizer.verify_copy(folder)
             return lambda: hub_tokenizer.verify(folder, text_model.encode)
         if self.folder is None or not has_file(self.folder, hub_tokenizer.TOKENS):
             return None

@@ -1,8 +1,6 @@
 """The files of a Hugging Face folder: config.json, tensors and tokenizer."""
 
 import json
-import math
-import os.path
 import shutil
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,16 +13,16 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from blockformer.files import new_folder, write_text
+from blockformer.files import new_folder, parse_json, write_text
 from blockformer.huggingface.errors import HuggingFaceError
+from registry import files
 from registry.errors import quoted
-from registry.files import is_file, read_bytes, require_file
+from registry.files import is_file, read_bytes
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SHARD_SIZE = "5GB"
 MAX_CONFIG, MAX_INDEX, MAX_TOKENIZER = 10_000_000, 100_000_000, 200_000_000  # bytes
 MAX_TOKENS = 10_000_000  # ids of a tokenizer
-_DIGITS = 19  # of a whole number with its sign
 _WHOLE, _INDEX, _PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
 
@@ -59,17 +57,10 @@ def file_in(folder: Path, name: str, most: int | None = None) -> Path:
         HuggingFaceError: the name points outside the folder, also by a link, or it is no regular file or too large.
             Links into the ``blobs`` of the Hugging Face cache are followed.
     """
-    path = folder / name
     try:
-        place, target = (Path(os.path.realpath(one)) for one in (folder, path))  # resolve() fails on a loop of links
-        blobs = place.parent.parent / "blobs"
-        cached = place.parent.name == "snapshots" and not blobs.is_symlink() and target.parent == blobs
-        if not (cached or target.is_relative_to(place)):
-            raise HuggingFaceError.at(path, "points outside the folder; only files inside it are read")
-        require_file(path, most)
-    except (OSError, ValueError) as error:
-        raise HuggingFaceError.at(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return path
+        return files.file_in(folder, name, most)
+    except OSError as error:
+        raise HuggingFaceError.at(folder / name, f"cannot be read: {error.strerror or error}") from None
 
 
 def has_file(folder: Path, name: str) -> bool:
@@ -115,33 +106,14 @@ def read_json(path: Path, most: int) -> dict[str, Any]:
         HuggingFaceError: the file cannot be read or does not contain a JSON object.
     """
     try:
-        text = read_bytes(path, most).decode("utf-8")
-        values = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_integer)
+        values = parse_json(read_bytes(path, most).decode("utf-8"))
     except OSError as error:
         raise HuggingFaceError.at(path, f"cannot be read: {error.strerror or error}") from None
-    except RecursionError:
-        raise HuggingFaceError.at(path, "is too deeply nested") from None
     except ValueError as error:
         raise HuggingFaceError.at(path, f"is not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise HuggingFaceError.at(path, "must contain a JSON object")
     return cast("dict[str, Any]", values)
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text[:20]} is too large for a number")
-    return value
-
-
-def _integer(text: str) -> int:
-    if len(text) > _DIGITS:
-        raise ValueError(f"a whole number of {len(text)} digits")
-    return int(text)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -139,10 +139,9 @@ def _units(batch: dict[str, torch.Tensor], begun: int) -> tuple[torch.Tensor, in
 
 
 def _token_sizes(data: TextData) -> torch.Tensor:
-    """(V,) bytes of each token; 0 where token ids are not text."""
-    if data.tokenizer is None:
-        return torch.zeros(data.vocab_size)
-    return torch.from_numpy(data.tokenizer.byte_lengths)
+    """(V,) bytes of each token; 0 where token ids are no text, or do not tell it exactly."""
+    sizes = None if data.tokenizer is None else data.tokenizer.byte_lengths
+    return torch.zeros(data.vocab_size) if sizes is None else torch.from_numpy(sizes)
 
 
 def _limited(loader: Any, limit: float | None) -> Iterator[dict[str, torch.Tensor]]:

@@ -56,7 +56,7 @@ def problems_in_settings(
                     named[name][option] = component
                 except group.error as error:
                     yield problem(("fit", name, option), str(error).removeprefix(f"{name}.{option}: "))
-    components = Components.of(named["data"]["dataset"], named["objective"]["type"], named["optimizer"])
+    components = Components.of(named["data"], named["objective"]["type"], named["optimizer"])
     yield from _unread_or_wrong(fit, components, problem)
 
 

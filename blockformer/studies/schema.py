@@ -53,8 +53,9 @@ def _described(schema: Schema, model: type) -> None:
 def _groups() -> dict[str, Schema]:
     """The settings of `fit` by group; those of components are of any of them."""
     groups: dict[str, dict[str, Schema]] = {}
-    some = [Components(dataset) for dataset in entries("dataset")]
-    some += [Components(some[0].dataset, objective) for objective in entries("objective")]
+    some = [Components.of({"dataset": dataset}, "causal_lm", {}) for dataset in entries("dataset")]
+    some += [Components(some[0].dataset, tokenizer) for tokenizer in entries("tokenizer")]
+    some += [Components(some[0].dataset, objective=objective) for objective in entries("objective")]
     some += [Components(some[0].dataset, optimizer=optimizer) for optimizer in entries("optimizer")]
     some += [Components(some[0].dataset, schedule=schedule) for schedule in entries("schedule")]
     for components in some:

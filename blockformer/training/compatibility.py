@@ -86,7 +86,10 @@ def _ids_of(data: Any) -> str:
 
 
 def _sizes_of(data: Any) -> str:
-    return "its options" if getattr(data, "tokenizer", data) is None else "--data.tokenizer or --data.vocab_size"
+    tokenizer = getattr(data, "tokenizer", data)
+    if tokenizer is None:
+        return "its options"
+    return "--data.tokenizer" + (" or --data.vocab_size" if getattr(tokenizer, "kind", None) != "file" else "")
 
 
 def check_trainer(trainer: Any) -> None:

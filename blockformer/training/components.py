@@ -6,6 +6,7 @@ from typing import Any
 
 from blockformer.data.module import TextData
 from blockformer.data.options import DATA
+from blockformer.data.options import chosen_components as chosen_data
 from blockformer.option_groups import Chosen, OptionGroup
 from blockformer.training.objectives import OBJECTIVE, ObjectiveSettings
 from blockformer.training.optimizers import OPTIMIZER, OptimizerSettings, chosen_components
@@ -27,32 +28,33 @@ class Components:
 
     Args:
         dataset: of `data.dataset`.
+        tokenizer: of `data.tokenizer`; None: the dataset is a task, whose token ids are not text.
         objective: of `objective.type`.
         optimizer: of `optimizer.type`.
         schedule: of `optimizer.schedule`.
     """
 
     dataset: str
+    tokenizer: str | None = "bpe"
     objective: str = "causal_lm"
     optimizer: str = "adamw"
     schedule: str = "cosine"
 
     @staticmethod
-    def of(dataset: str, objective: str, optimizer: Mapping[str, Any]) -> "Components":
-        """The components of a dataset, an objective, and the settings of the optimizer.
+    def of(data: Mapping[str, Any], objective: str, optimizer: Mapping[str, Any]) -> "Components":
+        """The components that the settings of the data choose, an objective, and those of the optimizer's settings.
 
         Raises:
             DataError, UserError: there is no such component; the message begins with the option.
         """
-        DATA.entry("dataset", dataset)
         OBJECTIVE.entry("type", objective)
-        chosen = chosen_components(optimizer)
-        return Components(dataset, objective, chosen["type"], chosen["schedule"])
+        text, chosen = chosen_data(data), chosen_components(optimizer)
+        return Components(text["dataset"], text.get("tokenizer"), objective, chosen["type"], chosen["schedule"])
 
     def chosen(self, group: str) -> Chosen:
         """The name of the component of each option of a group; none for a group without components."""
         every: dict[str, Chosen] = {
-            "data": {"dataset": self.dataset},
+            "data": {"dataset": self.dataset} | ({"tokenizer": self.tokenizer} if self.tokenizer else {}),
             "objective": {"type": self.objective},
             "optimizer": {"type": self.optimizer, "schedule": self.schedule},
         }
@@ -65,6 +67,11 @@ class Components:
             for group, _ in GROUPS.values()
             for option, name in self.chosen(group.name).items()
         ]
+
+    @property
+    def tokenizer_options(self) -> tuple[str, ...]:
+        """The settings of the tokenizer."""
+        return tuple(DATA.entry("tokenizer", self.tokenizer).parameters) if self.tokenizer else ()
 
     def settings_class(self, group: str) -> type:
         """The class of a group's settings, with those of these components in its signature."""

@@ -6,6 +6,7 @@ from blockformer.assembly.checkpoint import read_metadata
 from blockformer.data.module import idle_settings
 from blockformer.data.settings import settings_of
 from blockformer.errors import UserError
+from blockformer.option_groups import in_words
 from blockformer.training.fit_arguments import FitArguments
 from blockformer.training.trainer_settings import check_settings
 
@@ -34,7 +35,7 @@ def complete_data(settings: Any, arguments: FitArguments) -> None:
     _check_tokenizer(data, arguments)
     if arguments.checkpoint is not None:
         _reset_idle_settings(data, arguments)
-    if data.get("tokenizer") == "bpe" and data.vocab_size is None:
+    if "vocab_size" in data and data.vocab_size is None and arguments.checkpoint is None:
         data.vocab_size = arguments.model.vocab_size
 
 
@@ -68,13 +69,19 @@ def _check_tokenizer(data: Any, arguments: FitArguments) -> None:
     stored = arguments.tokenizer
     if stored is None:
         return
-    sizes = (None, stored.vocab_size, arguments.vocab_size)
-    if data.tokenizer != stored.kind or data.vocab_size not in sizes:
-        size = f" with data.vocab_size {data.vocab_size}" if data.tokenizer == stored.kind else ""
+    before = {"tokenizer": stored.kind, **arguments.tokenizer_settings}
+    different: list[str] = []
+    for name, parameter in settings_of(vars(data)).items():
+        if name in ("tokenizer", *arguments.components.tokenizer_options):
+            learned = (stored.vocab_size,) if name == "vocab_size" else ()
+            if data[name] not in (None, before.get(name, parameter.default), *learned):
+                different.append(name)
+    if different:
+        asked = ", ".join(f"data.{name} {data[name]}" for name in different)
         raise UserError(
-            f"data.tokenizer {data.tokenizer}{size}: {arguments.checkpoint} has its own tokenizer "
-            f"({stored.kind}, {stored.vocab_size} ids) and is scored and continued with it: leave data.tokenizer "
-            "and data.vocab_size out, or start a run with another tokenizer by --init-from"
+            f"{asked}: {arguments.checkpoint} has its own tokenizer ({stored.kind}, {stored.vocab_size} ids) and is "
+            f"scored and continued with it: leave {in_words([f'data.{name}' for name in different])} out, or start a "
+            "run with another tokenizer by --init-from"
         )
 
 
@@ -82,7 +89,7 @@ def _reset_idle_settings(data: Any, arguments: FitArguments) -> None:
     """Forget what the checkpoint says about its own dataset, where the user has chosen another."""
     assert arguments.checkpoint is not None
     stored = (read_metadata(arguments.checkpoint).get("config") or {}).get("data") or {}
-    defaults = settings_of(data.dataset)
+    defaults = settings_of(vars(data))
     for name in idle_settings(vars(data)):
         if name in defaults and data[name] == stored.get(name):
             data[name] = defaults[name].default

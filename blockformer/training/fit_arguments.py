@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from blockformer.assembly.loading import stored_recipe
 from blockformer.data.datasets.base import Task
 from blockformer.data.options import class_of, default_dataset
 from blockformer.data.tokenizer import Tokenizer
+from blockformer.data.tokenizers.file import has_tokenizer
 from blockformer.errors import UserError
-from blockformer.generation.text_model import stored_tokenizer
+from blockformer.generation.text_model import is_imported, stored_tokenizer
 from blockformer.training.components import Components
 from blockformer.training.decay_from import take_trunk
 from blockformer.training.given import Given
@@ -53,7 +54,7 @@ class FitArguments:
         checkpoint: the file that `--ckpt_path` means, if it was given.
         init_from: the trained model that the run begins with, or began with before the checkpoint.
         tokenizer: the checkpoint's, with which it is scored and continued.
-        vocab_size: the `data.vocab_size` that the checkpoint's tokenizer was learned with, if it is known.
+        tokenizer_settings: those of the data with which the checkpoint's tokenizer was made, as far as they are known.
         named: the folder of the run that `--ckpt_path last` names, which has no checkpoint yet.
         decay_from: the trunk that the run continues with a falling learning rate, if it does.
     """
@@ -67,7 +68,7 @@ class FitArguments:
     checkpoint: Path | None = None
     init_from: str | None = None
     tokenizer: Tokenizer | None = None
-    vocab_size: int | None = None
+    tokenizer_settings: Mapping[str, Any] = field(default_factory=dict)
     named: Path | None = None
     decay_from: str | None = None
 
@@ -122,11 +123,14 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
         raise UserError("no recipe is given: set --recipe to a file or a name, such as gpt2; see `blockformer recipes`")
     recipe = RecipeArgument(load_recipe(given.source, given.overrides))
     variant = given.value("run.variant") or recipe.recipe.name
-    configs = [*given.configs, given.settings] if given.options is None else given.configs
     objective = given.value("objective.type") or default_objective(recipe.model.kind)
-    dataset = given.value("data.dataset") or default_dataset(forms_of(objective))
+    data = {"dataset": given.value("data.dataset") or default_dataset(forms_of(objective))}
+    if init_from is not None and checkpoint is None:
+        _take_tokenizer(given, Path(init_from), data["dataset"])
+    configs = [*given.configs, given.settings] if given.options is None else given.configs
+    data["tokenizer"] = given.value("data.tokenizer")
     optimizer = {key: given.value(f"optimizer.{key}") for key in ("type", "schedule")}
-    components = Components.of(dataset, objective, optimizer)
+    components = Components.of(data, objective, optimizer)
     arguments = FitArguments(
         verb,
         recipe,
@@ -140,8 +144,8 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
         named=named,
         decay_from=decay_from,
     )
-    if tokenizer is not None:
-        arguments.vocab_size = given.configs[0]["data"].get("vocab_size")
+    if tokenizer is not None and checkpoint is not None:
+        arguments.tokenizer_settings = (read_metadata(checkpoint).get("config") or {}).get("data") or {}
     return arguments
 
 
@@ -192,6 +196,13 @@ def _init_from(given: Given, verb: str, checkpoint: Path | None) -> str | None:
     return known
 
 
+def _take_tokenizer(given: Given, source: Path, dataset: str) -> None:
+    """Encode text with the tokenizer of the imported folder that a run begins with, unless another one is chosen."""
+    chosen = issubclass(class_of(dataset), Task) or given.value("data.tokenizer") is not None
+    if not chosen and is_imported(source) and has_tokenizer(source):
+        given.configs.insert(0, {"data": {"tokenizer": "file", "tokenizer_path": str(source)}})
+
+
 def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenizer | None:
     """Take what is not given from a checkpoint: its recipe, its settings, and always its tokenizer, if it has one."""
     if given.source is None:
@@ -208,7 +219,7 @@ def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenize
     dataset = given.value("data.dataset") or settings["data"].get("dataset")
     tokenizer = tokenizer_for(dataset, path, metadata)
     if tokenizer is not None:
-        settings["data"]["tokenizer"] = tokenizer.kind
+        settings["data"].setdefault("tokenizer", tokenizer.kind)
     given.configs.insert(0, json.loads(json.dumps(settings)))
     return tokenizer
 

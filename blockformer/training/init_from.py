@@ -1,5 +1,6 @@
 """The trained model of `--init-from`, whose weights a new run starts from."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,13 @@ def _checkpoint_or_folder(source: Path) -> Path:
 
 
 def matching_ids(new: Tokenizer, old: Tokenizer) -> list[int]:
-    """For each token id of ``new`` the id in ``old`` of the token with the same bytes; -1 where there is none.
+    """For each token id of ``new`` the id in ``old`` of the token that stands for the same; -1 where there is none.
 
-    Special tokens match by name.
+    Tokens match by their bytes, or by their names where one tokenizer has tokens without bytes of their own; special
+    tokens match by what they are for.
     """
-    known = {piece: token for token, piece in enumerate(old.pieces) if piece}
-    special = {new.special[name]: old.special[name] for name in new.special}
-    return [special.get(token, known.get(piece, -1)) for token, piece in enumerate(new.pieces)]
+    alike = (old.pieces, new.pieces) if old.pieces and new.pieces else (old.names, new.names)
+    known = {piece: token for token, piece in enumerate(alike[0]) if piece and old.is_ordinary[token]}
+    there = asdict(old.special)
+    special = {one: there[role] for role, one in asdict(new.special).items() if None not in (one, there[role])}
+    return [special.get(token, known.get(piece, -1)) for token, piece in enumerate(alike[1])]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blockformer.data.options import class_of
+from blockformer.data.options import files_read
 
 _KEY_BYTES = 32
 
@@ -37,9 +37,7 @@ def key_file() -> Path:
 
 
 def _signature(key: bytes, data: Mapping[str, Any]) -> str:
-    dataset = data.get("dataset")
-    reads = class_of(dataset).reads if dataset is not None else ()
-    named = json.dumps([dataset, {name: data.get(name) for name in reads}], sort_keys=True)
+    named = json.dumps([data.get("dataset"), {name: data.get(name) for name in files_read(data)}], sort_keys=True)
     return hmac.new(key, named.encode(), hashlib.sha256).hexdigest()
 
 

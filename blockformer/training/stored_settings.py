@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from blockformer.assembly.checkpoint_schema import short_name
-from blockformer.data.options import class_of
+from blockformer.data.options import class_of, files_read
 from blockformer.errors import DataError, UserError
 from blockformer.files import is_name
 from blockformer.option_groups import OptionGroup
@@ -77,14 +77,26 @@ def settings_of(metadata: Mapping[str, Any], said: Callable[[str], Any]) -> Sett
     """
     settings = safe_settings(_with_chosen(metadata["config"], said))
     data = settings.setdefault("data", {})
-    if data.get("dataset") is not None and not is_signed(data, metadata.get("signature")):
-        named = [key for key in class_of(data["dataset"]).reads if data.pop(key, None)]
-        if missing := [f"--data.{key}" for key in named if said(f"data.{key}") is None]:
+    if data.get("dataset") is not None and not _is_signed(data, metadata):
+        named = [key for key in files_read(data) if data.pop(key, None)]
+        needed = class_of(data["dataset"]).reads  # of the tokenizer none is: the checkpoint has it
+        if missing := [f"--data.{key}" for key in named if key in needed and said(f"data.{key}") is None]:
             raise UserError(
                 f"its data files were named by another user or on another machine, and such paths are not "
                 f"read: give {' and '.join(missing)}"
             )
     return settings
+
+
+def _is_signed(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    """Whether what the data's settings name to be read are this user's words; another tokenizer changes nothing."""
+    stored = metadata["config"].get("data")
+    if not isinstance(stored, Mapping) or stored.get("dataset") != data["dataset"]:
+        return False
+    try:
+        return is_signed(stored, metadata.get("signature"))
+    except DataError:  # a tokenizer that is not registered, in whose place the user has chosen another
+        return False
 
 
 def _with_chosen(config: Mapping[str, Any], said: Callable[[str], Any]) -> Mapping[str, Any]:
@@ -125,7 +137,7 @@ def _types(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     data, objective, optimizer = (_section(config, group) for group in ("data", "objective", "optimizer"))
     try:
-        components = Components.of(data.get("dataset") or "docstrings", objective.get("type") or "causal_lm", optimizer)
+        components = Components.of(data, objective.get("type") or "causal_lm", optimizer)
         return {
             name: {key: one.annotation for key, one in group.settings(components.chosen(name), base).items()}
             for name, (group, base) in GROUPS.items()

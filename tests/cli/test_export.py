@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from blockformer import build
 from blockformer.assembly.checkpoint import FORMAT
 from blockformer.cli.main import main
-from blockformer.data.tokenizer import ByteTokenizer, train
+from blockformer.data.options import DATA
+from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.generation.text_model import TextModel
 from blockformer.huggingface import ImportedModel, read_folder, read_source
 from registry import load_recipe
@@ -96,9 +97,11 @@ def test_transformers_generates_the_same_text(
     assert written(out, "Once more", 24) == f"Once more{ours}"
 
 
-def test_a_learned_tokenizer_keeps_its_ids(checkpoint: Make, out: Path) -> None:
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_learned_tokenizer_keeps_its_ids(kind: str, checkpoint: Make, out: Path) -> None:
     texts = ["it was the best of times, it was the worst of times"] * 3
-    path = checkpoint("tiny_decoder", ours := train("bpe", texts, 280))
+    component = DATA.make({"tokenizer": kind}, {"vocab_size": 280})["tokenizer"]
+    path = checkpoint("tiny_decoder", ours := component.learn(lambda: texts))
     assert export(path, out) == 0
     theirs = transformers.AutoTokenizer.from_pretrained(out)
     text = "the best <eos> of\n<pad> Größe 🏳️‍🌈"

@@ -16,7 +16,7 @@ import blockformer as bf
 from blockformer import build
 from blockformer.assembly.checkpoint import FORMAT
 from blockformer.cli.main import main
-from blockformer.data.tokenizer import ByteTokenizer
+from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.errors import UserError
 from blockformer.generation import greedy, stream
 from blockformer.huggingface.custom import isolated_process

@@ -11,7 +11,7 @@ import torch
 import blockformer as bf
 from blockformer.assembly.checkpoint import FORMAT, METADATA
 from blockformer.cli.main import main
-from blockformer.data.tokenizer import ByteTokenizer
+from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.generation.text_model import TextModel
 
 RECIPES = {

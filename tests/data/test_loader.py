@@ -5,7 +5,7 @@ import torch
 from blockformer.data.loader import EvaluationLoader, TrainingLoader
 from blockformer.data.randomness import Permutation
 from blockformer.data.samples import UNSCORED, Batch, TokenizedText
-from blockformer.data.tokenizer import ByteTokenizer
+from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.errors import DataError
 from blockformer.training.objectives.causal_lm import PackedRows
 from blockformer.training.objectives.masked_lm import MaskedRows

@@ -7,14 +7,16 @@ import torch
 from blockformer.data import sequences
 from blockformer.data.samples import UNSCORED, TokenizedText
 from blockformer.data.sequences import Sequences, SequenceWriter
-from blockformer.data.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
+from blockformer.data.tokenizer import Tokenizer
+from blockformer.data.tokenizers.bpe import BPE
+from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.training.objectives.causal_lm import PackedRows, PromptedPairs
 from blockformer.training.objectives.masked_lm import MaskedRows
 from blockformer.training.objectives.seq2seq import PaddedPairs
 from tests.data.encoded import encoded
 
 TEXTS = ["first document", "2nd", "a third one with ümläuts", "x", "the last document of these is the longest of all"]
-TOKENIZERS = {"bytes": ByteTokenizer(), "bpe": BPETokenizer.train(TEXTS * 5, 290)}
+TOKENIZERS = {"bytes": ByteTokenizer(), "bpe": BPE(vocab_size=290).learn(lambda: TEXTS * 5)}
 each = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
 
 

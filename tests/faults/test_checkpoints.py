@@ -15,7 +15,9 @@ from torch import Tensor
 import blockformer as bf
 from blockformer.assembly.checkpoint import LoadError, model_weights, read_checkpoint, read_metadata
 from blockformer.assembly.imported_folder import RECIPE, write_imported
-from blockformer.data import tokenizer
+from blockformer.data.options import DATA
+from blockformer.data.tokenizers import stored
+from blockformer.data.tokenizers.base import GivenTokenizer
 from blockformer.errors import UserError
 from blockformer.generation.text_model import TextModel
 from blockformer.training.fit_arguments import Given, fit_arguments
@@ -192,13 +194,15 @@ def test_links_in_a_strange_run_lead_no_command_out_of_its_folder(
     assert "sings" not in found.out + found.err
 
 
-@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "unigram", "wordpiece"])
 def test_a_damaged_tokenizer_is_refused_in_one_line_or_encodes_the_same(kind: str, faults: int, tally: Tally) -> None:
     texts = ["the cat sat on the mat, the cat ate the rat"] * 3
-    made = tokenizer.train(kind, texts, 300)
+    size = {} if kind == "bytes" else {"vocab_size": 300}
+    component = DATA.make({"tokenizer": kind}, size)["tokenizer"]
+    made = component.read() if isinstance(component, GivenTokenizer) else component.learn(lambda: texts)
     for number in range(faults):
         what, dumped = damaged_values(made.dump(), Random(number))
-        found, refusal = attempt(partial(tokenizer.load, dumped))
+        found, refusal = attempt(partial(stored.from_dump, dumped))
         if refusal is None:
             assert found.dump() == made.dump(), what
         else:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from blockformer import build
 from blockformer.data import hub_tokenizer
-from blockformer.data.tokenizer import ByteTokenizer
+from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.huggingface import export_folder, load_family, read_folder, write_folder
 from registry import RecipeError, load_recipe
 from tests.faults.conftest import RAW, Answer

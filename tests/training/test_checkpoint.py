@@ -10,7 +10,7 @@ import torch
 from blockformer import files
 from blockformer.assembly import checkpoint
 from blockformer.assembly.loading import load_with_metadata
-from blockformer.data import tokenizer
+from blockformer.data.tokenizers import stored
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_checkpoint_alone_gives_its_model_back(run: Path, text: Path) -> None:
 
 def test_a_checkpoint_brings_its_tokenizer_and_says_what_it_learned_from(run: Path) -> None:
     metadata = checkpoint.read_metadata(run / "checkpoints" / "best.ckpt")
-    made = tokenizer.from_dump(metadata["tokenizer"])
+    made = stored.from_dump(metadata["tokenizer"])
     assert made.decode(made.encode("the quick brown fox")) == "the quick brown fox"
     assert len(metadata["data"]["sha256"]) == 64
     assert metadata["config"]["optimizer"]["warmup_steps"] == 2

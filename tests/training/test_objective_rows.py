@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blockformer.data.samples import TokenizedText
-from blockformer.data.tokenizer import ByteTokenizer
+from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.errors import DataError
 from blockformer.training.objectives import (
     OBJECTIVE,

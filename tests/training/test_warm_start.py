@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 import blockformer as bf
 from blockformer.assembly.checkpoint import model_weights, read_checkpoint, read_metadata
 from blockformer.cli.main import main
-from blockformer.data import tokenizer as tokenizers
+from blockformer.data.tokenizers import stored
+from blockformer.data.tokenizers.bpe import BPE
+from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.training.init_from import matching_ids
 from blockformer.training.loggers.file_logger import read_rows
 from tests.training.wandb_log import read_run
@@ -123,7 +125,7 @@ def test_tokens_of_another_tokenizer_are_found_by_their_text(
     folder = fit(*pieces, *STILL, "--init-from", str(trained), name="from-bytes")
     output = capsys.readouterr().out
     assert "260 of 290 tokens found by their text, the others near the mean of the old" in output
-    made = tokenizers.from_dump(read_metadata(folder / "checkpoints" / "last.ckpt")["tokenizer"])
+    made = stored.from_dump(read_metadata(folder / "checkpoints" / "last.ckpt")["tokenizer"])
     here, there = (state(run)["embedding.tokens.weight"] for run in (folder, trained))
     said = f"its tokenizer differs: 260 of {made.vocab_size} tokens are in both and keep their rows"
     assert said in output
@@ -133,8 +135,8 @@ def test_tokens_of_another_tokenizer_are_found_by_their_text(
 
 
 def test_ids_are_matched_by_bytes_and_special_tokens_by_id() -> None:
-    old = tokenizers.ByteTokenizer()
-    new = tokenizers.BPETokenizer.train(["the cat and the hat"] * 20, 264)
+    old = ByteTokenizer()
+    new = BPE(vocab_size=264).learn(lambda: ["the cat and the hat"] * 20)
     ids = matching_ids(new, old)
     assert ids[:4] == [0, 1, 2, 3]
     assert all(old.pieces[was] == new.pieces[token] for token, was in enumerate(ids) if was >= 0)

@@ -17,8 +17,8 @@ Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 UNSCORED = -100
 """The target of a place that has no answer."""
 
-COMMON = ("dataset", "validation", "test", "tokenizer", "vocab_size", "length", "batch_size", "seed")
-"""Settings of :class:`blockformer.data.module.TextData` that are not those of one dataset."""
+COMMON = ("dataset", "validation", "test", "tokenizer", "length", "batch_size", "seed")
+"""Settings of :class:`blockformer.data.module.TextData` that are not those of one dataset or tokenizer."""
 
 
 class Dataset(Block, ABC):
@@ -88,7 +88,7 @@ class Task(Dataset):
     """
 
     form: ClassVar[Form] = "answers"
-    unused = frozenset({"validation", "test", "tokenizer", "vocab_size"})
+    unused = frozenset({"validation", "test", "tokenizer"})
     vocab_size: int
     least_length: int
     chance: float

@@ -12,7 +12,7 @@ from blockformer.assembly.warm_start import WarmStartError, WarmStartReport
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blockformer.files import as_json, write_text
-from blockformer.generation.text_model import stored_tokenizer
+from blockformer.generation.text_model import imported_tokenizer, is_imported, stored_tokenizer
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.init_from import matching_ids, read_source
 
@@ -69,14 +69,22 @@ def _tokens(data: Any, metadata: dict[str, Any], source: Path) -> tuple[list[int
     known = metadata.get("tokenizer")
     if tokenizer is None:
         return None, "" if known is None else "it was trained on text: rows of token ids are kept by id"
-    if known is None:
+    old, reason = None, "is unknown"
+    if known is not None:
+        old = stored_tokenizer(source, metadata)
+    elif is_imported(source):
+        try:
+            old = imported_tokenizer(source)
+        except UserError as error:
+            reason = f"is not used: {error}"
+    if old is None:
         return (
             None,
-            "its tokenizer is unknown: tokens are matched by id, which is right only if both tokenizers are the same",
+            f"its tokenizer {reason}: tokens are matched by id, which is right only if both tokenizers are the same",
         )
-    if known == tokenizer.dump():
+    if old.dump() == tokenizer.dump():
         return None, ""
-    tokens = matching_ids(tokenizer, stored_tokenizer(source, metadata))
+    tokens = matching_ids(tokenizer, old)
     found = sum(token >= 0 for token in tokens)
     words = f"its tokenizer differs: {found} of {len(tokens)} tokens are in both and keep their rows"
     return tokens, words

@@ -96,7 +96,7 @@ class MaskedRows(EqualRows):
         """Select tokens of a row, replace them in `tokens` and write the originals into `targets`."""
         order, action, substitute = self._rows.uniform(sample, epoch, 3 * len(text)).reshape(3, -1)
         ordinary = self._tokenizer.ordinary
-        eligible = np.flatnonzero(self._tokenizer.byte_lengths[text])
+        eligible = np.flatnonzero(self._tokenizer.is_ordinary[text])
         count = min(len(eligible), max(1, round(self._share * len(eligible))))
         if self._span == 1:
             selected = eligible[np.argsort(order[eligible], kind="stable")[:count]]

@@ -1,0 +1,110 @@
+"""WordPiece: whole words and pieces of words, as BERT has them."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from blockformer.data.tokenizer import SpecialTokens, Tokenizer, cut
+from blockformer.data.tokenizers.base import LearnedTokenizer, Texts
+from blockformer.data.tokenizers.byte_level import CUTS, SPECIAL, check_ids
+from blockformer.errors import DataError
+from registry import Positive, register
+
+UNKNOWN = "<unk>"
+NAMES = (*SPECIAL, UNKNOWN)
+CONTINUES = "##"
+
+
+class WordPieceTokenizer(Tokenizer):
+    """Words and pieces of words, learned from texts; see :class:`WordPiece`.
+
+    Args:
+        vocabulary: the ids by name.
+        lowercase: remove case and accents before.
+    """
+
+    kind = "wordpiece"
+    _cuts = CUTS
+
+    def __init__(self, vocabulary: Mapping[str, int], *, lowercase: bool) -> None:
+        library = _library(models.WordPiece(dict(vocabulary), unk_token=UNKNOWN), lowercase)
+        library.add_special_tokens(list(NAMES))
+        super().__init__(library, SpecialTokens(*(vocabulary[name] for name in SPECIAL)))
+
+    @classmethod
+    def rebuild(cls, dumped: Mapping[str, Any]) -> "WordPieceTokenizer":
+        model, normalizer = (dumped["library"].get(key) for key in ("model", "normalizer"))
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        lowercase = normalizer.get("lowercase") if isinstance(normalizer, dict) else None
+        if not isinstance(vocabulary, dict) or type(lowercase) is not bool:
+            raise DataError("the tokenizer has no vocabulary, or does not say whether it keeps case")
+        if any(type(number) is not int for number in vocabulary.values()) or sorted(vocabulary.values()) != list(
+            range(len(vocabulary))
+        ):
+            raise DataError("the ids of the tokenizer's vocabulary are not 0, 1, 2, ...")
+        check_ids(sorted(vocabulary, key=lambda name: vocabulary[name]), NAMES)
+        return cls(vocabulary, lowercase=lowercase)
+
+
+@register("wordpiece")
+class WordPiece(LearnedTokenizer):
+    """Whole words where they are known, else their longest known pieces from the left; `##` begins one inside a word.
+
+    Wu et al. 2016, arXiv:1609.08144, with the words of BERT (Devlin et al. 2019, arXiv:1810.04805): white space and
+    punctuation divide them, and white space is lost. The rarest characters, beyond a quarter of the vocabulary, are
+    unknown. As texts are not given back exactly, there are no bits per byte.
+
+    Args:
+        vocab_size: Number of token ids, special ones included; a short text may yield fewer. Null: the recipe's, or
+            1024 without a recipe.
+        lowercase: Remove case and accents, as uncased BERT does.
+    """
+
+    least, why = 64, "special tokens, and characters at the beginning and inside of words,"
+
+    def __init__(self, *, vocab_size: Positive | None = None, lowercase: bool = False) -> None:
+        super().__init__(vocab_size)
+        self.lowercase = lowercase
+
+    def learn(self, texts: Texts) -> WordPieceTokenizer:
+        library = _library(models.WordPiece(unk_token=UNKNOWN), self.lowercase)
+        # The library would number the characters by chance: they are named first, in order, as if they were special.
+        characters = _characters(library, texts, self.vocab_size // 4)
+        inside = [f"{CONTINUES}{one}" for one in characters if len(_words(library, f"a{one}")) == 1]
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=self.vocab_size,
+            special_tokens=[*NAMES, *characters, *inside],
+            initial_alphabet=characters,
+            limit_alphabet=len(characters),
+            show_progress=False,
+        )
+        library.train_from_iterator(_pieces(texts), trainer)
+        return WordPieceTokenizer(library.get_vocab(), lowercase=self.lowercase)
+
+
+def _library(model: models.Model, lowercase: bool) -> Library:
+    library = Library(model)
+    library.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece(prefix=CONTINUES, cleanup=False)
+    return library
+
+
+def _pieces(texts: Texts) -> Iterator[str]:
+    return (piece for text in texts() for piece in cut(text, CUTS))
+
+
+def _words(library: Library, text: str) -> list[str]:
+    return [word for word, _ in library.pre_tokenizer.pre_tokenize_str(library.normalizer.normalize_str(text))]
+
+
+def _characters(library: Library, texts: Texts, most: int) -> list[str]:
+    """The most frequent characters of the normalised texts, in order."""
+    counts: Counter[str] = Counter()
+    for piece in _pieces(texts):
+        counts.update(library.normalizer.normalize_str(piece))
+    usual = sorted((one for one in counts if _words(library, one)), key=lambda one: (-counts[one], one))
+    return sorted(usual[:most])
