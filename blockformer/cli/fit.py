@@ -128,7 +128,7 @@ the run
 the data
   --data.dataset docstrings  default for pairs: cldr; `blockformer blocks dataset` lists all
   --data.files FILES         of the datasets text and pairs; --data.dataset NAME --help lists the options of others
-  --data.tokenizer bpe       bpe, bytes, unigram, wordpiece, or file (of --data.tokenizer_path)
+  --data.tokenizer bpe       bytes, unigram, wordpiece or file; --data.tokenizer NAME --help lists its options
   --data.length 128          tokens in a sequence
   --data.batch_size 32       sequences in a batch, summed over all processes
 

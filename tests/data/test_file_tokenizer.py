@@ -20,6 +20,8 @@ from blockformer.data.tokenizers.file import File, FileTokenizer
 from blockformer.data.tokenizers.pattern_check import pattern_problem
 from blockformer.data.tokenizers.stored import from_dump
 from blockformer.errors import DataError
+from blockformer.training.objectives.causal_lm import CausalLM
+from blockformer.training.objectives.masked_lm import MaskedLM
 from tests.data.published import LLAMA3, PUBLISHED, TEXTS, write_published
 from tests.faults.damage import damaged_values
 
@@ -155,7 +157,8 @@ def test_bytes_are_those_of_the_text_or_are_left_out(
     def data(text: str) -> TextData:
         (tmp_path / "text.txt").write_text(text)
         file = {"tokenizer": "file", "tokenizer_path": str(folders[name])}
-        return TextData("text", files=str(tmp_path / "text.txt"), length=16, batch_size=2, **file)
+        made = {"length": 16, "batch_size": 2, "objective": CausalLM()}
+        return TextData("text", files=str(tmp_path / "text.txt"), **made, **file)
 
     plain = "\n".join(f"The cat {number} sat on the mat." for number in range(60))
     made, exact = data(plain), name in ("gpt2", "llama3")
@@ -166,7 +169,7 @@ def test_bytes_are_those_of_the_text_or_are_left_out(
     assert ("bytes" in changed.loader("validation").batch(0) if exact else False) == (name == "gpt2")
 
 
-@pytest.mark.parametrize("objective", ["causal_lm", "masked_lm"])
+@pytest.mark.parametrize("objective", [CausalLM(), MaskedLM()], ids=["causal_lm", "masked_lm"])
 def test_a_tokenizer_without_a_mask_is_refused_for_masking_alone(
     objective: Any, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +177,7 @@ def test_a_tokenizer_without_a_mask_is_refused_for_masking_alone(
     (tmp_path / "text.txt").write_text("The cat sat on the mat.\n" * 60)
     file = {"tokenizer": "file", "tokenizer_path": str(folders["gpt2"]), "objective": objective}
     loader = TextData("text", files=str(tmp_path / "text.txt"), length=16, batch_size=2, **file).loader("train")
-    if objective == "causal_lm":
+    if isinstance(objective, CausalLM):
         assert loader.batch(0)["tokens"].shape == (2, 16)
         return
     with pytest.raises(DataError, match=r"no mask token, which masked .* name a token .* by --data\.mask_token"):

@@ -1,4 +1,4 @@
-"""A tokenizer of one's own: a tokenizer.json, or a folder of Hugging Face or of `blockformer import` with one."""
+"""A tokenizer of one's own: a tokenizer.json, a folder with one, or a SentencePiece model."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from blockformer.assembly.imported_folder import WEIGHTS, imported_metadata
 from blockformer.data.tokenizer import FORMAT, ByteStream, SpecialTokens, Stream, Tokenizer, joined, unusable
 from blockformer.data.tokenizers.base import GivenTokenizer
 from blockformer.data.tokenizers.byte_level import CUTS
+from blockformer.data.tokenizers.sentencepiece_model import as_tokenizer_json, is_sentencepiece
 from blockformer.data.tokenizers.special_tokens import Hints, find_special, hints_of
 from blockformer.data.tokenizers.tokenizer_json import (
     MAX_BYTES,
@@ -39,8 +40,8 @@ class FileTokenizer(Tokenizer):
 
     Args:
         text: the content of a tokenizer.json.
+        hints: what other files say about its special tokens; None: nothing.
         said: names of special tokens that the user gives; None: none.
-        hints: what other files say about them; None: nothing.
 
     Raises:
         DataError: it cannot be used, or its special tokens are not known.
@@ -48,7 +49,7 @@ class FileTokenizer(Tokenizer):
 
     kind = "file"
 
-    def __init__(self, text: str, said: Mapping[str, str | None] | None = None, hints: Hints | None = None) -> None:
+    def __init__(self, text: str, hints: Hints | None = None, said: Mapping[str, str | None] | None = None) -> None:
         content = read_content(text)
         library = library_of(content)
         super().__init__(library, find_special(library, said or {}, hints or {}), byte_pieces(content, library))
@@ -129,7 +130,8 @@ class File(GivenTokenizer):
     the whole tokenizer.
 
     Args:
-        tokenizer_path: A `tokenizer.json`, or a folder with one, of Hugging Face or of `blockformer import`.
+        tokenizer_path: A `tokenizer.json`; or a folder with one, of Hugging Face or of `blockformer import`; or a
+            SentencePiece model (`*.model`), which the extra `sentencepiece` reads.
         bos_token: The name of the token that begins a document; null: the one that the files name.
         eos_token: The name of the token that ends a document; null: the one that the files name.
         pad_token: The name of the token that fills rows up; null: the one that the files name.
@@ -160,9 +162,10 @@ class File(GivenTokenizer):
             raise DataError(f"{path}: has no {TOKENS}")
         try:
             read = file_in(folder, name, MAX_BYTES) if path.is_dir() else file
-            text = read_bytes(read, MAX_BYTES).decode("utf-8")
-            hints = _hints_in(folder) if name == TOKENS else {}
-            return FileTokenizer(text, self.said, hints)
+            data = read_bytes(read, MAX_BYTES)
+            if is_sentencepiece(name):
+                return FileTokenizer(*as_tokenizer_json(data), said=self.said)
+            return FileTokenizer(data.decode("utf-8"), _hints_in(folder) if name == TOKENS else {}, said=self.said)
         except OSError as error:
             raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
         except UnicodeDecodeError:
