@@ -10,9 +10,10 @@ from blockformer.assembly.checkpoint import PREFIX
 from blockformer.assembly.recipe_diff import Change, compare
 from blockformer.assembly.warm_start import WarmStartError, WarmStartReport
 from blockformer.data.tokenizer import Tokenizer
+from blockformer.data.tokenizers.file import has_tokenizer
 from blockformer.errors import UserError
 from blockformer.files import as_json, write_text
-from blockformer.generation.text_model import imported_tokenizer, is_imported, stored_tokenizer
+from blockformer.generation.text_model import imported_tokenizer, stored_tokenizer
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.init_from import matching_ids, read_source
 
@@ -72,7 +73,7 @@ def _tokens(data: Any, metadata: dict[str, Any], source: Path) -> tuple[list[int
     old, reason = None, "is unknown"
     if known is not None:
         old = stored_tokenizer(source, metadata)
-    elif is_imported(source):
+    elif has_tokenizer(source):
         try:
             old = imported_tokenizer(source)
         except UserError as error:
