@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from blockformer.assembly import build
 from blockformer.assembly.descriptions import name_of
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
-from blocks.attention.backends import Attend, Scoring, attention_scores, eager
+from blockformer.training.watch.attention import Observe, attending, observed
+from blocks.attention.backends import Scoring, attention_scores, attention_weights
 from blocks.attention.visibility import Visibility
 from blocks.base import FeedForward, Layer, Mixer, Stack
 from blocks.models.base import Model
@@ -113,23 +114,20 @@ def _layers(model: Model) -> Generator[tuple[LayerStatistics, Layer]]:
 def _recorded(layers: list[tuple[LayerStatistics, Layer]]) -> Generator[None]:
     """Fill in the statistics of each layer while the model runs."""
     hooks: list[Any] = []
-    backends: list[tuple[Any, Attend]] = []
+    attentions: list[tuple[nn.Module, Observe]] = []
     for statistics, layer in layers:
         hooks.append(layer.register_forward_pre_hook(_record_input(statistics)))
         hooks.append(layer.register_forward_hook(_record_output(statistics)))
         for path, module in layer.named_modules():
             if isinstance(module, Mixer | FeedForward) and "." not in path:
                 hooks.append(module.register_forward_hook(_record_sublayer(statistics, path)))
-            if (attend := getattr(module, "attend", None)) is not None:  # softmax attention's backend
-                backends.append((module, attend))
-                setattr(module, "attend", _record_attention(statistics, attend))  # noqa: B010 (pyright: not declared)
+        attentions += [(module, _record_attention(statistics)) for module in attending(layer).values()]
     try:
-        yield
+        with observed(attentions):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
-        for module, attend in backends:
-            module.attend = attend
 
 
 def _record_input(statistics: LayerStatistics) -> Callable[..., None]:
@@ -158,27 +156,24 @@ def _record_sublayer(statistics: LayerStatistics, name: str) -> Callable[..., No
     return hook
 
 
-def _record_attention(statistics: LayerStatistics, attend: Attend) -> Attend:
-    def backend(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
-        with torch.no_grad():
-            score, entropy = score_and_entropy(q.float(), k.float(), visible, scoring)
+def _record_attention(statistics: LayerStatistics) -> Observe:
+    def observe(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> None:
+        score, entropy = score_and_entropy(q.float(), k.float(), visible, scoring)
         statistics.score = max(score, statistics.score or 0.0)
         statistics.entropy = entropy if statistics.entropy is None else min(entropy, statistics.entropy)
-        return attend(q, k, v, visible, scoring)
 
-    return backend
+    return observe
 
 
 def score_and_entropy(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> tuple[float, float]:
     """The largest score of a visible key, without bias, and the mean entropy of the weights over its largest value.
 
-    The weights are those of the eager backend, so every option of the scores is in them. A sink counts as one more key.
+    Every option of the scores is in the weights. A sink counts as one more key.
     """
     scores = attention_scores(q, k, scoring._replace(bias=None)).abs()
     mask = visible.full(q)
     mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
-    every_key = torch.eye(k.shape[2], device=k.device).expand(*k.shape[:2], -1, -1)  # values: the result is the weights
-    weights = eager(q, k, every_key, visible, scoring._replace(dropout=0.0))  # (B, H, T, S)
+    weights = attention_weights(q, k, visible, scoring)  # (B, H, T, S)
     choices = mask.sum(-1)
     if scoring.sinks is not None:
         weights = torch.cat([weights, 1 - weights.sum(-1, keepdim=True)], dim=-1)

@@ -1,5 +1,6 @@
 """The default loggers and callbacks of a run, in the order in which they act."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,26 @@ def callbacks_of(run: RunSettings, folder: Path, seed: int, ema: float | None, t
         ema: decay of the running mean of the weights; None: there is none.
         trainer: the trainer's settings; saving and progress can be switched off there.
     """
-    guard, meter, checkpoints = own.NonFiniteGuard(run.skip_non_finite), own.MetricsLogger(run.about), None
+    guard, checkpoints = own.NonFiniteGuard(run.skip_non_finite), None
+    spikes = [own.Spikes(run.spike_threshold)] if run.spike_threshold else []
+    meter = own.MetricsLogger(run.about, *(one.marks for one in spikes))
     if trainer["enable_checkpointing"] is not False:
         checkpoints = own.Checkpoints(folder / CHECKPOINTS, run.save_every, run.monitor, guard)
     shows = [own.RunProgress(meter)] if trainer["enable_progress_bar"] is not False else []
     saves = [checkpoints] if checkpoints is not None else []
     means = [own.WeightAverage(ema)] if ema is not None else []
-    return [guard, own.RandomState(seed), *means, meter, *shows, *saves, own.StopOnSignal(checkpoints)]
+    before, after = [guard, own.RandomState(seed), *means, *spikes], [*saves, own.StopOnSignal(checkpoints)]
+    return [*before, meter, *_watches(run, folder, meter), *shows, *after]
+
+
+def _watches(run: RunSettings, folder: Path, meter: own.MetricsLogger) -> Iterator[Any]:
+    """What is measured at intervals, as far as it is asked for."""
+    if run.watch_every:
+        yield own.LayerFigures(run.watch_every, meter)
+    if run.attention_every:
+        yield own.AttentionMaps(run.attention_every, folder, meter)
+    if run.profile:
+        yield own.StepTrace(run.profile, folder)
 
 
 def profiler_of(wanted: Any, folder: Path) -> Any:

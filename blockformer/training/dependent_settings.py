@@ -9,6 +9,9 @@ from blockformer.errors import UserError
 from blockformer.option_groups import in_words
 from blockformer.training.fit_arguments import FitArguments
 from blockformer.training.trainer_settings import check_settings
+from blockformer.training.watch.attention import attending
+from blockformer.training.watch.pictures import require_matplotlib
+from blocks.models.base import Model
 
 LARGEST_SEED = 2**32 - 1  # of numpy
 VALIDATIONS = 10  # per run with max_steps, unless val_check_interval is set
@@ -54,6 +57,10 @@ def complete_training(settings: Any, arguments: FitArguments, seed: int) -> None
     if settings.model.seed is None:
         settings.model.seed = seed
     check_settings(arguments.verb, trainer, arguments.model)
+    if arguments.verb == "fit" and settings.run.attention_every:
+        _check_pictures(arguments.model)
+    if arguments.verb == "fit" and settings.run.profile and trainer.profiler == "pytorch":
+        raise UserError("run.profile and trainer.profiler pytorch use the same profiler of torch: give one of them")
     if settings.weights_only is False:
         raise UserError("--weights_only false: a checkpoint is always read as plain data, so leave it out")
     if trainer.max_steps == -1 and trainer.max_epochs is None and trainer.max_time is None:
@@ -62,6 +69,13 @@ def complete_training(settings: Any, arguments: FitArguments, seed: int) -> None
         trainer.val_check_interval = max(1, trainer.max_steps // VALIDATIONS) * trainer.accumulate_grad_batches
     if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch == 1:
         trainer.check_val_every_n_epoch = None  # count batches on through the epochs
+
+
+def _check_pictures(model: Model) -> None:
+    """Refuse pictures of attention weights where there are none, or nothing draws them."""
+    if not attending(model):
+        raise UserError("run.attention_every: no mixer of this model has attention weights; leave it out")
+    require_matplotlib("run.attention_every")
 
 
 def _check_tokenizer(data: Any, arguments: FitArguments) -> None:

@@ -6,6 +6,7 @@ from typing import Any, cast
 from lightning.pytorch import Trainer
 
 from blockformer.training.callbacks.progress import summary
+from blockformer.training.callbacks.spikes import Spikes
 from blockformer.training.fit_loop import FitLoop
 from blockformer.training.json_lines import read_rows
 from blockformer.training.loggers import SafeWandbLogger
@@ -24,6 +25,9 @@ def print_end_of_fit(trainer: Trainer, folder: Path) -> None:
     newest = f"; validation{of}: {summary(rows[-1], 'val')}" if rows else ""
     done = f"nothing to do: {folder} has made its {step} steps" if skipped else f"done: {folder}"
     print(done + newest)
+    for spikes in (callback for callback in trainer.callbacks if isinstance(callback, Spikes)):  # pyright: ignore[reportAttributeAccessIssue]
+        if counts := spikes.counts():
+            print(f"spikes: {', '.join(f'{count} of {figure}' for figure, count in counts.items())}")
     for logger in trainer.loggers:
         if isinstance(logger, SafeWandbLogger) and logger.place:
             print(logger.place)

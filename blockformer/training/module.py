@@ -1,5 +1,6 @@
 """The LightningModule: one model, one objective, one optimizer; results do not depend on how a batch is divided."""
 
+from collections.abc import Callable
 from typing import Any, Self, cast
 
 import lightning.pytorch as L
@@ -71,6 +72,7 @@ class TrainingModule(L.LightningModule):
         self.validated_step = -1  # the step of the last validation; -1: none yet
         self.window: Tensor | None = None  # score sums of the current optimizer step
         self.gradient_norm: Tensor | None = None
+        self.before_clipping: list[Callable[[], None]] = []  # called when a step's gradients and their norm are there
         self.skips_non_finite = False  # whether a step whose loss or gradient is not finite changes nothing
         self.skipped = False  # whether the last step was such a one
         self._unit = torch.ones(())  # divisor of the losses of this step so far
@@ -81,6 +83,7 @@ class TrainingModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         self.verify(getattr(self.trainer, "datamodule", None), self.trainer, training=stage == "fit")
         if stage == "fit":
+            self.before_clipping = []
             align_epochs(self.trainer)
             data: Any = getattr(self.trainer, "datamodule", None)
             if getattr(self.trainer, "overfit_batches", 0) and isinstance(
@@ -209,6 +212,8 @@ class TrainingModule(L.LightningModule):
         """Clip gradients as the trainer is set, and record their norm before clipping."""
         gradients = self._gradients()
         self.gradient_norm = torch.nn.utils.get_total_norm(gradients) if self.shards is None else self.shards.norm(self)
+        for observe in self.before_clipping:
+            observe()
         assert self.window is not None
         # both are those of all processes, so all decide alike
         self.skipped = self.skips_non_finite and not bool(self.gradient_norm.isfinite() & self.window.isfinite().all())

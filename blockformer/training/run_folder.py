@@ -51,6 +51,14 @@ class RunSettings:
             replace keys of the same name.
         skip_non_finite: steps in a row whose loss or gradient is infinite or NaN that change nothing and are counted;
             the run stops at the next one. 0: it stops at the first.
+        watch_every: optimizer steps between two rows with figures of each layer: norms of gradients and weights, update
+            over weight, size of activations, load of experts. 0: none.
+        attention_every: optimizer steps between two sets of pictures of attention weights, on the first two rows of the
+            validation split. 0: none.
+        profile: optimizer steps of which `trace.json` is written, a trace by torch's profiler; they begin after four
+            others. 0: none.
+        spike_threshold: a loss or gradient norm this many deviations above the median of the last 100 steps is marked
+            and printed as a spike. 0: none is.
         timeout: minutes without an answer from another process of the run after which the run ends.
     """
 
@@ -67,6 +75,10 @@ class RunSettings:
     tags: list[str] = field(default_factory=list)
     about: dict[str, int | float | str | None] = field(default_factory=dict)
     skip_non_finite: int = 0
+    watch_every: int = 0
+    attention_every: int = 0
+    profile: int = 0
+    spike_threshold: float = 6.0
     timeout: float = 10.0
 
     def __post_init__(self) -> None:
@@ -79,14 +91,20 @@ class RunSettings:
             )
         if self.name is not None and not (self.name.isprintable() and len(self.name.encode()) <= LONGEST_NAME):
             raise UserError(f"run.name {self.name[:80]!r} must be at most {LONGEST_NAME} bytes of printable characters")
-        if self.skip_non_finite < 0:
-            raise UserError(f"run.skip_non_finite must be a number of steps from 0, not {self.skip_non_finite}")
+        self._check_watching()
         if not 0 < self.timeout < math.inf:
             raise UserError(f"run.timeout must be a number of minutes above 0, not {self.timeout}")
         if self.save_every < 0:
             raise UserError(f"run.save_every must be a number of steps from 0, not {self.save_every}")
         if self.monitor not in MONITORS:
             raise UserError(f"run.monitor {shortened(self.monitor)} is not one of the figures {', '.join(MONITORS)}")
+
+    def _check_watching(self) -> None:
+        for name in ("skip_non_finite", "watch_every", "attention_every", "profile"):
+            if getattr(self, name) < 0:
+                raise UserError(f"run.{name} must be a number of steps from 0, not {getattr(self, name)}")
+        if not 0 <= self.spike_threshold < math.inf:
+            raise UserError(f"run.spike_threshold must be a number of deviations from 0, not {self.spike_threshold}")
 
 
 def default_name(variant: str) -> str:

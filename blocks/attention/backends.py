@@ -42,6 +42,11 @@ Attend = Callable[[Tensor, Tensor, Tensor, Visibility, Scoring], Tensor]
 
 def eager(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """softmax(scores) v, step by step: the reference."""
+    return F.dropout(attention_weights(q, k, visible, scoring), scoring.dropout) @ _for_heads(v, q.shape[1])
+
+
+def attention_weights(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
+    """(B, H, T, S): the weight of each key, before dropout; the rest to a sum of 1 is on the sink."""
     scores, mask = attention_scores(q, k, scoring), visible.full(q)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -51,7 +56,7 @@ def eager(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring
     weights = scores.softmax(dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))[..., : k.shape[2]].to(q.dtype)
     if mask is not None:
         weights = weights.masked_fill(~mask, 0.0)  # a query with no visible key would otherwise attend to all keys
-    return F.dropout(weights, scoring.dropout) @ _for_heads(v, q.shape[1])
+    return weights
 
 
 def attention_scores(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:

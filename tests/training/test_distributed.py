@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 from blockformer.assembly.checkpoint import read_checkpoint, read_metadata
 from blockformer.training.loggers.file_logger import read_rows
@@ -92,13 +93,16 @@ HARDER = {
     ),
     "schedule free": ("--optimizer.type", "schedule_free"),
     "a mean of the weights": ("--optimizer.ema", "0.5"),
+    "watching": ("--run.watch_every", "2", "--run.attention_every", "4", "--recipe.decoder.layer.feedforward", EXPERTS),
     "loss in parts": ("--objective.loss_chunk", "5", "--objective.z_loss", "0.01"),
 }
 
 
+CASES = [(model, strategy) for model in HARDER for strategy in ("fsdp2", "tensor_parallel")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["fsdp2", "tensor_parallel"])
-@pytest.mark.parametrize("model", HARDER)
+@pytest.mark.parametrize(("model", "strategy"), [*CASES, ("watching", "ddp")])
 def test_other_models_and_settings_are_trained_alike(
     strategy: str, model: str, fit: Callable[..., Path], start: Callable[..., Any], uneven: list[str], runs: Path
 ) -> None:
@@ -108,6 +112,35 @@ def test_other_models_and_settings_are_trained_alike(
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     check_alike(runs / f"{name}-{strategy}", alone)
+    pictures = sorted((alone / "attention").glob("*/*"))
+    assert len(pictures) == (2 * 3 * 2 if model == "watching" else 0)  # steps, attentions of a layer pair, layers
+    for picture in pictures:
+        other = runs / f"{name}-{strategy}" / picture.relative_to(alone)
+        assert abs(imread(picture) - imread(other)).mean() < 1e-3
+
+
+BREAKING = (
+    "--trainer.limit_val_batches",
+    "0",
+    "--optimizer.lr",
+    "1e30",
+    "--optimizer.schedule",
+    "constant",
+    "--trainer.max_steps",
+    "20",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "skips"), [("ddp", "0"), ("fsdp2", "2"), ("tensor_parallel", "0")])
+def test_all_processes_name_the_same_broken_layer(
+    strategy: str, skips: str, start: Callable[..., Any], uneven: list[str], runs: Path
+) -> None:
+    given = (*uneven, *BREAKING, *two(strategy), "--run.skip_non_finite", skips)
+    process = start("fit", *given, "--run.name", f"breaking-{strategy}-{skips}")
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 1, output
+    assert "first in the output of encoder.layers.0" in output.splitlines()[-1], output
 
 
 @pytest.mark.slow

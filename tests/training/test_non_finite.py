@@ -13,7 +13,8 @@ import torch
 from blockformer.assembly.checkpoint import model_weights, read_checkpoint, read_metadata
 from blockformer.cli.main import main
 from blockformer.errors import UserError
-from blockformer.training.callbacks import Checkpoints, NonFiniteGuard
+from blockformer.training.callbacks import Checkpoints, NonFiniteGuard, non_finite
+from blockformer.training.callbacks.step_callback import is_reporting_step
 from blockformer.training.module import TrainingModule
 from blockformer.training.optimizers import OptimizerSettings
 from tests.conftest import last_of_each
@@ -177,6 +178,69 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(
     assert "is not finite in 3 steps in a row, since step 3 (--run.skip_non_finite 2)" in capsys.readouterr().err
 
 
+UNVALIDATED = ["--trainer.limit_val_batches", "0"]
+
+
+def overflowing(monkeypatch: pytest.MonkeyPatch, name: str, value: float, step: int) -> None:
+    """Before a step, the weights of this name get a value with which their layer or the loss overflows."""
+    start = TrainingModule.on_train_batch_start
+
+    def spoilt(self: TrainingModule, batch: Any, batch_idx: int) -> None:
+        start(self, batch, batch_idx)
+        parameter = self.model.get_parameter(name)
+        if self.trainer.global_step + 1 == step:
+            parameter.data.fill_(value)
+
+    monkeypatch.setattr(TrainingModule, "on_train_batch_start", spoilt)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("decoder.layers.1.feedforward.down.weight", math.inf, "first in the output of decoder.layers.1"),
+        ("decoder.norm.weight", 5e37, "the outputs of all layers are finite, the loss is not"),
+    ],
+)
+@pytest.mark.parametrize("skips", [0, 2])
+def test_the_layer_and_the_step_that_broke_are_named(
+    skips: int,
+    name: str,
+    value: float,
+    found: str,
+    arguments: list[str],
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    overflowing(monkeypatch, name, value, 3)
+    where = ["--run.root", str(runs), "--run.name", f"overflow-{skips}-{value}", "--trainer.max_steps", "8"]
+    options = [*where, "--run.skip_non_finite", str(skips), "--recipe.decoder.depth", "3", *UNVALIDATED]
+    assert main(["fit", *last_of_each([*arguments, *options])]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    if skips:
+        notes = [line for line in lines if "is skipped" in line]
+        assert [line.split()[2] for line in notes] == ["3", "4"]
+        assert all(found in line for line in notes)
+        assert f"in 3 steps in a row, since step 3 (--run.skip_non_finite 2), {found}" in lines[-1]
+    else:
+        (line,) = lines
+        assert f"is not finite since step 3, {found}" in line
+    assert not (runs / where[3] / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_break_that_is_seen_late_names_its_step_and_how_to_find_the_layer(
+    arguments: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a GPU, whose values are read at reporting steps."""
+    monkeypatch.setattr(non_finite, "is_sync_step", is_reporting_step)
+    overflowing(monkeypatch, "decoder.layers.0.feedforward.down.weight", math.inf, 2)
+    options = ["--run.root", str(runs), "--run.name", "late", "--trainer.max_steps", "8"]
+    options += [*UNVALIDATED, "--trainer.log_every_n_steps", "4"]
+    assert main(["fit", *last_of_each([*arguments, *options])]) == 1
+    found = "not finite since step 2, seen at step 4; to have the layer named, continue from the checkpoint before it"
+    assert found in capsys.readouterr().err
+
+
 def test_the_layer_that_breaks_a_gradient_is_named(
     arguments: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,4 +254,6 @@ def test_the_layer_that_breaks_a_gradient_is_named(
     monkeypatch.setattr(TrainingModule, "on_before_optimizer_step", spoilt)
     options = ["--run.root", str(runs), "--run.name", "named", "--trainer.max_steps", "3"]
     assert main(["fit", *arguments, *options, "--trainer.gradient_clip_val", "0"]) == 1
-    assert "the last of decoder.layers.0.mixer.q.weight" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert "since step 1, in 2 of " in line
+    assert "the backward pass breaks in decoder.layers.0 (decoder.layers.0.mixer.q.weight)" in line

@@ -1,25 +1,33 @@
-"""Callbacks: metrics, progress, weight average, checkpoints, random states, warm start, and reasons to stop."""
+"""Callbacks: metrics, figures of layers, pictures, progress, weight average, checkpoints, and reasons to stop."""
 
+from blockformer.training.callbacks.attention_maps import AttentionMaps
 from blockformer.training.callbacks.checkpoints import Checkpoints
+from blockformer.training.callbacks.layer_figures import LayerFigures
 from blockformer.training.callbacks.metrics import MetricsLogger
 from blockformer.training.callbacks.non_finite import NonFiniteError, NonFiniteGuard
 from blockformer.training.callbacks.predictions import Predictions
 from blockformer.training.callbacks.progress import EvaluationPhase, RunProgress
 from blockformer.training.callbacks.random_state import RandomState
 from blockformer.training.callbacks.signals import InterruptedRun, StopOnSignal
+from blockformer.training.callbacks.spikes import Spikes
+from blockformer.training.callbacks.trace import StepTrace
 from blockformer.training.callbacks.warm_start import WarmStart
 from blockformer.training.callbacks.weight_average import WeightAverage
 
 __all__ = [
+    "AttentionMaps",
     "Checkpoints",
     "EvaluationPhase",
     "InterruptedRun",
+    "LayerFigures",
     "MetricsLogger",
     "NonFiniteError",
     "NonFiniteGuard",
     "Predictions",
     "RandomState",
     "RunProgress",
+    "Spikes",
+    "StepTrace",
     "StopOnSignal",
     "WarmStart",
     "WeightAverage",

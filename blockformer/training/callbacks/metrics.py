@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,10 +32,11 @@ class MetricsLogger(StepCallback):
 
     Args:
         about: further keys of the configuration that the loggers are given; they replace keys of the same name.
+        marks: gives further figures of the steps since the last training row.
     """
 
-    def __init__(self, about: Mapping[str, Any] | None = None) -> None:
-        self.about = dict(about or {})
+    def __init__(self, about: Mapping[str, Any] | None = None, marks: Callable[[], Row] = dict) -> None:
+        self.about, self._marks = dict(about or {}), marks
         self.row: Row = {}
         self.validation: Row = {}
         self._seconds = 0.0  # of earlier sessions of this run
@@ -69,7 +71,7 @@ class MetricsLogger(StepCallback):
         assert module.window is not None
         assert module.gradient_norm is not None
         metrics = {f"train/{name}": value for name, value in Score.of(module.window).metrics().items()}
-        row = self._head(trainer, module) | metrics
+        row = self.head(trainer, module) | metrics
         group = trainer.optimizers[0].param_groups[0]
         row["learning_rate"] = module.settings.lr * (group["lr"] / group["peak"])
         row["gradient_norm"] = module.gradient_norm.item()
@@ -79,7 +81,7 @@ class MetricsLogger(StepCallback):
             row["mfu"] = row["tokens_per_second"] / self._peak
         row["peak_memory_mib"] = peak_memory(module.device) / 2**20
         self._lap, self._lap_tokens = now, row["tokens"]
-        self.row = self._publish(trainer, row)
+        self.row = self._write(trainer, row | self._marks())
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused = time.perf_counter()
@@ -88,16 +90,30 @@ class MetricsLogger(StepCallback):
         self._lap += time.perf_counter() - self._paused
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             assert isinstance(pl_module, TrainingModule)
-            self.validation = self._publish(trainer, self._head(trainer, pl_module) | pl_module.evaluation)
+            self.validation = self.publish(trainer, pl_module, pl_module.evaluation)
 
-    def _head(self, trainer: Trainer, module: TrainingModule) -> Row:
+    def publish(self, trainer: Trainer, module: TrainingModule, figures: Row) -> Row:
+        """Write a row of other figures, of the step that was made last."""
+        return self._write(trainer, self.head(trainer, module) | figures)
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """What is done meanwhile does not count in the tokens per second."""
+        since = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._lap += time.perf_counter() - since
+
+    def head(self, trainer: Trainer, module: TrainingModule) -> Row:
+        """Where the run is: step, epoch, tokens, seconds."""
         place = {"step": trainer.global_step, "epoch": self._epoch, "tokens": int(module.tokens_seen.item())}
         return place | {"seconds": self._elapsed()}
 
     def _elapsed(self) -> float:
         return self._seconds + time.perf_counter() - self._since
 
-    def _publish(self, trainer: Trainer, row: Row) -> Row:
+    def _write(self, trainer: Trainer, row: Row) -> Row:
         for logger in trainer.loggers:
             logger.log_metrics(row, int(row["step"]))
         return row

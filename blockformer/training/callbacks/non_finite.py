@@ -14,13 +14,16 @@ from torch import Tensor
 from blockformer.files import write_text
 from blockformer.training.callbacks.step_callback import StepCallback, is_sync_step
 from blockformer.training.loggers.file_logger import FileLogger
-from blockformer.training.module import TrainingModule
+from blockformer.training.module import Batch, TrainingModule
 from blockformer.training.parallel.shards import local
 from blockformer.training.score import TARGETS
+from blockformer.training.watch.diagnosis import first_broken
 
 DIVERGED = "diverged.json"
 """Name of the file, in the folder of a run that diverged, that gives the step and the reason."""
 REMEDY = "a lower --optimizer.lr, more --optimizer.warmup_steps or a lower --trainer.gradient_clip_val may help"
+BROKEN = "the loss or its gradient is not finite"
+NAMING = "to have the layer named, continue from the checkpoint before it with --trainer.log_every_n_steps 1"
 # With a positive loss, not even one step of a working model has a gradient of exactly 0 in the range of float32; the
 # others are for models of a user's own.
 PATIENCE = 10
@@ -42,9 +45,10 @@ class NonFiniteError(RuntimeError):
 class NonFiniteGuard(StepCallback):
     """Raises an error when a loss, gradient, weight or moment is infinite or NaN, or the gradient is 0.
 
-    Training is checked after each step on a CPU, else at reporting steps, and before each checkpoint; the flags stay on
-    the device in between, so that steps need not wait for them. Validation is checked when it ends, weights and the
-    optimizer's state before each checkpoint.
+    Where reading the device costs nothing (on a CPU, at reporting steps, and where steps are skipped, which waits for
+    each of them), the loss and the gradient are checked before the update, and the layer that broke is found. In other
+    steps the flags stay on the device until the next reporting step or checkpoint; by then the weights are broken and
+    only the step is known. Validation is checked when it ends, weights and optimizer state before each checkpoint.
 
     Args:
         skips: steps in a row that are not finite and are skipped, which costs waiting for each step; 0: none.
@@ -55,6 +59,8 @@ class NonFiniteGuard(StepCallback):
 
     def __init__(self, skips: int = 0) -> None:
         self.skips, self.skipped, self._in_a_row = skips, 0, 0
+        self._batches: list[Batch] = []  # of the present step
+        self._where = ""  # the skipped step broke
         self._flags: Tensor | None = (
             None  # the first step that was not finite (0: none), steps in a row without gradient
         )
@@ -63,6 +69,7 @@ class NonFiniteGuard(StepCallback):
         super().on_train_start(trainer, pl_module)
         assert isinstance(pl_module, TrainingModule)
         pl_module.skips_non_finite = self.skips > 0 and trainer.precision != "16-mixed"  # whose scaler skips them
+        pl_module.before_clipping.append(lambda: self._before_update(trainer, pl_module))
         for path in _reasons(trainer):
             path.unlink(missing_ok=True)
 
@@ -78,6 +85,26 @@ class NonFiniteGuard(StepCallback):
             for path in _reasons(trainer):
                 write_text(path, json.dumps({"step": trainer.global_step, "reason": str(exception)}) + "\n")
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batches.append(batch)
+
+    def _before_update(self, trainer: Trainer, module: TrainingModule) -> None:
+        """Find where this step broke, if it did, while the weights are still those that broke it.
+
+        Raises:
+            NonFiniteError: it did, and is not to be skipped.
+        """
+        step, batches = trainer.global_step + 1, self._batches
+        self._batches = []
+        if not module.skips_non_finite and not is_sync_step(trainer, step):
+            return
+        self.check(patience=sys.maxsize, seen=step)
+        if bool(_is_finite(trainer, module)):
+            return
+        self._where = first_broken(trainer, module, batches)
+        if not module.skips_non_finite:
+            raise NonFiniteError(f"{BROKEN} since step {step}, {self._where}", step - 1)
+
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         assert isinstance(module, TrainingModule)
         assert module.window is not None
@@ -85,19 +112,16 @@ class NonFiniteGuard(StepCallback):
             self._skip(trainer, step)
             return
         self._in_a_row = 0
-        norm, scaled = module.gradient_norm, trainer.precision == "16-mixed"
-        finite = module.window.isfinite().all()
+        norm, finite = module.gradient_norm, _is_finite(trainer, module)
         dead = torch.zeros_like(finite)
-        if norm is not None and not scaled:  # its scaler skips steps that are not finite
-            finite = finite & norm.isfinite()
-        if norm is not None and not scaled and trainer.precision != "16-true":  # there a gradient may underflow
+        if norm is not None and trainer.precision not in ("16-mixed", "16-true"):  # there a gradient may underflow
             dead = (norm == 0) & (module.window[TARGETS] > 0) & (module.window[0] > 0)
         none = torch.zeros(2, dtype=torch.long, device=finite.device)
         since, zeros = none if self._flags is None else self._flags
         since = torch.where(finite | (since > 0), since, step)
         self._flags = torch.stack([since, torch.where(dead, zeros + 1, 0)])
         if is_sync_step(trainer, step):
-            self.check(module=module)
+            self.check()
 
     def _skip(self, trainer: Trainer, step: int) -> None:
         """Count a step that changed nothing.
@@ -108,13 +132,14 @@ class NonFiniteGuard(StepCallback):
         self._in_a_row += 1
         if self._in_a_row > self.skips:
             raise NonFiniteError(
-                f"the loss or its gradient is not finite in {self._in_a_row} steps in a row, since step "
-                f"{step - self._in_a_row + 1} (--run.skip_non_finite {self.skips})",
+                f"{BROKEN} in {self._in_a_row} steps in a row, since step {step - self._in_a_row + 1} "
+                f"(--run.skip_non_finite {self.skips}), {self._where}",
                 step,
             )
         self.skipped += 1
         if trainer.is_global_zero:
-            print(f"note: step {step} is skipped: its loss or gradient is not finite", file=sys.stderr, flush=True)
+            line = f"note: step {step} is skipped: its loss or gradient is not finite, {self._where}"
+            print(line, file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the validation loss.
@@ -126,20 +151,20 @@ class NonFiniteGuard(StepCallback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not math.isfinite(loss):
             raise NonFiniteError(f"val/loss is {loss} after step {trainer.global_step}", trainer.global_step)
 
-    def check(self, patience: int = PATIENCE, module: TrainingModule | None = None) -> None:
+    def check(self, patience: int = PATIENCE, seen: int | None = None) -> None:
         """Read the flags off the device.
 
         Args:
             patience: steps in a row without a gradient that end the run.
-            module: has the gradients of the last step; None: they are not there any more.
+            seen: the step that is being made; None: the last one is over.
 
         Raises:
             NonFiniteError: the loss or gradient of a step was infinite or NaN, or the gradient is 0.
         """
         since, zeros = (0, 0) if self._flags is None else (int(flag) for flag in self._flags.tolist())
         if since:
-            where = "" if module is None else _broken_gradients(module)
-            raise NonFiniteError(f"the loss or its gradient is not finite since step {since}{where}", since - 1)
+            seen = self._step if seen is None else seen
+            raise NonFiniteError(f"{BROKEN} since step {since}, seen at step {seen}; {NAMING}", since - 1)
         if zeros >= patience:
             since = self._step - zeros + 1
             raise NonFiniteError(f"the gradient is exactly 0 since step {since}, so nothing is learned", since - 1)
@@ -166,11 +191,13 @@ def _reasons(trainer: Trainer) -> list[Path]:
     return [folder / DIVERGED for folder in folders] if trainer.is_global_zero else []
 
 
-def _broken_gradients(module: TrainingModule) -> str:
-    """Which gradients in this process are not finite; where a layer made them so, it is the last of them."""
-    gradients = {name: local(one.grad) for name, one in module.model.named_parameters() if one.grad is not None}
-    broken = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]
-    return f", in {len(broken)} of {len(gradients)} gradients, the last of {broken[-1]}" if broken else ""
+def _is_finite(trainer: Trainer, module: TrainingModule) -> Tensor:
+    """Whether the loss and the gradient of this step are finite, of all processes together."""
+    assert module.window is not None
+    finite = module.window.isfinite().all()
+    if module.gradient_norm is None or trainer.precision == "16-mixed":  # whose scaler skips steps that are not finite
+        return finite
+    return finite & module.gradient_norm.isfinite()
 
 
 def _are_finite(tensors: list[Tensor]) -> Tensor:

@@ -35,6 +35,11 @@ def is_reporting_step(trainer: Any, step: int) -> bool:
     return step % max(1, trainer.log_every_n_steps) == 0 or step == trainer.max_steps
 
 
+def is_due(step: int, every: int) -> bool:
+    """True at the first step of a run and at each multiple of ``every``."""
+    return step == 1 or step % every == 0
+
+
 def is_sync_step(trainer: Trainer, step: int) -> bool:
     """True where reading values off the device costs nothing extra: always on a CPU, else at reporting steps."""
     return trainer.strategy.root_device.type == "cpu" or is_reporting_step(trainer, step)

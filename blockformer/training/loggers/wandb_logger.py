@@ -6,7 +6,7 @@ import netrc
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from blockformer.files import write_text
+from blockformer.training.watch import BY_LAYER
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 AXES = ("step", "tokens")
@@ -86,8 +87,8 @@ class SafeWandbLogger(WandbLogger):
         self.place = _place(run)
         for axis in AXES:
             run.define_metric(axis, hidden=True)
-        for figures in ("train/*", "val/*"):
-            run.define_metric(figures, step_metric="tokens")
+        for figures in ("train", "val", "spikes", *BY_LAYER):
+            run.define_metric(f"{figures}/*", step_metric="tokens")
         recipe = self.folder / "recipe.yaml"
         if recipe.is_file():
             artifact = wandb.Artifact(f"recipe-{run.id}", type="recipe")
@@ -98,6 +99,19 @@ class SafeWandbLogger(WandbLogger):
     @switch_off_on_error
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         self.experiment.log(dict(metrics))  # the rows have `step`
+
+    @rank_zero_only
+    @switch_off_on_error
+    def log_pictures(self, pictures: Mapping[str, Path], place: Mapping[str, float]) -> None:
+        """Log pictures with the place in the run that they are of.
+
+        Args:
+            pictures: PNG files, by the names of their panels.
+            place: `step` and `tokens`.
+        """
+        import wandb  # as above
+
+        self.experiment.log(dict(place) | {name: wandb.Image(str(file)) for name, file in pictures.items()})
 
     @rank_zero_only
     @switch_off_on_error

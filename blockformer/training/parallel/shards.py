@@ -64,14 +64,14 @@ class Shards:
         by_copies: dict[int, list[Tensor]] = {}
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                by_copies.setdefault(self._copies(name, parameter), []).append(local(parameter.grad))
+                by_copies.setdefault(self.copies(name, parameter), []).append(local(parameter.grad))
         squares = [torch.nn.utils.get_total_norm(part).square() / copies for copies, part in by_copies.items()]
         total = torch.stack(squares).sum()
         dist.all_reduce(total)
         return total.sqrt()
 
-    def _copies(self, name: str, parameter: Tensor) -> int:
-        """Number of processes that hold a copy of each element of a parameter."""
+    def copies(self, name: str, parameter: Tensor) -> int:
+        """Number of processes that hold a copy of each element of a parameter, or of a tensor that belongs to it."""
         by_data = 1 if isinstance(parameter, DTensor) else self.data.size()
         return by_data * (1 if name in self.cuts else self.tensor.size())
 
