@@ -12,7 +12,6 @@ from blockformer.data.corpora.corpus import SPLITS, Corpus
 from blockformer.data.sequences import SequenceWriter
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers.byte_level import ByteLevelTokenizer
-from blockformer.phases import phases
 
 _AT_ONCE = 2**20  # characters that wait to be encoded, of documents of usual size; the library encodes them in parallel
 _XZ_AT_MOST = 2**24  # bytes of validation text; xz takes about a second for 2 MB
@@ -37,13 +36,10 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | No
         else EncodedDocuments(folder, split, tokenizer)
         for split in SPLITS
     }
-    for number, (split, document) in enumerate(corpus.stream()):
+    for split, document in corpus.watched("encoding"):
         splits[split].add(document)
-        if number % 1000 == 0:
-            phases.at(f": {number:,} {'pairs' if corpus.paired else 'documents'} encoded")
     for one in splits.values():
         one.close()
-    phases.at("")
     return splits
 
 

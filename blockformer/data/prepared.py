@@ -123,7 +123,7 @@ def _tokens(
     """The cache entry with a corpus's tokenizer, or the function that learns it, and token arrays."""
 
     def build(folder: Path) -> None:
-        used = made if isinstance(made, Tokenizer) else made(partial(corpus.texts, "train"))
+        used = made if isinstance(made, Tokenizer) else made(partial(corpus.texts, "train", "training the tokenizer"))
         encoded = encode(corpus, used, folder, settings["longest"])
         facts: dict[str, Any] = {split: one.counts for split, one in encoded.items()}
         facts |= {"vocab_size": used.vocab_size, **encoded["validation"].compression.facts()}

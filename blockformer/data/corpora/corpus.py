@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from blockformer.data import cache
+from blockformer.data.progress import stage
 
 SPLITS = ("train", "validation", "test")
 Pair = tuple[str, str]
@@ -36,9 +37,29 @@ class Corpus:
         for split in SPLITS:
             yield from ((split, document) for document in self.splits[split])
 
-    def texts(self, split: str) -> Iterable[str]:
-        """All texts of a split; for pairs, both sides."""
-        for of, document in self.stream():
+    def size(self) -> int:
+        """Bytes of all texts in UTF-8."""
+        return sum(size_of(document) for _, document in self.stream())
+
+    def watched(self, what: str) -> Iterator[tuple[str, Any]]:
+        """:meth:`stream`, while it is shown how far it is.
+
+        Args:
+            what: What is done with the documents, such as "encoding".
+        """
+        with stage(what, self.size()) as one:
+            for split, document in self.stream():
+                yield split, document
+                one.advance(size_of(document))
+
+    def texts(self, split: str, what: str = "reading") -> Iterable[str]:
+        """All texts of a split, for pairs both sides, while it is shown how far the corpus has been read.
+
+        Args:
+            split: "train", "validation" or "test".
+            what: What is done with the texts.
+        """
+        for of, document in self.watched(what):
             if of == split:
                 yield from document if self.paired else (document,)
 
@@ -46,7 +67,7 @@ class Corpus:
         """The hash of all texts, their order and their splits."""
         digests = {str(split): hashlib.sha256() for split in SPLITS}
         counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
-        for split, document in self.stream():
+        for split, document in self.watched("hashing"):
             counts[split] += 1
             for text in document if self.paired else (document,):
                 data = text.encode()
@@ -62,12 +83,17 @@ class StreamedCorpus(Corpus):
 
     Args:
         read: Reads all documents or pairs, each with its split.
+        bytes: Bytes of all texts in UTF-8.
     """
 
     read: Callable[[], Iterator[tuple[str, Any]]] = field(kw_only=True)
+    bytes: int = field(kw_only=True)
 
     def stream(self) -> Iterator[tuple[str, Any]]:
         return self.read()
+
+    def size(self) -> int:
+        return self.bytes
 
 
 @dataclass(frozen=True)
@@ -81,6 +107,13 @@ class Source:
 
     key: Mapping[str, Any]
     read: Callable[[], Corpus]
+
+
+def size_of(document: str | Sequence[str]) -> int:
+    """Bytes of a document or a pair in UTF-8."""
+    if isinstance(document, str):
+        return len(document) if document.isascii() else len(document.encode())
+    return sum(map(size_of, document))
 
 
 def cached_corpus(kind: str, key: Mapping[str, Any], make: Callable[[], Corpus]) -> Corpus:

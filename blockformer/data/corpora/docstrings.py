@@ -19,6 +19,7 @@ from pathlib import Path
 from pydoc_data import topics
 
 from blockformer.data.corpora.corpus import Corpus, Source, cached_corpus, held_out
+from blockformer.data.progress import stage
 from blockformer.errors import DataError
 
 PYTHON = "python"
@@ -55,13 +56,14 @@ def _make(names: Sequence[str], max_bytes: int | None, shares: Mapping[str, floa
     documents: list[str] = []
     seen: set[str] = set()
     size = 0
-    with _no_cycles():
+    with _no_cycles(), stage("reading", max_bytes) as reading:
         for document in _documents(names):
             new = [part for part in document if part not in seen]
             seen.update(new)
             if new:
                 documents.append("\n\n".join(new))
                 size += len(documents[-1].encode())
+                reading.advance(len(documents[-1].encode()))
             if max_bytes is not None and size >= max_bytes:
                 break
     if len(documents) < 3:

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from blockformer.data import plain_text
 from blockformer.data.corpora import file_notes
 from blockformer.data.corpora.corpus import SPLITS, Corpus, Pair, Source, held_out
 from blockformer.data.formats import name_markup
+from blockformer.data.progress import stage
 from blockformer.errors import DataError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def read_text(files: Files) -> Corpus:
     Raises:
         DataError: A file is missing, empty or not UTF-8.
     """
-    texts = {split: {path: plain_text.read(path) for path in paths} for split, paths in files.own().items()}
+    texts = _contents(files, plain_text.read)
     train, shares = list(texts["train"].values()), files.taken()
     if all(share * len(train) >= 1 for share in shares.values() if share):
         taken = held_out(train, shares, str)
@@ -148,7 +151,7 @@ def read_pairs(files: Files) -> Corpus:
     Raises:
         DataError: A file is missing, empty or not UTF-8, or a line is not a pair.
     """
-    pairs = {split: {path: _read_pairs(path) for path in paths} for split, paths in files.own().items()}
+    pairs = _contents(files, _read_pairs)
     whole = {split: list(chain.from_iterable(own.values())) for split, own in pairs.items()}
     splits = held_out(whole["train"], files.taken(), lambda pair: pair[0])
     splits |= {split: whole[split] for split in files.given()}
@@ -158,6 +161,17 @@ def read_pairs(files: Files) -> Corpus:
         for other in others:
             notes[split] += file_notes.pair_overlap_note(split, splits[split], other, splits[other])
     return _corpus("pairs", pairs, splits, notes, paired=True)
+
+
+def _contents(files: Files, read: Callable[[Path], T]) -> dict[str, dict[Path, T]]:
+    """What is read from each file, by split, while it is shown how far the reading is."""
+    own = files.own()
+    found: dict[str, dict[Path, T]] = {split: {} for split in own}
+    with stage("reading", sum(path.stat().st_size for paths in own.values() for path in paths)) as reading:
+        for split, path in ((split, path) for split, paths in own.items() for path in paths):
+            found[split][path] = read(path)
+            reading.advance(path.stat().st_size)
+    return found
 
 
 def _corpus(

@@ -14,20 +14,28 @@ from registry.text import shortened
 Row = tuple[str, ...]
 Lines = Iterator[tuple[str, Row]]
 """Rows, each with the place where it stands."""
+Counter = Callable[[int], object]
+"""Is told how many further bytes of the file have been read."""
+Reader = Callable[[Path, Sequence[str], Counter], Lines]
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 LONGEST = 2**28
 """Bytes of a line at most."""
 _AT_ONCE = 1024  # rows of a Parquet or Arrow file
 
 
-def rows(path: Path, columns: Sequence[str]) -> Lines:
+def rows(path: Path, columns: Sequence[str], count: Counter = int) -> Lines:
     """The rows of a file, of these columns alone.
+
+    Args:
+        path: the file.
+        columns: their names.
+        count: is told how many further bytes of the file have been read.
 
     Raises:
         DataError: it cannot be read, a column is missing, or a value is no text; the message has the line or the row.
     """
     try:
-        yield from reader_of(path)(path, columns)
+        yield from reader_of(path)(path, columns, count)
     except DataError:
         raise
     except (OSError, MemoryError) as error:
@@ -35,7 +43,7 @@ def rows(path: Path, columns: Sequence[str]) -> Lines:
         raise DataError(f"{path}: {shortened(reason)}") from None
 
 
-def reader_of(path: Path) -> Callable[[Path, Sequence[str]], Lines]:
+def reader_of(path: Path) -> Reader:
     """What reads a file, by its ending.
 
     Raises:
@@ -54,13 +62,13 @@ def _ending(path: Path) -> str:
     return (name.with_suffix("") if name.suffix in PACKED else name).suffix
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, count: Counter) -> Iterator[tuple[int, str]]:
     """The lines of a file of text, which may be compressed, with their numbers.
 
     Raises:
         DataError: a line is too long or not UTF-8.
     """
-    with _opened(path) as stream:
+    with _opened(path, count) as stream:
         for number, line in enumerate(iter(lambda: stream.readline(LONGEST + 1), b""), start=1):
             if len(line) > LONGEST:
                 raise DataError(f"{path}:{number}: the line has more than {LONGEST // 2**20} MiB")
@@ -73,20 +81,28 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise DataError(f"{path}:{number}: not UTF-8 ({wrong}); convert the file to UTF-8") from None
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path, count: Counter) -> IO[bytes]:
     import pyarrow  # loads only where tables are read
 
     if not path.is_file():
         raise DataError(f"{path}: is not a regular file; write the table to a file first")
     packing = PACKED.get(path.suffix.lower())
-    return io.BufferedReader(_Raw(pyarrow.input_stream(str(path), compression=packing)), 2**20)
+    file = pyarrow.OSFile(str(path))
+    stream = file if packing is None else pyarrow.CompressedInputStream(file, packing)
+    return io.BufferedReader(_Raw(file, stream, count), 2**20)
 
 
 class _Raw(io.RawIOBase):
-    """A stream of pyarrow, which unpacks by the ending of the file, as one of Python."""
+    """A stream of pyarrow as one of Python.
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    Args:
+        file: the file.
+        stream: the file, or what unpacks it.
+        count: is told how many further bytes of the file have been read.
+    """
+
+    def __init__(self, file: Any, stream: Any, count: Counter) -> None:
+        self._file, self._stream, self._count, self._place = file, stream, count, 0
 
     def readable(self) -> bool:
         return True
@@ -94,15 +110,19 @@ class _Raw(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
+        place = self._file.tell()
+        self._count(place - self._place)
+        self._place = place
         return len(data)
 
     def close(self) -> None:
         self._stream.close()
+        self._file.close()
         super().close()
 
 
-def _json_rows(path: Path, columns: Sequence[str]) -> Lines:
-    for number, line in _lines(path):
+def _json_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
+    for number, line in _lines(path, count):
         where = f"{path}:{number}"
         if not line.strip():
             continue
@@ -117,10 +137,10 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Lines:
         yield where, tuple(_text(found[name], where, name) for name in columns)
 
 
-def _csv_rows(path: Path, columns: Sequence[str]) -> Lines:
+def _csv_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
     csv.field_size_limit(LONGEST)
     reader = csv.reader(
-        (line for _, line in _lines(path)), delimiter="\t" if _ending(path) == ".tsv" else ",", strict=True
+        (line for _, line in _lines(path, count)), delimiter="\t" if _ending(path) == ".tsv" else ",", strict=True
     )
     header: list[str] = []
     places: list[int] = []
@@ -142,44 +162,58 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Lines:
             yield where, tuple(fields[place] for place in places)
 
 
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Lines:
+def _parquet_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path, pre_buffer=False) as file:
             _check_names(str(path), columns, file.schema_arrow.names)
-            yield from _batches(path, columns, file.iter_batches(_AT_ONCE, columns=list(columns)))
+            each = path.stat().st_size / max(1, file.metadata.num_rows)
+            batches = file.iter_batches(_AT_ONCE, columns=list(columns))
+            yield from _batches(path, columns, ((batch, round(each * batch.num_rows)) for batch in batches), count)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a Parquet file: {shortened(str(error))}") from None
 
 
-def _arrow_rows(path: Path, columns: Sequence[str]) -> Lines:
+def _arrow_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
     import pyarrow
 
     try:
         with pyarrow.memory_map(str(path)) as mapped:
             try:
                 file = pyarrow.ipc.open_file(mapped)
-                batches = (file.get_batch(number) for number in range(file.num_record_batches))
+                each = path.stat().st_size // max(1, file.num_record_batches)
+                batches = ((file.get_batch(number), each) for number in range(file.num_record_batches))
             except pyarrow.ArrowInvalid:  # the format of streams, which Hugging Face's datasets write
                 mapped.seek(0)
-                file = batches = pyarrow.ipc.open_stream(mapped)
+                file = pyarrow.ipc.open_stream(mapped)
+                batches = _streamed(file, mapped)
             _check_names(str(path), columns, file.schema.names)
-            yield from _batches(path, columns, batches)
+            yield from _batches(path, columns, batches, count)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as an Arrow file: {shortened(str(error))}") from None
 
 
-def _batches(path: Path, columns: Sequence[str], batches: Any) -> Lines:
+def _streamed(reader: Any, file: Any) -> Iterator[tuple[Any, int]]:
+    """The batches of a stream, each with its bytes of the file."""
+    place = 0
+    for batch in reader:
+        yield batch, file.tell() - place
+        place = file.tell()
+
+
+def _batches(path: Path, columns: Sequence[str], batches: Iterator[tuple[Any, int]], count: Counter) -> Lines:
+    """The rows of record batches, each of which comes with its bytes of the file."""
     number = 0
-    for batch in batches:
+    for batch, size in batches:
         for start in range(0, batch.num_rows, _AT_ONCE):
             part = batch.slice(start, _AT_ONCE)
             for values in zip(*(part.column(name).to_pylist() for name in columns), strict=True):
                 number += 1
                 where = f"{path}, row {number}"
                 yield where, tuple(_text(value, where, name) for value, name in zip(values, columns, strict=True))
+        count(size)
 
 
 def _check_names(where: str, columns: Sequence[str], names: Sequence[str] | Mapping[str, Any]) -> None:
@@ -209,7 +243,7 @@ def _text(value: Any, where: str, name: str) -> str:
     return value
 
 
-READERS: dict[str, Callable[[Path, Sequence[str]], Lines]] = {
+READERS: dict[str, Reader] = {
     ".jsonl": _json_rows,
     ".ndjson": _json_rows,
     ".csv": _csv_rows,

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockformer.data.corpora import file_notes
-from blockformer.data.corpora.corpus import SPLITS, Corpus, Source, StreamedCorpus
+from blockformer.data.corpora.corpus import SPLITS, Corpus, Source, StreamedCorpus, size_of
 from blockformer.data.corpora.files import OTHERS, Files, stamps_of, unchanged
-from blockformer.data.corpora.table_rows import Row, reader_of, rows
+from blockformer.data.corpora.table_rows import Counter, Row, reader_of, rows
+from blockformer.data.progress import stage
 from blockformer.errors import DataError
 
 
@@ -34,7 +35,7 @@ def source(dataset: str, files: Files, columns: Sequence[str]) -> Source:
 
     def read() -> Corpus:
         own = files.own()
-        keys = {split: np.fromiter(map(_key, _of(paths, columns)), np.uint64) for split, paths in own.items()}
+        keys, size = _keys(own, columns)
         unchanged(files, stamps)
         empty = [f"data.{split}_files" for split in files.given() if not len(keys[split])]
         if not len(keys["train"]) or empty:
@@ -54,14 +55,29 @@ def source(dataset: str, files: Files, columns: Sequence[str]) -> Source:
         notes = {split: [*_overlaps(files, split, keys, what)] for split in SPLITS}
         notes["train"] += file_notes.repetition_notes(files.named_again(), {})
         facts = {"dataset": dataset, "files": {split: [path.name for path in paths] for split, paths in own.items()}}
-        return StreamedCorpus({}, len(columns) > 1, facts, notes, read=stream)
+        return StreamedCorpus({}, len(columns) > 1, facts, notes, read=stream, bytes=size)
 
     return Source(key, read)
 
 
-def _of(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[Row]:
+def _of(paths: Sequence[Path], columns: Sequence[str], count: Counter = int) -> Iterator[Row]:
     """The rows of several files that have text in all columns."""
-    return (row for path in paths for _, row in rows(path, columns) if all(field.strip() for field in row))
+    return (row for path in paths for _, row in rows(path, columns, count) if all(field.strip() for field in row))
+
+
+def _keys(own: Mapping[str, Sequence[Path]], columns: Sequence[str]) -> tuple[dict[str, NDArray[np.uint64]], int]:
+    """The key of each row of the files of each split, and the bytes of all texts in UTF-8."""
+    size = 0
+
+    def keys(paths: Sequence[Path]) -> Iterator[int]:
+        nonlocal size
+        for row in _of(paths, columns, reading.advance):
+            size += size_of(row)
+            yield _key(row)
+
+    with stage("reading", sum(path.stat().st_size for paths in own.values() for path in paths)) as reading:
+        found = {split: np.fromiter(keys(paths), np.uint64) for split, paths in own.items()}
+    return found, size
 
 
 def _key(row: Row) -> int:
