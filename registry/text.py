@@ -110,7 +110,8 @@ def _words(schema: Mapping[str, Any]) -> Iterator[str]:
     elif kind == "array":
         yield f"list of {type_in_words(schema['items'])}"
     elif kind == "object":
-        yield f"names, each with its {type_in_words(schema['additionalProperties'])}"
+        of = schema["additionalProperties"]
+        yield "mapping by name" if of is True else f"names, each with its {type_in_words(of)}"
     elif kind in ("integer", "number"):
         yield _number(schema)
     else:

@@ -6,20 +6,23 @@ from typing import Any, Literal
 
 import lightning
 
-from blockformer.data.datasets.base import Form, Task, TextDataset
+from blockformer.data.datasets.base import Dataset, Form, TextDataset
 from blockformer.data.loader import EvaluationLoader, TrainingLoader, batches_per_epoch
+from blockformer.data.mixed_rows import MixedRows
+from blockformer.data.mixed_samples import MixedEvaluationLoader, MixedSamples
 from blockformer.data.options import DATA, chosen_components, class_of
 from blockformer.data.prepared import Prepared
 from blockformer.data.processes import data_processes
+from blockformer.data.rows import make_rows
 from blockformer.data.samples import SampleMaker, Samples
 from blockformer.data.task_rows import TaskRows
-from blockformer.data.text_rows import TextRows
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import DataError
 from blockformer.option_groups import in_words
 from registry import entries
 
 Split = Literal["train", "validation", "test"]
+Loader = TrainingLoader | EvaluationLoader | MixedEvaluationLoader
 
 
 class TextData(lightning.LightningDataModule):
@@ -29,8 +32,8 @@ class TextData(lightning.LightningDataModule):
 
     Args:
         dataset: Name of a registered dataset: "docstrings" (English documentation of installed packages) and "cldr"
-            (English to another language) are built in; "text" and "pairs" read your own files; see `blockformer blocks
-            dataset`.
+            (English to another language) are built in; "text" and "pairs" read your own files, "mixture" several
+            datasets; see `blockformer blocks dataset`.
         validation: Share of documents or pairs held out for validation.
         test: Share of documents or pairs held out for the test.
         tokenizer: Name of a registered tokenizer: "bpe", "unigram" and "wordpiece" are learned from the training text,
@@ -68,22 +71,13 @@ class TextData(lightning.LightningDataModule):
             **options,
         }
         made = DATA.make(chosen_components({"dataset": dataset, "tokenizer": tokenizer}), options)
-        chosen: Task | TextDataset = made["dataset"]
+        chosen: Dataset = made["dataset"]
         self.dataset, self.objective = dataset, objective
         self.form: Form = chosen.form
         _check(self.settings, objective, chosen.form)
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        if isinstance(chosen, Task):
-            self.rows = TaskRows(chosen, dataset, length, seed)
-        else:
-            self.rows = TextRows(
-                chosen,
-                {"validation": validation, "test": test},
-                made["tokenizer"],
-                length,
-                objective=objective,
-                seed=seed,
-            )
+        shares = {"validation": validation, "test": test}
+        self.rows = make_rows(chosen, made.get("tokenizer"), length, shares=shares, objective=objective, seed=seed)
         self._samples: dict[Split, Samples] = {}
         self._training: TrainingLoader | None = None
         self._step = 0
@@ -138,11 +132,25 @@ class TextData(lightning.LightningDataModule):
         """Tokens on disk, prepared at the first use.
 
         Raises:
-            DataError: The dataset is a task, whose rows are never stored.
+            DataError: The dataset is a task, whose rows are never stored, or a mixture, which has those of each source.
         """
         if isinstance(self.rows, TaskRows):
             raise DataError(f"the rows of {self.dataset} are generated on demand and never stored")
+        if isinstance(self.rows, MixedRows):
+            raise DataError(f"each source of {self.dataset} has tokens of its own")
         return self.rows.prepared
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of the sources of a mixture, each of which is scored by itself too; of other datasets none."""
+        return self.rows.sources if isinstance(self.rows, MixedRows) else ()
+
+    def source_epochs(self, batches: int) -> dict[str, float]:
+        """How often each source of a mixture has been read after this many training batches."""
+        samples = self.samples("train") if self.sources else None
+        if not isinstance(self.rows, MixedRows) or not isinstance(samples, MixedSamples):
+            return {}
+        return self.rows.epochs(samples, batches * self.batch_size)
 
     def facts(self) -> dict[str, Any]:
         """Facts to log: of a text its origin, hash and sizes; of a task its options, chance and ceiling."""
@@ -177,7 +185,7 @@ class TextData(lightning.LightningDataModule):
         self.rows.check("train", self.batch_size)
         return batches_per_epoch(self.samples("train"), self.batch_size)
 
-    def loader(self, split: Split = "train", *, rank: int = 0, world: int = 1) -> TrainingLoader | EvaluationLoader:
+    def loader(self, split: Split = "train", *, rank: int = 0, world: int = 1) -> Loader:
         """A loader for one process: shuffled for "train", every sample once and in order for the others.
 
         Args:
@@ -191,11 +199,16 @@ class TextData(lightning.LightningDataModule):
         samples = self.samples(split)
         self.rows.check(split, self.batch_size if split == "train" else 1)
         if split == "train":
-            return TrainingLoader(samples, self.batch_size, seed=self.seed, rank=rank, world=world)
+            order = None
+            if isinstance(self.rows, MixedRows) and isinstance(samples, MixedSamples):
+                order = self.rows.order(samples, self.batch_size, self.seed).chosen
+            return TrainingLoader(samples, self.batch_size, seed=self.seed, rank=rank, world=world, order=order)
         if not len(samples):
             raise DataError(
                 f"{self.dataset}: the {split} split is empty; give a share (--data.{split}) or files for it"
             )
+        if isinstance(samples, MixedSamples):
+            return MixedEvaluationLoader(samples, self.batch_size, rank=rank, world=world)
         return EvaluationLoader(samples, self.batch_size, rank=rank, world=world)
 
     def train_dataloader(self) -> TrainingLoader:
@@ -207,16 +220,16 @@ class TextData(lightning.LightningDataModule):
             self._training = loader
         return self._training
 
-    def val_dataloader(self) -> EvaluationLoader | TrainingLoader | list[Any]:
+    def val_dataloader(self) -> Loader | list[Any]:
         """The validation loader of this process; none for a fit if nothing is held out."""
         fits = self.trainer is None or self.trainer.state.fn != "validate"
         return [] if fits and not len(self.samples("validation")) else self.loader("validation", **self._place())
 
-    def test_dataloader(self) -> EvaluationLoader | TrainingLoader:
+    def test_dataloader(self) -> Loader:
         """The test loader of this process."""
         return self.loader("test", **self._place())
 
-    def predict_dataloader(self) -> EvaluationLoader | TrainingLoader:
+    def predict_dataloader(self) -> Loader:
         """The test split, to predict on."""
         return self.test_dataloader()
 

@@ -86,7 +86,7 @@ class SampleMaker(Protocol):
 class Samples(Protocol):
     """Numbered samples, which form batches."""
 
-    vary: ClassVar[bool]
+    vary: bool
     """Whether samples have different lengths, so that those of similar length should be together."""
 
     def __len__(self) -> int: ...
@@ -103,7 +103,7 @@ class Samples(Protocol):
 class EqualRows:
     """Rows of one length."""
 
-    vary: ClassVar[bool] = False
+    vary: bool = False
     _length: int
 
     def lengths(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:

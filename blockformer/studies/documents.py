@@ -6,6 +6,7 @@ Seeds show how a result varies with chance in training; resampling shows how it 
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from numpy.typing import NDArray
 
 from blockformer.assembly import load
+from blockformer.data.mixed_samples import ORIGIN
 from blockformer.data.module import TextData
 from blockformer.errors import UserError
 from blockformer.files import write_text
@@ -27,6 +29,7 @@ from registry.text import printable
 FIELDS = ("nll", "correct", "targets", "bytes")
 SAMPLES = 1000
 SPAN = (2.5, 97.5)  # percentiles of the interval
+_APART = 2**40  # between the numbers of the documents of two sources
 Losses = dict[str, list[float]]  # by field, a number for each document
 Split = Literal["validation", "test"]
 
@@ -80,7 +83,7 @@ def document_losses(checkpoint: Path, config: Path, split: Split, limit: float |
     sizes = _token_sizes(data)
     totals: list[NDArray[np.float64]] = []
     units: list[NDArray[np.int64]] = []
-    begun = 0  # documents that began in earlier rows
+    begun: Counter[int] = Counter()  # documents that began in earlier rows, of each source
     with torch.no_grad():
         for batch in _limited(data.loader(split), limit):
             logits = objective.logits(model, {key: value.to(device) for key, value in batch.items()}).float().cpu()
@@ -91,7 +94,7 @@ def document_losses(checkpoint: Path, config: Path, split: Split, limit: float |
             scored = targets != IGNORED
             bytes_ = sizes[targets.clamp(min=0)]
             fields = torch.stack([nll, (logits.argmax(-1) == targets).float(), scored.float(), bytes_.float()])
-            units_here, begun = _units(batch, begun)
+            units_here = _units(batch, begun)
             totals.append(fields[:, scored].double().numpy())
             units.append(units_here[scored].numpy())
     of, summed = np.concatenate(units), np.concatenate(totals, axis=1)
@@ -125,17 +128,23 @@ def resampled(variant: Sequence[Losses], base: Sequence[Losses], figure: str) ->
     return {"low": float(low), "high": float(high), "documents": number}
 
 
-def _units(batch: dict[str, torch.Tensor], begun: int) -> tuple[torch.Tensor, int]:
-    """(B, T) number of each place's document over all rows so far, and how many documents have begun."""
+def _units(batch: dict[str, torch.Tensor], begun: Counter[int]) -> torch.Tensor:
+    """(B, T) number of each place's document over all rows so far.
+
+    Args:
+        batch: of one source, where there are several.
+        begun: how many documents of each source have begun in earlier rows; those of this batch are added.
+    """
+    source = int(batch.get(ORIGIN, torch.zeros(())))
     if "documents" not in batch:
-        return batch["index"][:, None].expand_as(batch["targets"]), begun
+        return batch["index"][:, None].expand_as(batch["targets"]) + source * _APART
     numbers = batch["documents"].clone()
     real = batch["targets"] != IGNORED
     for row in range(len(numbers)):
         within = int(numbers[row][real[row]].max()) if real[row].any() else 0
-        numbers[row] += begun
-        begun += within
-    return numbers, begun
+        numbers[row] += begun[source] + source * _APART
+        begun[source] += within
+    return numbers
 
 
 def _token_sizes(data: TextData) -> torch.Tensor:

@@ -19,6 +19,7 @@ from blockformer.training.components import Components
 from blockformer.training.decay_from import take_trunk
 from blockformer.training.given import Given
 from blockformer.training.init_from import check_source
+from blockformer.training.nested_options import fold_nested
 from blockformer.training.objectives import default_objective, forms_of
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import (
@@ -119,6 +120,7 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     if checkpoint is None and verb != "fit":
         raise UserError(f"{verb} needs a model: give --ckpt_path a checkpoint, or last or best of a run")
     tokenizer = None if checkpoint is None else _complete(given, checkpoint, read_metadata(checkpoint))
+    fold_nested(given)
     if given.source is None:
         raise UserError("no recipe is given: set --recipe to a file or a name, such as gpt2; see `blockformer recipes`")
     recipe = RecipeArgument(load_recipe(given.source, given.overrides))

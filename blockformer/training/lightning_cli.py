@@ -311,11 +311,18 @@ class TrainingCLI(LightningCLI):
         save_settings(self.folder, recipe.to_yaml(), settings_text(self.saved, sign(self.saved["data"])))
         kind = f"{model.kind}, {model.size:,} parameters"
         print(f"{self.arguments.variant}: {kind}; the run's folder is {self.folder}", flush=True)
-        for remark in (*position_warnings(model), *remarks_on_data(self.datamodule, model)):
+        for remark in (*position_warnings(model), *remarks_on_data(self.datamodule, model), *self._repetitions()):
             print(f"note: {remark}", file=sys.stderr, flush=True)
         if self.plan is not None:
             print(self.plan, flush=True)
         phases.begin("starting")
+
+    def _repetitions(self) -> list[str]:
+        """How often the run reads each source of a mixture, where its length is known."""
+        steps = total_steps(self.trainer, self.model.settings, self.datamodule)
+        epochs = self.datamodule.source_epochs(steps * self.trainer.accumulate_grad_batches)
+        read = ", ".join(f"{name} {times:.2f} times" for name, times in epochs.items())
+        return [f"in {steps:,} steps the sources are read: {read}"] if steps and read else []
 
     def _check_checkpoint(self, checkpoint: Path) -> None:
         """Refuse to continue a run that has no steps left or other data; record data that it had before."""

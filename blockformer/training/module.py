@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.loader import TrainingLoader
+from blockformer.data.mixed_samples import ORIGIN
 from blockformer.data.module import TextData
 from blockformer.data.processes import data_processes
 from blockformer.training.checkpoint_state import check_state
@@ -29,7 +30,7 @@ from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.parallel.shards import Shards, local_gradients
 from blockformer.training.parallel.strategy import ShardedStrategy
 from blockformer.training.recipe_argument import RecipeArgument
-from blockformer.training.score import TARGETS, TOKENS, Score, no_sums
+from blockformer.training.score import OF_SOURCES, TARGETS, TOKENS, Score, no_sums
 from blockformer.training.step_count import align_epochs, batches_per_epoch, total_steps
 
 Batch = dict[str, Tensor]
@@ -235,12 +236,19 @@ class TrainingModule(L.LightningModule):
         return list(local_gradients(self.model))
 
     def on_validation_epoch_start(self) -> None:
-        self._evaluated = no_sums(self.device)
+        self._evaluated = no_sums(self.device).repeat(max(1, len(self._sources())), 1)
+
+    def _sources(self) -> tuple[str, ...]:
+        """The names of the sources of the data that are scored one by one."""
+        data = getattr(self.trainer, "datamodule", None)
+        return data.sources if isinstance(data, TextData) else ()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._check_first(batch, "test" if self.trainer.testing else "validation")
         assert self._evaluated is not None
-        self._evaluated += self.objective(self.model, batch)[1]
+        sums = self.objective(self.model, batch)[1]
+        source = batch.get(ORIGIN, torch.zeros((), dtype=torch.int64, device=sums.device))
+        self._evaluated.index_add_(0, source[None], sums[None])
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
@@ -263,8 +271,11 @@ class TrainingModule(L.LightningModule):
 
     def _report(self, stage: str) -> None:
         assert self._evaluated is not None
-        metrics = Score.of(self._over_ranks(self._evaluated)).metrics()
-        self.evaluation = {f"{stage}/{name}": value for name, value in metrics.items()}
+        sums = self._over_ranks(self._evaluated)
+        self.evaluation = {f"{stage}/{name}": value for name, value in Score.of(sums.sum(0)).metrics().items()}
+        for source, own in zip(self._sources(), sums, strict=False):
+            found = Score.of(own).metrics() if own[TARGETS] else {}
+            self.evaluation |= {f"{stage}/{name}/{source}": found[name] for name in OF_SOURCES if name in found}
         # MetricsLogger writes the loggers' row; this is for callbacks that monitor a figure and for Lightning's table.
         self.log_dict(self.evaluation, logger=False, on_epoch=True, batch_size=1)
 

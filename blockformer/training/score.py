@@ -8,6 +8,8 @@ from torch import Tensor
 
 BETTER = {"loss": min, "perplexity": min, "accuracy": max, "bits_per_byte": min}
 """The figures of a score, each with the function that picks the better of two values."""
+OF_SOURCES = ("loss", "bits_per_byte")
+"""The figures of each source of a mixture, such as `val/loss/NAME`."""
 IGNORED = -100
 """Target value of places that are not scored."""
 TARGETS, TOKENS = 3, 5

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from blockformer.data.module import TextData
 from blockformer.training.callbacks.step_callback import StepCallback, is_reporting_step
 from blockformer.training.device_peak import compute_dtype, peak_flops
 from blockformer.training.loggers.file_logger import FileLogger
@@ -28,7 +29,7 @@ class MetricsLogger(StepCallback):
     accuracy and bits per byte of this step, the gradient norm before clipping, the learning rate, tokens per second
     since the last row (excluding validation), the share of the devices' peak operations that these take (model FLOPs
     utilisation, Chowdhery et al. 2022, "PaLM", section 4.1), and peak memory in MiB: of tensors on a GPU, of the
-    process on a CPU.
+    process on a CPU; those of a mixture have for each source how often it has been read, `train/epochs/NAME`.
 
     Args:
         about: further keys of the configuration that the loggers are given; they replace keys of the same name.
@@ -77,6 +78,10 @@ class MetricsLogger(StepCallback):
         row["gradient_norm"] = module.gradient_norm.item()
         now = time.perf_counter()
         row["tokens_per_second"] = (row["tokens"] - self._lap_tokens) / max(now - self._lap, 1e-9)
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, TextData):
+            epochs = data.source_epochs(trainer.global_step * trainer.accumulate_grad_batches)
+            row |= {f"train/epochs/{name}": value for name, value in epochs.items()}
         if self._peak is not None:
             row["mfu"] = row["tokens_per_second"] / self._peak
         row["peak_memory_mib"] = peak_memory(module.device) / 2**20

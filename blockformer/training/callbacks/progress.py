@@ -178,6 +178,9 @@ def figures(row: Row, stage: str, *, brief: bool = False) -> list[tuple[str, str
         found.append(("bits/byte", f"{row[f'{stage}/bits_per_byte']:.3f}"))
     if f"{stage}/accuracy" in row and not (brief and len(found) > 1):
         found.append(("accuracy", f"{row[f'{stage}/accuracy']:.3f}"))
+    if not brief:
+        of = f"{stage}/loss/"
+        found += [(f"loss of {name.removeprefix(of)}", f"{row[name]:.4f}") for name in row if name.startswith(of)]
     if "tokens_per_second" in row:
         found.append(("tokens/s", f"{row['tokens_per_second']:,.0f}"))
     return found

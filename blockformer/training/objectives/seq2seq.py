@@ -1,7 +1,6 @@
 """Prediction of a target from a source."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -60,7 +59,7 @@ class PaddedPairs:
         tokenizer: For special tokens and the number of bytes of each token.
     """
 
-    vary: ClassVar[bool] = True
+    vary: bool = True
 
     def __init__(self, sources: Sequences, targets: Sequences, tokenizer: Tokenizer) -> None:
         self._sources, self._targets, self._tokenizer = sources, targets, tokenizer

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
@@ -27,7 +27,7 @@ class Rewritten:
         purpose: Name of what is drawn at random for a row.
     """
 
-    vary: ClassVar[bool] = True
+    vary: bool = True
 
     def __init__(self, text: TokenizedText, purpose: str) -> None:
         self.text, self.rows = text, DocumentRows(text, purpose, ADDED)

@@ -1,0 +1,146 @@
+"""Several datasets, mixed by weight."""
+
+import math
+import re
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+from blockformer.data.corpora.corpus import SPLITS, Corpus, Source, StreamedCorpus
+from blockformer.data.datasets.base import COMMON, Dataset, TextDataset
+from blockformer.data.options import class_of
+from blockformer.errors import DataError
+from blockformer.option_groups import OptionGroup, in_words
+from registry import entries, register
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_OWN = ("dataset", "weight")
+
+
+@register("mixture")
+class Mixture(TextDataset):
+    """Several sources, each a dataset of text with its options, mixed by weight.
+
+    After any number of training rows, each source has had its share of them to within one row; one that ends is
+    repeated in a new order. Each source has a validation and a test split of its own, and figures of its own beside
+    those over all. One tokenizer is learned from the training splits of all sources.
+
+    Args:
+        sources: By name, the `dataset` of a source, its options, and its `weight` (1 if not given), in proportion to
+            which it is read: `{code: {dataset: table, files: code.jsonl, weight: 3}, prose: {dataset: docstrings}}`.
+    """
+
+    reads = ("sources",)
+
+    def __init__(self, *, sources: dict[str, Any] | None = None) -> None:
+        if not sources:
+            raise DataError(
+                "dataset mixture needs sources: name them in data.sources, such as "
+                "{code: {dataset: table, files: code.jsonl, weight: 3}, prose: {dataset: docstrings}}"
+            )
+        self.parts: dict[str, TextDataset] = {}
+        self.weights: dict[str, float] = {}
+        problems: list[str] = []
+        for name, given in sources.items():
+            try:
+                self.weights[name], self.parts[name] = _source(name, given)
+            except DataError as error:
+                problems.append(str(error))
+        if problems:
+            raise DataError("; ".join(problems))
+        self.form = next(iter(self.parts.values())).form  # pyright: ignore[reportAttributeAccessIssue]
+        of_pairs = [name for name, part in self.parts.items() if part.paired]
+        if 0 < len(of_pairs) < len(self.parts):
+            others = [name for name in self.parts if name not in of_pairs]
+            raise DataError(
+                f"data.sources: {in_words(of_pairs)} {_has(of_pairs)} pairs and {in_words(others)} {_has(others)} "
+                "documents; a mixture has either pairs or documents"
+            )
+
+    @classmethod
+    def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        """A share that no source needs, because each has files of its own."""
+        sources = options.get("sources")
+        if not isinstance(sources, Mapping) or not all(isinstance(one, Mapping) for one in sources.values()):
+            return {}
+        found = [class_of(one["dataset"]).idle(one) for one in sources.values() if one.get("dataset") in _known()]
+        shared = set.intersection(*map(set, found)) if found and len(found) == len(sources) else set()
+        return {name: f"{name}_files in each of data.sources" for name in sorted(shared)}
+
+    def source(self, shares: Mapping[str, float]) -> Source:
+        """The text of all sources, one after another."""
+        found: dict[str, Source] = {}
+        for name, part in self.parts.items():
+            with naming(name):
+                found[name] = part.source(shares)
+
+        def read() -> Corpus:
+            corpora: list[Corpus] = []
+            for name, one in found.items():
+                with naming(name):
+                    corpora.append(one.read())
+
+            def stream() -> Iterator[tuple[str, Any]]:
+                return chain.from_iterable(corpus.stream() for corpus in corpora)
+
+            size = sum(corpus.size() for corpus in corpora)
+            return StreamedCorpus(dict.fromkeys(SPLITS, ()), corpora[0].paired, {}, read=stream, bytes=size)
+
+        return Source({"sources": {name: dict(one.key) for name, one in found.items()}}, read)
+
+
+@contextmanager
+def naming(source: str) -> Generator[None]:
+    """Begin the message of an error of the data inside with the option of a source.
+
+    Raises:
+        DataError: there is one.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"data.sources.{source}: {error}") from None
+
+
+def _known() -> list[str]:
+    """The datasets that can be sources."""
+    return [
+        name
+        for name, entry in entries(Dataset.slot.name).items()
+        if issubclass(entry.block, TextDataset) and name != "mixture"
+    ]
+
+
+def _source(name: Any, given: Any) -> tuple[float, TextDataset]:
+    """Weight and dataset of a source.
+
+    Raises:
+        DataError: something is wrong with it; all of it is named.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise DataError(f"data.sources: {name!r} cannot name a source: use at most 40 letters, digits, - and _")
+    where = f"data.sources.{name}"
+    if not isinstance(given, Mapping):
+        raise DataError(f"{where} must be a dataset with its options, such as {{dataset: table, files: a.csv}}")
+    options = OptionGroup(where, {"dataset": Dataset.slot.name}, _OWN, DataError)
+    dataset = given.get("dataset")
+    if dataset is None:
+        raise DataError(f"{where} needs a dataset: {in_words(_known(), 'or')}")
+    options.entry("dataset", dataset)
+    if dataset not in _known():
+        raise DataError(f"{where}.dataset: {dataset!r} cannot be mixed; use {in_words(_known(), 'or')}")
+    common = [key for key in given if key in COMMON and key not in _OWN]
+    problems = [f"{where}.{key} is a setting of all sources: use data.{key}" for key in common]
+    weight = given.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        problems.append(f"{where}.weight must be a number above 0, not {weight!r}")
+    if problems:
+        raise DataError("; ".join(problems))
+    own = {key: value for key, value in given.items() if key not in _OWN}
+    made = options.make({"dataset": dataset}, own)
+    return weight, made["dataset"]
+
+
+def _has(names: list[str]) -> str:
+    return "has" if len(names) == 1 else "have"
