@@ -31,6 +31,8 @@ class MixedRows:
         DataError: the weights have too many digits.
     """
 
+    separable = True
+
     def __init__(self, mixture: Mixture, parts: Mapping[str, TextRows], component: TokenizerComponent) -> None:
         self.mixture, self.parts = mixture, dict(parts)
         self._component = component

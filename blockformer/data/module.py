@@ -16,6 +16,8 @@ from blockformer.data.processes import data_processes
 from blockformer.data.rows import make_rows
 from blockformer.data.samples import SampleMaker, Samples
 from blockformer.data.task_rows import TaskRows
+from blockformer.data.text_rows import TextRows
+from blockformer.data.token_rows import TokenRows
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import DataError
 from blockformer.option_groups import in_words
@@ -97,9 +99,9 @@ class TextData(lightning.LightningDataModule):
         """Encode with this tokenizer, such as that of a trained model, instead of learning one.
 
         Raises:
-            DataError: The dataset is a task, whose token ids are not text.
+            DataError: The token ids of the dataset are not text.
         """
-        if isinstance(self.rows, TaskRows):
+        if isinstance(self.rows, TaskRows | TokenRows):
             raise DataError(
                 f"dataset {self.dataset} has token ids of its own, and the model was trained on text: begin a run with "
                 "--init-from"
@@ -109,7 +111,7 @@ class TextData(lightning.LightningDataModule):
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer, which prepares the data at the first use; None: the token ids of a task are not text."""
+        """The tokenizer, which prepares the data at the first use; None: the token ids are not text."""
         return self.rows.tokenizer
 
     @property
@@ -132,13 +134,12 @@ class TextData(lightning.LightningDataModule):
         """Tokens on disk, prepared at the first use.
 
         Raises:
-            DataError: The dataset is a task, whose rows are never stored, or a mixture, which has those of each source.
+            DataError: The dataset is not text, or a mixture, which has the tokens of each source.
         """
-        if isinstance(self.rows, TaskRows):
-            raise DataError(f"the rows of {self.dataset} are generated on demand and never stored")
-        if isinstance(self.rows, MixedRows):
-            raise DataError(f"each source of {self.dataset} has tokens of its own")
-        return self.rows.prepared
+        if isinstance(self.rows, TextRows):
+            return self.rows.prepared
+        generated = f"the rows of {self.dataset} are generated on demand and never stored"
+        raise DataError(generated if isinstance(self.rows, TaskRows) else f"dataset {self.dataset} is not one text")
 
     @property
     def sources(self) -> tuple[str, ...]:

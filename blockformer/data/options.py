@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from blockformer.data.datasets.base import COMMON, Dataset, Form, Task
+from blockformer.data.datasets.base import COMMON, Dataset, Form
 from blockformer.data.tokenizers.base import TokenizerComponent
 from blockformer.errors import DataError
 from blockformer.option_groups import Chosen, OptionGroup
@@ -46,13 +46,13 @@ def default_dataset(forms: Sequence[Form]) -> str:
 
 
 def chosen_components(given: Mapping[str, Any]) -> Chosen:
-    """The names of the dataset and the tokenizer that settings choose; a task has no tokenizer.
+    """The names of the dataset and the tokenizer that settings choose; ids of a dataset need no tokenizer.
 
     Raises:
         DataError: there is no such dataset or tokenizer.
     """
     dataset = given.get("dataset") or "docstrings"
-    if issubclass(class_of(dataset), Task):
+    if class_of(dataset).own_ids:
         return {"dataset": dataset}
     tokenizer = given.get("tokenizer") or "bpe"
     DATA.entry("tokenizer", tokenizer)

@@ -5,14 +5,16 @@ from typing import cast
 
 from blockformer.data.datasets.base import Dataset, Task, TextDataset
 from blockformer.data.datasets.mixture import Mixture
+from blockformer.data.datasets.token_files import TokenFiles
 from blockformer.data.mixed_rows import MixedRows
 from blockformer.data.samples import SampleMaker
 from blockformer.data.task_rows import TaskRows
 from blockformer.data.text_rows import TextRows
+from blockformer.data.token_rows import TokenRows
 from blockformer.data.tokenizers.base import TokenizerComponent
 from registry import entry_of
 
-Rows = TaskRows | TextRows | MixedRows
+Rows = TaskRows | TokenRows | TextRows | MixedRows
 
 
 def make_rows(
@@ -28,9 +30,9 @@ def make_rows(
 
     Args:
         dataset: what they are from.
-        tokenizer: how text becomes token ids; None: the dataset is a task.
+        tokenizer: how text becomes token ids; None: the dataset has ids of its own.
         length: tokens in a row.
-        shares: the share of text to hold out for "validation" and for "test".
+        shares: the share of text or token files to hold out for "validation" and for "test".
         objective: what the rows are for; None: not known yet.
         seed: decides the rows of a task, and what is drawn at random in the training rows of text.
 
@@ -39,6 +41,8 @@ def make_rows(
     """
     if isinstance(dataset, Task):
         return TaskRows(dataset, entry_of(type(dataset)).name, length, seed)
+    if isinstance(dataset, TokenFiles):
+        return TokenRows(dataset, shares, length, objective)
     assert tokenizer is not None
 
     def of_text(text: TextDataset) -> TextRows:

@@ -114,8 +114,8 @@ class EqualRows:
 def scored_batch(
     chosen: NDArray[np.int64], targets: NDArray[np.int64], tokenizer: Tokenizer, **inputs: NDArray
 ) -> Batch:
-    """A batch with `targets`, the number of `bytes` of its targets if tokens tell it, and `index`."""
+    """A batch with `targets`, `index` and, where it is known, the number of `bytes` of its targets."""
     batch = {**inputs, "targets": targets, "index": chosen}
-    if tokenizer.byte_lengths is not None:
-        batch["bytes"] = np.where(targets == UNSCORED, 0, tokenizer.byte_lengths[np.maximum(targets, 0)]).sum(axis=1)
+    if (lengths := tokenizer.byte_lengths) is not None:
+        batch["bytes"] = np.where(targets == UNSCORED, 0, lengths[np.maximum(targets, 0)]).sum(axis=1)
     return {name: torch.from_numpy(value) for name, value in batch.items()}

@@ -18,25 +18,25 @@ class Shards:
     """Tokens of several arrays as if they were one, which is read where it is asked for.
 
     Args:
-        arrays: the arrays, all but the last of the same length.
+        arrays: the arrays, of any lengths.
     """
 
     def __init__(self, arrays: list[NDArray[Any]]) -> None:
-        self._arrays, self._each = arrays, max(1, len(arrays[0]))
-        self._length = sum(map(len, arrays))
+        self._arrays = arrays
+        self._ends = np.cumsum([len(array) for array in arrays], dtype=np.int64)
 
     def __len__(self) -> int:
-        return self._length
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, where: NDArray[np.int64]) -> NDArray[np.int64]:
         """The tokens at these places, of any shape."""
         if len(self._arrays) == 1:
             return self._arrays[0][where].astype(np.int64)
-        number, within = np.divmod(where, self._each)
+        number = np.searchsorted(self._ends, where, side="right")
         found = np.empty(where.shape, np.int64)
         for one in np.unique(number):
             here = number == one
-            found[here] = self._arrays[one][within[here]]
+            found[here] = self._arrays[one][where[here] - (self._ends[one] - len(self._arrays[one]))]
         return found
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from blockformer.assembly.builder import check
 from blockformer.assembly.checkpoint import LoadError, read_metadata, required_value, verify
 from blockformer.assembly.loading import stored_recipe
-from blockformer.data.datasets.base import Task
 from blockformer.data.options import class_of, default_dataset
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers.file import has_tokenizer
@@ -227,13 +226,13 @@ def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenize
 
 
 def tokenizer_for(dataset: str | None, path: Path, metadata: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokenizer of a checkpoint, with which text is encoded; None: the dataset is a task, as the checkpoint's was.
+    """The tokenizer of a checkpoint, with which text is encoded; None: the ids are the dataset's own, as before.
 
     Raises:
-        UserError: one is a text and the other a task.
+        UserError: one is a text and the other has token ids of its own.
     """
     trained = (metadata.get("data") or {}).get("dataset")
-    if dataset is None or not issubclass(class_of(dataset), Task):
+    if dataset is None or not class_of(dataset).own_ids:
         if metadata.get("tokenizer") is None and trained is not None:
             raise UserError(f"{path}: was trained on {trained!r} without a tokenizer, which dataset {dataset!r} needs")
         return stored_tokenizer(path, metadata)

@@ -312,7 +312,7 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"tokenizer": "byte"}, r"there is no tokenizer \"byte\"; did you mean 'bytes'\?"),
         ({"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100 is too small"),
         ({"dataset": "cldr", "packages": ["numpy"]}, "data.packages is a setting of dataset 'docstrings'"),
-        ({"dataset": "cldr", "objective": MaskedLM()}, "choose docstrings, table or text"),
+        ({"dataset": "cldr", "objective": MaskedLM()}, "choose docstrings, mixture, table or text"),
         ({"objective": SequenceToSequence()}, "choose cldr, pairs or table_pairs"),
         ({"dataset": "cldr", "pairs": 0}, "pairs must be greater than 0, not 0"),
         ({"dataset": "cldr", "pairs": 10**9}, "pairs must be less than or equal to 1000000"),

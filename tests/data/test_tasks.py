@@ -207,7 +207,10 @@ def test_draws_of_a_row_depend_on_its_index_alone() -> None:
         ({"dataset": "induction", "context": 33}, r"data\.context 33 must be at least 2 and at most data\.symbols 32"),
         ({"dataset": "selective_copy", "items": 17}, r"data\.items 17 is more than data\.symbols 16"),
         ({"dataset": "copy", "symbols": 1}, r"data\.symbols 1: .*give at least 2"),
-        ({"dataset": "parity", "objective": MaskedLM()}, "cannot use dataset parity: choose docstrings, table or"),
+        (
+            {"dataset": "parity", "objective": MaskedLM()},
+            "parity: choose docstrings, mixture, table or",
+        ),
         ({"dataset": "memorisation", "evaluation_length": 256}, "is a setting of dataset .*'mqar'.*'memorisation'"),
     ],
 )

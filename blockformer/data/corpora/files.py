@@ -69,7 +69,7 @@ def source(dataset: str, files: Files) -> Source:
         DataError: A file is missing.
     """
     stamps = stamps_of(files)
-    _check_memory(sum(stamp[1] for found in stamps.values() for stamp in found))
+    _check_memory(sum(one[1] for found in stamps.values() for one in found))
     key = {"dataset": dataset, "files": stamps, "shares": dict(files.shares), "format": 3}
 
     def read() -> Corpus:
@@ -89,7 +89,7 @@ def stamps_of(files: Files) -> Stamps:
     Raises:
         DataError: A file is missing.
     """
-    return {split: [_stamp(path) for path in paths] for split, paths in files.own().items()}
+    return {split: [stamp(path) for path in paths] for split, paths in files.own().items()}
 
 
 def unchanged(files: Files, stamps: Stamps) -> None:
@@ -99,11 +99,11 @@ def unchanged(files: Files, stamps: Stamps) -> None:
         DataError: One was changed.
     """
     for before, after in zip(stamps.values(), stamps_of(files).values(), strict=True):
-        if changed := {stamp[0] for stamp in {*before} ^ {*after}}:
+        if changed := {one[0] for one in {*before} ^ {*after}}:
             raise DataError(f"{min(changed)}: was changed while it was read; start again when it is complete")
 
 
-def _stamp(path: Path) -> tuple[str, int, int, int, int]:
+def stamp(path: Path) -> tuple[str, int, int, int, int]:
     """Path, size, times of modification and of change, inode: every write moves the time of change."""
     about = path.stat()
     return str(path.resolve()), about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino

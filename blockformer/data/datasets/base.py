@@ -11,8 +11,9 @@ from blockformer.data.corpora.corpus import Source
 from blockformer.data.randomness import Draws
 from registry import Block, Slot
 
-Form = Literal["documents", "pairs", "answers"]
-"""What data are: documents; pairs of a source and a target; or rows of token ids, some of which are to be predicted."""
+Form = Literal["documents", "pairs", "answers", "ids"]
+"""What data are: documents; pairs of a source and a target; rows of token ids, some of which are to be predicted; or
+documents of token ids that no tokenizer belongs to."""
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 UNSCORED = -100
 """The target of a place that has no answer."""
@@ -30,6 +31,7 @@ class Dataset(Block, ABC):
         form: what it holds.
         reads: parameters that name what is read, such as files. A checkpoint's own values of them are used only where
             this user has written the checkpoint; from anywhere else, the user has to name them again.
+        own_ids: whether it gives token ids of its own, which are not text for a tokenizer.
         unused: settings of :class:`~blockformer.data.module.TextData` that mean nothing for it.
     """
 
@@ -42,6 +44,7 @@ class Dataset(Block, ABC):
     )
     form: ClassVar[Form]
     reads: ClassVar[tuple[str, ...]] = ()
+    own_ids: ClassVar[bool] = False
     unused: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
@@ -88,6 +91,7 @@ class Task(Dataset):
     """
 
     form: ClassVar[Form] = "answers"
+    own_ids = True
     unused = frozenset({"validation", "test", "tokenizer"})
     vocab_size: int
     least_length: int

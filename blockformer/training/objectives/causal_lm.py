@@ -34,7 +34,7 @@ class CausalLM(TokenObjective):
 
     paper = "Radford et al., 2018, Improving Language Understanding by Generative Pre-Training"
     kinds = ("decoder_only",)
-    forms = ("documents", "pairs", "answers")
+    forms = ("documents", "pairs", "answers", "ids")
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class CausalLM(TokenObjective):
     def abilities(self, form: str) -> Mapping[Ability, str]:
         if form == "pairs":
             return {"padding": "pairs of different lengths are padded"}
-        if form == "documents" and self.separate_documents:
+        if form in ("documents", "ids") and self.separate_documents:
             why = "rows hold several documents that are kept apart (unless objective.separate_documents is false)"
             return {"documents": why}
         return {}
