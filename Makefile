@@ -78,8 +78,8 @@ lock: VENV := .venv-lock
 lock: ## resolve pyproject.toml anew into requirements.lock
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet 'torch==$(TORCH)' '.[dev,docs,evaluation,hf,ray,reports,sentencepiece,slurm]'
-	{ echo '# Everything that is installed with torch $(TORCH) and the extras dev, docs, evaluation, hf, ray, reports, sentencepiece and slurm, exactly.'; \
+	$(PIP) install --quiet 'torch==$(TORCH)' '.[datasets,dev,docs,evaluation,hf,ray,reports,sentencepiece,slurm]'
+	{ echo '# Everything that is installed with torch $(TORCH) and the extras datasets, dev, docs, evaluation, hf, ray, reports, sentencepiece and slurm, exactly.'; \
 	  echo '# Made by `make lock`; installed by `make setup`. Not for editing by hand.'; \
 	  $(PIP) freeze --all --exclude pip --exclude blockformer | sed -E '/^(nvidia|cuda|triton)/d; s/\+[[:alnum:].]+$$//'; \
 	} > requirements.lock.new

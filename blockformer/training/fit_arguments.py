@@ -199,7 +199,7 @@ def _init_from(given: Given, verb: str, checkpoint: Path | None) -> str | None:
 
 def _take_tokenizer(given: Given, source: Path, dataset: str) -> None:
     """Encode text with the tokenizer of the imported folder that a run begins with, unless another one is chosen."""
-    chosen = issubclass(class_of(dataset), Task) or given.value("data.tokenizer") is not None
+    chosen = class_of(dataset).own_ids or given.value("data.tokenizer") is not None
     if not chosen and is_imported(source) and has_tokenizer(source):
         given.configs.insert(0, {"data": {"tokenizer": "file", "tokenizer_path": str(source)}})
 

@@ -296,7 +296,7 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
     ("settings", "said"),
     [
         ({"dataset": "text"}, "dataset text needs files"),
-        ({"files": "a.txt"}, "is a setting of dataset 'pairs', 'table', 'table_pairs' and 'text', and has no"),
+        ({"files": "a.txt"}, r"'pairs', 'table', 'table_pairs', 'text' and 'token_files', and has no"),
         ({"dataset": "texts"}, r"there is no dataset \"texts\"; did you mean 'text'\?"),
         ({"max_bites": 9}, r"there is no setting data\.max_bites; did you mean 'max_bytes'\?"),
         ({"batchsize": 9}, r"there is no setting data\.batchsize; did you mean 'batch_size'\?"),
@@ -312,7 +312,7 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"tokenizer": "byte"}, r"there is no tokenizer \"byte\"; did you mean 'bytes'\?"),
         ({"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100 is too small"),
         ({"dataset": "cldr", "packages": ["numpy"]}, "data.packages is a setting of dataset 'docstrings'"),
-        ({"dataset": "cldr", "objective": MaskedLM()}, "choose docstrings, mixture, table or text"),
+        ({"dataset": "cldr", "objective": MaskedLM()}, "choose docstrings, hub, mixture, table or text"),
         ({"objective": SequenceToSequence()}, "choose cldr, pairs or table_pairs"),
         ({"dataset": "cldr", "pairs": 0}, "pairs must be greater than 0, not 0"),
         ({"dataset": "cldr", "pairs": 10**9}, "pairs must be less than or equal to 1000000"),
@@ -352,7 +352,9 @@ def test_every_setting_is_a_flag_with_help(dataset: str) -> None:
     assert names - {"help"} == set(settings_of({"dataset": dataset})) >= set(entries("dataset")[dataset].parameters)
     undescribed = [action.dest for action in parser._actions if action.dest.startswith("data.") and not action.help]
     assert undescribed == []
-    own = {"files": "a.txt"} if "files" in settings_of({"dataset": dataset}) else {}
+    needed = {"files": "a.txt", "path": "folder", "sources": "{a: {dataset: docstrings}}"}
+    own = {name: value for name, value in needed.items() if name in settings_of({"dataset": dataset})}
+    own |= {"vocab_size": "9"} if dataset == "token_files" else {}
     given = parser.parse_args([f"--data.{name}={value}" for name, value in own.items()])
     made = parser.instantiate(given).data
     assert isinstance(made, TextData)

@@ -209,7 +209,7 @@ def test_draws_of_a_row_depend_on_its_index_alone() -> None:
         ({"dataset": "copy", "symbols": 1}, r"data\.symbols 1: .*give at least 2"),
         (
             {"dataset": "parity", "objective": MaskedLM()},
-            "parity: choose docstrings, mixture, table or",
+            "parity: choose docstrings, hub, mixture, table or",
         ),
         ({"dataset": "memorisation", "evaluation_length": 256}, "is a setting of dataset .*'mqar'.*'memorisation'"),
     ],

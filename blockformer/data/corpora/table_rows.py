@@ -133,8 +133,8 @@ def _json_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
             raise DataError(f"{where}: is not JSON: {reason}; each line must be one JSON object") from None
         if not isinstance(found, dict):
             raise DataError(f'{where}: is not a JSON object; each line must be one, such as {{"text": "..."}}')
-        _check_names(where, columns, found)
-        yield where, tuple(_text(found[name], where, name) for name in columns)
+        check_names(where, columns, found)
+        yield where, tuple(text_of(found[name], where, name) for name in columns)
 
 
 def _csv_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
@@ -154,7 +154,7 @@ def _csv_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
             raise DataError(f"{where}: is not a row of a table: {error}") from None
         if not header:
             header = fields
-            _check_names(where, columns, header)
+            check_names(where, columns, header)
             places = [header.index(name) for name in columns]
         elif fields:
             if len(fields) != len(header):
@@ -168,7 +168,7 @@ def _parquet_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
 
     try:
         with parquet.ParquetFile(path, pre_buffer=False) as file:
-            _check_names(str(path), columns, file.schema_arrow.names)
+            check_names(str(path), columns, file.schema_arrow.names)
             each = path.stat().st_size / max(1, file.metadata.num_rows)
             batches = file.iter_batches(_AT_ONCE, columns=list(columns))
             yield from _batches(path, columns, ((batch, round(each * batch.num_rows)) for batch in batches), count)
@@ -189,7 +189,7 @@ def _arrow_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
                 mapped.seek(0)
                 file = pyarrow.ipc.open_stream(mapped)
                 batches = _streamed(file, mapped)
-            _check_names(str(path), columns, file.schema.names)
+            check_names(str(path), columns, file.schema.names)
             yield from _batches(path, columns, batches, count)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as an Arrow file: {shortened(str(error))}") from None
@@ -212,11 +212,11 @@ def _batches(path: Path, columns: Sequence[str], batches: Iterator[tuple[Any, in
             for values in zip(*(part.column(name).to_pylist() for name in columns), strict=True):
                 number += 1
                 where = f"{path}, row {number}"
-                yield where, tuple(_text(value, where, name) for value, name in zip(values, columns, strict=True))
+                yield where, tuple(text_of(value, where, name) for value, name in zip(values, columns, strict=True))
         count(size)
 
 
-def _check_names(where: str, columns: Sequence[str], names: Sequence[str] | Mapping[str, Any]) -> None:
+def check_names(where: str, columns: Sequence[str], names: Sequence[str] | Mapping[str, Any]) -> None:
     """Check that there are the wanted columns among those of a table.
 
     Raises:
@@ -229,7 +229,12 @@ def _check_names(where: str, columns: Sequence[str], names: Sequence[str] | Mapp
             raise DataError(f"{where}: there is no column {name!r}; {known}")
 
 
-def _text(value: Any, where: str, name: str) -> str:
+def text_of(value: Any, where: str, name: str) -> str:
+    """The text of a value of a column; null is no text.
+
+    Raises:
+        DataError: it is something else, or text that UTF-8 cannot encode.
+    """
     if value is None:
         return ""
     if not isinstance(value, str):

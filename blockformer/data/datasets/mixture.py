@@ -9,7 +9,6 @@ from typing import Any
 
 from blockformer.data.corpora.corpus import SPLITS, Corpus, Source, StreamedCorpus
 from blockformer.data.datasets.base import COMMON, Dataset, TextDataset
-from blockformer.data.options import class_of
 from blockformer.errors import DataError
 from blockformer.option_groups import OptionGroup, in_words
 from registry import entries, register
@@ -64,7 +63,8 @@ class Mixture(TextDataset):
         sources = options.get("sources")
         if not isinstance(sources, Mapping) or not all(isinstance(one, Mapping) for one in sources.values()):
             return {}
-        found = [class_of(one["dataset"]).idle(one) for one in sources.values() if one.get("dataset") in _known()]
+        known = _known()
+        found = [known[one["dataset"]].idle(one) for one in sources.values() if one.get("dataset") in known]
         shared = set.intersection(*map(set, found)) if found and len(found) == len(sources) else set()
         return {name: f"{name}_files in each of data.sources" for name in sorted(shared)}
 
@@ -103,13 +103,10 @@ def naming(source: str) -> Generator[None]:
         raise DataError(f"data.sources.{source}: {error}") from None
 
 
-def _known() -> list[str]:
-    """The datasets that can be sources."""
-    return [
-        name
-        for name, entry in entries(Dataset.slot.name).items()
-        if issubclass(entry.block, TextDataset) and name != "mixture"
-    ]
+def _known() -> dict[str, type[TextDataset]]:
+    """The datasets that can be sources, by name."""
+    blocks = {name: entry.block for name, entry in entries(Dataset.slot.name).items() if name != "mixture"}
+    return {name: block for name, block in blocks.items() if issubclass(block, TextDataset)}
 
 
 def _source(name: Any, given: Any) -> tuple[float, TextDataset]:
@@ -126,10 +123,10 @@ def _source(name: Any, given: Any) -> tuple[float, TextDataset]:
     options = OptionGroup(where, {"dataset": Dataset.slot.name}, _OWN, DataError)
     dataset = given.get("dataset")
     if dataset is None:
-        raise DataError(f"{where} needs a dataset: {in_words(_known(), 'or')}")
+        raise DataError(f"{where} needs a dataset: {in_words(list(_known()), 'or')}")
     options.entry("dataset", dataset)
     if dataset not in _known():
-        raise DataError(f"{where}.dataset: {dataset!r} cannot be mixed; use {in_words(_known(), 'or')}")
+        raise DataError(f"{where}.dataset: {dataset!r} cannot be mixed; use {in_words(list(_known()), 'or')}")
     common = [key for key in given if key in COMMON and key not in _OWN]
     problems = [f"{where}.{key} is a setting of all sources: use data.{key}" for key in common]
     weight = given.get("weight", 1)

@@ -1,0 +1,139 @@
+"""Datasets of Hugging Face: folders that `save_to_disk` has written, and others by name, which are copied once."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blockformer.data import cache
+from blockformer.data.corpora.corpus import size_of
+from blockformer.data.corpora.files import stamp
+from blockformer.data.corpora.table_rows import Row, check_names, text_of
+from blockformer.data.progress import stage
+from blockformer.data.sequences import SHARD
+from blockformer.errors import DataError
+from registry.errors import nearest
+from registry.text import shortened
+
+_SPLITS, _STATE = "dataset_dict.json", "state.json"
+_AT_ONCE = 1024  # rows of a group of a copy
+
+
+def is_saved(path: str) -> bool:
+    """Whether a path is a folder of `save_to_disk`, with splits or without."""
+    folder = Path(path).expanduser()
+    return (folder / _SPLITS).is_file() or (folder / _STATE).is_file()
+
+
+def saved_files(path: str, split: str) -> list[str]:
+    """The Arrow files of a split of a folder of `save_to_disk`, in the order of their rows.
+
+    Args:
+        path: The folder.
+        split: Its name; a folder without splits has `train` alone.
+
+    Raises:
+        DataError: There is no such split, or it cannot be read.
+    """
+    folder = Path(path).expanduser()
+    known = _json(folder / _SPLITS)["splits"] if (folder / _SPLITS).is_file() else ["train"]
+    if split not in known:
+        advice = nearest(split, known) or f"it has {', '.join(known)}"
+        raise DataError(f"{folder}: there is no split {split!r}; {advice}")
+    part = folder / split if (folder / _SPLITS).is_file() else folder
+    state = _json(part / _STATE)
+    if state.get("_indices_files") or state.get("_indices_data_files"):
+        raise DataError(f"{part}: its rows are chosen by an index; save it anew after flatten_indices()")
+    return [str(part / file["filename"]) for file in state["_data_files"]]
+
+
+def _json(path: Path) -> Any:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        names = found.get("splits", [file["filename"] for file in found.get("_data_files", ())])
+        if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+            raise ValueError("it names no files, or files elsewhere")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path}: is not what save_to_disk writes: {shortened(reason)}") from None
+    return found
+
+
+def copied_files(path: str, subset: str | None, split: str, revision: str | None, columns: Sequence[str]) -> list[str]:
+    """Parquet files with the columns of a split, read once from the hub or a local folder and kept in the cache.
+
+    Args:
+        path: Name of the dataset, or a folder of data files.
+        subset: Its configuration.
+        split: Its split.
+        revision: Branch, tag or commit.
+        columns: The columns to keep.
+
+    Raises:
+        DataError: The package `datasets` is missing, or it cannot read the dataset; or a value is no text.
+    """
+    key = {"path": path, "subset": subset, "split": split, "revision": revision, "columns": list(columns), "format": 1}
+    if (folder := Path(path).expanduser()).is_dir():
+        key["files"] = [stamp(file) for file in sorted(folder.rglob("*")) if file.is_file()]
+
+    def build(target: Path) -> None:
+        _write(target, _rows(path, subset, split, revision, columns), columns)
+
+    return sorted(map(str, cache.cached("hub", key, build).glob("*.parquet")))
+
+
+def _rows(path: str, subset: str | None, split: str, revision: str | None, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of a split as they come; the dataset is not kept as a whole."""
+    try:
+        from datasets import load_dataset  # an extra, which takes seconds to load
+    except ImportError:
+        raise DataError(
+            f"data.path {path}: reading a dataset by its name needs the package datasets: "
+            "pip install 'blockformer[datasets]'"
+        ) from None
+    where = f"{path}, {split}"
+    try:
+        for number, row in enumerate(load_dataset(path, subset, split=split, revision=revision, streaming=True), 1):
+            place = f"{where}, row {number}"
+            check_names(place, columns, row)
+            yield tuple(text_of(row[name], place, name) for name in columns)
+    except DataError:
+        raise
+    except Exception as error:  # datasets raises errors of any class
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(f"data.path {where}: datasets cannot read it: {shortened(reason)}") from None
+
+
+def _write(folder: Path, rows: Iterator[Row], columns: Sequence[str]) -> None:
+    """Write rows to Parquet files of less than `SHARD` bytes of text and a group of rows."""
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
+    writer, written, number = None, 0, 0
+    with stage("copying", None) as copying:
+        for group in _groups(rows):
+            if writer is None or written >= SHARD:
+                if writer is not None:
+                    writer.close()
+                writer = parquet.ParquetWriter(folder / f"{number:05d}.parquet", schema, compression="zstd")
+                written, number = 0, number + 1
+            table: Mapping[str, Any] = dict(zip(columns, zip(*group, strict=True), strict=True))
+            writer.write_table(pyarrow.table(table, schema))
+            size = sum(map(size_of, group))
+            written += size
+            copying.advance(size)
+    if writer is None:
+        raise DataError("data.path: the split has no rows")
+    writer.close()
+
+
+def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == _AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
