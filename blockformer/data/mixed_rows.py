@@ -70,8 +70,9 @@ class MixedRows:
             DataError: a source cannot be read; the message names it.
         """
         if self._tokenizer is None:
-            learned = isinstance(self._component, LearnedTokenizer)
-            self.use(self._learned(self._component) if learned else cast("GivenTokenizer", self._component).read())
+            component = self._component
+            learned = isinstance(component, LearnedTokenizer)
+            self.use(self._learned(component) if learned else cast("GivenTokenizer", component).read())
         for name, part in self.parts.items():
             with naming(name):
                 part.prepare(verify=verify)
