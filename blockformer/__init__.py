@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blockformer.assembly import build, check, load, load_recipe, warm_start
+    from blockformer.assembly import build, check, load, load_recipe, merge, warm_start
     from blockformer.generation import generate
     from blockformer.studies import compare
     from blockformer.training.run import train
@@ -25,11 +25,12 @@ _HOMES = {
     "generate": "blockformer.generation",
     "load": "blockformer.assembly",
     "load_recipe": "blockformer.assembly",
+    "merge": "blockformer.assembly",
     "train": "blockformer.training.run",
     "warm_start": "blockformer.assembly",
 }
 
-__all__ = ["build", "check", "compare", "generate", "load", "load_recipe", "train", "warm_start"]
+__all__ = ["build", "check", "compare", "generate", "load", "load_recipe", "merge", "train", "warm_start"]
 
 
 def _foreign_module() -> str:

@@ -17,6 +17,19 @@ class RegistrationError(TypeError):
     """A block breaks the constructor contract; raised when its module is imported."""
 
 
+class ParameterError(ValueError):
+    """A parameter of a block does not fit its surroundings.
+
+    Args:
+        path: its key path from the block, so that the error of a recipe names the line where it was written.
+        message: what is wrong, and what to do.
+    """
+
+    def __init__(self, path: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 @dataclass(frozen=True)
 class Mark:
     """Where a value was written: a file and a line counted from 1, or a command-line override (no line)."""

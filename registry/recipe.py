@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from registry.capabilities import UnfitError
 from registry.diagnosis import capability_error, error_in, unsupported_positions
-from registry.errors import Mark, Problem, RecipeError, nearest
+from registry.errors import Mark, ParameterError, Problem, RecipeError, nearest
 from registry.merge import merge, resolve_like, with_override, with_types
 from registry.registration import slots
 from registry.spec import Record, Spec, build_hook, parse
@@ -77,7 +77,9 @@ class Recipe:
             return built
         paths = {id(spec): path for path, spec in self.spec.walk()}
         wrong += [
-            (paths.get(id(spec), ()), reason) for spec, error in failures if (reason := self._reason(spec, error))
+            (paths.get(id(spec), ()) + (error.path if isinstance(error, ParameterError) else ()), reason)
+            for spec, error in failures
+            if (reason := self._reason(spec, error))
         ]
         if not wrong:
             spec, error = failures[0]

@@ -40,6 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     from registry.text import shortened
 
     source = read_source(Path(options.path), options.dtype and getattr(torch, options.dtype))
+    if source.merged:
+        print(f"{shortened(options.path)}: {source.merged} adapters folded into the weights of their projections")
     out = Path(options.out or f"{source.name}-hf")
     try:
         with output_folder(out) as draft:

@@ -15,9 +15,20 @@ from blockformer.training.fit_arguments import FitArguments, Given, fit_argument
 
 SOURCES = {f"--{name.replace('_', sign)}": name for name in ("init_from", "decay_from") for sign in "-_"}
 FILES = ("--recipe", "--config", "-c", "--data", *SOURCES)
-LISTS = ("--run.tags", "--optimizer.freeze", "--trainer.logger", "--trainer.callbacks", "--trainer.plugins")
+LISTS = (
+    "--run.tags",
+    "--optimizer.train",
+    "--optimizer.freeze",
+    "--trainer.logger",
+    "--trainer.callbacks",
+    "--trainer.plugins",
+)
 """Options that may be given several times, beside those of components."""
-PLAIN_LISTS = ("--run.tags", "--optimizer.freeze")  # one value of which jsonargparse does not take without brackets
+PLAIN_LISTS = (
+    "--run.tags",
+    "--optimizer.train",
+    "--optimizer.freeze",
+)  # one value of which jsonargparse does not take without brackets
 OF_THE_FORK = ("optimizer.cooldown_steps", "optimizer.warmup_steps", "trainer.max_steps", "trainer.max_epochs")
 NEEDED_EARLY = ("ckpt_path", "run.name", "run.root", "run.variant", *OF_THE_FORK, *NAMING)  # and all of the data
 

@@ -25,6 +25,7 @@ VERBS = {
     "generate": "generate text with a trained model",
     "evaluate": "score a trained model on tasks of lm-evaluation-harness",
     "average": "write the mean of several checkpoints",
+    "merge": "fold the adapters of a checkpoint into its weights",
     "import": "convert a Hugging Face folder to a recipe and its weights",
     "export": "convert a model to a folder that transformers loads",
     "recipes": "list the built-in recipes, published models among them",

@@ -96,6 +96,7 @@ class BlockCase:
             ValueError: the parameters do not fit each other or the site.
         """
         given = {"site": self.site, "vocab_size": VOCABULARY, "tokens": None, "width": DIM, "theta": 10000.0}
+        given |= {"in_features": DIM, "out_features": DIM, "experts": None}
         block = entries(self.slot)[self.name].block
         return cast("Component", self.spec(*(given[name] for name in block.slot.parent_arguments)))
 

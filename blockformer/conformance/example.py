@@ -12,6 +12,7 @@ from blocks.attention.backends import Scoring, eager
 from blocks.attention.visibility import visibility
 from blocks.base import (
     Activation,
+    Adapter,
     AttentionPositions,
     Cache,
     Component,
@@ -135,7 +136,7 @@ def run(block: Component, example: Example, cache: Cache | None = None) -> Tenso
     match block:
         case Model():
             return _model(block, example, cache)
-        case Activation() | Norm() | Transform():
+        case Activation() | Adapter() | Norm() | Transform():
             return block(example.x)
         case FeedForward():
             block.prepare(_context(example, cache))

@@ -146,7 +146,7 @@ class Grammar:
     @classmethod
     def read(cls, never: Container[Choice] = ()) -> "Grammar":
         """The grammar of all registered blocks, without the choices in ``never``."""
-        names = [(slot, name) for slot in slots() for name in entries(slot)]
+        names = [(slot, name) for slot in _generated_slots() for name in entries(slot)]
         own = (choice for slot, name in names for choice in _own(slot, name) if choice not in never)
         number = {choice: index for index, choice in enumerate(dict.fromkeys(own))}
         within = {name: torch.zeros(len(number), dtype=torch.bool) for name in names}
@@ -158,6 +158,15 @@ class Grammar:
                     for choice, inside in _branches(slot, name, parameter, number, within):
                         within[slot, name] |= _only(number, choice) | inside
         return cls(tuple(number), within)
+
+
+def _generated_slots() -> list[str]:
+    """The slots that generated recipes fill: not that of adapters, whose keys are names of projections."""
+    found = ["model"]
+    for slot in found:
+        opened = (p for entry in entries(slot).values() for p in entry.parameters.values() if blocks_of(p))
+        found += dict.fromkeys(str(p.slot) for p in opened if p.slot not in found)
+    return sorted(found)
 
 
 def _own(slot: str, name: str) -> Iterator[Choice]:

@@ -6,6 +6,7 @@ import torch
 
 from blockformer.conformance.block_case import BlockCase
 from blockformer.conformance.checks import (
+    adapters,
     caching,
     capabilities,
     compilation,
@@ -60,6 +61,7 @@ MODULE: Checks = (
     compilation.check_compiles_without_graph_breaks,
     compilation.check_compiles_once_for_all_lengths,
     compilation.check_exports,
+    adapters.check_projections_take_adapters,
     effects.check_no_op_values_change_nothing,
     effects.check_every_stored_setting_has_an_effect,
 )
@@ -103,6 +105,7 @@ POINTWISE: Checks = (*VECTORS, *TOKENWISE, construction.check_flops_match_torch)
 
 BY_SLOT: Mapping[str, Checks] = {
     "activation": (*MODULE, *TOKENWISE, construction.check_flops_match_torch),
+    "adapter": (*POINTWISE, adapters.check_adapter_starts_at_zero, adapters.check_adapter_equals_its_delta),
     "norm": POINTWISE,
     "feedforward": (*POINTWISE, compilation.check_stacked_experts_match_single_blocks),
     "router": POINTWISE,

@@ -12,6 +12,7 @@ from torch import Tensor
 from blockformer.assembly.checkpoint import read_metadata
 from blockformer.assembly.imported_folder import imported_metadata
 from blockformer.assembly.loading import RECIPE, WEIGHTS, load_with_recipe
+from blockformer.assembly.merging import merge, without_adapters
 from blockformer.data import hub_tokenizer
 from blockformer.data.tokenizers.file import FileTokenizer
 from blockformer.generation.text_model import TextModel, find_checkpoint, stored_tokenizer
@@ -50,6 +51,7 @@ class ExportSource:
         family: name of the built-in family with which the model was imported, if it was.
         text_model: the model with its tokenizer, if it was trained with one.
         folder: the folder that the model was imported to, which may contain a tokenizer.
+        merged: number of adapters that were folded into the weights; the recipe is that without them.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ExportSource:
     family: str | None = None
     text_model: TextModel | None = None
     folder: Path | None = None
+    merged: int = 0
 
     def write_tokenizer(self, folder: Path) -> Callable[[], int] | None:
         """Write the tokenizer.
@@ -80,7 +83,7 @@ class ExportSource:
 
 
 def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
-    """Read the model to export.
+    """Read the model to export, and fold its adapters into its weights.
 
     Args:
         path: an imported folder, a checkpoint, or a run's folder (its best checkpoint, else its last).
@@ -99,14 +102,15 @@ def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
     name = file.stem if run is None else run.resolve().name
     if run is not None and (run / RECIPE).is_file() and (written := load_recipe(run / RECIPE)).hash == recipe.hash:
         recipe = written  # the same recipe, with line numbers for messages
+    merged, recipe = len(merge(model)), without_adapters(recipe)
     if metadata.get("tokenizer") is None:
-        return ExportSource(name, recipe, model)
+        return ExportSource(name, recipe, model, merged=merged)
     text_model = TextModel(model, stored_tokenizer(file, metadata))
     ours = text_model.tokenizer
     tokens = {"pad_token_id": ours.pad, "bos_token_id": ours.bos, "eos_token_id": ours.eos}
     if model.kind == "encoder_decoder":
         tokens["decoder_start_token_id"] = ours.bos
-    return ExportSource(name, recipe, model, tokens, text_model=text_model)
+    return ExportSource(name, recipe, model, tokens, text_model=text_model, merged=merged)
 
 
 def _read_imported(path: Path, dtype: torch.dtype | None) -> ExportSource:

@@ -33,7 +33,8 @@ class Memory:
 
     Attributes:
         parameters: of the model.
-        gradients: one number for each trained parameter.
+        gradients: one number for each parameter that is trained by default, see
+            :meth:`blockformer.training.optimizers.OptimizerSettings.choose_trained`.
         optimizer: AdamW's state.
         activations: what a forward pass in training mode saves for its backward pass, by the slot that saves it.
         dropout: the part of that which is saved only because attention has dropout; fused GPU kernels do not save it.
@@ -72,6 +73,7 @@ def memory(recipe: Recipe, precision: str, batch: int, length: int) -> Memory:
     """
     dtype = PRECISIONS[precision]
     meta = check(recipe).to(dtype)
+    OptimizerSettings().choose_trained(meta)
     cached = cache_bytes(meta, length, dtype) if hasattr(meta, "cached_per_token") else None
     with FakeTensorMode(), warnings.catch_warnings():
         warnings.filterwarnings(

@@ -41,7 +41,7 @@ class TrainingStep:
         objective = {"type": default_objective(self.model.kind), **fit.get("objective", {})}
         self._objective = ObjectiveSettings(**objective).objective
         optimizer = OptimizerSettings(**fit.get("optimizer", {}))
-        optimizer.apply_freeze(self.model)
+        optimizer.choose_trained(self.model)
         self._optimizer = optimizer.make(self.model, fused=self._precision != "16-mixed")
         rows = int(fit.get("data", {}).get("batch_size", DEFAULT_BATCH))
         drawn = random_batch(self.model, rows, min(length, self.model.max_length))

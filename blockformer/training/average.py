@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blockformer.assembly.checkpoint import METADATA, PREFIX, model_weights, read_checkpoint
+from blockformer.assembly.checkpoint import METADATA, VERSION, model_weights, read_checkpoint
 from blockformer.errors import UserError
-from blockformer.files import write_atomically
+from blockformer.training.derived_checkpoint import require_new, write_derived
 
 _SAME = ("recipe_hash", "tokenizer", "objective")
 """What the metadata of the checkpoints must agree in."""
 _OF_A_RUN = ("step", "epoch", "tokens", "total_steps", "finished", "evaluation", "validated_step", "warm_start")
 """What a mean does not have."""
-_VERSION = "pytorch-lightning_version"
 
 
 def average_checkpoints(paths: Sequence[str | Path], out: str | Path) -> Path:
@@ -38,15 +37,14 @@ def average_checkpoints(paths: Sequence[str | Path], out: str | Path) -> Path:
     out = Path(out)
     if len(paths) < 2:
         raise UserError("average needs two or more checkpoints")
-    if out.exists():
-        raise UserError(f"{out}: exists already; remove it, or choose another file")
+    require_new(out)
     first: Mapping[str, Any] = {}
     version: Any = None
     sums, types = dict[str, Tensor](), dict[str, torch.dtype]()
     for path in paths:
         content = read_checkpoint(path, mmap=True)
         metadata, weights = content[METADATA], model_weights(content)
-        first, version = first or metadata, content.get(_VERSION)
+        first, version = first or metadata, content.get(VERSION)
         for key in _SAME:
             if metadata.get(key) != first.get(key):
                 raise UserError(
@@ -61,11 +59,9 @@ def average_checkpoints(paths: Sequence[str | Path], out: str | Path) -> Path:
                 sums[name] = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
             types[name] = tensor.dtype
     means = {
-        PREFIX + name: (total / len(paths) if total.is_floating_point() else total).to(types[name])
+        name: (total / len(paths) if total.is_floating_point() else total).to(types[name])
         for name, total in sums.items()
     }
     kept = {key: value for key, value in first.items() if key not in _OF_A_RUN}
-    mean = {"state_dict": means, METADATA: kept, _VERSION: version}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, lambda stream: torch.save(mean, stream))
+    write_derived(out, means, kept, version)
     return out

@@ -105,7 +105,7 @@ def _optimizer(content: Mapping[str, Any], model: Model, settings: OptimizerSett
         raise StateMismatchError(f"it has the state of optimizer {trained}, not of {settings.type}")
     if settings.ema is None and "WeightAverage" in (content.get("callbacks") or {}):
         raise StateMismatchError("its weights are a running mean (optimizer.ema), and this run has none")
-    settings.apply_freeze(model)
+    settings.choose_trained(model)
     own = settings.make(model, fused=False)
     _part(content, "optimizer_states", [{"state": {}, "param_groups": own.state_dict()["param_groups"]}])
     saved = content["optimizer_states"][0]

@@ -17,7 +17,7 @@ from blockformer.generation.text_model import is_imported, stored_tokenizer
 from blockformer.training.components import Components
 from blockformer.training.decay_from import take_trunk
 from blockformer.training.given import Given
-from blockformer.training.init_from import check_source
+from blockformer.training.init_from import check_source, recipe_in
 from blockformer.training.nested_options import fold_nested
 from blockformer.training.objectives import default_objective, forms_of
 from blockformer.training.recipe_argument import RecipeArgument
@@ -120,10 +120,13 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
         raise UserError(f"{verb} needs a model: give --ckpt_path a checkpoint, or last or best of a run")
     tokenizer = None if checkpoint is None else _complete(given, checkpoint, read_metadata(checkpoint))
     fold_nested(given)
+    named_by_source = None
+    if given.source is None and init_from is not None and checkpoint is None:
+        given.source, named_by_source = recipe_in(Path(init_from))
     if given.source is None:
         raise UserError("no recipe is given: set --recipe to a file or a name, such as gpt2; see `blockformer recipes`")
     recipe = RecipeArgument(load_recipe(given.source, given.overrides))
-    variant = given.value("run.variant") or recipe.recipe.name
+    variant = given.value("run.variant") or named_by_source or recipe.recipe.name
     objective = given.value("objective.type") or default_objective(recipe.model.kind)
     data = {"dataset": given.value("data.dataset") or default_dataset(forms_of(objective))}
     if init_from is not None and checkpoint is None:

@@ -1,11 +1,18 @@
 """The trained model of `--init-from`, whose weights a new run starts from."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from blockformer.assembly.checkpoint import LoadError, checkpoint_in, read_metadata
-from blockformer.assembly.loading import load_with_metadata, load_with_recipe, recipe_and_weights, stored_recipe
+from blockformer.assembly.loading import (
+    RECIPE,
+    load_with_metadata,
+    load_with_recipe,
+    recipe_and_weights,
+    stored_recipe,
+)
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blocks.models.base import Model
@@ -26,6 +33,19 @@ def check_source(source: Path) -> None:
             read_metadata(path)
     except LoadError as error:
         raise UserError(str(error)) from error
+
+
+def recipe_in(source: Path) -> tuple[Path | Mapping[str, Any], str]:
+    """The recipe of a trained model, for a run that is given no other, and what to call it.
+
+    Args:
+        source: as for :func:`read_source`, checked by :func:`check_source`.
+    """
+    path = _checkpoint_or_folder(source)
+    if path.is_dir():
+        return path / RECIPE, path.resolve().name
+    metadata = read_metadata(path)
+    return metadata["recipe"], metadata.get("variant") or metadata["recipe"]["type"]
 
 
 def read_source(source: Path) -> tuple[Model, Recipe, dict[str, Any]]:

@@ -310,6 +310,8 @@ class TrainingCLI(LightningCLI):
         recipe, model = self.model.recipe, self.model.model
         save_settings(self.folder, recipe.to_yaml(), settings_text(self.saved, sign(self.saved["data"])))
         kind = f"{model.kind}, {model.size:,} parameters"
+        if model.trained_size < model.size:
+            kind += f", {model.trained_size:,} of them trained"
         print(f"{self.arguments.variant}: {kind}; the run's folder is {self.folder}", flush=True)
         for remark in (*position_warnings(model), *remarks_on_data(self.datamodule, model), *self._repetitions()):
             print(f"note: {remark}", file=sys.stderr, flush=True)

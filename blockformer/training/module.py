@@ -62,7 +62,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed or 0, compile
         self.model = recipe.take_model()  # on the meta device; configure_model creates the parameters
-        optimizer.apply_freeze(self.model)
+        optimizer.choose_trained(self.model)
         self.objective = objective or objective_for(self.model.kind)
         check_kind(self.objective, self.model.kind)
         self.shards: Shards | None = None  # set where no process holds the whole model

@@ -77,15 +77,15 @@ class CrossAttention(Mixer):
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)
         biased = ("q", "k", "v", "out") if bias is True else bias or ()
         inner, source = heads * self.head_dim, site.memory_dim or site.dim
-        self.q = HeadProjection(site.dim, heads, self.head_dim, bias="q" in biased)
-        self.k = HeadProjection(source, self.kv_heads, self.head_dim, bias="k" in biased)
-        self.v = HeadProjection(source, self.kv_heads, self.head_dim, bias="v" in biased)
+        self.q = HeadProjection(site, site.dim, heads, self.head_dim, bias="q" in biased)
+        self.k = HeadProjection(site, source, self.kv_heads, self.head_dim, bias="k" in biased)
+        self.v = HeadProjection(site, source, self.kv_heads, self.head_dim, bias="v" in biased)
         self.out = Linear(site, inner, site.dim, bias="out" in biased)
         self.over: NormOver = qk_norm_over if qk_norm else "head"
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
         self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
-        self.gate, self.gate_activation = (nn.Linear(site.dim, inner, bias=False), gate()) if gate else (None, None)
+        self.gate, self.gate_activation = (Linear(site, site.dim, inner, bias=False), gate()) if gate else (None, None)
 
     def constants(self) -> Mapping[str, float]:
         return {"sinks": 0.0}

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
 from blocks.attention.projection import HeadProjection, projection_axes
@@ -112,14 +112,14 @@ class LatentAttention(Mixer):
                 "bias lists q_down, but without q_rank there is no such projection; set q_rank or leave q_down out"
             )
         width, rank = self.head_dim + self.rotary_dim, self.kv_rank
-        self.q_down = nn.Linear(site.dim, q_rank, bias=biased("q_down")) if q_rank else None
+        self.q_down = Linear(site, site.dim, q_rank, bias=biased("q_down")) if q_rank else None
         self.q_norm = norm(site.resized(q_rank)) if q_rank else None
-        self.q = HeadProjection(q_rank or site.dim, self.heads, width, bias=biased("q"))
-        self.kv_down = nn.Linear(site.dim, rank, bias=biased("kv_down"))
+        self.q = HeadProjection(site, q_rank or site.dim, self.heads, width, bias=biased("q"))
+        self.kv_down = Linear(site, site.dim, rank, bias=biased("kv_down"))
         self.kv_norm = norm(site.resized(rank))
-        self.k = HeadProjection(rank, self.heads, self.head_dim, bias=biased("k"))
-        self.v = HeadProjection(rank, self.heads, self.value_dim, bias=biased("v"))
-        self.k_rotary = HeadProjection(site.dim, 1, self.rotary_dim, bias=biased("k_rotary"))
+        self.k = HeadProjection(site, rank, self.heads, self.head_dim, bias=biased("k"))
+        self.v = HeadProjection(site, rank, self.heads, self.value_dim, bias=biased("v"))
+        self.k_rotary = HeadProjection(site, site.dim, 1, self.rotary_dim, bias=biased("k_rotary"))
         self.out = Linear(site, self.heads * self.value_dim, site.dim, bias=biased("out"))
         self.can_absorb = not biased("k") and not biased("v")
 
@@ -164,11 +164,11 @@ class LatentAttention(Mixer):
 
     def _absorbed(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
         """Project the query instead of the keys, q (k c) = (q k) c: the fewest operations for one query."""
-        q_latent = q[..., : self.head_dim] @ self.k.weight.view(-1, self.head_dim, self.kv_rank)
+        q_latent = q[..., : self.head_dim] @ self.k.merged_weight().view(-1, self.head_dim, self.kv_rank)
         q = torch.cat([q_latent, q[..., self.head_dim :]], dim=-1)
         k = torch.cat([latent, k_rotary], dim=-1)
         y = self._attend(q, k, k, context)[..., : self.kv_rank]  # values are the latents; kernels need equal widths
-        return y @ self.v.weight.view(-1, self.value_dim, self.kv_rank).transpose(1, 2)
+        return y @ self.v.merged_weight().view(-1, self.value_dim, self.kv_rank).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         visible = visibility(context, causal=self.causal, window=self.window)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from blocks.base import Axis, Factory, Heads, KeyHeads, Norm, Site
+from blocks.base import Axis, Factory, Heads, KeyHeads, Linear, Norm, Site
 from registry import Cut
 
 NormOver = Literal["head", "heads", "projection"]
@@ -25,16 +25,16 @@ GROUPED_SHARDS: Mapping[str, Cut] = {
 """How tensor parallelism cuts an attention with grouped queries."""
 
 
-class HeadProjection(nn.Linear):
+class HeadProjection(Linear):
     """A linear projection whose output is split into ``heads`` heads."""
 
-    def __init__(self, width: int, heads: int, head_dim: int, *, bias: bool) -> None:
-        super().__init__(width, heads * head_dim, bias=bias)  # pyright: ignore[reportUnknownMemberType]
+    def __init__(self, site: Site, width: int, heads: int, head_dim: int, *, bias: bool) -> None:
+        super().__init__(site, width, heads * head_dim, bias=bias)
         self.heads, self.head_dim = heads, head_dim
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, offsets: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, H, T, K); under tensor parallelism H counts the heads of this process only."""
-        y = super().forward(input)
+        y = super().forward(input, offsets)
         return y.view(*y.shape[:2], y.shape[2] // self.head_dim, self.head_dim).transpose(1, 2)
 
 

@@ -108,15 +108,15 @@ class MultiHeadAttention(Mixer):
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)
         biased = ("q", "k", "v", "out") if bias is True else bias or ()
         inner = heads * self.head_dim
-        self.q = HeadProjection(site.dim, heads, self.head_dim, bias="q" in biased)
-        self.k = HeadProjection(site.dim, self.kv_heads, self.head_dim, bias="k" in biased)
-        self.v = HeadProjection(site.dim, self.kv_heads, self.head_dim, bias="v" in biased)
+        self.q = HeadProjection(site, site.dim, heads, self.head_dim, bias="q" in biased)
+        self.k = HeadProjection(site, site.dim, self.kv_heads, self.head_dim, bias="k" in biased)
+        self.v = HeadProjection(site, site.dim, self.kv_heads, self.head_dim, bias="v" in biased)
         self.out = Linear(site, inner, site.dim, bias="out" in biased)
         self.over: NormOver = qk_norm_over if qk_norm else "head"
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
         self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
-        self.gate, self.gate_activation = (nn.Linear(site.dim, inner, bias=False), gate()) if gate else (None, None)
+        self.gate, self.gate_activation = (Linear(site, site.dim, inner, bias=False), gate()) if gate else (None, None)
         self.positions = positions(site.resized(self.head_dim, heads))
         rotates = "rotation" in self.positions.capabilities.needs  # without rotation, before and after are the same
         self.norm_after = qk_norm_after and qk_norm is not None and rotates

@@ -4,6 +4,7 @@ Shape legend, used everywhere: B batch, T time (queries), S keys, D model width,
 K head width, V vocabulary, N tokens in any order, E experts.
 """
 
+from blocks.base.adapter import Adapter, AdapterFactory
 from blocks.base.axes import (
     Axis,
     Change,
@@ -45,6 +46,8 @@ from blocks.base.slots import (
 
 __all__ = [
     "Activation",
+    "Adapter",
+    "AdapterFactory",
     "AttentionPositions",
     "Axis",
     "Cache",

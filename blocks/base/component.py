@@ -81,9 +81,8 @@ class Component(nn.Module, Block):
 
 
 def flops_per_token(module: nn.Module, length: int) -> float:
-    """As :meth:`Component.flops_per_token`, for any module: a product for a Linear, else the sum over children."""
+    """As :meth:`Component.flops_per_token`, for any module: the sum over children, and the product of a Linear."""
     if isinstance(module, Component):
         return module.flops_per_token(length)
-    if isinstance(module, nn.Linear):
-        return 2 * module.in_features * module.out_features
-    return sum(flops_per_token(child, length) for child in module.children())
+    own = 2 * module.in_features * module.out_features if isinstance(module, nn.Linear) else 0
+    return own + sum(flops_per_token(child, length) for child in module.children())

@@ -16,7 +16,7 @@ def grouped_linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """Row n of group e times the transpose of ``weight[e]``.
 
     A custom operator, because torch.compile cannot trace torch's grouped product in float32, nor group sizes that
-    depend on the data.
+    depend on the data. Under autocast the factors are cast here, as it applies to torch's own operators only.
 
     Args:
         x: (N, in), sorted by group.
@@ -26,6 +26,10 @@ def grouped_linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         (N, out)
     """
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, weight = x.to(dtype), weight.to(dtype)
     return _product(x, weight, offsets)
 
 

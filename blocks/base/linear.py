@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocks.base.adapter import Adapter
 from blocks.base.grouped import group_of_rows, grouped_linear
 from blocks.base.site import Site
 
@@ -22,12 +23,14 @@ class Linear(nn.Linear):
     Attributes:
         weight: (out, in), or (experts, out, in).
         bias: (out,), or (experts, out).
+        adapter: a trained change that is added to x W^T; None: none.
         reduce: sums the results of all processes under tensor parallelism by rows; None: not cut.
     """
 
     def __init__(self, site: Site, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias=bias)  # pyright: ignore[reportUnknownMemberType]
         self.experts = site.experts
+        self.adapter: Adapter | None = None
         self.reduce: Callable[[Tensor], Tensor] | None = None
         if site.experts is not None:
             self.weight = nn.Parameter(self.weight.new_empty(site.experts, out_features, in_features))
@@ -47,19 +50,35 @@ class Linear(nn.Linear):
             input: for experts, rows sorted by expert.
             offsets: (experts,) int32, end of each expert's rows; required with experts.
         """
-        if self.experts is None:
-            return (
-                super().forward(input) if self.reduce is None else self._plus_bias(self.reduce(input @ self.weight.mT))
-            )
-        if offsets is None:
-            raise ValueError(f"offsets is required: this projection has {self.experts} experts")
-        weight, device = self.weight, input.device.type
-        # autocast applies to torch's own operators only
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            input, weight = input.to(dtype), weight.to(dtype)
-        y = grouped_linear(input, weight, offsets)
+        if self.experts is None and self.reduce is None:
+            y = super().forward(input)
+            return y if self.adapter is None else y + self.adapter(input)
+        y = self.product(input, offsets)
         return self._plus_bias(y if self.reduce is None else self.reduce(y), offsets)
+
+    def product(self, input: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """:meth:`forward` without the bias, and without the sum over processes."""
+        if self.experts is None:
+            y = F.linear(input, self.weight)
+        elif offsets is None:
+            raise ValueError(f"offsets is required: this projection has {self.experts} experts")
+        else:
+            y = grouped_linear(input, self.weight, offsets)
+        return y if self.adapter is None else y + self.adapter(input, offsets)
+
+    def merged_weight(self) -> Tensor:
+        """The weight with the adapter's change folded in, rounded once to the weight's dtype."""
+        if self.adapter is None:
+            return self.weight
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        return (self.weight.to(wide) + self.adapter.delta().to(wide)).to(self.weight.dtype)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold the adapter's change into the weight and remove the adapter."""
+        self.weight.copy_(self.merged_weight())
+        del self.adapter
+        self.adapter = None
 
     def _plus_bias(self, y: Tensor, offsets: Tensor | None = None) -> Tensor:
         if self.bias is None:

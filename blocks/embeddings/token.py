@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from blocks.base import Axis, Context, Embedding, Factory, InputPositions, Norm, Site, Vocabulary
+from blocks.base import Axis, Context, Embedding, Factory, InputPositions, Linear, Norm, Site, Vocabulary
 from blocks.positions.sinusoidal import SinusoidalPositions
 from registry import NonNegative, Positive, PositiveFloat, Probability, register
 
@@ -54,7 +54,7 @@ class TokenEmbedding(Embedding):
         self.segments = nn.Embedding(segments, self.width) if segments else None
         self.norm = norm(narrow) if norm else None
         self.dropout = nn.Dropout(dropout)
-        self.project = nn.Linear(self.width, site.dim) if self.width != site.dim else None
+        self.project = Linear(site, self.width, site.dim) if self.width != site.dim else None
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         return {} if self._shared else {"tokens.weight": (Vocabulary(self.tokens.num_embeddings), None)}

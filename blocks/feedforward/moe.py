@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blocks.base import Context, Expert, Factory, FeedForward, Router, Site
+from blocks.base import Context, Expert, Factory, FeedForward, Linear, Router, Site
 from blocks.base.component import flops_per_token
 from blocks.feedforward.dispatch import ExpertOrder
 from blocks.feedforward.glu import GLU
@@ -49,7 +49,7 @@ class MixtureOfExperts(FeedForward):
         self.shared = None if built is None or built.is_noop else built
         if shared_gate and self.shared is None:
             raise ValueError("shared_gate needs a shared feed-forward, but shared is null; give one or leave it out")
-        self.shared_gate = nn.Linear(site.dim, 1, bias=False) if shared_gate else None
+        self.shared_gate = Linear(site, site.dim, 1, bias=False) if shared_gate else None
 
     def fallback_names(self) -> Mapping[str, str]:
         """From a plain feed-forward, each expert starts as a copy of it."""

@@ -1,9 +1,9 @@
 """BERT's transform before the projection to the vocabulary."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from blocks.activations.pointwise import GELU
-from blocks.base import Activation, Factory, Norm, Site, SitelessFactory, Transform
+from blocks.base import Activation, Factory, Linear, Norm, Site, SitelessFactory, Transform
 from blocks.norms.layer import LayerNorm
 from registry import register
 
@@ -30,7 +30,7 @@ class MLMTransform(Transform):
         bias: bool = True,
     ) -> None:
         super().__init__(site)
-        self.dense = nn.Linear(site.dim, width, bias=bias)
+        self.dense = Linear(site, site.dim, width, bias=bias)
         self.activation = activation()
         self.norm = norm(site.resized(width))
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Literal
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from blocks.base import Axis, Head, Site, TransformFactory, Vocabulary
+from blocks.base import Axis, Head, Linear, Site, TransformFactory, Vocabulary
 from blocks.heads.logit_scaling import LogitScaling
 from registry import PositiveFloat, register
 
@@ -37,7 +36,7 @@ class OwnHead(Head):
     ) -> None:
         super().__init__(site)
         self.transform = transform(site, width) if transform else None
-        self.project = nn.Linear(width if transform else site.dim, vocab_size, bias=bias)
+        self.project = Linear(site, width if transform else site.dim, vocab_size, bias=bias)
         self.logit_scaling = LogitScaling(site.dim, scale, softcap)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
@@ -46,4 +45,4 @@ class OwnHead(Head):
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         x = x if self.transform is None else self.transform(x)
-        return self.logit_scaling(F.linear(x, self.project.weight), self.project.bias)
+        return self.logit_scaling(self.project.product(x), self.project.bias)

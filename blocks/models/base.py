@@ -1,14 +1,17 @@
 """Base class of models."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from blocks.base import Component, Embedding, Head, Init, Mixer, Router, Stack
+from blocks.base import AdapterFactory, Component, Embedding, Head, Init, Linear, Mixer, Router, Stack
 from blocks.init.keyed import initialise
 from registry import Slot
+from registry.errors import ParameterError, nearest
 
 
 class Model(Component, ABC):
@@ -38,6 +41,48 @@ class Model(Component, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) logits of the vectors (..., D) that a forward with `hidden=True` returns."""
         return self.head(hidden, self.table)
+
+    def adapt(self, adapters: Mapping[str, AdapterFactory] | None) -> None:
+        """Add adapters to projections; subclasses call it at the end of their constructor.
+
+        Args:
+            adapters: by pattern of projections' names, with ``*`` for any text; None: none.
+
+        Raises:
+            ParameterError: a pattern matches no projection, or two match the same one.
+        """
+        if any(not hasattr(part, "site") for _, part in self.components()):
+            return  # a placeholder of a block that could not be built, whose own error counts
+        projections = self.projections
+        matched: dict[str, str] = {}
+        for pattern, make in (adapters or {}).items():
+            names = [name for name in projections if fnmatchcase(name, pattern)]
+            if not names:
+                raise ParameterError(("adapters", pattern), self._without_match(pattern))
+            for name in names:
+                if name in matched:
+                    also = f"{name} also matches {matched[name]!r}; let one pattern match it"
+                    raise ParameterError(("adapters", pattern), also)
+                matched[name], one = pattern, projections[name]
+                made = make(one.in_features, one.out_features, one.experts)
+                one.adapter = one.adapter or made  # children that a trial build reuses stay as they are
+
+    @property
+    def projections(self) -> dict[str, Linear]:
+        """All projections that can have an adapter, by name."""
+        modules = cast("Iterator[tuple[str, nn.Module]]", self.named_modules())
+        return {name: module for name, module in modules if isinstance(module, Linear)}
+
+    def _without_match(self, pattern: str) -> str:
+        """Why no projection matches a pattern of :meth:`adapt`, and what to do."""
+        known = _patterns(self.projections)
+        modules = cast("Iterator[tuple[str, nn.Module]]", self.named_modules())
+        name, module = next(((name, one) for name, one in modules if name and fnmatchcase(name, pattern)), ("", self))
+        if not name:
+            return f"no projection is called {pattern!r}; {nearest(pattern, known) or 'known: ' + ', '.join(known)}"
+        within = any(other.startswith(f"{name}.") for other in self.projections)
+        advice = f"for those inside it: '{pattern}.*'" if within else "train it as a whole instead"
+        return f"{pattern!r} matches {name} ({type(module).__name__}), which is not a projection; {advice}"
 
     def initialise(self, seed: int = 0) -> None:
         """Draw all initial values; each depends on ``seed`` and its parameter's name only."""
@@ -91,6 +136,16 @@ class Model(Component, ABC):
     def size(self) -> int:
         """Number of parameters, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def trained_size(self) -> int:
+        """Number of parameters that have gradients."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+def _patterns(names: Iterable[str]) -> list[str]:
+    """The names with * for the number of a layer, each once."""
+    return list(dict.fromkeys(".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names))
 
 
 def width_of(embedding: Embedding) -> int:

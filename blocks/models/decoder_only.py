@@ -1,8 +1,21 @@
 """Decoder-only language models."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
-from blocks.base import Cache, Context, EmbeddingFactory, Factory, HeadFactory, Init, Site, SitelessFactory, Stack
+from blocks.base import (
+    AdapterFactory,
+    Cache,
+    Context,
+    EmbeddingFactory,
+    Factory,
+    HeadFactory,
+    Init,
+    Site,
+    SitelessFactory,
+    Stack,
+)
 from blocks.embeddings.token import TokenEmbedding
 from blocks.heads.tied import TiedHead
 from blocks.init.schemes import Normal
@@ -23,6 +36,8 @@ class DecoderOnly(Model):
         decoder: stack of layers.
         head: maps vectors to logits.
         init: draws initial values.
+        adapters: by pattern of projections' names, with * for any text, the trained change that is added to each, as in
+            {"*.mixer.[qv]": lora}; null: none.
     """
 
     paper = "Liu et al., 2018, arXiv:1801.10198; Radford et al., 2018"
@@ -37,12 +52,14 @@ class DecoderOnly(Model):
         decoder: Factory[Stack] = LayerStack,
         head: HeadFactory = TiedHead,
         init: SitelessFactory[Init] = Normal,
+        adapters: Mapping[str, AdapterFactory] | None = None,
     ) -> None:
         super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
         site = Site(dim=dim, max_length=max_length, causal=True)
         self.embedding = embedding(site, vocab_size, None)
         self.decoder = decoder(site)
         self.head = head(site, vocab_size, width_of(self.embedding))
+        self.adapt(adapters)
 
     @property
     def kind(self) -> str:

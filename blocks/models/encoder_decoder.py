@@ -1,10 +1,22 @@
 """Encoder-decoder models."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
 
-from blocks.base import Cache, Context, EmbeddingFactory, Factory, HeadFactory, Init, Site, SitelessFactory, Stack
+from blocks.base import (
+    AdapterFactory,
+    Cache,
+    Context,
+    EmbeddingFactory,
+    Factory,
+    HeadFactory,
+    Init,
+    Site,
+    SitelessFactory,
+    Stack,
+)
 from blocks.embeddings.token import TokenEmbedding
 from blocks.heads.tied import TiedHead
 from blocks.init.schemes import Xavier
@@ -29,6 +41,8 @@ class EncoderDecoder(Model):
         decoder: stack of layers for the target, with cross mixers.
         head: maps vectors to logits; a tied head uses the target's token table.
         init: draws initial values.
+        adapters: by pattern of projections' names, with * for any text, the trained change that is added to each, as in
+            {"*.mixer.[qv]": lora}; null: none.
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762"
@@ -47,6 +61,7 @@ class EncoderDecoder(Model):
         decoder: Factory[Stack] = LayerStack,
         head: HeadFactory = TiedHead,
         init: SitelessFactory[Init] = Xavier,
+        adapters: Mapping[str, AdapterFactory] | None = None,
     ) -> None:
         super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
         source_size = source_vocab_size or vocab_size
@@ -63,6 +78,7 @@ class EncoderDecoder(Model):
         self.encoder = encoder(reading)
         self.decoder = decoder(replace(writing, memory_dim=dim))
         self.head = head(writing, vocab_size, width_of(self.target_embedding))
+        self.adapt(adapters)
 
     @property
     def kind(self) -> str:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU
-from blocks.base import Activation, Context, Factory, Mixer, Norm, Site, SitelessFactory
+from blocks.base import Activation, Context, Factory, Linear, Mixer, Norm, Site, SitelessFactory
 from blocks.norms.rms import RMSNorm
 from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
 from blocks.recurrent.convolution import short_convolution
@@ -66,19 +66,19 @@ class GatedDelta(Mixer):
         self.head_dim = head_dim or site.head_dim(heads)
         self.value_dim = value_dim or self.head_dim
         keys, values = heads * self.head_dim, self.value_heads * self.value_dim
-        self.q = nn.Linear(site.dim, keys, bias=False)
-        self.k = nn.Linear(site.dim, keys, bias=False)
-        self.v = nn.Linear(site.dim, values, bias=False)
+        self.q = Linear(site, site.dim, keys, bias=False)
+        self.k = Linear(site, site.dim, keys, bias=False)
+        self.v = Linear(site, site.dim, values, bias=False)
         self.convolution = nn.Parameter(torch.zeros(2 * keys + values, kernel))
         self.activation = activation()
         self.negative_eigenvalues = negative_eigenvalues
-        self.beta = nn.Linear(site.dim, self.value_heads, bias=False)
-        self.step = nn.Linear(site.dim, self.value_heads, bias=False)
+        self.beta = Linear(site, site.dim, self.value_heads, bias=False)
+        self.step = Linear(site, site.dim, self.value_heads, bias=False)
         self.step_bias = nn.Parameter(torch.zeros(self.value_heads))
         self.log_rate = nn.Parameter(torch.zeros(self.value_heads))
-        self.gate = nn.Linear(site.dim, values, bias=False)
+        self.gate = Linear(site, site.dim, values, bias=False)
         self.norm = norm(site.resized(self.value_dim))
-        self.out = nn.Linear(values, site.dim, bias=False)
+        self.out = Linear(site, values, site.dim, bias=False)
 
     def constants(self) -> Mapping[str, float | Sequence[float]]:
         """The convolution starts as the identity, and the heads' time constants range from 1 to 1000 tokens."""

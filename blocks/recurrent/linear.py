@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from blocks.base import Axis, Context, Heads, KeyHeads, Linear, Mixer, Site
 from blocks.recurrent.additive import additive_rule, additive_rule_flops
@@ -49,9 +49,9 @@ class LinearAttention(Mixer):
         self.heads, self.head_dim = heads, head_dim or site.head_dim(heads)
         self.causal, self.feature, self.eps = site.causal, feature, eps
         inner = heads * self.head_dim
-        self.q = nn.Linear(site.dim, inner, bias=bias)
-        self.k = nn.Linear(site.dim, inner, bias=bias)
-        self.v = nn.Linear(site.dim, inner, bias=bias)
+        self.q = Linear(site, site.dim, inner, bias=bias)
+        self.k = Linear(site, site.dim, inner, bias=bias)
+        self.v = Linear(site, site.dim, inner, bias=bias)
         self.out = Linear(site, inner, site.dim, bias=bias)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:

@@ -42,6 +42,7 @@ POSITIONS = {"position_shift_has_the_declared_effect", "ignores_padding"}
 CONTEXT = {"attends_exactly_its_window", "flops_match_torch", "refuses_float_masks"}
 OWN_CHECKS: dict[str, set[str]] = {
     "activation": POINTWISE,
+    "adapter": {*VECTORS, "adapter_starts_at_zero", "adapter_equals_its_delta"},
     "norm": VECTORS,
     "feedforward": {*VECTORS, "stacked_experts_match_single_blocks"},
     "router": VECTORS,

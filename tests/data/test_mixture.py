@@ -17,7 +17,8 @@ from blockformer.data.mixed_samples import MixedSamples, MixtureOrder
 from blockformer.data.module import TextData
 from blockformer.data.row_schedule import LONGEST, RowSchedule, whole_numbers
 from blockformer.data.samples import UNSCORED
-from blockformer.data.tokenizer import BPETokenizer, ByteTokenizer
+from blockformer.data.tokenizers.bpe import BPE, BPETokenizer
+from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.errors import DataError
 from blockformer.training.objectives import CausalLM, MaskedLM, SequenceToSequence
 from blockformer.training.objectives.causal_lm import PackedRows
@@ -205,7 +206,7 @@ def test_the_tokenizer_is_learned_from_the_training_text_of_all_sources(tmp_path
         text for part in data.rows.parts.values() for text in part.dataset.source(part.shares).read().texts("train")
     ]  # type: ignore[union-attr]
     assert {text[0] for text in texts} == {"c", "p"}
-    assert data.tokenizer.dump() == BPETokenizer.train(texts, 280).dump()
+    assert data.tokenizer.dump() == BPE(vocab_size=280).learn(lambda: texts).dump()
     again = _data({name: one | {"weight": 5} for name, one in sources.items()}, tokenizer="bpe", vocab_size=280)
     assert again.tokenizer is not None
     assert again.tokenizer.dump() == data.tokenizer.dump()

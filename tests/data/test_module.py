@@ -307,7 +307,7 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"validation": -0.1}, "leave some training data"),
         (
             {"tokenizer": "bytes", "vocab_size": 300},
-            r"vocab_size is a setting of tokenizer 'bpe', .* 'bytes'",
+            r"vocab_size is a setting of .* tokenizer 'bpe', .* 'bytes'",
         ),
         ({"tokenizer": "byte"}, r"there is no tokenizer \"byte\"; did you mean 'bytes'\?"),
         ({"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100 is too small"),

@@ -14,7 +14,7 @@ from blockformer.data.corpora.token_files import recognise
 from blockformer.data.module import TextData
 from blockformer.data.samples import UNSCORED
 from blockformer.data.sequences import Shards
-from blockformer.data.tokenizer import ByteTokenizer
+from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.errors import DataError
 from blockformer.training.objectives import CausalLM, MaskedLM
 from blockformer.training.objectives.causal_lm import PackedRows

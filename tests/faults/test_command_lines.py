@@ -155,6 +155,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--device": ("cpu", "meta", "cuda:99", *TEXTS),
     },
     "average": {"": ("RUN", *PLACES, *TEXTS), "--out": ("OUT", *PLACES)},
+    "merge": {"": ("RUN", *PLACES, *TEXTS), "--out": ("OUT", *PLACES)},
     "test-block": {
         "": ("norm/none", "norm/x", "x:y", "os", "os:path", "\x1b", "a" * 5000, "", "/", ":", "..x"),
         "--param": OVERRIDES,

@@ -342,14 +342,14 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
         with pytest.raises(UserError, match=r"optimizer\.groups: no trained parameter belongs to"):
             OptimizerSettings(groups=[group]).parameter_groups(model)
     with pytest.raises(UserError, match=r"optimizer\.freeze: no parameter has a name like 'nothing'; one is called"):
-        OptimizerSettings(freeze=["nothing"]).apply_freeze(model)
+        OptimizerSettings(freeze=["nothing"]).choose_trained(model)
     with pytest.raises(UserError, match="leaves nothing to train"):
-        OptimizerSettings(freeze=["*"]).apply_freeze(model)
+        OptimizerSettings(freeze=["*"]).choose_trained(model)
 
 
 def test_frozen_parameters_are_in_no_group() -> None:
     model, settings = small(), OptimizerSettings(freeze=["embedding.*", "*mixer*"])
-    settings.apply_freeze(model)
+    settings.choose_trained(model)
     trained = {one for group in settings.parameter_groups(model) for one in group["params"]}
     frozen = {name for name, parameter in model.named_parameters() if parameter not in trained}
     assert frozen == {name for name, _ in model.named_parameters() if name.startswith("embedding.") or "mixer" in name}

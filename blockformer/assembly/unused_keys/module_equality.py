@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from blocks.base import Component
+from blocks.base import Component, Linear
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, Set)
 PYTHON_CLASS = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class defined in Python, whose instances keep all state in attributes
@@ -40,8 +40,12 @@ def _modules(one: nn.Module, other: nn.Module, seen: Seen) -> bool:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """A module's attributes without its Spec, which always differs."""
-    return {name: value for name, value in vars(module).items() if name != "_spec"}
+    """A module's attributes without its Spec, which always differs, and without the adapter that its model added."""
+    found = {name: value for name, value in vars(module).items() if name != "_spec"}
+    if isinstance(module, Linear):
+        found.pop("adapter", None)  # there while it is None
+        found["_modules"] = {name: child for name, child in module.named_children() if name != "adapter"}
+    return found
 
 
 def _tensors(one: Tensor, other: Tensor, seen: Seen) -> bool:

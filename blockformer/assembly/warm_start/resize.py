@@ -16,7 +16,7 @@ NOISE = 0.01
 
 
 @dataclass
-class Adapter:
+class Resizer:
     """Resizes tensors of a trained model along the axes that both models declare.
 
     Args:

@@ -1,6 +1,7 @@
 """Initialise a model from a trained model with another recipe."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import torch
 from torch import Tensor
 
 from blockformer.assembly.loading import load
+from blockformer.assembly.merging import merge
 from blockformer.assembly.warm_start.name_map import Match, joined, matches, new_layers
 from blockformer.assembly.warm_start.report import ParameterReport, WarmStartReport
-from blockformer.assembly.warm_start.resize import Adapter
-from blocks.base import Component, Layer
+from blockformer.assembly.warm_start.resize import Resizer
+from blocks.base import Adapter, Component, Layer
 from blocks.models.base import Model
-from registry import entry_of
+from registry import entry_of, spec_of
 
 
 class WarmStartError(ValueError):
@@ -26,7 +28,9 @@ def warm_start(model: Model, source: str | Path | Model, *, tokens: Sequence[int
 
     Parameters with the same name and shape are copied; others are resized along the axes that their blocks declare (see
     :mod:`blocks.base.axes`); the rest keep their current values. New layers start as the identity where their block
-    supports it: the output of their sublayers is 0 at first (Gesmundo & Maile, 2023, arXiv:2308.06103).
+    supports it: the output of their sublayers is 0 at first (Gesmundo & Maile, 2023, arXiv:2308.06103). Adapters of the
+    trained model are copied if ``model`` has the same ones, and otherwise folded into the weights
+    (:func:`assembly.merge`).
 
     Args:
         model: the new model, with initial values; changed in place.
@@ -42,8 +46,12 @@ def warm_start(model: Model, source: str | Path | Model, *, tokens: Sequence[int
         LoadError, RecipeError: as for :func:`assembly.load`.
     """
     old = source if isinstance(source, Model) else load(source)
-    adapter = Adapter(model, old, None if tokens is None else torch.tensor(tokens))
-    values, parameters = _values(matches(model, old), model, old, adapter)
+    merged: list[str] = []
+    if not _adapters_carry(model, old):
+        old = copy.deepcopy(old)
+        merged = merge(old)
+    resizer = Resizer(model, old, None if tokens is None else torch.tensor(tokens))
+    values, parameters = _values(matches(model, old), model, old, resizer, {f"{name}.weight" for name in merged})
     if not values:
         raise WarmStartError(
             f"nothing carries over: no parameter of the trained {old.kind} model fits one of this {model.kind} model"
@@ -59,22 +67,37 @@ def warm_start(model: Model, source: str | Path | Model, *, tokens: Sequence[int
 
 
 def _values(
-    found: Mapping[str, Match], model: Model, old: Model, adapter: Adapter
+    found: Mapping[str, Match], model: Model, old: Model, resizer: Resizer, merged: Set[str]
 ) -> tuple[dict[str, Tensor], list[ParameterReport]]:
     """The values to copy into the new model, and a report for each of its parameters."""
     values: dict[str, Tensor] = {}
     parameters: list[ParameterReport] = []
     for name, match in found.items():
         size = model.get_parameter(name).numel()
-        made = None if match.old is None else adapter.adapted(name, match.old)
+        made = None if match.old is None else resizer.adapted(name, match.old)
         if made is None or match.old is None:
             parameters.append(ParameterReport(name, "fresh", size, _why(name, match, model, old)))
             continue
         values[name], words = made
+        words = "; ".join(part for part in ("its adapter is folded in" if match.old in merged else "", words) if part)
         said = "; ".join(part for part in (words, match.words, _other_block(name, match.old, model, old)) if part)
         kind = "adapted" if words or match.elsewhere else "carried"
         parameters.append(ParameterReport(name, kind, size, said, match.old))
     return values, parameters
+
+
+def _adapters_carry(model: Model, old: Model) -> bool:
+    """Whether every adapter of the trained model has an equal one of the same name and shape in the new model."""
+    here = model.projections
+    pairs = [(one.adapter, here[name].adapter if name in here else None) for name, one in old.projections.items()]
+    return all(now is not None and _are_alike(before, now) for before, now in pairs if before is not None)
+
+
+def _are_alike(one: Adapter, other: Adapter) -> bool:
+    specs, shapes = (spec_of(one), spec_of(other)), [[p.shape for p in a.parameters()] for a in (one, other)]
+    if specs[0] is None or specs[1] is None:  # constructed by hand, with settings that are not known
+        return False
+    return specs[0].identity() == specs[1].identity() and shapes[0] == shapes[1]
 
 
 def _why(name: str, match: Match, model: Model, old: Model) -> str:
@@ -117,5 +140,6 @@ def _zeroed(model: Model, old: Model) -> set[str]:
                 for inner, block in layer.components()
                 for output in block.outputs
                 for leaf, _ in getattr(block, output).named_parameters()
+                if not leaf.startswith("adapter.")  # which outputs 0, and with A at 0 could not learn
             }
     return names

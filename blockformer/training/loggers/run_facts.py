@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
     """The canonical recipe, sizes and FLOPs of the model, data, objective, optimizer and trainer of a run."""
     data = getattr(trainer, "datamodule", None)
+    model = build_unchecked(module.recipe)
+    module.settings.choose_trained(model)
     return {
         "recipe": module.recipe.dump(),
         "recipe_hash": module.recipe.hash,
         **{key: value for key, value in module.provenance.items() if key in ("variant", "warm_start", "earlier_data")},
-        "model": model_facts(build_unchecked(module.recipe), getattr(data, "length", module.model.max_length)),
+        "model": model_facts(model, getattr(data, "length", module.model.max_length)),
         "objective": module.objective.as_dict(),
         "optimizer": module.settings.as_dict(),
         "data": data_facts(data),
@@ -36,11 +38,12 @@ def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
 
 
 def model_facts(model: Any, length: int) -> dict[str, Any]:
-    """Kind, parameters (total and by slot), and FLOPs of a forward pass per token in sequences of this length."""
+    """Kind, parameters (all, by slot, trained), and FLOPs of a forward pass per token in sequences of this length."""
     return {
         "kind": model.kind,
         "parameters": model.size,
         "parameters_by_slot": model.parameters_by_slot(),
+        "parameters_trained": model.trained_size,
         "flops_per_token": model.flops_per_token(length),
         "length": length,
     }

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from registry import Block, Slot
 
-COMMON = ("type", "lr", "weight_decay", "schedule", "warmup_steps", "groups", "freeze", "ema")
+COMMON = ("type", "lr", "weight_decay", "schedule", "warmup_steps", "groups", "train", "freeze", "ema")
 """Settings of :class:`~blockformer.training.optimizers.settings.OptimizerSettings` that are not of one component."""
 
 Group = dict[str, Any]

@@ -14,7 +14,7 @@ from blockformer.errors import UserError
 from blockformer.option_groups import OptionGroup
 from blockformer.training.optimizers.base import COMMON, Group, OptimizerComponent, Schedule, Sharding
 from blockformer.training.parallel.shards import Shards
-from blocks.base import Component, Norm
+from blocks.base import Adapter, Component, Norm
 from blocks.base.axes import Vocabulary
 
 OPTIMIZER = OptionGroup(
@@ -81,6 +81,8 @@ class OptimizerSettings:
         warmup_steps: Optimizer steps over which the learning rate rises linearly from 0.
         groups: Parameters with an lr or weight_decay of their own: [{match: "embedding.*", lr: 1e-4}, {slot: norm,
             weight_decay: 0.1}]; the first that a parameter belongs to counts.
+        train: Names of the only parameters that are trained, with * for any text; those of adapters are always among
+            them. Null: all, but in a model with adapters only theirs.
         freeze: Names of parameters that are not trained, with * for any text.
         ema: Decay of a running mean of the weights, such as 0.999, for validations and checkpoints; null: disabled.
         options: The parameters of the optimizer and the schedule, such as `beta1`.
@@ -97,6 +99,7 @@ class OptimizerSettings:
         schedule: str | None = None,
         warmup_steps: int = 100,
         groups: list[dict[str, Any]] | None = None,
+        train: list[str] | None = None,
         freeze: list[str] | None = None,
         ema: float | None = None,
         **options: Any,
@@ -113,6 +116,7 @@ class OptimizerSettings:
         entries = [OPTIMIZER.entry(option, name) for option, name in chosen.items()]
         self._options = {one: options.get(one, of.default) for entry in entries for one, of in entry.parameters.items()}
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.train = None if train is None else tuple(train)
         self.freeze, self.ema = tuple(freeze or ()), ema
         allowed = self.optimizer.schedules
         if allowed is not None and self.schedule_name not in allowed:
@@ -123,7 +127,8 @@ class OptimizerSettings:
     def as_dict(self) -> dict[str, Any]:
         """All settings by name, as plain data."""
         common = {"type": self.type, "lr": self.lr, "weight_decay": self.weight_decay, "schedule": self.schedule_name}
-        common |= {"warmup_steps": self.warmup_steps, "freeze": list(self.freeze), "ema": self.ema}
+        common |= {"warmup_steps": self.warmup_steps, "train": None if self.train is None else list(self.train)}
+        common |= {"freeze": list(self.freeze), "ema": self.ema}
         groups = [group.model_dump(exclude_none=True) for group in self.groups]
         return {**common, "groups": groups, **self._options}
 
@@ -140,21 +145,24 @@ class OptimizerSettings:
             return step / self.warmup_steps
         return self.schedule.factor(step, self.warmup_steps, total)
 
-    def apply_freeze(self, model: Component) -> None:
-        """Exclude the parameters from training that `freeze` names.
+    def choose_trained(self, model: Component) -> None:
+        """Exclude parameters from training, as `train` and `freeze` say.
 
         Raises:
             UserError: a pattern matches no parameter, or nothing is left to train.
         """
         parameters = dict(model.named_parameters())
-        for pattern in self.freeze:
-            found = [parameter for name, parameter in parameters.items() if fnmatchcase(name, pattern)]
-            if not found:
-                raise UserError(f"optimizer.freeze: no parameter has a name like {pattern!r}{_similar(parameters)}")
-            for parameter in found:
+        trained = _in_adapters(model)
+        if self.train is not None:
+            trained |= _matching("train", self.train, parameters)
+        elif not trained:
+            trained = set(parameters)
+        trained -= _matching("freeze", self.freeze, parameters)
+        for name, parameter in parameters.items():
+            if name not in trained:
                 parameter.requires_grad_(False)
-        if self.freeze and not any(parameter.requires_grad for parameter in parameters.values()):
-            raise UserError("optimizer.freeze: leaves nothing to train")
+        if not any(parameter.requires_grad for parameter in parameters.values()):
+            raise UserError(f"optimizer.{'freeze' if self.freeze else 'train'}: leaves nothing to train")
 
     def parameter_groups(self, model: Component) -> list[Group]:
         """The parameter groups of an optimizer: by learning rate, decay, and whether they are hidden matrices.
@@ -247,6 +255,27 @@ def _read_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[list[ParameterGro
             f"optimizer.groups.{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ').lower()}"
             for one in found
         ]
+
+
+def _in_adapters(model: Component) -> set[str]:
+    """Names of the parameters of adapters."""
+    adapters = [(path, block) for path, block in model.components() if isinstance(block, Adapter)]
+    return {f"{path}.{name}" for path, adapter in adapters for name, _ in adapter.named_parameters()}
+
+
+def _matching(option: str, patterns: Sequence[str], parameters: Mapping[str, Tensor]) -> set[str]:
+    """Names of the parameters that an option's patterns match.
+
+    Raises:
+        UserError: a pattern matches none.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        names = {name for name in parameters if fnmatchcase(name, pattern)}
+        if not names:
+            raise UserError(f"optimizer.{option}: no parameter has a name like {pattern!r}{_similar(parameters)}")
+        found |= names
+    return found
 
 
 def _belongs(group: ParameterGroup, name: str, slots: frozenset[str]) -> bool:

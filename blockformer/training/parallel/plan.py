@@ -1,6 +1,6 @@
 """Tensor parallelism as blocks declare it: which parameters are split, and where processes communicate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,16 @@ def _add(made: Plan, place: _Place, name: str, cut: Cut) -> None:
             _cut(made, place, f"{name}.weight", -2 if cut == "columns" else -1)
             if cut == "columns" and isinstance(target.bias, nn.Parameter):
                 _cut(made, place, f"{name}.bias", -1)
+            if isinstance(target, Linear) and target.adapter is not None:
+                _add_adapter(made, place, f"{name}.adapter", target.adapter.cuts(cut))
+
+
+def _add_adapter(made: Plan, place: _Place, name: str, cuts: Mapping[str, int | None]) -> None:
+    for leaf, axis in cuts.items():
+        if axis is None:
+            made.partial.add(place.full(f"{name}.{leaf}"))
+        else:
+            _cut(made, place, f"{name}.{leaf}", axis)
 
 
 def _cut(made: Plan, place: _Place, name: str, axis: int) -> None:

@@ -95,14 +95,16 @@ class ShardedStrategy(ModelParallelStrategy):
         apply_plan(cut, model, self.device_mesh)
         axes = {PREFIX + name: axis for name, axis in cut.cuts.items()}
         self.shards = shards = Shards(self.device_mesh, axes, frozenset(PREFIX + name for name in cut.partial))
-        frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+        fresh = build_unchecked(recipe)
+        states = {name for name, parameter in fresh.named_parameters() if not parameter.requires_grad}
+        own = {parameter for name, parameter in model.named_parameters() if name in states}  # which blocks update
         if shards.data.size() > 1:
             for part in (*(module for module in model.modules() if isinstance(module, Layer)), model):
-                fully_shard(part, mesh=self.device_mesh[DATA], ignored_params=frozen)
+                fully_shard(part, mesh=self.device_mesh[DATA], ignored_params=own)
         materialise(model, self.root_device)
         parameters = dict(model.named_parameters())
         with torch.no_grad(), torch.device("cpu"):
-            for name, value in initial_values(build_unchecked(recipe), model.init, seed):
+            for name, value in initial_values(fresh, model.init, seed):
                 parameters[name].copy_(shards.part(PREFIX + name, value, parameters[name]))
         return shards
 

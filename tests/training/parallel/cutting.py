@@ -5,13 +5,14 @@ import json
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from blockformer.conformance.block_case import BlockCase, registered
+from blockformer.conformance.block_case import BlockCase, registered, small
 from blockformer.conformance.example import Example, example, new_cache, run
 from blockformer.conformance.variants import allowed, variants
 from blockformer.errors import UserError
@@ -27,6 +28,12 @@ TOGETHER = (
     {"qk_norm": "dynamic_tanh", "qk_norm_over": "heads", "positions": "t5", "backend": "eager"},
     {"qk_norm": {"type": "layer", "bias": True}, "positions": "t5", "clip": 0.5},
 )
+ADAPTED = {"adapters": {"*": {"type": "lora", "rank": 3}}}
+ADAPTED_STACKS: tuple[dict[str, Any], ...] = (
+    {"depth": 1, "layer": {"mixer": {"type": "attention", "heads": 4, "kv_heads": 2, "bias": True, "gate": "silu"}}},
+    {"depth": 1, "layer": {"mixer": {"type": "latent", "heads": 4, "q_rank": 12}, "feedforward": "moe"}},
+    {"depth": 1, "layer": {"mixer": "linear", "feedforward": {"type": "moe", "expert": "mlp"}}},
+)
 CROSS = ({"kv_heads": 2, "heads": 4, "sinks": True, "bias": True, "gate": "silu", "qk_norm": "rms", "clip": 0.5},)
 
 
@@ -41,6 +48,10 @@ def cuttable() -> list[BlockCase]:
         BlockCase("feedforward", "moe", {"expert": "mlp", "shared": "glu", "shared_gate": True}),
         BlockCase("mixer", "latent", {"q_rank": 12, "bias": ["q", "k", "v", "k_rotary", "out"], "positions": "t5"}),
         BlockCase("stack", "layers", {"depth": 2, "positions": {"type": "t5", "heads": 8}}),
+        *(
+            BlockCase("model", "decoder_only", {**small("model", "decoder_only").params, **ADAPTED, "decoder": stack})
+            for stack in ADAPTED_STACKS
+        ),
     ]
     return [one for one in found if allowed(one) and _plan(one) is not None]
 

@@ -1,0 +1,1 @@
+"""Adapters: trained changes to projections."""
