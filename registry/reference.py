@@ -92,11 +92,18 @@ def _page(slot: str, found: list[DescribedBlock]) -> str:
     keys, option = keys_of(slot), slot_named(slot).option
     where = f"Recipe keys: {' or '.join(f'`{key}:`' for key in keys)}." if keys else "It is the recipe itself."
     where = f"Option: `--{option} NAME`, with its parameters beside it." if option else where
-    blocks = [part for block in found for part in _block(block, keys[0] if keys else None)]
+    path = [*keys[:1], *(["NAME"] if _is_named(slot) else [])]
+    blocks = [part for block in found for part in _block(block, path)]
     return _joined([MADE, f"# {slot}", f"{slot_named(slot).description} {where}", *blocks])
 
 
-def _block(block: DescribedBlock, key: str | None) -> Iterator[str]:
+def _is_named(slot: str) -> bool:
+    """Whether all parameters that open a slot take blocks by name."""
+    known = (p for other in slots() for entry in entries(other).values() for p in entry.parameters.values())
+    return {p.arity for p in known if p.slot == slot} == {"named"}
+
+
+def _block(block: DescribedBlock, path: list[str]) -> Iterator[str]:
     yield f"## {block.name}"
     yield " ".join(filter(None, [_escaped(block.summary), _escaped(block.details)]))
     if block.paper:
@@ -104,7 +111,7 @@ def _block(block: DescribedBlock, key: str | None) -> Iterator[str]:
     if block.abilities:
         yield f"It {'; '.join(block.abilities)}."
     yield _table(block) if block.parameters else "No parameters."
-    yield f'```yaml title="with all defaults"\n{_example(block, key)}\n```'
+    yield f'```yaml title="with all defaults"\n{_example(block, path)}\n```'
 
 
 def _table(block: DescribedBlock) -> str:
@@ -119,13 +126,15 @@ def _type(parameter: DescribedParameter) -> str:
     return words.replace(slot, f"[{slot}]({slot}.md)", 1) if slot else words
 
 
-def _example(block: DescribedBlock, key: str | None) -> str:
-    """The block in a recipe or a configuration file, with every parameter at its default."""
+def _example(block: DescribedBlock, path: list[str]) -> str:
+    """The block at a key path of a recipe or in a configuration file, with every parameter at its default."""
     group, _, name = (slot_named(block.slot).option or "").rpartition(".")
-    key = group or key
+    path = [group] if group else path
     values = {name or "type": block.name} | {parameter.name: parameter.default for parameter in block.parameters}
     lines = [f"{name}: {as_yaml(value)}" for name, value in values.items()]
-    return "\n".join(lines if key is None else [f"{key}:", *(f"  {line}" for line in lines)])
+    return "\n".join(
+        [*(f"{'  ' * n}{key}:" for n, key in enumerate(path)), *(f"{'  ' * len(path)}{line}" for line in lines)]
+    )
 
 
 def _escaped(text: str) -> str:

@@ -12,14 +12,14 @@ from registry.recipe import Overrides
 
 
 def train(
-    recipe: str | Path | Mapping[str, Any], overrides: Overrides = (), settings: Mapping[str, Any] | None = None
+    recipe: str | Path | Mapping[str, Any] | None, overrides: Overrides = (), settings: Mapping[str, Any] | None = None
 ) -> Path:
     """Train a recipe as `blockformer fit` does.
 
         folder = train("gpt2", {"decoder.depth": 4}, {"trainer.max_steps": 200, "data.dataset": "docstrings"})
 
     Args:
-        recipe: a file, the name of a built-in recipe, or a mapping.
+        recipe: a file, the name of a built-in recipe, or a mapping; None: that of the setting `init_from`.
         overrides: ``{"decoder.depth": 2}`` or ``["decoder.depth=2"]``.
         settings: options of `fit` by their names, without the dashes.
 

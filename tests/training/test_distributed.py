@@ -93,6 +93,10 @@ HARDER = {
     ),
     "schedule free": ("--optimizer.type", "schedule_free"),
     "a mean of the weights": ("--optimizer.ema", "0.5"),
+    "adapters": (
+        *("--recipe.adapters", '{"*.layers.*": {rank: 2}}', "--recipe.decoder.layer.feedforward", EXPERTS),
+        *("--optimizer.train", "*norm*"),
+    ),
     "watching": ("--run.watch_every", "2", "--run.attention_every", "4", "--recipe.decoder.layer.feedforward", EXPERTS),
     "loss in parts": ("--objective.loss_chunk", "5", "--objective.z_loss", "0.01"),
 }
