@@ -28,12 +28,11 @@ TOGETHER = (
     {"qk_norm": "dynamic_tanh", "qk_norm_over": "heads", "positions": "t5", "backend": "eager"},
     {"qk_norm": {"type": "layer", "bias": True}, "positions": "t5", "clip": 0.5},
 )
-ADAPTED = {"adapters": {"*": {"type": "lora", "rank": 3}}}
-ADAPTED_STACKS: tuple[dict[str, Any], ...] = (
-    {"depth": 1, "layer": {"mixer": {"type": "attention", "heads": 4, "kv_heads": 2, "bias": True, "gate": "silu"}}},
-    {"depth": 1, "layer": {"mixer": {"type": "latent", "heads": 4, "q_rank": 12}, "feedforward": "moe"}},
-    {"depth": 1, "layer": {"mixer": "linear", "feedforward": {"type": "moe", "expert": "mlp"}}},
-)
+ADAPTED_STACKS: dict[str, dict[str, Any]] = {
+    "attention": {"mixer": {"type": "attention", "heads": 4, "kv_heads": 2, "bias": True, "gate": "silu"}},
+    "latent, experts": {"mixer": {"type": "latent", "heads": 4, "q_rank": 12}, "feedforward": "moe"},
+    "linear, mlp experts": {"mixer": "linear", "feedforward": {"type": "moe", "expert": "mlp"}},
+}
 CROSS = ({"kv_heads": 2, "heads": 4, "sinks": True, "bias": True, "gate": "silu", "qk_norm": "rms", "clip": 0.5},)
 
 
@@ -48,12 +47,17 @@ def cuttable() -> list[BlockCase]:
         BlockCase("feedforward", "moe", {"expert": "mlp", "shared": "glu", "shared_gate": True}),
         BlockCase("mixer", "latent", {"q_rank": 12, "bias": ["q", "k", "v", "k_rotary", "out"], "positions": "t5"}),
         BlockCase("stack", "layers", {"depth": 2, "positions": {"type": "t5", "heads": 8}}),
-        *(
-            BlockCase("model", "decoder_only", {**small("model", "decoder_only").params, **ADAPTED, "decoder": stack})
-            for stack in ADAPTED_STACKS
-        ),
+        *(_adapted(name, layer) for name, layer in ADAPTED_STACKS.items()),
     ]
     return [one for one in found if allowed(one) and _plan(one) is not None]
+
+
+def _adapted(name: str, layer: dict[str, Any]) -> BlockCase:
+    """A model with an adapter around every projection."""
+    sizes = small("model", "decoder_only").params
+    adapters = {"*": {"type": "lora", "rank": 3}}
+    params = {**sizes, "adapters": adapters, "decoder": {"depth": 1, "layer": layer}}
+    return BlockCase("model", "decoder_only", params, label=f"adapted: {name}")
 
 
 def _plan(case: BlockCase) -> Plan | None:
