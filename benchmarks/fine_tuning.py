@@ -1,6 +1,6 @@
 """Fine-tune the published model of rxnmapper, wholly and in low-rank adapters, and train its recipe from nothing.
 
-python -m benchmarks.fine_tuning [--steps 100] [--folder fine_tuning]
+python -m benchmarks.fine_tuning [--steps 60] [--folder fine_tuning]
 
 The model comes from the package rxnmapper on PyPI (MIT; Schwaller et al., 2021, Science Advances 7(15)), an ALBERT
 trained on chemical reactions; the package is not installed. Each way is one `blockformer fit`.
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         RuntimeError: the model cannot be imported, or a run failed.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--folder", type=Path, default=Path("fine_tuning"))
     options = parser.parse_args(arguments)
     folder: Path = options.folder
