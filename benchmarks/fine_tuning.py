@@ -20,7 +20,8 @@ from blockformer.training.loggers.file_logger import read_rows
 PACKAGE = "rxnmapper==0.4.3"
 INSIDE = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/"
 COMMON = (
-    *("--plugin", "benchmarks.reactions", "--data.dataset", "esters", "--data.length", "40", "--data.batch_size", "8"),
+    *("--plugin", "benchmarks.reactions", "--data.dataset", "esters", "--objective.type", "masked_answers"),
+    *("--data.length", "40", "--data.batch_size", "8"),
     *("--optimizer.warmup_steps", "10", "--trainer.limit_val_batches", "25", "--trainer.accelerator", "cpu"),
     *("--run.wandb", "disabled", "--trainer.enable_progress_bar", "false"),
 )

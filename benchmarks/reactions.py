@@ -1,9 +1,10 @@
-"""A dataset for the published model of rxnmapper: esters from an acid and an alcohol, in the ids of its vocabulary."""
+"""Data for the published model of rxnmapper: esters from an acid and an alcohol, in the ids of its vocabulary."""
 
 import numpy as np
 
 from blockformer.data.datasets.base import UNSCORED, Rows, Task
 from blockformer.data.randomness import Draws
+from blockformer.training.objectives.masked_lm import MaskedLM
 from registry import register
 
 IDS = {"[CLS]": 12, "[SEP]": 13, "[MASK]": 14, "C": 16, "(": 17, ")": 18, "O": 19, "=": 22, "N": 23, ".": 24, ">>": 29}
@@ -12,11 +13,20 @@ ATOMS = ("C", "N", "O")
 FIXED = 18  # symbols of a row beside the two chains, which occur twice
 
 
+@register("masked_answers")
+class MaskedAnswers(MaskedLM):
+    """Prediction of the tokens that the rows themselves have masked."""
+
+    forms = ("answers",)
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
 @register("esters")
 class Esters(Task):
     """R-C(=O)O . O-R' >> R-C(=O)O-R' with random chains R and R', where the whole product is masked."""
 
-    objectives = ("masked_lm",)
     vocab_size = 591
     least_length = FIXED + 6
     chance = 1 / len(ATOMS)
