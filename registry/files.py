@@ -66,8 +66,8 @@ def file_in(folder: Path, name: str, most: int | None = None) -> Path:
         most: the largest size of such a file, in bytes; None: any.
 
     Raises:
-        OSError: the name leads out of the folder, also by a link, or as for :func:`open_file`. Links into the ``blobs``
-            of the Hugging Face cache are followed.
+        OSError: the name points outside the folder, also by a link, or as for :func:`open_file`. Links into the
+            ``blobs`` of the Hugging Face cache are followed.
     """
     path = folder / name
     try:
@@ -77,7 +77,7 @@ def file_in(folder: Path, name: str, most: int | None = None) -> Path:
     blobs = place.parent.parent / "blobs"
     cached = place.parent.name == "snapshots" and not blobs.is_symlink() and target.parent == blobs
     if not (cached or target.is_relative_to(place)):
-        raise OSError(errno.EPERM, "leads out of the folder; only files inside it are read", str(path))
+        raise OSError(errno.EPERM, "points outside the folder; only files inside it are read", str(path))
     require_file(path, most)
     return path
 

@@ -319,7 +319,7 @@ def test_what_is_no_file_is_refused_in_one_line(tmp_path: Path, folders: dict[st
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "tokenizer.json").symlink_to(tmp_path / "secret")
     said = refused(tmp_path / "linked")
-    assert "leads out of the folder" in said
+    assert "points outside the folder" in said
     assert "sings" not in said
     with pytest.raises(DataError, match=r"needs a file: name it in data\.tokenizer_path"):
         DATA.make({"tokenizer": "file"}, {})["tokenizer"].read()
