@@ -50,6 +50,7 @@ def test_a_wheel_takes_no_top_level_name_but_the_rooms(unpacked: Path) -> None:
     assert names == {"registry", "blocks", "blockformer"}
 
 
+@pytest.mark.slow
 def test_a_wheel_finds_every_family_by_its_name(unpacked: Path, tmp_path: Path) -> None:
     program = (
         "import json; from blockformer.huggingface.family import builtin_families as families;"
@@ -83,6 +84,7 @@ def test_the_lock_file_satisfies_every_requirement_and_pins_no_local_build() -> 
     assert not [version for version in versions.values() if "+" in version]
 
 
+@pytest.mark.slow
 def test_contributing_shows_a_block_that_works(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
     program = """

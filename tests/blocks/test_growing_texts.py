@@ -23,6 +23,7 @@ def test_a_text_that_outgrows_training_is_read_again_while_it_is_written(scaling
         torch.testing.assert_close(with_cache.advance(tokens), without.advance(tokens), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", GROWING, ids=lambda scaling: scaling["type"])
 def test_each_text_is_stretched_by_its_own_length(scaling: dict[str, object]) -> None:
     block = {"type": "rotary", "scaling": scaling}

@@ -301,6 +301,7 @@ def test_memories_and_attention_write_the_same_text_with_a_cache() -> None:
     torch.testing.assert_close(whole[1:, 5:], alone, rtol=0.0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_memories_learn_to_recall() -> None:
     """Which symbol stood after this one, in a text in which that could be any: log(8) if nothing were remembered."""
     layer = {"mixer": {"type": "gated_delta", "heads": 4}, "feedforward": "none"}

@@ -192,6 +192,7 @@ def test_the_config_of_an_imported_model_is_restored(name: str, originals: Path,
         assert same or family.ignores(key), f"{key} was {value} and is {found}"
 
 
+@pytest.mark.slow
 def test_the_tokenizer_of_an_imported_model_is_copied(
     originals: Path, checkpoint: Make, tmp_path: Path, out: Path
 ) -> None:

@@ -155,6 +155,7 @@ def test_a_mistake_is_answered_with_one_line(
     assert answer in refused(capsys, *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_plug_in_from_the_working_directory_adds_its_blocks(tmp_path: Path, place: str) -> None:
     (tmp_path / "my_norms.py").write_text(PLUGIN)
@@ -164,6 +165,7 @@ def test_a_plug_in_from_the_working_directory_adds_its_blocks(tmp_path: Path, pl
     assert answer.stdout.startswith("gpt2: ok")
 
 
+@pytest.mark.slow
 def test_a_plug_in_that_is_installed_is_loaded_without_being_named(tmp_path: Path) -> None:
     (tmp_path / "their_norms.py").write_text(PLUGIN)
     metadata = tmp_path / "their_norms-1.0.dist-info"
@@ -185,6 +187,7 @@ def test_a_recipe_names_no_module(tmp_path: Path) -> None:
     assert "imported" not in answer.stdout
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet() -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -254,12 +257,14 @@ def test_a_command_ignores_the_signals_that_its_parent_ignores(tmp_path: Path) -
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_closed_streams_are_no_error() -> None:
     line = f"{' '.join(BLOCKFORMER)} show tiny_decoder >&- 2>&- <&-"
     answer = subprocess.run(["sh", "-c", line], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
     assert answer.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_standard_output_is_named() -> None:
     with Path("/dev/full").open("w") as full:
         answer = subprocess.run(

@@ -96,6 +96,7 @@ def test_two_choices_can_be_together_if_they_belong_to_different_parameters() ->
     assert not can("model/decoder_only", "model/encoder_only")
 
 
+@pytest.mark.slow
 def test_a_plan_generates_pairs_that_were_not_together() -> None:
     plan = CoveragePlan(0)
     found = list(plan.pairs(3))
@@ -109,6 +110,7 @@ def test_a_plan_generates_pairs_that_were_not_together() -> None:
     assert len(triple.wanted) == 3
 
 
+@pytest.mark.slow
 def test_the_same_seed_generates_the_same_recipes() -> None:
     first, second = ([one.valid.tree for one in CoveragePlan(4).pairs(2)] for _ in range(2))
     assert first == second

@@ -42,6 +42,7 @@ def test_docstrings_stop_after_max_bytes(package: str) -> None:
     assert set(part) < set(_all(docstrings.source([package], None, SHARES).read()))
 
 
+@pytest.mark.slow
 def test_docstrings_are_the_same_from_the_cache_and_without(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

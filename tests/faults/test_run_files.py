@@ -49,6 +49,7 @@ def damage(path: Path, draw: Random) -> str:
     return kind
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_a_run_is_named_and_the_rest_is_read(
     run: Path, answer: Callable[..., Answer], faults: int, tmp_path: Path, tally: Callable[[str, str], None]
 ) -> None:

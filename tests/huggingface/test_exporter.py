@@ -72,6 +72,7 @@ def test_settings_that_matter_only_in_training_do_not_affect_the_export() -> Non
     assert family_for(load_recipe(LLAMA, changes))[1] == family_for(load_recipe(LLAMA))[1]
 
 
+@pytest.mark.slow
 def test_each_unsupported_layer_is_reported_once() -> None:
     layer = LLAMA["decoder"]["layer"]
     layers = {"plain": layer, "capped": {**layer, "mixer": {**layer["mixer"], "softcap": 5.0}}}

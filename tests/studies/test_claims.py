@@ -63,6 +63,7 @@ def steps_of(folder: Path, run: Run) -> list[int]:
     return [int(line) for line in (folder / "runs" / run.id / "steps").read_text().split()]
 
 
+@pytest.mark.slow
 def test_the_run_of_a_killed_worker_is_waited_for_and_stored_once(tmp_path: Path, worker: Start) -> None:
     run = run_of(60)
     process = worker(run)
@@ -75,6 +76,7 @@ def test_the_run_of_a_killed_worker_is_waited_for_and_stored_once(tmp_path: Path
     assert steps_of(tmp_path, run) == list(range(1, 61))  # made by the orphan; nothing is repeated
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_before_its_run_has_begun_is_replaced(tmp_path: Path, worker: Start) -> None:
     run = run_of(3, start=2)
     process = worker(run)

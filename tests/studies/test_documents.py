@@ -41,6 +41,7 @@ def test_nothing_is_said_of_a_figure_that_is_no_ratio_or_of_different_documents(
     assert resampled([], [], "loss") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["tiny_decoder", "tiny_encoder", "tiny_encoder_decoder"])
 def test_the_losses_of_all_documents_add_up_to_the_validation(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

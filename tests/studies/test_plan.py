@@ -88,6 +88,7 @@ def test_learning_rates_are_chosen_on_seeds_that_answer_nothing() -> None:
     assert len(found.as_data()["runs"]) == 6 + 9
 
 
+@pytest.mark.slow
 def test_the_hash_changes_with_what_a_result_depends_on() -> None:
     same = plan()
     assert plan().hash == same.hash
@@ -123,6 +124,7 @@ def test_a_length_that_a_variant_cannot_take_is_refused() -> None:
         plan(lengths=[64])
 
 
+@pytest.mark.slow
 def test_a_budget_is_turned_into_steps_of_each_variant() -> None:
     fit = {"data": {"tokenizer": "bytes", "length": 32, "batch_size": 4}, "trainer": {"accumulate_grad_batches": 2}}
     assert [of.steps for of in plan(fit=fit, budget={"steps": 7}).figures.values()] == [7] * 4
@@ -153,6 +155,7 @@ def test_wrong_budgets_are_named(changes: dict[str, Any], reason: str) -> None:
         plan(**changes)
 
 
+@pytest.mark.slow
 def test_the_hash_has_the_seeds_that_choose_learning_rates() -> None:
     rates = {"learning_rates": [1e-3, 3e-3]}
     assert plan(**rates).hash != plan(**rates, tuning_seeds=2).hash

@@ -30,6 +30,7 @@ def plan() -> Plan:
     return make_plan(read_study({"base": "tiny_decoder", "variants": variants, "fit": FIT}))
 
 
+@pytest.mark.slow
 def test_speed_is_measured_once_unless_asked_again(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = Executor(tmp_path, "study", "val/loss")
     first = speed_of(plan, executor, tmp_path, "once")

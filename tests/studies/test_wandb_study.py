@@ -35,6 +35,7 @@ def written(folder: Path, **changes: Any) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.slow
 def test_one_run_of_the_group_holds_tables_plots_and_files(folder: Path) -> None:
     results = written(folder)
     publish(results, folder, folder / "runs", OFFLINE)

@@ -77,6 +77,7 @@ def test_without_a_login_one_line_says_so() -> None:
     assert line.startswith("W&B is disabled")
 
 
+@pytest.mark.slow
 def test_each_task_gets_its_views_and_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def send(results: Any, entity: str | None, project: str) -> list[str]:
         assert project == "mine"

@@ -47,6 +47,7 @@ def test_a_fork_has_a_name_and_a_length_of_its_own(trunk: Path, runs: Path) -> N
     assert (metadata["step"], metadata["finished"]) == (10, True)
 
 
+@pytest.mark.slow
 def test_a_fork_that_was_stopped_goes_on_by_the_same_command(
     fit: Fit, trunk: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def check_alike(ours: Path, theirs: Path) -> None:
     torch.testing.assert_close(moments["state"], others["state"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy", ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp2", "tensor_parallel"))]
 )

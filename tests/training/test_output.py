@@ -81,6 +81,7 @@ ENDINGS = {"a reader that left": "| head -1", "a full disk": "> /dev/full", "clo
 SLOW = ("a reader that left", "closed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["a full disk", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_output_that_cannot_be_written_stops_no_run(ending: str, arguments: list[str], tmp_path: Path) -> None:
     shown = ["--trainer.enable_progress_bar", "true", "--run.root", str(tmp_path), "--run.name", "unheard"]

@@ -39,6 +39,7 @@ def run(texts: Path, fit: Callable[..., Path], arguments: list[str]) -> Path:
     return fit(*files, *size, name="own-tokenizer", given=given)
 
 
+@pytest.mark.slow
 def test_one_text_has_one_score_however_it_is_given(
     run: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

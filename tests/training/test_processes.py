@@ -96,6 +96,7 @@ def test_a_process_that_is_done_is_not_missing(monkeypatch: pytest.MonkeyPatch) 
     assert ended(monkeypatch, lambda beats, store: beats[1].stop(), 2) == []
 
 
+@pytest.mark.slow
 def test_a_process_whose_beat_stops_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(beats: list[Heartbeat], store: Store) -> None:
         store.set("beat/1", "the last")
@@ -105,6 +106,7 @@ def test_a_process_whose_beat_stops_is_missing(monkeypatch: pytest.MonkeyPatch) 
     assert lines[0].startswith("the run failed: process 1 of 3")
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_means_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def silence(beats: list[Heartbeat], store: Store) -> None:
         beats[0].stop()

@@ -77,6 +77,7 @@ def test_last_is_the_best_checkpoint_until_the_last_is_written(fit: Fit, monkeyp
     assert [row["step"] for row in figures(folder)] == [1, 2, 3, 3, 4, 5, 6, 6]
 
 
+@pytest.mark.slow
 def test_what_a_run_has_beyond_an_earlier_checkpoint_is_kept(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     folder = fit("--trainer.max_steps", "3", "--optimizer.schedule", "constant", name="back")
     checkpoints, rows = folder / "checkpoints", figures(folder)

@@ -38,6 +38,7 @@ def test_chance_and_ceiling_are_facts_of_the_run_and_its_checkpoints(task: Path)
     assert "bits_per_byte" not in "".join(read_rows(task / "metrics.jsonl")[-1])
 
 
+@pytest.mark.slow
 def test_a_task_that_goes_on_ends_with_the_weights_of_one_that_ran_through(task: Path, fit: Fit) -> None:
     whole = fit("--trainer.max_steps", "6", "--optimizer.schedule", "constant", name="whole", given=PARITY)
     fit("--trainer.max_steps", "3", "--optimizer.schedule", "constant", name="parts", given=PARITY)

@@ -73,6 +73,7 @@ def test_a_run_of_another_recipe_begins_where_the_checkpoint_ended(
     torch.testing.assert_close(before[fresh], after[fresh], atol=1e-8, rtol=0)  # after one step of 1e-9
 
 
+@pytest.mark.slow
 def test_a_run_that_began_so_continues_with_its_own_weights(fit: Fit, trained: Path) -> None:
     options = [*GROWN, "--init_from", str(trained)]
     whole = fit(*options, "--trainer.max_steps", "6", "--trainer.val_check_interval", "3", name="warm-whole")

@@ -53,6 +53,7 @@ def test_a_checkpoint_has_the_mean_of_the_weights_and_the_run_is_not_changed(
         assert torch.equal(raw[name], model_weights(plain)[name])
 
 
+@pytest.mark.slow
 def test_validation_is_that_of_the_mean(fit: Fit) -> None:
     folder = fit(*STEPS, *EMA, name="validated-mean")
     (row,) = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] == 6 and "val/loss" in row]
