@@ -31,8 +31,6 @@ class MixedRows:
         DataError: the weights have too many digits.
     """
 
-    separable = True
-
     def __init__(self, mixture: Mixture, parts: Mapping[str, TextRows], component: TokenizerComponent) -> None:
         self.mixture, self.parts = mixture, dict(parts)
         self._component = component
@@ -73,9 +71,12 @@ class MixedRows:
             component = self._component
             learned = isinstance(component, LearnedTokenizer)
             self.use(self._learned(component) if learned else cast("GivenTokenizer", component).read())
+        used: list[Tokenizer] = []
         for name, part in self.parts.items():
             with naming(name):
-                part.prepare(verify=verify)
+                used.append(part.prepare(verify=verify).tokenizer)
+        for one in used:
+            one.exact = all(other.exact for other in used)  # the bytes of all sources are known, or of none
 
     def _learned(self, component: LearnedTokenizer) -> Tokenizer:
         """The tokenizer of the training text of all sources, from the cache if it is there."""

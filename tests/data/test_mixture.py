@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from blockformer.data.loader import EvaluationLoader
 from blockformer.data.mixed_samples import MixedSamples, MixtureOrder
@@ -210,6 +212,22 @@ def test_the_tokenizer_is_learned_from_the_training_text_of_all_sources(tmp_path
     again = _data({name: one | {"weight": 5} for name, one in sources.items()}, tokenizer="bpe", vocab_size=280)
     assert again.tokenizer is not None
     assert again.tokenizer.dump() == data.tokenizer.dump()
+
+
+def test_bytes_are_known_of_all_sources_or_of_none(tmp_path: Path) -> None:
+    library = Library(models.BPE())
+    library.normalizer, library.pre_tokenizer = normalizers.NFC(), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    library.train_from_iterator([], trainers.BpeTrainer(initial_alphabet=letters, special_tokens=["<end>"]))
+    library.save(str(tmp_path / "mine.json"))
+    sources = _write(tmp_path)
+    chosen = {"tokenizer": "file", "tokenizer_path": str(tmp_path / "mine.json"), "eos_token": "<end>"}
+    assert "bytes" in _data(sources, **chosen).loader("train").batch(0)
+    write(tmp_path / "prose.jsonl", {"text": [f"e\u0301 {n}, which NFC joins" for n in range(40)]})
+    data = _data(sources, **chosen)
+    loaders = [data.loader("train"), data.loader("validation")]
+    assert not any("bytes" in loader.batch(step) for loader in loaders for step in range(2))
 
 
 def test_other_weights_encode_nothing_again(tmp_path: Path, cache: Path) -> None:
