@@ -146,7 +146,7 @@ class Grammar:
     @classmethod
     def read(cls, never: Container[Choice] = ()) -> "Grammar":
         """The grammar of all registered blocks, without the choices in ``never``."""
-        names = [(slot, name) for slot in _generated_slots() for name in entries(slot)]
+        names = [(slot, name) for slot in generated_slots() for name in entries(slot)]
         own = (choice for slot, name in names for choice in _own(slot, name) if choice not in never)
         number = {choice: index for index, choice in enumerate(dict.fromkeys(own))}
         within = {name: torch.zeros(len(number), dtype=torch.bool) for name in names}
@@ -160,7 +160,7 @@ class Grammar:
         return cls(tuple(number), within)
 
 
-def _generated_slots() -> list[str]:
+def generated_slots() -> list[str]:
     """The slots that generated recipes fill: not that of adapters, whose keys are names of projections."""
     found = ["model"]
     for slot in found:
