@@ -13,8 +13,9 @@ from blockformer.assembly.checkpoint import PREFIX
 from blockformer.errors import UserError
 from blockformer.option_groups import OptionGroup
 from blockformer.training.optimizers.base import COMMON, Group, OptimizerComponent, Schedule, Sharding
+from blockformer.training.optimizers.trained_parameters import choose_trained, similar
 from blockformer.training.parallel.shards import Shards
-from blocks.base import Adapter, Component, Norm
+from blocks.base import Component, Norm
 from blocks.base.axes import Vocabulary
 
 OPTIMIZER = OptionGroup(
@@ -146,23 +147,8 @@ class OptimizerSettings:
         return self.schedule.factor(step, self.warmup_steps, total)
 
     def choose_trained(self, model: Component) -> None:
-        """Exclude parameters from training, as `train` and `freeze` say.
-
-        Raises:
-            UserError: a pattern matches no parameter, or nothing is left to train.
-        """
-        parameters = dict(model.named_parameters())
-        trained = _in_adapters(model)
-        if self.train is not None:
-            trained |= _matching("train", self.train, parameters)
-        elif not trained:
-            trained = set(parameters)
-        trained -= _matching("freeze", self.freeze, parameters)
-        for name, parameter in parameters.items():
-            if name not in trained:
-                parameter.requires_grad_(False)
-        if not any(parameter.requires_grad for parameter in parameters.values()):
-            raise UserError(f"optimizer.{'freeze' if self.freeze else 'train'}: leaves nothing to train")
+        """Exclude parameters from training, as `train` and `freeze` say; see :func:`choose_trained`."""
+        choose_trained(model, self.train, self.freeze)
 
     def parameter_groups(self, model: Component) -> list[Group]:
         """The parameter groups of an optimizer: by learning rate, decay, and whether they are hidden matrices.
@@ -188,7 +174,7 @@ class OptimizerSettings:
             made[key]["params"].append(parameter)
         for number, group in enumerate(self.groups):
             if number not in used:
-                raise UserError(f"optimizer.groups: no trained parameter belongs to {group}{_similar(slots)}")
+                raise UserError(f"optimizer.groups: no trained parameter belongs to {group}{similar(slots)}")
         return sorted(made.values(), key=lambda group: group["weight_decay"] == 0)
 
     def _rates(self, own: int | None, *, vector: bool) -> tuple[float, float]:
@@ -257,27 +243,6 @@ def _read_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[list[ParameterGro
         ]
 
 
-def _in_adapters(model: Component) -> set[str]:
-    """Names of the parameters of adapters."""
-    adapters = [(path, block) for path, block in model.components() if isinstance(block, Adapter)]
-    return {f"{path}.{name}" for path, adapter in adapters for name, _ in adapter.named_parameters()}
-
-
-def _matching(option: str, patterns: Sequence[str], parameters: Mapping[str, Tensor]) -> set[str]:
-    """Names of the parameters that an option's patterns match.
-
-    Raises:
-        UserError: a pattern matches none.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        names = {name for name in parameters if fnmatchcase(name, pattern)}
-        if not names:
-            raise UserError(f"optimizer.{option}: no parameter has a name like {pattern!r}{_similar(parameters)}")
-        found |= names
-    return found
-
-
 def _belongs(group: ParameterGroup, name: str, slots: frozenset[str]) -> bool:
     return fnmatchcase(name, group.match) if group.match is not None else group.slot in slots
 
@@ -312,7 +277,3 @@ def _is_hidden_matrix(model: nn.Module, name: str, parameter: Tensor, vocabulary
     path, _, leaf = name.rpartition(".")
     projection = leaf == "weight" and isinstance(model.get_submodule(path), nn.Linear)
     return projection and parameter.ndim >= 2 and name not in vocabulary
-
-
-def _similar(names: Mapping[str, Any]) -> str:
-    return f"; one is called {next(iter(names))!r}, and `blockformer show` lists all" if names else ""
