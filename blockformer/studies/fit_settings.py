@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from blockformer.training.components import GROUPS, Components
+from blockformer.training.number_types import prefer_integers
 from registry import Problem
 from registry.errors import nearest
 from registry.strict_yaml import Map, as_plain, dotted, mark_of
@@ -120,6 +121,7 @@ def _parser_for(group: str, chosen: tuple[tuple[str, str], ...]) -> Any:
         parser.add_class_arguments(TrainingModule, group, skip={"recipe", "objective", "optimizer", "seed"})
     else:
         parser.add_class_arguments(Trainer, group)
+    prefer_integers(parser)
     return parser
 
 

@@ -30,6 +30,7 @@ from blockformer.training.json_lines import append_row
 from blockformer.training.messages import print_end_of_fit, print_evaluation
 from blockformer.training.metadata import check_steps_left, earlier_data
 from blockformer.training.module import TrainingModule
+from blockformer.training.number_types import prefer_integers
 from blockformer.training.output import LOG, run_log
 from blockformer.training.parallel.heartbeat import watch_processes
 from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
@@ -286,6 +287,7 @@ class TrainingCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        prefer_integers(parser)
         if subcommand != "fit":
             parser.add_argument(
                 "--out", type=str | None, default=None, help="folder for the results (default: the run's)"

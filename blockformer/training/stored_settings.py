@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from blockformer.assembly.checkpoint_schema import short_name
-from blockformer.data.options import class_of, files_read
+from blockformer.data.options import DATA, chosen_components, class_of, files_read
 from blockformer.errors import DataError, UserError
 from blockformer.files import is_name
 from blockformer.option_groups import OptionGroup
@@ -110,6 +110,8 @@ def _with_chosen(config: Mapping[str, Any], said: Callable[[str], Any]) -> Mappi
         ):
             continue
         now = {**{option: stored.get(option) for option in group.slots}, **_given(chosen)}
+        if name == DATA.name:
+            now = dict(chosen_components(now))  # ids of a dataset need no tokenizer
         known = group.settings(_given(now), base)
         changed = [option for option, new in _given(chosen).items() if new != stored.get(option)]
         gone = {key for option in changed for key in _own_settings(group, option, stored.get(option))}

@@ -25,8 +25,8 @@ def test_a_damaged_cache_is_built_anew_with_the_same_content(
     monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "cache"))
 
     def prepared() -> TextData:
-        size = 300 if kind == "bpe" else None
-        return TextData(dataset="text", files=str(text), tokenizer=kind, vocab_size=size, length=32)  # type: ignore[arg-type]
+        size = {"vocab_size": 300} if kind == "bpe" else {}
+        return TextData(dataset="text", files=str(text), tokenizer=kind, length=32, **size)
 
     whole = prepared()
     tokens, dumped = whole.prepared.documents("train")[0], whole.tokenizer.dump()

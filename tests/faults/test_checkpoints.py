@@ -45,10 +45,19 @@ def attempt(call: Callable[[], Any]) -> tuple[Any, str | None]:
         return None, str(error)
 
 
+def known(tensor: Tensor) -> Tensor:
+    """The tensor with 0 for NaN, which equals nothing."""
+    return torch.where(tensor.isnan(), 0, tensor)
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether nested values and tensors are equal."""
     if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and torch.equal(one, other)
+        return (
+            isinstance(other, Tensor)
+            and torch.equal(one.isnan(), other.isnan())
+            and torch.equal(known(one), known(other))
+        )
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):

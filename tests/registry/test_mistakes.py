@@ -96,7 +96,7 @@ MISTAKES = {
     "like itself": (
         NAMED.replace("{}", "{like: b}").replace("LIKE", "a"),
         "r.yaml:8: decoder.layers.b.like:",
-        "circle",
+        "is a circular reference",
     ),
     "a base that is missing": ("extends: nothere.yaml\n", "r.yaml:1: extends:", "there is no such file"),
     "a misspelt base": ("extends: gpt3\n", "r.yaml:1: extends:", "did you mean 'gpt2'?"),

@@ -119,6 +119,7 @@ def test_the_page_of_help_names_only_options_that_exist(capsys: pytest.CaptureFi
         "--plugin",
         "--recipe.KEY",
         "--recipe.decoder.depth",
+        "--recipe.adapters",
         "--help",
         "--out",  # of validate, test and predict
         *(f"--data.{name}" for entry in registry.entries("dataset").values() for name in entry.parameters),

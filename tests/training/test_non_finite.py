@@ -48,7 +48,7 @@ def test_a_validation_loss_that_is_no_number_stops_the_run_and_keeps_the_best_ch
     def broken(self: TrainingModule, stage: str) -> None:
         calls.append(stage)
         if len(calls) == first:
-            self._evaluated = torch.full((6,), math.nan)
+            self._evaluated = torch.full((1, 6), math.nan)
         report(self, stage)
 
     monkeypatch.setattr(TrainingModule, "_report", broken)

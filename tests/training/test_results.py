@@ -102,5 +102,5 @@ def test_fewer_steps_than_a_run_has_made_are_refused(trained: Path, capsys: pyte
     before = content(trained)
     last = trained / "checkpoints" / "last.ckpt"
     assert main(["fit", "--ckpt_path", str(last), "--trainer.max_steps", "1", *QUIET]) == 2
-    assert f"nothing to do: {last} is of step 2, and the run is to have 1" in capsys.readouterr().err
+    assert f"nothing to do: {last} is of step 2, and the run has 1 steps" in capsys.readouterr().err
     assert content(trained) == before

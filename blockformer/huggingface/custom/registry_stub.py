@@ -4,7 +4,7 @@ Blocks import some names from the registry. In an exported folder the model is b
 these names need no implementation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, TypeVar
 
 from registry.capabilities import Capabilities
@@ -30,6 +30,18 @@ class AsRecipe:
 
 class Runtime:
     """Type marker of parameters that affect how a model is computed, but not its result."""
+
+
+class ParameterError(ValueError):
+    """Parameters of a block do not fit; exported models have those that did."""
+
+    def __init__(self, path: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """Return no advice: an exported model reads no recipe."""
+    return ""
 
 
 def register(name: str) -> Callable[[B], B]:
