@@ -7,6 +7,7 @@ crosses a block's end. A file that was cut off yields the whole records before t
 
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK, HEAD = 32 * 1024, 7
+PATIENCE = 10  # seconds to wait for the record of the end, which a killed run does not have
 WHOLE, _FIRST, _MIDDLE, END = 1, 2, 3, 4
 
 
@@ -33,8 +35,15 @@ class Logged:
 
 
 def read_run(folder: Path) -> Logged:
-    """Gather the records of the one run in this folder."""
+    """Gather the records of the one run in this folder, whose last ones W&B's own process may write a little later."""
     (path,) = folder.glob("**/*.wandb")
+    deadline = time.monotonic() + PATIENCE
+    while (logged := _read(path)).exit_code is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return logged
+
+
+def _read(path: Path) -> Logged:
     logged = Logged()
     for record in records(path.read_bytes()):
         match record.WhichOneof("record_type"):
