@@ -9,10 +9,11 @@ from pydantic_core import ErrorDetails
 
 from registry.capabilities import UnfitError
 from registry.errors import MOST_PROBLEMS, Problem, RecipeError, nearest, quoted
+from registry.key_paths import dotted
 from registry.merge import Path, blocks_in, with_types
 from registry.registration import Block, Entry, entries
 from registry.spec import Spec
-from registry.strict_yaml import Map, Seq, dotted, mark_of
+from registry.strict_yaml import Map, Seq, mark_of
 
 Fits = Callable[[type[Block]], bool]
 

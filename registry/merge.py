@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from registry.errors import Mark, Problem, RecipeError, nearest, quoted
+from registry.key_paths import dotted, split_path
 from registry.registration import Entry, Parameter, as_recipe, entries, slot_named, slots
 from registry.slots import with_default_type
-from registry.strict_yaml import MAX_DEPTH, Map, Seq, check_key, dotted, split_path, with_mark
+from registry.strict_yaml import MAX_DEPTH, Map, Seq, check_key, with_mark
 
 Path = tuple[str | int, ...]
 

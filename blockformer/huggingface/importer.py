@@ -19,7 +19,8 @@ from blockformer.huggingface.tensor_conversion import parameters_from_tensors
 from blockformer.huggingface.tensor_layout import tensor_names, tensor_rules
 from registry import Mark, Problem, Recipe, RecipeError, load_recipe
 from registry.errors import quoted
-from registry.strict_yaml import Map, mark_of, split_path
+from registry.key_paths import split_path
+from registry.strict_yaml import Map, mark_of
 from registry.text import as_yaml, shortened
 
 ANY = "*"  # in the section `fixed`: any value is supported

@@ -9,7 +9,8 @@ from blockformer.training.components import GROUPS, Components
 from blockformer.training.number_types import prefer_integers
 from registry import Problem
 from registry.errors import nearest
-from registry.strict_yaml import Map, as_plain, dotted, mark_of
+from registry.key_paths import dotted
+from registry.strict_yaml import Map, as_plain, mark_of
 
 DEFAULT_LENGTH, DEFAULT_BATCH = 128, 32  # of the data, where a study does not say
 DECIDED = {

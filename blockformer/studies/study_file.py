@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from registry import Problem, RecipeError
 from registry.errors import nearest, quoted
-from registry.strict_yaml import Map, as_plain, dotted, mark_of
+from registry.key_paths import dotted
+from registry.strict_yaml import Map, as_plain, mark_of
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 FOLDERS = ("claims", "configs", "documents", "logs", "results", "runs", "slurm", "wandb")

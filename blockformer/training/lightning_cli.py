@@ -1,16 +1,12 @@
-"""LightningCLI with our module, data, defaults, callbacks and loggers."""
+"""`fit`, `validate`, `test` and `predict`: Lightning's command line with our module, data, callbacks and loggers."""
 
 import contextlib
-import json
 import sys
-from argparse import ArgumentError
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from blockformer.assembly.capabilities import position_warnings
 from blockformer.assembly.checkpoint import read_metadata
@@ -23,21 +19,17 @@ from blockformer.training.callbacks.non_finite import REMEDY, NonFiniteError
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.compatibility import notes_on_data, remarks_on_data
 from blockformer.training.default_callbacks import callbacks_of, listed, loggers_of, profiler_of
-from blockformer.training.dependent_settings import check_seeds, complete_data, complete_training
+from blockformer.training.dependent_settings import complete_data, complete_training
 from blockformer.training.fit_arguments import FitArguments, tokenizer_for
 from blockformer.training.fit_loop import FitLoop
 from blockformer.training.json_lines import append_row
 from blockformer.training.messages import print_end_of_fit, print_evaluation
 from blockformer.training.metadata import check_steps_left, earlier_data
-from blockformer.training.module import TrainingModule
-from blockformer.training.number_types import prefer_integers
 from blockformer.training.output import LOG, run_log
 from blockformer.training.parallel.heartbeat import watch_processes
 from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
 from blockformer.training.parallel.strategy import plan_for
-from blockformer.training.parse_errors import readable
 from blockformer.training.process_state import keep_handlers
-from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import (
     EVALUATIONS,
     PREDICTIONS,
@@ -49,22 +41,14 @@ from blockformer.training.run_folder import (
     settings_text,
 )
 from blockformer.training.run_place import Place, place_of_fit
+from blockformer.training.settings_cli import SettingsCLI
 from blockformer.training.signature import sign
 from blockformer.training.step_count import total_steps
 from blockformer.training.trainer_settings import check_precision_given
 from registry import RecipeError
 
-DEFAULTS: dict[str, Any] = {
-    "gradient_clip_val": 1.0,
-    "log_every_n_steps": 10,
-    "num_sanity_val_steps": 0,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,  # the loaders share each batch among ranks by themselves
-}
-USUAL_LENGTH = 128  # tokens; long texts cost more than a first run should
 
-
-class TrainingCLI(LightningCLI):
+class TrainingCLI(SettingsCLI):
     """Lightning's command line around one recipe; constructing it runs fit, validate, test or predict.
 
     Args:
@@ -75,22 +59,11 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, arguments: FitArguments) -> None:
-        self.arguments = arguments
         self.first = is_first()
         self.place: Place | None = None
         self._made = False  # whether a folder for results was
         try:
-            super().__init__(
-                TrainingModule,
-                arguments.components.settings_class("data"),
-                save_config_callback=None,
-                trainer_defaults=DEFAULTS,
-                seed_everything_default=0,
-                args=_as_lightning_takes(arguments),
-                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-            )
+            super().__init__(arguments)
         finally:
             if self.place is not None and self.place.lock is not None:
                 self.place.lock.release()
@@ -98,80 +71,13 @@ class TrainingCLI(LightningCLI):
                 with contextlib.suppress(OSError):
                     self.folder.rmdir()  # if it is empty
 
-    def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The verb alone: a parser for each of the four would take as long as everything else before the first step."""
-        verb = self.arguments.verb
-        return {verb: LightningCLI.subcommands()[verb]}
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--recipe", type=RecipeArgument, help="the model: a file, or the name of a built-in recipe")
-        parser.add_argument(
-            "--init-from",
-            type=str,
-            default=None,
-            help="start from the weights of a model, which may have another recipe",
-        )
-        parser.add_argument(
-            "--decay-from",
-            type=str,
-            default=None,
-            help="continue a run in a new one, in which the learning rate falls",
-        )
-        parser.add_class_arguments(RunSettings, "run")
-        for group in ("objective", "optimizer"):
-            parser.add_class_arguments(self.arguments.components.settings_class(group), group)
-        length = min(USUAL_LENGTH, self.arguments.model.max_length)
-        parser.set_defaults({"recipe": self.arguments.recipe, "data.length": length})
-        parser.link_arguments("recipe", "model.recipe")
-        parser.link_arguments("optimizer", "model.optimizer", apply_on="instantiate")
-        parser.link_arguments(
-            "objective", "model.objective", compute_fn=lambda settings: settings.objective, apply_on="instantiate"
-        )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse a command line or a mapping.
-
-        Raises:
-            UserError: there is no such option, or its value is wrong.
-        """
-        try:
-            self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
-        except ArgumentError as error:
-            known = [name for action in self._parser(self.arguments.verb)._actions for name in action.option_strings]
-            raise UserError(readable(str(error), known, self.arguments.components)) from error
-        check_seeds(self.settings)
-
-    def _parse_ckpt_path(self) -> None:
-        """Do nothing: the base class would let a checkpoint override the command line, and import what it names."""
-
-    @property
-    def settings(self) -> Any:
-        """The parsed settings of the verb."""
-        return self.config[self.arguments.verb]
-
-    @property
-    def seed(self) -> int:
-        """The seed of everything that has none of its own, such as dropout."""
-        seed = self.settings.seed_everything
-        return seed if type(seed) is int else 0
-
     def before_instantiate_classes(self) -> None:
         """Check the settings against each other, and set those that depend on others."""
         complete_data(self.settings, self.arguments)
         if self.settings.trainer.enable_checkpointing is False:
-            self._refuse_idle("run", ("save_every", "monitor"), "trainer.enable_checkpointing false")
-        self.saved = self._dumped()
+            self.refuse_idle("run", ("save_every", "monitor"), "trainer.enable_checkpointing false")
+        self.saved = self.dumped()
         complete_training(self.settings, self.arguments, self.seed)
-
-    def _refuse_idle(self, group: str, names: Sequence[str], cause: str) -> None:
-        """Refuse settings that were changed and have no effect.
-
-        Raises:
-            UserError: there is one.
-        """
-        for name in names:
-            if self.settings[group][name] != self._parser(self.arguments.verb).get_default(f"{group}.{name}"):
-                raise UserError(f"{group}.{name} has no effect with {cause}; remove it")
 
     def instantiate_classes(self) -> None:
         """Make module, data and trainer.
@@ -211,15 +117,6 @@ class TrainingCLI(LightningCLI):
             phases.end()
             if isinstance(launcher := self.trainer.strategy.launcher, Launcher):
                 launcher.kill_all()
-
-    def _dumped(self) -> dict[str, Any]:
-        """The configuration that repeats this run under another name, as plain data."""
-        text = self._parser(self.arguments.verb).dump(self.settings, skip_none=False, format="json")
-        config = json.loads(text)
-        config["run"] |= {"name": None, "variant": self.arguments.variant}
-        config.pop("config", None)
-        sources = {"init_from": self.arguments.init_from, "decay_from": self.arguments.decay_from}
-        return config | {"ckpt_path": None, "plugin": self.arguments.plugins, **sources}
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         self.run: RunSettings = self._get(self.config_init, "run")
@@ -284,15 +181,6 @@ class TrainingCLI(LightningCLI):
         if self.first and not config["fast_dev_run"]:
             self._made = check_writable(folder, PREDICTIONS if self.arguments.verb == "predict" else EVALUATIONS)
         return folder
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        prefer_integers(parser)
-        if subcommand != "fit":
-            parser.add_argument(
-                "--out", type=str | None, default=None, help="folder for the results (default: the run's)"
-            )
-        return parser
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         checkpoint = self.arguments.checkpoint
@@ -372,11 +260,3 @@ class TrainingCLI(LightningCLI):
         """Print where the predictions are."""
         if self.first and not is_dry_run(self.trainer):
             print(f"predictions: {self.folder / PREDICTIONS}")
-
-
-def _as_lightning_takes(arguments: FitArguments) -> Any:
-    """Settings from Python as a mapping; from a command line as options, with configuration files before them."""
-    if arguments.options is None:
-        return {"subcommand": arguments.verb, arguments.verb: arguments.settings()}
-    configs = [part for config in arguments.configs for part in ("--config", json.dumps(config))]
-    return [arguments.verb, *configs, *arguments.options]

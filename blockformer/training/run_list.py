@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 
 from blockformer.errors import UserError
 from blockformer.training.json_lines import Row, read_rows
-from registry.strict_yaml import flat, read_yaml, split_path
+from registry.key_paths import flat, split_path
+from registry.strict_yaml import read_yaml
 
 FACTS, METRICS, DIVERGED, LOCK = "facts.json", "metrics.jsonl", "diverged.json", "run.lock"
 OF_A_RUN = (FACTS, METRICS, "config.yaml")

@@ -15,7 +15,7 @@ Row = tuple[str, ...]
 Lines = Iterator[tuple[str, Row]]
 """Rows, each with the place where it stands."""
 Counter = Callable[[int], object]
-"""Is told how many further bytes of the file have been read."""
+"""Called with the number of bytes that were just read from the file."""
 Reader = Callable[[Path, Sequence[str], Counter], Lines]
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 LONGEST = 2**28
@@ -29,7 +29,7 @@ def rows(path: Path, columns: Sequence[str], count: Counter = int) -> Lines:
     Args:
         path: the file.
         columns: their names.
-        count: is told how many further bytes of the file have been read.
+        count: called with the number of bytes that were just read from the file.
 
     Raises:
         DataError: it cannot be read, a column is missing, or a value is no text; the message has the line or the row.
@@ -98,11 +98,11 @@ class _Raw(io.RawIOBase):
     Args:
         file: the file.
         stream: the file, or what unpacks it.
-        count: is told how many further bytes of the file have been read.
+        count: called with the number of bytes that were just read from the file.
     """
 
     def __init__(self, file: Any, stream: Any, count: Counter) -> None:
-        self._file, self._stream, self._count, self._place = file, stream, count, 0
+        self._file, self._stream, self._count, self._before = file, stream, count, 0
 
     def readable(self) -> bool:
         return True
@@ -110,9 +110,9 @@ class _Raw(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
-        place = self._file.tell()
-        self._count(place - self._place)
-        self._place = place
+        position = self._file.tell()
+        self._count(position - self._before)
+        self._before = position
         return len(data)
 
     def close(self) -> None:
@@ -197,10 +197,10 @@ def _arrow_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
 
 def _streamed(reader: Any, file: Any) -> Iterator[tuple[Any, int]]:
     """The batches of a stream, each with its bytes of the file."""
-    place = 0
+    before = 0
     for batch in reader:
-        yield batch, file.tell() - place
-        place = file.tell()
+        yield batch, file.tell() - before
+        before = file.tell()
 
 
 def _batches(path: Path, columns: Sequence[str], batches: Iterator[tuple[Any, int]], count: Counter) -> Lines:

@@ -74,7 +74,7 @@ def recognise(path: Path, dtype: str | None) -> TokenFile:
 
     Args:
         path: The file.
-        dtype: The type of the ids, which a file without a header does not tell.
+        dtype: The type of the ids, for a file without a header.
 
     Raises:
         DataError: It is no file of token ids.
@@ -145,7 +145,7 @@ def scan(file: TokenFile, separator: int | None, stage: Stage) -> Scan:
     Args:
         file: The file.
         separator: The id that separates documents.
-        stage: Is told how many bytes have been read.
+        stage: The progress of the reading.
 
     Raises:
         DataError: The cache cannot be written.
