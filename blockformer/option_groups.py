@@ -48,6 +48,10 @@ class OptionGroup:
             raise self.error(f"{self.name}.{option}: there is no {slot} {quoted(name)}; {advice}")
         return known[name]
 
+    def options_of(self, option: str, chosen: Chosen) -> tuple[str, ...]:
+        """The parameters of the component that an option names; none where there is no such component."""
+        return tuple(self.entry(option, chosen[option]).parameters) if option in chosen else ()
+
     def settings(self, chosen: Chosen, base: type) -> dict[str, Parameter]:
         """Every setting that means something beside these components, by its name.
 

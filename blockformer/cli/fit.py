@@ -138,7 +138,7 @@ training
   --optimizer.lr 1e-3        peak learning rate, reached after --optimizer.warmup_steps 100
   --optimizer.schedule cosine  cosine, linear, inverse_sqrt, constant, wsd or sequential
   --optimizer.weight_decay 0.1  of matrices only
-  --optimizer.train NAMES    parameters that alone are trained; default: all, or with --recipe.adapters theirs
+  --optimizer.train NAMES    the only parameters to train; default: all, or those of the adapters
   --optimizer.freeze NAMES   parameters that are not trained, such as "embedding.*"; --optimizer.groups: own rates
   --objective.type causal_lm  default: by the kind of the model; `blockformer blocks objective` lists all
   --objective.label_smoothing 0, --objective.z_loss 0 and --model.compile true

@@ -7,8 +7,8 @@ from blockformer.cli.parser import Parser
 
 DESCRIPTION = """\
 Write a checkpoint whose adapters are folded into the weights of their projections: a model of the recipe without
-adapters that computes the same, up to rounding. It can be validated, generate text, be exported, and be a start
-(--init-from). `blockformer export` and --init-from merge by themselves."""
+adapters that computes the same, up to rounding. It can be validated, generate text, be exported
+and start other runs (--init-from). `blockformer export` and --init-from merge by themselves."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -148,14 +148,14 @@ class EncodedDocuments(EncodedSplit):
 
 
 class EncodedPairs(EncodedSplit):
-    """Pairs: sources with the special tokens around them and before an EOS, targets after a BOS."""
+    """Pairs: sources with the special tokens around them, targets after a BOS."""
 
     def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, longest: int | None) -> None:
         super().__init__(split, tokenizer)
         self._sources = SequenceWriter(folder, f"{split}.source", tokenizer.vocab_size)
         self._targets = SequenceWriter(folder, f"{split}.target", tokenizer.vocab_size)
         before, after = tokenizer.around("encoder_decoder")
-        self._source = tuple(np.array(ids, np.int64) for ids in (before, after or [tokenizer.eos]))
+        self._source = tuple(np.array(ids, np.int64) for ids in (before, after))
         self._before = np.array([tokenizer.bos])
         self._limit, self._left_out, self._bytes = np.inf if longest is None else longest, 0, 0
 

@@ -113,7 +113,7 @@ class MixedRows:
         return self._first.longest
 
     def facts(self) -> dict[str, Any]:
-        """Facts to log: of each source its weight, its share of the rows, and what it is without the others."""
+        """Facts to log: of each source its weight, its share of the rows, and its own facts."""
         self.prepare(verify=True)
         found = {name: part.facts() for name, part in self.parts.items()}
         whole = [(name, int(w), found[name]["sha256"]) for name, w in zip(found, self._schedule.weights, strict=True)]
@@ -169,5 +169,6 @@ class MixedRows:
 
 
 def _sums(counts: list[dict[str, int]]) -> dict[str, int]:
-    """Documents or pairs, tokens and bytes of all sources."""
-    return {key: sum(one[key] for one in counts) for key in counts[0]}
+    """Documents or pairs, tokens and bytes of all sources; some counts are those of a few sources."""
+    keys = dict.fromkeys(key for one in counts for key in one)
+    return {key: sum(one.get(key, 0) for one in counts) for key in keys}

@@ -20,7 +20,7 @@ ORIGIN = "origin"
 class MixedSamples:
     """The samples of several sources.
 
-    A sample's number tells its source and how often the source has been repeated: sample n of source s in epoch e of
+    A sample's number encodes its source and how often the source has been repeated: sample n of source s in epoch e of
     the source, which has N samples, is number (e N + n) S + s. So each source has epochs of its own.
 
     Args:

@@ -262,7 +262,8 @@ def idle_settings(given: Mapping[str, Any]) -> dict[str, str]:
 
 def _fitting(objective: SampleMaker) -> str:
     """The datasets for an objective."""
-    fitting = [name for name in entries("dataset") if class_of(name).form in objective.forms]
+    known = {name: class_of(name) for name in entries("dataset")}
+    fitting = [name for name, one in known.items() if {*(one.forms or (one.form,))} & {*objective.forms}]
     texts = [name for name in fitting if issubclass(class_of(name), TextDataset)]
     return in_words([*texts, "a task"] if len(texts) < len(fitting) else texts or ["none"], "or")
 

@@ -42,7 +42,7 @@ def make_rows(
     if isinstance(dataset, Task):
         return TaskRows(dataset, entry_of(type(dataset)).name, length, seed)
     if isinstance(dataset, TokenFiles):
-        return TokenRows(dataset, shares, length, objective)
+        return TokenRows(dataset, shares, length, objective, seed)
     assert tokenizer is not None
 
     def of_text(text: TextDataset) -> TextRows:

@@ -106,7 +106,7 @@ class TextRows:
         counts = ((split, self._left_out(split)) for split in splits)
         if self.tokenizer.byte_lengths is None:
             kind = self.tokenizer.kind
-            found.append(f"bits per byte are left out: the tokens of tokenizer {kind!r} do not tell the text exactly")
+            found.append(f"bits per byte are left out: tokenizer {kind!r} does not reproduce the text exactly")
         left = [f"{number:,} of {of:,} {_NAMES[split]} pairs" for split, (number, of) in counts if number]
         if left:
             found.append(f"{' and '.join(left)} are longer than {self._limit} and are left out")

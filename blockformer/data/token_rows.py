@@ -63,10 +63,10 @@ class TokenRows:
         shares: the share of the ids to hold out for "validation" and for "test", at the end.
         length: tokens in a row.
         objective: what the rows are for; None: not known yet.
+        seed: of what the objective draws at random.
     """
 
     tokenizer = None
-    extra_tokens = ()
 
     def __init__(
         self,
@@ -74,11 +74,22 @@ class TokenRows:
         shares: Mapping[str, float],
         length: int,
         objective: SampleMaker | None,
+        seed: int,
     ) -> None:
-        self.dataset, self.shares, self.vocab_size, self.length = dataset, shares, dataset.vocab_size, length
+        self.dataset, self.shares, self.length, self.seed = dataset, shares, length, seed
         self.objective = objective
         self._scans: dict[str, list[tuple[TokenFile, Scan]]] | None = None
         self._spans: dict[str, Shards] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of token ids: those of the files, and the objective's."""
+        return self.dataset.vocab_size + len(self.extra_tokens)
+
+    @property
+    def extra_tokens(self) -> tuple[str, ...]:
+        """Names of the objective's own tokens, whose ids come after those of the files."""
+        return () if self.objective is None else self.objective.extra_tokens(self.length)
 
     @property
     def longest(self) -> int:
@@ -110,7 +121,7 @@ class TokenRows:
             }
         unchanged(files, stamps)
         for file, found in (one for own in scans.values() for one in own):
-            check_ids(file, found, self.vocab_size)
+            check_ids(file, found, self.dataset.vocab_size)
         self._spans = self._split(known, files.taken())
         if not len(self._spans["train"]):
             raise DataError("token_files: validation and test leave nothing to train on; lower their shares")
@@ -137,7 +148,7 @@ class TokenRows:
             "dataset": "token_files",
             "files": {split: [file.path.name for file, _ in own] for split, own in self._scans.items()},
             "sha256": hashlib.sha256(json.dumps(whole).encode()).hexdigest(),
-            "vocab_size": self.vocab_size,
+            "vocab_size": self.dataset.vocab_size,
             "separator": self.dataset.separator,
             "documents": sum(found.documents for own in self._scans.values() for _, found in own),
             **{split: {"tokens": number} for split, number in tokens.items()},
@@ -170,5 +181,8 @@ class TokenRows:
         separator = self.dataset.separator
         documents = UnlistedSequences(self._spans[split], np.zeros(0, np.int64), several=separator is not None)
         special = Separator(-1 if separator is None else separator)
+        evaluates = split != "train"
+        extra = {name: self.dataset.vocab_size + number for number, name in enumerate(self.extra_tokens)}
         # of a tokenizer, prediction of the next token needs no more
-        return self.objective.samples(TokenizedText((documents,), cast("Tokenizer", special), self.length))
+        known = (documents,), cast("Tokenizer", special), self.length, 0 if evaluates else self.seed, evaluates, extra
+        return self.objective.samples(TokenizedText(*known))

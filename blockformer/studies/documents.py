@@ -148,9 +148,11 @@ def _units(batch: dict[str, torch.Tensor], begun: Counter[int]) -> torch.Tensor:
 
 
 def _token_sizes(data: TextData) -> torch.Tensor:
-    """(V,) bytes of each token; 0 where token ids are no text, or do not tell it exactly."""
-    sizes = None if data.tokenizer is None else data.tokenizer.byte_lengths
-    return torch.zeros(data.vocab_size) if sizes is None else torch.from_numpy(sizes)
+    """(V,) bytes of each token; 0 for tokens of the objective, and where token ids do not give the exact text."""
+    sizes = torch.zeros(data.vocab_size)
+    if data.tokenizer is not None and (lengths := data.tokenizer.byte_lengths) is not None:
+        sizes[: len(lengths)] = torch.from_numpy(lengths)
+    return sizes
 
 
 def _limited(loader: Any, limit: float | None) -> Iterator[dict[str, torch.Tensor]]:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from blockformer.training.components import GROUPS, Components
+from blockformer.training.nested_options import MAPPINGS
 from blockformer.training.number_types import prefer_integers
 from registry import Problem
 from registry.errors import nearest
@@ -130,7 +131,7 @@ def _wrong_value(components: Components, group: str, key: str, value: Any) -> st
     """What is wrong with a value; empty: nothing."""
     from blockformer.training.parse_errors import readable
 
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and f"{group}.{key}" not in MAPPINGS:
         return "must be a plain value, not a mapping"
     plain = as_plain(value)
     try:

@@ -15,6 +15,7 @@ from blockformer.studies.matching import Matched, active_parameters, matched, si
 from blockformer.studies.run import Purpose, Run, digest
 from blockformer.studies.statistics import smallest_visible
 from blockformer.studies.study import BASE, Study
+from blockformer.training.optimizers import OptimizerSettings
 from blocks.models.base import Model
 from registry import Problem, RecipeError
 
@@ -224,7 +225,8 @@ def _figures(one: Matched, reference: "Mapping[str, torch.Tensor] | None", lengt
     model = check(one.recipe)
     length = min(length, model.max_length)
     has_cache = getattr(model, "cached_per_token", None) is not None
-    flops, trained = model.flops_per_token(length), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    OptimizerSettings(**study.file.fit.get("optimizer", {})).choose_trained(model)
+    flops, trained = model.flops_per_token(length), model.trained_size
     return Figures(
         parameters=model.size,
         non_embedding=round(size_of(model, "non_embedding", length)),

@@ -5,13 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from blockformer.data.options import default_dataset
+from blockformer.errors import UserError
 from blockformer.studies.fit_settings import problems_in_settings
 from blockformer.studies.study_file import StudyFile, contradictions, parsed
-from blockformer.training.objectives import default_objective, forms_of
-from registry import Mark, Problem, RecipeError, entries, load_recipe
+from blockformer.training.objectives import check_kind, default_objective, forms_of
+from blocks.models.base import Model
+from registry import Mark, Problem, Recipe, RecipeError, entries, load_recipe
 from registry.errors import nearest
 from registry.strict_yaml import Map, mark_of, read_yaml, with_mark
 
@@ -195,25 +197,35 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
             problems += [Problem(mark_of(tree, ("reference",)), "reference", p.message) for p in error.problems]
             return
         candidates.append(Variant(f"no-{key.rpartition('.')[2]}", base, {**file.overrides, key: value}, mark))
-    names = [variant.name for variant in candidates]
+    names, objective = [variant.name for variant in candidates], _named_objective(file)
     for variant in candidates:
         if names.count(variant.name) > 1:
             problems.append(Problem(variant.mark, variant.name, "is the name of two variants"))
         try:
-            load_recipe(variant.recipe, variant.overrides)
+            kind = _kind(load_recipe(variant.recipe, variant.overrides))
+            check_kind(objective or default_objective(kind), kind)
         except RecipeError as error:
             problems += [Problem(variant.mark, variant.name, str(problem)) for problem in error.problems]
+        except UserError as error:
+            problems.append(Problem(variant.mark, variant.name, str(error)))
         yield variant
 
 
 def _usual(file: StudyFile, folder: Path) -> tuple[str, str]:
     """The dataset and the objective where the study names none: those for the kind of the base model."""
-    try:
-        kind = load_recipe(_recipe(file.base, folder), file.overrides).spec.entry.name
-    except RecipeError:  # reported with the variants
-        kind = "decoder_only"
-    objective = default_objective(kind)
-    return default_dataset(forms_of(_named_objective(file) or objective)), objective
+    objective = _named_objective(file)
+    if objective is None:
+        try:
+            kind = _kind(load_recipe(_recipe(file.base, folder), file.overrides))
+        except RecipeError:  # reported with the variants
+            kind = "decoder_only"
+        objective = default_objective(kind)
+    return default_dataset(forms_of(objective)), objective
+
+
+def _kind(recipe: Recipe) -> str:
+    """The kind of a recipe's model."""
+    return cast("type[Model]", recipe.spec.entry.block).kind
 
 
 def _named_objective(file: StudyFile) -> str | None:

@@ -38,8 +38,10 @@ class TrainingStep:
         self.model: Model = build(recipe).to(self.device, TRUE.get(self._precision, torch.float32)).train()
         if settings.get("compile"):
             self.model.compile()
-        objective = {"type": default_objective(self.model.kind), **fit.get("objective", {})}
-        self._objective = ObjectiveSettings(**objective).objective
+        named = dict(fit.get("objective", {}))
+        named.setdefault("type", None)
+        named["type"] = named["type"] or default_objective(self.model.kind)
+        self._objective = ObjectiveSettings(**named).objective
         optimizer = OptimizerSettings(**fit.get("optimizer", {}))
         optimizer.choose_trained(self.model)
         self._optimizer = optimizer.make(self.model, fused=self._precision != "16-mixed")

@@ -20,7 +20,7 @@ _OF_A_RUN = ("step", "epoch", "tokens", "total_steps", "finished", "evaluation",
 def average_checkpoints(paths: Sequence[str | Path], out: str | Path) -> Path:
     """Write a checkpoint whose weights are the mean of those of other checkpoints.
 
-    It can be validated, generate text, be exported and be a start of other runs (`--init-from`). It has no optimizer's
+    It can be validated, generate text, be exported and start other runs (`--init-from`). It has no optimizer's
     state, so no run continues from it.
 
     Args:

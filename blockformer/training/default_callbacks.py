@@ -28,7 +28,7 @@ def loggers_of(run: RunSettings, folder: Path, further: Any) -> list[Any]:
 def callbacks_of(run: RunSettings, folder: Path, seed: int, ema: float | None, trainer: dict[str, Any]) -> list[Any]:
     """The callbacks of `fit`.
 
-    Whether the run is sound is asked first; figures are taken before they are shown; saving comes last.
+    The guard against broken runs comes first; figures are taken before they are shown; saving comes last.
 
     Args:
         run: what the user said about the run.

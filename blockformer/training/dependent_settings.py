@@ -4,10 +4,12 @@ from typing import Any
 
 from blockformer.assembly.checkpoint import read_metadata
 from blockformer.data.module import idle_settings
+from blockformer.data.options import DATA
 from blockformer.data.settings import settings_of
 from blockformer.errors import UserError
 from blockformer.option_groups import in_words
 from blockformer.training.fit_arguments import FitArguments
+from blockformer.training.objectives import ObjectiveSettings
 from blockformer.training.trainer_settings import check_settings
 from blockformer.training.watch.attention import attending
 from blockformer.training.watch.pictures import require_matplotlib
@@ -38,8 +40,15 @@ def complete_data(settings: Any, arguments: FitArguments) -> None:
     _check_tokenizer(data, arguments)
     if arguments.checkpoint is not None:
         _reset_idle_settings(data, arguments)
-    if "vocab_size" in data and data.vocab_size is None and arguments.checkpoint is None:
-        data.vocab_size = arguments.model.vocab_size
+    learned = "vocab_size" in DATA.options_of("tokenizer", arguments.components.chosen(DATA.name))
+    if learned and data.vocab_size is None and arguments.checkpoint is None:
+        data.vocab_size = arguments.model.vocab_size - _extra_tokens(settings)
+
+
+def _extra_tokens(settings: Any) -> int:
+    """How many tokens of its own the objective needs, whose ids come after those of the tokenizer."""
+    objective = ObjectiveSettings(**settings.objective.as_dict()).objective
+    return len(objective.extra_tokens(settings.data.length))
 
 
 def complete_training(settings: Any, arguments: FitArguments, seed: int) -> None:
@@ -95,7 +104,7 @@ def _check_tokenizer(data: Any, arguments: FitArguments) -> None:
         raise UserError(
             f"{asked}: {arguments.checkpoint} has its own tokenizer ({stored.kind}, {stored.vocab_size} ids) and is "
             f"scored and continued with it: leave {in_words([f'data.{name}' for name in different])} out, or start a "
-            "run with another tokenizer by --init-from"
+            "run with another tokenizer with --init-from"
         )
 
 

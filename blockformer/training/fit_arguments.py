@@ -18,7 +18,7 @@ from blockformer.training.components import Components
 from blockformer.training.decay_from import take_trunk
 from blockformer.training.given import Given
 from blockformer.training.init_from import check_source, recipe_in
-from blockformer.training.nested_options import fold_nested
+from blockformer.training.nested_options import MAPPINGS, fold_nested
 from blockformer.training.objectives import default_objective, forms_of
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import (
@@ -247,10 +247,11 @@ def tokenizer_for(dataset: str | None, path: Path, metadata: Mapping[str, Any]) 
     return None
 
 
-def _merged(base: Any, change: Any) -> Any:
-    """``change`` over ``base``, key by key; where the class changes, its arguments start afresh."""
-    if not isinstance(base, Mapping) or not isinstance(change, Mapping):
+def _merged(base: Any, change: Any, path: str = "") -> Any:
+    """``change`` over ``base``, key by key; a value that is a mapping, and arguments of another class, start afresh."""
+    if not isinstance(base, Mapping) or not isinstance(change, Mapping) or path in MAPPINGS:
         return change
     if change.get("class_path", base.get("class_path")) != base.get("class_path"):
         return change
-    return {**base, **{key: _merged(base.get(key), value) for key, value in change.items()}}
+    within = f"{path}." if path else ""
+    return {**base, **{key: _merged(base.get(key), value, within + key) for key, value in change.items()}}

@@ -1,6 +1,8 @@
 """A checkpoint whose adapters are folded into the weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from blockformer.assembly.checkpoint import METADATA, VERSION, model_weights, read_checkpoint
 from blockformer.assembly.loading import build_with_weights, stored_recipe
@@ -9,11 +11,14 @@ from blockformer.errors import UserError
 from blockformer.generation.text_model import find_checkpoint
 from blockformer.training.derived_checkpoint import require_new, write_derived
 
+PATTERNS = ("train", "freeze", "groups")
+"""Settings of the optimizer that name parameters."""
+
 
 def merge_checkpoint(path: str | Path, out: str | Path) -> list[str]:
     """Write a checkpoint of the model without adapters that computes the same.
 
-    It can be validated, generate text, be exported and be a start of other runs (`--init-from`). It has no optimizer's
+    It can be validated, generate text, be exported and start other runs (`--init-from`). It has no optimizer's
     state, so no run continues from it.
 
     Args:
@@ -37,6 +42,14 @@ def merge_checkpoint(path: str | Path, out: str | Path) -> list[str]:
     if not merged:
         raise UserError(f"{path}: the model has no adapters, so there is nothing to merge; use it as it is")
     plain = without_adapters(recipe)
-    changed = metadata | {"recipe": plain.dump(), "recipe_hash": plain.hash}
+    changed = metadata | {"recipe": plain.dump(), "recipe_hash": plain.hash, "config": _without_names(metadata)}
     write_derived(out, model.state_dict(), changed, content.get(VERSION))
     return merged
+
+
+def _without_names(metadata: Mapping[str, Any]) -> Any:
+    """The configuration without the optimizer's patterns, which may name adapters."""
+    config = metadata.get("config")
+    if not isinstance(config, dict) or not isinstance(optimizer := config.get("optimizer"), dict):
+        return config
+    return config | {"optimizer": {key: value for key, value in optimizer.items() if key not in PATTERNS}}

@@ -15,6 +15,7 @@ from blockformer.data.loader import TrainingLoader
 from blockformer.data.mixed_samples import ORIGIN
 from blockformer.data.module import TextData
 from blockformer.data.processes import data_processes
+from blockformer.data.samples import Batch
 from blockformer.training.checkpoint_state import check_state
 from blockformer.training.compatibility import (
     check_batch,
@@ -32,8 +33,6 @@ from blockformer.training.parallel.strategy import ShardedStrategy
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.score import OF_SOURCES, TARGETS, TOKENS, Score, no_sums
 from blockformer.training.step_count import align_epochs, batches_per_epoch, total_steps
-
-Batch = dict[str, Tensor]
 
 
 class TrainingModule(L.LightningModule):
@@ -64,7 +63,7 @@ class TrainingModule(L.LightningModule):
         self.model = recipe.take_model()  # on the meta device; configure_model creates the parameters
         optimizer.choose_trained(self.model)
         self.objective = objective or objective_for(self.model.kind)
-        check_kind(self.objective, self.model.kind)
+        check_kind(self.objective.name, self.model.kind)
         self.shards: Shards | None = None  # set where no process holds the whole model
         self.provenance: dict[str, Any] = {}  # plain data that the caller adds to every checkpoint
         self.total_steps = 0

@@ -29,7 +29,7 @@ def fold_nested(given: Given) -> None:
         group, _, key = name.rpartition(".")
         whole = given.value(name)
         whole = _plain(whole, f"--{name}") if isinstance(whole, str) else json.loads(json.dumps(whole or {}))
-        for option, value in changes.items():
+        for option, value in sorted(changes.items(), key=lambda change: change[0].count(".")):  # the outer ones first
             _set(whole, name, option.removeprefix(f"--{name}.").split("."), _plain(value, option))
         text = json.dumps(whole)
         given.options = [*rest, f"--{name}", text]

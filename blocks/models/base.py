@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,11 @@ class Model(Component, ABC):
 
     Attributes:
         head: makes logits of the final vectors, each row by itself.
+        kind: decoder_only, encoder_only or encoder_decoder.
     """
 
     head: Head
+    kind: ClassVar[str]
     slot = Slot("model", "Maps token ids to logits.", parent_arguments=())
 
     def __init__(self, *, dim: int, vocab_size: int, max_length: int, init: Init) -> None:
@@ -126,11 +128,6 @@ class Model(Component, ABC):
                 path = path.rpartition(".")[0]
             sizes[owners[path]] = sizes.get(owners[path], 0) + parameter.numel()
         return sizes
-
-    @property
-    @abstractmethod
-    def kind(self) -> str:
-        """decoder_only, encoder_only or encoder_decoder."""
 
     @property
     def size(self) -> int:

@@ -41,6 +41,7 @@ class DecoderOnly(Model):
     """
 
     paper = "Liu et al., 2018, arXiv:1801.10198; Radford et al., 2018"
+    kind = "decoder_only"
 
     def __init__(
         self,
@@ -60,10 +61,6 @@ class DecoderOnly(Model):
         self.decoder = decoder(site)
         self.head = head(site, vocab_size, width_of(self.embedding))
         self.adapt(adapters)
-
-    @property
-    def kind(self) -> str:
-        return "decoder_only"
 
     @property
     def table(self) -> Tensor:

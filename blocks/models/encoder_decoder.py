@@ -46,6 +46,7 @@ class EncoderDecoder(Model):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762"
+    kind = "encoder_decoder"
 
     def __init__(
         self,
@@ -79,10 +80,6 @@ class EncoderDecoder(Model):
         self.decoder = decoder(replace(writing, memory_dim=dim))
         self.head = head(writing, vocab_size, width_of(self.target_embedding))
         self.adapt(adapters)
-
-    @property
-    def kind(self) -> str:
-        return "encoder_decoder"
 
     def allows(self, ability: Ability) -> bool:
         """Whether all blocks have an ability; for a cache, only those of the decoder."""

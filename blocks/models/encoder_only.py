@@ -40,6 +40,7 @@ class EncoderOnly(Model):
     """
 
     paper = "Devlin et al., 2018, arXiv:1810.04805"
+    kind = "encoder_only"
 
     def __init__(
         self,
@@ -59,10 +60,6 @@ class EncoderOnly(Model):
         self.encoder = encoder(site)
         self.head = head(site, vocab_size, width_of(self.embedding))
         self.adapt(adapters)
-
-    @property
-    def kind(self) -> str:
-        return "encoder_only"
 
     def forward(
         self,

@@ -146,7 +146,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("saved", {"column": "txt"}, "there is no column 'txt'; did you mean 'text'?"),
     ("saved", {"column": "n"}, "row 1: n must be text, not int"),
     ("saved", {"revision": "main"}, "data.revision has no effect with a folder of save_to_disk; remove it"),
-    ("saved", {"path": ""}, "dataset hub needs data.path: a folder of save_to_disk, or the name of a dataset"),
+    ("saved", {"path": ""}, "dataset hub needs path: a folder of save_to_disk, or the name of a dataset"),
     ("saved", {"test_split": "test", "test": 0.2}, "data.test has no effect with test_split; remove it"),
     ("by_name", {"column": "txt"}, "train, row 1: there is no column 'txt'; did you mean 'text'?"),
     ("by_name", {"column": "n"}, "train, row 1: n must be text, not int"),

@@ -73,13 +73,23 @@ def copied_files(path: str, subset: str | None, split: str, revision: str | None
         DataError: The package `datasets` is missing, or it cannot read the dataset; or a value is no text.
     """
     key = {"path": path, "subset": subset, "split": split, "revision": revision, "columns": list(columns), "format": 1}
-    if (folder := Path(path).expanduser()).is_dir():
-        key["files"] = [stamp(file) for file in sorted(folder.rglob("*")) if file.is_file()]
+    folder = Path(path).expanduser()
+    local = folder.is_dir()
+    if local:
+        key["files"] = _stamps(folder)
 
     def build(target: Path) -> None:
-        _write(target, _rows(path, subset, split, revision, columns), columns)
+        place = str(folder) if local else path
+        _write(target, _rows(place, subset, split, revision, columns), columns, f"{path}, {split}")
+        if local and _stamps(folder) != key["files"]:
+            raise DataError(f"data.path {path}: its files changed while they were read; start again")
 
     return sorted(map(str, cache.cached("hub", key, build).glob("*.parquet")))
+
+
+def _stamps(folder: Path) -> list[Any]:
+    """Path, size and time of change of each file of a folder."""
+    return [stamp(file) for file in sorted(folder.rglob("*")) if file.is_file()]
 
 
 def _rows(path: str, subset: str | None, split: str, revision: str | None, columns: Sequence[str]) -> Iterator[Row]:
@@ -104,7 +114,7 @@ def _rows(path: str, subset: str | None, split: str, revision: str | None, colum
         raise DataError(f"data.path {where}: datasets cannot read it: {shortened(reason)}") from None
 
 
-def _write(folder: Path, rows: Iterator[Row], columns: Sequence[str]) -> None:
+def _write(folder: Path, rows: Iterator[Row], columns: Sequence[str], where: str) -> None:
     """Write rows to Parquet files of less than `SHARD` bytes of text and a group of rows."""
     import pyarrow
     from pyarrow import parquet
@@ -124,7 +134,7 @@ def _write(folder: Path, rows: Iterator[Row], columns: Sequence[str]) -> None:
             written += size
             copying.advance(size)
     if writer is None:
-        raise DataError("data.path: the split has no rows")
+        raise DataError(f"data.path {where}: the split has no rows; choose another one")
     writer.close()
 
 

@@ -16,7 +16,13 @@ from blockformer.data.progress import stage
 from blockformer.errors import DataError
 
 
-def source(dataset: str, files: Files, columns: Sequence[str]) -> Source:
+def source(
+    dataset: str,
+    files: Files,
+    columns: Sequence[str],
+    names: Mapping[str, str] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Source:
     """Columns of tables: documents of one column, or pairs of two.
 
     Args:
@@ -24,11 +30,14 @@ def source(dataset: str, files: Files, columns: Sequence[str]) -> Source:
         files: which files; whole files for validation and test, or shares of the rows of the training files, of which
             equal ones stay together.
         columns: one name, or two.
+        names: what a user calls the rows of each split; None: the options that name its files.
+        about: further facts.
 
     Raises:
         DataError: a file is missing, or its ending is not that of a table.
     """
     stamps = stamps_of(files)
+    names = names or {split: "data.files" if split == "train" else f"data.{split}_files" for split in SPLITS}
     for path in (path for paths in files.own().values() for path in paths):
         reader_of(path)
     key = {"dataset": dataset, "columns": list(columns), "files": stamps, "shares": dict(files.shares), "format": 1}
@@ -37,9 +46,9 @@ def source(dataset: str, files: Files, columns: Sequence[str]) -> Source:
         own = files.own()
         keys, size = _keys(own, columns)
         unchanged(files, stamps)
-        empty = [f"data.{split}_files" for split in files.given() if not len(keys[split])]
-        if not len(keys["train"]) or empty:
-            raise DataError(f"{', '.join(empty) or 'data.files'}: no row has text in {' and '.join(columns)}")
+        empty = [names[split] for split in ("train", *files.given()) if not len(keys[split])]
+        if empty:
+            raise DataError(f"{', '.join(empty)}: no row has text in {' and '.join(columns)}")
         limits = _limits(keys["train"], files.taken())
         if int(keys["train"].max()) < (limits[-1][1] if limits else 0):
             raise DataError(f"{dataset}: validation and test leave no training data; lower their shares")
@@ -55,6 +64,7 @@ def source(dataset: str, files: Files, columns: Sequence[str]) -> Source:
         notes = {split: [*_overlaps(files, split, keys, what)] for split in SPLITS}
         notes["train"] += file_notes.repetition_notes(files.named_again(), {})
         facts = {"dataset": dataset, "files": {split: [path.name for path in paths] for split, paths in own.items()}}
+        facts |= about or {}
         return StreamedCorpus({}, len(columns) > 1, facts, notes, read=stream, bytes=size)
 
     return Source(key, read)

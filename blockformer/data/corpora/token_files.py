@@ -104,7 +104,7 @@ def recognise(path: Path, dtype: str | None) -> TokenFile:
 
 def _of_numpy(path: Path, head: bytes) -> TokenFile:
     if not head.startswith(_NPY):
-        raise DataError(f"{path}: has no header of NumPy; if its ids are raw, name it .bin and say data.dtype")
+        raise DataError(f"{path}: has no header of NumPy; if its ids are raw, name it .bin and set --data.dtype")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError) as error:
@@ -119,8 +119,10 @@ def _of_llm_c(path: Path, head: bytes) -> TokenFile | None:
     magic, version, count = np.frombuffer(head[:12], "<i4").tolist()
     if magic == _EVALUATION:
         raise DataError(f"{path}: is a file of questions of llm.c, not of tokens")
-    if magic not in FORMATS or version != FORMATS[magic][0]:
+    if magic not in FORMATS:
         return None
+    if version != FORMATS[magic][0]:
+        raise DataError(f"{path}: has version {version} of the format of llm.c; known: {FORMATS[magic][0]}")
     kind = np.dtype(FORMATS[magic][1]).newbyteorder("<")
     if (size := path.stat().st_size) != HEADER + count * kind.itemsize:
         there = (size - HEADER) / kind.itemsize
@@ -130,12 +132,12 @@ def _of_llm_c(path: Path, head: bytes) -> TokenFile | None:
 
 def _raw(path: Path, dtype: str | None) -> TokenFile:
     if dtype is None:
-        raise DataError(f"{path}: has no header: say data.dtype, uint16 or uint32")
+        raise DataError(f"{path}: has no header: set --data.dtype to uint16 or uint32")
     kind, size = np.dtype(dtype).newbyteorder("<"), path.stat().st_size
     if not size:
         raise DataError(f"{path}: is empty")
     if size % kind.itemsize:
-        raise DataError(f"{path}: its {size:,} bytes are no whole number of {dtype}; say another data.dtype")
+        raise DataError(f"{path}: its {size:,} bytes are not a whole number of {dtype}; set another --data.dtype")
     return TokenFile(path, kind.str, 0, size // kind.itemsize)
 
 

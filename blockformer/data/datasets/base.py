@@ -29,6 +29,7 @@ class Dataset(Block, ABC):
 
     Attributes:
         form: what it holds.
+        forms: what it can hold, where its options decide the form; None: the form alone.
         reads: parameters that name what is read, such as files. A checkpoint's own values of them are used only where
             this user has written the checkpoint; from anywhere else, the user has to name them again.
         own_ids: whether it gives token ids of its own, which are not text for a tokenizer.
@@ -40,9 +41,10 @@ class Dataset(Block, ABC):
         "Gives the rows that a model is trained and scored on.",
         parent_arguments=(),
         option="data.dataset",
-        reserved=frozenset({*COMMON, "objective"}),
+        reserved=frozenset({*COMMON, "objective", "weight"}),  # weight: of a source of a mixture
     )
     form: ClassVar[Form]
+    forms: ClassVar[tuple[Form, ...] | None] = None
     reads: ClassVar[tuple[str, ...]] = ()
     own_ids: ClassVar[bool] = False
     unused: ClassVar[frozenset[str]] = frozenset()

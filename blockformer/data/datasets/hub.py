@@ -29,6 +29,7 @@ class Hub(TextDataset):
         target_column: The column of the targets of pairs; null: rows are documents.
     """
 
+    forms = ("documents", "pairs")
     reads = ("path",)
 
     def __init__(
@@ -44,7 +45,7 @@ class Hub(TextDataset):
         target_column: str | None = None,
     ) -> None:
         if not path:
-            raise DataError("dataset hub needs data.path: a folder of save_to_disk, or the name of a dataset")
+            raise DataError("dataset hub needs path: a folder of save_to_disk, or the name of a dataset")
         if hub.is_saved(path) and (given := [n for n, v in (("subset", subset), ("revision", revision)) if v]):
             raise DataError(f"data.{given[0]} has no effect with a folder of save_to_disk; remove it")
         self.path, self.subset, self.revision = path, subset, revision
@@ -58,7 +59,9 @@ class Hub(TextDataset):
 
     def source(self, shares: Mapping[str, float]) -> Source:
         train, validation, test = (self._files(split) for split in self.splits.values())
-        return tables.source("hub", Files(train, validation, test, shares), self.columns)
+        names = {split: f"data.path {self.path}, {of}" for split, of in self.splits.items()}
+        about = {"path": self.path, "subset": self.subset, "revision": self.revision, "splits": self.splits}
+        return tables.source("hub", Files(train, validation, test, shares), self.columns, names, about)
 
     def _files(self, split: str | None) -> list[str]:
         if split is None:

@@ -30,6 +30,7 @@ class Mixture(TextDataset):
             which it is read: `{code: {dataset: table, files: code.jsonl, weight: 3}, prose: {dataset: docstrings}}`.
     """
 
+    forms = ("documents", "pairs")
     reads = ("sources",)
 
     def __init__(self, *, sources: dict[str, Any] | None = None) -> None:
@@ -64,9 +65,12 @@ class Mixture(TextDataset):
         if not isinstance(sources, Mapping) or not all(isinstance(one, Mapping) for one in sources.values()):
             return {}
         known = _known()
-        found = [known[one["dataset"]].idle(one) for one in sources.values() if one.get("dataset") in known]
-        shared = set.intersection(*map(set, found)) if found and len(found) == len(sources) else set()
-        return {name: f"{name}_files in each of data.sources" for name in sorted(shared)}
+        found = [dict(known[one["dataset"]].idle(one)) for one in sources.values() if one.get("dataset") in known]
+        if not found or len(found) < len(sources):
+            return {}
+        shared = [name for name in found[0] if all(name in one for one in found)]
+        causes = {name: in_words(list(dict.fromkeys(one[name] for one in found))) for name in shared}
+        return {name: f"{cause} in each of data.sources" for name, cause in causes.items()}
 
     def source(self, shares: Mapping[str, float]) -> Source:
         """The text of all sources, one after another."""
@@ -135,8 +139,10 @@ def _source(name: Any, given: Any) -> tuple[float, TextDataset]:
     if problems:
         raise DataError("; ".join(problems))
     own = {key: value for key, value in given.items() if key not in _OWN}
-    made = options.make({"dataset": dataset}, own)
-    return weight, made["dataset"]
+    try:
+        return weight, options.make({"dataset": dataset}, own)["dataset"]
+    except DataError as error:  # of an option, which names the source, or of the dataset, which does not know it
+        raise error if str(error).startswith(where) else DataError(f"{where}: {error}") from None
 
 
 def _has(names: list[str]) -> str:

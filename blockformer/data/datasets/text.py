@@ -65,7 +65,7 @@ class _OwnFiles(TextDataset):
 
     def __init__(self, files: Names, validation_files: Names, test_files: Names) -> None:
         if not files:
-            raise DataError(f"dataset {_name(self)} needs files: name them in data.files")
+            raise DataError(f"dataset {_name(self)} needs files: set its option files")
         self.files = tuple(map(_listed, (files, validation_files, test_files)))
 
     @classmethod

@@ -44,12 +44,12 @@ class TokenFiles(Dataset):
         separator: NonNegative | None = None,
     ) -> None:
         if not files:
-            raise DataError("dataset token_files needs files: name them in data.files")
+            raise DataError("dataset token_files needs files: set its option files")
         self._names = [
             [names] if isinstance(names, str) else names or [] for names in (files, validation_files, test_files)
         ]
         if vocab_size is None:
-            raise DataError("dataset token_files needs data.vocab_size: how many different ids the tokenizer had")
+            raise DataError("dataset token_files needs vocab_size: how many different ids the tokenizer had")
         if separator is not None and separator >= vocab_size:
             raise DataError(f"data.separator {separator} must be less than data.vocab_size {vocab_size}")
         self.vocab_size, self.dtype, self.separator = vocab_size, dtype, separator

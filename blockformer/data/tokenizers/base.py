@@ -64,7 +64,10 @@ class LearnedTokenizer(TokenizerComponent):
         self.vocab_size = USUAL_SIZE if vocab_size is None else vocab_size
         if self.vocab_size < self.least:
             name = entry_of(type(self)).name
-            raise DataError(f"vocab_size {vocab_size} is too small for {name}: {self.why} are {self.least}")
+            raise DataError(
+                f"data.vocab_size {vocab_size} is too small for {name}: {self.why} are {self.least}; raise it, and "
+                "the recipe's vocab_size, or choose another tokenizer"
+            )
 
     @property
     def key(self) -> dict[str, Any]:

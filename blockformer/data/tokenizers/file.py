@@ -82,6 +82,8 @@ class FileTokenizer(Tokenizer):
 
     def around(self, kind: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         before, after = self._template
+        if kind == "encoder_decoder":
+            return before, after or (self.eos,)
         return before, (() if kind == "decoder_only" else after)
 
     def decode(self, ids: Iterable[int]) -> str:

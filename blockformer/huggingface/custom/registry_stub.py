@@ -35,8 +35,9 @@ class Runtime:
 class ParameterError(ValueError):
     """Parameters of a block do not fit; exported models have those that did."""
 
-    def __init__(self, path: tuple[str, ...], message: str) -> None:
+    def __init__(self, path: tuple[str | int, ...], message: str) -> None:
         super().__init__(message)
+        self.path = path
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:

@@ -5,18 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from blockformer.assembly.checkpoint import PREFIX
+from blockformer.data.samples import Batch
 from blockformer.errors import UserError
 from blockformer.training.callbacks.metrics import MetricsLogger
 from blockformer.training.callbacks.step_callback import StepCallback, is_dry_run, is_due
 from blockformer.training.loggers import SafeWandbLogger
-from blockformer.training.module import Batch, TrainingModule
+from blockformer.training.module import TrainingModule
 from blockformer.training.parallel.shards import Shards
 from blockformer.training.watch.attention import Observe, attending, map_of, mixers_without_weights, observed
 from blockformer.training.watch.forward import beside_training
@@ -54,12 +54,12 @@ class AttentionMaps(StepCallback):
             UserError: nothing is held out for validation.
         """
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        samples = data.samples("validation")
-        if not len(samples):
+        if not len(data.samples("validation")):
             raise UserError(
                 "run.attention_every: the validation split, whose rows it draws, is empty: give data.validation"
             )
-        self._batch = samples.batch(np.arange(min(ROWS, len(samples))), epoch=0)
+        batch = data.loader("validation").batch(0)
+        self._batch = {key: value[:ROWS] for key, value in batch.items() if value.ndim}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

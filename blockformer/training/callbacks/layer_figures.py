@@ -1,5 +1,6 @@
 """Norms of gradients, weights and updates, activations and expert load, layer by layer."""
 
+import math
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ class LayerFigures(StepCallback):
 
     For each place of :func:`~blockformer.training.watch.places.places`: `gradient_norm/PLACE` of the whole step before
     clipping, `weight_norm/PLACE` before the update, and `update_ratio/PLACE`, the norm of the update over that of the
-    weights, for which such a step keeps a copy of the weights. For each layer `activation_rms/LAYER`, the root mean
-    square of its output without padding; for each mixture of experts `expert_load_max/...` and `expert_load_min/...`,
-    the tokens of its most and least loaded expert, relative to an even load.
+    weights (left out where that is 0), for which such a step keeps a copy of the weights. For each layer
+    `activation_rms/LAYER`, the root mean square of its output without padding; for each mixture of experts
+    `expert_load_max/...` and `expert_load_min/...`, the tokens of its most and least loaded expert, relative to an even
+    load.
 
     Activations and load are taken in the training step by hooks, which exist in these steps only. A compiled model does
     not call them; it runs the batch once more, without compilation and dropout.
@@ -44,7 +46,7 @@ class LayerFigures(StepCallback):
         super().on_train_start(trainer, pl_module)
         assert isinstance(pl_module, TrainingModule)
         module = pl_module
-        module.before_clipping.append(lambda: self._measure(module))
+        module.before_clipping.insert(0, lambda: self._measure(module))  # before a step that broke is run again
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, TrainingModule)
@@ -85,6 +87,7 @@ class LayerFigures(StepCallback):
             f"{figure}/{place}": value
             for figure, values in self._figures.items()
             for place, value in zip(self._members, values.tolist(), strict=True)
+            if math.isfinite(value)  # no ratio where all weights are 0
         }
         row |= self._recorder.figures(lambda sums: summed(trainer, sums))
         self._forget()

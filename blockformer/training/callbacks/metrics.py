@@ -125,12 +125,13 @@ class MetricsLogger(StepCallback):
 
 
 def _peak_tokens(trainer: Trainer, module: TrainingModule) -> float | None:
-    """Tokens per second at which the devices would do nothing but the model's products; None: the length is not known.
+    """Tokens per second at which the devices would do nothing but the model's products; None: they are not known.
 
-    A backward pass takes twice the products of a forward pass; what is computed again to save memory does not count.
+    A backward pass takes twice the products of a forward pass, unless parameters are frozen, whose part is not counted
+    here; what is computed again to save memory does not count.
     """
     length = getattr(getattr(trainer, "datamodule", None), "length", None)
-    if not isinstance(length, int):
+    if not isinstance(length, int) or module.model.trained_size < module.model.size:
         return None
     flops = (1 + BACKWARD) * module.model.flops_per_token(length)
     peak = peak_flops(module.device, compute_dtype(str(trainer.precision)))

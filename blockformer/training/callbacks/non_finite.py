@@ -11,10 +11,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from blockformer.data.samples import Batch
 from blockformer.files import write_text
 from blockformer.training.callbacks.step_callback import StepCallback, is_sync_step
 from blockformer.training.loggers.file_logger import FileLogger
-from blockformer.training.module import Batch, TrainingModule
+from blockformer.training.module import TrainingModule
 from blockformer.training.parallel.shards import local
 from blockformer.training.score import TARGETS
 from blockformer.training.watch.diagnosis import first_broken
@@ -60,7 +61,7 @@ class NonFiniteGuard(StepCallback):
     def __init__(self, skips: int = 0) -> None:
         self.skips, self.skipped, self._in_a_row = skips, 0, 0
         self._batches: list[Batch] = []  # of the present step
-        self._where = ""  # the skipped step broke
+        self._where = ""  # where the skipped step broke
         self._flags: Tensor | None = (
             None  # the first step that was not finite (0: none), steps in a row without gradient
         )

@@ -48,7 +48,7 @@ class Spikes(StepCallback):
         return marks
 
     def counts(self) -> dict[str, int]:
-        """Spikes of the run so far, by what they are of in words; without those that there are none of."""
+        """Spikes of the run so far by figure, in words; figures without spikes are left out."""
         return {words: self._rules[figure].begun for figure, words in FIGURES.items() if self._rules[figure].begun}
 
     def state_dict(self) -> dict[str, Any]:

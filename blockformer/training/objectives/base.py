@@ -72,7 +72,7 @@ class Objective(Block, ABC):
 
     @abstractmethod
     def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The summed loss, with what is for training only where the model trains, and the sums of a :class:`Score`."""
+        """The summed loss, with label smoothing and z-loss only in training mode, and the sums of a :class:`Score`."""
 
     @abstractmethod
     def logits(self, model: Model, batch: Batch) -> Tensor:

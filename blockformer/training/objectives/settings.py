@@ -56,16 +56,17 @@ def objective_for(kind: str) -> TokenObjective:
     return cast("TokenObjective", ObjectiveSettings(default_objective(kind)).objective)
 
 
-def check_kind(objective: Objective, kind: str) -> None:
-    """Check that an objective trains this kind of model.
+def check_kind(name: str, kind: str) -> None:
+    """Check that the objective of this name trains this kind of model.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not, or there is none.
     """
-    if kind not in objective.kinds:
+    kinds = cast("type[Objective]", OBJECTIVE.entry("type", name).block).kinds
+    if kind not in kinds:
         known = entries(Objective.slot.name).items()
-        fitting = [name for name, entry in known if kind in cast("type[Objective]", entry.block).kinds]
+        fitting = [other for other, entry in known if kind in cast("type[Objective]", entry.block).kinds]
         raise UserError(
-            f"objective.type {objective.name} trains {' or '.join(objective.kinds)} models, and this one is {kind}: "
+            f"objective.type {name} trains {' or '.join(kinds)} models, and this one is {kind}: "
             f"use {' or '.join(fitting) or 'another model'}"
         )

@@ -15,7 +15,7 @@ from blockformer.option_groups import OptionGroup
 from blockformer.training.optimizers.base import COMMON, Group, OptimizerComponent, Schedule, Sharding
 from blockformer.training.optimizers.trained_parameters import choose_trained, similar
 from blockformer.training.parallel.shards import Shards
-from blocks.base import Component, Norm
+from blocks.base import Adapter, Component, Norm
 from blocks.base.axes import Vocabulary
 
 OPTIMIZER = OptionGroup(
@@ -273,7 +273,8 @@ def _is_vector(model: nn.Module, name: str, parameter: Tensor) -> bool:
 
 
 def _is_hidden_matrix(model: nn.Module, name: str, parameter: Tensor, vocabulary: set[str]) -> bool:
-    """Whether a parameter is the matrix of a projection inside the layers, or those of several experts."""
+    """Whether a parameter is the matrix of a projection inside the layers, or of its adapter, or those of experts."""
     path, _, leaf = name.rpartition(".")
-    projection = leaf == "weight" and isinstance(model.get_submodule(path), nn.Linear)
+    owner = model.get_submodule(path)
+    projection = isinstance(owner, Adapter) or (leaf == "weight" and isinstance(owner, nn.Linear))
     return projection and parameter.ndim >= 2 and name not in vocabulary

@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from blockformer.training.module import Batch, TrainingModule
+from blockformer.data.samples import Batch
+from blockformer.training.module import TrainingModule
 from blockformer.training.parallel.shards import local
 from blockformer.training.watch.forward import beside_training
 from blockformer.training.watch.places import parameters_by_place, places
@@ -19,7 +20,7 @@ def first_broken(trainer: Trainer, module: TrainingModule, batches: Sequence[Bat
     """Run the batches of a step again, before its update, and find the place; the same in all processes.
 
     The second pass is in evaluation mode. If all its outputs are finite, the gradients are looked at: a backward pass
-    begins with the last layer, and what it breaks stays broken in all layers before, so the last one is meant.
+    begins with the last layer, and what it breaks stays broken in all layers before, so the last one is reported.
 
     Args:
         trainer: the trainer.

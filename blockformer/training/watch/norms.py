@@ -19,7 +19,7 @@ def norms(members: Members, of: Callable[[str, Tensor], Tensor | None], shards: 
 
     Args:
         members: the parameters of each place, by their names in the model.
-        of: gives what is measured of a parameter, this process's part of it; None: nothing, which counts 0.
+        of: returns the tensor to measure for a parameter, this process's part of it; None: nothing, which counts 0.
         shards: how parameters are sharded; None: each process holds all of them.
     """
     squares: list[Tensor] = []
