@@ -204,7 +204,9 @@ def test_the_objective_of_the_model_makes_the_rows(text: str) -> None:
     data.configure(objective=masked)
     assert data.objective is masked
     assert "attention_mask" in data.loader().batch(0)
-    with pytest.raises(DataError, match="objective seq2seq cannot use dataset text: choose cldr, pairs or table_pairs"):
+    with pytest.raises(
+        DataError, match="objective seq2seq cannot use dataset text: choose cldr, hub, mixture, pairs or table_pairs"
+    ):
         data.configure(objective=SequenceToSequence())
     assert data.objective is masked
 
@@ -313,7 +315,7 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"tokenizer": "bpe", "vocab_size": 100}, "vocab_size 100 is too small"),
         ({"dataset": "cldr", "packages": ["numpy"]}, "data.packages is a setting of dataset 'docstrings'"),
         ({"dataset": "cldr", "objective": MaskedLM()}, "choose docstrings, hub, mixture, table or text"),
-        ({"objective": SequenceToSequence()}, "choose cldr, pairs or table_pairs"),
+        ({"objective": SequenceToSequence()}, "choose cldr, hub, mixture, pairs or table_pairs"),
         ({"dataset": "cldr", "pairs": 0}, "pairs must be greater than 0, not 0"),
         ({"dataset": "cldr", "pairs": 10**9}, "pairs must be less than or equal to 1000000"),
         ({"validation": float("nan")}, "leave some training data"),
