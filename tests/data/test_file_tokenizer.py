@@ -342,3 +342,11 @@ def test_any_damage_of_a_tokenizer_is_refused_in_one_line_or_it_encodes(name: st
         what, changed = damaged_values(content, Random(number))
         refusal = refusal_of(json.dumps(changed, default=str))
         assert refusal is None or "\n" not in refusal, what
+
+
+@each
+def test_a_target_ends_with_the_end_of_text_and_only_once(name: str, read: dict[str, FileTokenizer]) -> None:
+    made = read[name]
+    before, after = made.around("encoder_decoder")
+    assert after == (made.eos,)
+    assert made.eos not in before or made.bos == made.eos

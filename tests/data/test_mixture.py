@@ -228,6 +228,12 @@ def test_bytes_are_known_of_all_sources_or_of_none(tmp_path: Path) -> None:
     data = _data(sources, **chosen)
     loaders = [data.loader("train"), data.loader("validation")]
     assert not any("bytes" in loader.batch(step) for loader in loaders for step in range(2))
+    for order in (sources, dict(reversed(sources.items()))):  # what one source alone counts is in the sum
+        facts = _data(order, **chosen).facts()
+        own = [source["train"] for source in facts["sources"].values()]
+        assert ["changed" in counts for counts in own] == [name == "prose" for name in order]
+        assert facts["train"]["changed"] == facts["sources"]["prose"]["train"]["changed"]
+        assert facts["train"]["tokens"] == sum(counts["tokens"] for counts in own)
 
 
 def test_other_weights_encode_nothing_again(tmp_path: Path, cache: Path) -> None:

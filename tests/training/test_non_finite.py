@@ -15,6 +15,7 @@ from blockformer.cli.main import main
 from blockformer.errors import UserError
 from blockformer.training.callbacks import Checkpoints, NonFiniteGuard, non_finite
 from blockformer.training.callbacks.step_callback import is_reporting_step
+from blockformer.training.loggers.file_logger import read_rows
 from blockformer.training.module import TrainingModule
 from blockformer.training.optimizers import OptimizerSettings
 from tests.conftest import last_of_each
@@ -167,6 +168,23 @@ def test_a_step_that_is_not_finite_can_be_skipped_and_is_counted(
     checkpoint = read_checkpoint(runs / "skipping" / "checkpoints" / "last.ckpt")
     assert checkpoint["callbacks"]["NonFiniteGuard"] == {"skipped": 3, "in_a_row": 0}
     assert all(tensor.isfinite().all() for tensor in model_weights(checkpoint).values())
+
+
+def test_figures_of_layers_are_those_of_the_step_and_not_of_the_search_for_what_broke(
+    arguments: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled_steps(monkeypatch, 2)
+    options = ["--run.root", str(runs), "--run.name", "watched-skipping", "--trainer.max_steps", "3"]
+    options += ["--run.skip_non_finite", "2", "--run.watch_every", "1"]
+    assert main(["fit", *arguments, *options]) == 0
+    rows = {
+        row["step"]: row
+        for row in read_rows(runs / "watched-skipping" / "metrics.jsonl")
+        if any(key.startswith("weight_norm/") for key in row)
+    }
+    assert any(key.startswith("gradient_norm/") for key in rows[1])
+    assert not any(key.startswith("gradient_norm/") for key in rows[2])  # those of the step were no numbers
+    assert any(key.startswith("gradient_norm/") for key in rows[3])
 
 
 def test_too_many_skipped_steps_in_a_row_end_the_run(

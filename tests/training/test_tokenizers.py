@@ -65,3 +65,15 @@ def test_transformers_loads_the_same_tokenizer(run: tuple[str, Path], tmp_path: 
     assert (theirs.pad_token, theirs.mask_token) == ("<pad>", "<mask>")
     settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert settings.get("unk_token") == ("<unk>" if kind == "wordpiece" else None)
+
+
+@pytest.mark.parametrize("objective", ["fill_in_the_middle", "causal_lm"])
+def test_a_learned_vocabulary_leaves_room_for_the_tokens_of_the_objective(
+    objective: str, fit: Callable[..., Path], request: pytest.FixtureRequest
+) -> None:
+    given = ["--recipe", "tiny_decoder", "--recipe.vocab_size", "290", "--data.tokenizer", "bpe", "--data.length", "32"]
+    given += ["--objective.type", objective, "--trainer.max_steps", "1", "--recipe.decoder.depth", "1"]
+    folder = fit(*given, name=f"room-for-{objective}", given=_shared(request))
+    metadata = read_metadata(folder / "checkpoints" / "last.ckpt")
+    own = 3 if objective == "fill_in_the_middle" else 0
+    assert metadata["config"]["data"]["vocab_size"] == from_dump(metadata["tokenizer"]).vocab_size == 290 - own

@@ -94,7 +94,7 @@ def test_watching_changes_nothing_and_leaves_no_hooks(fit: Fit, monkeypatch: pyt
     monkeypatch.setattr(TrainingModule, "on_train_batch_end", counted)
     plain = fit("--trainer.max_steps", "4", "--run.spike_threshold", "0", name="unwatched")
     assert set(hooked) == {0}
-    seen = fit("--trainer.max_steps", "4", *WATCHED[:4], name="watched")
+    seen = fit("--trainer.max_steps", "4", *WATCHED, name="watched")
     assert set(hooked) == {0}
     ours, theirs = (model_weights(read_checkpoint(run / "checkpoints" / "last.ckpt")) for run in (plain, seen))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
