@@ -184,3 +184,23 @@ def test_rows_chosen_by_an_index_are_refused(saved: Path) -> None:
     (saved / "train" / "state.json").write_text(json.dumps(state | {"_indices_files": [{"filename": "i.arrow"}]}))
     with pytest.raises(DataError, match=r"train: its rows are chosen by an index; save it anew after flatten_indices"):
         _data(saved).prepare_data()
+
+
+def test_a_path_may_begin_with_the_home_folder(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(saved.parent))
+    assert _texts(_data("~/saved", validation=0, test=0), "train") == ROWS["text"]
+
+
+def test_a_folder_that_changes_while_it_is_read_is_not_kept(
+    by_name: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    rows = hub._rows
+
+    def changing(*given: Any) -> Any:
+        yield from rows(*given)
+        (by_name / "train.jsonl").write_text("{}")
+
+    monkeypatch.setattr(hub, "_rows", changing)
+    with pytest.raises(DataError, match=r"its files changed while they were read; start again"):
+        _data(by_name).prepare_data()
+    assert not list(cache.rglob("*.parquet"))

@@ -160,3 +160,11 @@ def test_the_hash_has_the_seeds_that_choose_learning_rates() -> None:
     rates = {"learning_rates": [1e-3, 3e-3]}
     assert plan(**rates).hash != plan(**rates, tuning_seeds=2).hash
     assert plan().hash == plan(tuning_seeds=2).hash
+
+
+def test_the_memory_of_a_run_is_that_of_what_it_trains() -> None:
+    fit = {"trainer": {"max_steps": 10}, "data": {"tokenizer": "bytes", "length": 32}}
+    whole, part = (plan(fit=fit | more).figures for more in ({}, {"optimizer": {"train": ["*.mixer.*"]}}))
+    for name, figures in whole.items():
+        assert part[name].memory < figures.memory
+        assert part[name].parameters == figures.parameters

@@ -1,12 +1,16 @@
 """Study files: strict at every level, all mistakes at once."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from blockformer.studies.plan import make_plan
 from blockformer.studies.study import Study, read_study
-from registry import RecipeError
+from blocks.models.encoder_only import EncoderOnly
+from registry import RecipeError, load_recipe
 
 GOOD: dict[str, Any] = {
     "base": "tiny_decoder",
@@ -80,6 +84,37 @@ def test_a_study_names_no_code_and_no_places(key: str) -> None:
     fit = {"trainer": {"max_steps": 1, key: {"class_path": "os.system"}}}
     with pytest.raises(RecipeError, match=f"fit.trainer.{key}: there is no such setting"):
         read(fit=fit)
+
+
+def test_a_study_may_mix_sources() -> None:
+    sources = {"code": {"dataset": "docstrings", "weight": 2}, "prose": {"dataset": "text", "files": "a.txt"}}
+    data = {"dataset": "mixture", "sources": sources, "tokenizer": "bytes"}
+    study = read(fit={"trainer": {"max_steps": 1}, "data": data})
+    assert study.file.fit["data"]["sources"] == sources
+    with pytest.raises(RecipeError, match=r"fit\.data\.length: must be a plain value, not a mapping"):
+        read(fit={"trainer": {"max_steps": 1}, "data": {"length": {"code": 3}}})
+
+
+def test_a_study_may_compare_models_of_a_plug_in(registry_of_a_test: Callable[..., Any], tmp_path: Path) -> None:
+    class OwnEncoder(EncoderOnly):
+        """An encoder of a plug-in."""
+
+    registry_of_a_test("own_encoder")(OwnEncoder)
+    tree = {**load_recipe("tiny_encoder").dump(), "type": "own_encoder"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(tree))
+    study = read(base=str(tmp_path / "own.yaml"), variants={"deep": {"encoder.depth": 3}})
+    assert [variant.name for variant in study.variants] == ["base", "deep"]
+    plan = make_plan(study)
+    assert plan.figures["deep"].parameters > plan.figures["base"].parameters
+
+
+@pytest.mark.parametrize(
+    ("objective", "variants", "name"),
+    [("causal_lm", {"other": {"recipe": "tiny_encoder"}}, "other"), ("masked_lm", {"deep": {"depth": 3}}, "base")],
+)
+def test_an_objective_trains_every_variant(objective: str, variants: dict[str, Any], name: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{name}: objective\.type \w+ trains .* models, and this one is"):
+        read(fit={**GOOD["fit"], "objective": {"type": objective}}, variants=variants)
 
 
 def test_a_tier_and_the_command_line_change_the_study() -> None:

@@ -169,6 +169,31 @@ def test_a_merged_checkpoint_computes_the_same_and_can_be_used(
         assert message in line
 
 
+def test_a_merged_checkpoint_names_no_parameters_of_adapters(
+    base: Path, fit: Fit, without_recipe: list[str], tmp_path: Path
+) -> None:
+    options = (
+        "--init-from",
+        str(base),
+        *ADAPTERS,
+        "--optimizer.train",
+        '["*.a", "*norm*"]',
+        "--trainer.max_steps",
+        "1",
+    )
+    folder = fit(*options, name="part-of-adapters", given=without_recipe)
+    out = tmp_path / "merged.ckpt"
+    assert main(["merge", str(folder), "--out", str(out)]) == 0
+    assert read_metadata(out)["config"]["optimizer"].keys().isdisjoint({"train", "freeze", "groups"})
+    assert main(["validate", "--ckpt_path", str(out), "--out", str(tmp_path / "figures")]) == 0
+
+
+def test_mfu_is_left_out_where_parameters_are_frozen(base: Path, tuned: Path) -> None:
+    rows = {run: [row for row in read_rows(run / "metrics.jsonl") if "train/loss" in row] for run in (base, tuned)}
+    assert all("mfu" in row for row in rows[base])
+    assert not any("mfu" in row for row in rows[tuned])
+
+
 def test_an_export_is_merged(tuned: Path) -> None:
     source = read_source(tuned / "checkpoints" / "last.ckpt")
     assert source.merged == 2

@@ -180,3 +180,8 @@ def test_what_cannot_be_reached_is_refused(options: list[str], message: str) -> 
     with pytest.raises(UserError) as raised:
         fold_nested(Given(configs=[CONFIG], options=options))
     assert str(raised.value) == message
+
+
+def test_attention_maps_are_drawn_of_a_mixture(fit: Fit, mixed: list[str]) -> None:
+    folder = fit("--run.attention_every", "2", "--trainer.max_steps", "2", name="maps", given=mixed)
+    assert all(any((folder / "attention" / f"step-{step}").iterdir()) for step in (1, 2))

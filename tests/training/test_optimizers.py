@@ -260,6 +260,16 @@ def test_muon_takes_hidden_matrices_alone() -> None:
     assert matrices == {*projections, *experts, f"{layer}feedforward.router.linear.weight"}
 
 
+def test_muon_takes_the_matrices_of_adapters() -> None:
+    adapted = {"adapters": {"*.mixer.[qv]": {"rank": 2}}}
+    model = build({**SMALL, "decoder": {"depth": 1, "layer": {"mixer": MIXER}}, **adapted})
+    settings = OptimizerSettings("muon")
+    settings.choose_trained(model)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    matrices = {names[one] for group in settings.parameter_groups(model) if group["matrix"] for one in group["params"]}
+    assert matrices == {f"decoder.layers.0.mixer.{name}.adapter.{leaf}" for name in "qv" for leaf in "ab"}
+
+
 def test_lion_steps_by_the_sign() -> None:
     model = small()
     before = {parameter: parameter.detach().clone() for parameter in model.parameters()}
