@@ -156,12 +156,19 @@ def test_settings_of_a_checkpoint_run_no_file_of_the_working_folder(
 
 
 @pytest.mark.parametrize("verb", ["validate", "predict", "fit"])
-@pytest.mark.parametrize("key", ["files", "validation_files", "test_files"])
+@pytest.mark.parametrize("key", ["files", "validation_files", "test_files", "sources", "path", "tokens"])
 def test_a_checkpoint_from_elsewhere_reads_no_file_of_its_choice(
     key: str, verb: str, whole: dict[str, Any], canary: Path, tmp_path: Path, answer: Callable[..., Any]
 ) -> None:
     config = whole["blockformer"]["config"]
-    changed = {**config, "data": {**config["data"], key: [str(canary)]}}
+    data = {name: config["data"][name] for name in ("length", "batch_size", "validation", "test")}
+    own: dict[str, Any] = {
+        "sources": {"dataset": "mixture", "sources": {"a": {"dataset": "text", "files": [str(canary)]}}},
+        "path": {"dataset": "hub", "path": str(canary.parent), "split": "train"},
+        "tokens": {"dataset": "token_files", "files": [str(canary)], "dtype": "uint16", "vocab_size": 260},
+    }
+    changed = {**config, "data": {**data, **own[key]} if key in own else {**config["data"], key: [str(canary)]}}
+    key = "files" if key == "tokens" else key
     path = tmp_path / "run" / "checkpoints" / "x.ckpt"
     path.parent.mkdir(parents=True)
     torch.save({**whole, "blockformer": {**whole["blockformer"], "config": changed}}, path)
