@@ -8,7 +8,7 @@ PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
 TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-translation demo-masked compare test test-slow test-all faults null-studies large-corpus conformance check docs schema lock clean
+.PHONY: help setup demo demo-translation demo-masked compare test test-slow test-all test-gpu faults null-studies large-corpus conformance check docs schema lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-slow: $(STAMP) ## the slow tests alone
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow --durations=20
 
 test-all: test test-slow ## all tests
+
+test-gpu: $(STAMP) ## the tests that need a GPU; without one they are skipped
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal -m gpu -rs
 
 faults: $(STAMP) ## 1,000 faults of each kind: damaged files, hostile files, killed runs; prints how each was answered
 	FAULTS=1000 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/faults

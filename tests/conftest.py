@@ -24,7 +24,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell sets it for 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as nohup sets it
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 ROOT = Path(__file__).parents[1]
+GPU_REASON = "needs a GPU that CUDA reaches"  # GPU_TESTS_ON=cpu runs the tests of GPUs on the CPU, to test them
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "brew", "potions"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if torch.cuda.is_available() or os.environ.get("GPU_TESTS_ON") == "cpu":
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=GPU_REASON))
 
 
 def last_of_each(arguments: Sequence[str]) -> list[str]:

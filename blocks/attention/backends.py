@@ -16,6 +16,7 @@ from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
 from blocks.attention.visibility import Visibility
 
+FLEX_WIDTH = 16  # the narrowest heads of FlexAttention's GPU kernels
 Backend = Literal["auto", "eager", "sdpa", "flex"]
 
 
@@ -103,6 +104,9 @@ def _additive(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> Te
 
 def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """PyTorch's FlexAttention, which compiles a kernel for the scores. It has no backward pass on CPU."""
+    width = v.shape[-1]
+    if q.is_cuda:
+        q, k, v = (_at_least(FLEX_WIDTH, y) for y in (q, k, v))
     shape, cap = (q.shape[0], -1, q.shape[2], k.shape[2]), scoring.softcap
     mask, bias = visible.full(q), scoring.bias
     mask = None if mask is None else mask.expand(shape)
@@ -122,12 +126,18 @@ def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring)
         y, auxiliary = attend(
             q, k, v, score_mod=score, scale=scoring.scale, enable_gqa=grouped, return_aux=AuxRequest(lse=True)
         )
+    y = y[..., :width]
     if scoring.sinks is None:
         return y
     kept = torch.sigmoid(
         auxiliary.lse - scoring.sinks[None, :, None]
     )  # the fraction of the softmax that is not on the sink
     return y * kept[..., None].to(y.dtype)
+
+
+def _at_least(width: int, x: Tensor) -> Tensor:
+    """(..., K) with zeros as further channels up to a width; they change no score."""
+    return F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x
 
 
 @cache

@@ -100,7 +100,7 @@ def check_backends_agree(case: BlockCase) -> None:
         )
         builds = _builds(case, path)
         assert builds, f"no backend supports {case.id}"
-        for what, given in _inputs(case, next(iter(builds.values()))).items():
+        for what, given in inputs_of_every_kind(case, next(iter(builds.values()))).items():
             found = {name: _all_of(block, given, name not in FORWARD_ONLY) for name, block in builds.items()}
             reference = next(iter(found))
             for name, tensors in found.items():
@@ -134,7 +134,7 @@ def _literals(annotation: Any) -> tuple[str, ...]:
     return tuple(name for argument in get_args(annotation) for name in _literals(argument))
 
 
-def _inputs(case: BlockCase, block: Component) -> dict[str, Example]:
+def inputs_of_every_kind(case: BlockCase, block: Component) -> dict[str, Example]:
     """Inputs of every kind that the block declares to support."""
     plain = example(case)
     rows = torch.ones(plain.x.shape[:2], dtype=torch.bool)

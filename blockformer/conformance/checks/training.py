@@ -98,7 +98,7 @@ def floating(given: Example) -> Example:
 def backward(y: Tensor) -> None:
     """Backpropagate from a sum of all values with different weights, if ``y`` has a gradient."""
     if y.requires_grad:
-        weights = torch.linspace(-1.0, 2.0, y.numel(), dtype=y.dtype).view(y.shape)
+        weights = torch.linspace(-1.0, 2.0, y.numel(), dtype=y.dtype, device=y.device).view(y.shape)
         cast("Any", (y * weights).sum()).backward()
 
 

@@ -1,0 +1,108 @@
+"""Every implementation of attention equals the eager one on a GPU, forwards and backwards, with every kind of mask."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from blocks.attention.backends import BACKENDS, IMPLEMENTATIONS, Scoring, eager
+from blocks.attention.visibility import Visibility
+from tests.gpu.comparison import GPU, Values, assert_near
+
+pytestmark = pytest.mark.gpu
+BATCH, HEADS = 2, 4
+LENGTHS = {"self": (200, 200), "cross": (72, 130)}
+FACTORS = {"alone": HEADS, "grouped": 2, "one group": 1}
+WIDTHS = {"16": (16, 16), "64": (64, 64), "narrow": (8, 8), "latent": (48, 32)}
+SCORES = ("plain", "bias", "learned bias", "sinks", "softcap")
+
+
+def masks(length: int) -> dict[str, Visibility]:
+    """Of self-attention over ``length`` tokens."""
+    index = torch.arange(length)
+    distance = index[None, :] - index[:, None]
+    documents = torch.stack([index // 61, index // 150])
+    causal = distance <= 0
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    padding = torch.stack([index >= 37, index < 0])[:, None, None, :]  # nothing of the second row is visible
+    return {
+        "all": Visibility(None, False),
+        "causal": Visibility(None, True),
+        "window": Visibility((causal & (distance > -50))[None, None], False),
+        "documents": Visibility(same & causal, False),
+        "padding": Visibility(padding & causal, False),
+    }
+
+
+def memory_masks(length: int) -> dict[str, Visibility]:
+    kept = torch.stack([torch.arange(length) < 90, torch.arange(length) >= 0])
+    return {"memory": Visibility(None, False), "padded memory": Visibility(kept[:, None, None, :], False)}
+
+
+CASES = [("self", mask) for mask in masks(4)] + [("cross", mask) for mask in memory_masks(4)]
+
+
+class Inputs:
+    """Random inputs of one call of attention, in float64 on the CPU."""
+
+    def __init__(self, lengths: tuple[int, int], groups: int, widths: tuple[int, int], score: str) -> None:
+        draw = torch.Generator().manual_seed(0)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+        queries, keys = lengths
+        self.q = normal(BATCH, HEADS, queries, widths[0])
+        self.k, self.v = (normal(BATCH, groups, keys, width) for width in widths)
+        self.bias = normal(1, HEADS, queries, keys) if "bias" in score else None
+        self.sinks = normal(HEADS) if score == "sinks" else None
+        self.softcap = 2.0 if score == "softcap" else None
+        self.learned = score == "learned bias"
+        self.slope = normal(BATCH, HEADS, queries, widths[1])
+        self.scale = widths[0] ** -0.5
+
+    def values(self, backend: str, visible: Visibility, device: torch.device, dtype: torch.dtype) -> Values:
+        """Output and gradients."""
+        wide = torch.promote_types(dtype, torch.float32)  # as a bias and sinks are in a model
+        given = {name: getattr(self, name).to(device, dtype).requires_grad_() for name in ("q", "k", "v")}
+        bias = None if self.bias is None else self.bias.to(device, wide).requires_grad_(self.learned)
+        sinks = None if self.sinks is None else self.sinks.to(device, wide).requires_grad_()
+        mask = None if visible.mask is None else visible.mask.to(device)
+        scoring = Scoring(self.scale, softcap=self.softcap, bias=bias, sinks=sinks)
+        attend = eager if backend == "eager" else IMPLEMENTATIONS[backend]
+        y = attend(given["q"], given["k"], given["v"], Visibility(mask, visible.causal), scoring)
+        (y * self.slope.to(device, dtype)).sum().backward()
+        found = {"output": y, **{f"gradient of {name}": one.grad for name, one in given.items()}}
+        if self.learned and bias is not None:
+            found["gradient of the bias"] = bias.grad
+        if sinks is not None:
+            found["gradient of the sinks"] = sinks.grad
+        assert all(value is not None and value.device.type == device.type for value in found.values())
+        return {name: value.detach().cpu() for name, value in found.items() if value is not None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("place", "mask"), CASES)
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_equals_eager(backend: str, score: str, place: str, mask: str, dtype: torch.dtype) -> None:
+    if backend == "sdpa" and score == "softcap":
+        pytest.skip("sdpa has no softcap; the mixers refuse it")
+    if backend == "flex" and GPU.type == "cpu":
+        pytest.skip("flex has no gradients on a CPU")
+    queries, keys = LENGTHS[place]
+    visible = (masks(queries) if place == "self" else memory_masks(keys))[mask]
+    wrong: list[str] = []
+    for groups, widths in product(FACTORS, WIDTHS):
+        if (groups, widths) not in {("alone", "16"), ("grouped", "64"), ("one group", "narrow"), ("alone", "latent")}:
+            continue
+        inputs = Inputs((queries, keys), FACTORS[groups], WIDTHS[widths], score)
+        exact = inputs.values("eager", visible, torch.device("cpu"), torch.float64)
+        usual = inputs.values("eager", visible, GPU, dtype)
+        try:
+            found = inputs.values(backend, visible, GPU, dtype)
+            assert_near(found, usual, exact, base=2e-5 if dtype == torch.float32 else 0.02, factor=8.0)
+        except (AssertionError, RuntimeError, NotImplementedError) as error:
+            wrong.append(f"{groups} of width {widths}: {str(error)[:300]}")
+    assert not wrong, "\n".join(wrong)
