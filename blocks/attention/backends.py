@@ -142,8 +142,8 @@ def _at_least(width: int, x: Tensor) -> Tensor:
 
 @cache
 def compiled_flex() -> Any:
-    """FlexAttention, compiled on first use."""
-    return cast("Any", torch).compile(flex_attention, dynamic=False)
+    """FlexAttention, compiled on first use, and once more, for all lengths, when a second length comes."""
+    return cast("Any", torch).compile(flex_attention)
 
 
 IMPLEMENTATIONS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa, "flex": flex}

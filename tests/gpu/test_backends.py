@@ -1,10 +1,9 @@
 """Every implementation of attention equals the eager one on a GPU, forwards and backwards, with every kind of mask."""
 
-from itertools import product
-
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from blocks.attention.backends import BACKENDS, IMPLEMENTATIONS, Scoring, eager
 from blocks.attention.visibility import Visibility
@@ -13,8 +12,8 @@ from tests.gpu.comparison import GPU, Values, assert_near
 pytestmark = pytest.mark.gpu
 BATCH, HEADS = 2, 4
 LENGTHS = {"self": (200, 200), "cross": (72, 130)}
-FACTORS = {"alone": HEADS, "grouped": 2, "one group": 1}
-WIDTHS = {"16": (16, 16), "64": (64, 64), "narrow": (8, 8), "latent": (48, 32)}
+SHAPES = [(HEADS, (16, 16)), (2, (64, 64)), (1, (8, 8)), (HEADS, (48, 32))]
+"""Key heads; widths of queries and keys, and of values."""
 SCORES = ("plain", "bias", "learned bias", "sinks", "softcap")
 
 
@@ -93,16 +92,31 @@ def test_a_backend_equals_eager(backend: str, score: str, place: str, mask: str,
         pytest.skip("flex has no gradients on a CPU")
     queries, keys = LENGTHS[place]
     visible = (masks(queries) if place == "self" else memory_masks(keys))[mask]
+    half = (SCORES.index(score) + CASES.index((place, mask))) % 2
     wrong: list[str] = []
-    for groups, widths in product(FACTORS, WIDTHS):
-        if (groups, widths) not in {("alone", "16"), ("grouped", "64"), ("one group", "narrow"), ("alone", "latent")}:
-            continue
-        inputs = Inputs((queries, keys), FACTORS[groups], WIDTHS[widths], score)
+    torch.compiler.reset()
+    for groups, widths in SHAPES[half::2] if backend == "flex" else SHAPES:  # flex compiles for each
+        inputs = Inputs((queries, keys), groups, widths, score)
         exact = inputs.values("eager", visible, torch.device("cpu"), torch.float64)
         usual = inputs.values("eager", visible, GPU, dtype)
         try:
             found = inputs.values(backend, visible, GPU, dtype)
             assert_near(found, usual, exact, base=2e-5 if dtype == torch.float32 else 0.02, factor=8.0)
         except (AssertionError, RuntimeError, NotImplementedError) as error:
-            wrong.append(f"{groups} of width {widths}: {str(error)[:300]}")
+            wrong.append(f"{groups} groups of widths {widths}: {str(error)[:300]}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_flex_is_compiled_at_most_twice_for_all_lengths() -> None:
+    if GPU.type == "cpu":
+        pytest.skip("flex is compiled on a GPU only")
+    torch.compiler.reset()
+    counters.clear()
+    for length in (130, 200, 250, 333, 400):
+        q, k, v = torch.randn(3, BATCH, HEADS, length, 16, device=GPU)
+        mask = masks(length)["documents"].mask
+        assert mask is not None
+        visible = Visibility(mask.to(GPU), False)
+        expected = eager(q, k, v, visible, Scoring(0.25))
+        torch.testing.assert_close(IMPLEMENTATIONS["flex"](q, k, v, visible, Scoring(0.25)), expected)
+    assert counters["stats"]["unique_graphs"] <= 2
