@@ -64,9 +64,9 @@ class Inputs:
     def values(self, backend: str, visible: Visibility, device: torch.device, dtype: torch.dtype) -> Values:
         """Output and gradients."""
         wide = torch.promote_types(dtype, torch.float32)  # as a bias and sinks are in a model
-        given = {name: getattr(self, name).to(device, dtype).requires_grad_() for name in ("q", "k", "v")}
-        bias = None if self.bias is None else self.bias.to(device, wide).requires_grad_(self.learned)
-        sinks = None if self.sinks is None else self.sinks.to(device, wide).requires_grad_()
+        given = {name: getattr(self, name).detach().to(device, dtype).requires_grad_() for name in ("q", "k", "v")}
+        bias = None if self.bias is None else self.bias.detach().to(device, wide).requires_grad_(self.learned)
+        sinks = None if self.sinks is None else self.sinks.detach().to(device, wide).requires_grad_()
         mask = None if visible.mask is None else visible.mask.to(device)
         scoring = Scoring(self.scale, softcap=self.softcap, bias=bias, sinks=sinks)
         attend = eager if backend == "eager" else IMPLEMENTATIONS[backend]
