@@ -76,18 +76,32 @@ def _for_heads(x: Tensor, heads: int) -> Tensor:
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """PyTorch's fused kernels (flash, memory-efficient, cuDNN), which do not store the (T, S) scores."""
-    mask, causal = visible
+    width, seen = v.shape[-1], None
+    if q.is_cuda and visible.padding and visible.mask is not None:
+        seen = visible.mask.any(-1, keepdim=True)  # cuDNN gives NaN gradients to a query without any key
+        visible = Visibility(visible.mask | ~seen, False)
+    mask, causal = visible.mask, visible.causal
     if scoring.bias is not None or scoring.sinks is not None:
         mask, causal = _additive(q, k, visible, scoring), False
     if scoring.sinks is not None:
         k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))  # an extra key with the sink as score and a value of 0
-    width = v.shape[-1]
     if q.is_cpu and width < k.shape[-1]:
         v = F.pad(v, (0, k.shape[-1] - width))  # the fused CPU kernel needs equal widths
+    if q.is_cuda and not _fused_with_groups(q, mask):
+        k, v = _for_heads(k, q.shape[1]), _for_heads(v, q.shape[1])
     y = F.scaled_dot_product_attention(
         q, k, v, mask, scoring.dropout, causal, scale=scoring.scale, enable_gqa=q.shape[1] != k.shape[1]
     )
-    return y[..., :width]
+    return y[..., :width] if seen is None else y[..., :width].masked_fill(~seen, 0.0)
+
+
+def _fused_with_groups(q: Tensor, mask: Tensor | None) -> bool:
+    """Whether a fused GPU kernel takes fewer key heads than query heads; otherwise PyTorch would store the scores.
+
+    Flash does, in 16 bits and without a mask; with a mask cuDNN does, which PyTorch prefers from Hopper on.
+    """
+    in_16_bits = q.dtype in (torch.float16, torch.bfloat16)
+    return in_16_bits and (mask is None or torch.cuda.get_device_capability(q.device) >= (9, 0))
 
 
 def _additive(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
@@ -119,13 +133,9 @@ def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring)
             value = value + bias[b, h, i, j]
         return value if mask is None else torch.where(mask[b, 0, i, j], value, -torch.inf)
 
-    attend = cast("Any", compiled_flex() if q.is_cuda else flex_attention)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-        grouped = q.shape[1] != k.shape[1]
-        y, auxiliary = attend(
-            q, k, v, score_mod=score, scale=scoring.scale, enable_gqa=grouped, return_aux=AuxRequest(lse=True)
-        )
+    y, auxiliary = _flex_attention(q)(
+        q, k, v, score_mod=score, scale=scoring.scale, enable_gqa=q.shape[1] != k.shape[1], return_aux=AuxRequest(lse=True)
+    )
     y = y[..., :width]
     if scoring.sinks is None:
         return y
@@ -138,6 +148,19 @@ def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring)
 def _at_least(width: int, x: Tensor) -> Tensor:
     """(..., K) with zeros as further channels up to a width; they change no score."""
     return F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x
+
+
+def _flex_attention(q: Tensor) -> Any:
+    """FlexAttention: as part of a model that is being compiled, compiled by itself on a GPU, or step by step."""
+    if torch.compiler.is_compiling():
+        return flex_attention
+    return compiled_flex() if q.is_cuda else _flex_step_by_step
+
+
+def _flex_step_by_step(*args: Any, **kwargs: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        return flex_attention(*args, **kwargs)
 
 
 @cache

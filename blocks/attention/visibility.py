@@ -14,10 +14,12 @@ class Visibility(NamedTuple):
     Attributes:
         mask: (B or 1, 1, T, S) or (B, 1, 1, S) bool, True where a query attends to a key; None: no mask.
         causal: query t attends to keys 0..t of as many keys as queries, which some kernels do without a mask.
+        padding: whether padding is masked, so that a query may have no key to attend to.
     """
 
     mask: Tensor | None
     causal: bool
+    padding: bool = True
 
     def full(self, queries: Tensor) -> Tensor | None:
         """The mask combined with ``causal``, for queries (B, H, T, K); None: no mask."""
@@ -62,7 +64,9 @@ def _visibility(context: Context, causal: bool, window: int | None) -> Visibilit
     for part in parts:
         mask = part if mask is None else mask & part
     # not Visibility(mask, condition): with a dynamic length, torch.compile would pass a symbol as a kernel's is_causal
-    return Visibility(mask, True) if plainly_causal and length > 1 else Visibility(mask, False)
+    if plainly_causal and length > 1:
+        return Visibility(mask, True)
+    return Visibility(mask, False, padding=context.attention_mask is not None)
 
 
 def _band(context: Context, causal: bool, window: int | None) -> Tensor:

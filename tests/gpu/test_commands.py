@@ -69,7 +69,7 @@ def test_a_run_learns_with_every_option(fit: Fit, option: str) -> None:
         pytest.skip("needs a GPU")
     folder = fit(*STEPS, *MIXED, *OPTIONS[option], name=option.replace(" ", "-"))
     found = losses(folder)
-    assert len(found) == 4
+    assert len(found) >= 4
     assert found[-1] < found[0] < 6
     assert all(value.isfinite().all() for value in state(folder).values())
 
