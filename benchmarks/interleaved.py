@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,18 @@ def ratio(ours: Step, theirs: Step, *, turns: int, warm_up: int = 3) -> tuple[fl
         times.append((a, b) if turn % 2 == 0 else (b, a))
     own, other = zip(*times, strict=True)
     return statistics.median(own), statistics.median(other), statistics.median(a / b for a, b in times)
+
+
+def in_turns(steps: Mapping[str, Step], *, turns: int, warm_up: int = 3) -> dict[str, list[float]]:
+    """Seconds of each step in each turn; the order of the steps is reversed in every second turn."""
+    for step in steps.values():
+        for _ in range(warm_up):
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(turns):
+        for name in list(steps) if turn % 2 == 0 else reversed(steps):
+            times[name].append(_timed(steps[name]))
+    return times
 
 
 def _timed(step: Step) -> float:
