@@ -129,7 +129,9 @@ def training(case: Case, shape: Shape, tokens: int, device: torch.device, turns:
     for name, times in in_turns(steps, turns=turns, warm_up=1).items():
         rate = rows * case.length / median(times)
         found[name] |= {"milliseconds": 1e3 * median(times), "tokens_per_second": rate, "mfu": rate * flops / peak}
-        _say(f"{case.name}: {name} {rate:,.0f} tokens/s, MFU {found[name]['mfu']:.3f}, {found[name]['peak_gib']:.1f} GiB")
+        _say(
+            f"{case.name}: {name} {rate:,.0f} tokens/s, MFU {found[name]['mfu']:.3f}, {found[name]['peak_gib']:.1f} GiB"
+        )
     sizes = {"parameters": entrants["ours"][0].size, "rows": rows, "length": case.length}
     return {"case": case.name, **sizes, "contestants": found}
 
@@ -166,11 +168,15 @@ def main() -> None:
 
     for length in (2048, 8192):
         size = length // 64 if toy else length
-        record(f"attention {size}", lambda: attention(size, shapes["llama"], tokens, device, options.turns), "attention")
+        record(
+            f"attention {size}", lambda: attention(size, shapes["llama"], tokens, device, options.turns), "attention"
+        )
     for case in CASES:
         one = Case(**{**vars(case), "length": case.length // 64 if toy else case.length})
         record(one.name, lambda: training(one, shapes[one.model], tokens, device, options.turns), "training")
-    _say(f"{results['machine']}; {results['seconds']:.0f} s; {options.out}; left out: {results['left_out'] or 'nothing'}")
+    _say(
+        f"{results['machine']}; {results['seconds']:.0f} s; {options.out}; left out: {results['left_out'] or 'nothing'}"
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -133,9 +133,10 @@ def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring)
             value = value + bias[b, h, i, j]
         return value if mask is None else torch.where(mask[b, 0, i, j], value, -torch.inf)
 
-    y, auxiliary = _flex_attention(q)(
-        q, k, v, score_mod=score, scale=scoring.scale, enable_gqa=q.shape[1] != k.shape[1], return_aux=AuxRequest(lse=True)
-    )
+    settings: dict[str, Any] = {"scale": scoring.scale, "enable_gqa": q.shape[1] != k.shape[1]}
+    if q.is_cuda and bias is not None:
+        settings["kernel_options"] = {"num_stages": 1}  # with more, parts of the bias fill the shared memory
+    y, auxiliary = _flex_attention(q)(q, k, v, score_mod=score, return_aux=AuxRequest(lse=True), **settings)
     y = y[..., :width]
     if scoring.sinks is None:
         return y
