@@ -2,16 +2,17 @@
 
     python -m benchmarks.gpu [--limit 500] [--turns 7] [--out benchmarks/results/gpu.json] [--toy]
 
-Measures attention alone with every backend, then training steps (forward, loss, backward) of GPT-2 124M, of a Llama shape
-with 1.3 billion parameters and of a mixture of 8 experts, on 8,192 tokens in bfloat16 autocast. The contestants of a case
-take turns. Results are written after every case, so that an end before the last one loses nothing. Without a GPU, sizes
-are those of toys.
+Measures attention alone with every backend, then training steps (forward, loss, backward) of GPT-2 124M, of a Llama
+shape with 1.3 billion parameters and of a mixture of 8 experts, on 8,192 tokens in bfloat16 autocast. The contestants
+of a case take turns. Results are written after every case, so that an end before the last one loses nothing. Without a
+GPU, sizes are those of toys.
 """
 
 import argparse
 import gc
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +30,7 @@ from blockformer.training.device_peak import peak_flops
 from blocks.attention.backends import IMPLEMENTATIONS, Scoring
 from blocks.attention.visibility import Visibility
 
-TOKENS, TOY_TOKENS, DOCUMENTS = 8192, 128, 5
+TOKENS, TOY_SCALE, DOCUMENTS = 8192, 64, 5
 Result = dict[str, Any]
 
 
@@ -146,37 +147,31 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     toy = options.toy or device.type == "cpu"
-    shapes, tokens = (TOY, TOY_TOKENS) if toy else (FULL, TOKENS)
+    shapes, tokens = (TOY, TOKENS // TOY_SCALE) if toy else (FULL, TOKENS)
     results: Result = {"machine": machine(), "versions": _versions(), "toy": toy, "tokens": tokens, "left_out": []}
     results |= {"peak_flops": peak_flops(device, torch.bfloat16), "attention": [], "training": []}
     begun = time.perf_counter()
 
-    def record(name: str, measure: Callable[[], Any], of: str) -> None:
-        if time.perf_counter() - begun > options.limit:
-            results["left_out"].append(name)
-        else:
-            try:
-                measured = measure()
-                results[of] += measured if isinstance(measured, list) else [measured]
-            except Exception as error:  # such as too little memory: the other cases are measured all the same
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-                results["left_out"].append(f"{name}: {reason}")
-                _say(results["left_out"][-1])
+    def record(of: str, name: str, measure: Callable[..., Any], *given: Any) -> None:
+        try:
+            if time.perf_counter() - begun > options.limit:
+                raise TimeoutError("no time left")
+            measured = measure(*given, tokens, device, options.turns)
+            results[of] += measured if isinstance(measured, list) else [measured]
+        except Exception as error:  # such as too little memory: the other cases are measured all the same
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            results["left_out"].append(f"{name}: {reason}")
+            _say(results["left_out"][-1])
         results["seconds"] = time.perf_counter() - begun
         write_text(options.out, as_json(results, indent=1) + "\n")
         _forget(device)
 
+    scale = TOY_SCALE if toy else 1
     for length in (2048, 8192):
-        size = length // 64 if toy else length
-        record(
-            f"attention {size}", lambda: attention(size, shapes["llama"], tokens, device, options.turns), "attention"
-        )
+        record("attention", f"attention {length}", attention, length // scale, shapes["llama"])
     for case in CASES:
-        one = Case(**{**vars(case), "length": case.length // 64 if toy else case.length})
-        record(one.name, lambda: training(one, shapes[one.model], tokens, device, options.turns), "training")
-    _say(
-        f"{results['machine']}; {results['seconds']:.0f} s; {options.out}; left out: {results['left_out'] or 'nothing'}"
-    )
+        record("training", case.name, training, replace(case, length=case.length // scale), shapes[case.model])
+    _say(f"{results['machine']}; {results['seconds']:.0f} s; {options.out}")
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,45 @@
+"""The measurements on a GPU run at toy sizes on a CPU, and lose nothing when time runs out."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from benchmarks.gpu_models import CASES, FULL, TOY, Case
+
+CPU = torch.device("cpu")
+
+
+def test_documents_are_numbered_from_the_first_to_the_last() -> None:
+    found = gpu.documents(3, 64, CPU)
+    assert found.shape == (3, 64)
+    assert bool((found.diff(dim=1) >= 0).all())
+    assert found.max() < gpu.DOCUMENTS
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_contestant_of_transformers_has_our_size(name: str) -> None:
+    pytest.importorskip("transformers")
+    ours, (theirs, _) = TOY[name].ours(32, CPU), TOY[name].of_transformers(32, CPU)
+    assert ours.size == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+def test_the_decoder_by_hand_has_our_size_and_is_measured_beside_ours() -> None:
+    assert TOY["llama"].ours(32, CPU).size == sum(p.numel() for p in TOY["llama"].by_hand(CPU).parameters())
+    found = gpu.training(Case("llama", 32, others=("by hand",)), TOY["llama"], 64, CPU, 1)
+    assert set(found["contestants"]) == {"ours", "by hand"}
+    assert all(one["tokens_per_second"] > 0 for one in found["contestants"].values())
+
+
+def test_cases_are_left_out_when_time_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    out = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", ["gpu", "--toy", "--turns", "1", "--limit", "-1", "--out", str(out)])
+    gpu.main()
+    found = json.loads(out.read_text())
+    assert len(found["left_out"]) == len(CASES) + 2
+    assert found["training"] == []
+    assert found["toy"]
