@@ -31,6 +31,7 @@ from blocks.attention.backends import IMPLEMENTATIONS, Scoring
 from blocks.attention.visibility import Visibility
 
 TOKENS, TOY_SCALE, DOCUMENTS = 8192, 64, 5
+LENGTHS, NO_TIME = (2048, 8192), "no time left"
 Result = dict[str, Any]
 
 
@@ -148,30 +149,35 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     toy = options.toy or device.type == "cpu"
     shapes, tokens = (TOY, TOKENS // TOY_SCALE) if toy else (FULL, TOKENS)
-    results: Result = {"machine": machine(), "versions": _versions(), "toy": toy, "tokens": tokens, "left_out": []}
+    results: Result = {"machine": machine(), "versions": _versions(), "toy": toy, "tokens": tokens}
     results |= {"peak_flops": peak_flops(device, torch.bfloat16), "attention": [], "training": []}
+    results["left_out"] = dict.fromkeys([*map(_attention, LENGTHS), *(case.name for case in CASES)], NO_TIME)
     begun = time.perf_counter()
 
     def record(of: str, name: str, measure: Callable[..., Any], *given: Any) -> None:
         try:
             if time.perf_counter() - begun > options.limit:
-                raise TimeoutError("no time left")
+                raise TimeoutError(NO_TIME)
             measured = measure(*given, tokens, device, options.turns)
             results[of] += measured if isinstance(measured, list) else [measured]
+            del results["left_out"][name]
         except Exception as error:  # such as too little memory: the other cases are measured all the same
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            results["left_out"].append(f"{name}: {reason}")
-            _say(results["left_out"][-1])
+            results["left_out"][name] = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            _say(f"{name}: {results['left_out'][name]}")
         results["seconds"] = time.perf_counter() - begun
         write_text(options.out, as_json(results, indent=1) + "\n")
         _forget(device)
 
     scale = TOY_SCALE if toy else 1
-    for length in (2048, 8192):
-        record("attention", f"attention {length}", attention, length // scale, shapes["llama"])
+    for length in LENGTHS:
+        record("attention", _attention(length), attention, length // scale, shapes["llama"])
     for case in CASES:
         record("training", case.name, training, replace(case, length=case.length // scale), shapes[case.model])
     _say(f"{results['machine']}; {results['seconds']:.0f} s; {options.out}")
+
+
+def _attention(length: int) -> str:
+    return f"attention {length}"
 
 
 def _versions() -> dict[str, str]:

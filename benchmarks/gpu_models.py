@@ -153,7 +153,7 @@ CASES = (
     Case("llama", 8192, documents=True, backends=TWO, others=()),
     Case("gpt2", 2048, compiled=True),
     Case("llama", 2048, compiled=True, others=("by hand",)),
-    Case("mixtral", 2048, compiled=True),
+    Case("mixtral", 2048, compiled=True, others=()),  # transformers' one breaks into many graphs, which takes minutes
     Case("gpt2", 2048, documents=True, compiled=True, backends=TWO, others=()),
     Case("llama", 8192, compiled=True, others=("by hand",)),
 )

@@ -119,9 +119,9 @@ class TopKRouter(Router):
 
     def _logits(self, x: Tensor) -> Tensor:
         """(N, E) in float32 or wider, because rounding to 16 bits would change the choice."""
-        dtype, device = torch.promote_types(x.dtype, torch.float32), x.device.type
+        dtype = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.linear.weight.to(dtype), cast("Tensor | None", self.linear.bias)
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             return F.linear(x.to(dtype), weight, None if bias is None else bias.to(dtype))
 
     def _choose(self, scores: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from benchmarks import gpu
 from benchmarks.gpu_models import CASES, FULL, TOY, Case
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 def test_documents_are_numbered_from_the_first_to_the_last() -> None:
@@ -43,3 +44,14 @@ def test_cases_are_left_out_when_time_runs_out(tmp_path: Path, monkeypatch: pyte
     assert len(found["left_out"]) == len(CASES) + 2
     assert found["training"] == []
     assert found["toy"]
+
+
+def test_the_documented_figures_are_the_published_ones() -> None:
+    published = json.loads((ROOT / "benchmarks" / "results" / "gpu.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert not published["toy"]
+    for case in published["training"]:
+        for name, one in case["contestants"].items():
+            assert f"{one['tokens_per_second']:,.0f}" in page, f"{case['case']}: {name}"
+    for one in published["attention"]:
+        assert f"{one['milliseconds']:.1f}" in page, one
