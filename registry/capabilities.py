@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 Place = Literal["causal", "bidirectional", "cross"]
 PositionKind = Literal["rotation", "bias"]
 Cut = Literal["columns", "rows", "between", "common"]
-Ability = Literal["padding", "documents", "cache", "any_length", "bfloat16"]
+Ability = Literal["padding", "documents", "prefix", "cache", "any_length", "bfloat16"]
 ABILITIES: tuple[Ability, ...] = get_args(Ability)
 
 PLACES: Mapping[Place, str] = {
@@ -26,6 +26,7 @@ class Capabilities:
             output).
         padding: padded tokens have no effect on other tokens.
         documents: several documents in one row have no effect on each other.
+        prefix: at a causal site, tokens can depend on all tokens of a given prefix, also on later ones.
         cache: decoding can continue from cached states.
         backends: implementations that a recipe may choose from.
         positions: kinds of attention positions that it applies: rotation of queries and keys, or bias on scores.
@@ -42,6 +43,7 @@ class Capabilities:
     places: frozenset[Place] = frozenset(PLACES)
     padding: bool = True
     documents: bool = True
+    prefix: bool = True
     cache: bool = True
     backends: tuple[str, ...] = ()
     positions: frozenset[PositionKind] = frozenset()
@@ -59,6 +61,7 @@ class Capabilities:
         for can, phrase in (
             (self.padding, "does not support padding"),
             (self.documents, "does not support packed documents"),
+            (self.prefix, "does not support a bidirectional prefix"),
             (self.cache, "does not support decoding with a cache"),
             (self.any_length, "does not support sequences longer than max_length"),
             (self.bfloat16, "does not support training in bfloat16"),

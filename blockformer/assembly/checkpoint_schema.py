@@ -40,6 +40,7 @@ class Metadata(_Strict):
     recipe_hash: str | None = None
     kind: str | None = None
     objective: str | None = None
+    bidirectional_prompt: bool | None = None
     step: Count | None = None
     epoch: Count | None = None
     tokens: Count | None = None

@@ -41,6 +41,7 @@ class Example:
         x: (B, T, D) vectors, or (B, T) ids for blocks that take ids.
         mask: (B, T) bool, False for padding.
         documents: (B, T) int.
+        prefix: (B, T) bool.
         memory: (B, S, D) output of an encoder; for a whole model (B, S) ids of the source.
         memory_mask: (B, S) bool.
         positions: (1, T) int.
@@ -49,6 +50,7 @@ class Example:
     x: Tensor
     mask: Tensor | None = None
     documents: Tensor | None = None
+    prefix: Tensor | None = None
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
     positions: Tensor | None = None
@@ -81,6 +83,7 @@ class Example:
             change(self.x),
             maybe(self.mask),
             maybe(self.documents),
+            maybe(self.prefix),
             maybe(self.memory, memory),
             maybe(self.memory_mask, memory),
         )
@@ -198,8 +201,8 @@ def _expert_weights(router: Router, example: Example) -> Tensor:
 
 
 def _context(example: Example, cache: Cache | None) -> Context:
-    said = {"attention_mask": example.mask, "documents": example.documents, "positions": example.positions}
-    context = Context.of(example.x, **said, cache=cache)
+    said = {"attention_mask": example.mask, "documents": example.documents, "prefix": example.prefix}
+    context = Context.of(example.x, **said, positions=example.positions, cache=cache)
     context.memory, context.memory_mask = example.memory, example.memory_mask
     return context
 
@@ -218,6 +221,8 @@ def _model(model: Any, example: Example, cache: Cache | None, *, hidden: bool = 
         memory = model.encode(example.memory, example.memory_mask)
         return model.decode(example.x, memory, example.memory_mask, example.mask, cache)
     extra = {} if cache is None else {"cache": cache}
+    if example.prefix is not None:
+        extra["prefix"] = example.prefix
     said = {"attention_mask": example.mask, "documents": example.documents, "positions": example.positions}
     return model(example.x, **said, **extra, **how)
 
@@ -270,7 +275,7 @@ def influence(case: BlockCase, block: Component, given: Example) -> Tensor:
 def sensitivity(block: Component, given: Example) -> Tensor:
     """(T, T) bool: whether the derivative of output t by input s is not exactly zero. Only for vectors."""
     x = given.x.detach().requires_grad_()
-    y = run(block, Example(x, given.mask, given.documents, given.memory, given.memory_mask))
+    y = run(block, replace(given, x=x))
     weights = torch.linspace(0.5, 1.5, y[0, 0].numel(), dtype=y.dtype).view(y.shape[2:])
     rows: list[Tensor] = []
     for time in range(y.shape[1]):

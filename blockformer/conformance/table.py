@@ -68,6 +68,7 @@ MODULE: Checks = (
 TOKENWISE: Checks = (visibility.check_tokens_are_independent, visibility.check_each_output_depends_on_its_own_token)
 PADDING: Checks = (visibility.check_ignores_padding, visibility.check_ignores_padding_of_each_row)
 DOCUMENTS: Checks = (visibility.check_packed_documents_are_independent,)
+PREFIX: Checks = (visibility.check_prefix_depends_on_all_of_itself, caching.check_decodes_after_a_prefix)
 POSITIONS: Checks = (visibility.check_position_shift_has_the_declared_effect,)
 CONTEXT: Checks = (
     *PADDING,
@@ -161,8 +162,10 @@ REQUIRES: Mapping[Ability, Checks] = {
         caching.check_decodes_a_padded_batch,
     ),
     "documents": (*DOCUMENTS, capabilities.check_refuses_documents_with_a_cache),
+    "prefix": PREFIX,
     "cache": (
         *DECODING,
+        caching.check_decodes_after_a_prefix,
         caching.check_decodes_a_padded_batch,
         caching.check_decodes_after_reordering_the_cache,
         caching.check_is_causal_with_a_cache,
@@ -176,6 +179,7 @@ REQUIRES: Mapping[Ability, Checks] = {
 WITHOUT: Mapping[Ability, Check] = {
     "padding": capabilities.check_refuses_padding,
     "documents": capabilities.check_refuses_documents,
+    "prefix": capabilities.check_refuses_a_prefix,
     "cache": capabilities.check_refuses_a_cache,
     "any_length": capabilities.check_refuses_more_than_max_length,
 }
@@ -195,7 +199,7 @@ def registered_checks() -> frozenset[Check]:
         capabilities.check_refuses_missing_memory,
         caching.check_refuses_an_invalidated_cache,
     )
-    return frozenset((*slots, *CAUSAL, *CACHE, *MEMORY, *others, *WITHOUT.values(), *REQUIRES["documents"]))
+    return frozenset((*slots, *CAUSAL, *CACHE, *MEMORY, *others, *WITHOUT.values(), *REQUIRES["documents"], *PREFIX))
 
 
 def checks_for(case: BlockCase) -> Checks:
@@ -234,4 +238,6 @@ def _checks_of_place(case: BlockCase) -> Checks:
     found += CAUSAL
     if slot != "model" or not memory:  # an encoder-decoder takes no documents
         found += (capabilities.check_refuses_documents_with_a_cache,)
+    if slot in ("mixer", "layer", "stack", "model") and not memory:
+        found += PREFIX
     return (*found, *CACHE) if slot in ("mixer", "model") else found

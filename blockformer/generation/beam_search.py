@@ -51,6 +51,7 @@ def beam_search(
     best: int = 1,
     alpha: float = 0.6,
     use_cache: bool = True,
+    bidirectional_prompt: bool = False,
 ) -> list[list[Hypothesis]]:
     """For each prompt the best continuations found, best first (Wu et al., 2016, arXiv:1609.08144, section 7).
 
@@ -69,6 +70,7 @@ def beam_search(
         best: how many continuations are wanted for each prompt, at most ``beams``; more may be returned.
         alpha: exponent of :func:`length_penalty`, at least 0.
         use_cache: keep keys and values instead of running the whole sequences at each step; the result is the same.
+        bidirectional_prompt: as in :class:`~blockformer.generation.session.DecodingSession`.
 
     Raises:
         ValueError: a prompt is empty or too long, the model cannot generate, or a number is out of its range.
@@ -84,7 +86,7 @@ def beam_search(
         3 * model.vocab_size + 2 * cached * model.max_length
     )  # logits and their copies, cache and its copy
     require_free(4 * numbers, f"a search with {rows:,} beams", next(model.parameters()).device)
-    session = DecodingSession(model, prompts, sources, use_cache=use_cache)
+    session = DecodingSession(model, prompts, sources, use_cache=use_cache, bidirectional_prompt=bidirectional_prompt)
     searches = [Search(token_budget(model, prompt, max_new_tokens), beams, alpha, eos, best) for prompt in prompts]
     active, logits = searches, session.begin()
     while active:

@@ -155,20 +155,30 @@ class HarnessModel(TemplateLM):
             logits = self._logits(read, [list(context)[-self.max_length :] for _, context, _ in requests])
         else:
             read = [[*context, *continuation][-(self.max_length + 1) : -1] for _, context, continuation in requests]
-            logits = self._logits(read, None)
+            given = [len(row) - len(continuation) + 1 for row, (*_, continuation) in zip(read, requests, strict=True)]
+            logits = self._logits(read, None, given)
         for (_, _, continuation), row, tokens in zip(requests, logits, read, strict=True):
             scored = row[len(tokens) - len(continuation) : len(tokens)].float().log_softmax(-1)
             targets = torch.tensor(continuation, device=scored.device)
             chosen = scored.gather(-1, targets[:, None]).double().sum()
             yield float(chosen), bool((scored.argmax(-1) == targets).all())
 
-    def _logits(self, rows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None) -> Tensor:
-        """(B, T, V) logits of rows that are padded on the right."""
+    def _logits(
+        self,
+        rows: Sequence[Sequence[int]],
+        sources: Sequence[Sequence[int]] | None,
+        given: Sequence[int] = (),
+    ) -> Tensor:
+        """(B, T, V) logits of rows that are padded on the right, of which the first ``given`` tokens are a prompt."""
         tokens, mask = self._padded(rows)
         if sources is not None:
             source, source_mask = self._padded(sources)
             return self.model(source, tokens, source_mask=source_mask, target_mask=mask)
-        return self.model(tokens, attention_mask=mask if self.model.allows("padding") else None)
+        prefix = None
+        if self._text.bidirectional_prompt:
+            prompts = torch.tensor(given, device=self._device)
+            prefix = torch.arange(tokens.shape[1], device=self._device) < prompts[:, None]
+        return self.model(tokens, attention_mask=mask if self.model.allows("padding") else None, prefix=prefix)
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         width = max(map(len, rows))
@@ -195,7 +205,15 @@ class HarnessModel(TemplateLM):
         else:
             prompts, sources = [ids[-(self.max_length - most) :]], None
         text, decoder = "", self._text.tokenizer.stream(prompts[0])
-        steps = stream(self.model, prompts, max_new_tokens=most, sources=sources, eos=self.eot_token_id, choose=choose)
+        steps = stream(
+            self.model,
+            prompts,
+            max_new_tokens=most,
+            sources=sources,
+            eos=self.eot_token_id,
+            choose=choose,
+            bidirectional_prompt=self._text.bidirectional_prompt,
+        )
         for (token,) in steps:
             text += "" if token is None else decoder.feed(token)
             if any(stop in text for stop in stops):

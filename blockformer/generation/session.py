@@ -25,6 +25,8 @@ class DecodingSession:
         sources: N rows of ids for the encoder of an encoder_decoder, of any lengths.
         use_cache: keep keys and values between calls. Without it, and for blocks that do not support a cache, each
             call runs the whole sequences again, with the same result.
+        bidirectional_prompt: the tokens of a prompt depend on each other in both directions, as in training with the
+            objective prefix_lm; a decoder_only whose blocks allow it.
 
     Raises:
         ValueError: the model cannot decode or is in training mode, or a row is missing, empty or too long.
@@ -37,14 +39,21 @@ class DecodingSession:
         sources: Sequence[Sequence[int]] | None = None,
         *,
         use_cache: bool = True,
+        bidirectional_prompt: bool = False,
     ) -> None:
         _check(model, prompts, sources)
+        if bidirectional_prompt and not (model.kind == "decoder_only" and model.allows("prefix")):
+            raise ValueError("the prompt cannot be read in both directions: the model's blocks do not support a prefix")
         self.model, self.prompts = model, prompts
         self.device = next(model.parameters()).device
         self.cache = cast("DecoderOnly", model).new_cache() if use_cache and model.allows("cache") else None
         self._scalings = [
             module for module in model.modules() if isinstance(module, RotaryScaling) and module.depends_on_length
         ]
+        self._prefix: Tensor | None = None
+        if bidirectional_prompt:
+            prompt, mask = pad_left(prompts, self.device)
+            self._prefix = torch.ones_like(prompt, dtype=torch.bool) if mask is None else mask
         self.memory: Tensor | None = None
         self.source_mask: Tensor | None = None
         self._seen: Tokens | None = None
@@ -67,6 +76,8 @@ class DecodingSession:
         if self._seen is not None:
             tokens, mask = self._seen
             self._seen = tokens[rows], None if mask is None else mask[rows]
+        if self._prefix is not None:
+            self._prefix = self._prefix[rows]
         if self.memory is not None:
             self.memory = self.memory[rows]
         if self.source_mask is not None:
@@ -81,10 +92,17 @@ class DecodingSession:
             if self._invalidates_cache(whole, self.cache.length):
                 self.cache, (tokens, mask) = cast("DecoderOnly", self.model).new_cache(), whole
         if self.memory is None:
-            logits = cast("DecoderOnly", self.model)(tokens, attention_mask=mask, cache=self.cache)
+            prefix = self._prefix_of(tokens)
+            logits = cast("DecoderOnly", self.model)(tokens, attention_mask=mask, prefix=prefix, cache=self.cache)
         else:
             logits = cast("EncoderDecoder", self.model).decode(tokens, self.memory, self.source_mask, mask, self.cache)
         return checked(logits[:, -1])
+
+    def _prefix_of(self, tokens: Tensor) -> Tensor | None:
+        """(N, T) bool: which of these tokens are of a prompt that is read in both directions; None: none."""
+        if self._prefix is None or (self.cache is not None and self.cache.length):
+            return None
+        return torch.nn.functional.pad(self._prefix, (0, tokens.shape[1] - self._prefix.shape[1]))
 
     def _invalidates_cache(self, whole: Tokens, before: int) -> bool:
         """Whether RoPE scaling changes between length ``before`` and now, so that cached keys are rotated wrongly."""

@@ -22,6 +22,7 @@ def stream(
     eos: int | None = None,
     choose: TokenChooser = greedy,
     use_cache: bool = True,
+    bidirectional_prompt: bool = False,
 ) -> Iterator[Step]:
     """Continue prompts and yield each token as soon as it is chosen.
 
@@ -37,6 +38,7 @@ def stream(
         choose: :func:`~blockformer.generation.sampling.greedy`, or a
             :func:`~blockformer.generation.sampling.sampler`.
         use_cache: keep keys and values instead of running the whole rows at each step; the tokens are the same.
+        bidirectional_prompt: as in :class:`~blockformer.generation.session.DecodingSession`.
 
     Yields:
         One :data:`Step` of B entries.
@@ -44,7 +46,7 @@ def stream(
     Raises:
         ValueError: a prompt is empty or too long, or the model cannot generate.
     """
-    session = DecodingSession(model, prompts, sources, use_cache=use_cache)
+    session = DecodingSession(model, prompts, sources, use_cache=use_cache, bidirectional_prompt=bidirectional_prompt)
     left: dict[int, int] = {row: token_budget(model, prompt, max_new_tokens) for row, prompt in enumerate(prompts)}
     logits = session.begin()
     while left:
@@ -69,11 +71,19 @@ def generate(
     eos: int | None = None,
     choose: TokenChooser = greedy,
     use_cache: bool = True,
+    bidirectional_prompt: bool = False,
 ) -> list[list[int]]:
     """The new tokens of each row, all at once; arguments and errors as in :func:`stream`."""
     rows: list[list[int]] = [[] for _ in prompts]
     steps = stream(
-        model, prompts, max_new_tokens=max_new_tokens, sources=sources, eos=eos, choose=choose, use_cache=use_cache
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        sources=sources,
+        eos=eos,
+        choose=choose,
+        use_cache=use_cache,
+        bidirectional_prompt=bidirectional_prompt,
     )
     for step in steps:
         for row, token in zip(rows, step, strict=True):

@@ -30,10 +30,11 @@ class TextModel:
     Args:
         model: in evaluation mode.
         tokenizer: the one that it was trained with.
+        bidirectional_prompt: the tokens of a prompt depend on each other in both directions, as in its training.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: Model, tokenizer: Tokenizer, *, bidirectional_prompt: bool = False) -> None:
+        self.model, self.tokenizer, self.bidirectional_prompt = model, tokenizer, bidirectional_prompt
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "TextModel":
@@ -42,16 +43,18 @@ class TextModel:
         Raises:
             UserError: there is none, it is damaged, or it has no valid tokenizer.
         """
+        bidirectional = False
         if is_imported(path := Path(path)):
             model = load(path, device=device, dtype=torch.float32)
             tokenizer = imported_tokenizer(path)
         else:
             path = find_checkpoint(path)
             model, metadata = load_with_metadata(path, device)
+            bidirectional = bool(metadata.get("bidirectional_prompt"))
             tokenizer = stored_tokenizer(path, metadata)
         if tokenizer.vocab_size > model.vocab_size:
             raise UserError(f"{path}: its tokenizer has {tokenizer.vocab_size} ids, and its model {model.vocab_size}")
-        return cls(model, tokenizer)
+        return cls(model, tokenizer, bidirectional_prompt=bidirectional)
 
     def encode(self, text: str) -> list[int]:
         """The model's input for a text: token ids, with the special tokens of the model's kind."""
@@ -79,9 +82,16 @@ class TextModel:
         sources = None if source is None else [self.encode(source)]
         prompts, eos = [self._encode_prompt(text)], self.tokenizer.eos
         decoder = self.tokenizer.stream(prompts[0])
-        for (token,) in stream(
-            self.model, prompts, max_new_tokens=max_new_tokens, sources=sources, eos=eos, choose=choose
-        ):
+        steps = stream(
+            self.model,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            sources=sources,
+            eos=eos,
+            choose=choose,
+            bidirectional_prompt=self.bidirectional_prompt,
+        )
+        for (token,) in steps:
             if token is not None:
                 yield decoder.feed(token)
         yield decoder.end()
@@ -114,6 +124,7 @@ class TextModel:
                 beams=beams,
                 best=best,
                 alpha=alpha,
+                bidirectional_prompt=self.bidirectional_prompt,
             )
             for prompt, row in zip(prompts, found, strict=True):
                 results.append([(self._written(prompt, one.tokens), one.score) for one in row])

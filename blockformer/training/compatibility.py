@@ -112,6 +112,7 @@ _ASKED: Mapping[str, Ability] = {
     "source_mask": "padding",
     "target_mask": "padding",
     "documents": "documents",
+    "prefix": "prefix",
 }
 _PLACES = {"tokens": "tokens", "source": "source", "source_mask": "source", "attention_mask": "tokens"}
 

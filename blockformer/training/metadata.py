@@ -41,6 +41,7 @@ def run_metadata(run: Run) -> dict[str, Any]:
         "recipe_hash": run.recipe.hash,
         "kind": run.model.kind,
         "objective": run.objective.name,
+        "bidirectional_prompt": run.objective.bidirectional_prompt,
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "tokens": int(run.tokens_seen.item()),

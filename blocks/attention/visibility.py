@@ -30,7 +30,7 @@ class Visibility(NamedTuple):
 
 
 def visibility(context: Context, *, causal: bool, window: int | None = None) -> Visibility:
-    """Self-attention: padding, documents, causality and the window combined; computed once per forward."""
+    """Self-attention: padding, documents, causality, the prefix and the window; computed once per forward."""
     return context.once(("visibility", causal, window), lambda: _visibility(context, causal, window))
 
 
@@ -57,7 +57,7 @@ def _visibility(context: Context, causal: bool, window: int | None) -> Visibilit
         parts.append(context.attention_mask[:, None, None, :])
     if context.documents is not None:
         parts.append((context.documents[:, :, None] == context.documents[:, None, :])[:, None])
-    plainly_causal = causal and window is None and context.offset == 0 and not parts
+    plainly_causal = causal and window is None and context.offset == 0 and context.prefix is None and not parts
     if ((causal and length > 1) or window is not None) and not plainly_causal:
         parts.append(_band(context, causal, window))
     mask: Tensor | None = None
@@ -70,9 +70,13 @@ def _visibility(context: Context, causal: bool, window: int | None) -> Visibilit
 
 
 def _band(context: Context, causal: bool, window: int | None) -> Tensor:
+    """(B or 1, 1, T, S): the keys that are not too late, unless they are in the prefix, and not too far away."""
     distance = context.distances()  # (T, S)
-    if causal:
-        seen = distance <= 0
-        return (seen if window is None else seen & (distance > -window))[None, None]
-    assert window is not None
-    return (distance.abs() < window)[None, None]
+    near = None if window is None else (distance.abs() < window)[None, None]
+    if not causal:
+        assert near is not None
+        return near
+    seen = (distance <= 0)[None, None]
+    if context.prefix is not None:
+        seen = seen | context.prefix[:, None, None, :]
+    return seen if near is None else seen & near

@@ -64,8 +64,9 @@ class Component(nn.Module, Block):
         return sum(flops_per_token(child, length) for child in self.children())
 
     def allows(self, ability: Ability) -> bool:
-        """Whether this block and all blocks in it have an ability; only causal blocks need a cache."""
-        asked = [component for _, component in self.components() if ability != "cache" or component.is_causal]
+        """Whether this block and all blocks in it have an ability; only causal blocks need a cache or take a prefix."""
+        everywhere = ability not in ("cache", "prefix")
+        asked = [component for _, component in self.components() if everywhere or component.is_causal]
         return all(getattr(component.capabilities, ability) for component in asked)
 
     @property

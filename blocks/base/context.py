@@ -21,6 +21,8 @@ class Context:
         offset: number of cached tokens before these.
         attention_mask: (B, S) bool over cached and new tokens, True for a token, False for padding; None: no padding.
         documents: (B, T) int, equal for tokens of the same document; None: one document per row.
+        prefix: (B, T) bool, True for the tokens that, at causal sites, all tokens of their document depend on, earlier
+            ones too; None: no prefix.
         memory: (B, S, D) output of the encoder, for cross mixers.
         memory_mask: (B, S) bool, like ``attention_mask``, for ``memory``.
         cache: cache of earlier tokens while decoding; None: no cache.
@@ -32,6 +34,7 @@ class Context:
     offset: int = 0
     attention_mask: Tensor | None = None
     documents: Tensor | None = None
+    prefix: Tensor | None = None
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
     cache: Cache | None = None
@@ -82,17 +85,18 @@ class Context:
         *,
         attention_mask: Tensor | None = None,
         documents: Tensor | None = None,
+        prefix: Tensor | None = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
     ) -> "Context":
         """The context of ``tokens`` (B, T) or of vectors (B, T, D).
 
         Raises:
-            ValueError: a mask has another shape than the tokens or a floating-point dtype, or documents come with a
-            cache.
+            ValueError: a mask has another shape than the tokens or a floating-point dtype, documents come with a
+            cache, or a prefix comes after cached tokens.
         """
         batch, length = tokens.shape[:2]
-        for name, value in (("attention_mask", attention_mask), ("documents", documents)):
+        for name, value in (("attention_mask", attention_mask), ("documents", documents), ("prefix", prefix)):
             if value is not None and value.shape != (batch, length):
                 raise ValueError(
                     f"{name} has shape {tuple(value.shape)}, but the tokens have {(batch, length)}; make them equal"
@@ -102,6 +106,8 @@ class Context:
         if documents is not None and cache is not None:
             raise ValueError("documents are not supported with a cache: decode one document per row")
         offset = 0 if cache is None else cache.length
+        if prefix is not None and offset:
+            raise ValueError("cached tokens cannot depend on a prefix after them: give the prefix to the first call")
         mask = None if attention_mask is None else attention_mask.bool()
         if cache is not None:
             mask = cache.extend_mask(mask, batch, length, tokens.device)
@@ -109,7 +115,7 @@ class Context:
             positions = _positions(length, offset, mask, documents, tokens.device)
         elif positions.ndim == 1:
             positions = positions[None]
-        return cls(positions, offset, mask, documents, cache=cache)
+        return cls(positions, offset, mask, documents, None if prefix is None else prefix.bool(), cache=cache)
 
 
 def _positions(length: int, offset: int, mask: Tensor | None, documents: Tensor | None, device: torch.device) -> Tensor:

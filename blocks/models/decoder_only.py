@@ -81,6 +81,7 @@ class DecoderOnly(Model):
         *,
         attention_mask: Tensor | None = None,
         documents: Tensor | None = None,
+        prefix: Tensor | None = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
         hidden: bool = False,
@@ -91,6 +92,8 @@ class DecoderOnly(Model):
             tokens: (B, T) ids.
             attention_mask: (B, T) bool, True for a token, False for padding (on either side).
             documents: (B, T) int, equal for tokens of a document; attention and positions stay within documents.
+            prefix: (B, T) bool, True for tokens that all tokens of their document attend to, earlier ones too; with a
+                cache, in the first call only.
             positions: (B, T) or (T,) int; None: counted from 0.
             cache: from :meth:`new_cache`, with the tokens before these; None: no cache.
             hidden: return the vectors before the head.
@@ -98,9 +101,8 @@ class DecoderOnly(Model):
         Returns:
             (B, T, V), or with `hidden` (B, T, D).
         """
-        context = Context.of(
-            tokens, attention_mask=attention_mask, documents=documents, positions=positions, cache=cache
-        )
+        masks = {"attention_mask": attention_mask, "documents": documents, "prefix": prefix}
+        context = Context.of(tokens, **masks, positions=positions, cache=cache)
         x = self.decoder(self.embedding(tokens, context), context)
         if cache is not None:
             cache.length += tokens.shape[1]

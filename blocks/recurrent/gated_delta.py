@@ -42,7 +42,7 @@ class GatedDelta(Mixer):
 
     paper = "Yang et al., 2024, arXiv:2412.06464"
     outputs = ("out",)
-    capabilities = Capabilities(places=frozenset({"causal"}), ordered=True)
+    capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
 
     def __init__(
         self,

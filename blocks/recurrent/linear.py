@@ -32,6 +32,7 @@ class LinearAttention(Mixer):
     outputs = ("out",)
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
+        prefix=False,
         shards={"q": "columns", "k": "columns", "v": "columns", "out": "rows"},
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from blockformer.cli.main import main
 from tests.conftest import WORDS
@@ -100,6 +101,21 @@ def test_our_model_answers_as_its_export_in_transformers(run: Path, tasks: Path,
     plain = HFLM(pretrained=str(tmp_path / "theirs"), device="cpu", batch_size=4, add_bos_token=False)
     for mine, other in zip(ours["own_text"], answers(plain, tasks)["own_text"], strict=True):
         assert mine[0][0] == pytest.approx(other[0][0], rel=1e-4)
+
+
+def test_the_context_of_an_answer_is_a_prefix_where_the_model_was_trained_so(fit: Callable[..., Path]) -> None:
+    from blockformer.generation.harness import HarnessModel
+    from blockformer.generation.text_model import TextModel
+
+    made = TextModel.load(fit("--objective.type", "prefix_lm", "--trainer.max_steps", "2", name="prefix-for-harness"))
+    requests = [(None, [5, 6, 7, 8], [9, 10]), (None, [41], [7, 7, 7]), (None, [3, 4], [11])]
+    found = HarnessModel(made, batch_size=3)._loglikelihood_tokens(requests)
+    for (_, context, answer), (score, _) in zip(requests, found, strict=True):
+        tokens = torch.tensor([[*context, *answer]])
+        prefix = torch.arange(tokens.shape[1])[None] < len(context)
+        logits = made.model(tokens, prefix=prefix)[0].log_softmax(-1)
+        wanted = sum(float(logits[len(context) - 1 + n, token]) for n, token in enumerate(answer))
+        assert score == pytest.approx(wanted, abs=1e-4)
 
 
 def test_the_command_prints_the_figures_of_each_task(

@@ -19,8 +19,10 @@ from blockformer.training.objectives import (
     MixtureOfDenoisers,
     Objective,
     ObjectiveSettings,
+    PrefixLM,
     SpanCorruption,
 )
+from blockformer.training.objectives.causal_lm import PackedRows, PromptedPairs
 from registry import entries
 from tests.data.encoded import encoded
 
@@ -205,3 +207,45 @@ def test_each_kind_of_model_has_an_objective_where_none_is_named() -> None:
     kinds = {kind for entry in entries("objective").values() for kind in entry.block.kinds}
     assert kinds == {"decoder_only", "encoder_only", "encoder_decoder"}
     assert OBJECTIVE.slots == {"type": "objective"}
+
+
+@pytest.mark.parametrize("texts", [TEXTS, ["one document" * 40]], ids=["many", "one"])
+def test_what_is_predicted_follows_a_prefix_of_each_document(texts: list[str]) -> None:
+    made = text(PrefixLM(), texts)
+    samples, rows = PrefixLM().samples(made), PackedRows(made.documents, TOKENIZER, 40)
+    chosen = np.arange(len(samples))
+    batch, whole = samples.batch(chosen, 0), rows.batch(chosen, 0)
+    documents = whole.get("documents", torch.zeros_like(whole["tokens"]))
+    assert torch.equal(batch["tokens"], whole["tokens"])
+    for row in chosen:
+        for document in documents[row].unique():
+            of = documents[row] == document
+            real = of & (whole["targets"][row] != -100)
+            prefix, targets = batch["prefix"][row][of], batch["targets"][row][of]
+            first = int(prefix.sum())
+            if not real.any():
+                continue
+            assert first >= 1
+            assert prefix[:first].all()
+            assert (targets[: first - 1] == -100).all()
+            assert torch.equal(targets[first - 1 :], whole["targets"][row][of][first - 1 :])
+            assert not (batch["prefix"][row] & of & ~real).any(), "padding is no part of a prefix"
+
+
+def test_a_prefix_has_every_length_equally_often() -> None:
+    batch = everything(PrefixLM(), ["abcdefghijklmnopqrstuvwxyz" * 4000], length=20)
+    counts = Counter(batch["prefix"].sum(dim=1).tolist())
+    assert set(counts) == set(range(1, 21))
+    assert max(counts.values()) / len(batch["index"]) == pytest.approx(1 / 20, abs=0.02)
+
+
+def test_the_prefix_of_a_pair_is_what_is_given_when_its_target_is_generated() -> None:
+    sources = encoded(TEXTS, TOKENIZER, after=TOKENIZER.eos)
+    targets = encoded([one[::-1] for one in TEXTS], TOKENIZER, before=TOKENIZER.bos)
+    chosen = np.arange(len(TEXTS))
+    batch = PrefixLM().samples(TokenizedText((sources, targets), TOKENIZER, 80)).batch(chosen, 0)
+    plain = PromptedPairs(sources, targets, TOKENIZER).batch(chosen, 0)
+    assert all(torch.equal(batch[key], value) for key, value in plain.items())
+    for row, one in enumerate(TEXTS):
+        given = batch["tokens"][row][batch["prefix"][row]].tolist()
+        assert given == [*TOKENIZER.encode(one), TOKENIZER.eos, TOKENIZER.bos]

@@ -43,6 +43,19 @@ def check_decodes_a_padded_batch(case: BlockCase) -> None:
             assert_same(y[[row]], alone, f"row {row}, token {stop - 1}")
 
 
+def check_decodes_after_a_prefix(case: BlockCase) -> None:
+    """A prefix in the first call is decoded on as in one forward; after cached tokens it is refused."""
+    block, given = case.build(), example(case, length=LENGTH)
+    given = replace(given, prefix=(torch.arange(LENGTH) < 4).expand(given.x.shape[:2]))
+    whole, cache = run(block, given), new_cache(block)
+    assert_same(run(block, given.span(0, 5), cache), whole[:, :5], "the prefix and the first token after it")
+    late = replace(given.span(5, 6), prefix=torch.ones(given.x.shape[0], 1, dtype=torch.bool))
+    assert_refused(lambda: run(block, late, cache), "prefix", "cached")
+    for time in range(5, LENGTH):
+        y = run(block, replace(given.span(time, time + 1), prefix=None), cache)
+        assert_same(y, whole[:, time : time + 1], f"token {time}, decoded after a prefix")
+
+
 def check_decodes_after_reordering_the_cache(case: BlockCase) -> None:
     """After ``cache.reorder(rows)``, as in beam search, decoding continues the selected rows."""
     block, given = case.build(), example(case, length=LENGTH)

@@ -75,6 +75,13 @@ def check_refuses_documents(case: BlockCase) -> None:
     assert_refused(lambda: run(block, replace(given, documents=documents)), "documents")
 
 
+def check_refuses_a_prefix(case: BlockCase) -> None:
+    """Without the capability ``prefix``, a prefix is refused."""
+    block, given = case.build(), example(case)
+    prefix = torch.ones(given.x.shape[:2], dtype=torch.bool)
+    assert_refused(lambda: run(block, replace(given, prefix=prefix)), "prefix")
+
+
 def check_refuses_a_cache(case: BlockCase) -> None:
     """Without the capability ``cache``, decoding with a cache is refused."""
     block, given = case.build(), example(case)

@@ -1,7 +1,7 @@
 """Gradients, dropout, and learning one batch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -92,7 +92,7 @@ def gradients_of(block: Component, given: Example, *, again: bool = False) -> di
 def floating(given: Example) -> Example:
     """A copy whose ``x`` requires its gradient, if it holds vectors."""
     x = given.x.detach().clone().requires_grad_(given.x.is_floating_point())
-    return Example(x, given.mask, given.documents, given.memory, given.memory_mask)
+    return replace(given, x=x)
 
 
 def backward(y: Tensor) -> None:

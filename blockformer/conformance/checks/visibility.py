@@ -223,3 +223,15 @@ def check_packed_documents_are_independent(case: BlockCase) -> None:
     for start, stop in ((0, 3), (3, 5), (5, 7)):
         alone = run(block, Example(given.x[:, start:stop]))
         assert_same(packed[:, start:stop], alone, f"the document at {start}:{stop}")
+
+
+def check_prefix_depends_on_all_of_itself(case: BlockCase) -> None:
+    """With a prefix, its tokens depend on each other in both directions; on later tokens none depends still."""
+    block, given = case.build(), example(case, length=6)
+    prefix = torch.tensor([True, True, True, False, False, False]).expand(given.x.shape[:2])
+    found = influence(case, block, replace(given, prefix=prefix))
+    within = found[:3, :3]
+    one_way = pairs_in(within != within.T)
+    assert not one_way, f"within the prefix, of these (output, input) only one depends on the other: {one_way}"
+    late = pairs_in(found.triu(1) & ~(prefix[0][:, None] & prefix[0]))
+    assert not late, f"outputs depend on later inputs outside the prefix, as (output, input): {late}"

@@ -5,6 +5,7 @@ from blockformer.training.objectives.causal_lm import CausalLM
 from blockformer.training.objectives.denoising import Denoising
 from blockformer.training.objectives.fill_in_the_middle import FillInTheMiddle
 from blockformer.training.objectives.masked_lm import MaskedLM
+from blockformer.training.objectives.prefix_lm import PrefixLM
 from blockformer.training.objectives.seq2seq import SequenceToSequence
 from blockformer.training.objectives.settings import (
     OBJECTIVE,
@@ -25,6 +26,7 @@ __all__ = [
     "MixtureOfDenoisers",
     "Objective",
     "ObjectiveSettings",
+    "PrefixLM",
     "SequenceToSequence",
     "SpanCorruption",
     "TokenObjective",

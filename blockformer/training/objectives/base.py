@@ -32,6 +32,7 @@ class Objective(Block, ABC):
         kinds: the kinds of models that it trains.
         forms: the forms of data that it learns from.
         keys: what a batch has for it.
+        bidirectional_prompt: whether the model reads what it is given in both directions, also when it generates.
     """
 
     slot = Slot(
@@ -44,6 +45,7 @@ class Objective(Block, ABC):
     kinds: ClassVar[tuple[str, ...]]
     forms: ClassVar[tuple[Form, ...]]
     keys: ClassVar[tuple[str, ...]] = ("tokens", "targets")
+    bidirectional_prompt: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

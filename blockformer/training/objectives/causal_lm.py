@@ -64,7 +64,7 @@ class CausalLM(TokenObjective):
         return {}
 
     def hidden(self, model: Model, batch: Batch) -> Tensor:
-        masks = {key: batch.get(key) for key in ("attention_mask", "documents")}
+        masks = {key: batch.get(key) for key in ("attention_mask", "documents", "prefix")}
         return model(batch["tokens"], **masks, hidden=True)
 
     def tokens(self, batch: Batch) -> Tensor:

@@ -55,6 +55,8 @@ class Mean(Mixer):
         seen = (keys[None, :] <= keys[context.offset :, None])[None]
         if self.site is not None and not self.site.causal:
             seen = torch.ones_like(seen)
+        if context.prefix is not None:
+            seen = seen | context.prefix[:, None]
         if context.attention_mask is not None and self.padding:
             seen = seen & context.attention_mask[:, None]
         if context.documents is not None:

@@ -20,6 +20,16 @@ class IgnoresTheCache(CausalMean):
         return super().visible(context)[..., context.offset :]
 
 
+@caught_by("decodes_after_a_prefix")
+class ForgetsThePrefixWithACache(CausalMean):
+    """Reads a prefix in one direction where it has a cache."""
+
+    def visible(self, context: Context) -> Tensor:
+        if context.cache is not None:
+            context.prefix = None
+        return super().visible(context)
+
+
 @caught_by("cache_size_is_as_declared", "cache_takes_at_most_twice_its_size")
 class CachesCopies(CausalMean):
     """Keeps a second copy of the text with each token."""

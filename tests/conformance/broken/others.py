@@ -165,11 +165,11 @@ class MixesExperts(Expert):
         return self.down(y if offsets is None else y.mean(0, keepdim=True).expand_as(y), offsets)
 
 
-@caught_by("refuses_padding", "refuses_documents", "refuses_a_cache")
+@caught_by("refuses_padding", "refuses_documents", "refuses_a_prefix", "refuses_a_cache")
 class AcceptsUndeclaredInputs(CausalMean):
     """Declares fewer capabilities than it has, and refuses nothing."""
 
-    capabilities = Capabilities(places=frozenset({"causal"}), padding=False, documents=False, cache=False)
+    capabilities = Capabilities(places=frozenset({"causal"}), padding=False, documents=False, prefix=False, cache=False)
 
     def prepare(self, context: Context) -> None:
         pass

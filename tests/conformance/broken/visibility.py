@@ -64,6 +64,15 @@ class AttendsAcrossDocuments(CausalMean):
         return super().visible(context)
 
 
+@caught_by("prefix_depends_on_all_of_itself")
+class IgnoresThePrefix(CausalMean):
+    """Reads a prefix in one direction, like all other tokens."""
+
+    def visible(self, context: Context) -> Tensor:
+        context.prefix = None
+        return super().visible(context)
+
+
 @caught_by("ignores_memory_padding", "refuses_memory_of_another_batch_size", "refuses_missing_memory")
 class BroadcastsMemory(Mixer):
     """The mean of the memory, one row of which does for all."""

@@ -31,7 +31,7 @@ class FadingSum(Mixer):
     """
 
     paper = "a worked example; the idea of one rate a head is that of Sun et al., 2023, arXiv:2307.08621"
-    capabilities = Capabilities(places=frozenset({"causal"}))
+    capabilities = Capabilities(places=frozenset({"causal"}), prefix=False)
     outputs = ("out",)
 
     def __init__(self, site: Site, *, heads: Positive = 4) -> None:
