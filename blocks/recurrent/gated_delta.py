@@ -91,6 +91,7 @@ class GatedDelta(Mixer):
         }
 
     def prepare(self, context: Context) -> None:
+        super().prepare(context)
         rows_of(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:

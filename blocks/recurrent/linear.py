@@ -64,6 +64,7 @@ class LinearAttention(Mixer):
         return {**weights, **biases, "out.weight": (None, replace(heads, zero_new=True))}
 
     def prepare(self, context: Context) -> None:
+        super().prepare(context)
         rows_of(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
