@@ -220,7 +220,7 @@ def _model(model: Any, example: Example, cache: Cache | None, *, hidden: bool = 
             return model(example.memory, example.x, **masks, **how)
         memory = model.encode(example.memory, example.memory_mask)
         return model.decode(example.x, memory, example.memory_mask, example.mask, cache)
-    extra = {} if cache is None else {"cache": cache}
+    extra: dict[str, Any] = {} if cache is None else {"cache": cache}
     if example.prefix is not None:
         extra["prefix"] = example.prefix
     said = {"attention_mask": example.mask, "documents": example.documents, "positions": example.positions}

@@ -161,7 +161,7 @@ def _flex_attention(q: Tensor) -> Any:
 def _flex_step_by_step(*args: Any, **kwargs: Any) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-        return flex_attention(*args, **kwargs)
+        return cast("Any", flex_attention)(*args, **kwargs)
 
 
 @cache

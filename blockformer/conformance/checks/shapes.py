@@ -69,7 +69,7 @@ def check_does_not_modify_its_inputs(case: BlockCase) -> None:
         given = given.padded(1, 1, example(case, seed=1))
     if case.place == "cross" and given.memory is not None:
         mask = torch.ones(given.memory.shape[:2], dtype=torch.bool)
-        given = Example(given.x, given.mask, None, given.memory, mask)
+        given = Example(given.x, given.mask, memory=given.memory, memory_mask=mask)
     tensors = [tensor for tensor in vars(given).values() if isinstance(tensor, torch.Tensor)]
     copies = [tensor.clone() for tensor in tensors]
     run(block, given)
