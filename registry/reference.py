@@ -129,7 +129,7 @@ def _type(parameter: DescribedParameter) -> str:
 def _example(block: DescribedBlock, path: list[str]) -> str:
     """The block at a key path of a recipe or in a configuration file, with every parameter at its default."""
     group, _, name = (slot_named(block.slot).option or "").rpartition(".")
-    path = [group] if group else path
+    path = group.split(".") if group else path
     values = {name or "type": block.name} | {parameter.name: parameter.default for parameter in block.parameters}
     lines = [f"{name}: {as_yaml(value)}" for name, value in values.items()]
     return "\n".join(

@@ -30,7 +30,15 @@ PLAIN_LISTS = (
     "--optimizer.freeze",
 )  # one value of which jsonargparse does not take without brackets
 OF_THE_FORK = ("optimizer.cooldown_steps", "optimizer.warmup_steps", "trainer.max_steps", "trainer.max_epochs")
-NEEDED_EARLY = ("ckpt_path", "run.name", "run.root", "run.variant", *OF_THE_FORK, *NAMING)  # and all of the data
+NEEDED_EARLY = (
+    "ckpt_path",
+    "run.name",
+    "run.root",
+    "run.variant",
+    "evaluations",
+    *OF_THE_FORK,
+    *NAMING,
+)  # and all of the data
 
 
 def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:

@@ -14,6 +14,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     import blockformer.data.datasets
     import blockformer.data.tokenizers
+    import blockformer.training.evaluations
     import blockformer.training.objectives
     import blockformer.training.optimizers  # noqa: F401
     import blocks  # noqa: F401  (importing registers; imported late: --help then needs no torch)

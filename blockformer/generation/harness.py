@@ -1,12 +1,14 @@
 """Evaluate a trained model with EleutherAI's lm-evaluation-harness, without an export."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import is_higher_better
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
@@ -18,6 +20,8 @@ from blockformer.generation.text_model import TextModel
 
 NEW_TOKENS = 256
 """Most tokens that are generated where a task does not say."""
+KINDS = {"decoder_only": "causal", "encoder_decoder": "seq2seq"}
+"""The kinds of models that the harness can score, by its names."""
 Request = tuple[Any, list[int], list[int]]
 
 
@@ -45,18 +49,14 @@ def evaluate(
 
     Raises:
         UserError: there is no such task, its data cannot be had, the model cannot be scored, or an argument is out of
-            its range.
+            its range; the message names the option of `blockformer evaluate`.
     """
     for option, value, least in (("batch-size", batch_size, 1), ("limit", limit, 1), ("examples", examples, 0)):
         if value is not None and value < least:
             raise UserError(f"--{option} {value}: must be at least {least}")
-    if include is not None and not include.is_dir():
-        raise UserError(f"--include {include}: is not a folder")
-    known = TaskManager(include_path=None if include is None else str(include))
-    if unknown := [name for name in tasks if not known.match_tasks([name])]:
-        raise UserError(f"--tasks: the harness has no task {', '.join(unknown)}; --include names a folder with others")
+    known = task_manager(tasks, include)
     adapter = HarnessModel(model, batch_size)
-    try:
+    with _naming_missing_data():
         found: Any = cast("Any", simple_evaluate)(
             adapter,
             tasks=list(tasks),
@@ -66,9 +66,53 @@ def evaluate(
             bootstrap_iters=1000,
             log_samples=False,
         )
+    return {name: _figures(figures, found["n-samples"].get(name)) for name, figures in found["results"].items()}
+
+
+def task_manager(tasks: Sequence[str], include: Path | None, option: str = "--") -> TaskManager:
+    """What loads the tasks of these names.
+
+    Args:
+        tasks: names.
+        include: a folder with task files of one's own.
+        option: what stands before the names of options in messages.
+
+    Raises:
+        UserError: there is no such folder or task.
+    """
+    if include is not None and not include.is_dir():
+        raise UserError(f"{option}include {include}: is not a folder")
+    known = TaskManager(include_path=None if include is None else str(include))
+    if unknown := [name for name in tasks if not known.match_tasks([name])]:
+        missing = f"the harness has no task {', '.join(unknown)}"
+        raise UserError(f"{option}tasks: {missing}; {option}include names a folder with others")
+    return known
+
+
+def load_tasks(tasks: Sequence[str], include: Path | None, option: str = "--") -> None:
+    """Load the data of tasks, so that they are on this machine; arguments as of :func:`task_manager`.
+
+    Raises:
+        UserError: there is no such task, or its data cannot be had.
+    """
+    known = task_manager(tasks, include, option)
+    with _naming_missing_data():
+        known.load_task_or_group(list(tasks))
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Whether larger values of a metric of the harness are better; None: it does not know the metric."""
+    import lm_eval.api.metrics  # noqa: F401  (registers them)
+
+    return is_higher_better(metric)
+
+
+@contextmanager
+def _naming_missing_data() -> Generator[None]:
+    try:
+        yield
     except (ConnectionError, FileNotFoundError) as error:
         raise UserError(f"the data of a task is not available: {' '.join(str(error).split())[:300]}") from error
-    return {name: _figures(figures, found["n-samples"].get(name)) for name, figures in found["results"].items()}
 
 
 def _figures(found: Mapping[str, Any], samples: Mapping[str, int] | None) -> dict[str, Any]:
@@ -79,6 +123,16 @@ def _figures(found: Mapping[str, Any], samples: Mapping[str, int] | None) -> dic
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("alias", "sample_len"):
             figures[name if kind in ("", "none") else f"{name} ({kind})"] = value
     return figures | ({"questions": samples["effective"]} if samples else {})
+
+
+def check_kind(kind: str) -> None:
+    """Check that the harness can score a kind of model.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if kind not in KINDS:
+        raise UserError(f"an {kind} model computes no probability of a text, which the harness needs")
 
 
 class HarnessModel(TemplateLM):
@@ -97,10 +151,8 @@ class HarnessModel(TemplateLM):
 
     def __init__(self, model: TextModel, batch_size: int) -> None:
         super().__init__()
-        kinds = {"decoder_only": "causal", "encoder_decoder": "seq2seq"}
-        if model.model.kind not in kinds:
-            raise UserError(f"an {model.model.kind} model computes no probability of a text, which the harness needs")
-        self.backend = kinds[model.model.kind]
+        check_kind(model.model.kind)
+        self.backend = KINDS[model.model.kind]
         padded = self.backend == "causal" or model.model.allows("padding")
         self._text, self.model, self.batch_size = model, model.model, batch_size if padded else 1
         self.max_length = model.model.max_length

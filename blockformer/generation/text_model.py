@@ -127,7 +127,7 @@ class TextModel:
                 bidirectional_prompt=self.bidirectional_prompt,
             )
             for prompt, row in zip(prompts, found, strict=True):
-                results.append([(self._written(prompt, one.tokens), one.score) for one in row])
+                results.append([(text_after(self.tokenizer, prompt, one.tokens), one.score) for one in row])
         return results
 
     def fill_masks(self, text: str, blank: str, *, top: int = 5) -> tuple[str, list[FilledMask]]:
@@ -155,10 +155,11 @@ class TextModel:
             return [self.tokenizer.bos, *self.tokenizer.encode(text)]
         return self.encode(text) or [self.tokenizer.bos]
 
-    def _written(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-        """The text of tokens after a prompt."""
-        stream = self.tokenizer.stream(prompt)
-        return "".join([*map(stream.feed, tokens), stream.end()])
+
+def text_after(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text of tokens after a prompt."""
+    stream = tokenizer.stream(prompt)
+    return "".join([*map(stream.feed, tokens), stream.end()])
 
 
 def stored_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:

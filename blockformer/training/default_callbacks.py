@@ -1,14 +1,17 @@
 """The default loggers and callbacks of a run, in the order in which they act."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
+from blockformer.errors import UserError
 from blockformer.training import callbacks as own
+from blockformer.training.evaluations import Better, Planned, better_of
 from blockformer.training.loggers import FileLogger, SafeWandbLogger
-from blockformer.training.run_folder import CHECKPOINTS, RunSettings
+from blockformer.training.run_folder import CHECKPOINTS, MONITORS, RunSettings
+from blockformer.training.score import BETTER
 
 
 def loggers_of(run: RunSettings, folder: Path, further: Any) -> list[Any]:
@@ -25,7 +28,14 @@ def loggers_of(run: RunSettings, folder: Path, further: Any) -> list[Any]:
     return [FileLogger(folder), weights_and_biases, *([] if isinstance(further, bool) else listed(further))]
 
 
-def callbacks_of(run: RunSettings, folder: Path, seed: int, ema: float | None, trainer: dict[str, Any]) -> list[Any]:
+def callbacks_of(
+    run: RunSettings,
+    folder: Path,
+    seed: int,
+    ema: float | None,
+    trainer: dict[str, Any],
+    evaluations: Mapping[str, Planned],
+) -> list[Any]:
     """The callbacks of `fit`.
 
     The guard against broken runs comes first; figures are taken before they are shown; saving comes last.
@@ -36,17 +46,35 @@ def callbacks_of(run: RunSettings, folder: Path, seed: int, ema: float | None, t
         seed: the run's.
         ema: decay of the running mean of the weights; None: there is none.
         trainer: the trainer's settings; saving and progress can be switched off there.
+        evaluations: by label.
     """
     guard, checkpoints = own.NonFiniteGuard(run.skip_non_finite), None
     spikes = [own.Spikes(run.spike_threshold)] if run.spike_threshold else []
     meter = own.MetricsLogger(run.about, *(one.marks for one in spikes))
     if trainer["enable_checkpointing"] is not False:
-        checkpoints = own.Checkpoints(folder / CHECKPOINTS, run.save_every, run.monitor, guard)
+        checkpoints = own.Checkpoints(
+            folder / CHECKPOINTS, run.save_every, run.monitor, better_of_monitor(run.monitor, evaluations), guard
+        )
     shows = [own.RunProgress(meter)] if trainer["enable_progress_bar"] is not False else []
     saves = [checkpoints] if checkpoints is not None else []
     means = [own.WeightAverage(ema)] if ema is not None else []
     before, after = [guard, own.RandomState(seed), *means, *spikes], [*saves, own.StopOnSignal(checkpoints)]
+    before += [own.Evaluations(evaluations, folder)] if evaluations else []
     return [*before, meter, *_watches(run, folder, meter), *shows, *after]
+
+
+def better_of_monitor(monitor: str, evaluations: Mapping[str, Planned]) -> Better:
+    """Which values of the figure that decides about `best.ckpt` are better.
+
+    Raises:
+        UserError: no evaluation of the run has it.
+    """
+    if monitor in MONITORS:
+        return BETTER[monitor.removeprefix("val/")]
+    try:
+        return better_of(monitor, evaluations)
+    except UserError as error:
+        raise UserError(f"run.monitor {error}") from None
 
 
 def _watches(run: RunSettings, folder: Path, meter: own.MetricsLogger) -> Iterator[Any]:

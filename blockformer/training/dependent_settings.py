@@ -8,6 +8,7 @@ from blockformer.data.options import DATA
 from blockformer.data.settings import settings_of
 from blockformer.errors import UserError
 from blockformer.option_groups import in_words
+from blockformer.training.evaluations import check_intervals
 from blockformer.training.fit_arguments import FitArguments
 from blockformer.training.objectives import ObjectiveSettings
 from blockformer.training.trainer_settings import check_settings
@@ -76,6 +77,8 @@ def complete_training(settings: Any, arguments: FitArguments, seed: int) -> None
         trainer.max_epochs = 1
     if trainer.val_check_interval is None and trainer.max_steps > 0:
         trainer.val_check_interval = max(1, trainer.max_steps // VALIDATIONS) * trainer.accumulate_grad_batches
+    if isinstance(trainer.val_check_interval, int):
+        check_intervals(arguments.evaluations, max(1, trainer.val_check_interval // trainer.accumulate_grad_batches))
     if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch == 1:
         trainer.check_val_every_n_epoch = None  # count batches on through the epochs
 

@@ -16,6 +16,7 @@ from blockformer.errors import UserError
 from blockformer.generation.text_model import is_imported, stored_tokenizer
 from blockformer.training.components import Components
 from blockformer.training.decay_from import take_trunk
+from blockformer.training.evaluations import Planned, evaluations_of
 from blockformer.training.given import Given
 from blockformer.training.init_from import check_source, recipe_in
 from blockformer.training.nested_options import MAPPINGS, fold_nested
@@ -30,7 +31,7 @@ from blockformer.training.run_folder import (
     find_checkpoint,
     signature_in,
 )
-from blockformer.training.stored_settings import Settings, safe_settings, settings_of
+from blockformer.training.stored_settings import Settings, safe_settings, settings_of, stored_evaluations
 from blocks.models.base import Model
 from registry import RecipeError, load_recipe
 from registry.strict_yaml import read_yaml
@@ -57,6 +58,7 @@ class FitArguments:
         tokenizer_settings: those of the data with which the checkpoint's tokenizer was made, as far as they are known.
         named: the folder of the run that `--ckpt_path last` names, which has no checkpoint yet.
         decay_from: the trunk that the run continues with a falling learning rate, if it does.
+        evaluations: by label.
     """
 
     verb: str
@@ -71,6 +73,7 @@ class FitArguments:
     tokenizer_settings: Mapping[str, Any] = field(default_factory=dict)
     named: Path | None = None
     decay_from: str | None = None
+    evaluations: Mapping[str, Planned] = field(default_factory=dict)
 
     @property
     def model(self) -> Model:
@@ -86,6 +89,7 @@ class FitArguments:
     def plugins(self) -> list[str]:
         """The modules outside this project that registered blocks of this recipe, or another component."""
         modules = {spec.entry.block.__module__ for _, spec in self.recipe.recipe.spec.walk()}
+        modules |= {type(one.evaluation).__module__ for one in self.evaluations.values()}
         modules |= {entry.block.__module__ for entry in self.components.entries()}
         return sorted(module for module in modules if not module.startswith(BUILT_IN))
 
@@ -107,7 +111,7 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     Raises:
         RecipeError: something is wrong with the recipe; all of it is named.
         UserError: there is no recipe, or no such checkpoint.
-        DataError, UserError: there is no such dataset, objective, optimizer or schedule.
+        DataError, UserError: there is no such dataset, objective, optimizer, schedule or evaluation.
     """
     decay_from = take_trunk(given, verb)
     found = _checkpoint(given)
@@ -118,7 +122,9 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
         raise UserError(f"{named / CHECKPOINTS / given.value('ckpt_path')}.ckpt: there is no such checkpoint")
     if checkpoint is None and verb != "fit":
         raise UserError(f"{verb} needs a model: give --ckpt_path a checkpoint, or last or best of a run")
-    tokenizer = None if checkpoint is None else _complete(given, checkpoint, read_metadata(checkpoint))
+    if verb != "fit" and given.value("evaluations") is not None:
+        raise UserError(f"--evaluations is for fit, in whose validations they are made; {verb} makes none")
+    tokenizer = None if checkpoint is None else _complete(given, checkpoint, read_metadata(checkpoint), verb)
     fold_nested(given)
     named_by_source = None
     if given.source is None and init_from is not None and checkpoint is None:
@@ -147,6 +153,7 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
         tokenizer,
         named=named,
         decay_from=decay_from,
+        evaluations=evaluations_of(given.value("evaluations")),
     )
     if tokenizer is not None and checkpoint is not None:
         arguments.tokenizer_settings = (read_metadata(checkpoint).get("config") or {}).get("data") or {}
@@ -172,6 +179,7 @@ def _add_saved(given: Given, folder: Path) -> bool:
     saved = json.loads(json.dumps(read_yaml(path)))
     try:
         settings = settings_of({"config": saved, "signature": signature_in(path)}, given.value)
+        settings |= {} if given.value("evaluations") is not None else stored_evaluations(saved)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     given.source = saved.get("recipe")
@@ -207,7 +215,7 @@ def _take_tokenizer(given: Given, source: Path, dataset: str) -> None:
         given.configs.insert(0, {"data": {"tokenizer": "file", "tokenizer_path": str(source)}})
 
 
-def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenizer | None:
+def _complete(given: Given, path: Path, metadata: Mapping[str, Any], verb: str) -> Tokenizer | None:
     """Take what is not given from a checkpoint: its recipe, its settings, and always its tokenizer, if it has one."""
     if given.source is None:
         given.source = metadata["recipe"]
@@ -218,6 +226,8 @@ def _complete(given: Given, path: Path, metadata: Mapping[str, Any]) -> Tokenize
     required_value(metadata, "config", path)
     try:
         settings = settings_of(metadata, given.value)
+        if verb == "fit" and given.value("evaluations") is None:
+            settings |= stored_evaluations(metadata["config"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     dataset = given.value("data.dataset") or settings["data"].get("dataset")

@@ -14,7 +14,7 @@ from registry.plugins import load_named
 from registry.recipe import Overrides
 from registry.strict_yaml import Map, read_yaml
 
-GROUPS = ("trainer", "run", "data", "model", "optimizer")
+GROUPS = ("trainer", "run", "data", "model", "objective", "optimizer")
 
 
 @dataclass

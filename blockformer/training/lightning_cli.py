@@ -15,6 +15,7 @@ from blockformer.errors import DataError, UserError
 from blockformer.phases import phases
 from blockformer.training.callbacks import EvaluationPhase, Predictions, WarmStart
 from blockformer.training.callbacks.checkpoints import AtomicCheckpointIO
+from blockformer.training.callbacks.evaluations import check_evaluations
 from blockformer.training.callbacks.non_finite import REMEDY, NonFiniteError
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.compatibility import notes_on_data, remarks_on_data
@@ -126,7 +127,8 @@ class TrainingCLI(SettingsCLI):
         own: list[Any] = []
         if self.arguments.verb == "fit":
             config["logger"] = loggers_of(self.run, self.folder, config["logger"])
-            own = callbacks_of(self.run, self.folder, self.seed, self.model.settings.ema, config)
+            settings = self.run, self.folder, self.seed, self.model.settings.ema
+            own = callbacks_of(*settings, config, self.arguments.evaluations)
             if self.arguments.init_from is not None and self.arguments.checkpoint is None:
                 own.insert(0, WarmStart(Path(self.arguments.init_from), self.folder))
         else:
@@ -191,6 +193,7 @@ class TrainingCLI(SettingsCLI):
         if not self.first:
             return
         self.model.verify(self.datamodule, self.trainer, training=True)
+        check_evaluations(self.arguments.evaluations, self.trainer, self.model, self.datamodule)
         if is_dry_run(self.trainer):
             return
         phases.end()

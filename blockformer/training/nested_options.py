@@ -8,7 +8,7 @@ from blockformer.errors import UserError
 from blockformer.training.given import Given
 from registry.strict_yaml import as_plain, parse_text
 
-MAPPINGS = ("data.sources",)
+MAPPINGS = ("data.sources", "evaluations")
 """The options that hold a mapping of mappings, which jsonargparse would replace as a whole."""
 
 
@@ -24,16 +24,17 @@ def fold_nested(given: Given) -> None:
     """
     for name in MAPPINGS:
         changes, rest = _taken(given.options or [], f"--{name}")
-        if not changes:
+        whole = given.value(name)
+        if not changes and not isinstance(whole, str):
             continue
         group, _, key = name.rpartition(".")
-        whole = given.value(name)
         whole = _plain(whole, f"--{name}") if isinstance(whole, str) else json.loads(json.dumps(whole or {}))
         for option, value in sorted(changes.items(), key=lambda change: change[0].count(".")):  # the outer ones first
             _set(whole, name, option.removeprefix(f"--{name}.").split("."), _plain(value, option))
         text = json.dumps(whole)
-        given.options = [*rest, f"--{name}", text]
-        given.settings.setdefault(group, {})[key] = json.loads(text)
+        if given.options is not None:
+            given.options = [*rest, f"--{name}", text]
+        (given.settings.setdefault(group, {}) if group else given.settings)[key] = json.loads(text)
 
 
 def _taken(options: list[str], name: str) -> tuple[dict[str, str], list[str]]:

@@ -39,7 +39,7 @@ class RunSettings:
         variant: what to call this model in names and tables; the recipe's name when not given.
         save_every: optimizer steps between two versions of `checkpoints/last.ckpt`; 0: only at the end.
         monitor: `checkpoints/best.ckpt` is where this figure was best: val/accuracy highest, val/loss, val/perplexity
-            or val/bits_per_byte lowest.
+            or val/bits_per_byte lowest, or that of an evaluation, such as eval/greedy/exact_match.
         other_data: continue a run although its data have changed since the checkpoint.
         wandb: Weights & Biases: `auto` is online if this machine is logged in and offline if not; `$WANDB_MODE` decides
             over `auto`.
@@ -96,8 +96,9 @@ class RunSettings:
             raise UserError(f"run.timeout must be a number of minutes above 0, not {self.timeout}")
         if self.save_every < 0:
             raise UserError(f"run.save_every must be a number of steps from 0, not {self.save_every}")
-        if self.monitor not in MONITORS:
-            raise UserError(f"run.monitor {shortened(self.monitor)} is not one of the figures {', '.join(MONITORS)}")
+        if self.monitor not in MONITORS and not self.monitor.startswith("eval/"):
+            known = f"{', '.join(MONITORS)}, or eval/LABEL/FIGURE of an evaluation"
+            raise UserError(f"run.monitor {shortened(self.monitor)} is not one of the figures {known}")
 
     def _check_watching(self) -> None:
         for name in ("skip_non_finite", "watch_every", "attention_every", "profile"):

@@ -69,6 +69,13 @@ class SettingsCLI(LightningCLI):
             default=None,
             help="continue a run in a new one, in which the learning rate falls",
         )
+        parser.add_argument(
+            "--evaluations",
+            type=dict[str, Any] | None,
+            default=None,
+            help="what is measured in validations, by label: '{greedy: {type: generation, every: 500}}'; "
+            "see `blockformer blocks evaluation`",
+        )
         parser.add_class_arguments(RunSettings, "run")
         for group in ("objective", "optimizer"):
             parser.add_class_arguments(self.arguments.components.settings_class(group), group)

@@ -17,6 +17,7 @@ from blockformer.errors import DataError, UserError
 from blockformer.files import is_name
 from blockformer.option_groups import OptionGroup
 from blockformer.training.components import GROUPS, Components
+from blockformer.training.evaluations import evaluations_of
 from blockformer.training.module import TrainingModule
 from blockformer.training.run_folder import RunSettings
 from blockformer.training.signature import is_signed
@@ -146,6 +147,25 @@ def _types(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         }
     except (DataError, UserError) as error:
         raise UserError(f"config.{error}") from None
+
+
+def stored_evaluations(config: Mapping[str, Any]) -> Settings:
+    """The setting `evaluations` of a checkpoint's configuration, if it has one.
+
+    Raises:
+        UserError: one is wrong, or names what the user has to name again.
+    """
+    if config.get("evaluations") is None:
+        return {}
+    try:
+        planned = evaluations_of(config["evaluations"])
+    except UserError as error:
+        raise UserError(f"config.{error}") from None
+    for label, one in planned.items():
+        for key in one.evaluation.reads:
+            if config["evaluations"][label].get(key) is not None:
+                raise UserError(f"evaluations.{label}.{key} is not taken from a checkpoint: give --evaluations again")
+    return {"evaluations": dict(config["evaluations"])}
 
 
 def _section(config: Mapping[str, Any], group: str) -> Mapping[str, Any]:

@@ -27,10 +27,10 @@ def saved_steps(folder: Path, figures: list[float]) -> list[int]:
     state = SimpleNamespace(fn="fit")
     trainer: Any = SimpleNamespace(state=state, sanity_checking=False, fast_dev_run=False, global_step=0)
     trainer.save_checkpoint = lambda path: steps.append(trainer.global_step)
-    checkpoints = Checkpoints(folder, 0, "val/loss", NonFiniteGuard())
+    checkpoints = Checkpoints(folder, 0, "val/loss", min, NonFiniteGuard())
     for step, figure in enumerate(figures, start=1):
-        trainer.global_step, trainer.callback_metrics = step, {"val/loss": torch.tensor(figure)}
-        checkpoints.on_validation_end(trainer, None)  # type: ignore[arg-type]
+        trainer.global_step, module = step, SimpleNamespace(evaluation={"val/loss": figure})
+        checkpoints.on_validation_end(trainer, module)  # type: ignore[arg-type]
     return steps
 
 

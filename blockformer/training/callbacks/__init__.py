@@ -1,7 +1,8 @@
-"""Callbacks: metrics, figures of layers, pictures, progress, weight average, checkpoints, and reasons to stop."""
+"""Callbacks: metrics, evaluations, figures of layers, pictures, progress, mean weights, checkpoints, when to stop."""
 
 from blockformer.training.callbacks.attention_maps import AttentionMaps
 from blockformer.training.callbacks.checkpoints import Checkpoints
+from blockformer.training.callbacks.evaluations import Evaluations
 from blockformer.training.callbacks.layer_figures import LayerFigures
 from blockformer.training.callbacks.metrics import MetricsLogger
 from blockformer.training.callbacks.non_finite import NonFiniteError, NonFiniteGuard
@@ -18,6 +19,7 @@ __all__ = [
     "AttentionMaps",
     "Checkpoints",
     "EvaluationPhase",
+    "Evaluations",
     "InterruptedRun",
     "LayerFigures",
     "MetricsLogger",

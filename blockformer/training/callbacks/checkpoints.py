@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from blockformer.errors import UserError
 from blockformer.files import remove_drafts, write_atomically
 from blockformer.training.callbacks.non_finite import NonFiniteError, NonFiniteGuard
 from blockformer.training.callbacks.step_callback import StepCallback, is_dry_run
+from blockformer.training.evaluations import FIGURE, Better
 from blockformer.training.module import TrainingModule
-from blockformer.training.score import BETTER
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 _BEFORE = f".{LAST}.before.tmp"  # the version before `last.ckpt`, until the next step or validation shows that it works
@@ -32,12 +33,15 @@ class Checkpoints(StepCallback, Checkpoint):
     Args:
         folder: where both files are written.
         every: optimizer steps between two versions of `last.ckpt`; 0: only at the end.
-        monitor: the figure that decides which validation is the best.
+        monitor: the figure that decides which validation is the best; one of an evaluation decides among those that
+            have it.
+        better: picks the better of two values of it.
         guard: checked before each checkpoint.
     """
 
-    def __init__(self, folder: Path, every: int, monitor: str, guard: NonFiniteGuard) -> None:
+    def __init__(self, folder: Path, every: int, monitor: str, better: Better, guard: NonFiniteGuard) -> None:
         self.folder, self.every, self.monitor, self.guard = folder, every, monitor, guard
+        self._better = better
         self.best: float | None = None
         self._saved = -1  # the step of `last.ckpt` in this folder
 
@@ -65,8 +69,8 @@ class Checkpoints(StepCallback, Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking or is_dry_run(trainer):
             return
-        value = self._monitored(trainer)
-        if math.isfinite(value) and self._is_best(value):
+        value = self._monitored(getattr(pl_module, "evaluation", {}))
+        if value is not None and math.isfinite(value) and self._is_best(value):
             self.guard.check()
             self.best = value
             trainer.save_checkpoint(self.folder / BEST)
@@ -74,16 +78,16 @@ class Checkpoints(StepCallback, Checkpoint):
             self.save_last(trainer)  # again, with this validation, so that a continued run does not repeat it
 
     def _is_best(self, value: float) -> bool:
-        if self.best is None:
-            return True
-        better = BETTER[self.monitor.removeprefix("val/")]
-        return value != self.best and better(value, self.best) == value
+        return self.best is None or (value != self.best and self._better(value, self.best) == value)
 
-    def _monitored(self, trainer: Trainer) -> float:
-        figures = trainer.callback_metrics
-        if self.monitor not in figures:
-            raise UserError(f"run.monitor {self.monitor} is not one of the figures {', '.join(sorted(figures))}")
-        return figures[self.monitor].item()
+    def _monitored(self, figures: Mapping[str, float]) -> float | None:
+        """The value that decides; None: it is of an evaluation that does not belong to this validation."""
+        if self.monitor in figures:
+            return figures[self.monitor]
+        of_evaluation = FIGURE.fullmatch(self.monitor)
+        if of_evaluation is not None and not any(name.startswith(f"eval/{of_evaluation[1]}/") for name in figures):
+            return None
+        raise UserError(f"run.monitor {self.monitor} is not one of the figures {', '.join(sorted(figures))}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._saved != trainer.global_step:

@@ -181,6 +181,8 @@ def figures(row: Row, stage: str, *, brief: bool = False) -> list[tuple[str, str
     if not brief:
         of = f"{stage}/loss/"
         found += [(f"loss of {name.removeprefix(of)}", f"{row[name]:.4f}") for name in row if name.startswith(of)]
+        own = [name for name in row if stage == "val" and name.startswith("eval/")]
+        found += [(name.removeprefix("eval/"), f"{row[name]:.4f}") for name in own]
     if "tokens_per_second" in row:
         found.append(("tokens/s", f"{row['tokens_per_second']:,.0f}"))
     return found

@@ -6,7 +6,7 @@ import netrc
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -87,7 +87,7 @@ class SafeWandbLogger(WandbLogger):
         self.place = _place(run)
         for axis in AXES:
             run.define_metric(axis, hidden=True)
-        for figures in ("train", "val", "spikes", *BY_LAYER):
+        for figures in ("train", "val", "eval", "spikes", *BY_LAYER):
             run.define_metric(f"{figures}/*", step_metric="tokens")
         recipe = self.folder / "recipe.yaml"
         if recipe.is_file():
@@ -112,6 +112,22 @@ class SafeWandbLogger(WandbLogger):
         import wandb  # as above
 
         self.experiment.log(dict(place) | {name: wandb.Image(str(file)) for name, file in pictures.items()})
+
+    @rank_zero_only
+    @switch_off_on_error
+    def log_texts(self, name: str, rows: Sequence[Mapping[str, str]], place: Mapping[str, float]) -> None:
+        """Log texts as a table with the place in the run that they are of.
+
+        Args:
+            name: of the table.
+            rows: texts by column, which are the same in all rows; at least one.
+            place: `step` and `tokens`.
+        """
+        import wandb  # as above
+
+        columns = list(rows[0])
+        table = wandb.Table(columns=[*columns], data=[[row[column] for column in columns] for row in rows])
+        self.experiment.log(dict(place) | {name: table})
 
     @rank_zero_only
     @switch_off_on_error

@@ -1,6 +1,6 @@
 """Objectives: what a model learns to predict, as registered components."""
 
-from blockformer.training.objectives.base import Objective, TokenObjective
+from blockformer.training.objectives.base import Objective, Prompt, TokenObjective
 from blockformer.training.objectives.causal_lm import CausalLM
 from blockformer.training.objectives.denoising import Denoising
 from blockformer.training.objectives.fill_in_the_middle import FillInTheMiddle
@@ -27,6 +27,7 @@ __all__ = [
     "Objective",
     "ObjectiveSettings",
     "PrefixLM",
+    "Prompt",
     "SequenceToSequence",
     "SpanCorruption",
     "TokenObjective",

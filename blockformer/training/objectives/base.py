@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from annotated_types import Ge, Lt
 from torch import Tensor
@@ -22,6 +22,20 @@ Factor = Annotated[float, Ge(0)]
 Chunk = Annotated[int, Ge(0)] | None
 
 
+class Prompt(NamedTuple):
+    """A row as a question and its answer, in token ids.
+
+    Attributes:
+        source: what the encoder reads; None: there is no encoder.
+        given: what the decoder begins with, at least one id.
+        answer: what follows, without the token that ends it.
+    """
+
+    source: list[int] | None
+    given: list[int]
+    answer: list[int]
+
+
 class Objective(Block, ABC):
     """What a model learns to predict: it cuts text into samples, calls the model on a batch of them, and scores it.
 
@@ -33,6 +47,7 @@ class Objective(Block, ABC):
         forms: the forms of data that it learns from.
         keys: what a batch has for it.
         bidirectional_prompt: whether the model reads what it is given in both directions, also when it generates.
+        generates: the forms of data whose rows are a prompt and the answer that follows it.
     """
 
     slot = Slot(
@@ -46,6 +61,7 @@ class Objective(Block, ABC):
     forms: ClassVar[tuple[Form, ...]]
     keys: ClassVar[tuple[str, ...]] = ("tokens", "targets")
     bidirectional_prompt: ClassVar[bool] = False
+    generates: ClassVar[tuple[Form, ...]] = ()
 
     @property
     def name(self) -> str:
@@ -71,6 +87,10 @@ class Objective(Block, ABC):
     def abilities(self, form: Form) -> Mapping[Ability, str]:
         """What the blocks of a model must support for data of this form, each with the reason as a clause."""
         return {}
+
+    def prompt(self, batch: Batch, row: int) -> Prompt:
+        """A row of a batch of a form that it `generates` as a prompt and an answer."""
+        raise NotImplementedError(f"{type(self).__name__}.prompt, which generates {self.generates}")
 
     @abstractmethod
     def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from blockformer.data.datasets.base import UNSCORED
 from blockformer.data.samples import Batch, EqualRows, Samples, TokenizedText, scored_batch
 from blockformer.data.sequences import Sequences, gather
 from blockformer.data.tokenizer import Tokenizer
-from blockformer.training.objectives.base import Chunk, Factor, Smoothing, TokenObjective, token_count
+from blockformer.training.objectives.base import Chunk, Factor, Prompt, Smoothing, TokenObjective, token_count
 from blockformer.training.objectives.seq2seq import PaddedPairs
 from blocks.models.base import Model
 from registry import Ability, register
@@ -35,6 +35,7 @@ class CausalLM(TokenObjective):
     paper = "Radford et al., 2018, Improving Language Understanding by Generative Pre-Training"
     kinds = ("decoder_only",)
     forms = ("documents", "pairs", "answers", "ids")
+    generates = ("pairs",)
 
     def __init__(
         self,
@@ -62,6 +63,12 @@ class CausalLM(TokenObjective):
             why = "rows hold several documents that are kept apart (unless objective.separate_documents is false)"
             return {"documents": why}
         return {}
+
+    def prompt(self, batch: Batch, row: int) -> Prompt:
+        scored = batch["targets"][row] != UNSCORED
+        first = int(scored.nonzero()[0])
+        *answer, _ = batch["targets"][row][scored].tolist()
+        return Prompt(None, batch["tokens"][row, : first + 1].tolist(), answer)
 
     def hidden(self, model: Model, batch: Batch) -> Tensor:
         masks = {key: batch.get(key) for key in ("attention_mask", "documents", "prefix")}

@@ -11,7 +11,7 @@ from blockformer.data.datasets.base import UNSCORED
 from blockformer.data.samples import Batch, Samples, TokenizedText, scored_batch
 from blockformer.data.sequences import Sequences
 from blockformer.data.tokenizer import Tokenizer
-from blockformer.training.objectives.base import Chunk, Factor, Smoothing, TokenObjective, token_count
+from blockformer.training.objectives.base import Chunk, Factor, Prompt, Smoothing, TokenObjective, token_count
 from blocks.models.base import Model
 from registry import Ability, register
 
@@ -31,6 +31,7 @@ class SequenceToSequence(TokenObjective):
     kinds = ("encoder_decoder",)
     forms = ("pairs",)
     keys = ("source", "target", "targets")
+    generates = ("pairs",)
 
     def __init__(self, *, label_smoothing: Smoothing = 0.0, z_loss: Factor = 0.0, loss_chunk: Chunk = None) -> None:
         super().__init__(label_smoothing, z_loss, loss_chunk)
@@ -40,6 +41,11 @@ class SequenceToSequence(TokenObjective):
 
     def abilities(self, form: str) -> Mapping[Ability, str]:
         return {"padding": "pairs of different lengths are padded"}
+
+    def prompt(self, batch: Batch, row: int) -> Prompt:
+        source, targets = batch["source"][row], batch["targets"][row]
+        *answer, _ = targets[targets != UNSCORED].tolist()
+        return Prompt(source[batch["source_mask"][row]].tolist(), batch["target"][row, :1].tolist(), answer)
 
     def hidden(self, model: Model, batch: Batch) -> Tensor:
         masks = {key: batch.get(key) for key in ("source_mask", "target_mask")}
