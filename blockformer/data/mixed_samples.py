@@ -15,6 +15,8 @@ from blockformer.data.samples import Batch, Samples
 
 ORIGIN = "origin"
 """The key of a batch that has the number of the source which all of its rows are from."""
+MEMBERSHIP = "sources"
+"""The key of a batch that says for each row and each source whether the row is from it: (B, S)."""
 
 
 class MixedSamples:
@@ -51,7 +53,8 @@ class MixedSamples:
         groups = [(places, self.parts[of].batch(samples, e)) for of, e, places, samples in self._groups(chosen)]
         keys = dict.fromkeys(key for _, batch in groups for key in batch)
         merged = {key: self._merged(key, [(at, batch.get(key)) for at, batch in groups], len(chosen)) for key in keys}
-        return {**merged, "index": torch.from_numpy(chosen)}
+        members = chosen[:, None] % len(self.parts) == np.arange(len(self.parts))
+        return {**merged, "index": torch.from_numpy(chosen), MEMBERSHIP: torch.from_numpy(members)}
 
     def _groups(self, chosen: NDArray[np.int64]) -> Iterator[tuple[int, int, NDArray[np.int64], NDArray[np.int64]]]:
         """Source and epoch of the chosen samples that have both in common, their places, and their numbers in it."""

@@ -12,8 +12,8 @@ OF_SOURCES = ("loss", "bits_per_byte")
 """The figures of each source of a mixture, such as `val/loss/NAME`."""
 IGNORED = -100
 """Target value of places that are not scored."""
-TARGETS, TOKENS = 3, 5
-"""Indices in the tensor of sums, which has the order of the fields of :class:`Score`."""
+TARGETS, TOKENS, FIELDS = 3, 5, 6
+"""Indices in the tensor of sums, which has the order of the fields of :class:`Score`, and their number."""
 
 
 @dataclass
@@ -38,8 +38,8 @@ class Score:
 
     @classmethod
     def of(cls, sums: Tensor) -> "Score":
-        """Read the (6,) tensor of sums, in the order of the fields; this synchronises with the device."""
-        return cls(*sums.tolist())
+        """Read the tensor of sums, in the order of the fields; this synchronises with the device."""
+        return cls(*sums[:FIELDS].tolist())
 
     def metrics(self) -> dict[str, float]:
         """Loss, perplexity and accuracy per target, and bits per byte if the bytes are known."""
@@ -54,17 +54,19 @@ class Score:
 
 
 def sums_of(found: Tensor, targets: Tensor, bytes_: Tensor | None, tokens: Tensor) -> Tensor:
-    """The (6,) sums of a :class:`Score`.
+    """The (6 + 2 S,) sums of a :class:`Score`, and of the loss and the targets of each of S sources of a mixture.
 
     Args:
-        found: (3,) loss, negative log-likelihood and number of correct targets.
+        found: (3 + 2 S,) loss, negative log-likelihood and number of correct targets; and for each source loss and
+            number of targets.
         targets: (B, T) ids; -100: not scored.
         bytes_: (B,) bytes that each row's targets encode, if known.
         tokens: number of tokens that the model read, without padding.
     """
     count = (targets != IGNORED).sum()
     size = bytes_.sum() if bytes_ is not None else count.new_zeros(())
-    return torch.cat([found, torch.stack([item.to(found.dtype) for item in (count, size, tokens)])])
+    counts = torch.stack([item.to(found.dtype) for item in (count, size, tokens)])
+    return torch.cat([found[:TARGETS], counts, found[TARGETS:]])
 
 
 def no_sums(device: torch.device) -> Tensor:

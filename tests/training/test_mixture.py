@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from blockformer.assembly import load
+from blockformer.data.loader import TrainingLoader
 from blockformer.data.module import TextData
 from blockformer.errors import UserError
 from blockformer.studies.documents import document_losses
@@ -105,6 +106,50 @@ def test_a_run_that_crashed_continues_exactly(
     folder = fit("--ckpt_path", "last", name="crashed", given=["--run.wandb", "disabled"])
     assert same(state(folder), state(whole))
     assert figures(folder) == figures(whole)
+
+
+def _targets(run: Path, step: int) -> dict[str, int]:
+    """Targets of each source in the batch of a step, counted from 1."""
+    data = TextData(**_data(run), objective=CausalLM())
+    loader = data.loader("train")
+    assert isinstance(loader, TrainingLoader)
+    batch = loader.batch(step - 1)
+    source = batch["index"] % len(data.sources)
+    scored = (batch["targets"] != -100).sum(1)
+    return {name: int(scored[source == place].sum()) for place, name in enumerate(data.sources)}
+
+
+@pytest.fixture(scope="module")
+def seldom(fit: Fit, mixed: list[str]) -> Path:
+    """The same run, which reports every four steps and at the end."""
+    return fit("--trainer.log_every_n_steps", "4", name="seldom", given=mixed)
+
+
+def test_the_training_loss_of_a_source_is_the_mean_over_its_targets_since_the_row_before(
+    whole: Path, seldom: Path
+) -> None:
+    each = {row["step"]: row for row in read_rows(whole / "metrics.jsonl") if "train/loss" in row}
+    targets = {step: _targets(whole, step) for step in each}
+    for step, row in each.items():
+        total = sum(row[f"train/loss/{name}"] * number for name, number in targets[step].items() if number)
+        assert total / sum(targets[step].values()) == pytest.approx(row["train/loss"], rel=1e-6)
+    rows = {row["step"]: row for row in read_rows(seldom / "metrics.jsonl") if "train/loss" in row}
+    for end, steps in ((4, (1, 2, 3, 4)), (6, (5, 6))):
+        for name in ("code", "prose"):
+            weighed = [(each[step].get(f"train/loss/{name}", 0.0), targets[step][name]) for step in steps]
+            mean = sum(loss * number for loss, number in weighed) / sum(number for _, number in weighed)
+            assert rows[end][f"train/loss/{name}"] == pytest.approx(mean, rel=1e-6)
+
+
+def test_a_run_that_crashed_between_two_rows_has_the_same_losses_of_sources(
+    seldom: Path, fit: Fit, mixed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        crash_after(6, patch)
+        with pytest.raises(MemoryError, match="crashed"):
+            fit("--trainer.log_every_n_steps", "4", name="crashed-seldom", given=mixed)
+    folder = fit("--ckpt_path", "last", name="crashed-seldom", given=["--run.wandb", "disabled"])
+    assert figures(folder) == figures(seldom)
 
 
 def test_other_weights_need_permission_to_continue(whole: Path, fit: Fit) -> None:

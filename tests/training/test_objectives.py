@@ -127,6 +127,30 @@ def test_a_loss_in_parts_is_that_of_all_logits_with_the_same_gradients(head: str
     torch.testing.assert_close(alone, counted, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("terms", [LossTerms(), LossTerms(0.1, 0.01)], ids=["plain", "smoothed"])
+@pytest.mark.parametrize("chunk", [0, 5])
+def test_the_losses_of_groups_are_those_of_their_rows_alone(terms: LossTerms, chunk: int) -> None:
+    model = bf.build("tiny_decoder", {"decoder.depth": 1, "vocab_size": 40})
+    tokens, targets = torch.randint(40, (4, 8)), torch.randint(40, (4, 8))
+    targets[0, 3:6] = -100
+    groups = torch.tensor([[True, False, False], [False, True, False], [True, False, False], [False, True, False]])
+    loss, found = loss_of_hidden(model, model(tokens, hidden=True), targets, terms, chunk, groups)
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    plain, counted = loss_of_hidden(model, model(tokens, hidden=True), targets, terms, chunk)
+    plain.backward()
+    torch.testing.assert_close([loss.double(), found[:3]], [plain.double(), counted], rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradients, [parameter.grad for parameter in model.parameters()], rtol=1e-4, atol=1e-6)
+    for group in range(3):
+        rows = groups[:, group]
+        own, count = found[3:].view(3, 2)[group].tolist()
+        assert count == (targets[rows] != -100).sum()
+        if count:
+            alone, _ = loss_of_hidden(model, model(tokens[rows], hidden=True), targets[rows], terms, chunk)
+            assert own == pytest.approx(alone.item(), rel=1e-5)
+
+
 def test_a_loss_in_parts_reaches_hooks_of_a_parameter_once() -> None:
     model = bf.build("tiny_decoder", {"decoder.depth": 1, "vocab_size": 40})
     tokens, seen = torch.randint(40, (2, 8)), []

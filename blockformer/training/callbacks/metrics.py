@@ -2,12 +2,13 @@
 
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from blockformer.data.module import TextData
 from blockformer.training.callbacks.step_callback import StepCallback, is_reporting_step
@@ -15,7 +16,7 @@ from blockformer.training.device_peak import compute_dtype, peak_flops
 from blockformer.training.loggers.file_logger import FileLogger
 from blockformer.training.loggers.run_facts import facts_of
 from blockformer.training.module import TrainingModule
-from blockformer.training.score import Score
+from blockformer.training.score import FIELDS, Score
 
 Row = dict[str, float]
 BACKWARD = 2  # times the operations of a forward pass
@@ -29,7 +30,8 @@ class MetricsLogger(StepCallback):
     accuracy and bits per byte of this step, the gradient norm before clipping, the learning rate, tokens per second
     since the last row (excluding validation), the share of the devices' peak operations that these take (model FLOPs
     utilisation, Chowdhery et al. 2022, "PaLM", section 4.1), and peak memory in MiB: of tensors on a GPU, of the
-    process on a CPU; those of a mixture have for each source how often it has been read, `train/epochs/NAME`.
+    process on a CPU; those of a mixture have for each source how often it has been read, `train/epochs/NAME`, and the
+    mean loss over its targets since the last training row, `train/loss/NAME`.
 
     Args:
         about: further keys of the configuration that the loggers are given; they replace keys of the same name.
@@ -44,13 +46,16 @@ class MetricsLogger(StepCallback):
         self._since = self._lap = self._paused = time.perf_counter()
         self._lap_tokens = 0.0
         self._peak: float | None = None
+        self._of_sources: Tensor | None = None  # sums of loss and targets of each source since the last training row
         self._epoch = 0  # of the last step, also for the rows of its validation, which may follow in the next epoch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self._elapsed(), "epoch": self._epoch}
+        state = {"seconds": self._elapsed(), "epoch": self._epoch}
+        return state if self._of_sources is None else state | {"of_sources": self._of_sources.cpu()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._seconds, self._epoch = state_dict["seconds"], state_dict["epoch"]
+        self._of_sources = state_dict.get("of_sources")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -60,16 +65,21 @@ class MetricsLogger(StepCallback):
             logger.log_hyperparams(facts)
             if isinstance(logger, FileLogger):
                 logger.rewind(trainer.global_step, validated=pl_module.validated_step == trainer.global_step)
+        held, data = self._of_sources, getattr(trainer, "datamodule", None)
+        names = data.sources if isinstance(data, TextData) else ()
+        if not isinstance(held, Tensor) or held.shape != (2 * len(names),):
+            self._of_sources = None  # the run continues on other data
         self._peak = _peak_tokens(trainer, pl_module)
         self._since = self._lap = time.perf_counter()  # the start of the loggers does not count
         self._lap_tokens = pl_module.tokens_seen.item()
 
     def after_step(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         self._epoch = trainer.current_epoch
-        if not is_reporting_step(trainer, step):
-            return
         assert isinstance(module, TrainingModule)
         assert module.window is not None
+        self._add_sources(module)
+        if not is_reporting_step(trainer, step):
+            return
         assert module.gradient_norm is not None
         metrics = {f"train/{name}": value for name, value in Score.of(module.window).metrics().items()}
         row = self.head(trainer, module) | metrics
@@ -81,12 +91,27 @@ class MetricsLogger(StepCallback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, TextData):
             epochs = data.source_epochs(trainer.global_step * trainer.accumulate_grad_batches)
-            row |= {f"train/epochs/{name}": value for name, value in epochs.items()}
+            row |= {f"train/epochs/{name}": value for name, value in epochs.items()} | self._losses(data.sources)
         if self._peak is not None:
             row["mfu"] = row["tokens_per_second"] / self._peak
         row["peak_memory_mib"] = peak_memory(module.device) / 2**20
         self._lap, self._lap_tokens = now, row["tokens"]
         self.row = self._write(trainer, row | self._marks())
+
+    def _add_sources(self, module: TrainingModule) -> None:
+        """Add the sums of this step, which are those of all processes, without reading them off the device."""
+        assert module.window is not None
+        own = module.window[FIELDS:]
+        if not module.skipped and own.numel():
+            before = self._of_sources
+            self._of_sources = own.clone() if before is None else before.to(own.device, own.dtype) + own
+
+    def _losses(self, sources: Sequence[str]) -> Row:
+        """The mean loss of each source since the last training row; none of a source that was not read."""
+        if self._of_sources is None:
+            return {}
+        sums, self._of_sources = self._of_sources.view(-1, 2).tolist(), None
+        return {f"train/loss/{name}": loss / count for name, (loss, count) in zip(sources, sums, strict=True) if count}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused = time.perf_counter()

@@ -8,6 +8,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 
 from blockformer.data.datasets.base import Form
+from blockformer.data.mixed_samples import MEMBERSHIP
 from blockformer.data.samples import Batch, Samples, TokenizedText
 from blockformer.training.objectives.vocabulary_loss import LossTerms, loss_of_hidden
 from blockformer.training.score import sums_of
@@ -94,7 +95,11 @@ class Objective(Block, ABC):
 
     @abstractmethod
     def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The summed loss, with label smoothing and z-loss only in training mode, and the sums of a :class:`Score`."""
+        """The summed loss, with label smoothing and z-loss only in training mode, and the sums of a :class:`Score`.
+
+        Where a batch says which of S sources each row is from, the sums are followed by loss and number of targets of
+        each source; an objective that does not compute them gives (6,) sums, and those figures are left out.
+        """
 
     @abstractmethod
     def logits(self, model: Model, batch: Batch) -> Tensor:
@@ -121,7 +126,8 @@ class TokenObjective(Objective):
     def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         terms = LossTerms(self.label_smoothing, self.z_loss) if model.training else LossTerms()
         targets = batch["targets"]
-        loss, found = loss_of_hidden(model, self.hidden(model, batch), targets, terms, self.loss_chunk)
+        groups = batch.get(MEMBERSHIP)
+        loss, found = loss_of_hidden(model, self.hidden(model, batch), targets, terms, self.loss_chunk, groups)
         return loss, sums_of(found, targets, batch.get("bytes"), self.tokens(batch))
 
     @abstractmethod

@@ -31,7 +31,12 @@ class LossTerms:
 
 
 def loss_of_hidden(
-    model: Model, hidden: Tensor, targets: Tensor, terms: LossTerms, chunk: int | None = None
+    model: Model,
+    hidden: Tensor,
+    targets: Tensor,
+    terms: LossTerms,
+    chunk: int | None = None,
+    groups: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of final vectors against targets, through the model's head, and what is counted.
 
@@ -44,21 +49,24 @@ def loss_of_hidden(
         targets: (B, T) ids; -100: not scored.
         terms: what the loss is made of.
         chunk: rows in a part; None: by the vocabulary; 0: all.
+        groups: (B, S) which of S groups each row of targets belongs to; None: the groups are not counted.
 
     Returns:
-        The summed loss with its gradient; and, without, the (3,) sums of the loss, of the targets' negative
-        log-likelihoods, and of those targets that were the most probable token.
+        The summed loss with its gradient; and, without, the (3 + 2 S,) sums of the loss, of the targets' negative
+        log-likelihoods, and of those targets that were the most probable token; and of each group the sum of the loss
+        and the number of targets.
     """
     rows, wanted = hidden.flatten(0, -2), targets.flatten()
+    of = None if groups is None else groups[:, None].expand(*targets.shape, -1).flatten(0, 1)
     size = rows_at_once(model.vocab_size, len(rows), chunk)
     if len(rows) == size:
-        return _part(model, rows, wanted, terms)
+        return _part(model, rows, wanted, terms, of)
     trained = _trained(model)
     if not torch.is_grad_enabled() or not (trained or rows.requires_grad):
-        parts = zip(rows.split(size), wanted.split(size), strict=True)
-        sums = sum(_part(model, *part, terms)[1] for part in parts)
+        parts = (slice(begin, begin + size) for begin in range(0, len(rows), size))
+        sums = sum(_part(model, rows[part], wanted[part], terms, _of(of, part))[1] for part in parts)
         return cast("Tensor", sums)[0].to(torch.float32), cast("Tensor", sums)
-    return cast("tuple[Tensor, Tensor]", _Chunked.apply(model, terms, size, wanted, rows, *trained))
+    return cast("tuple[Tensor, Tensor]", _Chunked.apply(model, terms, size, wanted, of, rows, *trained))
 
 
 def rows_at_once(vocab_size: int, rows: int, chunk: int | None = None) -> int:
@@ -72,40 +80,56 @@ def _trained(model: Model) -> list[Tensor]:
     return [one for one in found.values() if one.requires_grad]
 
 
-def _part(model: Model, rows: Tensor, wanted: Tensor, terms: LossTerms) -> tuple[Tensor, Tensor]:
-    return loss_of_logits(model.logits(rows), wanted, terms)
+def _of(groups: Tensor | None, part: slice) -> Tensor | None:
+    return None if groups is None else groups[part]
 
 
-def loss_of_logits(logits: Tensor, wanted: Tensor, terms: LossTerms) -> tuple[Tensor, Tensor]:
-    """As :func:`loss_of_hidden`, of (N, V) logits against (N,) targets."""
+def _part(model: Model, rows: Tensor, wanted: Tensor, terms: LossTerms, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+    return loss_of_logits(model.logits(rows), wanted, terms, groups)
+
+
+def loss_of_logits(
+    logits: Tensor, wanted: Tensor, terms: LossTerms, groups: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As :func:`loss_of_hidden`, of (N, V) logits against (N,) targets, which belong to (N, S) groups."""
     logits = logits.float()
-    smoothing = terms.label_smoothing
-    loss = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
+    scored = wanted != IGNORED
+    reduction = "sum" if groups is None else "none"
+    smoothing, given = terms.label_smoothing, {"ignore_index": IGNORED, "reduction": reduction}
+    loss = F.cross_entropy(logits, wanted, label_smoothing=smoothing, **given)
     nll = loss.detach()
     if smoothing:
         with torch.no_grad():
-            nll = F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
+            nll = F.cross_entropy(logits, wanted, **given)
     if terms.z_loss:
-        scored = (wanted != IGNORED).to(logits.dtype)
-        loss = loss + terms.z_loss * (logits.logsumexp(-1).square() * scored).sum()
+        extra = logits.logsumexp(-1).square() * scored.to(logits.dtype)
+        loss = loss + terms.z_loss * (extra.sum() if groups is None else extra)
     with torch.no_grad():
         correct = (logits.argmax(-1) == wanted).sum()  # False where not scored: no token has the id -100
         exact = exact_type(loss.device)
-        return loss, torch.stack([item.to(exact) for item in (loss.detach(), nll, correct)])
+        found = torch.stack([item.sum().to(exact) for item in (loss.detach(), nll, correct)])
+        if groups is None:
+            return loss, found
+        own = torch.stack([loss.detach().to(exact), scored.to(exact)], dim=-1)
+        found = torch.cat([found, (groups[..., None] * own[:, None]).sum(0).flatten()])
+    return loss.sum(), found
 
 
 class _Chunked(torch.autograd.Function):
     """The summed loss; its forward pass computes the gradients, its backward pass scales them."""
 
     @staticmethod
-    def forward(ctx: Any, model: Model, terms: LossTerms, size: int, wanted: Tensor, *inputs: Tensor) -> Any:
+    def forward(
+        ctx: Any, model: Model, terms: LossTerms, size: int, wanted: Tensor, groups: Tensor | None, *inputs: Tensor
+    ) -> Any:
         rows, parameters = inputs[0], inputs[1:]
-        of_rows = torch.empty_like(rows) if ctx.needs_input_grad[4] else None
+        of_rows = torch.empty_like(rows) if ctx.needs_input_grad[5] else None
         sums, totals = cast("Any", 0.0), dict[int, Tensor]()
         for begin in range(0, len(rows), size):
             part = rows[begin : begin + size].detach().requires_grad_(of_rows is not None)
             with torch.enable_grad(), _AddingInPlace(parameters, totals):
-                loss, found = _part(model, part, wanted[begin : begin + size], terms)
+                here = slice(begin, begin + size)
+                loss, found = _part(model, part, wanted[here], terms, _of(groups, here))
                 asked = [*([part] if of_rows is not None else []), *parameters]
                 gradients = list(torch.autograd.grad(loss, asked, allow_unused=True))
             if of_rows is not None:
@@ -126,7 +150,7 @@ class _Chunked(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the gradients of this loss were computed in its forward pass and can be taken once")
-        return (None, None, None, None, *(one if one is None else one.mul_(outer[0]) for one in gradients))
+        return (None, None, None, None, None, *(one if one is None else one.mul_(outer[0]) for one in gradients))
 
 
 def _total(totals: dict[int, Tensor], parameter: Tensor) -> Tensor:
