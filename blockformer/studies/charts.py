@@ -6,8 +6,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from blockformer.studies.figures import higher_is_better, of_validations
 from blockformer.studies.plan import BACKWARD
-from blockformer.studies.results import higher_is_better
 
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
 DASHES = ("solid", "dash", "dot", "dashdot")  # beyond ten variants colours repeat
@@ -56,7 +56,7 @@ def effects(results: Mapping[str, Any]) -> go.Figure | None:
     if results["smallest"]:
         figure.add_vrect(x0=-results["smallest"], x1=results["smallest"], opacity=0.15, line_width=0, fillcolor="#888")
     figure.add_vline(x=0, line_dash="dot", line_color="#888")
-    better = "right" if higher_is_better(results["figure"]) else "left"
+    better = "right" if higher_is_better(results["figure"], results["plan"]["content"]["fit"]) else "left"
     figure.update_yaxes(range=[len(shown) - 0.5, -0.5])
     title = f"difference of {results['figure']}<br>better to the {better}"
     return figure.update_layout(xaxis_title=title, height=110 + 38 * len(shown))
@@ -152,7 +152,7 @@ def rates(results: Mapping[str, Any]) -> go.Figure | None:
 
 def metric_of(results: Mapping[str, Any]) -> str:
     """The figure of validations while a run trains that belongs to the study's."""
-    return results["figure"].replace("test/", "val/").partition("@")[0]
+    return of_validations(results["figure"])
 
 
 def _label(name: str) -> str:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+from blockformer.errors import UserError
 from blockformer.training.components import GROUPS, Components
+from blockformer.training.evaluations import evaluations_of
 from blockformer.training.nested_options import MAPPINGS
 from blockformer.training.number_types import prefer_integers
 from registry import Problem
@@ -70,8 +72,15 @@ def _unread_or_wrong(
     for group, settings in fit.items():
         groups = groups_of(components)
         known = groups.get(group)
+        if group == "evaluations":
+            try:
+                evaluations_of(as_plain(settings))
+            except UserError as error:
+                yield problem(("fit", group), str(error))
+            continue
         if known is None:
-            yield problem(("fit", group), f"there is no such group; {nearest(group, groups) or _listed(groups)}")
+            named = (*groups, "evaluations")
+            yield problem(("fit", group), f"there is no such group; {nearest(group, named) or _listed(named)}")
             continue
         for key, value in settings.items():
             path, reason = ("fit", group, key), DECIDED.get(f"{group}.{key}")

@@ -16,21 +16,16 @@ from blockformer.studies.context import differences, environment
 from blockformer.studies.documents import Losses, resampled, stored_losses
 from blockformer.studies.exchange import base_curve, worth
 from blockformer.studies.execution import Executor
+from blockformer.studies.figures import higher_is_better
 from blockformer.studies.learning_rates import best_rates, find_run
 from blockformer.studies.plan import Plan
 from blockformer.studies.run_result import Result
 from blockformer.studies.speed import When, speed_of
 from blockformer.studies.statistics import Verdict, judge
 from blockformer.studies.study import BASE, Study
-from blockformer.training.score import BETTER
 
 PLAN, LOOKS, RESULTS_FILE, DOCUMENTS = "plan.json", "looks.json", "results.json", "documents"
 Results = dict[str, Any]
-
-
-def higher_is_better(figure: str) -> bool:
-    """Whether a larger value of a figure such as `val/accuracy` is better."""
-    return BETTER.get(figure.partition("/")[2].partition("@")[0], min) is max
 
 
 def run_study(
@@ -50,7 +45,7 @@ def run_study(
     """
     registered = _registered(plan, place)
     looks = looks_at(plan.study, place)
-    rates = best_rates(plan, executor, higher=higher_is_better(plan.study.file.figure))
+    rates = best_rates(plan, executor, higher=higher_is_better(plan.study.file.figure, plan.study.file.fit))
     seeds = tuple(seed for look in looks for seed in look)
     runs = [*plan.answer_runs(rates.best, seeds), *plan.budget_runs(rates.best, seeds)]
     executed = executor.execute(runs)
@@ -102,7 +97,8 @@ def judged(plan: Plan, answers: Sequence[Result], *, looks: Sequence[Sequence[in
     """The verdicts over finished runs, with the runs and figures that they rest on."""
     file = plan.study.file
     scores = {name: scores_of(name, answers) for name in plan.trained}
-    judgement = judge(scores, BASE, smallest=file.smallest, higher_is_better=higher_is_better(file.figure))
+    higher = higher_is_better(file.figure, file.fit)
+    judgement = judge(scores, BASE, smallest=file.smallest, higher_is_better=higher)
     verdicts = {name: asdict(verdict) for name, verdict in judgement.verdicts.items()}
     verdicts |= {name: asdict(Verdict("identical", 0.0, 0.0, 0.0, 1.0)) for name in plan.identical}
     return {
@@ -130,7 +126,8 @@ def _over_documents(plan: Plan, executor: Executor, answers: Sequence[Result]) -
     stage, _, name = figure.partition("/")
     split, limit = ("test", "limit_test_batches") if stage == "test" else ("validation", "limit_val_batches")
     found: dict[str, dict[int, Losses]] = {}
-    for result in answers if "@" not in figure else ():
+    of_all = stage in ("val", "test") and "@" not in name and "/" not in name  # not of a source, nor of an evaluation
+    for result in answers if of_all else ():
         store = executor.folder / DOCUMENTS / f"{result.id}.{split}.json"
         if result.figure is not None:
             losses = stored_losses(executor.folder / RUNS / result.id, store, split, trainer.get(limit))

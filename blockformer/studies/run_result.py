@@ -2,18 +2,20 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
+from blockformer.studies.figures import of_validations
 from blockformer.studies.fit_settings import DEFAULT_BATCH, DEFAULT_LENGTH
 from blockformer.studies.run import Purpose, Run
 from blockformer.training.loggers.file_logger import read_rows
 
 RESULTS = "results"
+_PLACE = ("step", "tokens", "seconds")
 Status = Literal["finished", "diverged"]
 
 
@@ -25,7 +27,8 @@ class Result:
         id, variant, seed, learning_rate, purpose: of the run.
         status: whether it finished or its loss became infinite or NaN.
         figure: the study's figure after the last step; None: it diverged.
-        figures: all figures of the last validation, of the test, and of validations at other lengths (`val/loss@2x`).
+        figures: all figures of the last validation and its evaluations, training losses of sources, figures of the
+            test, and of validations at other lengths (`val/loss@2x`).
         curve: validations: step, tokens, seconds and the figures.
         seconds: of training, without start and preparation.
     """
@@ -56,7 +59,7 @@ class RequestedFigures:
 
     def of(self, run: Run) -> str:
         """The figure of a run: the study's, or that of the validation where the run chooses a learning rate."""
-        return self.figure if run.purpose != "tune" else self.figure.replace("test/", "val/").partition("@")[0]
+        return self.figure if run.purpose != "tune" else of_validations(self.figure)
 
     def evaluations(self, run: Run) -> Iterator[tuple[str, str, list[str]]]:
         """What a finished run is evaluated on: stage, suffix of its figures, and the command."""
@@ -125,13 +128,8 @@ def collected(folder: Path, run: Run, name: str, status: Status, further: Mappin
     Raises:
         UserError: the run has no such figure.
     """
-    rows = [row for row in read_rows(folder / "metrics.jsonl") if "val/loss" in row]
-    wanted = ("step", "tokens", "seconds")
-    curve = [
-        {key: value for key, value in row.items() if (key in wanted or key.startswith("val/")) and _finite(value)}
-        for row in rows
-    ]
-    figures = {key: value for key, value in (curve[-1] if curve else {}).items() if key.startswith("val/")}
+    curve = list(_validations(read_rows(folder / "metrics.jsonl")))
+    figures = {key: value for key, value in (curve[-1] if curve else {}).items() if key not in _PLACE}
     figures |= further
     if status == "finished" and name not in figures:
         known = ", ".join(sorted(figures)) or "none: nothing was validated"
@@ -141,8 +139,18 @@ def collected(folder: Path, run: Run, name: str, status: Status, further: Mappin
         figure=figures.get(name) if status == "finished" else None,
         figures=figures,
         curve=curve,
-        seconds=rows[-1].get("seconds") if rows else None,
+        seconds=curve[-1].get("seconds") if curve else None,
     )
+
+
+def _validations(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, float]]:
+    """Step, tokens, seconds and figures of each validation, with the training losses of sources that came before it."""
+    sources: dict[str, float] = {}
+    for row in rows:
+        sources |= {key: value for key, value in row.items() if key.startswith("train/loss/") and _finite(value)}
+        if "val/loss" in row:
+            kept = {key: value for key, value in row.items() if key in _PLACE or key.startswith(("val/", "eval/"))}
+            yield {key: value for key, value in kept.items() if _finite(value)} | sources
 
 
 def _finite(value: Any) -> bool:

@@ -24,7 +24,7 @@ def study_schema() -> Schema:
     _described(definitions["Match"], Match)
     for names in ("variants", "tasks", "tiers"):
         made["properties"][names]["additionalProperties"] = False  # beside names that match
-    made["properties"]["fit"] |= {"properties": _groups(), "additionalProperties": False}
+    made["properties"]["fit"] |= {"properties": _groups() | _evaluations(), "additionalProperties": False}
     made["properties"]["fit"].pop("default", None)
     made["properties"]["question"]["description"] = "What the study asks, in a sentence."
     return {
@@ -67,6 +67,14 @@ def _groups() -> dict[str, Schema]:
     return {
         group: {"type": "object", "properties": keys, "additionalProperties": False} for group, keys in groups.items()
     }
+
+
+def _evaluations() -> dict[str, Schema]:
+    """The evaluations by label; the parameters of each are checked by `compare` alone."""
+    known = {"type": {"type": "string", "enum": list(entries("evaluation"))}, "every": {"type": ["integer", "null"]}}
+    one = {"type": "object", "properties": known, "required": ["type"]}
+    described = "What is measured in validations, by label, such as `{greedy: {type: generation}}`."
+    return {"evaluations": {"type": "object", "additionalProperties": one, "description": described}}
 
 
 def _settings(components: Components) -> Iterator[tuple[str, str, Schema]]:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from blockformer.data.options import default_dataset
 from blockformer.errors import UserError
+from blockformer.studies.figures import problems_of_figure
 from blockformer.studies.fit_settings import problems_in_settings
 from blockformer.studies.study_file import StudyFile, contradictions, parsed
 from blockformer.training.objectives import check_kind, default_objective, forms_of
@@ -138,6 +139,7 @@ def _checked(tree: Map, name: str, *, folder: Path, tier: str | None, source: Pa
     """
     file = parsed(tree)
     problems = [*contradictions(tree, file), *problems_in_settings(tree, file.fit, *_usual(file, folder))]
+    problems += problems_of_figure(tree, file.figure, file.fit)
     variants = tuple(_variants(file, tree, folder, problems))
     if problems:
         raise RecipeError(problems)

@@ -13,6 +13,7 @@ from registry.strict_yaml import Map, as_plain, mark_of
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 FOLDERS = ("claims", "configs", "documents", "logs", "results", "runs", "slurm", "wandb")
 """Folders of a study, beside which its tasks have theirs."""
+FIGURE = r"^(val/[a-z_]+(@\d+x)?|test/[a-z_]+|(val|test)/(loss|bits_per_byte)/[\w-]+|train/loss/[\w-]+|eval/[\w-]+/.+)$"
 Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Keys = tuple[str, ...]
 Seed = Annotated[int, Field(ge=0, lt=1_000_000)]
@@ -85,14 +86,15 @@ class StudyFile(_Strict):
         seeds: how many seeds, or a list of them.
         vary: what a seed decides: `initial` values, `dropout`, the `order` of the data.
         smallest: a difference below this does not matter, in the unit of `figure`; null: equivalence is not tested.
-        figure: the figure that is compared, of the last step.
+        figure: the figure that is compared, of the last step: of a validation or the test, of a source of a mixture
+            (`val/loss/NAME`, `train/loss/NAME`), or of an evaluation (`eval/LABEL/FIGURE`).
         learning_rates: each variant is trained at the best of these, chosen on `tuning_seeds`; empty: all at `fit`'s.
         tuning_seeds: seeds of the runs that choose the learning rate.
         lengths: multiples of the trained length at which finished models are validated too, for figures such as
             `val/loss@2x`.
         exchange_rate: train the base with 0.8 and 1.25 times the steps too, and say how many of its steps each
             variant's difference is worth.
-        fit: settings of `blockformer fit`: data, optimizer, trainer, model.
+        fit: settings of `blockformer fit`: data, objective, optimizer, trainer, model, evaluations.
         budget: how long every run trains, in steps, tokens or FLOPs, instead of `fit.trainer.max_steps`.
         tasks: by name, changes to the study, such as `{fit.data.dataset: mqar}`; every variant is compared on each.
         tiers: by name, changes to the study, such as `{seeds: 3, fit.trainer.max_steps: 200}`.
@@ -110,7 +112,7 @@ class StudyFile(_Strict):
     seeds: Annotated[int, Field(ge=1, le=1000)] | Annotated[tuple[Seed, ...], Field(min_length=1)] = 3
     vary: Annotated[tuple[Source, ...], Field(min_length=1)] = ("initial", "dropout", "order")
     smallest: Annotated[float, Field(gt=0)] | None = None
-    figure: Annotated[str, Field(pattern=r"^(val/[a-z_]+(@\d+x)?|test/[a-z_]+)$")] = "val/loss"
+    figure: Annotated[str, Field(pattern=FIGURE)] = "val/loss"
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
     tuning_seeds: Annotated[int, Field(ge=1, le=100)] = 1
     lengths: tuple[Annotated[int, Field(ge=2, le=64)], ...] = ()
@@ -144,7 +146,7 @@ def contradictions(tree: Map, file: StudyFile) -> Iterator[Problem]:
     """Keys that each are right and do not go together."""
     match, by = file.match, file.match.by
     steps = file.fit.get("trainer", {}).get("max_steps")
-    at = file.figure.partition("@")[2]
+    at = file.figure.partition("@")[2] if file.figure.startswith("val/") else ""
     taken = [task for task in file.tasks if task in FOLDERS]
     twice = not isinstance(file.seeds, int) and len(set(file.seeds)) < len(file.seeds)
     rules: list[tuple[bool, tuple[str, ...], str]] = [
@@ -196,7 +198,8 @@ def _wanted(details: Any) -> str:
     plain |= {"tuple_type": "a list", "model_type": "a mapping"}
     if details["type"] == "string_pattern_mismatch":
         return (
-            "val/ or test/ and a figure, such as val/loss or val/loss@2x"
+            "val/, test/, train/ or eval/ and a figure, such as val/loss, val/loss@2x, val/loss/SOURCE, "
+            "train/loss/SOURCE or eval/LABEL/FIGURE"
             if "figure" in details["loc"]
             else "a name of letters, digits, _, ., + and -"
         )

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.study_pages import PAGES, RESULTS, draw, index, page, shortened, tasks_of
 from blockformer.cli.main import main
-from blockformer.studies.results import higher_is_better
+from blockformer.studies.figures import higher_is_better
 from blockformer.studies.statistics import judge
 from blockformer.studies.study import read_study
 from tests.studies.made_up import made_up, planned

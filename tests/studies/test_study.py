@@ -1,5 +1,6 @@
 """Study files: strict at every level, all mistakes at once."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from blockformer.errors import UserError
+from blockformer.studies.figures import higher_is_better
 from blockformer.studies.plan import make_plan
+from blockformer.studies.run import Run
+from blockformer.studies.run_result import collected
 from blockformer.studies.study import Study, read_study
 from blocks.models.encoder_only import EncoderOnly
 from registry import RecipeError, load_recipe
@@ -61,7 +66,7 @@ def test_every_mistake_is_named_with_its_line(tmp_path: Path) -> None:
         ({"bas": 1}, "bas: there is no such key; did you mean 'base'?"),
         ({"seeds": 0}, "seeds: must be greater than or equal to 1"),
         ({"smallest": float("inf")}, "smallest: must be"),
-        ({"figure": "loss"}, "figure: must be val/ or test/ and a figure"),
+        ({"figure": "loss"}, "figure: must be val/, test/, train/ or eval/ and a figure"),
         ({"variants": {}}, "has nothing to compare"),
         ({"variants": {"base": {}}}, "variants: must be a name other than 'base'"),
         ({"variants": {"../up": {}}}, "must be a name of letters, digits"),
@@ -168,7 +173,7 @@ def test_a_figure_at_another_length_needs_that_length() -> None:
     assert read(figure="val/loss@2x", lengths=[2, 4]).file.lengths == (2, 4)
     with pytest.raises(RecipeError, match=r"figure: needs lengths: \[2\]"):
         read(figure="val/loss@2x")
-    with pytest.raises(RecipeError, match="figure: must be val/ or test/ and a figure"):
+    with pytest.raises(RecipeError, match="figure: must be val/, test/, train/ or eval/ and a figure"):
         read(figure="test/loss@2x")
 
 
@@ -191,3 +196,67 @@ def test_a_tier_shortens_every_task() -> None:
 def test_a_task_cannot_have_the_name_of_a_folder_of_the_study() -> None:
     with pytest.raises(RecipeError, match="tasks: cannot have the name 'runs' of a folder of the study"):
         read_study({**GOOD, "tasks": {"good": {}, "runs": {}}})
+
+
+MIXED = {"dataset": "mixture", "sources": {"code": {"dataset": "docstrings"}, "prose": {"dataset": "docstrings"}}}
+OWN = {"greedy": {"type": "generation", "scores": ["bleu"]}}
+
+
+@pytest.mark.parametrize(
+    ("figure", "more"),
+    [
+        ("val/loss/code", {"data": MIXED}),
+        ("val/bits_per_byte/code", {"data": MIXED}),
+        ("train/loss/prose", {"data": MIXED}),
+        ("eval/greedy/bleu", {"evaluations": OWN}),
+    ],
+)
+def test_a_figure_may_be_of_a_source_or_an_evaluation(figure: str, more: dict[str, Any]) -> None:
+    study = read(figure=figure, fit={**GOOD["fit"], **more})
+    assert study.file.figure == figure
+    assert higher_is_better(figure, study.file.fit) == figure.startswith("eval")
+
+
+@pytest.mark.parametrize(
+    ("figure", "more", "message"),
+    [
+        ("val/loss/code", {}, "figure: val/loss/code is of a source of a mixture: set fit.data.dataset mixture"),
+        (
+            "train/loss/cod",
+            {"data": MIXED},
+            "figure: there is no source 'cod' in fit.data.sources; did you mean 'code'?",
+        ),
+        ("eval/greedy/bleu", {}, "figure: eval/greedy/bleu: there is no evaluation 'greedy'; give fit.evaluations"),
+        (
+            "eval/gredy/bleu",
+            {"evaluations": OWN},
+            "figure: eval/gredy/bleu: there is no evaluation 'gredy'; did you mean",
+        ),
+        ("eval/greedy/blue", {"evaluations": OWN}, "figure: eval/greedy/blue: evaluations.greedy has no figure 'blue'"),
+        ("val/loss", {"evaluations": {"a": {"type": "generatin"}}}, "fit.evaluations: evaluations.a.type: there is no"),
+        ("train/accuracy", {}, "figure: must be val/, test/, train/ or eval/ and a figure"),
+    ],
+)
+def test_a_figure_that_no_run_will_have_is_one_problem(figure: str, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as wrong:
+        read(figure=figure, fit={**GOOD["fit"], **more})
+    (problem,) = wrong.value.problems
+    assert message in str(problem)
+
+
+def test_the_result_of_a_run_has_the_figures_of_sources_and_evaluations(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": 1, "train/loss": 4.0, "train/loss/code": 5.0, "train/loss/prose": 3.0},
+        {"step": 1, "tokens": 9, "seconds": 1.0, "val/loss": 4.0, "val/loss/code": 4.5},
+        {"step": 2, "train/loss": 3.0, "train/loss/prose": 2.0},
+        {"step": 2, "tokens": 18, "seconds": 2.0, "val/loss": 3.0, "val/loss/code": 3.5, "eval/greedy/bleu": 12.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = Run("base", 0, None, "answer", {})
+    for figure, value in (("eval/greedy/bleu", 12.0), ("train/loss/code", 5.0), ("val/loss/code", 3.5)):
+        result = collected(tmp_path, run, figure, "finished", {})
+        assert result.figure == value
+        assert [point.get(figure) for point in result.curve][-1] == value
+    assert result.seconds == 2.0
+    with pytest.raises(UserError, match="has no figure eval/greedy/chrf; it has eval/greedy/bleu, train/loss/code"):
+        collected(tmp_path, run, "eval/greedy/chrf", "finished", {})
