@@ -50,6 +50,7 @@ class Metadata(_Strict):
     validated_step: Annotated[int, Field(ge=-1)] | None = None
     evaluation: dict[str, float] | None = None
     tokenizer: Plain | None = None
+    extra_tokens: dict[str, Count] | None = None
     data: Plain | None = None
     variant: str | None = None
     config: Plain | None = None

@@ -103,8 +103,8 @@ class MixedRows:
         return self._first.vocab_size
 
     @property
-    def extra_tokens(self) -> tuple[str, ...]:
-        """Names of the objective's own tokens, whose ids come after those of the tokenizer."""
+    def extra_tokens(self) -> Mapping[str, int]:
+        """The ids of the objective's own tokens by name, which come after those of the tokenizer."""
         return self._first.extra_tokens
 
     @property

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,7 @@ class TaskRows:
     """
 
     tokenizer = None
-    extra_tokens = ()
+    extra_tokens: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, task: Task, name: str, length: int, seed: int) -> None:
         self.task, self.name, self.length, self.seed = task, name, length, seed

@@ -87,9 +87,10 @@ class TextRows:
         return self.tokenizer.vocab_size + len(self.extra_tokens)
 
     @property
-    def extra_tokens(self) -> tuple[str, ...]:
-        """Names of the objective's own tokens, whose ids come after those of the tokenizer."""
-        return () if self.objective is None else self.objective.extra_tokens(self.length)
+    def extra_tokens(self) -> Mapping[str, int]:
+        """The ids of the objective's own tokens by name, which come after those of the tokenizer."""
+        names = () if self.objective is None else self.objective.extra_tokens(self.length)
+        return {name: self.tokenizer.vocab_size + number for number, name in enumerate(names)}
 
     @property
     def longest(self) -> int:
@@ -147,6 +148,5 @@ class TextRows:
         data, evaluates = self.prepared, split != "train"
         parts = data.pairs(split) if self.dataset.paired else (data.documents(split),)
         seed = 0 if evaluates else self._seed
-        first = self.tokenizer.vocab_size
-        extra = {name: first + number for number, name in enumerate(self.extra_tokens)}
-        return self.objective.samples(TokenizedText(parts, self.tokenizer, self.length, seed, evaluates, extra))
+        known = parts, self.tokenizer, self.length, seed, evaluates, self.extra_tokens
+        return self.objective.samples(TokenizedText(*known))

@@ -87,9 +87,10 @@ class TokenRows:
         return self.dataset.vocab_size + len(self.extra_tokens)
 
     @property
-    def extra_tokens(self) -> tuple[str, ...]:
-        """Names of the objective's own tokens, whose ids come after those of the files."""
-        return () if self.objective is None else self.objective.extra_tokens(self.length)
+    def extra_tokens(self) -> Mapping[str, int]:
+        """The ids of the objective's own tokens by name, which come after those of the files."""
+        names = () if self.objective is None else self.objective.extra_tokens(self.length)
+        return {name: self.dataset.vocab_size + number for number, name in enumerate(names)}
 
     @property
     def longest(self) -> int:
@@ -182,7 +183,6 @@ class TokenRows:
         documents = UnlistedSequences(self._spans[split], np.zeros(0, np.int64), several=separator is not None)
         special = Separator(-1 if separator is None else separator)
         evaluates = split != "train"
-        extra = {name: self.dataset.vocab_size + number for number, name in enumerate(self.extra_tokens)}
         # of a tokenizer, prediction of the next token needs no more
-        known = (documents,), cast("Tokenizer", special), self.length, 0 if evaluates else self.seed, evaluates, extra
-        return self.objective.samples(TokenizedText(*known))
+        known = (documents,), cast("Tokenizer", special), self.length, 0 if evaluates else self.seed, evaluates
+        return self.objective.samples(TokenizedText(*known, self.extra_tokens))

@@ -77,6 +77,25 @@ def _checkpoint_or_folder(source: Path) -> Path:
         raise UserError(f"--init-from {str(source)[:200]}: cannot be read: {error.strerror or error}") from None
 
 
+def matching_tokens(
+    new: Tokenizer, extra: Mapping[str, int], old: Tokenizer | None, extra_before: Mapping[str, int]
+) -> list[int]:
+    """For each token id of a run the id in the model that it begins with of the same token; -1: it had none.
+
+    Args:
+        new: the run's tokenizer.
+        extra: the ids of the tokens of the run's objective, by name.
+        old: the tokenizer of the trained model; None: the same one, or it is not known.
+        extra_before: the ids of the tokens of the objective that it was trained with.
+    """
+    same = old is None or old.dump() == new.dump()
+    ids = list(range(new.vocab_size)) if same else matching_ids(new, old)
+    ids += [-1] * (max(extra.values(), default=-1) + 1 - len(ids))
+    for name, token in extra.items():
+        ids[token] = extra_before.get(name, ids[token])
+    return ids
+
+
 def matching_ids(new: Tokenizer, old: Tokenizer) -> list[int]:
     """For each token id of ``new`` the id in ``old`` of the token that stands for the same; -1 where there is none.
 

@@ -50,6 +50,7 @@ def run_metadata(run: Run) -> dict[str, Any]:
         "validated_step": run.validated_step,
         "finished": _is_finished(run),
         "tokenizer": tokenizer.dump() if tokenizer is not None else None,
+        "extra_tokens": dict(getattr(data, "extra_tokens", {})),
         "data": data.facts() if hasattr(data, "facts") else {},
         **run.provenance,
     }

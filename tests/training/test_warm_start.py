@@ -16,8 +16,9 @@ from blockformer.cli.main import main
 from blockformer.data.tokenizers import stored
 from blockformer.data.tokenizers.bpe import BPE
 from blockformer.data.tokenizers.bytes import ByteTokenizer
-from blockformer.training.init_from import matching_ids
+from blockformer.training.init_from import matching_ids, matching_tokens
 from blockformer.training.loggers.file_logger import read_rows
+from blockformer.training.objectives import FillInTheMiddle, MixtureOfDenoisers, Objective, SpanCorruption
 from tests.training.wandb_log import read_run
 
 Fit = Callable[..., Path]
@@ -143,6 +144,41 @@ def test_ids_are_matched_by_bytes_and_special_tokens_by_id() -> None:
     assert all(old.pieces[was] == new.pieces[token] for token, was in enumerate(ids) if was >= 0)
     assert ids.count(-1) == new.vocab_size - 260
     assert sorted(was for was in ids if was >= 0) == list(range(260))
+
+
+def test_tokens_of_objectives_are_matched_by_name() -> None:
+    tokenizer, length = ByteTokenizer(), 32
+    first = tokenizer.vocab_size
+
+    def numbered(objective: Objective) -> dict[str, int]:
+        return {name: first + number for number, name in enumerate(objective.extra_tokens(length))}
+
+    spans, mixed, middle = (numbered(one) for one in (SpanCorruption(), MixtureOfDenoisers(), FillInTheMiddle()))
+    ids = matching_tokens(tokenizer, spans, tokenizer, mixed)
+    assert ids[:first] == list(range(first))
+    assert {name: ids[token] for name, token in spans.items()} == {name: mixed[name] for name in spans}
+    assert matching_tokens(tokenizer, middle, tokenizer, spans)[first:] == [-1] * 3
+    assert matching_tokens(tokenizer, {}, tokenizer, spans) == list(range(first))
+    longer = matching_tokens(tokenizer, mixed, None, spans)
+    assert {name for name, token in mixed.items() if longer[token] >= 0} == {*spans}
+
+
+def test_a_run_takes_the_rows_of_tokens_that_two_objectives_share(fit: Fit, text: Path, runs: Path) -> None:
+    common = [
+        *("--recipe", "tiny_encoder_decoder", "--recipe.vocab_size", "300", "--data.dataset", "text"),
+        *(f"--data.files={text}", "--data.tokenizer", "bytes", "--data.length", "24", "--data.batch_size", "8"),
+        *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--run.wandb", "disabled"),
+    ]
+    before = fit("--objective.type", "ul2", "--trainer.max_steps", "3", name="ul2", given=common)
+    options = ["--objective.type", "span_corruption", "--init-from", str(before), *STILL]
+    after = fit(*options, name="spans", given=common)
+    old, new = (read_metadata(run / "checkpoints" / "last.ckpt")["extra_tokens"] for run in (before, after))
+    assert {*new} < {*old}
+    trained, begun = (state(run)["embedding.tokens.weight"] for run in (before, after))
+    for name, token in new.items():
+        assert token != old[name]
+        torch.testing.assert_close(begun[token], trained[old[name]], rtol=0, atol=1e-6)
+    assert f"{len(new)} of {len(new)} tokens of the objective are in both" in (after / "log.txt").read_text()
 
 
 WRONG = {

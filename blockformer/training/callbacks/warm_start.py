@@ -15,7 +15,7 @@ from blockformer.errors import UserError
 from blockformer.files import as_json, write_text
 from blockformer.generation.text_model import imported_tokenizer, stored_tokenizer
 from blockformer.training.callbacks.step_callback import is_dry_run
-from blockformer.training.init_from import matching_ids, read_source
+from blockformer.training.init_from import matching_tokens, read_source
 
 REPORT = "init.json"
 DIFFERENCES = 6  # of recipe settings that are printed; init.json has all
@@ -65,12 +65,12 @@ class WarmStart(Callback):
 
 
 def _tokens(data: Any, metadata: dict[str, Any], source: Path) -> tuple[list[int] | None, str]:
-    """The old id of each token, if the tokenizers differ, and a note about it."""
+    """The old id of each token, unless all ids are the same, and a note about it."""
     tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
     known = metadata.get("tokenizer")
     if tokenizer is None:
         return None, "" if known is None else "it was trained on text: rows of token ids are kept by id"
-    old, reason = None, "is unknown"
+    old, reason = None, ""
     if known is not None:
         old = stored_tokenizer(source, metadata)
     elif has_tokenizer(source):
@@ -78,17 +78,20 @@ def _tokens(data: Any, metadata: dict[str, Any], source: Path) -> tuple[list[int
             old = imported_tokenizer(source)
         except UserError as error:
             reason = f"is not used: {error}"
+    extra, before = getattr(data, "extra_tokens", {}), metadata.get("extra_tokens") or {}
+    tokens, words = matching_tokens(tokenizer, extra, old, before), list[str]()
     if old is None:
-        return (
-            None,
-            f"its tokenizer {reason}: tokens are matched by id, which is right only if both tokenizers are the same",
+        reason = reason or "is unknown"
+        words.append(
+            f"its tokenizer {reason}: tokens are matched by id, which is right only if both tokenizers are the same"
         )
-    if old.dump() == tokenizer.dump():
-        return None, ""
-    tokens = matching_ids(tokenizer, old)
-    found = sum(token >= 0 for token in tokens)
-    words = f"its tokenizer differs: {found} of {len(tokens)} tokens are in both and keep their rows"
-    return tokens, words
+    elif old.dump() != tokenizer.dump():
+        found, number = sum(token >= 0 for token in tokens[: tokenizer.vocab_size]), tokenizer.vocab_size
+        words.append(f"its tokenizer differs: {found} of {number} tokens are in both and keep their rows")
+    if extra:
+        found = sum(tokens[token] >= 0 for token in extra.values())
+        words.append(f"{found} of {len(extra)} tokens of the objective are in both and keep their rows")
+    return (None if tokens == list(range(len(tokens))) else tokens), "; ".join(words)
 
 
 def _in_words(change: Change) -> str:
