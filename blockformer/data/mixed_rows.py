@@ -104,7 +104,7 @@ class MixedRows:
 
     @property
     def extra_tokens(self) -> Mapping[str, int]:
-        """The ids of the objective's own tokens by name, which come after those of the tokenizer."""
+        """The ids of the objective's own tokens by name: special tokens of the tokenizer, or ids after its own."""
         return self._first.extra_tokens
 
     @property

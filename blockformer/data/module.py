@@ -121,7 +121,7 @@ class TextData(lightning.LightningDataModule):
 
     @property
     def extra_tokens(self) -> Mapping[str, int]:
-        """The ids of the objective's own tokens by name, which come after those of the tokenizer."""
+        """The ids of the objective's own tokens by name: special tokens of the tokenizer, or ids after its own."""
         return self.rows.extra_tokens
 
     @property

@@ -31,7 +31,7 @@ class TokenizedText:
         length: tokens in a row.
         seed: of what is drawn at random; 0 where the text is scored.
         evaluates: whether the text is scored, and each sample has to be the same in every epoch.
-        extra: the ids of the objective's own tokens by name, which come after those of the tokenizer.
+        extra: the ids of the objective's own tokens by name: special tokens of the tokenizer, or ids after its own.
     """
 
     parts: tuple[Sequences, ...]

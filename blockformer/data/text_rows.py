@@ -84,13 +84,15 @@ class TextRows:
     @property
     def vocab_size(self) -> int:
         """The number of token ids: those of the tokenizer, which may be fewer than asked for, and the objective's."""
-        return self.tokenizer.vocab_size + len(self.extra_tokens)
+        return max((self.tokenizer.vocab_size - 1, *self.extra_tokens.values())) + 1
 
     @property
     def extra_tokens(self) -> Mapping[str, int]:
-        """The ids of the objective's own tokens by name, which come after those of the tokenizer."""
+        """The ids of the objective's own tokens by name: special tokens of the tokenizer, or ids after its own."""
         names = () if self.objective is None else self.objective.extra_tokens(self.length)
-        return {name: self.tokenizer.vocab_size + number for number, name in enumerate(names)}
+        own = {name: token for name in names if (token := self.tokenizer.special_token(name)) is not None}
+        new = [name for name in names if name not in own]
+        return {**own, **{name: self.tokenizer.vocab_size + number for number, name in enumerate(new)}}
 
     @property
     def longest(self) -> int:

@@ -122,6 +122,11 @@ class Tokenizer(ABC):
         """
         return ((self.bos,) if kind == "decoder_only" else ()), ((self.eos,) if kind == "encoder_decoder" else ())
 
+    def special_token(self, name: str) -> int | None:
+        """The id of the special token of this name, to which no text encodes; None: there is none."""
+        token = self._library.token_to_id(name)
+        return None if token is None or self.is_ordinary[token] else token
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens."""
         return self.encode_many([text])[0].tolist()

@@ -80,9 +80,10 @@ def check_data(data: Any, model: Model, objective: Objective) -> None:
 
 
 def _ids_of(data: Any) -> str:
-    if getattr(data, "tokenizer", data) is None:
+    tokenizer = getattr(data, "tokenizer", data)
+    if tokenizer is None:
         return f"dataset {data.dataset} has"
-    return "tokenizer and objective have" if getattr(data, "extra_tokens", ()) else "the tokenizer has"
+    return "tokenizer and objective have" if data.vocab_size > tokenizer.vocab_size else "the tokenizer has"
 
 
 def _sizes_of(data: Any) -> str:

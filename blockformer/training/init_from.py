@@ -92,7 +92,8 @@ def matching_tokens(
     ids = list(range(new.vocab_size)) if same else matching_ids(new, old)
     ids += [-1] * (max(extra.values(), default=-1) + 1 - len(ids))
     for name, token in extra.items():
-        ids[token] = extra_before.get(name, ids[token])
+        own = (new if old is None else old).special_token(name)
+        ids[token] = extra_before.get(name, -1 if own is None else own)
     return ids
 
 

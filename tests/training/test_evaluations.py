@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from blockformer.assembly.checkpoint import read_metadata
+from blockformer.cli.main import main
 from blockformer.data.module import TextData
 from blockformer.errors import UserError
 from blockformer.generation.text_model import TextModel
@@ -252,6 +253,33 @@ def test_one_of_ones_own_is_an_option_like_others(fit: Fit, pairs: list[str]) ->
     without = fit(name="own-without", given=pairs)
     assert same(state(run), state(without))
     assert "tests" in (run / "config.yaml").read_text().partition("plugin:")[2]
+
+
+@pytest.mark.slow  # the harness takes seconds to load
+def test_a_task_of_the_harness_has_the_figures_of_the_command(
+    fit: Fit, pairs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    rows = [{"question": "abc"[: 1 + n % 3], "choices": ["yes", "no"], "answer": n % 2} for n in range(8)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"data_files": {"test": str(tmp_path / "questions.jsonl")}}
+    task = {"task": "own", "dataset_path": "json", "dataset_kwargs": files, "test_split": "test"}
+    task |= {"output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}"}
+    task |= {"doc_to_target": "answer", "metric_list": [{"metric": "acc"}]}
+    (tmp_path / "own.yaml").write_text(json.dumps(task))
+    chosen = {"tasks": {"type": "harness", "tasks": ["own"], "include": str(tmp_path), "every": 6}}
+    options = ["--evaluations", json.dumps(chosen), "--run.monitor", "eval/tasks/own/acc"]
+    with pytest.raises(UserError, match=r"run.monitor eval/tasks/own/acccc: .*'acccc' is no metric"):
+        fit(*options[:-1], "eval/tasks/own/acccc", name="no-metric", given=pairs)
+    run = fit(*options, name="harness", given=pairs)
+    row = read_rows(run / "metrics.jsonl")[-1]
+    command = ["evaluate", str(run / "checkpoints" / "last.ckpt"), "--tasks", "own", "--include", str(tmp_path)]
+    assert main([*command, "--device", "cpu", "--out", str(tmp_path / "found.json")]) == 0
+    assert row["eval/tasks/own/acc"] == json.loads((tmp_path / "found.json").read_text())["own"]["acc"]
+    assert read_metadata(run / "checkpoints" / "best.ckpt")["step"] == 6
+    with pytest.raises(UserError, match=r"tasks.include is not taken from a checkpoint: give --evaluations"):
+        fit("--ckpt_path", "last", "--trainer.max_steps", "8", name="harness", given=["--run.wandb", "disabled"])
 
 
 @pytest.mark.slow

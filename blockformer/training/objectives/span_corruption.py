@@ -15,7 +15,7 @@ from blockformer.training.objectives.seq2seq import SequenceToSequence, padded_p
 from registry import Ability, register
 
 Tokens = NDArray[np.int64]
-SENTINEL = "<span {}>"
+SENTINEL = "<extra_id_{}>"  # the name that T5 gave it, under which a tokenizer may have it
 ADDED = 2  # tokens of a pair at most beyond those of its row: EOS or BOS, and the mode
 
 
@@ -137,7 +137,8 @@ class _SpanObjective(SequenceToSequence):
 class SpanCorruption(_SpanObjective):
     """Prediction of the spans that are cut out of rows of at most `data.length` tokens of one document.
 
-    Each span is replaced by a token of its own; these come after the ids of the tokenizer.
+    Each span is replaced by a token of its own, such as `<extra_id_0>`. Those that the tokenizer has, as that of T5, it
+    shares with the objective; the others come after its ids.
 
     Args:
         noise: Share of the tokens that are cut out.
@@ -171,8 +172,9 @@ REGULAR, SEQUENTIAL, EXTREME = "<R>", "<S>", "<X>"
 class MixtureOfDenoisers(_SpanObjective):
     """Prediction of spans that are short, long or many, or of the end of a row, each row in one of seven ways.
 
-    A token at the beginning of the source says whether the spans are regular, extreme, or the end of the row. It and
-    the tokens that replace the spans come after the ids of the tokenizer.
+    A token at the beginning of the source says whether the spans are regular, extreme, or the end of the row: `<R>`,
+    `<X>` or `<S>`. It and the tokens that replace the spans are those of the tokenizer where it has special tokens of
+    these names, as that of T5 has `<extra_id_0>`; the others come after its ids.
 
     Args:
         label_smoothing: Share of each target's probability that is spread over the vocabulary, in training only.
