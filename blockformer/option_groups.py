@@ -124,11 +124,12 @@ class OptionGroup:
         """What is wrong with the values of settings that the components have: one message for each."""
         problems: list[str] = []
         for option, name in chosen.items():
-            own = _part(options, self.entry(option, name).parameters)
+            parameters = self.entry(option, name).parameters
+            own = _part(options, parameters)
             try:
                 parse(self.slots[option], {"type": name, **own})
             except ValidationError as error:
-                problems += self._messages(error)
+                problems += self._messages(error, parameters)
         return problems
 
     def unknown(self, key: str, chosen: Chosen) -> str:
@@ -169,15 +170,27 @@ class OptionGroup:
         found = {parameter.name: _members(unlimited(parameter.annotation)) for parameter in parameters}
         return {name: str in members for name, members in found.items() if {list, tuple} & {*map(get_origin, members)}}
 
-    def _messages(self, error: ValidationError) -> list[str]:
-        """One message for each setting; of the members of a union, what each would take."""
+    def _messages(self, error: ValidationError, parameters: Mapping[str, Any]) -> list[str]:
+        """One message for each setting; of the members of a union, what each would take.
+
+        Of a component inside a component, each parameter is a setting, such as `objective.of.mask_rate`.
+        """
         found: dict[str, list[str]] = {}
         values: dict[str, Any] = {}
+        whole: list[str] = []
         for details in error.errors(include_url=False):
-            key = ".".join(str(part) for part in details["loc"][:1])
+            parameter = parameters[str(details["loc"][0])]
+            inside = parameter.slot is not None and parameter.arity == "one"
+            key = ".".join(str(part) for part in details["loc"][: 2 if inside else 1])
+            if inside and details["type"] == "extra_forbidden":
+                whole.append(f"there is no setting {self.name}.{key}")
+                continue
+            if details["type"] in ("block", "no_type", "unknown_block"):
+                whole.append(f"{self.name}.{key}: {details['msg']}")
+                continue
             values.setdefault(key, details["input"])
             found.setdefault(key, []).append(_WANTED.get(details["type"]) or _expected(details["msg"]))
-        return [
+        return whole + [
             f"{self.name}.{key} must be {' or '.join(dict.fromkeys(wanted))}, not {quoted(values[key])}"
             for key, wanted in found.items()
         ]

@@ -41,6 +41,7 @@ class Metadata(_Strict):
     kind: str | None = None
     objective: str | None = None
     bidirectional_prompt: bool | None = None
+    objective_facts: dict[str, Plain] | None = None
     step: Count | None = None
     epoch: Count | None = None
     tokens: Count | None = None

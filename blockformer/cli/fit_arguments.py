@@ -12,6 +12,7 @@ from blockformer.cli.parser import last_value
 from blockformer.errors import UserError
 from blockformer.training.components import NAMING, list_options
 from blockformer.training.fit_arguments import FitArguments, Given, fit_arguments
+from blockformer.training.nested_options import COMPONENTS
 
 SOURCES = {f"--{name.replace('_', sign)}": name for name in ("init_from", "decay_from") for sign in "-_"}
 FILES = ("--recipe", "--config", "-c", "--data", *SOURCES)
@@ -31,14 +32,10 @@ PLAIN_LISTS = (
 )  # one value of which jsonargparse does not take without brackets
 OF_THE_FORK = ("optimizer.cooldown_steps", "optimizer.warmup_steps", "trainer.max_steps", "trainer.max_epochs")
 NEEDED_EARLY = (
-    "ckpt_path",
-    "run.name",
-    "run.root",
-    "run.variant",
-    "evaluations",
-    *OF_THE_FORK,
-    *NAMING,
-)  # and all of the data
+    *("ckpt_path", "run.name", "run.root", "run.variant", "evaluations"),
+    *(*OF_THE_FORK, *NAMING, *COMPONENTS),
+)
+"""Options that are needed before the others are parsed, beside all of the data."""
 
 
 def read_arguments(verb: str, arguments: Sequence[str]) -> FitArguments:

@@ -6,7 +6,7 @@ at positions without a target, which `torch.nn.functional.cross_entropy` ignores
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class SampleMaker(Protocol):
         """Its name."""
         ...
 
-    forms: ClassVar[tuple[Form, ...]]
+    forms: tuple[Form, ...]
     """The forms of data that it can use."""
 
     def samples(self, text: TokenizedText) -> "Samples":

@@ -12,9 +12,9 @@ from blockformer.errors import UserError
 from blockformer.studies.figures import problems_of_figure
 from blockformer.studies.fit_settings import problems_in_settings
 from blockformer.studies.study_file import StudyFile, contradictions, parsed
-from blockformer.training.objectives import check_kind, default_objective, forms_of
+from blockformer.training.objectives import Objective, check_kind, chosen_objective, objective_for
 from blocks.models.base import Model
-from registry import Mark, Problem, Recipe, RecipeError, entries, load_recipe
+from registry import Mark, Problem, Recipe, RecipeError, load_recipe
 from registry.errors import nearest
 from registry.strict_yaml import Map, mark_of, read_yaml, with_mark
 
@@ -205,7 +205,7 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
             problems.append(Problem(variant.mark, variant.name, "is the name of two variants"))
         try:
             kind = _kind(load_recipe(variant.recipe, variant.overrides))
-            check_kind(objective or default_objective(kind), kind)
+            check_kind(objective or objective_for(kind), kind)
         except RecipeError as error:
             problems += [Problem(variant.mark, variant.name, str(problem)) for problem in error.problems]
         except UserError as error:
@@ -221,8 +221,8 @@ def _usual(file: StudyFile, folder: Path) -> tuple[str, str]:
             kind = _kind(load_recipe(_recipe(file.base, folder), file.overrides))
         except RecipeError:  # reported with the variants
             kind = "decoder_only"
-        objective = default_objective(kind)
-    return default_dataset(forms_of(objective)), objective
+        objective = objective_for(kind)
+    return default_dataset(objective.forms), objective.name
 
 
 def _kind(recipe: Recipe) -> str:
@@ -230,10 +230,13 @@ def _kind(recipe: Recipe) -> str:
     return cast("type[Model]", recipe.spec.entry.block).kind
 
 
-def _named_objective(file: StudyFile) -> str | None:
-    """The objective that the study names, if there is one of this name."""
-    name = file.fit.get("objective", {}).get("type")
-    return name if name in entries("objective") else None
+def _named_objective(file: StudyFile) -> Objective | None:
+    """The objective that the study names; None: it names none, or wrongly, which is reported with its settings."""
+    named = file.fit.get("objective", {})
+    try:
+        return chosen_objective(named["type"], named.get("of")) if "type" in named else None
+    except UserError:
+        return None
 
 
 def _recipe(name: str, folder: Path) -> str:

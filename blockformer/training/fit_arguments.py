@@ -19,8 +19,8 @@ from blockformer.training.decay_from import take_trunk
 from blockformer.training.evaluations import Planned, evaluations_of
 from blockformer.training.given import Given
 from blockformer.training.init_from import check_source, recipe_in
-from blockformer.training.nested_options import MAPPINGS, fold_nested
-from blockformer.training.objectives import default_objective, forms_of
+from blockformer.training.nested_options import MAPPINGS, component_of, fold_nested
+from blockformer.training.objectives import chosen_objective, default_objective
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import (
     CHECKPOINTS,
@@ -134,7 +134,8 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     recipe = RecipeArgument(load_recipe(given.source, given.overrides))
     variant = given.value("run.variant") or named_by_source or recipe.recipe.name
     objective = given.value("objective.type") or default_objective(recipe.model.kind)
-    data = {"dataset": given.value("data.dataset") or default_dataset(forms_of(objective))}
+    forms = chosen_objective(objective, component_of(given, "objective.of")).forms
+    data = {"dataset": given.value("data.dataset") or default_dataset(forms)}
     if init_from is not None and checkpoint is None:
         _take_tokenizer(given, Path(init_from), data["dataset"])
     configs = [*given.configs, given.settings] if given.options is None else given.configs

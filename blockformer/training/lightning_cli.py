@@ -144,7 +144,7 @@ class TrainingCLI(SettingsCLI):
             "variant": self.arguments.variant,
             "config": self.saved,
             "plugins": self.arguments.plugins,
-            "signature": sign(self.saved["data"]),
+            "signature": self._signature,
         }
         trainer = self.trainer_class(**config)
         check_precision_given(self.settings.trainer.precision, trainer)
@@ -155,10 +155,14 @@ class TrainingCLI(SettingsCLI):
         self.plan = plan_for(trainer.strategy, self.model.model)
         return trainer
 
+    @property
+    def _signature(self) -> str | None:
+        return sign(self.saved["data"], self.saved["objective"])
+
     def _fit_folder(self, config: dict[str, Any]) -> Path:
         """The run's folder, which this process holds until the run ends."""
         arguments, dry = self.arguments, bool(config["fast_dev_run"])
-        settings = settings_text(self.saved, sign(self.saved["data"]))
+        settings = settings_text(self.saved, self._signature)
         self.place = place_of_fit(
             self.run,
             arguments.variant,
@@ -201,7 +205,7 @@ class TrainingCLI(SettingsCLI):
             self._check_checkpoint(self.arguments.checkpoint)
         run_log().open(self.folder / LOG)
         recipe, model = self.model.recipe, self.model.model
-        save_settings(self.folder, recipe.to_yaml(), settings_text(self.saved, sign(self.saved["data"])))
+        save_settings(self.folder, recipe.to_yaml(), settings_text(self.saved, self._signature))
         kind = f"{model.kind}, {model.size:,} parameters"
         if model.trained_size < model.size:
             kind += f", {model.trained_size:,} of them trained"

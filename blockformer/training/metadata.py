@@ -42,6 +42,7 @@ def run_metadata(run: Run) -> dict[str, Any]:
         "kind": run.model.kind,
         "objective": run.objective.name,
         "bidirectional_prompt": run.objective.bidirectional_prompt,
+        "objective_facts": dict(run.objective.facts()),
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "tokens": int(run.tokens_seen.item()),
@@ -91,6 +92,26 @@ def verify_same_model(metadata: Mapping[str, Any], recipe: Recipe) -> None:
     ]
     more = f", and {len(keys) - 3} more" if len(keys) > 3 else ""
     raise LoadError(f"the checkpoint has another model: {'; '.join(named)}{more}")
+
+
+def verify_same_facts(metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Refuse to continue a run whose objective reads other files than before.
+
+    Args:
+        metadata: the checkpoint's.
+        facts: of the run's objective: by option, what has been read, with its `path` and `sha256`.
+
+    Raises:
+        LoadError: a file differs.
+    """
+    for option, here in facts.items():
+        there = (metadata.get("objective_facts") or {}).get(option)
+        if there is not None and there.get("sha256") != here["sha256"]:
+            raise LoadError(
+                f"objective.{option} {here['path']} has changed: the checkpoint was trained with sha256 "
+                f"{str(there.get('sha256'))[:16]} ({there.get('path')}), and this is {here['sha256'][:16]}: restore "
+                "it, or start a new run with --init-from"
+            )
 
 
 def check_steps_left(metadata: Mapping[str, Any], total: int, where: Path, *, elsewhere: bool) -> None:

@@ -25,7 +25,7 @@ from blockformer.training.compatibility import (
     check_trainer,
     is_described,
 )
-from blockformer.training.metadata import run_metadata, verify_same_model
+from blockformer.training.metadata import run_metadata, verify_same_facts, verify_same_model
 from blockformer.training.objectives import Objective, check_kind, objective_for
 from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.parallel.shards import Shards, local_gradients
@@ -63,7 +63,7 @@ class TrainingModule(L.LightningModule):
         self.model = recipe.take_model()  # on the meta device; configure_model creates the parameters
         optimizer.choose_trained(self.model)
         self.objective = objective or objective_for(self.model.kind)
-        check_kind(self.objective.name, self.model.kind)
+        check_kind(self.objective, self.model.kind)
         self.shards: Shards | None = None  # set where no process holds the whole model
         self.provenance: dict[str, Any] = {}  # plain data that the caller adds to every checkpoint
         self.total_steps = 0
@@ -106,6 +106,7 @@ class TrainingModule(L.LightningModule):
             if isinstance(data, TextData):
                 data.batches_per_epoch()  # refuses too little text before anything is written
             check_trainer(trainer)
+            self.objective.check(self.model, data)
             check_precision(str(trainer.precision), self.model)
             check_device("cpu" if isinstance(trainer.accelerator, CPUAccelerator) else "", self.model)
 
@@ -293,6 +294,8 @@ class TrainingModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         verify_same_model(checkpoint[METADATA], self.recipe)
         check_state(checkpoint, self.trainer, self)
+        if self.trainer.state.fn == "fit":
+            verify_same_facts(checkpoint[METADATA], self.objective.facts())
         if checkpoint[METADATA].get("warm_start"):
             self.provenance["warm_start"] = checkpoint[METADATA]["warm_start"]
         self.validated_step = checkpoint[METADATA].get("validated_step", -1)

@@ -8,7 +8,9 @@ from blockformer.errors import UserError
 from blockformer.training.given import Given
 from registry.strict_yaml import as_plain, parse_text
 
-MAPPINGS = ("data.sources", "evaluations")
+COMPONENTS = ("objective.of",)
+"""The options that hold a component with its parameters, or its name alone."""
+MAPPINGS = ("data.sources", "evaluations", *COMPONENTS)
 """The options that hold a mapping of mappings, which jsonargparse would replace as a whole."""
 
 
@@ -29,12 +31,19 @@ def fold_nested(given: Given) -> None:
             continue
         group, _, key = name.rpartition(".")
         whole = _plain(whole, f"--{name}") if isinstance(whole, str) else json.loads(json.dumps(whole or {}))
+        whole = {"type": whole} if isinstance(whole, str) and name in COMPONENTS else whole
         for option, value in sorted(changes.items(), key=lambda change: change[0].count(".")):  # the outer ones first
             _set(whole, name, option.removeprefix(f"--{name}.").split("."), _plain(value, option))
         text = json.dumps(whole)
         if given.options is not None:
             given.options = [*rest, f"--{name}", text]
         (given.settings.setdefault(group, {}) if group else given.settings)[key] = json.loads(text)
+
+
+def component_of(given: Given, name: str) -> Any:
+    """The value of an option of :data:`COMPONENTS`, as a name or a mapping; None: it is not given."""
+    value = given.value(name)
+    return _plain(value, f"--{name}") if isinstance(value, str) else value
 
 
 def _taken(options: list[str], name: str) -> tuple[dict[str, str], list[str]]:

@@ -1,7 +1,8 @@
-"""Signatures of data files that a run names, to trust the file names in this user's own checkpoints only.
+"""Signatures of files that a run names, to trust the file names in this user's own checkpoints only.
 
-A run signs the names of its data files with a key that only this user has. So a run continues from one's own checkpoint
-without naming the files again, and a checkpoint from elsewhere can't make a command read a file of its choice.
+A run signs the names of the files that its data and its objective read with a key that only this user has. So a run
+continues from one's own checkpoint without naming the files again, and a checkpoint from elsewhere can't make a command
+read a file of its choice.
 """
 
 import contextlib
@@ -15,20 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from blockformer.data.options import files_read
+from blockformer.training.objectives import paths_read
 
 _KEY_BYTES = 32
 
 
-def sign(data: Mapping[str, Any]) -> str | None:
-    """The signature of what the data's settings name to be read; None: this user has no place for a key."""
+def sign(data: Mapping[str, Any], objective: Mapping[str, Any]) -> str | None:
+    """The signature of what the settings of data and objective name to be read; None: there is no place for a key."""
     key = _key()
-    return None if key is None else _signature(key, data)
+    return None if key is None else _signature(key, data, objective)
 
 
-def is_signed(data: Mapping[str, Any], signature: Any) -> bool:
+def is_signed(data: Mapping[str, Any], objective: Mapping[str, Any], signature: Any) -> bool:
     """Whether a signature is this user's, for what these settings name."""
     key = _key() if isinstance(signature, str) and signature.isascii() else None
-    return key is not None and hmac.compare_digest(_signature(key, data), signature)
+    return key is not None and hmac.compare_digest(_signature(key, data, objective), signature)
 
 
 def key_file() -> Path:
@@ -36,9 +38,11 @@ def key_file() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "blockformer" / "key"
 
 
-def _signature(key: bytes, data: Mapping[str, Any]) -> str:
-    named = json.dumps([data.get("dataset"), {name: data.get(name) for name in files_read(data)}], sort_keys=True)
-    return hmac.new(key, named.encode(), hashlib.sha256).hexdigest()
+def _signature(key: bytes, data: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
+    named: list[Any] = [data.get("dataset"), {name: data.get(name) for name in files_read(data)}]
+    if read := {name: objective.get(name) for name in paths_read(objective)}:
+        named += [objective.get("type"), read]
+    return hmac.new(key, json.dumps(named, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 
 def _key() -> bytes | None:

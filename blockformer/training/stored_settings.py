@@ -19,6 +19,7 @@ from blockformer.option_groups import OptionGroup
 from blockformer.training.components import GROUPS, Components
 from blockformer.training.evaluations import evaluations_of
 from blockformer.training.module import TrainingModule
+from blockformer.training.objectives import paths_read
 from blockformer.training.run_folder import RunSettings
 from blockformer.training.signature import is_signed
 
@@ -78,7 +79,11 @@ def settings_of(metadata: Mapping[str, Any], said: Callable[[str], Any]) -> Sett
     """
     settings = safe_settings(_with_chosen(metadata["config"], said))
     data = settings.setdefault("data", {})
-    if data.get("dataset") is not None and not _is_signed(data, metadata):
+    signed, stored = _is_signed(metadata), metadata["config"].get("data") or {}
+    if not signed:
+        for key in paths_read(objective := settings.get("objective") or {}):
+            objective.pop(key, None)
+    if data.get("dataset") is not None and not (signed and stored.get("dataset") == data["dataset"]):
         named = [key for key in files_read(data) if data.pop(key, None)]
         needed = class_of(data["dataset"]).reads  # of the tokenizer none is: the checkpoint has it
         if missing := [f"--data.{key}" for key in named if key in needed and said(f"data.{key}") is None]:
@@ -89,14 +94,14 @@ def settings_of(metadata: Mapping[str, Any], said: Callable[[str], Any]) -> Sett
     return settings
 
 
-def _is_signed(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-    """Whether what the data's settings name to be read are this user's words; another tokenizer changes nothing."""
-    stored = metadata["config"].get("data")
-    if not isinstance(stored, Mapping) or stored.get("dataset") != data["dataset"]:
+def _is_signed(metadata: Mapping[str, Any]) -> bool:
+    """Whether what the stored settings name to be read are this user's words."""
+    data, objective = (metadata["config"].get(group) for group in ("data", "objective"))
+    if not isinstance(data, Mapping) or not isinstance(objective, Mapping | None):
         return False
     try:
-        return is_signed(stored, metadata.get("signature"))
-    except DataError:  # a tokenizer that is not registered, in whose place the user has chosen another
+        return is_signed(data, objective or {}, metadata.get("signature"))
+    except (DataError, UserError):  # of a component that is not registered, in whose place the user has chosen another
         return False
 
 

@@ -232,7 +232,7 @@ def test_the_help_knows_the_options_that_name_a_component() -> None:
 def test_another_dataset_than_the_checkpoints_keeps_only_what_both_have() -> None:
     stored = {"dataset": "docstrings", "packages": ["numpy"], "max_bytes": 9, "length": 32, "tokenizer": "bytes"}
     for dataset, kept in ((None, {**stored}), ("text", {"dataset": "text", "length": 32, "tokenizer": "bytes"})):
-        signature = sign(stored)
+        signature = sign(stored, {})
         data = settings_of({"config": {"data": stored}, "signature": signature}, {"data.dataset": dataset}.get)["data"]
         assert data == kept
 

@@ -26,14 +26,18 @@ def test_an_objective_trains_a_model_to_a_known_level(case: tuple[str, dict[str,
     )
     documents = "documents" in objective.forms
     data = ["text", str(tmp_path / "text.txt")] if documents else ["pairs", str(tmp_path / "pairs.tsv")]
-    command = ["fit", "--recipe", RECIPES[objective.kinds[0]], "--recipe.vocab_size", "300", "--objective.type", name]
-    command += [word for key, value in options.items() for word in (f"--objective.{key}", str(value))]
+    command = ["fit", "--recipe", RECIPES[objective.kinds[0]], "--recipe.vocab_size", "300"]
     command += ["--data.dataset", data[0], "--data.files", data[1], "--data.tokenizer", "bytes", "--data.length", "48"]
-    command += ["--data.batch_size", "16", "--trainer.max_steps", "300", "--optimizer.lr", "3e-3", "--run.name", "r"]
+    command += ["--data.batch_size", "16", "--trainer.max_steps", "300", "--optimizer.lr", "3e-3"]
     command += ["--optimizer.warmup_steps", "20", "--run.root", str(tmp_path), "--trainer.accelerator", "cpu"]
     command += ["--trainer.enable_progress_bar", "false"]
+    if "teacher" in objective.reads:
+        assert main([*command, "--run.name", "teacher"]) == 0
+        options = {**options, "teacher": str(tmp_path / "teacher")}
+    command += ["--objective.type", name, "--run.name", "r"]
+    command += [word for key, value in options.items() for word in (f"--objective.{key}", str(value))]
     assert main(command) == 0
     figures = [row for row in read_rows(tmp_path / "r" / "metrics.jsonl") if "val/loss" in row][-1]
     assert figures["val/accuracy"] > LEVELS.get(name, 0.9)
-    assert ("val/bits_per_byte" in figures) == (name in ("causal_lm", "seq2seq"))
+    assert ("val/bits_per_byte" in figures) == (name in ("causal_lm", "seq2seq", "distillation"))
     assert main(["validate", "--ckpt_path", str(tmp_path / "r" / "checkpoints" / "last.ckpt")]) == 0

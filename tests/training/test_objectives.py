@@ -66,7 +66,7 @@ def test_the_kind_of_model_decides_unless_told() -> None:
     for cls in (CausalLM, MaskedLM, SequenceToSequence):
         assert type(objective_for(cls.kinds[0])) is cls
     with pytest.raises(UserError, match="masked_lm trains encoder_only models, and this one is decoder_only: use caus"):
-        check_kind("masked_lm", "decoder_only")
+        check_kind(MaskedLM(), "decoder_only")
     with pytest.raises(UserError, match=r"objective\.label_smoothing must be less than 1"):
         ObjectiveSettings("causal_lm", label_smoothing=1.0)
     with pytest.raises(UserError, match='there is no objective "causal"; did you mean'):

@@ -25,6 +25,7 @@ def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
         **{key: value for key, value in module.provenance.items() if key in ("variant", "warm_start", "earlier_data")},
         "model": model_facts(model, getattr(data, "length", module.model.max_length)),
         "objective": module.objective.as_dict(),
+        "objective_facts": dict(module.objective.facts()),
         "optimizer": module.settings.as_dict(),
         "data": data_facts(data),
         "trainer": trainer_facts(trainer) | {"total_steps": module.total_steps},

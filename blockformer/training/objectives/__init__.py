@@ -3,6 +3,7 @@
 from blockformer.training.objectives.base import Objective, Prompt, TokenObjective
 from blockformer.training.objectives.causal_lm import CausalLM
 from blockformer.training.objectives.denoising import Denoising
+from blockformer.training.objectives.distillation import Distillation
 from blockformer.training.objectives.fill_in_the_middle import FillInTheMiddle
 from blockformer.training.objectives.masked_lm import MaskedLM
 from blockformer.training.objectives.prefix_lm import PrefixLM
@@ -11,9 +12,10 @@ from blockformer.training.objectives.settings import (
     OBJECTIVE,
     ObjectiveSettings,
     check_kind,
+    chosen_objective,
     default_objective,
-    forms_of,
     objective_for,
+    paths_read,
 )
 from blockformer.training.objectives.span_corruption import MixtureOfDenoisers, SpanCorruption
 
@@ -21,6 +23,7 @@ __all__ = [
     "OBJECTIVE",
     "CausalLM",
     "Denoising",
+    "Distillation",
     "FillInTheMiddle",
     "MaskedLM",
     "MixtureOfDenoisers",
@@ -32,7 +35,8 @@ __all__ = [
     "SpanCorruption",
     "TokenObjective",
     "check_kind",
+    "chosen_objective",
     "default_objective",
-    "forms_of",
     "objective_for",
+    "paths_read",
 ]

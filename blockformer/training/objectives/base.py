@@ -10,7 +10,7 @@ from torch import Tensor
 from blockformer.data.datasets.base import Form
 from blockformer.data.mixed_samples import MEMBERSHIP
 from blockformer.data.samples import Batch, Samples, TokenizedText
-from blockformer.training.objectives.vocabulary_loss import LossTerms, loss_of_hidden
+from blockformer.training.objectives.vocabulary_loss import LossTerms, RowLoss, loss_of_hidden
 from blockformer.training.score import sums_of
 from blocks.models.base import Model
 from registry import Ability, Block, Slot, entry_of
@@ -49,6 +49,7 @@ class Objective(Block, ABC):
         keys: what a batch has for it.
         bidirectional_prompt: whether the model reads what it is given in both directions, also when it generates.
         generates: the forms of data whose rows are a prompt and the answer that follows it.
+        reads: the parameters that name files, which are not taken from a checkpoint of another user.
     """
 
     slot = Slot(
@@ -58,11 +59,12 @@ class Objective(Block, ABC):
         option="objective.type",
         reserved=frozenset(COMMON),
     )
-    kinds: ClassVar[tuple[str, ...]]
-    forms: ClassVar[tuple[Form, ...]]
-    keys: ClassVar[tuple[str, ...]] = ("tokens", "targets")
-    bidirectional_prompt: ClassVar[bool] = False
-    generates: ClassVar[tuple[Form, ...]] = ()
+    kinds: tuple[str, ...]
+    forms: tuple[Form, ...]
+    keys: tuple[str, ...] = ("tokens", "targets")
+    bidirectional_prompt: bool = False
+    generates: tuple[Form, ...] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:
@@ -92,6 +94,21 @@ class Objective(Block, ABC):
     def prompt(self, batch: Batch, row: int) -> Prompt:
         """A row of a batch of a form that it `generates` as a prompt and an answer."""
         raise NotImplementedError(f"{type(self).__name__}.prompt, which generates {self.generates}")
+
+    def check(self, model: Model, data: Any) -> None:
+        """Check what it needs beyond its parameters, before it trains a model.
+
+        Args:
+            model: the model to train, perhaps on the meta device.
+            data: the data module.
+
+        Raises:
+            UserError: something is missing or does not fit; the message names the option.
+        """
+
+    def facts(self) -> Mapping[str, Any]:
+        """What it reads, as plain data for checkpoints; a run continues only where these are the same."""
+        return {}
 
     @abstractmethod
     def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -124,11 +141,19 @@ class TokenObjective(Objective):
         self.label_smoothing, self.z_loss, self.loss_chunk = label_smoothing, z_loss, loss_chunk
 
     def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
-        terms = LossTerms(self.label_smoothing, self.z_loss) if model.training else LossTerms()
+        return self.scored(model, batch, self.terms(model, batch))
+
+    def terms(self, model: Model, batch: Batch) -> LossTerms:
+        """What the loss against the targets is made of, in the model's mode, and the sources of the batch's rows."""
+        sources, shape = batch.get(MEMBERSHIP), batch["targets"].shape
+        groups = None if sources is None else sources[:, None].expand(*shape, -1).flatten(0, 1)
+        return LossTerms(self.label_smoothing, self.z_loss, groups) if model.training else LossTerms(groups=groups)
+
+    def scored(self, model: Model, batch: Batch, loss: RowLoss) -> tuple[Tensor, Tensor]:
+        """The summed loss of a batch and the sums of a :class:`Score`, with this loss of each part of the rows."""
         targets = batch["targets"]
-        groups = batch.get(MEMBERSHIP)
-        loss, found = loss_of_hidden(model, self.hidden(model, batch), targets, terms, self.loss_chunk, groups)
-        return loss, sums_of(found, targets, batch.get("bytes"), self.tokens(batch))
+        total, found = loss_of_hidden(model, self.hidden(model, batch), targets, loss, self.loss_chunk)
+        return total, sums_of(found, targets, batch.get("bytes"), self.tokens(batch))
 
     @abstractmethod
     def hidden(self, model: Model, batch: Batch) -> Tensor:

@@ -1,8 +1,8 @@
 """The options `--objective.*`, and the objective for a kind of model."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
-from blockformer.data.datasets.base import Form
 from blockformer.errors import UserError
 from blockformer.option_groups import OptionGroup
 from blockformer.training.objectives.base import COMMON, Objective, TokenObjective
@@ -38,13 +38,17 @@ def default_objective(kind: str) -> str:
     return _USUAL[kind]
 
 
-def forms_of(name: str) -> tuple[Form, ...]:
-    """The forms of data that an objective of this name learns from.
+def chosen_objective(name: str, of: Any = None) -> Objective:
+    """The objective of this name, with its default options.
+
+    Args:
+        name: of a registered objective.
+        of: the objective that it wraps, as a name or a mapping; None: its default, or it wraps none.
 
     Raises:
-        UserError: there is no such objective.
+        UserError: there is no such objective, or it wraps none.
     """
-    return cast("type[Objective]", OBJECTIVE.entry("type", name).block).forms
+    return ObjectiveSettings(name, **({} if of is None else {"of": of})).objective
 
 
 def objective_for(kind: str) -> TokenObjective:
@@ -56,17 +60,35 @@ def objective_for(kind: str) -> TokenObjective:
     return cast("TokenObjective", ObjectiveSettings(default_objective(kind)).objective)
 
 
-def check_kind(name: str, kind: str) -> None:
-    """Check that the objective of this name trains this kind of model.
+def check_kind(objective: Objective, kind: str) -> None:
+    """Check that an objective trains this kind of model.
 
     Raises:
-        UserError: it does not, or there is none.
+        UserError: it does not; of one that wraps another, that other is named.
     """
-    kinds = cast("type[Objective]", OBJECTIVE.entry("type", name).block).kinds
-    if kind not in kinds:
-        known = entries(Objective.slot.name).items()
-        fitting = [other for other, entry in known if kind in cast("type[Objective]", entry.block).kinds]
-        raise UserError(
-            f"objective.type {name} trains {' or '.join(kinds)} models, and this one is {kind}: "
-            f"use {' or '.join(fitting) or 'another model'}"
-        )
+    if kind in objective.kinds:
+        return
+    inner: Objective | None = getattr(objective, "of", None)
+    named = f"objective.type {objective.name}" if inner is None else f"objective.of {inner.name}"
+    fitting = [
+        other
+        for other, entry in entries(Objective.slot.name).items()
+        if "of" not in entry.parameters and kind in cast("type[Objective]", entry.block).kinds
+    ]
+    raise UserError(
+        f"{named} trains {' or '.join(objective.kinds)} models, and this one is {kind}: "
+        f"use {' or '.join(fitting) or 'another model'}"
+    )
+
+
+def paths_read(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings of an objective that name what it reads.
+
+    Args:
+        given: `type`, and perhaps others; without a `type` there are none.
+
+    Raises:
+        UserError: there is no such objective.
+    """
+    name = given.get("type")
+    return () if name is None else cast("type[Objective]", OBJECTIVE.entry("type", name).block).reads

@@ -1,7 +1,7 @@
 """The loss over the vocabulary without all logits at once: a part of the rows at a time, with its gradients."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +24,30 @@ class LossTerms:
             arXiv:1512.00567).
         z_loss: factor of log(Z)^2, where Z is the sum of exp(logits), which keeps logits near 0 (Chowdhery et al. 2022,
             arXiv:2204.02311, section 5).
+        groups: (N, S) bool, which of S groups each of all rows belongs to; None: the groups are not counted.
     """
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    groups: Tensor | None = None
+
+    def __call__(self, logits: Tensor, wanted: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        return loss_of_logits(logits, wanted, self, None if self.groups is None else self.groups[rows])
+
+
+class RowLoss(Protocol):
+    """The loss of some of the rows, such as :class:`LossTerms`."""
+
+    def __call__(self, logits: Tensor, wanted: Tensor, rows: slice, /) -> tuple[Tensor, Tensor]:
+        """The summed loss of (N, V) logits against (N,) targets, and its sums; `rows` says which of all rows they are.
+
+        It has no parameters that are trained: gradients reach those of the model's head and the vectors before it.
+        """
+        ...
 
 
 def loss_of_hidden(
-    model: Model,
-    hidden: Tensor,
-    targets: Tensor,
-    terms: LossTerms,
-    chunk: int | None = None,
-    groups: Tensor | None = None,
+    model: Model, hidden: Tensor, targets: Tensor, loss: RowLoss, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The loss of final vectors against targets, through the model's head, and what is counted.
 
@@ -47,26 +58,24 @@ def loss_of_hidden(
         model: its head, of any kind, makes the logits of each row by itself.
         hidden: (B, T, D) vectors before the head.
         targets: (B, T) ids; -100: not scored.
-        terms: what the loss is made of.
+        loss: of a part of the rows.
         chunk: rows in a part; None: by the vocabulary; 0: all.
-        groups: (B, S) which of S groups each row of targets belongs to; None: the groups are not counted.
 
     Returns:
-        The summed loss with its gradient; and, without, the (3 + 2 S,) sums of the loss, of the targets' negative
-        log-likelihoods, and of those targets that were the most probable token; and of each group the sum of the loss
-        and the number of targets.
+        The summed loss with its gradient; and, without, the sums of the loss, of the targets' negative log-likelihoods,
+        and of those targets that were the most probable token, and then what this loss counts besides: with `groups`
+        the loss and the number of targets of each.
     """
     rows, wanted = hidden.flatten(0, -2), targets.flatten()
-    of = None if groups is None else groups[:, None].expand(*targets.shape, -1).flatten(0, 1)
     size = rows_at_once(model.vocab_size, len(rows), chunk)
     if len(rows) == size:
-        return _part(model, rows, wanted, terms, of)
+        return loss(model.logits(rows), wanted, slice(0, size))
     trained = _trained(model)
     if not torch.is_grad_enabled() or not (trained or rows.requires_grad):
-        parts = (slice(begin, begin + size) for begin in range(0, len(rows), size))
-        sums = sum(_part(model, rows[part], wanted[part], terms, _of(of, part))[1] for part in parts)
+        parts = [slice(begin, begin + size) for begin in range(0, len(rows), size)]
+        sums = sum(loss(model.logits(rows[part]), wanted[part], part)[1] for part in parts)
         return cast("Tensor", sums)[0].to(torch.float32), cast("Tensor", sums)
-    return cast("tuple[Tensor, Tensor]", _Chunked.apply(model, terms, size, wanted, of, rows, *trained))
+    return cast("tuple[Tensor, Tensor]", _Chunked.apply(model, loss, size, wanted, rows, *trained))
 
 
 def rows_at_once(vocab_size: int, rows: int, chunk: int | None = None) -> int:
@@ -80,18 +89,10 @@ def _trained(model: Model) -> list[Tensor]:
     return [one for one in found.values() if one.requires_grad]
 
 
-def _of(groups: Tensor | None, part: slice) -> Tensor | None:
-    return None if groups is None else groups[part]
-
-
-def _part(model: Model, rows: Tensor, wanted: Tensor, terms: LossTerms, groups: Tensor | None) -> tuple[Tensor, Tensor]:
-    return loss_of_logits(model.logits(rows), wanted, terms, groups)
-
-
 def loss_of_logits(
     logits: Tensor, wanted: Tensor, terms: LossTerms, groups: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`loss_of_hidden`, of (N, V) logits against (N,) targets, which belong to (N, S) groups."""
+    """The summed loss of (N, V) logits against (N,) targets, which belong to (N, S) groups, and what is counted."""
     logits = logits.float()
     scored = wanted != IGNORED
     reduction = "sum" if groups is None else "none"
@@ -119,21 +120,19 @@ class _Chunked(torch.autograd.Function):
     """The summed loss; its forward pass computes the gradients, its backward pass scales them."""
 
     @staticmethod
-    def forward(
-        ctx: Any, model: Model, terms: LossTerms, size: int, wanted: Tensor, groups: Tensor | None, *inputs: Tensor
-    ) -> Any:
+    def forward(ctx: Any, model: Model, loss: RowLoss, size: int, wanted: Tensor, *inputs: Tensor) -> Any:
         rows, parameters = inputs[0], inputs[1:]
-        of_rows = torch.empty_like(rows) if ctx.needs_input_grad[5] else None
+        of_rows = torch.empty_like(rows) if ctx.needs_input_grad[4] else None
         sums, totals = cast("Any", 0.0), dict[int, Tensor]()
         for begin in range(0, len(rows), size):
-            part = rows[begin : begin + size].detach().requires_grad_(of_rows is not None)
+            place = slice(begin, begin + size)
+            part = rows[place].detach().requires_grad_(of_rows is not None)
             with torch.enable_grad(), _AddingInPlace(parameters, totals):
-                here = slice(begin, begin + size)
-                loss, found = _part(model, part, wanted[here], terms, _of(groups, here))
+                summed, found = loss(model.logits(part), wanted[place], place)
                 asked = [*([part] if of_rows is not None else []), *parameters]
-                gradients = list(torch.autograd.grad(loss, asked, allow_unused=True))
+                gradients = list(torch.autograd.grad(summed, asked, allow_unused=True))
             if of_rows is not None:
-                of_rows[begin : begin + size] = gradients.pop(0)
+                of_rows[place] = gradients.pop(0)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     _total(totals, parameter).add_(gradient)
@@ -141,16 +140,15 @@ class _Chunked(torch.autograd.Function):
         kept = [totals.get(id(parameter)) for parameter in parameters]
         types = [parameter.dtype for parameter in parameters]
         ctx.gradients = [of_rows, *(one if one is None else one.to(of) for one, of in zip(kept, types, strict=True))]
-        loss = sums[0].to(torch.float32)
         ctx.mark_non_differentiable(sums)
-        return loss, sums
+        return sums[0].to(torch.float32), sums
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> Any:
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the gradients of this loss were computed in its forward pass and can be taken once")
-        return (None, None, None, None, None, *(one if one is None else one.mul_(outer[0]) for one in gradients))
+        return (None, None, None, None, *(one if one is None else one.mul_(outer[0]) for one in gradients))
 
 
 def _total(totals: dict[int, Tensor], parameter: Tensor) -> Tensor:
