@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     source = read_source(Path(options.path), options.dtype and getattr(torch, options.dtype))
     if source.merged:
         print(f"{shortened(options.path)}: {source.merged} adapters folded into the weights of their projections")
+    if source.dropped:
+        print(f"{shortened(options.path)}: {source.dropped} extra predictions left out, which serve training only")
     out = Path(options.out or f"{source.name}-hf")
     try:
         with output_folder(out) as draft:

@@ -18,6 +18,7 @@ from blocks.base import (
     Component,
     Context,
     Embedding,
+    ExtraPrediction,
     FeedForward,
     Head,
     InputPositions,
@@ -172,6 +173,8 @@ def _run_with_context(block: Component, x: Tensor, context: Context) -> Tensor:
             return block(x, context)
         case Stack() | InputPositions() | Embedding():
             return block(x, context)
+        case ExtraPrediction():
+            return block(x, x, x, context)
         case AttentionPositions():
             return _bare_attention(block, x, context)
         case _:

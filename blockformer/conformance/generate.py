@@ -59,7 +59,7 @@ class RecipeGenerator:
         often = NEAR if self.often and any(w.startswith(f"{slot}/{name}.") for w in wanted) else self.often
         found: Recipe = {"type": name} | {key: SMALL[key] for key in SMALL if key in parameters}
         for key, parameter in parameters.items():
-            if key not in SMALL and parameter.arity != "named":
+            if key not in SMALL and parameter.arity == "one":
                 found |= self._parameter(slot, name, parameter, shares.get(key, []), depth, often)
         return found
 

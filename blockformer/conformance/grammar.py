@@ -161,7 +161,7 @@ class Grammar:
 
 
 def generated_slots() -> list[str]:
-    """The slots that generated recipes fill: not that of adapters, whose keys are names of projections."""
+    """The slots that generated recipes fill: not those of mappings and sequences, such as adapters."""
     found = ["model"]
     for slot in found:
         opened = (p for entry in entries(slot).values() for p in entry.parameters.values() if blocks_of(p))

@@ -12,7 +12,7 @@ import torch
 
 from blockformer.conformance.full_run import Row
 from blockformer.conformance.generate import Refused, Search
-from blockformer.conformance.grammar import Choice, Grammar, blocks_of
+from blockformer.conformance.grammar import Choice, Grammar, blocks_of, generated_slots
 from blockformer.conformance.recipe_checks import ALWAYS, LEFT_OUT, OFTEN, SELDOM, USUAL_SIZES, every
 from blockformer.conformance.validate import ValidRecipe
 from blockformer.files import as_json, write_text
@@ -78,7 +78,7 @@ def probe(seed: int = 0) -> dict[str, Any]:
 
 
 def _openings(slot: str) -> Iterator[tuple[str, Choice]]:
-    for owner in slots():
+    for owner in generated_slots():
         for name, entry in entries(owner).items():
             for parameter in entry.parameters.values():
                 if parameter.slot == slot and blocks_of(parameter) and owner != "model":

@@ -118,6 +118,7 @@ BY_SLOT: Mapping[str, Checks] = {
     "embedding": (*MODULE, *TOKENWISE, *PADDING, *DECODING, *DOCUMENTS, *POSITIONS),
     "mixer": (*VECTORS, *CONTEXT, compilation.check_backends_agree),
     "layer": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),
+    "extra_prediction": (*VECTORS, *CONTEXT, visibility.check_is_causal),
     "stack": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),
     "model": (
         *MODULE,

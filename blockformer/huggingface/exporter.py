@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blockformer.assembly.checkpoint import read_metadata
+from blockformer.assembly.extra_predictions import drop_extra_predictions, without_extra_predictions
 from blockformer.assembly.imported_folder import imported_metadata
 from blockformer.assembly.loading import RECIPE, WEIGHTS, load_with_recipe
 from blockformer.assembly.merging import merge, without_adapters
@@ -52,6 +53,7 @@ class ExportSource:
         text_model: the model with its tokenizer, if it was trained with one.
         folder: the folder that the model was imported to, which may contain a tokenizer.
         merged: number of adapters that were folded into the weights; the recipe is that without them.
+        dropped: number of extra predictions that were left out; the recipe is that without them.
     """
 
     name: str
@@ -62,6 +64,7 @@ class ExportSource:
     text_model: TextModel | None = None
     folder: Path | None = None
     merged: int = 0
+    dropped: int = 0
 
     def write_tokenizer(self, folder: Path) -> Callable[[], int] | None:
         """Write the tokenizer.
@@ -102,15 +105,16 @@ def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
     name = file.stem if run is None else run.resolve().name
     if run is not None and (run / RECIPE).is_file() and (written := load_recipe(run / RECIPE)).hash == recipe.hash:
         recipe = written  # the same recipe, with line numbers for messages
-    merged, recipe = len(merge(model)), without_adapters(recipe)
+    merged, dropped = len(merge(model)), drop_extra_predictions(model)
+    recipe = without_extra_predictions(without_adapters(recipe))
     if metadata.get("tokenizer") is None:
-        return ExportSource(name, recipe, model, merged=merged)
+        return ExportSource(name, recipe, model, merged=merged, dropped=dropped)
     text_model = TextModel(model, stored_tokenizer(file, metadata))
     ours = text_model.tokenizer
     tokens = {"pad_token_id": ours.pad, "bos_token_id": ours.bos, "eos_token_id": ours.eos}
     if model.kind == "encoder_decoder":
         tokens["decoder_start_token_id"] = ours.bos
-    return ExportSource(name, recipe, model, tokens, text_model=text_model, merged=merged)
+    return ExportSource(name, recipe, model, tokens, text_model=text_model, merged=merged, dropped=dropped)
 
 
 def _read_imported(path: Path, dtype: torch.dtype | None) -> ExportSource:

@@ -14,9 +14,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from blockformer.assembly import check
 from blockformer.assembly.free_memory import TooLargeError, free_memory
+from blockformer.data.samples import Batch
 from blockformer.inspection.batch import random_batch
 from blockformer.inspection.cost import cache_bytes
 from blockformer.training.objectives import objective_for
+from blockformer.training.objectives.multi_token_prediction import extra_of
 from blockformer.training.objectives.vocabulary_loss import rows_at_once
 from blockformer.training.optimizers import OptimizerSettings, Sharding
 from blocks.base import Component, Mixer
@@ -130,11 +132,13 @@ def saved_for_backward(model: Model, batch: int, length: int, precision: str) ->
     tokens = random_batch(model, batch, length)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _slots(model, inside):
         with _autocast(precision):
-            rows = objective_for(model.kind).hidden(model, tokens).flatten(0, -2)
+            rows = _vectors(model, tokens).flatten(0, -2)
             part = rows[: rows_at_once(model.vocab_size, len(rows))]
             logits = model.logits(part)
         inside.append("loss")
-        loss = torch.nn.functional.cross_entropy(logits.float(), tokens["targets"].flatten()[: len(part)])
+        targets = tokens["targets"].flatten()
+        wanted = targets.repeat(len(rows) // len(targets))[: len(part)]
+        loss = torch.nn.functional.cross_entropy(logits.float(), wanted)
     saved: dict[str, int] = {}
     for held, (slot, size) in seen.items():
         if not held.expired():  # tensors whose graph was dropped are freed by now
@@ -142,6 +146,13 @@ def saved_for_backward(model: Model, batch: int, length: int, precision: str) ->
     of_loss = saved.pop("loss", 0) + (_bytes(rows) if len(part) < len(rows) else 0)
     del loss
     return saved, _bytes(logits), of_loss
+
+
+def _vectors(model: Model, batch: Batch) -> Tensor:
+    """(..., T, D) vectors before the head, as in training: those of extra predictions too."""
+    if extra_of(model):
+        return model(batch["tokens"], hidden=True, extra=True)
+    return objective_for(model.kind).hidden(model, batch)
 
 
 @contextmanager

@@ -26,12 +26,12 @@ from blockformer.training.compatibility import (
     is_described,
 )
 from blockformer.training.metadata import run_metadata, verify_same_facts, verify_same_model
-from blockformer.training.objectives import Objective, check_kind, objective_for
+from blockformer.training.objectives import Objective, check_model, objective_for
 from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.parallel.shards import Shards, local_gradients
 from blockformer.training.parallel.strategy import ShardedStrategy
 from blockformer.training.recipe_argument import RecipeArgument
-from blockformer.training.score import OF_SOURCES, TARGETS, TOKENS, Score, no_sums
+from blockformer.training.score import OF_SOURCES, TARGETS, TOKENS, Score, metrics_of, no_sums
 from blockformer.training.step_count import align_epochs, batches_per_epoch, total_steps
 
 
@@ -63,7 +63,7 @@ class TrainingModule(L.LightningModule):
         self.model = recipe.take_model()  # on the meta device; configure_model creates the parameters
         optimizer.choose_trained(self.model)
         self.objective = objective or objective_for(self.model.kind)
-        check_kind(self.objective, self.model.kind)
+        check_model(self.objective, self.model)
         self.shards: Shards | None = None  # set where no process holds the whole model
         self.provenance: dict[str, Any] = {}  # plain data that the caller adds to every checkpoint
         self.total_steps = 0
@@ -237,7 +237,8 @@ class TrainingModule(L.LightningModule):
         return list(local_gradients(self.model))
 
     def on_validation_epoch_start(self) -> None:
-        self._evaluated = no_sums(self.device).repeat(max(1, len(self._sources())), 1)
+        figures = len(self.objective.figures(self.model))
+        self._evaluated = no_sums(self.device, figures).repeat(max(1, len(self._sources())), 1)
 
     def _sources(self) -> tuple[str, ...]:
         """The names of the sources of the data that are scored one by one."""
@@ -273,7 +274,8 @@ class TrainingModule(L.LightningModule):
     def _report(self, stage: str) -> None:
         assert self._evaluated is not None
         sums = self._over_ranks(self._evaluated)
-        self.evaluation = {f"{stage}/{name}": value for name, value in Score.of(sums.sum(0)).metrics().items()}
+        metrics = metrics_of(sums.sum(0), self.objective.figures(self.model))
+        self.evaluation = {f"{stage}/{name}": value for name, value in metrics.items()}
         for source, own in zip(self._sources(), sums, strict=False):
             found = Score.of(own).metrics() if own[TARGETS] else {}
             self.evaluation |= {f"{stage}/{name}/{source}": found[name] for name in OF_SOURCES if name in found}

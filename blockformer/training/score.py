@@ -1,6 +1,7 @@
 """Sums over targets, from which all metrics are computed; sums of several batches or ranks are added."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,10 @@ OF_SOURCES = ("loss", "bits_per_byte")
 """The figures of each source of a mixture, such as `val/loss/NAME`."""
 IGNORED = -100
 """Target value of places that are not scored."""
-TARGETS, TOKENS, FIELDS = 3, 5, 6
-"""Indices in the tensor of sums, which has the order of the fields of :class:`Score`, and their number."""
+TARGETS, TOKENS = 3, 5
+"""Indices in the tensor of sums, which has the order of the fields of :class:`Score`."""
+SIZE = 6
+"""How many sums these are. A total and a count of each of the objective's own figures follow, and of each source."""
 
 
 @dataclass
@@ -38,8 +41,8 @@ class Score:
 
     @classmethod
     def of(cls, sums: Tensor) -> "Score":
-        """Read the tensor of sums, in the order of the fields; this synchronises with the device."""
-        return cls(*sums[:FIELDS].tolist())
+        """Read the first six sums, in the order of the fields; this synchronises with the device."""
+        return cls(*sums[:SIZE].tolist())
 
     def metrics(self) -> dict[str, float]:
         """Loss, perplexity and accuracy per target, and bits per byte if the bytes are known."""
@@ -69,9 +72,16 @@ def sums_of(found: Tensor, targets: Tensor, bytes_: Tensor | None, tokens: Tenso
     return torch.cat([found[:TARGETS], counts, found[TARGETS:]])
 
 
-def no_sums(device: torch.device) -> Tensor:
-    """Six zeros to add sums to."""
-    return torch.zeros(6, device=device, dtype=exact_type(device))
+def metrics_of(sums: Tensor, figures: Sequence[str]) -> dict[str, float]:
+    """The metrics of a :class:`Score`, and the means of an objective's own figures, of which each total has a count."""
+    own = sums[SIZE : SIZE + 2 * len(figures)].view(-1, 2).tolist()
+    means = {name: total / count for name, (total, count) in zip(figures, own, strict=True) if count}
+    return Score.of(sums).metrics() | means
+
+
+def no_sums(device: torch.device, figures: int = 0) -> Tensor:
+    """Zeros to add sums to, with those of so many figures of an objective."""
+    return torch.zeros(SIZE + 2 * figures, device=device, dtype=exact_type(device))
 
 
 def exact_type(device: torch.device) -> torch.dtype:

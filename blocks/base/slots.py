@@ -232,6 +232,31 @@ class Head(Component, ABC):
 HeadFactory = Annotated[Callable[[Site, int, int], Head], AsRecipe()]
 
 
+class ExtraPrediction(Component, ABC):
+    """Vectors from which the head predicts a token beyond the next one, in training only.
+
+    Several form a sequence, each of which predicts one place further ahead.
+    """
+
+    slot = Slot("extra_prediction", "Predicts a token beyond the next one, in training only.")
+
+    @abstractmethod
+    def forward(self, x: Tensor, previous: Tensor, ahead: Tensor, context: Context) -> Tensor:
+        """(B, T, D) vectors for the head.
+
+        Args:
+            x: (B, T, D) vectors from which the next token is predicted.
+            previous: (B, T, D) those from which the token before this one is predicted: `x`, or the result of the extra
+                prediction before this one.
+            ahead: (B, T, D) embedding of the token before the predicted one; at the end of a row, of any token.
+            context: of the row.
+        """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, previous: Tensor, ahead: Tensor, context: Context) -> Tensor: ...
+
+
 class Init(Block, ABC):
     """Draws initial values, one parameter at a time."""
 

@@ -1,14 +1,18 @@
 """Decoder-only language models."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from blocks.base import (
     AdapterFactory,
     Cache,
     Context,
     EmbeddingFactory,
+    ExtraPrediction,
     Factory,
     HeadFactory,
     Init,
@@ -36,6 +40,9 @@ class DecoderOnly(Model):
         decoder: stack of layers.
         head: maps vectors to logits.
         init: draws initial values.
+        extra_predictions: predictions of the token after the next one, of the one after that, and so on, by the same
+            head, such as [sequential, sequential]; the objective multi_token_prediction trains them, and nothing else
+            runs them.
         adapters: by pattern of projections' names, with * for any text, the trained change that is added to each, as in
             {"*.mixer.[qv]": lora}; null: none.
     """
@@ -53,6 +60,7 @@ class DecoderOnly(Model):
         decoder: Factory[Stack] = LayerStack,
         head: HeadFactory = TiedHead,
         init: SitelessFactory[Init] = Normal,
+        extra_predictions: tuple[Factory[ExtraPrediction], ...] = (),
         adapters: Mapping[str, AdapterFactory] | None = None,
     ) -> None:
         super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
@@ -60,6 +68,8 @@ class DecoderOnly(Model):
         self.embedding = embedding(site, vocab_size, None)
         self.decoder = decoder(site)
         self.head = head(site, vocab_size, width_of(self.embedding))
+        sites = (replace(site, depth=len(extra_predictions), layer=index) for index in range(len(extra_predictions)))
+        self.extra_predictions = nn.ModuleList(make(own) for make, own in zip(extra_predictions, sites, strict=True))
         self.adapt(adapters)
 
     @property
@@ -85,6 +95,7 @@ class DecoderOnly(Model):
         positions: Tensor | None = None,
         cache: Cache | None = None,
         hidden: bool = False,
+        extra: bool = False,
     ) -> Tensor:
         """Logits of each next token.
 
@@ -97,13 +108,29 @@ class DecoderOnly(Model):
             positions: (B, T) or (T,) int; None: counted from 0.
             cache: from :meth:`new_cache`, with the tokens before these; None: no cache.
             hidden: return the vectors before the head.
+            extra: run the extra predictions too, without a cache.
 
         Returns:
-            (B, T, V), or with `hidden` (B, T, D).
+            (B, T, V), or with `hidden` (B, T, D). With `extra` (1 + N, B, T, ...): for the next token and for the token
+            at each of the N places after it, of which those in other documents or beyond the row have no meaning.
         """
         masks = {"attention_mask": attention_mask, "documents": documents, "prefix": prefix}
         context = Context.of(tokens, **masks, positions=positions, cache=cache)
-        x = self.decoder(self.embedding(tokens, context), context)
+        embedded = self.embedding(tokens, context)
+        x = self.decoder(embedded, context)
+        if extra:
+            x = self._with_extra(x, embedded, context)
         if cache is not None:
             cache.length += tokens.shape[1]
         return x if hidden else self.logits(x)
+
+    def _with_extra(self, x: Tensor, embedded: Tensor, context: Context) -> Tensor:
+        """(1 + N, B, T, D): the vectors for the next token, and of each extra prediction."""
+        context.bias = None  # which is of the decoder's layers
+        found = [x]
+        for number, predict in enumerate(cast("list[ExtraPrediction]", self.extra_predictions), 1):
+            found.append(predict(x, found[-1], embedded.roll(-number, dims=1), context))
+        return torch.stack(found)
+
+    def flops_per_token(self, length: int) -> float:
+        return super().flops_per_token(length) + len(self.extra_predictions) * self.head.flops_per_token(length)

@@ -16,7 +16,7 @@ from blockformer.training.device_peak import compute_dtype, peak_flops
 from blockformer.training.loggers.file_logger import FileLogger
 from blockformer.training.loggers.run_facts import facts_of
 from blockformer.training.module import TrainingModule
-from blockformer.training.score import FIELDS, Score
+from blockformer.training.score import SIZE, metrics_of
 
 Row = dict[str, float]
 BACKWARD = 2  # times the operations of a forward pass
@@ -81,8 +81,8 @@ class MetricsLogger(StepCallback):
         if not is_reporting_step(trainer, step):
             return
         assert module.gradient_norm is not None
-        metrics = {f"train/{name}": value for name, value in Score.of(module.window).metrics().items()}
-        row = self.head(trainer, module) | metrics
+        metrics = metrics_of(module.window, module.objective.figures(module.model))
+        row = self.head(trainer, module) | {f"train/{name}": value for name, value in metrics.items()}
         group = trainer.optimizers[0].param_groups[0]
         row["learning_rate"] = module.settings.lr * (group["lr"] / group["peak"])
         row["gradient_norm"] = module.gradient_norm.item()
@@ -101,7 +101,7 @@ class MetricsLogger(StepCallback):
     def _add_sources(self, module: TrainingModule) -> None:
         """Add the sums of this step, which are those of all processes, without reading them off the device."""
         assert module.window is not None
-        own = module.window[FIELDS:]
+        own = module.window[SIZE + 2 * len(module.objective.figures(module.model)) :]
         if not module.skipped and own.numel():
             before = self._of_sources
             self._of_sources = own.clone() if before is None else before.to(own.device, own.dtype) + own

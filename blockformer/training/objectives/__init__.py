@@ -6,12 +6,14 @@ from blockformer.training.objectives.denoising import Denoising
 from blockformer.training.objectives.distillation import Distillation
 from blockformer.training.objectives.fill_in_the_middle import FillInTheMiddle
 from blockformer.training.objectives.masked_lm import MaskedLM
+from blockformer.training.objectives.multi_token_prediction import MultiTokenPrediction
 from blockformer.training.objectives.prefix_lm import PrefixLM
 from blockformer.training.objectives.seq2seq import SequenceToSequence
 from blockformer.training.objectives.settings import (
     OBJECTIVE,
     ObjectiveSettings,
     check_kind,
+    check_model,
     chosen_objective,
     default_objective,
     objective_for,
@@ -27,6 +29,7 @@ __all__ = [
     "FillInTheMiddle",
     "MaskedLM",
     "MixtureOfDenoisers",
+    "MultiTokenPrediction",
     "Objective",
     "ObjectiveSettings",
     "PrefixLM",
@@ -35,6 +38,7 @@ __all__ = [
     "SpanCorruption",
     "TokenObjective",
     "check_kind",
+    "check_model",
     "chosen_objective",
     "default_objective",
     "objective_for",

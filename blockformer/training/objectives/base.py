@@ -49,6 +49,7 @@ class Objective(Block, ABC):
         keys: what a batch has for it.
         bidirectional_prompt: whether the model reads what it is given in both directions, also when it generates.
         generates: the forms of data whose rows are a prompt and the answer that follows it.
+        trains_extra: whether it trains the extra predictions of a model.
         reads: the parameters that name files, which are not taken from a checkpoint of another user.
     """
 
@@ -64,6 +65,7 @@ class Objective(Block, ABC):
     keys: tuple[str, ...] = ("tokens", "targets")
     bidirectional_prompt: bool = False
     generates: tuple[Form, ...] = ()
+    trains_extra: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -105,6 +107,10 @@ class Objective(Block, ABC):
         Raises:
             UserError: something is missing or does not fit; the message names the option.
         """
+
+    def figures(self, model: Model) -> tuple[str, ...]:
+        """Names of figures of its own, each a mean; its sums have a total and a count of each after the usual six."""
+        return ()
 
     def facts(self) -> Mapping[str, Any]:
         """What it reads, as plain data for checkpoints; a run continues only where these are the same."""

@@ -61,7 +61,7 @@ class Distillation(TokenObjective):
         self.teacher, self.weight, self.temperature = teacher, weight, temperature
         self.divergence: Divergence = divergence
         inner = of()
-        if not isinstance(inner, TokenObjective) or inner.reads:
+        if not isinstance(inner, TokenObjective) or inner.reads or inner.trains_extra:
             raise UserError(f"objective.of: {inner.name} cannot be distilled; name one such as causal_lm or masked_lm")
         self.of = inner
         self.kinds, self.forms, self.keys = inner.kinds, inner.forms, inner.keys

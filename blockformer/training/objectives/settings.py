@@ -6,6 +6,7 @@ from typing import Any, cast
 from blockformer.errors import UserError
 from blockformer.option_groups import OptionGroup
 from blockformer.training.objectives.base import COMMON, Objective, TokenObjective
+from blocks.models.base import Model
 from registry import entries
 
 OBJECTIVE = OptionGroup("objective", {"type": Objective.slot.name}, COMMON, UserError)
@@ -79,6 +80,26 @@ def check_kind(objective: Objective, kind: str) -> None:
         f"{named} trains {' or '.join(objective.kinds)} models, and this one is {kind}: "
         f"use {' or '.join(fitting) or 'another model'}"
     )
+
+
+def check_model(objective: Objective, model: Model) -> None:
+    """Check that an objective trains a model and all of its parts.
+
+    Raises:
+        UserError: it trains other kinds of models, or not the extra predictions that the model has or lacks.
+    """
+    check_kind(objective, model.kind)
+    there = bool(getattr(model, "extra_predictions", ()))
+    if there and not objective.trains_extra:
+        raise UserError(
+            f"the recipe has extra_predictions, which objective.type {objective.name} does not train: use "
+            "multi_token_prediction, or set --recipe.extra_predictions '[]'"
+        )
+    if objective.trains_extra and not there:
+        raise UserError(
+            f"objective.type {objective.name} trains a recipe's extra_predictions, and this one has none: set "
+            "--recipe.extra_predictions '[sequential]' or [parallel], or use causal_lm"
+        )
 
 
 def paths_read(given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Predictions of tokens beyond the next one, which serve training only."""

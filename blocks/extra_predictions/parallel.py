@@ -1,0 +1,30 @@
+"""An extra prediction that depends on the tokens so far only."""
+
+from torch import Tensor
+
+from blocks.base import Context, ExtraPrediction, Factory, Layer, Norm, Site
+from blocks.layers.sequential import SequentialLayer
+from blocks.norms.rms import RMSNorm
+from registry import register
+
+
+@register("parallel")
+class ParallelPrediction(ExtraPrediction):
+    """A layer of its own on the vectors from which the next token is predicted: norm(layer(x)).
+
+    Each extra prediction of a model is independent of the others.
+
+    Args:
+        layer: one layer.
+        norm: norm after it.
+    """
+
+    paper = "Gloeckle et al., 2024, Better & Faster Large Language Models via Multi-token Prediction, arXiv:2404.19737"
+
+    def __init__(self, site: Site, *, layer: Factory[Layer] = SequentialLayer, norm: Factory[Norm] = RMSNorm) -> None:
+        super().__init__(site)
+        self.layer, self.norm = layer(site), norm(site)
+
+    def forward(self, x: Tensor, previous: Tensor, ahead: Tensor, context: Context) -> Tensor:
+        self.layer.prepare(context)
+        return self.norm(self.layer(x, context))

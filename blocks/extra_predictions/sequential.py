@@ -1,0 +1,34 @@
+"""An extra prediction that continues from the one before it."""
+
+import torch
+from torch import Tensor
+
+from blocks.base import Context, ExtraPrediction, Factory, Layer, Linear, Norm, Site
+from blocks.layers.sequential import SequentialLayer
+from blocks.norms.rms import RMSNorm
+from registry import register
+
+
+@register("sequential")
+class SequentialPrediction(ExtraPrediction):
+    """A layer on the vectors of the prediction before and the token that it predicts, so that all tokens are known.
+
+    norm(layer(W [norm(previous); norm(ahead)])), where ahead is the embedding of the token before the predicted one.
+
+    Args:
+        layer: one layer.
+        norm: norm of the previous vectors, of the embedding, and after the layer; each has weights of its own.
+    """
+
+    paper = "DeepSeek-AI, 2024, DeepSeek-V3 Technical Report, arXiv:2412.19437, section 2.2"
+
+    def __init__(self, site: Site, *, layer: Factory[Layer] = SequentialLayer, norm: Factory[Norm] = RMSNorm) -> None:
+        super().__init__(site)
+        self.previous_norm, self.ahead_norm = norm(site), norm(site)
+        self.project = Linear(site, 2 * site.dim, site.dim, bias=False)
+        self.layer, self.norm = layer(site), norm(site)
+
+    def forward(self, x: Tensor, previous: Tensor, ahead: Tensor, context: Context) -> Tensor:
+        both = torch.cat([self.previous_norm(previous), self.ahead_norm(ahead)], dim=-1)  # (B, T, 2D)
+        self.layer.prepare(context)
+        return self.norm(self.layer(self.project(both), context))
