@@ -92,18 +92,19 @@ def _page(slot: str, found: list[DescribedBlock]) -> str:
     keys, option = keys_of(slot), slot_named(slot).option
     where = f"Recipe keys: {' or '.join(f'`{key}:`' for key in keys)}." if keys else "It is the recipe itself."
     where = f"Option: `--{option} NAME`, with its parameters beside it." if option else where
-    path = [*keys[:1], *(["NAME"] if _is_named(slot) else [])]
-    blocks = [part for block in found for part in _block(block, path)]
+    arities = _arities(slot)
+    path = [*keys[:1], *(["NAME"] if arities == {"named"} else [])]
+    blocks = [part for block in found for part in _block(block, path, listed=arities == {"many"})]
     return _joined([MADE, f"# {slot}", f"{slot_named(slot).description} {where}", *blocks])
 
 
-def _is_named(slot: str) -> bool:
-    """Whether all parameters that open a slot take blocks by name."""
+def _arities(slot: str) -> set[str]:
+    """Whether the parameters that open a slot take one block, many, or many by name."""
     known = (p for other in slots() for entry in entries(other).values() for p in entry.parameters.values())
-    return {p.arity for p in known if p.slot == slot} == {"named"}
+    return {p.arity for p in known if p.slot == slot}
 
 
-def _block(block: DescribedBlock, path: list[str]) -> Iterator[str]:
+def _block(block: DescribedBlock, path: list[str], *, listed: bool) -> Iterator[str]:
     yield f"## {block.name}"
     yield " ".join(filter(None, [_escaped(block.summary), _escaped(block.details)]))
     if block.paper:
@@ -111,7 +112,7 @@ def _block(block: DescribedBlock, path: list[str]) -> Iterator[str]:
     if block.abilities:
         yield f"It {'; '.join(block.abilities)}."
     yield _table(block) if block.parameters else "No parameters."
-    yield f'```yaml title="with all defaults"\n{_example(block, path)}\n```'
+    yield f'```yaml title="with all defaults"\n{_example(block, path, listed=listed)}\n```'
 
 
 def _table(block: DescribedBlock) -> str:
@@ -126,12 +127,14 @@ def _type(parameter: DescribedParameter) -> str:
     return words.replace(slot, f"[{slot}]({slot}.md)", 1) if slot else words
 
 
-def _example(block: DescribedBlock, path: list[str]) -> str:
-    """The block at a key path of a recipe or in a configuration file, with every parameter at its default."""
+def _example(block: DescribedBlock, path: list[str], *, listed: bool) -> str:
+    """The block at a key path of a recipe, also as an item of a list, or in a configuration file, with all defaults."""
     group, _, name = (slot_named(block.slot).option or "").rpartition(".")
     path = group.split(".") if group else path
     values = {name or "type": block.name} | {parameter.name: parameter.default for parameter in block.parameters}
     lines = [f"{name}: {as_yaml(value)}" for name, value in values.items()]
+    if listed:
+        lines = [f"{'  ' if n else '- '}{line}" for n, line in enumerate(lines)]
     return "\n".join(
         [*(f"{'  ' * n}{key}:" for n, key in enumerate(path)), *(f"{'  ' * len(path)}{line}" for line in lines)]
     )
