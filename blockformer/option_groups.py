@@ -183,7 +183,7 @@ class OptionGroup:
             inside = parameter.slot is not None and parameter.arity == "one"
             key = ".".join(str(part) for part in details["loc"][: 2 if inside else 1])
             if inside and details["type"] == "extra_forbidden":
-                whole.append(f"there is no setting {self.name}.{key}")
+                whole.append(f"{self.name}.{key}: there is no such setting; see `blockformer blocks {parameter.slot}`")
                 continue
             if details["type"] in ("block", "no_type", "unknown_block"):
                 whole.append(f"{self.name}.{key}: {details['msg']}")

@@ -194,7 +194,9 @@ def test_what_cannot_be_distilled_is_refused(tmp_path: Path) -> None:
         Distillation(teacher=str(tmp_path)).check(model, None)
     with pytest.raises(UserError, match=r"objective\.of: no objective is called .* did you mean 'masked_lm'"):
         ObjectiveSettings("distillation", of="masked")
-    with pytest.raises(UserError, match=r"^there is no setting objective\.of\.mask_rat$"):
+    with pytest.raises(
+        UserError, match=r"^objective\.of\.mask_rat: there is no such setting; see `blockformer blocks obj"
+    ):
         ObjectiveSettings("distillation", of={"type": "masked_lm", "mask_rat": 0.1})
     with pytest.raises(UserError, match=r"^objective\.of\.mask_rate must be less than or equal to 1, not 2\.0$"):
         ObjectiveSettings("distillation", of={"type": "masked_lm", "mask_rate": 2.0})
