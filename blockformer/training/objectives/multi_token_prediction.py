@@ -8,7 +8,7 @@ from torch import Tensor
 from blockformer.data.samples import Batch, Samples, TokenizedText
 from blockformer.training.objectives.base import Chunk, Factor, Smoothing
 from blockformer.training.objectives.causal_lm import CausalLM, PackedRows
-from blockformer.training.objectives.vocabulary_loss import loss_of_hidden
+from blockformer.training.objectives.vocabulary_loss import LossTerms, loss_of_hidden
 from blockformer.training.score import IGNORED, sums_of
 from blocks.models.base import Model
 from registry import register
