@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from blockformer.assembly.free_memory import require_free
 from blockformer.assembly.unused_keys import unused_keys, unused_paths
+from blocks.init.width import UndeclaredAxesError, width_multipliers
 from blocks.models.base import Model
 from registry import Recipe, RecipeError, load_recipe
 from registry.recipe import Overrides
@@ -49,13 +50,19 @@ def check(recipe: Recipe) -> Model:
     """Build a recipe's model on the meta device, which checks all sizes without allocating memory.
 
     Raises:
-        RecipeError: blocks do not fit each other, or a key changes nothing; the error lists all problems.
+        RecipeError: blocks do not fit each other, a key changes nothing, or initial values depend on the width, and
+            blocks do not declare the axes of their parameters; the error lists all problems.
     """
     record = Record()
     with torch.device("meta"), SkipMetaInit():
         model = cast("Model", recipe.build(record=record))
         if unused := unused_keys(recipe, record):
             raise RecipeError(unused)
+    if model.init.base_width is not None:
+        try:
+            width_multipliers(model)
+        except UndeclaredAxesError as error:
+            raise RecipeError([recipe.problem(("init",), f"{error}; or choose an init without base_width")]) from None
     return model
 
 

@@ -87,6 +87,10 @@ def _facts(recipe: "Recipe", model: "Model", options: Namespace) -> dict[str, An
         "tensors": {name: list(parameter.shape) for name, parameter in model.named_parameters()},
         "recipe": recipe.dump(),
     }
+    if model.init.base_width is not None:
+        from blockformer.inspection.width_transfer import width_facts
+
+        facts["width"] = width_facts(model)
     if options.memory:
         batch, length, columns = _memory(recipe, model, options)
         precisions = {name: asdict(column) | {"training": column.training} for name, column in columns.items()}
@@ -245,6 +249,13 @@ def _summary(recipe: "Recipe", model: "Model") -> Iterator[tuple[str, str]]:
     )
     if (cached := getattr(model, "cached_per_token", None)) is not None:
         yield "cache per token", f"{cached:,} numbers"
+    if model.init.base_width is not None:
+        from blockformer.inspection.width_transfer import width_lines
+
+        yield "width", f"{model.width_multiplier:g} x base_width {model.init.base_width}; shapes there in brackets"
+        lines = width_lines(model)
+        longest = max(len(treated) for treated, _ in lines)
+        yield from ((f"  {treated:<{longest + 2}}", names) for treated, names in lines)
     yield "hash", recipe.hash
 
 

@@ -78,9 +78,17 @@ def resolve_nulls(recipe: Recipe) -> Recipe:
 
     Raises:
         RecipeError: the recipe cannot be built.
+        ExportError: its forward pass depends on the width by its init.
     """
     computed: dict[int, dict[str, int]] = {}
-    for _, component in check(recipe).components():
+    model = check(recipe)
+    if model.width_multiplier != 1:
+        reason = (
+            f"at {model.width_multiplier:g} times its base_width the init scales attention scores and logits, which "
+            "families do not express"
+        )
+        raise ExportError([recipe.problem(("init",), reason)])
+    for _, component in model.components():
         spec = spec_of(component)
         if spec is not None:
             nulls = (key for key, value in spec.params if value is None)

@@ -15,6 +15,7 @@ from blocks.attention.projection import (
     groups_of,
     head_norm,
     normalise,
+    score_scale,
 )
 from blocks.attention.visibility import memory_visibility
 from blocks.base import Activation, Axis, Context, Factory, KeyValues, Linear, Mixer, Norm, Site, SitelessFactory
@@ -72,7 +73,7 @@ class CrossAttention(Mixer):
         super().__init__(site)
         self.heads, self.kv_heads = heads, groups_of(heads, kv_heads)
         self.head_dim = head_dim or site.head_dim(heads)
-        self.scale = self.head_dim**-0.5 if scale is None else scale
+        self.scale = score_scale(site, scale, self.head_dim, grows=head_dim is None)
         self.softcap, self.clip, self.dropout = softcap, clip, dropout
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)
         biased = ("q", "k", "v", "out") if bias is True else bias or ()

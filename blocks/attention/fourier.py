@@ -25,10 +25,11 @@ class FourierMixing(Mixer):
     def __init__(self, site: Site, *, orthonormal: bool = True) -> None:
         super().__init__(site)
         self.norm = "ortho" if orthonormal else "backward"
+        self.factor = 1.0 if orthonormal else site.width_multiplier**-0.5  # the sum over D is as large at all widths
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if not x.numel():
             return x
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # the CPU has no 16-bit transforms
         mixed = cast("Tensor", torch.fft.fft2(wide, dim=(1, 2), norm=self.norm))  # pyright: ignore[reportUnknownMemberType]
-        return mixed.real.to(x.dtype)
+        return (mixed.real if self.factor == 1 else mixed.real * self.factor).to(x.dtype)

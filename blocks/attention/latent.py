@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
-from blocks.attention.projection import HeadProjection, projection_axes
+from blocks.attention.projection import HeadProjection, projection_axes, score_scale
 from blocks.attention.visibility import score_bias, visibility
 from blocks.base import (
     AttentionPositions,
@@ -94,7 +94,7 @@ class LatentAttention(Mixer):
         self.heads, self.head_dim = heads, head_dim or site.head_dim(heads)
         self.rotary_dim = rotary_dim or 2 * -(-self.head_dim // 4)
         self.value_dim, self.kv_rank = value_dim or self.head_dim, kv_rank or 4 * self.head_dim
-        self.scale = (self.head_dim + self.rotary_dim) ** -0.5 if scale is None else scale
+        self.scale = score_scale(site, scale, self.head_dim + self.rotary_dim, grows=head_dim is None)
         self.causal, self.window, self.dropout = site.causal, window, dropout
         self.attend = choose(backend, softcap=False, dropout=dropout > 0)
         self.positions = positions(site.resized(self.rotary_dim, heads))
@@ -131,6 +131,7 @@ class LatentAttention(Mixer):
             **projection_axes(("k",), heads),
             **projection_axes(("v",), values),
             "out.weight": (None, replace(values, zero_new=True)),
+            **dict.fromkeys(("q_down.weight", "kv_down.weight", "k_rotary.weight"), (None, None)),
         }
 
     def prepare(self, context: Context) -> None:

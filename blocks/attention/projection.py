@@ -76,6 +76,22 @@ def normalise(x: Tensor, norm: Norm | None, over: NormOver) -> Tensor:
     return (norm(y.flatten(2)).view_as(y) if over == "projection" else norm(y)).transpose(1, 2)
 
 
+def score_scale(site: Site, scale: float | None, width: int, *, grows: bool) -> float:
+    """Factor on the scores q k^T of an attention.
+
+    In a wider model q k^T of trained queries and keys grows with their width, not with its square root (Yang et al.,
+    2022, arXiv:2203.03466, definition 4.1), so the factor is divided by the width multiplier.
+
+    Args:
+        site: the mixer's site.
+        scale: factor at the base width; None: 1 / sqrt(width there).
+        width: of queries and keys.
+        grows: whether it grows with the model's width.
+    """
+    wider = site.width_multiplier if grows else 1.0
+    return ((width / wider) ** -0.5 if scale is None else scale) / wider
+
+
 def projection_axes(names: tuple[str, ...], heads: Axis) -> Axes:
     """Axes of the weights and biases of projections to ``heads``."""
     return {f"{name}.weight": (heads, None) for name in names} | {f"{name}.bias": (heads,) for name in names}

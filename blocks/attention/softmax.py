@@ -15,6 +15,7 @@ from blocks.attention.projection import (
     groups_of,
     head_norm,
     normalise,
+    score_scale,
 )
 from blocks.attention.visibility import score_bias, visibility
 from blocks.base import (
@@ -103,7 +104,7 @@ class MultiHeadAttention(Mixer):
         if qk_norm_after and qk_norm_over == "projection":
             raise ValueError("qk_norm_after does not work with qk_norm_over=projection; choose head or heads")
         self.causal, self.window, self.clip = site.causal, window, clip
-        self.scale = self.head_dim**-0.5 if scale is None else scale
+        self.scale = score_scale(site, scale, self.head_dim, grows=head_dim is None)
         self.softcap, self.dropout = softcap, dropout
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)
         biased = ("q", "k", "v", "out") if bias is True else bias or ()

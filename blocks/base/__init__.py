@@ -10,6 +10,7 @@ from blocks.base.axes import (
     Change,
     Channels,
     Experts,
+    Fixed,
     Heads,
     Hidden,
     KeyHeads,
@@ -44,6 +45,7 @@ from blocks.base.slots import (
     Transform,
     TransformFactory,
 )
+from blocks.base.width import WidthMultipliers
 
 __all__ = [
     "Activation",
@@ -63,6 +65,7 @@ __all__ = [
     "ExtraPrediction",
     "Factory",
     "FeedForward",
+    "Fixed",
     "Head",
     "HeadFactory",
     "Heads",
@@ -89,5 +92,6 @@ __all__ = [
     "Transform",
     "TransformFactory",
     "Vocabulary",
+    "WidthMultipliers",
     "growth",
 ]

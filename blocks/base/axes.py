@@ -1,7 +1,8 @@
 """Meaning of each parameter axis, and how to resize it.
 
-Blocks declare axes in :meth:`~blocks.base.Component.axes` for :func:`blockformer.warm_start`. Other rules are
-subclasses of :class:`Axis`, which may be defined beside the block that needs them.
+Blocks declare axes in :meth:`~blocks.base.Component.axes` for :func:`blockformer.warm_start`, and for inits and
+optimizers whose values depend on the model's width (:mod:`blocks.base.width`). Other rules are subclasses of
+:class:`Axis`, which may be defined beside the block that needs them.
 """
 
 from abc import ABC, abstractmethod
@@ -53,9 +54,14 @@ class Axis(ABC):
     Args:
         size: number of entries.
         each: indices per entry along the axis.
+
+    Attributes:
+        title: what its entries are called in reports.
+        grows: whether it is larger in proportion to the model's width.
     """
 
     title: ClassVar[str]
+    grows: ClassVar[bool] = True
     size: int
     each: int = 1
 
@@ -158,6 +164,7 @@ class Vocabulary(Axis):
     """
 
     title = "tokens"
+    grows = False
 
     def change(self, old: Axis, context: ResizeContext) -> Change | None:
         if context.tokens is None:
@@ -191,6 +198,7 @@ class PositionAxis(Axis):
     """
 
     title = "positions"
+    grows = False
     before: int = 0
 
     def resized(self, old: Axis, context: ResizeContext) -> Change | None:
@@ -213,6 +221,7 @@ class Experts(Axis):
     """Experts. From a plain feed-forward, each starts as a copy of it (Komatsuzaki et al., 2022, arXiv:2212.05055)."""
 
     title = "experts"
+    grows = False
 
     def resized(self, old: Axis, context: ResizeContext) -> Change | None:
         if old.size != 1:
@@ -236,6 +245,17 @@ class Channels(Axis):
         if self.size != old.size:
             return None
         return Change(_same(self.size), f"offset {old.offset:g} is now {self.offset:g}", shift=old.offset - self.offset)
+
+
+@dataclass(frozen=True)
+class Fixed(Axis):
+    """Entries whose number does not depend on the model's width, such as the taps of a convolution."""
+
+    title = "entries"
+    grows = False
+
+    def resized(self, old: Axis, context: ResizeContext) -> Change | None:
+        return None
 
 
 def _same(size: int) -> Tensor:

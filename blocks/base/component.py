@@ -41,10 +41,11 @@ class Component(nn.Module, Block):
         return {}
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        """Meaning of parameter axes for a warm start, by the parameter's dotted name in this block.
+        """Meaning of parameter axes, by the parameter's dotted name in this block.
 
-        None: the axis must have the same size in the trained parameter, such as the model's width. The same holds for
-        all axes of parameters that are not named.
+        A warm start resizes by them, and ``init: mup`` scales by them. None: an axis that grows with the model's width,
+        whose size must be the same in a warm start; :class:`~blocks.base.Fixed`: an axis that does not grow. Parameters
+        that are not named start from parameters of the same shape only, and are refused by ``init: mup``.
         """
         return {}
 

@@ -18,6 +18,7 @@ class Site:
         memory_dim: width of the encoder's output, for cross mixers and blocks that contain one; None: no encoder.
         heads: number of heads, for blocks applied to each head of a mixer, where ``dim`` is the width of a head.
         experts: number of experts, for a feed-forward that computes all of them or a router; None: no experts.
+        width_multiplier: width of the model divided by the base width of its init; 1: the init has none.
     """
 
     dim: int
@@ -28,6 +29,7 @@ class Site:
     memory_dim: int | None = None
     heads: int | None = None
     experts: int | None = None
+    width_multiplier: float = 1.0
 
     @property
     def place(self) -> Place:

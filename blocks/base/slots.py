@@ -10,6 +10,7 @@ from blocks.base.component import Component
 from blocks.base.context import Context
 from blocks.base.input_checks import check_inputs
 from blocks.base.site import Site
+from blocks.base.width import WidthMultipliers
 from registry import AsRecipe, Block, Slot
 
 T = TypeVar("T")
@@ -258,9 +259,16 @@ class ExtraPrediction(Component, ABC):
 
 
 class Init(Block, ABC):
-    """Draws initial values, one parameter at a time."""
+    """Draws initial values, one parameter at a time.
+
+    Attributes:
+        base_width: the model width at which values and learning rates are those that are given; at other widths values
+            are scaled by ``width_factor``, optimizers scale their rates, and blocks the constants of their forward
+            pass by ``site.width_multiplier``. None: nothing depends on the width.
+    """
 
     slot = Slot("init", "Draws initial values, one parameter at a time.", parent_arguments=())
+    base_width: int | None = None
 
     @abstractmethod
     def draw(self, weight: Tensor, role: Role, depth: int, generator: Generator) -> None:
@@ -276,3 +284,7 @@ class Init(Block, ABC):
     @abstractmethod
     def deviation(self, shape: Sequence[int], role: Role, depth: int) -> float:
         """Standard deviation of ``draw`` for a parameter of ``shape``."""
+
+    def width_factor(self, shape: Sequence[int], role: Role, depth: int, width: WidthMultipliers) -> float:
+        """Factor on the values of ``draw`` in a model of another width than ``base_width``."""
+        return 1.0

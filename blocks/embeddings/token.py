@@ -1,11 +1,12 @@
 """A table of learned token vectors."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
 
-from blocks.base import Axis, Context, Embedding, Factory, InputPositions, Linear, Norm, Site, Vocabulary
+from blocks.base import Axis, Context, Embedding, Factory, Fixed, InputPositions, Linear, Norm, Site, Vocabulary
 from blocks.positions.sinusoidal import SinusoidalPositions
 from registry import NonNegative, Positive, PositiveFloat, Probability, register
 
@@ -40,8 +41,10 @@ class TokenEmbedding(Embedding):
     ) -> None:
         super().__init__(site)
         self.width = width or site.dim
-        self.scale = self.width**0.5 if scale == "sqrt_dim" else scale
         narrow = site.resized(self.width)
+        if self.width != site.dim:
+            narrow = replace(narrow, width_multiplier=1.0)  # the same in models of all widths
+        self.scale = (self.width / narrow.width_multiplier) ** 0.5 if scale == "sqrt_dim" else scale
         self._shared = (tokens,) if tokens is not None else ()  # in a tuple, so that only its owner registers it
         if tokens is None:
             self.tokens = nn.Embedding(vocab_size, self.width)
@@ -57,7 +60,11 @@ class TokenEmbedding(Embedding):
         self.project = Linear(site, self.width, site.dim) if self.width != site.dim else None
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        return {} if self._shared else {"tokens.weight": (Vocabulary(self.tokens.num_embeddings), None)}
+        width = None if self.project is None else Fixed(self.width)
+        axes: dict[str, tuple[Axis | None, ...]] = {"project.weight": (None, width)}
+        if self.segments is not None:
+            axes["segments.weight"] = (Fixed(self.segments.num_embeddings), width)
+        return axes if self._shared else axes | {"tokens.weight": (Vocabulary(self.tokens.num_embeddings), width)}
 
     @property
     def table(self) -> Tensor:

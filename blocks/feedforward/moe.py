@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from blocks.base import Context, Expert, Factory, FeedForward, Linear, Router, Site
+from blocks.base import Axis, Context, Expert, Factory, FeedForward, Fixed, Linear, Router, Site
 from blocks.base.component import flops_per_token
 from blocks.feedforward.dispatch import ExpertOrder
 from blocks.feedforward.glu import GLU
@@ -50,6 +50,9 @@ class MixtureOfExperts(FeedForward):
         if shared_gate and self.shared is None:
             raise ValueError("shared_gate needs a shared feed-forward, but shared is null; give one or leave it out")
         self.shared_gate = Linear(site, site.dim, 1, bias=False) if shared_gate else None
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"shared_gate.weight": (Fixed(1), None)}
 
     def fallback_names(self) -> Mapping[str, str]:
         """From a plain feed-forward, each expert starts as a copy of it."""

@@ -5,12 +5,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from blocks.base import Site
+
 
 class LogitScaling:
-    """cap(logits * scale + bias)"""
+    """cap(logits * scale + bias)
 
-    def __init__(self, dim: int, scale: Literal["inverse_sqrt_dim"] | float, softcap: float | None) -> None:
-        self.scale = dim**-0.5 if scale == "inverse_sqrt_dim" else scale
+    Args:
+        site: the head's site; ``inverse_sqrt_dim`` is taken at its base width.
+        scale: as for the heads.
+        softcap: as for the heads.
+        divisor: divides the scale.
+    """
+
+    def __init__(
+        self, site: Site, scale: Literal["inverse_sqrt_dim"] | float, softcap: float | None, divisor: float = 1.0
+    ) -> None:
+        at_base = (site.dim / site.width_multiplier) ** -0.5 if scale == "inverse_sqrt_dim" else scale
+        self.scale = at_base / divisor
         self.softcap = softcap
 
     def __call__(self, logits: Tensor, bias: Tensor | None) -> Tensor:

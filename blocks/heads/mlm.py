@@ -1,9 +1,11 @@
 """BERT's transform before the projection to the vocabulary."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from blocks.activations.pointwise import GELU
-from blocks.base import Activation, Factory, Linear, Norm, Site, SitelessFactory, Transform
+from blocks.base import Activation, Axis, Factory, Fixed, Linear, Norm, Site, SitelessFactory, Transform
 from blocks.norms.layer import LayerNorm
 from registry import register
 
@@ -33,6 +35,10 @@ class MLMTransform(Transform):
         self.dense = Linear(site, site.dim, width, bias=bias)
         self.activation = activation()
         self.norm = norm(site.resized(width))
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        width = self.dense.out_features
+        return {"dense.weight": (None if width == self.dense.in_features else Fixed(width), None)}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.activation(self.dense(x)))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from blocks.base import Axis, Head, Linear, Site, TransformFactory, Vocabulary
+from blocks.base import Axis, Fixed, Head, Linear, Site, TransformFactory, Vocabulary
 from blocks.heads.logit_scaling import LogitScaling
 from registry import PositiveFloat, register
 
@@ -37,11 +37,12 @@ class OwnHead(Head):
         super().__init__(site)
         self.transform = transform(site, width) if transform else None
         self.project = Linear(site, width if transform else site.dim, vocab_size, bias=bias)
-        self.logit_scaling = LogitScaling(site.dim, scale, softcap)
+        self.logit_scaling = LogitScaling(site, scale, softcap)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        tokens = Vocabulary(self.project.out_features)
-        return {"project.weight": (tokens, None), "project.bias": (tokens,)}
+        tokens, width = Vocabulary(self.project.out_features), self.project.in_features
+        same = self.site is None or width == self.site.dim
+        return {"project.weight": (tokens, None if same else Fixed(width)), "project.bias": (tokens,)}
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         x = x if self.transform is None else self.transform(x)

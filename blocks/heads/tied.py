@@ -44,7 +44,10 @@ class TiedHead(Head):
         self.transform = transform(site, width) if transform else None
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
         self.tokens, self.size = Vocabulary(vocab_size), vocab_size * width
-        self.logit_scaling = LogitScaling(site.dim, scale, softcap)
+        # the table is drawn and trained as an embedding, whose entries stay as large in a wider model, so that logits
+        # would grow with the width (Yang et al., 2022, arXiv:2203.03466, appendix B.1: the output multiplier)
+        wider = site.width_multiplier if width == site.dim else 1.0
+        self.logit_scaling = LogitScaling(site, scale, softcap, wider)
 
     def constants(self) -> Mapping[str, float]:
         return {"bias": 0.0}

@@ -20,6 +20,7 @@ class Model(Component, ABC):
     Attributes:
         head: makes logits of the final vectors, each row by itself.
         kind: decoder_only, encoder_only or encoder_decoder.
+        width_multiplier: dim / the init's base width, for the site of all blocks; 1 if it has none.
     """
 
     head: Head
@@ -29,6 +30,7 @@ class Model(Component, ABC):
     def __init__(self, *, dim: int, vocab_size: int, max_length: int, init: Init) -> None:
         super().__init__()
         self.dim, self.vocab_size, self.max_length, self.init = dim, vocab_size, max_length, init
+        self.width_multiplier = 1.0 if init.base_width is None else dim / init.base_width
 
     def fallback_names(self) -> Mapping[str, str]:
         """A separate target embedding or head starts from the embedding's token table."""

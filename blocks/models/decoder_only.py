@@ -64,7 +64,7 @@ class DecoderOnly(Model):
         adapters: Mapping[str, AdapterFactory] | None = None,
     ) -> None:
         super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
-        site = Site(dim=dim, max_length=max_length, causal=True)
+        site = Site(dim=dim, max_length=max_length, causal=True, width_multiplier=self.width_multiplier)
         self.embedding = embedding(site, vocab_size, None)
         self.decoder = decoder(site)
         self.head = head(site, vocab_size, width_of(self.embedding))

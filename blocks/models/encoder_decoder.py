@@ -71,8 +71,8 @@ class EncoderDecoder(Model):
                 f"share_tokens needs equal vocabularies, but source_vocab_size={source_size} and "
                 f"vocab_size={vocab_size}; make them equal or set share_tokens=false"
             )
-        reading = Site(dim=dim, max_length=max_length, causal=False)
-        writing = Site(dim=dim, max_length=max_length, causal=True)
+        reading = Site(dim=dim, max_length=max_length, causal=False, width_multiplier=self.width_multiplier)
+        writing = replace(reading, causal=True)
         self.embedding = embedding(reading, source_size, None)
         shared = self.embedding.tokens if share_tokens else None
         self.target_embedding = (target_embedding or embedding)(writing, vocab_size, shared)

@@ -55,7 +55,7 @@ class EncoderOnly(Model):
         adapters: Mapping[str, AdapterFactory] | None = None,
     ) -> None:
         super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
-        site = Site(dim=dim, max_length=max_length, causal=False)
+        site = Site(dim=dim, max_length=max_length, causal=False, width_multiplier=self.width_multiplier)
         self.embedding = embedding(site, vocab_size, None)
         self.encoder = encoder(site)
         self.head = head(site, vocab_size, width_of(self.embedding))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from blocks.base import Norm, Site
+from blocks.base import Axis, Fixed, Norm, Site
 from blocks.norms.affine import affine
 from registry import PositiveFloat, register
 
@@ -31,6 +31,9 @@ class DynamicTanh(Norm):
 
     def constants(self) -> Mapping[str, float]:
         return {"alpha": self.initial, "weight": 1.0, "bias": 0.0}
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"alpha": (Fixed(1),)}
 
     def forward(self, x: Tensor) -> Tensor:
         return affine(torch.tanh(self.alpha * x), self.weight, self.bias)

@@ -1,11 +1,12 @@
 """Learned relative position biases."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from blocks.base import AttentionPositions, Context, Site
+from blocks.base import AttentionPositions, Axis, Context, Fixed, Site
 from blocks.positions.alibi import heads_of
 from registry import Capabilities, Positive, register
 
@@ -41,6 +42,9 @@ class RelativeBias(AttentionPositions):
             )
         self.heads = heads_of(site, heads)
         self.table = nn.Embedding(buckets, self.heads)
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"table.weight": (Fixed(self.buckets), Fixed(self.table.embedding_dim))}
 
     def bias(self, context: Context) -> Tensor:
         key = ("buckets", self.buckets, self.max_distance, self.causal)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU
-from blocks.base import Activation, Context, Factory, Linear, Mixer, Norm, Site, SitelessFactory
+from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory
 from blocks.norms.rms import RMSNorm
 from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
 from blocks.recurrent.convolution import short_convolution
@@ -88,6 +88,17 @@ class GatedDelta(Mixer):
             "convolution": identity,
             "step_bias": [math.log(math.expm1(step)) for step in steps],  # the inverse of softplus
             "log_rate": 0.0,
+        }
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        heads = Fixed(self.value_heads)
+        projections = ("q", "k", "v", "gate", "out")
+        return {
+            **{f"{name}.weight": (None, None) for name in projections},
+            **{f"{name}.weight": (heads, None) for name in ("beta", "step")},
+            "convolution": (None, Fixed(self.convolution.shape[1])),
+            "step_bias": (heads,),
+            "log_rate": (heads,),
         }
 
     def prepare(self, context: Context) -> None:

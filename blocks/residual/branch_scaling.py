@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from blocks.base import Factory, Residual, Site
+from blocks.base import Axis, Factory, Residual, Site
 from blocks.residual.pre import PreNorm
 from registry import Probability, register
 
@@ -52,6 +52,9 @@ class LayerScale(Residual):
 
     def constants(self) -> Mapping[str, float]:
         return {"gain": self.initial}
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"gain": (None,)}
 
     @property
     def identity_at_zero(self) -> bool:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.base import Context, Router, Site
+from blocks.base import Axis, Context, Fixed, Router, Site
 from blocks.routing.balance import Balance
 from registry import NonNegativeFloat, Positive, PositiveFloat, register
 
@@ -103,6 +103,10 @@ class TopKRouter(Router):
 
     def constants(self) -> Mapping[str, float]:
         return {"selection_bias": 0.0}
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        experts = Fixed(self.linear.out_features)
+        return {"linear.weight": (experts, None), "selection_bias": (experts,)}
 
     def prepare(self, context: Context) -> None:
         if self.balance is not None and self.training:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from blockformer.conformance.block_case import BlockCase, NotApplicable
 from blockformer.conformance.example import reset_rng
-from blocks.base import Component, Init, Role, Stack
+from blocks.base import Component, Init, Role, Stack, WidthMultipliers
 from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import Normal
+from blocks.init.width import width_multipliers
 from blocks.models.base import Model
 from registry import entries
 
@@ -56,11 +57,14 @@ def check_model_starts_with_the_declared_deviation(case: BlockCase) -> None:
         assert isinstance(model, Model)
         model.initialise(0)
         parts = dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules()))
+        widths = {} if model.init.base_width is None else width_multipliers(model)
         for path, parameter in model.named_parameters():
-            _assert_starts(parts, path, parameter.detach(), model.init)
+            _assert_starts(parts, path, parameter.detach(), model.init, widths.get(path))
 
 
-def _assert_starts(parts: Mapping[str, nn.Module], path: str, values: Tensor, init: Init) -> None:
+def _assert_starts(
+    parts: Mapping[str, nn.Module], path: str, values: Tensor, init: Init, width: WidthMultipliers | None
+) -> None:
     where, _, leaf = path.rpartition(".")
     owner = parts[where]
     constants = owner.constants() if isinstance(owner, Component) else dict[str, float]()
@@ -71,7 +75,9 @@ def _assert_starts(parts: Mapping[str, nn.Module], path: str, values: Tensor, in
     above, _, child = where.rpartition(".")
     outputs = getattr(parts[above], "outputs", ())
     role: Role = "embedding" if isinstance(owner, nn.Embedding) else "output" if child in outputs else "matrix"
-    _assert_deviation(values, init.deviation(values.shape, role, _depth(parts, where)), f"{path} ({role})")
+    depth = _depth(parts, where)
+    factor = 1.0 if width is None else init.width_factor(values.shape, role, depth, width)
+    _assert_deviation(values, factor * init.deviation(values.shape, role, depth), f"{path} ({role})")
 
 
 def _depth(parts: Mapping[str, nn.Module], path: str) -> int:

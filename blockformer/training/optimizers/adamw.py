@@ -8,6 +8,7 @@ from torch.optim import AdamW as TorchAdamW
 from torch.optim import Optimizer
 
 from blockformer.training.optimizers.base import Group, OptimizerComponent, Sharding
+from blocks.base import WidthMultipliers
 from registry import register
 
 SMALLEST = 1e-37  # of float32, with a margin
@@ -35,3 +36,6 @@ class AdamW(OptimizerComponent):
 
     def state_shapes(self, parameter: Tensor, *, matrix: bool) -> dict[str, tuple[int, ...]]:
         return {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}
+
+    def width_factor(self, width: WidthMultipliers, *, matrix: bool) -> float:
+        return 1 / width.fan_in  # entries change by about lr, whatever their number

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
+from blocks.base import WidthMultipliers
 from registry import Block, Slot
 
 COMMON = ("type", "lr", "weight_decay", "schedule", "warmup_steps", "groups", "train", "freeze", "ema")
@@ -76,6 +77,18 @@ class OptimizerComponent(Block, ABC):
             parameter: the parameter.
             matrix: whether it is a hidden matrix.
         """
+
+    def width_factor(self, width: WidthMultipliers, *, matrix: bool) -> float | None:
+        """Factor on the learning rate of a parameter in a model of another width than its init's base width.
+
+        With it a step changes what the parameter computes by as much at all widths. None: there is no rule, so that
+        models whose init has a base width are refused.
+
+        Args:
+            width: sizes of the parameter, relative to those at the base width.
+            matrix: whether it is a hidden matrix.
+        """
+        return None
 
 
 class Schedule(Block, ABC):

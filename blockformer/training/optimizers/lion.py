@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from blockformer.training.optimizers.adamw import Decay
 from blockformer.training.optimizers.base import Group, OptimizerComponent, Sharding
+from blocks.base import WidthMultipliers
 from registry import register
 
 
@@ -33,6 +34,9 @@ class Lion(OptimizerComponent):
 
     def state_shapes(self, parameter: Tensor, *, matrix: bool) -> dict[str, tuple[int, ...]]:
         return {"exp_avg": tuple(parameter.shape)}
+
+    def width_factor(self, width: WidthMultipliers, *, matrix: bool) -> float:
+        return 1 / width.fan_in  # entries change by about lr, whatever their number
 
 
 class LionOptimizer(Optimizer):

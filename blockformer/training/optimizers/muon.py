@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 
 from blockformer.training.optimizers.adamw import Decay, Epsilon
 from blockformer.training.optimizers.base import Group, OptimizerComponent, Sharding
+from blocks.base import WidthMultipliers
 from registry import Positive, register
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -64,6 +65,9 @@ class Muon(OptimizerComponent):
         shape = tuple(parameter.shape)
         return {"momentum_buffer": shape} if matrix else {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
 
+    def width_factor(self, width: WidthMultipliers, *, matrix: bool) -> float:
+        return 1.0 if matrix else 1 / width.fan_in  # of matrices, step_scale follows the width
+
 
 class MuonWithAdamW(Optimizer):
     """One optimizer over both kinds of groups, which share its state and its groups with an AdamW inside.
@@ -103,7 +107,7 @@ class MuonWithAdamW(Optimizer):
         whole = self._sharding.whole(parameter, direction)
         dtype = torch.bfloat16 if group["precision"] == "bfloat16" else torch.float32
         update = orthogonal(whole, group["iterations"], dtype).to(parameter.dtype)
-        rate = group["lr"] * step_scale(whole.shape, group["scale"])
+        rate = group["lr"] * step_scale(whole.shape, group["scale"], group["width"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.sub_(self._sharding.part(parameter, update), alpha=rate)
 
@@ -126,7 +130,15 @@ def orthogonal(matrix: Tensor, iterations: int, dtype: torch.dtype = torch.bfloa
     return (x.mT if tall else x).reshape(matrix.shape)
 
 
-def step_scale(shape: torch.Size, kind: str) -> float:
-    """The factor of the learning rate for a matrix of this shape."""
-    rows, columns = shape[-2:]
-    return 0.2 * math.sqrt(max(rows, columns)) if kind == "match_rms" else math.sqrt(max(1.0, rows / columns))
+def step_scale(shape: torch.Size, kind: str, width: tuple[float, float] = (1.0, 1.0)) -> float:
+    """The factor of the learning rate for a matrix of this shape, which is the spectral norm of its step.
+
+    Args:
+        shape: (..., rows, columns).
+        kind: match_rms or original.
+        width: rows and columns relative to those at the base width of the model's init. From there on the norm of a
+            step grows as sqrt(rows / columns) (Yang et al., 2023, arXiv:2310.17813, condition 1).
+    """
+    rows, columns = (size / ratio for size, ratio in zip(shape[-2:], width, strict=True))
+    at_base = 0.2 * math.sqrt(max(rows, columns)) if kind == "match_rms" else math.sqrt(max(1.0, rows / columns))
+    return at_base * math.sqrt(width[0] / width[1])

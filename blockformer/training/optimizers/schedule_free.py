@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from blockformer.training.optimizers.adamw import Decay, Epsilon
 from blockformer.training.optimizers.base import Group, OptimizerComponent, Sharding
+from blocks.base import WidthMultipliers
 from registry import register
 
 
@@ -37,6 +38,9 @@ class ScheduleFree(OptimizerComponent):
 
     def state_shapes(self, parameter: Tensor, *, matrix: bool) -> dict[str, tuple[int, ...]]:
         return {"step": (), "weights": (), "z": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}
+
+    def width_factor(self, width: WidthMultipliers, *, matrix: bool) -> float:
+        return 1 / width.fan_in  # entries change by about lr, whatever their number
 
 
 class ScheduleFreeAdamW(Optimizer):

@@ -14,9 +14,10 @@ from blockformer.errors import UserError
 from blockformer.option_groups import OptionGroup
 from blockformer.training.optimizers.base import COMMON, Group, OptimizerComponent, Schedule, Sharding
 from blockformer.training.optimizers.trained_parameters import choose_trained, similar
+from blockformer.training.optimizers.width import fans_of, width_factor, widths_of
 from blockformer.training.parallel.shards import Shards
-from blocks.base import Adapter, Component, Norm
-from blocks.base.axes import Vocabulary
+from blocks.base import Adapter, Component, Vocabulary
+from blocks.init.width import is_vector
 
 OPTIMIZER = OptionGroup(
     "optimizer", {"type": OptimizerComponent.slot.name, "schedule": Schedule.slot.name}, COMMON, UserError
@@ -156,21 +157,30 @@ class OptimizerSettings:
         Matrices decay; vectors, scalars, biases and norms do not. Embeddings count as matrices, as in GPT-3. The
         stacked biases of experts have two dimensions and still are biases. Tied parameters appear once.
 
+        Where the model's init has a base width, learning rates are those at that width, and are scaled by the rule of
+        the optimizer for this width; a step removes the same share of a weight at all widths.
+
         Raises:
-            UserError: one of `groups` matches no parameter.
+            UserError: one of `groups` matches no parameter, or the model's init has a base width, and the optimizer has
+                no rule for other widths.
         """
         made: dict[tuple[Any, ...], Group] = {}
         vocabulary, slots = _vocabulary(model), _slots(model)
+        widths = widths_of(model)
         used: set[int] = set()
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
             own = next((n for n, group in enumerate(self.groups) if _belongs(group, name, slots[name])), None)
             used |= set() if own is None else {own}
-            lr, decay = self._rates(own, vector=_is_vector(model, name, parameter))
+            lr, decay = self._rates(own, vector=is_vector(model, name, parameter))
             matrix = self.optimizer.splits_matrices and _is_hidden_matrix(model, name, parameter, vocabulary)
-            key = (own, decay, matrix)
-            made.setdefault(key, {"params": [], "lr": lr, "peak": lr, "weight_decay": decay, "matrix": matrix})
+            factor = width_factor(self.optimizer, widths.get(name), matrix=matrix)
+            lr, decay = lr * factor, decay / factor
+            fans = fans_of(widths.get(name)) if matrix else None
+            key = (own, factor, decay, fans)
+            group = {"lr": lr, "peak": lr, "weight_decay": decay, "matrix": matrix, "width": fans}
+            made.setdefault(key, {"params": [], **group})
             made[key]["params"].append(parameter)
         for number, group in enumerate(self.groups):
             if number not in used:
@@ -265,11 +275,6 @@ def _vocabulary(model: Component) -> set[str]:
         for name, axes in block.axes().items()
         if any(isinstance(axis, Vocabulary) for axis in axes)
     }
-
-
-def _is_vector(model: nn.Module, name: str, parameter: Tensor) -> bool:
-    path, _, leaf = name.rpartition(".")
-    return parameter.ndim < 2 or leaf == "bias" or isinstance(model.get_submodule(path), Norm)
 
 
 def _is_hidden_matrix(model: nn.Module, name: str, parameter: Tensor, vocabulary: set[str]) -> bool:

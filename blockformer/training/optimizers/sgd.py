@@ -6,6 +6,7 @@ from torch.optim import Optimizer
 
 from blockformer.training.optimizers.adamw import Decay
 from blockformer.training.optimizers.base import Group, OptimizerComponent, Sharding
+from blocks.base import WidthMultipliers
 from registry import register
 
 
@@ -28,3 +29,6 @@ class SGD(OptimizerComponent):
 
     def state_shapes(self, parameter: Tensor, *, matrix: bool) -> dict[str, tuple[int, ...]]:
         return {"momentum_buffer": tuple(parameter.shape)} if self.momentum else {}
+
+    def width_factor(self, width: WidthMultipliers, *, matrix: bool) -> float:
+        return width.fan_out / width.fan_in  # gradients shrink as outputs grow in number
