@@ -39,17 +39,22 @@ def recipe(width: int, init: str) -> dict[str, Any]:
     return {"type": "decoder_only", **sizes, "embedding": {"positions": "none"}, "decoder": stack}
 
 
-def trained_loss(width: int, init: str, rate: float, steps: int) -> float:
+def text() -> TextData:
+    """The built-in docstrings of Python packages, as bytes."""
+    sizes = {"max_bytes": 300_000, "length": LENGTH, "batch_size": BATCH}
+    return TextData(dataset="docstrings", tokenizer="bytes", objective=CausalLM(), **sizes)
+
+
+def trained_loss(data: TextData, width: int, init: str, rate: float, steps: int) -> float:
     """The validation loss in nats per byte after a run; infinite if it diverges."""
-    data = TextData(dataset="docstrings", objective=CausalLM(), max_bytes=300_000, length=LENGTH, batch_size=BATCH)
-    data_at, model = data.loader("train"), bf.build(recipe(width, init))
+    loader, model = data.loader("train"), bf.build(recipe(width, init))
     settings = OptimizerSettings(lr=rate, warmup_steps=WARMUP, schedule="linear")
     optimizer = settings.make(model.train(), fused=False)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * settings.factor(step + 1, steps)
         optimizer.zero_grad()
-        loss = _loss(model, data_at.batch(step))
+        loss = _loss(model, loader.batch(step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -87,11 +92,12 @@ def measure(out: Path, steps: int) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"losses": {}}
     if data.setdefault("steps", steps) != steps:
         raise SystemExit(f"{out} has runs of {data['steps']} steps, not {steps}: give another --out")
+    rows = text()
     for width in WIDTHS:
         for init in INITS:
             for rate in RATES:
                 if (key := _key(width, init, rate)) not in data["losses"]:
-                    data["losses"][key] = trained_loss(width, init, rate, steps)
+                    data["losses"][key] = trained_loss(rows, width, init, rate, steps)
                     data |= {"best": best_rates(data["losses"]), "environment": environment()}
                     write_text(out, json.dumps(data, indent=1) + "\n")
     return data
@@ -100,7 +106,7 @@ def measure(out: Path, steps: int) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Train what is missing, and print the losses and the best rate of each width."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of a run")
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of a run")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/mup.json"))
     options = parser.parse_args(arguments)
     data = measure(options.out, options.steps)
