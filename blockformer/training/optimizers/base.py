@@ -64,7 +64,9 @@ class OptimizerComponent(Block, ABC):
         """The optimizer.
 
         Args:
-            groups: with `params`, `lr`, `weight_decay`, and `matrix`, which says whether they are hidden matrices.
+            groups: with `params`, `lr`, `weight_decay`, and `matrix`, which says whether they are hidden matrices;
+                where the model's init has a base width, groups of these have `width`, outputs and inputs relative to
+                those at the base width.
             fused: whether torch's fused kernels may be used.
             sharding: how to gather and split tensors.
         """

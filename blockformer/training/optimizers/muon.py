@@ -107,7 +107,7 @@ class MuonWithAdamW(Optimizer):
         whole = self._sharding.whole(parameter, direction)
         dtype = torch.bfloat16 if group["precision"] == "bfloat16" else torch.float32
         update = orthogonal(whole, group["iterations"], dtype).to(parameter.dtype)
-        rate = group["lr"] * step_scale(whole.shape, group["scale"], group["width"])
+        rate = group["lr"] * step_scale(whole.shape, group["scale"], group.get("width", (1.0, 1.0)))
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.sub_(self._sharding.part(parameter, update), alpha=rate)
 

@@ -14,7 +14,7 @@ from blockformer.errors import UserError
 from blockformer.option_groups import OptionGroup
 from blockformer.training.optimizers.base import COMMON, Group, OptimizerComponent, Schedule, Sharding
 from blockformer.training.optimizers.trained_parameters import choose_trained, similar
-from blockformer.training.optimizers.width import fans_of, width_factor, widths_of
+from blockformer.training.optimizers.width import width_factor, widths_of
 from blockformer.training.parallel.shards import Shards
 from blocks.base import Adapter, Component, Vocabulary
 from blocks.init.width import is_vector
@@ -177,9 +177,10 @@ class OptimizerSettings:
             matrix = self.optimizer.splits_matrices and _is_hidden_matrix(model, name, parameter, vocabulary)
             factor = width_factor(self.optimizer, widths.get(name), matrix=matrix)
             lr, decay = lr * factor, decay / factor
-            fans = fans_of(widths.get(name)) if matrix else None
-            key = (own, factor, decay, fans)
-            group = {"lr": lr, "peak": lr, "weight_decay": decay, "matrix": matrix, "width": fans}
+            group = {"lr": lr, "peak": lr, "weight_decay": decay, "matrix": matrix}
+            if matrix and name in widths:  # older checkpoints, which are compared with this, do not have the key
+                group["width"] = widths[name].fan_out, widths[name].fan_in
+            key = (own, *group.items())
             made.setdefault(key, {"params": [], **group})
             made[key]["params"].append(parameter)
         for number, group in enumerate(self.groups):

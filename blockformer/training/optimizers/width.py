@@ -31,8 +31,3 @@ def width_factor(optimizer: OptimizerComponent, width: WidthMultipliers | None, 
             f" has a base_width; use {', '.join(others)}, or another init"
         )
     return factor
-
-
-def fans_of(width: WidthMultipliers | None) -> tuple[float, float]:
-    """Outputs and inputs of a matrix, relative to those at the base width."""
-    return (1.0, 1.0) if width is None else (width.fan_out, width.fan_in)
