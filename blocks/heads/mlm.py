@@ -1,6 +1,7 @@
 """BERT's transform before the projection to the vocabulary."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -34,7 +35,8 @@ class MLMTransform(Transform):
         super().__init__(site)
         self.dense = Linear(site, site.dim, width, bias=bias)
         self.activation = activation()
-        self.norm = norm(site.resized(width))
+        wider = site.width_multiplier if width == site.dim else 1.0  # a width of the table's own stays
+        self.norm = norm(replace(site.resized(width), width_multiplier=wider))
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         width = self.dense.out_features
