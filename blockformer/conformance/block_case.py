@@ -31,6 +31,7 @@ PLACES: Mapping[str, tuple[Place, ...]] = {
     "layer": ("causal", "bidirectional", "cross"),
     "stack": ("causal", "bidirectional", "cross"),
     "attention_positions": ("causal", "bidirectional"),
+    "pooling": ("causal", "bidirectional"),
 }
 SMALL: Mapping[str, int] = {"dim": DIM, "vocab_size": VOCABULARY, "max_length": MAX_LENGTH, "depth": 2}
 
@@ -83,6 +84,12 @@ class BlockCase:
     def spec(self) -> Spec[Any]:
         """The validated recipe of the block."""
         return parse(self.slot, {"type": self.name, **self.params})
+
+    @property
+    def pools(self) -> bool:
+        """Whether the output has a row for each text, and not one for each token."""
+        heads = (spec for _, spec in self.spec.walk() if spec.entry.slot == "head")
+        return self.slot == "pooling" or any(getattr(spec.entry.block, "pooled", False) for spec in heads)
 
     @property
     def reads_ids(self) -> bool:
@@ -154,7 +161,7 @@ def block_cases(slot: str, name: str) -> list[BlockCase]:
         with torch.device("meta"):
             kind = cast("Model", small(slot, name).make()).kind
         return [small(slot, name, MODEL_PLACES[kind])]
-    if slot == "mixer":
+    if slot in ("mixer", "pooling"):
         return [small(slot, name, place) for place in PLACES[slot] if place in block.capabilities.places]
     if slot == "rotary_scaling":
         host = BlockCase("attention_positions", "rotary", {"scaling": name})

@@ -26,6 +26,7 @@ from blocks.base import (
     Layer,
     Mixer,
     Norm,
+    Pooling,
     Residual,
     Router,
     Stack,
@@ -132,7 +133,7 @@ def has_memory(case: BlockCase) -> bool:
 
 
 def run(block: Component, example: Example, cache: Cache | None = None) -> Tensor:
-    """The output of ``block``, (B, T, ...), called as its slot is called.
+    """The output of ``block``, called as its slot is called: (B, T, ...), or (B, ...) of one that pools.
 
     Raises:
         TypeError: the slot is not one of ours.
@@ -148,7 +149,7 @@ def run(block: Component, example: Example, cache: Cache | None = None) -> Tenso
         case Residual():
             return block(example.x, lambda y: 1.5 * torch.tanh(y))
         case Head():
-            return block(example.x, _table(example.x))
+            return block(block.pool(example.x, _context(example, cache)), _table(example.x))
         case Router():
             return _expert_weights(block, example)
         case _:
@@ -171,7 +172,7 @@ def _run_with_context(block: Component, x: Tensor, context: Context) -> Tensor:
         case Mixer() | Layer():
             block.prepare(context)
             return block(x, context)
-        case Stack() | InputPositions() | Embedding():
+        case Stack() | InputPositions() | Embedding() | Pooling():
             return block(x, context)
         case ExtraPrediction():
             return block(x, x, x, context)
@@ -211,7 +212,7 @@ def _context(example: Example, cache: Cache | None) -> Context:
 
 
 def hidden(model: Any, example: Example) -> Tensor:
-    """(B, T, D): the vectors of a model before its head."""
+    """The vectors of a model before its head: (B, T, D), or (B, D) if the head pools."""
     return _model(model, example, None, hidden=True)
 
 

@@ -101,8 +101,29 @@ CACHE: Checks = (
     caching.check_cache_keeps_dtype_and_device,
     caching.check_new_cache_starts_empty,
 )
+OF_TOKENS: frozenset[Check] = frozenset(
+    {
+        *TOKENWISE,
+        visibility.check_attends_exactly_its_window,
+        visibility.check_token_order_matters_only_if_declared,
+        *CAUSAL,
+        *CACHE,
+        capabilities.check_refuses_another_width,
+        training.check_learns_one_batch,
+    }
+)
+"""Checks of what single tokens give, which are left out where a text gives one row."""
 VECTORS: Checks = (*MODULE, capabilities.check_refuses_another_width)
 POINTWISE: Checks = (*VECTORS, *TOKENWISE, construction.check_flops_match_torch)
+
+POOLING: Checks = (
+    *MODULE,
+    *PADDING,
+    visibility.check_rows_of_padding_give_finite_values,
+    construction.check_flops_match_torch,
+    *DOCUMENTS,
+    *DECODING,
+)
 
 BY_SLOT: Mapping[str, Checks] = {
     "activation": (*MODULE, *TOKENWISE, construction.check_flops_match_torch),
@@ -112,6 +133,7 @@ BY_SLOT: Mapping[str, Checks] = {
     "router": POINTWISE,
     "transform": POINTWISE,
     "head": POINTWISE,
+    "pooling": POOLING,
     "residual": POINTWISE,
     "input_positions": (*VECTORS, *TOKENWISE, *PADDING, *DECODING, *DOCUMENTS, *POSITIONS),
     "attention_positions": (*MODULE, *PADDING, *POSITIONS, visibility.check_rows_of_padding_give_finite_values),
@@ -211,11 +233,12 @@ def checks_for(case: BlockCase) -> Checks:
     """
     if case.slot in WITHOUT_FORWARD:
         return BY_SLOT[case.slot]
-    found = (*BY_SLOT[case.slot], *_checks_of_place(case))
+    slot = "pooling" if case.slot == "head" and case.pools else case.slot
+    found = (*BY_SLOT[slot], *_checks_of_place(case))
     with torch.device("meta"):
         block = case.make()
     missing: list[Ability] = [ability for ability in ABILITIES if not block.allows(ability)]
-    removed = {check for ability in missing for check in REQUIRES[ability]}
+    removed = {check for ability in missing for check in REQUIRES[ability]} | (OF_TOKENS if case.pools else set())
     instead = [WITHOUT[a] for a in missing if a in WITHOUT and not set(REQUIRES[a]).isdisjoint(found)]
     if any(caching.invalidating_lengths(block)) and set(REQUIRES["cache"]) & set(found) - removed:
         removed |= set(REQUIRES["cache"])

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 
+import torch
 from torch import Generator, Tensor, nn
 
 from blocks.base.component import Component
@@ -11,7 +12,7 @@ from blocks.base.context import Context
 from blocks.base.input_checks import check_inputs
 from blocks.base.site import Site
 from blocks.base.width import WidthMultipliers
-from registry import AsRecipe, Block, Slot
+from registry import AsRecipe, Block, Capabilities, Slot
 
 T = TypeVar("T")
 Factory = Annotated[Callable[[Site], T], AsRecipe()]
@@ -216,14 +217,51 @@ class Transform(Component, ABC):
 TransformFactory = Annotated[Callable[[Site, int], Transform], AsRecipe()]
 
 
+class Pooling(Component, ABC):
+    """Makes one vector of the vectors of a text's tokens."""
+
+    slot = Slot("pooling", "Makes one vector of the vectors of a text's tokens.")
+    capabilities = Capabilities(documents=False, cache=False)
+
+    @abstractmethod
+    def pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) and (B, T) bool, False for padding, which must not matter -> (B, D)
+
+        A row of padding alone gives finite values.
+        """
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(B, T, D) -> (B, D)
+
+        Raises:
+            ValueError: the context has documents or a cache.
+        """
+        check_inputs(self, context)
+        mask = context.attention_mask
+        return self.pool(x, torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, context: Context) -> Tensor: ...
+
+
 class Head(Component, ABC):
-    """Maps vectors to logits. ``width`` is the width of the embedding's token table."""
+    """Maps vectors to logits. ``width`` is the width of the embedding's token table.
+
+    Attributes:
+        pooled: whether it gives one row for each text, and not one for each token.
+    """
 
     slot = Slot("head", "Maps vectors to logits.", parent_arguments=("site", "vocab_size", "width"))
+    pooled: ClassVar[bool] = False
+
+    def pool(self, x: Tensor, context: Context) -> Tensor:
+        """The vectors that :meth:`forward` maps: (B, T, D), or (B, D) if it is ``pooled``."""
+        return x
 
     @abstractmethod
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """(B, T, D) and the embedding's table (V, width) -> (B, T, V)"""
+        """(..., D) and the embedding's table (V, width) -> (..., V), or (..., outputs) if it is ``pooled``"""
 
     if TYPE_CHECKING:
 

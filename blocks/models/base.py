@@ -15,7 +15,10 @@ from registry.errors import ParameterError, nearest
 
 
 class Model(Component, ABC):
-    """Maps token ids to logits. With `hidden=True` its forward returns the vectors before the head.
+    """Maps token ids to logits. With `hidden=True` its forward returns the vectors before the head's projection.
+
+    With a head that pools, these and the logits have one row for each text, (B, D) and (B, outputs), and not one for
+    each token.
 
     Attributes:
         head: makes logits of the final vectors, each row by itself.
@@ -45,6 +48,11 @@ class Model(Component, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) logits of the vectors (..., D) that a forward with `hidden=True` returns."""
         return self.head(hidden, self.table)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it gives one row of outputs for each text, and not one for each token."""
+        return self.head.pooled
 
     def adapt(self, adapters: Mapping[str, AdapterFactory] | None) -> None:
         """Add adapters to projections; subclasses call it at the end of their constructor.

@@ -122,6 +122,7 @@ class DecoderOnly(Model):
             x = self._with_extra(x, embedded, context)
         if cache is not None:
             cache.length += tokens.shape[1]
+        x = self.head.pool(x, context)
         return x if hidden else self.logits(x)
 
     def _with_extra(self, x: Tensor, embedded: Tensor, context: Context) -> Tensor:

@@ -146,4 +146,5 @@ class EncoderDecoder(Model):
         x = self.decoder(self.target_embedding(target, context), context)
         if cache is not None:
             cache.length += target.shape[1]
+        x = self.head.pool(x, context)
         return x if hidden else self.logits(x)

@@ -84,7 +84,8 @@ class EncoderOnly(Model):
         Returns:
             (B, T, V), or with `hidden` (B, T, D).
         """
-        x = self.encode(tokens, segments, attention_mask, documents, positions)
+        context = Context.of(tokens, attention_mask=attention_mask, documents=documents, positions=positions)
+        x = self.head.pool(self.encoder(self.embedding(tokens, context, segments), context), context)
         return x if hidden else self.logits(x)
 
     @property
@@ -99,6 +100,6 @@ class EncoderOnly(Model):
         documents: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """The vectors before the head, (B, T, D); arguments as in :meth:`forward`."""
+        """The vectors of the tokens, (B, T, D), also with a head that pools; arguments as in :meth:`forward`."""
         context = Context.of(tokens, attention_mask=attention_mask, documents=documents, positions=positions)
         return self.encoder(self.embedding(tokens, context, segments), context)

@@ -3,6 +3,7 @@
 import pytest
 
 from blockformer.conformance import BlockCase, Check, checks_for, parametrize_checks, registered
+from blockformer.conformance.block_case import SMALL
 from blockformer.conformance.checks.compilation import check_compiles_without_graph_breaks
 from blockformer.conformance.table import LONG, WITHOUT_FORWARD, check_name, registered_checks
 from registry import entries, slots
@@ -36,10 +37,31 @@ def test_block_at_length(case: BlockCase, check: Check) -> None:
     check(case)
 
 
+SIZES = {key: SMALL[key] for key in ("dim", "vocab_size", "max_length")}
+CLASSIFIER = {"type": "pooled", "pooling": "last", "transform": "dense", "outputs": 3}
+POOLED = [
+    BlockCase("model", "encoder_only", {**SIZES, "encoder": {"depth": 2}, "head": CLASSIFIER}, "bidirectional"),
+    BlockCase("model", "decoder_only", {**SIZES, "decoder": {"depth": 2}, "head": "pooled"}),
+]
+
+
+@parametrize_checks(POOLED, without=SLOW)
+def test_model_that_gives_one_row_for_each_text(case: BlockCase, check: Check) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@parametrize_checks(POOLED, only=SLOW)
+def test_model_that_gives_one_row_for_each_text_at_length(case: BlockCase, check: Check) -> None:
+    check(case)
+
+
 POINTWISE = {"tokens_are_independent", "each_output_depends_on_its_own_token", "flops_match_torch"}
 VECTORS = {*POINTWISE, "refuses_another_width"}
 POSITIONS = {"position_shift_has_the_declared_effect", "ignores_padding"}
 CONTEXT = {"attends_exactly_its_window", "flops_match_torch", "refuses_float_masks"}
+POOLING = {"ignores_padding", "rows_of_padding_give_finite_values", "flops_match_torch"}
+POOLING |= {"refuses_documents"}
 OWN_CHECKS: dict[str, set[str]] = {
     "activation": POINTWISE,
     "adapter": {*VECTORS, "adapter_starts_at_zero", "adapter_equals_its_delta"},
@@ -48,6 +70,7 @@ OWN_CHECKS: dict[str, set[str]] = {
     "router": VECTORS,
     "transform": VECTORS,
     "head": VECTORS,
+    "pooling": POOLING,
     "residual": VECTORS,
     "input_positions": {*POSITIONS, "decodes_token_by_token", "packed_documents_are_independent"},
     "attention_positions": {*POSITIONS, "rows_of_padding_give_finite_values"},
@@ -80,7 +103,8 @@ def test_every_block_has_the_checks_of_its_slot(slot: str) -> None:
     assert cases, f"no block of slot {slot} is checked"
     for case in cases:
         capabilities = entries(slot)[case.name].block.capabilities
-        wanted = OWN_CHECKS[slot] - (set() if capabilities.padding else {"ignores_padding"})
+        wanted = OWN_CHECKS["pooling" if case.pools else slot]
+        wanted = wanted - (set() if capabilities.padding else {"ignores_padding"})
         wanted |= set() if slot in WITHOUT_FORWARD else MODULES
         wanted |= PLACES[case.place] if slot in ("mixer", "layer", "stack", "model") else set()
         assert wanted <= names_of(case), f"{case.id} lacks {sorted(wanted - names_of(case))}"

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 import pickle
 import re
 from collections.abc import Iterator
@@ -153,7 +154,7 @@ def check_flops_match_torch(case: BlockCase) -> None:
         run(block, given)
     declared = block.flops_per_token(length) * given.x.shape[0] * length
     counted = counter.get_total_flops()
-    assert declared == counted, f"flops_per_token gives {declared:.0f}, torch counts {counted}"
+    assert math.isclose(declared, counted), f"flops_per_token gives {declared:.0f}, torch counts {counted}"
 
 
 def check_parameters_by_slot_add_up(case: BlockCase) -> None:
@@ -171,7 +172,7 @@ def check_hidden_states_give_the_logits(case: BlockCase) -> None:
     assert isinstance(model, Model)
     vectors, logits = hidden(model, given), run(model, given)
     assert_same(model.logits(vectors), logits, "the logits of the hidden states")
-    rows = [model.logits(row) for row in vectors.flatten(0, 1).split(2)]
+    rows = [model.logits(row) for row in vectors.flatten(0, -2).split(2)]
     assert_same(torch.cat(rows).view(logits.shape), logits, "the logits of two rows at a time")
 
 

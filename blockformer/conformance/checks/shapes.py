@@ -4,13 +4,17 @@ import torch
 
 from blockformer.conformance.block_case import DIM, EXPERTS, MAX_LENGTH, VOCABULARY, BlockCase
 from blockformer.conformance.example import COARSE, Example, assert_same, example, run
+from blocks.heads.pooled import PooledHead
 
 
 def check_returns_the_expected_shape(case: BlockCase) -> None:
-    """The output is (B, T, D); (B, T, V) for logits; (B, T, E) for the weights of experts."""
+    """The output is (B, T, D); (B, T, V) for logits; (B, T, E) for the weights of experts; of a pooled head (B, N)."""
+    block = case.build()
     width = {"head": VOCABULARY, "model": VOCABULARY, "router": EXPERTS}.get(case.slot, DIM)
-    shape = tuple(run(case.build(), example(case)).shape)
-    assert shape == (2, 5, width), f"the output has shape {shape}, not {(2, 5, width)}"
+    sizes = [head.size for head in block.modules() if isinstance(head, PooledHead)]
+    expected = (2, *(sizes or [width])) if case.pools else (2, 5, width)
+    shape = tuple(run(block, example(case)).shape)
+    assert shape == expected, f"the output has shape {shape}, not {expected}"
 
 
 def check_returns_the_input_dtype(case: BlockCase) -> None:
@@ -44,22 +48,23 @@ def check_bfloat16_matches_float64(case: BlockCase) -> None:
 
 
 def check_accepts_one_token(case: BlockCase) -> None:
-    """A single token gives finite values; in a causal block, those of the first token of a longer text."""
+    """A single token gives finite values; in a causal block without pooling, those of a longer text."""
     block, given = case.build(), example(case)
     alone = run(block, given.span(0, 1))
     assert bool(torch.isfinite(alone).all()), "a single token gives values that are not finite"
-    if case.place != "bidirectional":
+    if case.place != "bidirectional" and not case.pools:
         assert_same(alone, run(block, given)[:, :1], "one token alone")
 
 
 def check_accepts_empty_inputs(case: BlockCase) -> None:
-    """A batch without tokens or without rows gives an empty output."""
+    """A batch without tokens or without rows gives an empty output; what pools needs tokens."""
     block, given = case.build(), example(case)
     whole = run(block, given)
-    for name, none in (("tokens", given.span(0, 0)), ("rows", given.rows([]))):
-        batch, length = none.x.shape[:2]
+    empty = {"rows": given.rows([])} | ({} if case.pools else {"tokens": given.span(0, 0)})
+    for name, none in empty.items():
+        expected = none.x.shape[: 1 if case.pools else 2] + whole.shape[1 if case.pools else 2 :]
         shape = tuple(run(block, none).shape)
-        assert shape == (batch, length, *whole.shape[2:]), f"without {name}, the output has shape {shape}"
+        assert shape == tuple(expected), f"without {name}, the output has shape {shape}"
 
 
 def check_does_not_modify_its_inputs(case: BlockCase) -> None:

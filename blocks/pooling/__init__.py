@@ -1,0 +1,1 @@
+"""From the vectors of tokens to one vector of the text."""
