@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blockformer.data.corpora.corpus import SPLITS, Corpus
-from blockformer.data.sequences import SequenceWriter
+from blockformer.data.corpora.corpus import SPLITS, Corpus, Labelled, size_of
+from blockformer.data.sequences import SequenceWriter, write_labels
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers.byte_level import ByteLevelTokenizer
 
@@ -21,7 +21,7 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | No
     """Write the tokens of all splits of a corpus.
 
     Args:
-        corpus: The documents or pairs.
+        corpus: The documents, pairs or labelled texts.
         tokenizer: Encodes them.
         folder: Where to write.
         longest: Leave out pairs with more tokens on a side; None: keep all.
@@ -30,12 +30,15 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | No
         DataError: The corpus cannot be read.
         OSError: The tokens cannot be written.
     """
-    splits: dict[str, EncodedSplit] = {
-        split: EncodedPairs(folder, split, tokenizer, longest)
-        if corpus.paired
-        else EncodedDocuments(folder, split, tokenizer)
-        for split in SPLITS
-    }
+
+    def of(split: str) -> EncodedSplit:
+        if corpus.labelled:
+            return EncodedLabelled(folder, split, tokenizer, corpus.labelled)
+        if corpus.paired:
+            return EncodedPairs(folder, split, tokenizer, longest)
+        return EncodedDocuments(folder, split, tokenizer)
+
+    splits = {split: of(split) for split in SPLITS}
     for split, document in corpus.watched("encoding"):
         splits[split].add(document)
     for one in splits.values():
@@ -189,3 +192,36 @@ class EncodedPairs(EncodedSplit):
             tokens=self._sources.tokens + self._targets.tokens,
             bytes=self._bytes,
         )
+
+
+class EncodedLabelled(EncodedSplit):
+    """Labelled texts, without special tokens: a file for each of their one or two texts, and the labels.
+
+    Args:
+        folder: Where to write.
+        split: The split.
+        tokenizer: Encodes the texts.
+        texts: How many of each there are.
+    """
+
+    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, texts: int) -> None:
+        super().__init__(split, tokenizer)
+        self._folder, self._split = folder, split
+        self._writers = [SequenceWriter(folder, f"{split}.text{part}", tokenizer.vocab_size) for part in range(texts)]
+        self._labels, self._bytes = list[float](), 0
+
+    def _characters(self, document: Labelled) -> int:
+        return sum(map(len, document.texts))
+
+    def _write(self, documents: list[Labelled]) -> None:
+        for part, writer in enumerate(self._writers):
+            writer.write(self._tokenizer.encode_many([one.texts[part] for one in documents]))
+        self._labels += [one.label for one in documents]
+        self._bytes += sum(map(size_of, documents))
+
+    def _end(self) -> None:
+        for writer in self._writers:
+            writer.close()
+        write_labels(self._folder, self._split, self._labels)
+        tokens = sum(writer.tokens for writer in self._writers)
+        self._count(documents=len(self._labels), tokens=tokens, bytes=self._bytes)

@@ -6,6 +6,7 @@ the batches that one would see. There is no prefetching and no worker process: a
 """
 
 from collections.abc import Callable, Iterator
+from math import nan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +102,7 @@ class EvaluationLoader:
     """Every sample once and in order, on any number of ranks.
 
     All ranks get the same number of batches of the same size. If the last global batch is too small, a rank's share is
-    filled with samples without targets: `targets` -100, `bytes` 0, `index` -1. A batch may consist of these alone, so
+    filled with samples without targets: `targets` -100 (NaN if they are no ids), `bytes` 0, `index` -1. A batch may consist of these alone, so
     sum losses and counts over all batches and divide once at the end.
 
     Args:
@@ -129,7 +130,7 @@ class EvaluationLoader:
         batch = self._samples.batch(np.concatenate((own, chosen[:1].repeat(share - len(own)))), epoch=0)
         for name, unscored in (("targets", UNSCORED), ("bytes", 0), ("index", -1)):
             if name in batch:
-                batch[name][len(own) :] = unscored
+                batch[name][len(own) :] = nan if batch[name].is_floating_point() else unscored
         return batch
 
 

@@ -125,6 +125,11 @@ class TextData(lightning.LightningDataModule):
         return self.rows.extra_tokens
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their numbers; of other data none."""
+        return tuple(self.rows.facts()["classes"]) if self.form == "classes" else ()
+
+    @property
     def longest(self) -> int:
         """Tokens in the longest row of any split."""
         return self.rows.longest

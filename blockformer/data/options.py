@@ -8,6 +8,12 @@ from blockformer.data.tokenizers.base import TokenizerComponent
 from blockformer.errors import DataError
 from blockformer.option_groups import Chosen, OptionGroup
 
+_USUAL: Mapping[Form, str] = {
+    "documents": "docstrings",
+    "pairs": "cldr",
+    "classes": "table_classes",
+    "scores": "table_scores",
+}
 DATA = OptionGroup("data", {"dataset": Dataset.slot.name, "tokenizer": TokenizerComponent.slot.name}, COMMON, DataError)
 
 
@@ -42,7 +48,7 @@ def files_read(given: Mapping[str, Any]) -> tuple[str, ...]:
 
 def default_dataset(forms: Sequence[Form]) -> str:
     """The dataset where none is named, for an objective that learns from data of these forms."""
-    return "docstrings" if "documents" in forms else "cldr"
+    return next((name for form, name in _USUAL.items() if form in forms), "cldr")
 
 
 def chosen_components(given: Mapping[str, Any]) -> Chosen:

@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blockformer.data import cache
 from blockformer.data.corpora.corpus import SPLITS, Corpus, Source
 from blockformer.data.encoding import encode
-from blockformer.data.sequences import Sequences
+from blockformer.data.sequences import Sequences, read_labels
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers import stored
 from blockformer.data.tokenizers.base import GivenTokenizer, LearnedTokenizer, Texts, TokenizerComponent
@@ -44,6 +47,12 @@ class Prepared:
     def pairs(self, split: str) -> tuple[Sequences, Sequences]:
         """The sources of a split, each before an EOS, and the targets, each after a BOS."""
         return Sequences.open(self.folder, f"{split}.source"), Sequences.open(self.folder, f"{split}.target")
+
+    def labelled(self, split: str) -> tuple[tuple[Sequences, ...], NDArray[np.float64]]:
+        """The texts of a split, one or two to a row and without special tokens, and the labels of the rows."""
+        parts = len([*self.folder.glob(f"{split}.text*.offsets.*")])
+        texts = tuple(Sequences.open(self.folder, f"{split}.text{part}") for part in range(parts))
+        return texts, read_labels(self.folder, split)
 
 
 def prepare(

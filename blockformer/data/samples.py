@@ -1,7 +1,7 @@
 """Samples, which an objective makes of tokenized text, and what their batches have in common.
 
 `batch(chosen, epoch)` is a pure function. In each batch, `index` has the numbers of its samples, and `targets` is -100
-at positions without a target, which `torch.nn.functional.cross_entropy` ignores.
+at positions without a target, which `torch.nn.functional.cross_entropy` ignores; targets that are not ids are NaN there.
 """
 
 from collections.abc import Mapping
@@ -26,12 +26,13 @@ class TokenizedText:
 
     Args:
         parts: the documents, each after a BOS; or the sources, each before an EOS, and as many targets, each after a
-            BOS.
+            BOS; or, with labels, one or two texts to a row, without special tokens.
         tokenizer: theirs.
         length: tokens in a row.
         seed: of what is drawn at random; 0 where the text is scored.
         evaluates: whether the text is scored, and each sample has to be the same in every epoch.
         extra: the ids of the objective's own tokens by name: special tokens of the tokenizer, or ids after its own.
+        labels: (n,) the class or the score of each row; None: rows have none.
     """
 
     parts: tuple[Sequences, ...]
@@ -40,6 +41,7 @@ class TokenizedText:
     seed: int = 0
     evaluates: bool = False
     extra: Mapping[str, int] = field(default_factory=dict)
+    labels: NDArray[np.float64] | None = None
 
     @property
     def paired(self) -> bool:

@@ -1,6 +1,6 @@
 """Many token sequences in memory-mapped files, which all processes of a machine share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -12,6 +12,7 @@ SHARD = 2**30
 """Bytes of a file at most."""
 _TOKENS, _OFFSETS = "{name}.tokens.{number}.{kind}", "{name}.offsets.int64"
 _KINDS = ("uint16", "uint32")
+_LABELS = "{name}.labels.float64"
 
 
 class Shards:
@@ -134,6 +135,25 @@ class SequenceWriter:
         name = _TOKENS.format(name=self._name, number=f"{self._shards:05d}", kind=self._kind.name)
         self._shard, self._left = (self._folder / name).open("wb"), SHARD - SHARD % self._kind.itemsize
         self._shards += 1
+
+
+def write_labels(folder: Path, name: str, labels: Sequence[float]) -> None:
+    """Write one number for each sequence of a name."""
+    np.array(labels, np.float64).tofile(folder / _LABELS.format(name=name))
+
+
+def read_labels(folder: Path, name: str) -> NDArray[np.float64]:
+    """Memory-map what :func:`write_labels` has written."""
+    return _mapped(folder / _LABELS.format(name=name), "float64")
+
+
+def padded(rows: Sequence[NDArray[np.int64]], fill: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(B, T) the rows, filled up on the right, and where they are not."""
+    sizes = np.array([len(row) for row in rows])
+    real = np.arange(sizes.max()) < sizes[:, None]
+    filled = np.full(real.shape, fill, dtype=np.int64)
+    filled[real] = np.concatenate(rows)
+    return filled, real
 
 
 def _mapped(path: Path, kind: str) -> NDArray[Any]:

@@ -1,9 +1,10 @@
 """Rows of text: tokenized, cached, and cut as the objective needs them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from blockformer.data.datasets.base import TextDataset
+from blockformer.data.labelled_rows import LabelledRows
 from blockformer.data.prepared import Prepared, prepare
 from blockformer.data.samples import SampleMaker, Samples, TokenizedText
 from blockformer.data.tokenizer import Tokenizer
@@ -69,7 +70,7 @@ class TextRows:
     @property
     def _limit(self) -> str:
         """That of the length of a side of a pair, in words."""
-        return f"{'' if self._longest_side == self.length else 'half of '}data.length {self.length}"
+        return f"{'half of ' if self._longest_side == self.length // 2 else ''}data.length {self.length}"
 
     @property
     def prepared(self) -> Prepared:
@@ -107,7 +108,9 @@ class TextRows:
         """What a user should know about the text of these splits, in sentences."""
         found = [note for split in splits for note in self.prepared.file_notes.get(split, ())]
         counts = ((split, self._left_out(split)) for split in splits)
-        if self.tokenizer.byte_lengths is None:
+        if self.dataset.labelled:
+            found += [note for split in splits for note in self._cut(split)]
+        elif self.tokenizer.byte_lengths is None:
             kind = self.tokenizer.kind
             found.append(f"bits per byte are left out: tokenizer {kind!r} does not reproduce the text exactly")
         left = [f"{number:,} of {of:,} {_NAMES[split]} pairs" for split, (number, of) in counts if number]
@@ -117,6 +120,12 @@ class TextRows:
         if "validation" in splits and self.shares["validation"] and not held.get("pairs", held.get("documents")):
             found.append("there is nothing to validate on")
         return [shortened(note, 1000) for note in found]
+
+    def _cut(self, split: str) -> Iterator[str]:
+        """How many labelled texts of a split are longer than a row."""
+        samples = self.samples(split) if self.objective is not None else None
+        if isinstance(samples, LabelledRows) and (number := samples.cut):
+            yield f"{number:,} of {len(samples):,} {_NAMES[split]} texts are longer than {self._limit} and are cut off"
 
     def _left_out(self, split: str) -> tuple[int, int]:
         """How many pairs of a split are too long, and how many there are."""
@@ -132,7 +141,8 @@ class TextRows:
         """
         number, of = self._left_out(split)
         if number and of - number < least:
-            longest = self.prepared.longest[split] * (self.length // self._longest_side)
+            longest, side = self.prepared.longest[split], self._longest_side
+            longest = 2 * longest if side == self.length // 2 else longest + self.length - side
             few = f", and batch_size is {least}" if number < of else ""
             raise DataError(
                 f"{number:,} of {of:,} {_NAMES[split]} pairs are longer than {self._limit}{few}: "
@@ -147,8 +157,11 @@ class TextRows:
         """
         if self.objective is None:
             raise DataError("text makes rows for an objective: give one, such as TextData(objective=CausalLM())")
-        data, evaluates = self.prepared, split != "train"
-        parts = data.pairs(split) if self.dataset.paired else (data.documents(split),)
+        data, evaluates, labels = self.prepared, split != "train", None
+        if self.dataset.labelled:
+            parts, labels = data.labelled(split)
+        else:
+            parts = data.pairs(split) if self.dataset.paired else (data.documents(split),)
         seed = 0 if evaluates else self._seed
-        known = parts, self.tokenizer, self.length, seed, evaluates, self.extra_tokens
+        known = parts, self.tokenizer, self.length, seed, evaluates, self.extra_tokens, labels
         return self.objective.samples(TokenizedText(*known))

@@ -127,6 +127,11 @@ class Tokenizer(ABC):
         token = self._library.token_to_id(name)
         return None if token is None or self.is_ordinary[token] else token
 
+    @property
+    def between(self) -> tuple[int, ...]:
+        """The special tokens between two texts that an encoder reads in one row."""
+        return (self.eos,)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens."""
         return self.encode_many([text])[0].tolist()

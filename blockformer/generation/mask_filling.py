@@ -62,6 +62,8 @@ def fill_masks(model: Model, tokens: Sequence[int], mask: int, *, top: int = 5) 
 def _check(model: Model, tokens: Sequence[int], mask: int) -> None:
     if model.kind != "encoder_only":
         raise ValueError(f"a model of kind {model.kind} cannot predict masked tokens; use encoder_only")
+    if model.pooled:
+        raise ValueError("the model's head pools, so it gives one row for each text and cannot predict masked tokens")
     if model.training:
         raise ValueError("the model is in training mode, where dropout is active: call model.eval() first")
     if mask not in tokens:

@@ -151,6 +151,8 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device | None = None) 
 def _check(model: Model, prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None) -> None:
     if model.kind not in ("decoder_only", "encoder_decoder"):
         raise ValueError(f"a model of kind {model.kind} cannot generate; use decoder_only or encoder_decoder")
+    if model.pooled:
+        raise ValueError("the model's head pools, so it gives one row for each text and cannot generate")
     if model.training:
         raise ValueError("the model is in training mode, where dropout is active: call model.eval() first")
     if (sources is None) == (model.kind == "encoder_decoder"):

@@ -41,7 +41,7 @@ class TextModel:
         """Load a checkpoint, from a run's folder the best checkpoint, else the last, or an imported folder.
 
         Raises:
-            UserError: there is none, it is damaged, or it has no valid tokenizer.
+            UserError: there is none, it is damaged, it has no valid tokenizer, or its head pools.
         """
         bidirectional = False
         if is_imported(path := Path(path)):
@@ -52,6 +52,11 @@ class TextModel:
             model, metadata = load_with_metadata(path, device)
             bidirectional = bool(metadata.get("bidirectional_prompt"))
             tokenizer = stored_tokenizer(path, metadata)
+        if model.pooled:
+            raise UserError(
+                f"{path}: its head pools, so it gives one row of outputs for each text and cannot generate or fill in "
+                "text; score it by `blockformer test`, or have it `predict`"
+            )
         if tokenizer.vocab_size > model.vocab_size:
             raise UserError(f"{path}: its tokenizer has {tokenizer.vocab_size} ids, and its model {model.vocab_size}")
         return cls(model, tokenizer, bidirectional_prompt=bidirectional)

@@ -61,7 +61,7 @@ class ActivationStatistics:
         layers: in the order in which they run, those of an encoder first.
         logits: standard deviation of the logits.
         loss: mean cross-entropy with random targets, in nats.
-        uniform: the loss of a uniform prediction, log(vocab_size).
+        uniform: the loss of a uniform prediction, the log of the number of logits.
         gradients: norm of the gradient of the parameters outside layers, by the first part of their names.
     """
 
@@ -97,7 +97,7 @@ def activation_statistics(recipe: Recipe, *, seed: int, batch: int, length: int)
         if id(parameter) not in inside:
             outside.setdefault(name.partition(".")[0], []).append(parameter)
     gradients = {name: _gradient_norm(parameters) for name, parameters in outside.items()}
-    uniform = math.log(model.vocab_size)
+    uniform = math.log(logits.shape[-1])
     return ActivationStatistics([one for one, _ in layers], logits.std().item(), loss.item(), uniform, gradients)
 
 

@@ -57,8 +57,8 @@ def check_data(data: Any, model: Model, objective: Objective) -> None:
 
     Raises:
         DataError: the objective cannot use the data.
-        MismatchError: the data have more token ids than the model, or longer rows; or one of the model's blocks does
-            not support padding or documents.
+        MismatchError: the data have more token ids than the model, longer rows, or another number of classes than its
+            head; or one of the model's blocks does not support padding or documents.
     """
     if not is_described(data):
         return
@@ -77,6 +77,8 @@ def check_data(data: Any, model: Model, objective: Objective) -> None:
     for ability, why in objective.abilities(data.form).items():
         if blocks := blocks_without(model, ability):
             raise MismatchError(f"{why}, which is not supported by {blocks}")
+    if (refusal := objective.refusal(model, getattr(data, "classes", ()))) is not None:
+        raise MismatchError(refusal)
 
 
 def _ids_of(data: Any) -> str:
@@ -107,15 +109,23 @@ def check_trainer(trainer: Any) -> None:
 
 
 # The keys of a batch that hold token ids, and those that a block must be able to take.
-_IDS = ("tokens", "source", "target", "targets")
+_IDS = ("tokens", "source", "target", "positive", "targets")
 _ASKED: Mapping[str, Ability] = {
     "attention_mask": "padding",
     "source_mask": "padding",
     "target_mask": "padding",
+    "positive_mask": "padding",
     "documents": "documents",
     "prefix": "prefix",
 }
-_PLACES = {"tokens": "tokens", "source": "source", "source_mask": "source", "attention_mask": "tokens"}
+_PLACES = {
+    "tokens": "tokens",
+    "source": "source",
+    "source_mask": "source",
+    "attention_mask": "tokens",
+    "positive": "positive",
+    "positive_mask": "positive",
+}
 
 
 def check_batch(batch: Any, model: Model, objective: Objective) -> None:
@@ -136,6 +146,9 @@ def check_batch(batch: Any, model: Model, objective: Objective) -> None:
         raise MismatchError(
             f"data: a {objective.name} batch maps {' and '.join(needed)} to tensors; this one has {keys}"
         )
+    if objective.pooled:
+        _check_labels(batch, model)
+        batch = {key: value for key, value in batch.items() if key != "targets"}
     _check_shapes(batch)
     for key in (key for key in _IDS if key in batch):
         ids = batch[key]
@@ -159,6 +172,25 @@ def check_batch(batch: Any, model: Model, objective: Objective) -> None:
             continue
         if blocks := blocks_without(model, ability):
             raise MismatchError(f"data: the first batch has {key}, which is not supported by {blocks}")
+
+
+def _check_labels(batch: Mapping[str, Any], model: Model) -> None:
+    """Check the targets of a batch for a model whose head pools.
+
+    Raises:
+        MismatchError: there is not one for each row, or a class has no output.
+    """
+    targets, rows = batch["targets"], len(batch["tokens"])
+    if targets.shape != (rows,):
+        raise MismatchError(
+            f"data: targets of the first batch has the shape {tuple(targets.shape)}, and ({rows},) is needed: one for "
+            "each row"
+        )
+    if not targets.is_floating_point() and rows and (largest := int(targets.max())) >= model.head.values:
+        raise MismatchError(
+            f"data: targets of the first batch holds class {largest}, and the recipe's head gives {model.head.values} "
+            f"outputs: set --recipe.head.outputs {largest + 1} or more"
+        )
 
 
 def _check_shapes(batch: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Check the parsed settings of a command against each other, and set those that depend on others."""
 
+from pathlib import Path
 from typing import Any
 
 from blockformer.assembly.checkpoint import read_metadata
@@ -35,12 +36,13 @@ def complete_data(settings: Any, arguments: FitArguments) -> None:
     """Check and complete the settings of the data, which belong to what repeats the run.
 
     Raises:
-        UserError: they ask for another tokenizer than the checkpoint's.
+        UserError: they ask for another tokenizer or other classes than the checkpoint's.
     """
     data = settings.data
     _check_tokenizer(data, arguments)
     if arguments.checkpoint is not None:
         _reset_idle_settings(data, arguments)
+        _take_classes(data, arguments.checkpoint)
     learned = "vocab_size" in DATA.options_of("tokenizer", arguments.components.chosen(DATA.name))
     if learned and data.vocab_size is None and arguments.checkpoint is None:
         data.vocab_size = arguments.model.vocab_size - _extra_tokens(settings)
@@ -109,6 +111,19 @@ def _check_tokenizer(data: Any, arguments: FitArguments) -> None:
             f"scored and continued with it: leave {in_words([f'data.{name}' for name in different])} out, or start a "
             "run with another tokenizer with --init-from"
         )
+
+
+def _take_classes(data: Any, checkpoint: Path) -> None:
+    """Number the classes as the checkpoint does."""
+    stored = (read_metadata(checkpoint).get("data") or {}).get("classes")
+    if stored is None or "classes" not in vars(data):
+        return
+    if data.classes not in (None, stored):
+        raise UserError(
+            f"data.classes {in_words(data.classes)}: {checkpoint} was trained on the classes {in_words(stored)}, in this "
+            "order: leave data.classes out, or start a run with others with --init-from"
+        )
+    data.classes = stored
 
 
 def _reset_idle_settings(data: Any, arguments: FitArguments) -> None:

@@ -36,4 +36,6 @@ def print_end_of_fit(trainer: Trainer, folder: Path) -> None:
 def print_evaluation(verb: str, checkpoint: str, figures: dict[str, Any]) -> None:
     """Print the figures of `validate` or `test`."""
     stage = "val" if verb == "validate" else verb
-    print(f"{verb} {checkpoint}: {summary(figures, stage)}  perplexity {figures[f'{stage}/perplexity']:.3f}")
+    perplexity = figures.get(f"{stage}/perplexity")
+    more = "" if perplexity is None else f"  perplexity {perplexity:.3f}"
+    print(f"{verb} {checkpoint}: {summary(figures, stage)}{more}")

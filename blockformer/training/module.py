@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from torch import Tensor
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
@@ -31,7 +32,7 @@ from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.parallel.shards import Shards, local_gradients
 from blockformer.training.parallel.strategy import ShardedStrategy
 from blockformer.training.recipe_argument import RecipeArgument
-from blockformer.training.score import OF_SOURCES, TARGETS, TOKENS, Score, metrics_of, no_sums
+from blockformer.training.score import OF_SOURCES, TARGETS, TOKENS, no_sums
 from blockformer.training.step_count import align_epochs, batches_per_epoch, total_steps
 
 
@@ -80,6 +81,7 @@ class TrainingModule(L.LightningModule):
         self._stepped = False
         self._seen: set[str] = set()  # stages whose first batch has been checked
         self._evaluated: Tensor | None = None
+        self._metrics: dict[str, Metric] = {}
 
     def setup(self, stage: str) -> None:
         self.verify(getattr(self.trainer, "datamodule", None), self.trainer, training=stage == "fit")
@@ -237,8 +239,9 @@ class TrainingModule(L.LightningModule):
         return list(local_gradients(self.model))
 
     def on_validation_epoch_start(self) -> None:
-        figures = len(self.objective.figures(self.model))
+        figures = len(self.objective.own_figures(self.model))
         self._evaluated = no_sums(self.device, figures).repeat(max(1, len(self._sources())), 1)
+        self._metrics = {name: one.to(self.device) for name, one in self.objective.metrics(self.model).items()}
 
     def _sources(self) -> tuple[str, ...]:
         """The names of the sources of the data that are scored one by one."""
@@ -248,7 +251,7 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._check_first(batch, "test" if self.trainer.testing else "validation")
         assert self._evaluated is not None
-        sums = self.objective(self.model, batch)[1]
+        sums = self.objective.evaluate(self.model, batch, self._metrics)
         source = batch.get(ORIGIN, torch.zeros((), dtype=torch.int64, device=sums.device))
         self._evaluated.index_add_(0, source[None], sums[None])
 
@@ -267,17 +270,18 @@ class TrainingModule(L.LightningModule):
         self._report("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The most probable token and the target at every place (target -100: not scored)."""
+        """The objective's `predictions` and `targets`, such as the most probable token at every place."""
         self._check_first(batch, "predict")
-        return {"predictions": self.objective.logits(self.model, batch).argmax(-1), "targets": batch["targets"]}
+        return self.objective.predict(self.model, batch)
 
     def _report(self, stage: str) -> None:
         assert self._evaluated is not None
         sums = self._over_ranks(self._evaluated)
-        metrics = metrics_of(sums.sum(0), self.objective.figures(self.model))
-        self.evaluation = {f"{stage}/{name}": value for name, value in metrics.items()}
+        figures = self.objective.figures(sums.sum(0), self.model)
+        figures |= {name: metric.compute().item() for name, metric in self._metrics.items()}
+        self.evaluation = {f"{stage}/{name}": value for name, value in figures.items()}
         for source, own in zip(self._sources(), sums, strict=False):
-            found = Score.of(own).metrics() if own[TARGETS] else {}
+            found = self.objective.figures(own, self.model) if own[TARGETS] else {}
             self.evaluation |= {f"{stage}/{name}/{source}": found[name] for name in OF_SOURCES if name in found}
         self.evaluation |= self.own_figures
         # MetricsLogger writes the loggers' row; this is for callbacks that monitor a figure and for Lightning's table.

@@ -38,8 +38,9 @@ class RunSettings:
         root: the folder that runs lie in.
         variant: what to call this model in names and tables; the recipe's name when not given.
         save_every: optimizer steps between two versions of `checkpoints/last.ckpt`; 0: only at the end.
-        monitor: `checkpoints/best.ckpt` is where this figure was best: val/accuracy highest, val/loss, val/perplexity
-            or val/bits_per_byte lowest, or that of an evaluation, such as eval/greedy/exact_match.
+        monitor: `checkpoints/best.ckpt` is where this figure was best: val/accuracy, val/f1, val/pearson or
+            val/spearman highest, val/loss, val/perplexity, val/bits_per_byte or val/rmse lowest, or that of an
+            evaluation, such as eval/greedy/exact_match.
         other_data: continue a run although its data have changed since the checkpoint.
         wandb: Weights & Biases: `auto` is online if this machine is logged in and offline if not; `$WANDB_MODE` decides
             over `auto`.

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BETTER = {"loss": min, "perplexity": min, "accuracy": max, "bits_per_byte": min}
+BETTER = {
+    "loss": min,
+    "perplexity": min,
+    "accuracy": max,
+    "bits_per_byte": min,
+    "f1": max,
+    "rmse": min,
+    "pearson": max,
+    "spearman": max,
+}
 """The figures of a score, each with the function that picks the better of two values."""
 OF_SOURCES = ("loss", "bits_per_byte")
 """The figures of each source of a mixture, such as `val/loss/NAME`."""

@@ -250,10 +250,12 @@ class Head(Component, ABC):
 
     Attributes:
         pooled: whether it gives one row for each text, and not one for each token.
+        values: if it is pooled, the number of values in a row.
     """
 
     slot = Slot("head", "Maps vectors to logits.", parent_arguments=("site", "vocab_size", "width"))
     pooled: ClassVar[bool] = False
+    values: int
 
     def pool(self, x: Tensor, context: Context) -> Tensor:
         """The vectors that :meth:`forward` maps: (B, T, D), or (B, D) if it is ``pooled``."""

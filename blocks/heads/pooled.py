@@ -35,16 +35,11 @@ class PooledHead(Head):
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
-        self._dim = site.dim
         self.pooling = pooling(site)
         self.transform = transform(site, site.dim) if transform else None
         self.dropout = nn.Dropout(dropout)
         self.output = Linear(site, site.dim, outputs) if outputs else None
-
-    @property
-    def size(self) -> int:
-        """Number of values in a row."""
-        return self._dim if self.output is None else self.output.out_features
+        self.values = outputs or site.dim
 
     def pool(self, x: Tensor, context: Context) -> Tensor:
         return self.pooling(x, context)

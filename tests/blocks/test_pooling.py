@@ -73,7 +73,7 @@ def test_a_head_projects_what_was_pooled_and_transformed() -> None:
 def test_a_head_without_outputs_gives_the_vector_of_the_text() -> None:
     model = bf.build("tiny_encoder", {"head": "pooled"}).eval()
     tokens = torch.randint(260, (2, 7))
-    assert model.head.size == 32
+    assert model.head.values == 32
     assert not list(model.head.parameters())
     torch.testing.assert_close(model(tokens), model.encode(tokens).mean(1))
 

@@ -116,7 +116,7 @@ def test_the_loss_is_that_of_a_reference_also_in_parts(kind: str) -> None:
         own = {name: one.grad for name, one in model.named_parameters()}
         torch.testing.assert_close(own, gradients, rtol=1e-4, atol=1e-5)
     evaluated = MultiTokenPrediction(loss_chunk=7)(model.eval(), batch)[1]
-    metrics = metrics_of(evaluated, MultiTokenPrediction().figures(model))
+    metrics = metrics_of(evaluated, MultiTokenPrediction().own_figures(model))
     assert metrics["loss"] * evaluated[3] == pytest.approx(each[0].item(), rel=1e-5)
     for number, one in enumerate(logits[1:], 1):
         targets = by_hand(batch, number)

@@ -4,14 +4,14 @@ import torch
 
 from blockformer.conformance.block_case import DIM, EXPERTS, MAX_LENGTH, VOCABULARY, BlockCase
 from blockformer.conformance.example import COARSE, Example, assert_same, example, run
-from blocks.heads.pooled import PooledHead
+from blocks.base import Head
 
 
 def check_returns_the_expected_shape(case: BlockCase) -> None:
     """The output is (B, T, D); (B, T, V) for logits; (B, T, E) for the weights of experts; of a pooled head (B, N)."""
     block = case.build()
     width = {"head": VOCABULARY, "model": VOCABULARY, "router": EXPERTS}.get(case.slot, DIM)
-    sizes = [head.size for head in block.modules() if isinstance(head, PooledHead)]
+    sizes = [head.values for head in block.modules() if isinstance(head, Head) and head.pooled]
     expected = (2, *(sizes or [width])) if case.pools else (2, 5, width)
     shape = tuple(run(block, example(case)).shape)
     assert shape == expected, f"the output has shape {shape}, not {expected}"

@@ -13,6 +13,21 @@ from blockformer.data.progress import stage
 
 SPLITS = ("train", "validation", "test")
 Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text, or a pair of texts that is read as one, with a number to predict.
+
+    Args:
+        texts: One text or two.
+        label: The index of a class, or a score.
+    """
+
+    texts: tuple[str, ...]
+    label: float
+
+
 Document = TypeVar("Document", str, Pair)
 
 
@@ -21,16 +36,18 @@ class Corpus:
     """Text to train on, in splits that share no document.
 
     Args:
-        splits: Documents (str) or pairs (source, target) of each of "train", "validation" and "test".
+        splits: Documents (str), pairs (source, target) or labelled texts of each of "train", "validation" and "test".
         paired: Whether the splits contain pairs.
         facts: Its origin: name, versions, settings; JSON values.
         notes: What a user should know about the text of a split, in sentences.
+        labelled: The number of texts in each of its labelled texts; 0: it has none.
     """
 
     splits: Mapping[str, Sequence[Any]]
     paired: bool
     facts: Mapping[str, Any]
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False)
+    labelled: int = 0
 
     def stream(self) -> Iterator[tuple[str, Any]]:
         """All documents or pairs, each with its split; in any order of the splits, and in a fixed one in each."""
@@ -61,7 +78,7 @@ class Corpus:
         """
         for of, document in self.watched(what):
             if of == split:
-                yield from document if self.paired else (document,)
+                yield from texts_of(document)
 
     def sha256(self) -> str:
         """The hash of all texts, their order and their splits."""
@@ -69,7 +86,7 @@ class Corpus:
         counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
         for split, document in self.watched("hashing"):
             counts[split] += 1
-            for text in document if self.paired else (document,):
+            for text in (*texts_of(document), *([repr(document.label)] if self.labelled else ())):
                 data = text.encode()
                 digests[split].update(b"%d\n" % len(data))
                 digests[split].update(data)
@@ -109,11 +126,16 @@ class Source:
     read: Callable[[], Corpus]
 
 
-def size_of(document: str | Sequence[str]) -> int:
-    """Bytes of a document or a pair in UTF-8."""
-    if isinstance(document, str):
-        return len(document) if document.isascii() else len(document.encode())
-    return sum(map(size_of, document))
+def texts_of(document: str | Sequence[str] | Labelled) -> Sequence[str]:
+    """The texts of a document, a pair or a labelled text."""
+    if isinstance(document, Labelled):
+        return document.texts
+    return (document,) if isinstance(document, str) else document
+
+
+def size_of(document: str | Sequence[str] | Labelled) -> int:
+    """Bytes of the texts in UTF-8."""
+    return sum(len(text) if text.isascii() else len(text.encode()) for text in texts_of(document))
 
 
 def cached_corpus(kind: str, key: Mapping[str, Any], make: Callable[[], Corpus]) -> Corpus:

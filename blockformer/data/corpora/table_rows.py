@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import IO, Any
 
@@ -16,26 +16,27 @@ Lines = Iterator[tuple[str, Row]]
 """Rows, each with the place where it stands."""
 Counter = Callable[[int], object]
 """Called with the number of bytes that were just read from the file."""
-Reader = Callable[[Path, Sequence[str], Counter], Lines]
+Reader = Callable[[Path, Sequence[str], Counter, Collection[str]], Lines]
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 LONGEST = 2**28
 """Bytes of a line at most."""
 _AT_ONCE = 1024  # rows of a Parquet or Arrow file
 
 
-def rows(path: Path, columns: Sequence[str], count: Counter = int) -> Lines:
+def rows(path: Path, columns: Sequence[str], count: Counter = int, labels: Collection[str] = ()) -> Lines:
     """The rows of a file, of these columns alone.
 
     Args:
         path: the file.
         columns: their names.
         count: called with the number of bytes that were just read from the file.
+        labels: names of those columns whose values may also be numbers or booleans, which are given as JSON has them.
 
     Raises:
         DataError: it cannot be read, a column is missing, or a value is no text; the message has the line or the row.
     """
     try:
-        yield from reader_of(path)(path, columns, count)
+        yield from reader_of(path)(path, columns, count, labels)
     except DataError:
         raise
     except (OSError, MemoryError) as error:
@@ -121,7 +122,7 @@ class _Raw(io.RawIOBase):
         super().close()
 
 
-def _json_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
+def _json_rows(path: Path, columns: Sequence[str], count: Counter, labels: Collection[str]) -> Lines:
     for number, line in _lines(path, count):
         where = f"{path}:{number}"
         if not line.strip():
@@ -134,10 +135,10 @@ def _json_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
         if not isinstance(found, dict):
             raise DataError(f'{where}: is not a JSON object; each line must be one, such as {{"text": "..."}}')
         check_names(where, columns, found)
-        yield where, tuple(text_of(found[name], where, name) for name in columns)
+        yield where, tuple(_value(found[name], where, name, labels) for name in columns)
 
 
-def _csv_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
+def _csv_rows(path: Path, columns: Sequence[str], count: Counter, labels: Collection[str]) -> Lines:
     csv.field_size_limit(LONGEST)
     reader = csv.reader(
         (line for _, line in _lines(path, count)), delimiter="\t" if _ending(path) == ".tsv" else ",", strict=True
@@ -162,7 +163,7 @@ def _csv_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
             yield where, tuple(fields[place] for place in places)
 
 
-def _parquet_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
+def _parquet_rows(path: Path, columns: Sequence[str], count: Counter, labels: Collection[str]) -> Lines:
     import pyarrow
     from pyarrow import parquet
 
@@ -171,12 +172,13 @@ def _parquet_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
             check_names(str(path), columns, file.schema_arrow.names)
             each = path.stat().st_size / max(1, file.metadata.num_rows)
             batches = file.iter_batches(_AT_ONCE, columns=list(columns))
-            yield from _batches(path, columns, ((batch, round(each * batch.num_rows)) for batch in batches), count)
+            sized = ((batch, round(each * batch.num_rows)) for batch in batches)
+            yield from _batches(path, columns, sized, count, labels)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a Parquet file: {shortened(str(error))}") from None
 
 
-def _arrow_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
+def _arrow_rows(path: Path, columns: Sequence[str], count: Counter, labels: Collection[str]) -> Lines:
     import pyarrow
 
     try:
@@ -190,7 +192,7 @@ def _arrow_rows(path: Path, columns: Sequence[str], count: Counter) -> Lines:
                 file = pyarrow.ipc.open_stream(mapped)
                 batches = _streamed(file, mapped)
             check_names(str(path), columns, file.schema.names)
-            yield from _batches(path, columns, batches, count)
+            yield from _batches(path, columns, batches, count, labels)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as an Arrow file: {shortened(str(error))}") from None
 
@@ -203,7 +205,9 @@ def _streamed(reader: Any, file: Any) -> Iterator[tuple[Any, int]]:
         before = file.tell()
 
 
-def _batches(path: Path, columns: Sequence[str], batches: Iterator[tuple[Any, int]], count: Counter) -> Lines:
+def _batches(
+    path: Path, columns: Sequence[str], batches: Iterator[tuple[Any, int]], count: Counter, labels: Collection[str]
+) -> Lines:
     """The rows of record batches, each of which comes with its bytes of the file."""
     number = 0
     for batch, size in batches:
@@ -212,7 +216,8 @@ def _batches(path: Path, columns: Sequence[str], batches: Iterator[tuple[Any, in
             for values in zip(*(part.column(name).to_pylist() for name in columns), strict=True):
                 number += 1
                 where = f"{path}, row {number}"
-                yield where, tuple(text_of(value, where, name) for value, name in zip(values, columns, strict=True))
+                named = zip(values, columns, strict=True)
+                yield where, tuple(_value(value, where, name, labels) for value, name in named)
         count(size)
 
 
@@ -227,6 +232,13 @@ def check_names(where: str, columns: Sequence[str], names: Sequence[str] | Mappi
             shown = [shortened(str(known), 40) for known in names][:20]
             known = nearest(name, shown) or f"it has {', '.join(shown) or 'none'}"
             raise DataError(f"{where}: there is no column {name!r}; {known}")
+
+
+def _value(value: Any, where: str, name: str, labels: Collection[str]) -> str:
+    """The text of a value; of a column of labels that of numbers and booleans too."""
+    if name in labels and isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return text_of(value, where, name)
 
 
 def text_of(value: Any, where: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""A corpus of one or two columns of tables, which is read row by row and may exceed the memory."""
+"""A corpus of columns of tables, which is read row by row and may exceed the memory."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockformer.data.corpora import file_notes
-from blockformer.data.corpora.corpus import SPLITS, Corpus, Source, StreamedCorpus, size_of
+from blockformer.data.corpora.corpus import SPLITS, Corpus, Labelled, Source, StreamedCorpus, size_of
 from blockformer.data.corpora.files import OTHERS, Files, stamps_of, unchanged
+from blockformer.data.corpora.labels import Labels
 from blockformer.data.corpora.table_rows import Counter, Row, reader_of, rows
 from blockformer.data.progress import stage
 from blockformer.errors import DataError
@@ -22,8 +23,9 @@ def source(
     columns: Sequence[str],
     names: Mapping[str, str] | None = None,
     about: Mapping[str, Any] | None = None,
+    labels: Labels | None = None,
 ) -> Source:
-    """Columns of tables: documents of one column, or pairs of two.
+    """Columns of tables: documents of one column, pairs of two, or with labels one or two texts.
 
     Args:
         dataset: name of the dataset.
@@ -32,6 +34,7 @@ def source(
         columns: one name, or two.
         names: what a user calls the rows of each split; None: the options that name its files.
         about: further facts.
+        labels: reads the label of each row; None: rows have none.
 
     Raises:
         DataError: a file is missing, or its ending is not that of a table.
@@ -41,10 +44,11 @@ def source(
     for path in (path for paths in files.own().values() for path in paths):
         reader_of(path)
     key = {"dataset": dataset, "columns": list(columns), "files": stamps, "shares": dict(files.shares), "format": 1}
+    key |= {} if labels is None else labels.key
 
     def read() -> Corpus:
         own = files.own()
-        keys, size = _keys(own, columns)
+        keys, size = _keys(own, columns, labels)
         unchanged(files, stamps)
         empty = [names[split] for split in ("train", *files.given()) if not len(keys[split])]
         if empty:
@@ -55,38 +59,55 @@ def source(
 
         def stream() -> Iterator[tuple[str, Any]]:
             for split, paths in own.items():
-                for row in _of(paths, columns):
+                for _, row, label in _of(paths, columns, labels):
                     of = _split(_key(row), limits) if split == "train" else split
-                    yield of, row if len(columns) > 1 else row[0]
+                    if labels is not None:
+                        yield of, Labelled(row, labels.number(label))
+                    else:
+                        yield of, row if len(columns) > 1 else row[0]
             unchanged(files, stamps)
 
-        what = "rows" if len(columns) == 1 else "sources"
+        what = "rows" if len(columns) == 1 else "first texts" if labels is not None else "sources"
         notes = {split: [*_overlaps(files, split, keys, what)] for split in SPLITS}
         notes["train"] += file_notes.repetition_notes(files.named_again(), {})
         facts = {"dataset": dataset, "files": {split: [path.name for path in paths] for split, paths in own.items()}}
         facts |= about or {}
-        return StreamedCorpus({}, len(columns) > 1, facts, notes, read=stream, bytes=size)
+        if labels is None:
+            return StreamedCorpus({}, len(columns) > 1, facts, notes, read=stream, bytes=size)
+        facts |= labels.facts()
+        return StreamedCorpus({}, False, facts, notes, len(columns), read=stream, bytes=size)
 
     return Source(key, read)
 
 
-def _of(paths: Sequence[Path], columns: Sequence[str], count: Counter = int) -> Iterator[Row]:
-    """The rows of several files that have text in all columns."""
-    return (row for path in paths for _, row in rows(path, columns, count) if all(field.strip() for field in row))
+def _of(
+    paths: Sequence[Path], columns: Sequence[str], labels: Labels | None, count: Counter = int
+) -> Iterator[tuple[str, Row, str]]:
+    """The rows of several files that have text in all columns: the place of each, its texts, and its label if any."""
+    label = () if labels is None else (labels.column,)
+    for path in paths:
+        for where, row in rows(path, (*columns, *label), count, label):
+            texts = row[: len(columns)]
+            if all(field.strip() for field in texts):
+                yield where, texts, row[-1]
 
 
-def _keys(own: Mapping[str, Sequence[Path]], columns: Sequence[str]) -> tuple[dict[str, NDArray[np.uint64]], int]:
-    """The key of each row of the files of each split, and the bytes of all texts in UTF-8."""
+def _keys(
+    own: Mapping[str, Sequence[Path]], columns: Sequence[str], labels: Labels | None
+) -> tuple[dict[str, NDArray[np.uint64]], int]:
+    """The key of each row of the files of each split, and the bytes of all texts in UTF-8; the labels are seen."""
     size = 0
 
-    def keys(paths: Sequence[Path]) -> Iterator[int]:
+    def keys(split: str, paths: Sequence[Path]) -> Iterator[int]:
         nonlocal size
-        for row in _of(paths, columns, reading.advance):
+        for where, row, label in _of(paths, columns, labels, reading.advance):
+            if labels is not None:
+                labels.see(label, where, trained=split == "train")
             size += size_of(row)
             yield _key(row)
 
     with stage("reading", sum(path.stat().st_size for paths in own.values() for path in paths)) as reading:
-        found = {split: np.fromiter(keys(paths), np.uint64) for split, paths in own.items()}
+        found = {split: np.fromiter(keys(split, paths), np.uint64) for split, paths in own.items()}
     return found, size
 
 

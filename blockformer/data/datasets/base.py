@@ -11,9 +11,10 @@ from blockformer.data.corpora.corpus import Source
 from blockformer.data.randomness import Draws
 from registry import Block, Slot
 
-Form = Literal["documents", "pairs", "answers", "ids"]
-"""What data are: documents; pairs of a source and a target; rows of token ids, some of which are to be predicted; or
-documents of token ids that no tokenizer belongs to."""
+Form = Literal["documents", "pairs", "answers", "ids", "classes", "scores"]
+"""What data are: documents; pairs of a source and a target; rows of token ids, some of which are to be predicted;
+documents of token ids that no tokenizer belongs to; or texts, or pairs that are read as one, each with a class or a
+number."""
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 UNSCORED = -100
 """The target of a place that has no answer."""
@@ -56,7 +57,7 @@ class Dataset(Block, ABC):
 
 
 class TextDataset(Dataset):
-    """Documents, or pairs of texts, that a tokenizer turns into rows."""
+    """Documents, pairs of texts, or labelled texts, that a tokenizer turns into rows."""
 
     form: ClassVar[Form] = "documents"
 
@@ -75,6 +76,11 @@ class TextDataset(Dataset):
     def paired(self) -> bool:
         """Whether it holds pairs of a source and a target."""
         return self.form == "pairs"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether each text has a label, a class or a number."""
+        return self.form in ("classes", "scores")
 
 
 class Task(Dataset):

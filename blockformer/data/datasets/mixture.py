@@ -110,7 +110,11 @@ def naming(source: str) -> Generator[None]:
 def _known() -> dict[str, type[TextDataset]]:
     """The datasets that can be sources, by name."""
     blocks = {name: entry.block for name, entry in entries(Dataset.slot.name).items() if name != "mixture"}
-    return {name: block for name, block in blocks.items() if issubclass(block, TextDataset)}
+    return {
+        name: block
+        for name, block in blocks.items()
+        if issubclass(block, TextDataset) and {*(block.forms or (block.form,))} & {*Mixture.forms}
+    }
 
 
 def _source(name: Any, given: Any) -> tuple[float, TextDataset]:

@@ -12,6 +12,7 @@ from blockformer.errors import DataError
 from registry import Positive, entry_of, register
 
 Names = list[str] | str | None
+"""Files or glob patterns."""
 _MOST_PAIRS = 1_000_000
 
 
@@ -58,14 +59,14 @@ class Cldr(TextDataset):
         return cldr.source(self.locale, self.pairs, shares)
 
 
-class _OwnFiles(TextDataset):
+class OwnFiles(TextDataset):
     """The user's own files."""
 
     reads = ("files", "validation_files", "test_files")
 
     def __init__(self, files: Names, validation_files: Names, test_files: Names) -> None:
         if not files:
-            raise DataError(f"dataset {_name(self)} needs files: set its option files")
+            raise DataError(f"dataset {name_of(self)} needs files: set its option files")
         self.files = tuple(map(_listed, (files, validation_files, test_files)))
 
     @classmethod
@@ -78,11 +79,11 @@ class _OwnFiles(TextDataset):
         return files.Files(train, validation, test, shares)
 
     def source(self, shares: Mapping[str, float]) -> Source:
-        return files.source(_name(self), self.own(shares))
+        return files.source(name_of(self), self.own(shares))
 
 
 @register("text")
-class OwnText(_OwnFiles):
+class OwnText(OwnFiles):
     """Your own plain text in UTF-8; each file is a document.
 
     Args:
@@ -96,7 +97,7 @@ class OwnText(_OwnFiles):
 
 
 @register("pairs")
-class OwnPairs(_OwnFiles):
+class OwnPairs(OwnFiles):
     """Your own pairs in UTF-8, one a line: source, tab, target.
 
     Args:
@@ -112,7 +113,7 @@ class OwnPairs(_OwnFiles):
 
 
 @register("table")
-class Table(_OwnFiles):
+class Table(OwnFiles):
     """A column of your own tables: each row is a document.
 
     Tables are JSON lines (`.jsonl`), CSV or TSV with a header, Parquet, or Arrow (as datasets of Hugging Face are on
@@ -138,11 +139,11 @@ class Table(_OwnFiles):
         self.columns = (column,)
 
     def source(self, shares: Mapping[str, float]) -> Source:
-        return tables.source(_name(self), self.own(shares), self.columns)
+        return tables.source(name_of(self), self.own(shares), self.columns)
 
 
 @register("table_pairs")
-class TablePairs(_OwnFiles):
+class TablePairs(OwnFiles):
     """Two columns of your own tables: each row is a source and a target. Tables are those of `table`.
 
     Args:
@@ -168,10 +169,11 @@ class TablePairs(_OwnFiles):
         self.columns = source_column, target_column
 
     def source(self, shares: Mapping[str, float]) -> Source:
-        return tables.source(_name(self), self.own(shares), self.columns)
+        return tables.source(name_of(self), self.own(shares), self.columns)
 
 
-def _name(dataset: TextDataset) -> str:
+def name_of(dataset: TextDataset) -> str:
+    """The name under which a dataset is registered."""
     return entry_of(type(dataset)).name
 
 

@@ -61,6 +61,7 @@ class FileTokenizer(Tokenizer):
         self._roles = np.array([one for one in {*asdict(self.special).values()} if one is not None])
         self.is_ordinary[self._roles] = False
         self._template = self._special_around()
+        self._between = self._special_between()
 
     @classmethod
     def rebuild(cls, dumped: Mapping[str, Any]) -> "FileTokenizer":
@@ -85,6 +86,10 @@ class FileTokenizer(Tokenizer):
         if kind == "encoder_decoder":
             return before, after or (self.eos,)
         return before, (() if kind == "decoder_only" else after)
+
+    @property
+    def between(self) -> tuple[int, ...]:
+        return self._between or self._template[1] or (self.eos,)
 
     def decode(self, ids: Iterable[int]) -> str:
         if not self._of_bytes or self.pieces is None:
@@ -111,6 +116,18 @@ class FileTokenizer(Tokenizer):
         if any(one >= self.vocab_size for one in whole):
             raise DataError(f"the tokenizer puts a token {max(whole)} around texts, and has {self.vocab_size} ids")
         return tuple(before), tuple(after)
+
+    def _special_between(self) -> tuple[int, ...]:
+        """The special tokens that it puts between two texts; none if it has no template for two."""
+        try:
+            whole = self._library.encode(_PROBE, _PROBE).ids
+        except BaseException as error:
+            raise unusable(error, "has a template for two texts that cannot be used") from None
+        (before, after), plain = self._template, self.encode(_PROBE)
+        end = len(whole) - len(after) - len(plain)
+        between = whole[len(before) + len(plain) : end]
+        expected = [*before, *plain, *between, *plain, *after]
+        return tuple(between) if whole == expected and all(one < self.vocab_size for one in between) else ()
 
     def _encode(self, texts: list[str]) -> Iterable[NDArray[Any]]:
         for text, ids in zip(texts, super()._encode(texts), strict=True):

@@ -16,7 +16,7 @@ from blockformer.training.device_peak import compute_dtype, peak_flops
 from blockformer.training.loggers.file_logger import FileLogger
 from blockformer.training.loggers.run_facts import facts_of
 from blockformer.training.module import TrainingModule
-from blockformer.training.score import SIZE, metrics_of
+from blockformer.training.score import SIZE
 
 Row = dict[str, float]
 BACKWARD = 2  # times the operations of a forward pass
@@ -81,7 +81,7 @@ class MetricsLogger(StepCallback):
         if not is_reporting_step(trainer, step):
             return
         assert module.gradient_norm is not None
-        metrics = metrics_of(module.window, module.objective.figures(module.model))
+        metrics = module.objective.figures(module.window, module.model)
         row = self.head(trainer, module) | {f"train/{name}": value for name, value in metrics.items()}
         group = trainer.optimizers[0].param_groups[0]
         row["learning_rate"] = module.settings.lr * (group["lr"] / group["peak"])
@@ -101,7 +101,7 @@ class MetricsLogger(StepCallback):
     def _add_sources(self, module: TrainingModule) -> None:
         """Add the sums of this step, which are those of all processes, without reading them off the device."""
         assert module.window is not None
-        own = module.window[SIZE + 2 * len(module.objective.figures(module.model)) :]
+        own = module.window[SIZE + 2 * len(module.objective.own_figures(module.model)) :]
         if not module.skipped and own.numel():
             before = self._of_sources
             self._of_sources = own.clone() if before is None else before.to(own.device, own.dtype) + own

@@ -9,10 +9,11 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from blockformer.errors import UserError
 from blockformer.files import as_json, replacing
+from blockformer.training.module import TrainingModule
 
 
 class Predictions(BasePredictionWriter):
-    """Writes one JSON object per row of data: predicted and correct text at the scored places, and the accuracy.
+    """Writes what the objective says about each row of data, as a JSON object: such as predicted and correct text.
 
     Args:
         path: the file; an existing one is replaced when all is written.
@@ -46,13 +47,9 @@ class Predictions(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        decode = list if tokenizer is None else tokenizer.decode  # the ids of a task are not text
+        assert isinstance(pl_module, TrainingModule)
+        data = trainer.datamodule  # type: ignore[attr-defined]
         for predicted, wanted in zip(prediction["predictions"].cpu(), prediction["targets"].cpu(), strict=True):
-            scored = wanted >= 0
-            if not scored.any():
-                continue
-            texts = {"predicted": decode(predicted[scored].tolist()), "target": decode(wanted[scored].tolist())}
-            accuracy = (predicted[scored] == wanted[scored]).float().mean().item()
-            row = as_json({**texts, "accuracy": accuracy}, ensure_ascii=False)
-            self._stream.write(f"{row}\n".encode(errors="backslashreplace"))
+            row = pl_module.objective.written(predicted, wanted, data)
+            if row is not None:
+                self._stream.write(f"{as_json(row, ensure_ascii=False)}\n".encode(errors="backslashreplace"))

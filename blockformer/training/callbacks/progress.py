@@ -168,6 +168,9 @@ def _total(batches: list[int | float] | int | float) -> int | float:
     return sum(batches) if isinstance(batches, list) else batches
 
 
+_OF_TEXTS = ("f1", "rmse", "pearson", "spearman")  # figures of objectives that score one row for each text
+
+
 def figures(row: Row, stage: str, *, brief: bool = False) -> list[tuple[str, str]]:
     """The main figures of a row with their names; ``brief``: as many as fit beside a bar in 80 columns."""
     found: list[tuple[str, str]] = []
@@ -179,6 +182,7 @@ def figures(row: Row, stage: str, *, brief: bool = False) -> list[tuple[str, str
     if f"{stage}/accuracy" in row and not (brief and len(found) > 1):
         found.append(("accuracy", f"{row[f'{stage}/accuracy']:.3f}"))
     if not brief:
+        found += [(name, f"{row[f'{stage}/{name}']:.3f}") for name in _OF_TEXTS if f"{stage}/{name}" in row]
         of = f"{stage}/loss/"
         found += [(f"loss of {name.removeprefix(of)}", f"{row[name]:.4f}") for name in row if name.startswith(of)]
         own = [name for name in row if stage == "val" and name.startswith("eval/")]

@@ -6,12 +6,13 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from annotated_types import Ge, Lt
 from torch import Tensor
+from torchmetrics import Metric
 
 from blockformer.data.datasets.base import Form
 from blockformer.data.mixed_samples import MEMBERSHIP
 from blockformer.data.samples import Batch, Samples, TokenizedText
 from blockformer.training.objectives.vocabulary_loss import LossTerms, RowLoss, loss_of_hidden
-from blockformer.training.score import sums_of
+from blockformer.training.score import metrics_of, sums_of
 from blocks.models.base import Model
 from registry import Ability, Block, Slot, entry_of
 
@@ -49,6 +50,7 @@ class Objective(Block, ABC):
         keys: what a batch has for it.
         bidirectional_prompt: whether the model reads what it is given in both directions, also when it generates.
         generates: the forms of data whose rows are a prompt and the answer that follows it.
+        pooled: whether it scores one row of outputs for each text, from a head that pools, and not one for each token.
         trains_extra: whether it trains the extra predictions of a model.
         reads: the parameters that name files, which are not taken from a checkpoint of another user.
     """
@@ -65,6 +67,7 @@ class Objective(Block, ABC):
     keys: tuple[str, ...] = ("tokens", "targets")
     bidirectional_prompt: bool = False
     generates: tuple[Form, ...] = ()
+    pooled: ClassVar[bool] = False
     trains_extra: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
@@ -108,7 +111,7 @@ class Objective(Block, ABC):
             UserError: something is missing or does not fit; the message names the option.
         """
 
-    def figures(self, model: Model) -> tuple[str, ...]:
+    def own_figures(self, model: Model) -> tuple[str, ...]:
         """Names of figures of its own, each a mean; its sums have a total and a count of each after the usual six."""
         return ()
 
@@ -126,11 +129,46 @@ class Objective(Block, ABC):
 
     @abstractmethod
     def logits(self, model: Model, batch: Batch) -> Tensor:
-        """(B, T, V) logits, one row for each place of ``batch["targets"]``."""
+        """(B, T, V) logits, one row for each place of ``batch["targets"]``; of one that is `pooled` (B, outputs)."""
 
     @abstractmethod
     def tokens(self, batch: Batch) -> Tensor:
         """Number of tokens that the model reads in this batch, without padding."""
+
+    def figures(self, sums: Tensor, model: Model) -> dict[str, float]:
+        """The figures of the sums of one batch or several, by name."""
+        return metrics_of(sums, self.own_figures(model))
+
+    def metrics(self, model: Model) -> dict[str, Metric]:
+        """Figures of an evaluation that sums do not give, by name; :meth:`evaluate` updates them."""
+        return {}
+
+    def evaluate(self, model: Model, batch: Batch, metrics: Mapping[str, Metric]) -> Tensor:
+        """The sums of a batch that is only scored, while `metrics` are updated."""
+        return self(model, batch)[1]
+
+    def predict(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        """The `predictions` at every place and the `targets`."""
+        return {"predictions": self.logits(model, batch).argmax(-1), "targets": batch["targets"]}
+
+    def written(self, predicted: Tensor, wanted: Tensor, data: Any) -> dict[str, Any] | None:
+        """What `predict` writes about a row.
+
+        Args:
+            predicted: a row of `predictions`.
+            wanted: a row of `targets`.
+            data: the data module.
+
+        Returns:
+            JSON values; None: nothing in the row is scored.
+        """
+        scored = wanted >= 0
+        if not scored.any():
+            return None
+        tokenizer = data.tokenizer
+        decode = list if tokenizer is None else tokenizer.decode  # the ids of a task are not text
+        texts = {"predicted": decode(predicted[scored].tolist()), "target": decode(wanted[scored].tolist())}
+        return texts | {"accuracy": (predicted[scored] == wanted[scored]).float().mean().item()}
 
 
 class TokenObjective(Objective):

@@ -64,7 +64,7 @@ class MultiTokenPrediction(CausalLM):
         documents = batch.get("documents") if self.separate_documents else None
         return {"attention_mask": batch.get("attention_mask"), "documents": documents}
 
-    def figures(self, model: Model) -> tuple[str, ...]:
+    def own_figures(self, model: Model) -> tuple[str, ...]:
         return tuple(f"accuracy_{ahead}" for ahead in range(2, 2 + extra_of(model)))
 
     def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:

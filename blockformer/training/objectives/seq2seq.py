@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blockformer.data.datasets.base import UNSCORED
 from blockformer.data.samples import Batch, Samples, TokenizedText, scored_batch
-from blockformer.data.sequences import Sequences
+from blockformer.data.sequences import Sequences, padded
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.training.objectives.base import Chunk, Factor, Prompt, Smoothing, TokenObjective, token_count
 from blocks.models.base import Model
@@ -97,18 +97,9 @@ def padded_pairs(
     chosen: NDArray[np.int64], sources: list[NDArray[np.int64]], targets: list[NDArray[np.int64]], special: Tokenizer
 ) -> Batch:
     """A batch of sources, each before an EOS, and targets, each after a BOS; it does not count bytes."""
-    source, source_mask = _padded(sources, special.pad)
-    target, target_mask = _padded(targets, special.pad)
+    source, source_mask = padded(sources, special.pad)
+    target, target_mask = padded(targets, special.pad)
     following = [np.append(one[1:], special.eos) for one in targets]
     batch = {"source": source, "source_mask": source_mask, "target": target, "target_mask": target_mask}
-    batch |= {"targets": _padded(following, UNSCORED)[0], "index": chosen}
+    batch |= {"targets": padded(following, UNSCORED)[0], "index": chosen}
     return {name: torch.from_numpy(value) for name, value in batch.items()}
-
-
-def _padded(rows: list[NDArray[np.int64]], fill: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(B, T) the rows, filled up on the right, and where they are not."""
-    sizes = np.array([len(row) for row in rows])
-    real = np.arange(sizes.max()) < sizes[:, None]
-    filled = np.full(real.shape, fill, dtype=np.int64)
-    filled[real] = np.concatenate(rows)
-    return filled, real

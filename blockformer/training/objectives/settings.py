@@ -7,7 +7,7 @@ from blockformer.errors import UserError
 from blockformer.option_groups import OptionGroup
 from blockformer.training.objectives.base import COMMON, Objective, TokenObjective
 from blocks.models.base import Model
-from registry import entries
+from registry import entries, entry_of
 
 OBJECTIVE = OptionGroup("objective", {"type": Objective.slot.name}, COMMON, UserError)
 _USUAL = {"decoder_only": "causal_lm", "encoder_only": "masked_lm", "encoder_decoder": "seq2seq"}
@@ -61,25 +61,38 @@ def objective_for(kind: str) -> TokenObjective:
     return cast("TokenObjective", ObjectiveSettings(default_objective(kind)).objective)
 
 
-def check_kind(objective: Objective, kind: str) -> None:
+def check_kind(objective: Objective, kind: str, *, pooled: bool) -> None:
     """Check that an objective trains this kind of model.
+
+    Args:
+        objective: with its options.
+        kind: of the model.
+        pooled: whether the model's head pools, so that it gives one row of outputs for each text.
 
     Raises:
         UserError: it does not; of one that wraps another, that other is named.
     """
-    if kind in objective.kinds:
-        return
     inner: Objective | None = getattr(objective, "of", None)
     named = f"objective.type {objective.name}" if inner is None else f"objective.of {inner.name}"
+    known = {name: cast("type[Objective]", entry.block) for name, entry in entries(Objective.slot.name).items()}
     fitting = [
-        other
-        for other, entry in entries(Objective.slot.name).items()
-        if "of" not in entry.parameters and kind in cast("type[Objective]", entry.block).kinds
+        name
+        for name, one in known.items()
+        if "of" not in entry_of(one).parameters and kind in one.kinds and one.pooled == pooled
     ]
-    raise UserError(
-        f"{named} trains {' or '.join(objective.kinds)} models, and this one is {kind}: "
-        f"use {' or '.join(fitting) or 'another model'}"
-    )
+    use = " or ".join(fitting) or "another model"
+    if kind not in objective.kinds:
+        raise UserError(f"{named} trains {' or '.join(objective.kinds)} models, and this one is {kind}: use {use}")
+    if objective.pooled and not pooled:
+        raise UserError(
+            f"{named} scores one row of outputs for each text, and this model's head gives one for each token: set "
+            f"--recipe.head.type pooled, or use {use}"
+        )
+    if pooled and not objective.pooled:
+        raise UserError(
+            f"{named} scores predictions of tokens, and this model's head pools them to one row of outputs for each "
+            f"text: use {use}, or another head"
+        )
 
 
 def check_model(objective: Objective, model: Model) -> None:
@@ -88,7 +101,7 @@ def check_model(objective: Objective, model: Model) -> None:
     Raises:
         UserError: it trains other kinds of models, or not the extra predictions that the model has or lacks.
     """
-    check_kind(objective, model.kind)
+    check_kind(objective, model.kind, pooled=model.pooled)
     there = bool(getattr(model, "extra_predictions", ()))
     if there and not objective.trains_extra:
         raise UserError(
