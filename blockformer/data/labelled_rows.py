@@ -16,8 +16,8 @@ class LabelledRows:
     """Labelled texts, each between the special tokens of the tokenizer, or BOS and EOS where it puts none.
 
     Of two texts the second follows the first in the row, after the tokens that the tokenizer puts between two, and has
-    the segment 1 (Devlin et al. 2019, BERT, section 3). Rows are cut off at `length` tokens; of two texts the longer one
-    is.
+    the segment 1 (Devlin et al. 2019, BERT, section 3). Rows are cut off at `length` tokens; of two texts the longer
+    one is.
 
     Args:
         text: The texts and their labels.

@@ -102,8 +102,8 @@ class EvaluationLoader:
     """Every sample once and in order, on any number of ranks.
 
     All ranks get the same number of batches of the same size. If the last global batch is too small, a rank's share is
-    filled with samples without targets: `targets` -100 (NaN if they are no ids), `bytes` 0, `index` -1. A batch may consist of these alone, so
-    sum losses and counts over all batches and divide once at the end.
+    filled with samples without targets: `targets` -100 (NaN if they are no ids), `bytes` 0, `index` -1. A batch may
+    consist of these alone, so sum losses and counts over all batches and divide once at the end.
 
     Args:
         samples: The samples to evaluate on.

@@ -1,7 +1,7 @@
 """Samples, which an objective makes of tokenized text, and what their batches have in common.
 
 `batch(chosen, epoch)` is a pure function. In each batch, `index` has the numbers of its samples, and `targets` is -100
-at positions without a target, which `torch.nn.functional.cross_entropy` ignores; targets that are not ids are NaN there.
+at positions without a target, which `torch.nn.functional.cross_entropy` ignores; targets that are no ids are NaN there.
 """
 
 from collections.abc import Mapping

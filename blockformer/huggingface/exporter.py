@@ -48,7 +48,7 @@ class ExportSource:
         name: of the run, the checkpoint or the folder.
         recipe: of the model.
         model: with its weights.
-        tokens: ids of special tokens, by their key in the config.
+        tokens: ids of special tokens, and names of classes, by their key in the config.
         family: name of the built-in family with which the model was imported, if it was.
         text_model: the model with its tokenizer, if it was trained with one.
         folder: the folder that the model was imported to, which may contain a tokenizer.
@@ -114,6 +114,9 @@ def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
     tokens = {"pad_token_id": ours.pad, "bos_token_id": ours.bos, "eos_token_id": ours.eos}
     if model.kind == "encoder_decoder":
         tokens["decoder_start_token_id"] = ours.bos
+    if classes := (metadata.get("data") or {}).get("classes"):
+        tokens["id2label"] = {str(number): name for number, name in enumerate(classes)}
+        tokens["label2id"] = {name: number for number, name in enumerate(classes)}
     return ExportSource(name, recipe, model, tokens, text_model=text_model, merged=merged, dropped=dropped)
 
 

@@ -70,7 +70,8 @@ def verify(imported: ImportedModel, length: int = 32) -> Verification:
         ours = HuggingFaceNames(model)(**inputs)
     mask = output_mask(inputs)
     layers = dict(_compare_layers(recorder, theirs, inputs["attention_mask"].bool(), mask))
-    return Verification(relative_difference(ours, theirs.logits, mask), layers)
+    rows = mask.any(dim=1) if model.pooled else mask
+    return Verification(relative_difference(ours, theirs.logits, rows), layers)
 
 
 @contextmanager
@@ -189,7 +190,7 @@ def _compare_layers(
 
 
 def relative_difference(ours: Tensor, theirs: Tensor, mask: Tensor) -> float:
-    """max|ours - theirs| / max|theirs| over the tokens of a mask (B, T); infinite if the shapes differ."""
+    """max|ours - theirs| / max|theirs| over tokens (mask (B, T)) or rows (mask (B,)); infinite for other shapes."""
     if ours.shape != theirs.shape:
         return float("inf")
     return ((ours - theirs)[mask].abs().max() / theirs[mask].abs().max()).item()

@@ -35,7 +35,7 @@ def logits_of(model: Model, batch: Batch) -> Tensor:
 
 
 def mean_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy in nats, computed in float32; of a single output, which nothing competes with, its mean square."""
+    """Mean cross-entropy in nats, computed in float32; of a single output, without competitors, its mean square."""
     if logits.shape[-1] == 1:
         return logits.float().square().mean()
     return torch.nn.functional.cross_entropy(logits.flatten(0, -2).float(), batch["targets"].flatten())

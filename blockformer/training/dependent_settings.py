@@ -120,8 +120,8 @@ def _take_classes(data: Any, checkpoint: Path) -> None:
         return
     if data.classes not in (None, stored):
         raise UserError(
-            f"data.classes {in_words(data.classes)}: {checkpoint} was trained on the classes {in_words(stored)}, in this "
-            "order: leave data.classes out, or start a run with others with --init-from"
+            f"data.classes {in_words(data.classes)}: {checkpoint} was trained on the classes {in_words(stored)}, in "
+            "this order: leave data.classes out, or start a run with others with --init-from"
         )
     data.classes = stored
 

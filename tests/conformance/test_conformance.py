@@ -103,8 +103,9 @@ def test_every_block_has_the_checks_of_its_slot(slot: str) -> None:
     assert cases, f"no block of slot {slot} is checked"
     for case in cases:
         capabilities = entries(slot)[case.name].block.capabilities
-        wanted = OWN_CHECKS["pooling" if case.pools else slot]
-        wanted = wanted - (set() if capabilities.padding else {"ignores_padding"})
+        wanted = OWN_CHECKS["pooling" if case.pools else slot] - (
+            set() if capabilities.padding else {"ignores_padding"}
+        )
         wanted |= set() if slot in WITHOUT_FORWARD else MODULES
         wanted |= PLACES[case.place] if slot in ("mixer", "layer", "stack", "model") else set()
         assert wanted <= names_of(case), f"{case.id} lacks {sorted(wanted - names_of(case))}"

@@ -48,7 +48,7 @@ def check_bfloat16_matches_float64(case: BlockCase) -> None:
 
 
 def check_accepts_one_token(case: BlockCase) -> None:
-    """A single token gives finite values; in a causal block without pooling, those of a longer text."""
+    """A single token gives finite values; in a causal block, those of the first token of a longer text, if any."""
     block, given = case.build(), example(case)
     alone = run(block, given.span(0, 1))
     assert bool(torch.isfinite(alone).all()), "a single token gives values that are not finite"

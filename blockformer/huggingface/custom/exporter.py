@@ -18,6 +18,7 @@ from blockformer.huggingface.custom.modeling_code import CLASSES, modeling_code
 from blockformer.huggingface.exporter import ExportSource, write_generation_config
 from blockformer.huggingface.folder import main_dtype, read_config, write_json, write_tensor_files
 from blockformer.huggingface.verification import Verification, output_mask, random_inputs, relative_difference
+from blocks.models.base import Model
 
 _MODELING = "modeling_blockformer"  # transformers expects the prefix modeling_
 _PROGRAM = Path(__file__).parent / "isolated_process.py"
@@ -33,16 +34,18 @@ def write_custom(source: ExportSource, folder: Path, shard_size: str) -> CopiedM
         shard_size: the largest size of one file of tensors, such as ``5GB``.
 
     Raises:
-        UserError: the code of a block cannot be copied.
+        UserError: the code of a block cannot be copied, or transformers has no class for such a model.
         HuggingFaceError: ``shard_size`` is not a size.
     """
     recipe, model = source.recipe, source.model
-    text, modules = modeling_code(recipe, model.kind)
+    if model.pooled and model.kind == "encoder_decoder":
+        raise UserError(f"{source.name}: transformers has no class for an encoder_decoder whose head pools")
+    text, modules = modeling_code(recipe, _kind(model))
     copies = CopiedModules(modules)
     copies.write(folder)
     write_text(folder / f"{_MODELING}.py", text)
     write_text(folder / RECIPE, recipe.to_yaml())
-    name, auto_class = CLASSES[model.kind]
+    name, auto_class = CLASSES[_kind(model)]
     tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
     config = {
         "architectures": [name],
@@ -55,6 +58,7 @@ def write_custom(source: ExportSource, folder: Path, shard_size: str) -> CopiedM
         "tie_word_embeddings": False,  # shared weights are one module, so transformers has nothing to tie
         "torch_dtype": main_dtype(tensors),
         "recipe_hash": recipe.hash,
+        **({"num_labels": model.head.values} if model.pooled else {}),
         **source.tokens,
     }
     write_json(folder / "config.json", config)
@@ -80,11 +84,16 @@ def verify_custom(source: ExportSource, folder: Path, copies: CopiedModules) -> 
         inputs_file, outputs_file = Path(temporary) / "inputs.safetensors", Path(temporary) / "outputs.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, inputs_file)
         blocked = sorted({*copies.packages, "blockformer"})
-        _run_isolated(folder, CLASSES[model.kind][1], inputs_file, outputs_file, blocked)
+        _run_isolated(folder, CLASSES[_kind(model)][1], inputs_file, outputs_file, blocked)
         theirs = load_file(outputs_file)["logits"]
     with torch.no_grad():
         ours = HuggingFaceNames(model.float())(**inputs)
-    return Verification(relative_difference(ours, theirs, output_mask(inputs)), {})
+    mask = output_mask(inputs)
+    return Verification(relative_difference(ours, theirs, mask.any(dim=1) if model.pooled else mask), {})
+
+
+def _kind(model: Model) -> str:
+    return "pooled" if model.pooled else model.kind
 
 
 def _run_isolated(folder: Path, class_name: str, inputs: Path, outputs: Path, blocked: list[str]) -> None:

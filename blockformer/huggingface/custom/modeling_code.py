@@ -13,12 +13,17 @@ CLASSES = {
     "decoder_only": ("BlockformerForCausalLM", "AutoModelForCausalLM"),
     "encoder_only": ("BlockformerForMaskedLM", "AutoModelForMaskedLM"),
     "encoder_decoder": ("BlockformerForSeq2SeqLM", "AutoModelForSeq2SeqLM"),
+    "pooled": ("BlockformerForSequenceClassification", "AutoModelForSequenceClassification"),
 }
-"""For each kind of model the class in :mod:`pretrained_model`, and the class of transformers that loads it."""
+"""For each kind of model the class in :mod:`pretrained_model`, and the class of transformers that loads it.
+
+``pooled``: an encoder or decoder whose head pools.
+"""
 _DESCRIPTIONS = {
     "decoder_only": "A decoder-only language model",
     "encoder_only": "An encoder-only masked language model",
     "encoder_decoder": "An encoder-decoder language model",
+    "pooled": "A model that gives one row of outputs for each text",
 }
 _WIDTH = 100
 _INDENT = "    "
@@ -29,7 +34,7 @@ def modeling_code(recipe: Recipe, kind: str) -> tuple[str, list[str]]:
 
     Args:
         recipe: the model.
-        kind: of the model, such as ``decoder_only``.
+        kind: of the model, such as ``decoder_only``, or ``pooled``.
 
     Returns:
         The text of ``modeling_blockformer.py``, and the names of the modules that it imports.

@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast, MaskedLMOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    CausalLMOutputWithPast,
+    MaskedLMOutput,
+    Seq2SeqLMOutput,
+    SequenceClassifierOutput,
+)
 
 from blocks.base import Cache
 from blocks.models.base import Model
@@ -89,6 +95,28 @@ class BlockformerForMaskedLM(BlockformerModel):
         segments = token_type_ids if self.model.embedding.segments is not None else None
         logits = self.model(input_ids, segments=segments, attention_mask=self.model.mask(attention_mask))
         output = MaskedLMOutput(loss=_loss(logits, labels), logits=logits)
+        return output if return_dict is not False else output.to_tuple()
+
+
+class BlockformerForSequenceClassification(BlockformerModel):
+    """A model that gives one row of outputs for each text: logits of classes, a score, or an embedding."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Outputs (B, N) of ids (B, T), and the mean loss over labels (B,): of scores the squared error."""
+        given = {"segments": token_type_ids} if getattr(self.model.embedding, "segments", None) is not None else {}
+        logits = self.model(input_ids, attention_mask=self.model.mask(attention_mask), **given)
+        loss = None
+        if labels is not None:
+            scores = labels.is_floating_point()
+            loss = F.mse_loss(logits.squeeze(-1).float(), labels) if scores else F.cross_entropy(logits.float(), labels)
+        output = SequenceClassifierOutput(loss=cast("Any", loss), logits=logits)
         return output if return_dict is not False else output.to_tuple()
 
 

@@ -24,8 +24,8 @@ from registry import register
 class Contrastive(PooledObjective):
     """Embeddings of texts, by a head that pools: the two texts of a pair are near, and the other pairs' texts far.
 
-    With embeddings a_i and b_i of the texts of pair i, normalised to length 1, and temperature t, the loss is the mean of
-    two cross-entropies: of choosing b_i among all b_j of the batch by a_i . b_j / t, and a_i among all a_j likewise
+    With embeddings a_i and b_i of the texts of pair i, normalised to length 1, and temperature t, the loss is the mean
+    of two cross-entropies: of choosing b_i among all b_j of the batch by a_i . b_j / t, and a_i among all a_j likewise
     (symmetric InfoNCE with in-batch negatives). The negatives are those of the batch in one process, so
     `data.batch_size` over the processes decides how hard the choice is, in training and in `accuracy`: the share of a_i
     that are nearest to their own b_i.

@@ -1,6 +1,7 @@
 """Prediction of a number for a text."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,9 @@ class Regression(LabelledObjective):
         return {"loss": loss, "rmse": math.sqrt(loss)}
 
     def metrics(self, model: Model) -> dict[str, Metric]:
-        return {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Metric `SpearmanCorrcoef` will save")  # 8 bytes for each text
+            return {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
 
     def evaluate(self, model: Model, batch: Batch, metrics: Mapping[str, Metric]) -> Tensor:
         predictions, scored = self._predictions(model, batch), ~batch["targets"].isnan()

@@ -347,6 +347,13 @@ DISTIL = {
     "max_position_embeddings": POSITIONS,
 }
 case("distilbert", "DistilBertForMaskedLM", "distilbert", DISTIL, pad_token_id=0)
+LABELS = {"num_labels": 3}
+case("bert with classes", "BertForSequenceClassification", "bert", BERT, LABELS)
+case("bert with two classes", "BertForSequenceClassification", "bert", BERT)
+case("roberta with classes", "RobertaForSequenceClassification", "roberta", BERT, LABELS, pad_token_id=1)
+case(
+    "distilbert with a score", "DistilBertForSequenceClassification", "distilbert", DISTIL, num_labels=1, pad_token_id=0
+)
 case("albert", "AlbertForMaskedLM", "albert", BERT, FOUR, embedding_size=24, num_hidden_groups=2)
 case("albert with one group", "AlbertForMaskedLM", "albert", BERT, FOUR, embedding_size=24)
 case("mpnet", "MPNetForMaskedLM", "mpnet", BERT, pad_token_id=1)
