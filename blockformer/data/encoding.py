@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockformer.data.corpora.corpus import SPLITS, Corpus, Labelled, size_of
-from blockformer.data.sequences import SequenceWriter, write_labels
+from blockformer.data.sequences import LabelWriter, SequenceWriter
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers.byte_level import ByteLevelTokenizer
 
@@ -206,9 +206,8 @@ class EncodedLabelled(EncodedSplit):
 
     def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, texts: int) -> None:
         super().__init__(split, tokenizer)
-        self._folder, self._split = folder, split
         self._writers = [SequenceWriter(folder, f"{split}.text{part}", tokenizer.vocab_size) for part in range(texts)]
-        self._labels, self._bytes = list[float](), 0
+        self._labels, self._bytes = LabelWriter(folder, split), 0
 
     def _characters(self, document: Labelled) -> int:
         return sum(map(len, document.texts))
@@ -216,12 +215,11 @@ class EncodedLabelled(EncodedSplit):
     def _write(self, documents: list[Labelled]) -> None:
         for part, writer in enumerate(self._writers):
             writer.write(self._tokenizer.encode_many([one.texts[part] for one in documents]))
-        self._labels += [one.label for one in documents]
+        self._labels.write([one.label for one in documents])
         self._bytes += sum(map(size_of, documents))
 
     def _end(self) -> None:
-        for writer in self._writers:
+        for writer in (*self._writers, self._labels):
             writer.close()
-        write_labels(self._folder, self._split, self._labels)
         tokens = sum(writer.tokens for writer in self._writers)
-        self._count(documents=len(self._labels), tokens=tokens, bytes=self._bytes)
+        self._count(documents=self._labels.count, tokens=tokens, bytes=self._bytes)

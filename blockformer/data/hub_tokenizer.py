@@ -37,7 +37,7 @@ def write(tokenizer: Tokenizer, kind: str, length: int, folder: Path) -> None:
 
     Args:
         tokenizer: the tokenizer that the model was trained with.
-        kind: of the model; it decides which special tokens are added to a text.
+        kind: of the model, or ``pooled``; it decides which special tokens are added to a text.
         length: the model's max_length.
         folder: where to write.
     """

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from blockformer.data.samples import Batch, TokenizedText
 from blockformer.data.sequences import padded
-from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import DataError
 
 
 class LabelledRows:
-    """Labelled texts, each between the special tokens of the tokenizer, or BOS and EOS where it puts none.
+    """Labelled texts, each between the special tokens of the tokenizer.
 
     Of two texts the second follows the first in the row, after the tokens that the tokenizer puts between two, and has
     the segment 1 (Devlin et al. 2019, BERT, section 3). Rows are cut off at `length` tokens; of two texts the longer
@@ -32,8 +31,9 @@ class LabelledRows:
     def __init__(self, text: TokenizedText, targets: Callable[[NDArray[np.float64]], NDArray]) -> None:
         assert text.labels is not None
         self._parts, self._labels, self._targets = text.parts, text.labels, targets
-        self._pad, (self._before, self._after) = text.tokenizer.pad, bounds(text.tokenizer)
-        self._between = np.array(text.tokenizer.between, np.int64)
+        special = text.tokenizer
+        self._pad, around = special.pad, (*special.around("pooled"), special.between)
+        self._before, self._after, self._between = (np.array(ids, np.int64) for ids in around)
         added = len(self._before) + len(self._after) + len(self._between) * (len(self._parts) - 1)
         self._room = text.length - added
         if self._room < len(self._parts):
@@ -74,12 +74,6 @@ class LabelledRows:
         first, second = _shares(len(texts[0]), len(texts[1]), self._room)
         left = np.concatenate((self._before, texts[0][:first], self._between))
         return [left, np.concatenate((texts[1][:second], self._after))]
-
-
-def bounds(tokenizer: Tokenizer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The special tokens before and after a text that gets one row of outputs, at least one on each side."""
-    before, after = tokenizer.around("encoder_only")
-    return np.array(before or (tokenizer.bos,), np.int64), np.array(after or (tokenizer.eos,), np.int64)
 
 
 def _shares(first: int, second: int, room: int) -> tuple[int, int]:

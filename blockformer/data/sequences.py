@@ -137,13 +137,34 @@ class SequenceWriter:
         self._shards += 1
 
 
-def write_labels(folder: Path, name: str, labels: Sequence[float]) -> None:
-    """Write one number for each sequence of a name."""
-    np.array(labels, np.float64).tofile(folder / _LABELS.format(name=name))
+class LabelWriter:
+    """Writes a number for each sequence of a name.
+
+    Args:
+        folder: where to write.
+        name: of the sequences.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._file = (folder / _LABELS.format(name=name)).open("wb")
+        self.count = 0
+
+    def write(self, labels: Sequence[float]) -> None:
+        """Append numbers.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        self.count += len(labels)
+        self._file.write(np.array(labels, np.float64).tobytes())
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.close()
 
 
 def read_labels(folder: Path, name: str) -> NDArray[np.float64]:
-    """Memory-map what :func:`write_labels` has written."""
+    """Memory-map the file of a :class:`LabelWriter`."""
     return _mapped(folder / _LABELS.format(name=name), "float64")
 
 

@@ -118,8 +118,10 @@ class Tokenizer(ABC):
     def around(self, kind: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens before and after a text that a model of this kind reads; of an encoder-decoder: a source.
 
-        The target of an encoder-decoder begins with :attr:`bos`.
+        The target of an encoder-decoder begins with :attr:`bos`. The kind of a model whose head pools is ``pooled``.
         """
+        if kind == "pooled":
+            return (self.bos,), (self.eos,)
         return ((self.bos,) if kind == "decoder_only" else ()), ((self.eos,) if kind == "encoder_decoder" else ())
 
     def special_token(self, name: str) -> int | None:

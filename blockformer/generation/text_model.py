@@ -61,9 +61,14 @@ class TextModel:
             raise UserError(f"{path}: its tokenizer has {tokenizer.vocab_size} ids, and its model {model.vocab_size}")
         return cls(model, tokenizer, bidirectional_prompt=bidirectional)
 
+    @property
+    def kind(self) -> str:
+        """The model's kind for the tokenizer, which adds other special tokens where the head pools."""
+        return "pooled" if self.model.pooled else self.model.kind
+
     def encode(self, text: str) -> list[int]:
         """The model's input for a text: token ids, with the special tokens of the model's kind."""
-        before, after = self.tokenizer.around(self.model.kind)
+        before, after = self.tokenizer.around(self.kind)
         return [*before, *self.tokenizer.encode(text), *after]
 
     def token_budget(self, text: str, max_new_tokens: int) -> int:

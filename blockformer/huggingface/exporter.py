@@ -73,7 +73,7 @@ class ExportSource:
             A function that compares it with the original and returns the number of texts; None: there is no tokenizer.
         """
         if (text_model := self.text_model) is not None:
-            hub_tokenizer.write(text_model.tokenizer, self.model.kind, self.model.max_length, folder)
+            hub_tokenizer.write(text_model.tokenizer, text_model.kind, self.model.max_length, folder)
             if isinstance(text_model.tokenizer, FileTokenizer):
                 return lambda: hub_tokenizer.verify_copy(folder)
             return lambda: hub_tokenizer.verify(folder, text_model.encode)

@@ -34,6 +34,9 @@ CASES = [(name, {}) for name in entries("objective")] + list(OWN.items())
 
 
 def text(objective: Objective, texts: list[str] = TEXTS, length: int = 40, **settings: Any) -> TokenizedText:
+    if {"classes", "scores"} & {*objective.forms}:
+        labels = np.arange(len(texts)) % 3.0
+        return TokenizedText((encoded(texts, TOKENIZER),), TOKENIZER, length, labels=labels, **settings)
     documents = encoded(texts, TOKENIZER, before=TOKENIZER.bos)
     sources = () if "documents" in objective.forms else (encoded(texts, TOKENIZER, after=TOKENIZER.eos),)
     extra = {name: TOKENIZER.vocab_size + n for n, name in enumerate(objective.extra_tokens(length))}
@@ -62,21 +65,27 @@ def test_a_batch_has_what_the_objective_says(objective: Objective) -> None:
     assert {*objective.keys, "index"} <= set(batch)
     assert all(len(value) == len(batch["index"]) for value in batch.values())
     most = TOKENIZER.vocab_size + len(objective.extra_tokens(40))
-    for key in {"tokens", "source", "target", "targets"} & set(batch):
+    if objective.pooled:
+        assert batch["targets"].shape == batch["index"].shape
+        assert not (batch["targets"].isnan() | (batch["targets"] == -100)).any(), "each row has something to predict"
+        batch.pop("targets")
+    for key in {"tokens", "source", "target", "positive", "targets"} & set(batch):
         assert batch[key].dtype == torch.int64
         assert batch[key].max() < most
         assert batch[key].shape[1] <= 40 or "pairs" in objective.forms
         least = -100 if key == "targets" else 0
         assert batch[key].min() >= least
-    assert (batch["targets"] != -100).any(dim=1).all(), "each row has something to predict"
+    if not objective.pooled:
+        assert (batch["targets"] != -100).any(dim=1).all(), "each row has something to predict"
 
 
 def test_nothing_is_predicted_in_padding(objective: Objective) -> None:
     batch = everything(objective)
     mask = batch.get("attention_mask", batch.get("target_mask"))
-    if mask is not None:
+    if mask is not None and not objective.pooled:
         assert (batch["targets"][~mask] == -100).all()
-    for key, of in (("attention_mask", "tokens"), ("source_mask", "source"), ("target_mask", "target")):
+    masks = {"attention_mask": "tokens", "source_mask": "source", "target_mask": "target", "positive_mask": "positive"}
+    for key, of in masks.items():
         if key in batch:
             assert (batch[of][~batch[key]] == TOKENIZER.pad).all()
             assert (batch[key].long().diff(dim=1) <= 0).all(), "padding is on the right"

@@ -231,7 +231,7 @@ def test_a_classifier_is_scored_predicts_and_continues_with_the_order_of_its_cla
     rows = [json.loads(line) for line in (classifier / "predictions.jsonl").read_text().splitlines()]
     assert {row["target"] for row in rows} == {"no", "yes"}
     assert all(row["correct"] == (row["predicted"] == row["target"]) for row in rows)
-    assert main(["validate", "--ckpt_path", best, "--data.classes", "[maybe, yes]", *quiet]) == 2
+    assert main(["validate", "--ckpt_path", best, "--data.classes", '["maybe", "yes"]', *quiet]) == 2
     assert "was trained on the classes no and yes, in this order" in capsys.readouterr().err
     for command in (["generate", best, "--prompt", "a"], ["evaluate", best, "--tasks", "x"]):
         assert main(command) == 2
@@ -284,7 +284,7 @@ def test_a_classifier_begins_with_an_imported_encoder(
     run = fit(*head, "--trainer.max_steps", "3", name="begun", given=given)
     report = json.loads((run / "init.json").read_text())
     fresh = {one["name"] for one in report["parameters"] if one["kind"] == "fresh"}
-    assert fresh == {f"head.{name}" for name in NEW}
+    assert fresh == {"head"}
     metadata = read_metadata(run / "checkpoints" / "last.ckpt")
     data = TextData(**{**metadata["config"]["data"], "objective": Classification()})
     batch = data.loader("validation").batch(0)
@@ -293,4 +293,33 @@ def test_a_classifier_begins_with_an_imported_encoder(
     check_data(data, bf.load(run), Classification())
 
 
-NEW = ("transform.project.weight", "transform.project.bias", "output.weight", "output.bias")
+@pytest.mark.parametrize("outputs", ["null", "3"])
+def test_a_model_that_pools_is_shown_and_compared(outputs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    change = ("--set", "head.type=pooled", "--set", f"head.outputs={outputs}")
+    shown: list[str] = []
+    for more in ([], ["--memory"], ["--activations", "--length", "8"], ["--format", "diagram"]):
+        assert main(["show", "tiny_encoder", *change, *more]) == 0
+        shown.append(capsys.readouterr().out)
+    assert "head: pooled" in shown[0]
+    assert f"of a uniform prediction: {math.log(32 if outputs == 'null' else 3):.3f}" in shown[2]
+    assert "pooled" in shown[3]
+    assert main(["diff", "tiny_encoder", "head.type=pooled", f"head.outputs={outputs}"]) in (0, 1)
+    assert "pooled" in capsys.readouterr().out
+    token, text = (bf.build("tiny_encoder", {"head": head}).flops_per_token(16) for head in ("own", "pooled"))
+    assert text < token
+
+
+@pytest.mark.slow
+def test_a_classifier_is_exported_with_the_names_of_its_classes(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(classifier), "--to", "hf", "--custom", "--out", str(tmp_path / "out")]) == 0
+    options = {"trust_remote_code": True, "local_files_only": True}
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", **options).eval()
+    assert theirs.config.id2label == {0: "no", 1: "yes"}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    inputs = tokenizer(["a lovely film 7", "a dull song"], return_tensors="pt", padding=True)
+    assert theirs(**inputs).logits.argmax(-1).tolist() == [1, 0]
+    labels = torch.tensor([1, 0])
+    found = theirs(**inputs, labels=labels)
+    torch.testing.assert_close(found.loss, F.cross_entropy(found.logits, labels))

@@ -10,7 +10,6 @@ from annotated_types import Gt
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blockformer.data.labelled_rows import bounds
 from blockformer.data.samples import Batch, Samples, TokenizedText
 from blockformer.data.sequences import padded
 from blockformer.training.objectives.base import token_count
@@ -94,7 +93,7 @@ class Contrastive(PooledObjective):
 
 
 class PairRows:
-    """Pairs of texts, each between the special tokens of the tokenizer, or BOS and EOS where it puts none.
+    """Pairs of texts, each between the special tokens of the tokenizer.
 
     Args:
         text: The pairs, with the special tokens of a source and a target.
@@ -104,8 +103,10 @@ class PairRows:
 
     def __init__(self, text: TokenizedText) -> None:
         self._first, self._second = text.pairs
-        before, after = text.tokenizer.around("encoder_decoder")
-        self._around, self._bounds, self._pad = (len(before), len(after)), bounds(text.tokenizer), text.tokenizer.pad
+        special = text.tokenizer
+        before, after = special.around("encoder_decoder")
+        self._around, self._pad = (len(before), len(after)), special.pad
+        self._bounds = [np.array(ids, np.int64) for ids in special.around("pooled")]
 
     def __len__(self) -> int:
         return len(self._first)
