@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import blockformer as bf
 from blockformer.assembly.checkpoint import read_metadata
 from blockformer.errors import UserError
 from blockformer.training.callbacks import Checkpoints, MetricsLogger
 from blockformer.training.fit_arguments import RunSettings
 from blockformer.training.module import TrainingModule
-from blockformer.training.score import BETTER, Score
+from blockformer.training.objectives import ObjectiveSettings
+from blockformer.training.score import BETTER
+from registry import entries
 from tests.training.test_resume import QUIET, figures, same, state
 
 Fit = Callable[..., Path]
@@ -91,7 +95,13 @@ def test_a_finished_run_says_that_there_is_nothing_to_do(fit: Fit, capsys: pytes
 
 
 def test_every_figure_has_a_direction() -> None:
-    assert Score(targets=1, bytes=1).metrics().keys() == BETTER.keys()
+    known, model = set[str](), bf.build("tiny_encoder", {"head": {"type": "pooled", "outputs": 2}})
+    for name, entry in entries("objective").items():
+        objective = ObjectiveSettings(name).objective
+        known |= objective.figures(torch.ones(6)).keys() | (
+            objective.metrics(model).keys() if entry.block.pooled else set()
+        )
+    assert known == BETTER.keys()
 
 
 @pytest.mark.parametrize("monitor", ["val/accuracy", "val/loss"])
@@ -111,6 +121,7 @@ def test_the_best_checkpoint_has_the_best_figure(fit: Fit, monitor: str) -> None
 
 def test_a_figure_that_no_validation_has_is_refused() -> None:
     with pytest.raises(
-        UserError, match=r"run.monitor val/f1 is not one of the figures val/accuracy, val/bits_per_byte, val/loss"
+        UserError,
+        match=r"run.monitor val/f2 is not one of the figures val/accuracy, val/bits_per_byte, val/f1, val/loss",
     ):
-        RunSettings(monitor="val/f1")
+        RunSettings(monitor="val/f2")

@@ -1,6 +1,5 @@
 """Embeddings of texts in which the two texts of a pair are near."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -88,7 +87,7 @@ class Contrastive(PooledObjective):
             "targets": torch.where(batch["targets"] == IGNORED, IGNORED, batch.get("index", own)),
         }
 
-    def written(self, predicted: Tensor, wanted: Tensor, data: Any) -> Mapping[str, Any] | None:
+    def written(self, predicted: Tensor, wanted: Tensor, data: Any) -> dict[str, Any] | None:
         return None if wanted < 0 else {"nearest": int(predicted), "pair": int(wanted)}
 
 
