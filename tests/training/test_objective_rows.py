@@ -1,16 +1,16 @@
 """What every objective's samples have in common, and what those of each are."""
 
 from collections import Counter
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from blockformer.data.samples import TokenizedText
+from blockformer.data.samples import UNSCORED, TokenizedText
 from blockformer.data.tokenizers.bytes import ByteTokenizer
-from blockformer.errors import DataError
+from blockformer.errors import DataError, UserError
 from blockformer.training.objectives import (
     OBJECTIVE,
     Denoising,
@@ -23,14 +23,15 @@ from blockformer.training.objectives import (
     SpanCorruption,
 )
 from blockformer.training.objectives.causal_lm import PackedRows, PromptedPairs
+from blockformer.training.objectives.masked_lm import whole_words
 from registry import entries
 from tests.data.encoded import encoded
 
 TOKENIZER = ByteTokenizer()
 TEXTS = [f"Document {n} says {'ha' * (n * 7 % 23)}. Is {n} odd? {'Yes! ' * (n % 2)}So it is." for n in range(61)]
-OWN: dict[str, dict[str, Any]] = {"masked_lm": {"span": 3.0}}
+OWN: list[tuple[str, dict[str, Any]]] = [("masked_lm", {"span": 3.0}), ("masked_lm", {"unit": "word"})]
 """Options that make more of an objective than its defaults do."""
-CASES = [(name, {}) for name in entries("objective")] + list(OWN.items())
+CASES = [(name, {}) for name in entries("objective")] + OWN
 
 
 def text(objective: Objective, texts: list[str] = TEXTS, length: int = 40, **settings: Any) -> TokenizedText:
@@ -203,6 +204,55 @@ def test_spans_of_a_masked_model_are_whole_and_of_the_length_asked_for() -> None
     masked = batch["tokens"][1:-1] == TOKENIZER.mask
     fates = [masked[row, place] == masked[row, place + 1] for row, place in (chosen[:, :-1] & chosen[:, 1:]).nonzero()]
     assert np.mean(fates) > 0.9, "the tokens of a span are masked together"
+
+
+WORDS = [f"{'a' * (n % 4 + 1)}{n % 10}" for n in range(500)]
+"""Words of three to six bytes, with the space before them."""
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.5, 1.0])
+def test_words_of_a_masked_model_are_masked_whole_or_not_at_all(rate: float) -> None:
+    made = MaskedLM(unit="word", mask_rate=rate)
+    batch = everything(made, [" ".join(WORDS)], length=300)
+    fates, whole, tokens = [], 0, batch["tokens"]
+    words = torch.where(batch["targets"] == UNSCORED, tokens, batch["targets"])
+    for row, targets, text in zip(tokens, batch["targets"], words, strict=True):
+        inside = (text >= 4).nonzero()[:, 0].tolist()
+        count = round(rate * len(inside))
+        assert (targets != UNSCORED).sum() == count, "the share is that of single tokens"
+        starts = [place for place in inside if place == inside[0] or text[place] == TOKENIZER.encode(" ")[0]]
+        for start, end in pairwise([*starts, inside[-1] + 1]):
+            assert len({*(targets[start:end] != UNSCORED).tolist()}) == 1
+            if targets[start] != UNSCORED:
+                fates.append({*(row[start:end] == TOKENIZER.mask).tolist()})
+                whole += row[start] == TOKENIZER.mask
+    assert all(len(one) == 1 for one in fates), "the tokens of a word are replaced alike"
+    assert 0.6 < whole / len(fates) < 0.95
+
+
+def test_whole_words_have_the_number_asked_for_wherever_some_words_have_it() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        sizes = draw.integers(1, 9, draw.integers(1, 7))
+        words = np.repeat(np.arange(len(sizes)) * 3, sizes)
+        count = int(draw.integers(1, len(words) + 1))
+        places, owner = whole_words(draw.random(len(words)), count, words)
+        sums = {sum(some) for n in range(len(sizes)) for some in combinations(sizes.tolist(), n + 1)}
+        assert len(places) == max((n for n in sums if n <= count), default=min(sums))
+        assert Counter(owner.tolist()) == {word: sizes[word] for word in set(owner.tolist())}
+        assert (words[places] == owner * 3).all()
+
+
+def test_words_are_chosen_without_preference() -> None:
+    draw, words = np.random.default_rng(0), np.repeat(np.arange(40), 3)
+    counts = Counter(word for _ in range(2000) for word in whole_words(draw.random(120), 18, words)[1][::3].tolist())
+    assert set(counts) == set(range(40))
+    assert max(abs(one / 2000 - 6 / 40) for one in counts.values()) < 0.04
+
+
+def test_spans_of_words_are_refused() -> None:
+    with pytest.raises(UserError, match=r"objective\.span 3 has no effect with objective\.unit word"):
+        ObjectiveSettings("masked_lm", unit="word", span=3.0)
 
 
 @pytest.mark.parametrize("name", ["span_corruption", "ul2", "denoising", "fill_in_the_middle"])

@@ -82,17 +82,23 @@ def byte_pieces(content: Mapping[str, Any], library: Library) -> list[bytes] | N
     if any(step["type"] not in lossless and not _writes_space(step) for step in steps):
         return None
     written = {step["type"] for step in _steps(content.get("decoder"))}
+    if not written & {"ByteLevel", "Metaspace"} and not any(map(_reads_space, _steps(content.get("decoder")))):
+        return None
+    return written_pieces(content, library)
+
+
+def written_pieces(content: Mapping[str, Any], library: Library) -> list[bytes]:
+    """The bytes of each token in the text that is left after normalisation; none for special and unknown tokens."""
+    of_bytes = any(step["type"] == "ByteLevel" for step in _steps(content.get("decoder")))
     value_of = {character: value for value, character in byte_characters().items()}
 
     def bytes_of(name: str) -> bytes:
-        if "ByteLevel" in written and all(one in value_of for one in name):
+        if of_bytes and all(one in value_of for one in name):
             return bytes(value_of[one] for one in name)
         if content["model"].get("byte_fallback") and len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
             return bytes.fromhex(name[3:5])
         return name.replace(_SPACE, " ").encode()
 
-    if not written & {"ByteLevel", "Metaspace"} and not any(map(_reads_space, _steps(content.get("decoder")))):
-        return None
     pieces = [b""] * (max(library.get_vocab().values()) + 1)
     for name, number in library.get_vocab(with_added_tokens=False).items():
         pieces[number] = bytes_of(name)
