@@ -6,7 +6,7 @@ at positions without a target, which `torch.nn.functional.cross_entropy` ignores
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class TokenizedText:
         evaluates: whether the text is scored, and each sample has to be the same in every epoch.
         extra: the ids of the objective's own tokens by name: special tokens of the tokenizer, or ids after its own.
         labels: (n,) the class or the score of each row; None: rows have none.
+        key: everything that decides the documents, as JSON values, under which the cache keeps what is computed of
+            them; None: nothing is kept.
     """
 
     parts: tuple[Sequences, ...]
@@ -42,6 +44,7 @@ class TokenizedText:
     evaluates: bool = False
     extra: Mapping[str, int] = field(default_factory=dict)
     labels: NDArray[np.float64] | None = None
+    key: Mapping[str, Any] | None = None
 
     @property
     def paired(self) -> bool:

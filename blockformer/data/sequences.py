@@ -1,6 +1,6 @@
 """Many token sequences in memory-mapped files, which all processes of a machine share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 SHARD = 2**30
 """Bytes of a file at most."""
+_AT_ONCE = 2**20  # offsets
 _TOKENS, _OFFSETS = "{name}.tokens.{number}.{kind}", "{name}.offsets.int64"
 _KINDS = ("uint16", "uint32")
 _LABELS = "{name}.labels.float64"
@@ -62,6 +63,10 @@ class Sequences:
     def lengths(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """(B,) number of tokens of each of the chosen sequences."""
         return self.offsets[chosen + 1] - self.offsets[chosen]
+
+    def bounds(self) -> Iterator[NDArray[np.int64]]:
+        """The offsets in parts; each but the first begins with the last one of the part before."""
+        return (self.offsets[start : start + _AT_ONCE + 1] for start in range(0, len(self), _AT_ONCE))
 
     def padded(self, chosen: NDArray[np.int64], pad: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The chosen sequences, padded on the right to (B, T), and the (B, T) mask that is True at tokens."""

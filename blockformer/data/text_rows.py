@@ -5,6 +5,7 @@ from typing import Any
 
 from blockformer.data.datasets.base import TextDataset
 from blockformer.data.labelled_rows import LabelledRows
+from blockformer.data.packing import packing_facts
 from blockformer.data.prepared import Prepared, prepare
 from blockformer.data.samples import SampleMaker, Samples, TokenizedText
 from blockformer.data.tokenizer import Tokenizer
@@ -41,14 +42,15 @@ class TextRows:
         self._component, self._given = tokenizer, None
         self._seed = seed
         self._prepared: Prepared | None = None
+        self._samples: dict[str, Samples] = {}
 
     def configure(self, objective: SampleMaker) -> None:
         """Set the objective, on which the length of pairs depends."""
-        self.objective, self._prepared = objective, None
+        self.objective, self._prepared, self._samples = objective, None, {}
 
     def use(self, tokenizer: Tokenizer) -> None:
         """Encode with this tokenizer instead of learning one."""
-        self._given, self._prepared = tokenizer, None
+        self._given, self._prepared, self._samples = tokenizer, None, {}
 
     def prepare(self, *, verify: bool) -> Prepared:
         """Tokens on disk, prepared at the first use.
@@ -102,7 +104,7 @@ class TextRows:
 
     def facts(self) -> dict[str, Any]:
         """Facts to log: origin and hash of the text, and documents, tokens and bytes of each split."""
-        return dict(self.prepared.facts)
+        return {**self.prepared.facts, **packing_facts(self)}
 
     def notes(self, *splits: str) -> list[str]:
         """What a user should know about the text of these splits, in sentences."""
@@ -157,11 +159,14 @@ class TextRows:
         """
         if self.objective is None:
             raise DataError("text makes rows for an objective: give one, such as TextData(objective=CausalLM())")
+        if split in self._samples:
+            return self._samples[split]
         data, evaluates, labels = self.prepared, split != "train", None
         if self.dataset.labelled:
             parts, labels = data.labelled(split)
         else:
             parts = data.pairs(split) if self.dataset.paired else (data.documents(split),)
         seed = 0 if evaluates else self._seed
-        known = parts, self.tokenizer, self.length, seed, evaluates, self.extra_tokens, labels
-        return self.objective.samples(TokenizedText(*known))
+        key = {"tokens": data.folder.name, "split": split}
+        known = parts, self.tokenizer, self.length, seed, evaluates, self.extra_tokens, labels, key
+        return self._samples.setdefault(split, self.objective.samples(TokenizedText(*known)))

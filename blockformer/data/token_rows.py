@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blockformer.data.corpora.files import stamps_of, unchanged
 from blockformer.data.corpora.token_files import (
@@ -20,11 +21,14 @@ from blockformer.data.corpora.token_files import (
 )
 from blockformer.data.datasets.base import UNSCORED
 from blockformer.data.datasets.token_files import TokenFiles
+from blockformer.data.packing import packing_facts
 from blockformer.data.progress import stage
 from blockformer.data.samples import SampleMaker, Samples, TokenizedText
 from blockformer.data.sequences import Sequences, Shards
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import DataError
+
+_AT_ONCE = 2**20  # ids
 
 
 @dataclass
@@ -47,12 +51,27 @@ class Separator:
 
 @dataclass(frozen=True)
 class UnlistedSequences(Sequences):
-    """Documents that are only known by the separator between them, so that no list of them is kept."""
+    """Documents that are only known by the separator between them, so that no list of them is kept.
 
-    several: bool
+    Args:
+        separator: the id that begins each document but the first; None: there is one document.
+    """
+
+    separator: int | None
 
     def __len__(self) -> int:
-        return 1 + self.several
+        return 1 if self.separator is None else 2
+
+    def bounds(self) -> Iterator[NDArray[np.int64]]:
+        end = np.zeros(1, np.int64)
+        for start in range(0, len(self.flat), _AT_ONCE):
+            places = np.arange(start, min(start + _AT_ONCE, len(self.flat)))
+            begins = np.flatnonzero(self.flat[places] == self.separator) + start
+            found = np.concatenate((end, begins[begins > 0]))
+            end = found[-1:]
+            if len(found) > 1:
+                yield found
+        yield np.append(end, len(self.flat))
 
 
 class TokenRows:
@@ -80,6 +99,7 @@ class TokenRows:
         self.objective = objective
         self._scans: dict[str, list[tuple[TokenFile, Scan]]] | None = None
         self._spans: dict[str, Shards] = {}
+        self._samples: dict[str, Samples] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -99,7 +119,7 @@ class TokenRows:
 
     def configure(self, objective: SampleMaker) -> None:
         """Set the objective, which makes the rows."""
-        self.objective = objective
+        self.objective, self._samples = objective, {}
 
     def prepare(self, *, verify: bool) -> None:
         """Check all files, unless that was done before, and map them.
@@ -144,16 +164,23 @@ class TokenRows:
         self.prepare(verify=True)
         assert self._scans is not None
         tokens = {split: len(shards) for split, shards in self._spans.items()}
-        whole = {split: [found.sha256 for _, found in own] for split, own in self._scans.items()} | {"tokens": tokens}
         return {
             "dataset": "token_files",
             "files": {split: [file.path.name for file, _ in own] for split, own in self._scans.items()},
-            "sha256": hashlib.sha256(json.dumps(whole).encode()).hexdigest(),
+            "sha256": self._sha256(),
             "vocab_size": self.dataset.vocab_size,
             "separator": self.dataset.separator,
             "documents": sum(found.documents for own in self._scans.values() for _, found in own),
             **{split: {"tokens": number} for split, number in tokens.items()},
+            **packing_facts(self),
         }
+
+    def _sha256(self) -> str:
+        """The hash of the ids of all files, and of how they are split."""
+        assert self._scans is not None
+        whole: dict[str, Any] = {split: [found.sha256 for _, found in own] for split, own in self._scans.items()}
+        whole["tokens"] = {split: len(shards) for split, shards in self._spans.items()}
+        return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
     def notes(self, *splits: str) -> list[str]:
         """What a user should know about the ids."""
@@ -178,11 +205,15 @@ class TokenRows:
         """
         if self.objective is None:
             raise DataError("token ids make rows for an objective: give one, such as TextData(objective=CausalLM())")
+        if split in self._samples:
+            return self._samples[split]
         self.prepare(verify=True)
         separator = self.dataset.separator
-        documents = UnlistedSequences(self._spans[split], np.zeros(0, np.int64), several=separator is not None)
+        documents = UnlistedSequences(self._spans[split], np.zeros(0, np.int64), separator)
         special = Separator(-1 if separator is None else separator)
         evaluates = split != "train"
         # of a tokenizer, prediction of the next token needs no more
         known = (documents,), cast("Tokenizer", special), self.length, 0 if evaluates else self.seed, evaluates
-        return self.objective.samples(TokenizedText(*known, self.extra_tokens))
+        key = {"ids": self._sha256(), "split": split, "separator": separator}
+        text = TokenizedText(*known, self.extra_tokens, key=key)
+        return self._samples.setdefault(split, self.objective.samples(text))

@@ -13,16 +13,24 @@ from blockformer.data.tokenizers.tokenizer_json import written_pieces
 
 _LETTERS = "blockformer.letters"
 _BEFORE_SPACE = re.compile(r"(?<=\S)(?=\s)")
-codecs.register_error(_LETTERS, lambda error: ("a" * (error.end - error.start), error.end))  # pyright: ignore
+
+
+def _as_letters(error: UnicodeError) -> tuple[str, int]:
+    """A letter for each byte of a character that is not complete."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "a" * (error.end - error.start), error.end
+
+
+codecs.register_error(_LETTERS, _as_letters)
 
 
 class Words:
     """Which tokens of a row make up a word.
 
-    Words are what the tokenizer divides a text into before it looks for tokens (its pre-tokenizer): those of BERT and of
-    SentencePiece are divided by white space, those of GPT-2 also where letters, digits and punctuation meet, and white
-    space belongs to the word after it. Where the tokenizer marks the tokens inside of a word (`##`), the others begin
-    one. A tokenizer of bytes, or without such a step, has words divided by white space.
+    Words are what the tokenizer divides a text into before it looks for tokens (its pre-tokenizer): those of
+    SentencePiece begin with white space, those of GPT-2 also where letters, digits and punctuation meet. Where the
+    tokenizer marks the tokens inside of a word (`##`), the others begin one. With a tokenizer of bytes, or without such
+    a step, a word begins with white space.
 
     Args:
         tokenizer: The tokenizer of the rows.

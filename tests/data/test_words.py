@@ -42,9 +42,7 @@ LEARNED: dict[str, Tokenizer] = {
     ),
     "file, ends of words": _file(
         models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"),
-        trainers.BpeTrainer(
-            vocab_size=90, special_tokens=SPECIAL, end_of_word_suffix="</w>", show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=90, special_tokens=SPECIAL, end_of_word_suffix="</w>", show_progress=False),
         {"pre_tokenizer": pre_tokenizers.Whitespace(), "decoder": decoders.BPEDecoder()},
     ),
 }

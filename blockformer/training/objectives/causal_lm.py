@@ -1,6 +1,7 @@
 """Prediction of the next token."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from blockformer.data.datasets.base import UNSCORED
 from blockformer.data.samples import Batch, EqualRows, Samples, TokenizedText, scored_batch
 from blockformer.data.sequences import Sequences, gather
 from blockformer.data.tokenizer import Tokenizer
+from blockformer.errors import UserError
 from blockformer.training.objectives.base import Chunk, Factor, Prompt, Smoothing, TokenObjective, token_count
+from blockformer.training.objectives.best_fit_rows import BestFitRows
 from blockformer.training.objectives.seq2seq import PaddedPairs
 from blocks.models.base import Model
 from registry import Ability, register
@@ -21,11 +24,13 @@ from registry import Ability, register
 class CausalLM(TokenObjective):
     """Prediction of the next token.
 
-    Documents are packed into rows of `data.length` tokens. Of pairs, source and target stand in one row, and the target
+    Documents share rows of `data.length` tokens. Of pairs, source and target stand in one row, and the target
     is predicted.
 
     Args:
         separate_documents: Limit attention to the token's document in rows with several.
+        packing: How documents share rows: "concatenate", one after another, cut where a row is full; or "best_fit":
+            none is cut that fits into a row, what is left of a row is padding (Ding et al. 2024, arXiv:2404.10830).
         label_smoothing: Share of each target's probability that is spread over the vocabulary, in training only.
         z_loss: Factor of log(Z)^2 in training, where Z is the sum of exp(logits), such as 1e-4.
         loss_chunk: Rows whose logits exist at once, which bounds the memory of the loss; null: by the vocabulary, 2^24
@@ -41,16 +46,21 @@ class CausalLM(TokenObjective):
         self,
         *,
         separate_documents: bool = True,
+        packing: Literal["concatenate", "best_fit"] = "concatenate",
         label_smoothing: Smoothing = 0.0,
         z_loss: Factor = 0.0,
         loss_chunk: Chunk = None,
     ) -> None:
         super().__init__(label_smoothing, z_loss, loss_chunk)
-        self.separate_documents = separate_documents
+        self.separate_documents, self.packing = separate_documents, packing
 
     def samples(self, text: TokenizedText) -> Samples:
         if text.paired:
+            if self.packing == "best_fit":
+                raise UserError(f"objective.packing {self.packing} has no effect with pairs; remove it")
             return PromptedPairs(*text.pairs, text.tokenizer)
+        if self.packing == "best_fit":
+            return BestFitRows(text, separate=self.separate_documents)
         return PackedRows(text.documents, text.tokenizer, text.length, separate=self.separate_documents)
 
     def longest_side(self, length: int) -> int:

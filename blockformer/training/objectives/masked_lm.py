@@ -79,7 +79,7 @@ class MaskedRows(EqualRows):
         text: The documents, and T, the most tokens in a row.
         share: The share of tokens to select; at least one token is.
         span: Mean length of the spans that are selected; 1: single tokens.
-        words: Select whole words instead; as many of their tokens as of single ones, wherever some words have that many.
+        words: Select whole words instead, with as many tokens together as single ones, wherever some words have them.
     """
 
     def __init__(self, text: TokenizedText, *, share: float = 0.15, span: float = 1.0, words: bool = False) -> None:
