@@ -72,11 +72,12 @@ class Generation(Evaluation):
         given = [one.given for one in asked]
         sources = None if asked[0].source is None else [one.source or [] for one in asked]
         most, eos = self.max_new_tokens or subject.data.length, subject.tokenizer.eos
+        how = {"bidirectional_prompt": subject.objective.bidirectional_prompt}
         if self.beams == 1:
-            found = generate(subject.model, given, max_new_tokens=most, sources=sources, eos=eos)
+            found = generate(subject.model, given, max_new_tokens=most, sources=sources, eos=eos, **how)
         else:
             searched = beam_search(
-                subject.model, given, max_new_tokens=most, sources=sources, eos=eos, beams=self.beams
+                subject.model, given, max_new_tokens=most, sources=sources, eos=eos, beams=self.beams, **how
             )
             found = [list(best.tokens) for best, *_ in searched]
         tokenizer = subject.tokenizer

@@ -68,7 +68,8 @@ class Harness(Evaluation):
     def __call__(self, subject: Subject) -> Outcome:
         found: list[dict[str, float]] = []
         if subject.rank == 0:
-            model = TextModel(subject.model, subject.tokenizer)
+            bidirectional = subject.objective.bidirectional_prompt
+            model = TextModel(subject.model, subject.tokenizer, bidirectional_prompt=bidirectional)
             settings: dict[str, Any] = {"batch_size": self.batch_size, "examples": self.examples, "limit": self.limit}
             with redirect_stdout(sys.stderr):
                 tasks = _library().evaluate(model, self.tasks, include=self._folder, **settings)

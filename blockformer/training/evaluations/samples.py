@@ -76,7 +76,13 @@ class TextSamples(Evaluation):
         for one in asked:  # one by one: not every model can read prompts of different lengths side by side
             sources = None if one.source is None else [one.source]
             (tokens,) = generate(
-                subject.model, [one.given], max_new_tokens=most, sources=sources, eos=tokenizer.eos, choose=choose
+                subject.model,
+                [one.given],
+                max_new_tokens=most,
+                sources=sources,
+                eos=tokenizer.eos,
+                choose=choose,
+                bidirectional_prompt=subject.objective.bidirectional_prompt,
             )
             written = text_after(tokenizer, one.given, tokens)
             texts.append({"prompt": tokenizer.decode(one.source or one.given), "written": written})
