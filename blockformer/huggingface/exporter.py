@@ -111,7 +111,7 @@ def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
         return ExportSource(name, recipe, model, merged=merged, dropped=dropped)
     text_model = TextModel(model, stored_tokenizer(file, metadata))
     ours = text_model.tokenizer
-    tokens = {"pad_token_id": ours.pad, "bos_token_id": ours.bos, "eos_token_id": ours.eos}
+    tokens: dict[str, Any] = {"pad_token_id": ours.pad, "bos_token_id": ours.bos, "eos_token_id": ours.eos}
     if model.kind == "encoder_decoder":
         tokens["decoder_start_token_id"] = ours.bos
     if classes := (metadata.get("data") or {}).get("classes"):

@@ -113,7 +113,7 @@ def _known() -> dict[str, type[TextDataset]]:
     return {
         name: block
         for name, block in blocks.items()
-        if issubclass(block, TextDataset) and {*(block.forms or (block.form,))} & {*Mixture.forms}
+        if issubclass(block, TextDataset) and {*(block.forms or (block.form,))} & {*(Mixture.forms or ())}
     }
 
 

@@ -1,7 +1,7 @@
 """Generated answers, compared with those of the validation rows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -72,7 +72,7 @@ class Generation(Evaluation):
         given = [one.given for one in asked]
         sources = None if asked[0].source is None else [one.source or [] for one in asked]
         most, eos = self.max_new_tokens or subject.data.length, subject.tokenizer.eos
-        how = {"bidirectional_prompt": subject.objective.bidirectional_prompt}
+        how: dict[str, Any] = {"bidirectional_prompt": subject.objective.bidirectional_prompt}
         if self.beams == 1:
             found = generate(subject.model, given, max_new_tokens=most, sources=sources, eos=eos, **how)
         else:

@@ -1,7 +1,7 @@
 """The contract of an objective, and what those that predict tokens have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from annotated_types import Ge, Lt
@@ -110,6 +110,15 @@ class Objective(Block, ABC):
         Raises:
             UserError: something is missing or does not fit; the message names the option.
         """
+
+    def refusal(self, model: Model, classes: Sequence[str]) -> str | None:
+        """Why it can neither train nor score this model, with the remedy; None: it can.
+
+        Args:
+            model: of one of its `kinds`.
+            classes: names of the classes of the data; of other data none.
+        """
+        return None
 
     def own_figures(self, model: Model) -> tuple[str, ...]:
         """Names of figures of its own, each a mean; its sums have a total and a count of each after the usual six."""
