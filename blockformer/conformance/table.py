@@ -108,6 +108,7 @@ OF_TOKENS: frozenset[Check] = frozenset(
         visibility.check_token_order_matters_only_if_declared,
         *CAUSAL,
         *CACHE,
+        *PREFIX,
         capabilities.check_refuses_another_width,
         training.check_learns_one_batch,
     }

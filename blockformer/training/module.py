@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
 from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
@@ -81,7 +80,7 @@ class TrainingModule(L.LightningModule):
         self._stepped = False
         self._seen: set[str] = set()  # stages whose first batch has been checked
         self._evaluated: Tensor | None = None
-        self._metrics: dict[str, Metric] = {}
+        self._metrics: dict[str, Any] = {}  # of torchmetrics
 
     def setup(self, stage: str) -> None:
         self.verify(getattr(self.trainer, "datamodule", None), self.trainer, training=stage == "fit")

@@ -1,9 +1,12 @@
 """One dense layer before the outputs of a head."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from blocks.activations.pointwise import Tanh
-from blocks.base import Activation, Linear, Site, SitelessFactory, Transform
+from blocks.base import Activation, Axis, Linear, Site, SitelessFactory, Transform
+from blocks.base.axes import Fixed
 from registry import register
 
 
@@ -24,6 +27,10 @@ class DenseTransform(Transform):
         super().__init__(site)
         self.project = Linear(site, site.dim, width, bias=bias)
         self.activation = activation()
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        width = self.project.out_features
+        return {"project.weight": (None if width == self.project.in_features else Fixed(width), None)}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.project(x))

@@ -1,8 +1,11 @@
 """A head that gives one row of outputs for each text."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from blocks.base import Context, Factory, Head, Linear, Pooling, Site, TransformFactory
+from blocks.base import Axis, Context, Factory, Head, Linear, Pooling, Site, TransformFactory
+from blocks.base.axes import Fixed
 from blocks.pooling.mean import MeanPooling
 from registry import Capabilities, Positive, Probability, register
 
@@ -40,6 +43,9 @@ class PooledHead(Head):
         self.dropout = nn.Dropout(dropout)
         self.output = Linear(site, site.dim, outputs) if outputs else None
         self.values = outputs or site.dim
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {} if self.output is None else {"output.weight": (Fixed(self.output.out_features), None)}
 
     def pool(self, x: Tensor, context: Context) -> Tensor:
         return self.pooling(x, context)

@@ -10,7 +10,6 @@ from blocks.base.axes import Axis, Fixed
 from blocks.base.component import Component
 from blocks.base.slots import Norm
 from blocks.base.width import WidthMultipliers
-from registry import entry_of
 
 Axes = tuple[Axis | None, ...]
 
@@ -93,9 +92,8 @@ def _undeclared(names: list[str], modules: Mapping[str, nn.Module]) -> str:
     block = next(_around(names[0], modules))[1]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
-        f"no block declares the axes of {names[0]}{more}; name them in axes() of {block.slot} "
-        f"{entry_of(type(block)).name!r}, with None for an axis that grows with the model's width and Fixed for one "
-        "that does not"
+        f"no block declares the axes of {names[0]}{more}; name them in {type(block).__name__}.axes(), with None for "
+        "an axis that grows with the model's width and Fixed for one that does not"
     )
 
 

@@ -1,9 +1,12 @@
 """Pooling by learned weights."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from blocks.base import Linear, Pooling, Site
+from blocks.base import Axis, Linear, Pooling, Site
+from blocks.base.axes import Fixed
 from registry import Positive, register
 
 
@@ -21,6 +24,9 @@ class AttentionPooling(Pooling):
         super().__init__(site)
         self.project = Linear(site, site.dim, hidden or site.dim)
         self.score = Linear(site, hidden or site.dim, 1, bias=False)
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"project.weight": (None, None), "score.weight": (Fixed(1), None)}
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
         scores = self.score(torch.tanh(self.project(x))).squeeze(-1)  # (B, T)

@@ -49,13 +49,17 @@ class Undeclared(FeedForward):
 BLOCKS = {"undeclared": Undeclared}
 
 
+def biased(head: str) -> Mapping[str, Any]:
+    return {"bias": True} if "bias" in entries("head")[head].parameters else {}
+
+
 def recipes() -> Iterator[tuple[str, Mapping[str, Any]]]:
     """A recipe with each registered block that has parameters, and some with many options."""
     for slot in ("mixer", "feedforward", "residual"):
         yield from ((f"{slot} {name}", {"layer": {slot: name}}) for name in entries(slot))
     yield from ((f"layer {name}", {"layer": {"type": name}}) for name in entries("layer"))
     yield from ((f"norm {name}", {"norm": name}) for name in entries("norm"))
-    yield from ((f"head {name}", {"head": {"type": name, "bias": True}}) for name in entries("head"))
+    yield from ((f"head {name}", {"head": {"type": name} | biased(name)}) for name in entries("head"))
     yield from ((f"positions {name}", {"embedding": {"positions": name}}) for name in entries("input_positions"))
     yield from ((f"adapter {name}", {"adapters": {"*": name}}) for name in entries("adapter"))
     yield from ((name, {"layer": layer}) for name, layer in LAYERS.items())
@@ -166,7 +170,7 @@ def test_the_axes_of_every_parameter_must_be_declared() -> None:
     with pytest.raises(RecipeError) as refused:
         bf.build(recipe | {"init": "mup"})
     assert "init: no block declares the axes of decoder.layers.0.feedforward.up.weight and 3 more" in str(refused.value)
-    assert "name them in axes() of feedforward 'undeclared'" in str(refused.value)
+    assert "name them in Undeclared.axes(), with None" in str(refused.value)
     with pytest.raises(UndeclaredAxesError):
         width_multipliers(bf.build(recipe))
 

@@ -298,7 +298,7 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
     ("settings", "said"),
     [
         ({"dataset": "text"}, "dataset text needs files"),
-        ({"files": "a.txt"}, r"'pairs', 'table', 'table_pairs', 'text' and 'token_files', and has no"),
+        ({"files": "a.txt"}, r"'table_pairs', 'table_scores', 'text' and 'token_files', and has no"),
         ({"dataset": "texts"}, r"there is no dataset \"texts\"; did you mean 'text'\?"),
         ({"max_bites": 9}, r"there is no setting data\.max_bites; did you mean 'max_bytes'\?"),
         ({"batchsize": 9}, r"there is no setting data\.batchsize; did you mean 'batch_size'\?"),

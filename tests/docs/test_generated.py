@@ -60,7 +60,7 @@ def test_the_example_of_every_dataset_has_its_defaults() -> None:
 def test_the_example_of_every_block_builds_that_block_with_its_defaults(slot: str) -> None:
     examples = [parse_text(snippet.code, slot) for snippet in snippets(pages()[f"{slot}.md"])]
     trees = examples if slot == "model" else [tree for example in examples for tree in example.values()]
-    trees = [tree.get("NAME", tree) for tree in trees]  # of a slot whose blocks have names
+    trees = [tree[0] if isinstance(tree, list) else tree.get("NAME", tree) for tree in trees]  # a list, or by name
     assert {tree["type"] for tree in trees} == set(registry.entries(slot))
     for tree in trees:
         written = registry.parse(slot, registry.strict_yaml.as_plain(tree))

@@ -2,11 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from annotated_types import Ge, Lt
 from torch import Tensor
-from torchmetrics import Metric
 
 from blockformer.data.datasets.base import Form
 from blockformer.data.mixed_samples import MEMBERSHIP
@@ -15,6 +14,9 @@ from blockformer.training.objectives.vocabulary_loss import LossTerms, RowLoss, 
 from blockformer.training.score import metrics_of, sums_of
 from blocks.models.base import Model
 from registry import Ability, Block, Slot, entry_of
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric  # takes seconds to import
 
 COMMON = ("type",)
 """Settings of :class:`~blockformer.training.objectives.settings.ObjectiveSettings` that are not of one objective."""
@@ -148,11 +150,11 @@ class Objective(Block, ABC):
         """The figures of the sums of one batch or several, by name."""
         return metrics_of(sums, self.own_figures(model))
 
-    def metrics(self, model: Model) -> dict[str, Metric]:
+    def metrics(self, model: Model) -> dict[str, "Metric"]:
         """Figures of an evaluation that sums do not give, by name; :meth:`evaluate` updates them."""
         return {}
 
-    def evaluate(self, model: Model, batch: Batch, metrics: Mapping[str, Metric]) -> Tensor:
+    def evaluate(self, model: Model, batch: Batch, metrics: Mapping[str, "Metric"]) -> Tensor:
         """The sums of a batch that is only scored, while `metrics` are updated."""
         return self(model, batch)[1]
 

@@ -1,13 +1,11 @@
 """Prediction of the class of a text."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassF1Score
 
 from blockformer.data.samples import Batch
 from blockformer.training.objectives.base import Smoothing
@@ -17,6 +15,9 @@ from blockformer.training.score import IGNORED, Score, sums_of
 from blocks.models.base import Model
 from registry import register
 from registry.text import shortened
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 _SHOWN = 5
 
@@ -64,10 +65,12 @@ class Classification(LabelledObjective):
         found = Score.of(sums).metrics()
         return {name: found[name] for name in ("loss", "accuracy")}
 
-    def metrics(self, model: Model) -> dict[str, Metric]:
+    def metrics(self, model: Model) -> dict[str, "Metric"]:
+        from torchmetrics.classification import MulticlassF1Score  # takes seconds to import
+
         return {"f1": MulticlassF1Score(model.head.values, average="macro", validate_args=False)}
 
-    def evaluate(self, model: Model, batch: Batch, metrics: Mapping[str, Metric]) -> Tensor:
+    def evaluate(self, model: Model, batch: Batch, metrics: Mapping[str, "Metric"]) -> Tensor:
         logits, scored = self.logits(model, batch), batch["targets"] != IGNORED
         metrics["f1"].update(logits[scored].argmax(-1), batch["targets"][scored])
         return self._scored(logits, batch, smoothed=False)[1]

@@ -3,18 +3,20 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric, PearsonCorrCoef, SpearmanCorrCoef
 
 from blockformer.data.samples import Batch
 from blockformer.training.objectives.pooled import LabelledObjective, sums_of_texts
 from blockformer.training.score import Score
 from blocks.models.base import Model
 from registry import register
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 @register("regression")
@@ -62,12 +64,14 @@ class Regression(LabelledObjective):
         loss = Score.of(sums).metrics()["loss"]
         return {"loss": loss, "rmse": math.sqrt(loss)}
 
-    def metrics(self, model: Model) -> dict[str, Metric]:
+    def metrics(self, model: Model) -> dict[str, "Metric"]:
+        from torchmetrics import PearsonCorrCoef, SpearmanCorrCoef  # takes seconds to import
+
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Metric `SpearmanCorrcoef` will save")  # 8 bytes for each text
             return {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
 
-    def evaluate(self, model: Model, batch: Batch, metrics: Mapping[str, Metric]) -> Tensor:
+    def evaluate(self, model: Model, batch: Batch, metrics: Mapping[str, "Metric"]) -> Tensor:
         predictions, scored = self._predictions(model, batch), ~batch["targets"].isnan()
         for metric in metrics.values() if scored.any() else ():
             metric.update(predictions[scored], batch["targets"][scored])
