@@ -141,10 +141,11 @@ def page(found: Mapping[str, Any]) -> str:
     """The page in Markdown.
 
     Args:
-        found: what :func:`write_matrix` stores.
+        found: what :func:`write_matrix` stores. Blocks that were registered since are left out.
     """
     reasons: dict[str, int] = {}
-    shown = [part for table in tables() for part in _table(table, found["cells"].get(table.title, {}), reasons)]
+    tried = [(table, found["cells"][table.title]) for table in tables() if table.title in found["cells"]]
+    shown = [part for table, cells in tried for part in _table(table, cells, reasons)]
     notes = [f"{number}. {_escaped(why)}" for why, number in reasons.items()]
     parts = [
         INTRO,
@@ -231,11 +232,13 @@ def _refused(run: Mapping[str, Any]) -> Iterator[str]:
 
 def _table(table: Table, cells: Mapping[str, Any], reasons: dict[str, int]) -> Iterator[str]:
     title = f"Blocks of slot {table.title}" if table.nested else table.title
+    rows = [row for row in table.rows if row in cells]
+    columns = [column for column in table.columns if all(column in cells[row] for row in rows)]
     yield f"### {title}\n"
-    yield f"| | {' | '.join(f'`{column}`' for column in table.columns)} |"
-    yield f"| --- |{' --- |' * len(table.columns)}"
-    for row in table.rows:
-        shown = (_cell(cells.get(row, {}).get(column, {}), reasons) for column in table.columns)
+    yield f"| | {' | '.join(f'`{column}`' for column in columns)} |"
+    yield f"| --- |{' --- |' * len(columns)}"
+    for row in rows:
+        shown = (_cell(cells[row][column], reasons) for column in columns)
         yield f"| `{row}` | {' | '.join(shown)} |"
     yield ""
 
