@@ -13,7 +13,7 @@ def _register_all() -> None:
     """Import every module in the folders of the slots, so that each registers its blocks.
 
     Raises:
-        RegistrationError: a block breaks the constructor contract; the message names its file.
+        RegistrationError: a block breaks the constructor contract; the message names file and line.
         ImportError: a module cannot be imported; the message names its file.
     """
     for file in sorted(Path(__file__).parent.glob("[!_]*/[!_]*.py")):
@@ -21,8 +21,8 @@ def _register_all() -> None:
             continue
         try:
             import_module(f"{__name__}.{file.parent.name}.{file.stem}")
-        except RegistrationError as error:
-            raise RegistrationError(f"{file}: {error}") from error
+        except RegistrationError:  # names its file
+            raise
         except Exception as error:
             raise ImportError(f"{file}: {type(error).__name__}: {error}") from error
 

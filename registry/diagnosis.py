@@ -20,14 +20,24 @@ Fits = Callable[[type[Block]], bool]
 
 def error_in(slot: str, tree: Map, error: ValidationError) -> RecipeError:
     """An error with one problem for each wrong key, in the order in which they were written."""
-    filled = with_types(slot, tree, filled=True)
+    known = _read_blocks(slot, tree)
     found: dict[Path, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         found.setdefault(_written(tree, details["loc"]), []).append(details)
     marks = {path: mark_of(tree, path) for path in found}
     first = sorted(found, key=lambda path: (marks[path].source, marks[path].line or 0))[:MOST_PROBLEMS]
-    problems = [Problem(marks[path], dotted(path), _message(slot, filled, path, found[path])) for path in first]
+    problems = [Problem(marks[path], dotted(path), _message(known, path, found[path])) for path in first]
     return RecipeError(problems, more=len(found) - len(first))
+
+
+def _read_blocks(slot: str, tree: Map) -> dict[Path, Entry]:
+    """The blocks of a recipe by key path, with those of defaults that it reads.
+
+    A default for cross-attention alone is left out: only the decoder of an encoder-decoder reads it.
+    """
+    written = {path for path, _ in blocks_in(slot, with_types(slot, tree))}
+    filled = blocks_in(slot, with_types(slot, tree, filled=True))
+    return {path: entry for path, entry in filled if path in written or entry.block.capabilities.places != {"cross"}}
 
 
 def _written(tree: Map, location: Path) -> Path:
@@ -41,12 +51,12 @@ def _written(tree: Map, location: Path) -> Path:
     return location
 
 
-def _message(slot: str, filled: Any, path: Path, group: list[ErrorDetails]) -> str:
+def _message(known: dict[Path, Entry], path: Path, group: list[ErrorDetails]) -> str:
     first = group[0]
     if first["type"] == "extra_forbidden":
-        return _unknown_key(slot, filled, path)
+        return _unknown_key(known, path)
     if first["type"] == "unknown_block":
-        return first["msg"] + _home(slot, filled, path, first.get("ctx", {}).get("home", ""))
+        return first["msg"] + _home(known, first.get("ctx", {}).get("home", ""))
     if first["type"] in ("no_type", "block"):
         return first["msg"]
     # of a union, take the member that validation got furthest in
@@ -63,9 +73,8 @@ def _expected(details: ErrorDetails) -> str:
     return known.get(details["type"], message)
 
 
-def _home(slot: str, filled: Any, path: Path, home: str) -> str:
+def _home(known: dict[Path, Entry], home: str) -> str:
     """The keys of this recipe that take a block of the slot ``home``, as advice."""
-    known = dict(blocks_in(slot, filled))
     places = [
         (*at, name) for at, entry in known.items() for name, p in entry.parameters.items() if home and p.slot == home
     ]
@@ -73,9 +82,8 @@ def _home(slot: str, filled: Any, path: Path, home: str) -> str:
     return f"; it can be used at {' or '.join(map(repr, named[:3]))}" if places else ""
 
 
-def _unknown_key(slot: str, filled: Any, path: Path) -> str:
+def _unknown_key(known: dict[Path, Entry], path: Path) -> str:
     *parents, key = path
-    known = dict(blocks_in(slot, filled))
     here = known[tuple(parents)]
     return f"{here.slot} {here.name!r} has no parameter {key!r}; {_advice(known, tuple(parents), here, str(key))}"
 

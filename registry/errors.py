@@ -11,6 +11,7 @@ from registry.text import as_yaml, shortened
 
 MOST_PROBLEMS = 50  # lines of one error
 _LONGEST_NAME = 100  # of a name for which a similar one is searched
+_SHORTEST_BEGINNING = 3  # of a name
 
 
 class RegistrationError(TypeError):
@@ -73,8 +74,11 @@ class RecipeError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``did you mean 'x'?`` for the known name most like ``name``, or nothing."""
-    close = get_close_matches(name, list(known), n=1) if len(name) <= _LONGEST_NAME else []
+    """``did you mean 'x'?`` for the known name most like ``name``, or the first that it begins; or nothing."""
+    names = list(known)
+    close = get_close_matches(name, names, n=1) if len(name) <= _LONGEST_NAME else []
+    if not close and len(name) >= _SHORTEST_BEGINNING:
+        close = [other for other in names if other.startswith(name)]
     return f"did you mean {close[0]!r}?" if close else ""
 
 

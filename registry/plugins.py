@@ -3,12 +3,19 @@
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import PurePath
 
 GROUP = "blockformer.blocks"
 
 
 class PluginError(ImportError):
     """A plug-in cannot be imported or breaks the contract; the message names it and says why."""
+
+
+def _module_of(file: str) -> str:
+    """The module of a file below the working directory: ``own.blocks`` of ``own/blocks.py``; of others its stem."""
+    path = PurePath(file).with_suffix("")
+    return path.name if path.is_absolute() or ".." in path.parts else ".".join(path.parts)
 
 
 def load_installed() -> list[str]:
@@ -32,5 +39,7 @@ def load_named(modules: Iterable[str]) -> list[str]:
         try:
             import_module(name)
         except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and name.endswith(".py"):
+                raise PluginError(f"plug-in {name!r} is a file: give its module, {_module_of(name)!r}") from None
             raise PluginError(f"plug-in {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     return names

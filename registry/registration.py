@@ -60,7 +60,8 @@ class Parameter:
         first_default: the default that it had when it was introduced, see :class:`registry.types.FirstDefault`.
         description: from the docstring.
         slot: the slot that it opens, if any.
-        arity: whether it opens the slot for one block, for many, or for many by name.
+        arity: whether it opens the slot for one block (``one``), a list of blocks (``many``), or a mapping of names to
+            blocks (``named``).
         runtime: it sets how the model is computed, not which model it is.
     """
 
@@ -129,24 +130,45 @@ def register(name: str) -> Callable[[B], B]:
     """
 
     def decorate(block: B) -> B:
-        slot = block.slot
-        if slot.name in _ENTRIES and slot_named(slot.name) != slot:
-            raise RegistrationError(f"{block.__qualname__}: another slot is called {slot.name!r} already")
-        if taken := entries(slot.name).get(name):
-            raise RegistrationError(
-                f"{slot} {name!r} is already registered by {taken.block.__module__}.{taken.block.__qualname__}"
-            )
-        parameters = _parameters(block)
-        entry = Entry(name, block, parameters, _model(block, parameters))
-        _ENTRIES[slot.name] = dict(sorted([*entries(slot.name).items(), (name, entry)]))
+        try:
+            entry = _entry(block, name)
+        except RegistrationError as error:
+            raise RegistrationError(f"{_source(block)}: {error}") from None
+        _ENTRIES[entry.slot] = dict(sorted([*entries(entry.slot).items(), (name, entry)]))
         _NAMES[block] = name
         return block
 
     return decorate
 
 
+def _entry(block: type[Block], name: str) -> Entry:
+    slot = block.slot
+    if slot.name in _ENTRIES and slot_named(slot.name) != slot:
+        raise RegistrationError(f"{block.__qualname__}: another slot is called {slot.name!r} already")
+    if taken := entries(slot.name).get(name):
+        raise RegistrationError(
+            f"{slot} {name!r} is already registered by {taken.block.__module__}.{taken.block.__qualname__}"
+        )
+    parameters = _parameters(block)
+    return Entry(name, block, parameters, _model(block, parameters))
+
+
+def _source(block: type[Block]) -> str:
+    """File and line of a class; its module where there is no file."""
+    try:
+        return f"{inspect.getsourcefile(block)}:{inspect.getsourcelines(block)[1]}"
+    except (OSError, TypeError):
+        return block.__module__
+
+
 def _parameters(block: type[Block]) -> dict[str, Parameter]:
-    hints = get_type_hints(block.__init__, include_extras=True)
+    try:
+        hints = get_type_hints(block.__init__, include_extras=True)
+    except NameError as error:
+        raise RegistrationError(
+            f"{block.__qualname__}.__init__: an annotation cannot be read: {error}; define it in the module, or import "
+            "it there outside `if TYPE_CHECKING`"
+        ) from None
     described = {
         item.arg_name: item.description or ""
         for item in parse_docstring(block.__doc__ or "", DocstringStyle.GOOGLE).params

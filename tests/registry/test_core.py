@@ -4,6 +4,7 @@ import pytest
 
 from blocks.base import FeedForward, Site
 from registry import RegistrationError, entries, register
+from registry.registration import _entry
 
 
 def refused(name: str, block: type) -> str:
@@ -64,3 +65,22 @@ def test_a_default_block_must_be_registered() -> None:
         def __init__(self, site: Site, *, inner: type = Unregistered) -> None: ...
 
     assert "Unregistered is used as a default but is not registered" in refused("wrong", Wrong)
+
+
+def test_an_annotation_may_be_text_of_names_that_exist() -> None:
+    class Fine(FeedForward):
+        def __init__(self, site: "Site", *, hidden: "int" = 4) -> None: ...
+
+    class Wrong(FeedForward):
+        def __init__(self, site: Site, *, hidden: "Unknown" = 4) -> None: ...  # noqa: F821
+
+    assert _entry(Fine, "fine").parameters["hidden"].annotation is int
+    assert "an annotation cannot be read: name 'Unknown' is not defined; define it in" in refused("wrong", Wrong)
+
+
+def test_the_message_names_file_and_line() -> None:
+    class Wrong(FeedForward):
+        def __init__(self, site: Site, *, hidden: int) -> None: ...
+
+    line = Wrong.__init__.__code__.co_firstlineno - 1
+    assert refused("wrong", Wrong).startswith(f"{__file__}:{line}: ")

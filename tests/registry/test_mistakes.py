@@ -19,6 +19,11 @@ MISTAKES = {
     "a misspelt block": (layer("mixer: attenton"), "r.yaml:6: decoder.layer.mixer: no mixer is called", "'attention'?"),
     "a misspelt type": (layer("mixer: {type: atention}"), "r.yaml:6: decoder.layer.mixer: no mixer", "'attention'?"),
     "a misspelt key": (BASE + "decoder:\n  depht: 3\n", "r.yaml:5: decoder.depht:", "did you mean 'depth'?"),
+    "a key that only a block has that is not built": (
+        BASE + "decoder:\n  layer:\n    mixer: {type: linear, kv_heads: 2}\n",
+        "r.yaml:6: decoder.layer.mixer.kv_heads:",
+        "mixer 'linear' has no parameter 'kv_heads'; mixer 'attention' has it",
+    ),
     "a key too high": (BASE + "heads: 4\n", "r.yaml:4: heads:", "it belongs in 'decoder.layer.mixer.heads'"),
     "a key half way": (
         BASE + "decoder:\n  kv_heads: 1\n",
