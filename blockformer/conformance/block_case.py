@@ -69,7 +69,9 @@ class BlockCase:
         if self.label:
             return self.label
         place = f"/{self.place}" if self.slot in PLACES else ""
-        said = ",".join(f"{key}={_brief(value)}" for key, value in self.params.items() if SMALL.get(key) != value)
+        said = ",".join(
+            f"{key}={_brief(value)}" for key, value in self.params.items() if key not in SMALL or SMALL[key] != value
+        )
         return f"{self.slot}/{self.name}{place}{f'[{said}]' if said else ''}"
 
     @property
@@ -96,8 +98,8 @@ class BlockCase:
         """Whether the block takes token ids; other blocks take vectors."""
         return self.slot in ("embedding", "model")
 
-    def make(self) -> Component:
-        """The block as its constructor returns it, on the default device.
+    def construct(self) -> Component:
+        """The block as its constructor returns it, on the default device, with the initial values of PyTorch.
 
         Raises:
             ValueError: the parameters do not fit each other or the site.
@@ -107,21 +109,12 @@ class BlockCase:
         block = entries(self.slot)[self.name].block
         return cast("Component", self.spec(*(given[name] for name in block.slot.parent_arguments)))
 
-    def build(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Component:
+    def build_perturbed(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Component:
         """The block with random values in every parameter, in eval mode.
 
         Noise is added to parameters that start as constants, so that an unused bias or scale is detected.
         """
-        block = self.make().to(dtype)
-        if isinstance(block, Model):
-            block.initialise(seed)
-        else:
-            initialise(block, Xavier(), seed)
-        with torch.no_grad():
-            for name, parameter in block.named_parameters():
-                noise = torch.randn(parameter.shape, generator=generator(seed + 1, name))
-                parameter.add_(0.1 * noise.to(dtype))
-        return block.eval()
+        return perturbed(self.construct().to(dtype), seed)
 
     def keys(self, key: str) -> Iterator[Path]:
         """Paths of all keys called ``key`` in the canonical recipe of the block."""
@@ -143,6 +136,19 @@ class BlockCase:
         return replace(self, params=_put(self.canonical(), path, value))
 
 
+def perturbed(block: Component, seed: int = 0) -> Component:
+    """The block with random values in every parameter, also in those that start as constants, in eval mode."""
+    if isinstance(block, Model):
+        block.initialise(seed)
+    else:
+        initialise(block, Xavier(), seed)
+    with torch.no_grad():
+        for name, parameter in block.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator(seed + 1, name))
+            parameter.add_(0.1 * noise.to(parameter.dtype))
+    return block.eval()
+
+
 def small(slot: str, name: str, place: Place = "causal") -> BlockCase:
     """A block with default parameters; models and stacks get small sizes."""
     params: dict[str, Any] = {}
@@ -159,7 +165,7 @@ def block_cases(slot: str, name: str) -> list[BlockCase]:
     block = entries(slot)[name].block
     if slot == "model":
         with torch.device("meta"):
-            kind = cast("Model", small(slot, name).make()).kind
+            kind = cast("Model", small(slot, name).construct()).kind
         return [small(slot, name, MODEL_PLACES[kind])]
     if slot in ("mixer", "pooling"):
         return [small(slot, name, place) for place in PLACES[slot] if place in block.capabilities.places]
@@ -185,7 +191,7 @@ def _fits_its_place(case: BlockCase) -> bool:
         return True
     try:
         with torch.device("meta"):
-            case.make()
+            case.construct()
     except ValueError:
         return False
     return True

@@ -113,11 +113,11 @@ def run_recipe_checks(valid: ValidRecipe, number: int = 0) -> RecipeResult:
 class SharedCase(BlockCase):
     """A case that is built once for all checks that do not change the block."""
 
-    def build(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Component:
-        """As :meth:`BlockCase.build`, but the same block every time."""
+    def build_perturbed(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Component:
+        """As :meth:`BlockCase.build_perturbed`, but the same block every time."""
         built: dict[tuple[torch.dtype, int], Component] = self.__dict__.setdefault("_built", {})
         if (dtype, seed) not in built:
-            built[dtype, seed] = super().build(dtype, seed)
+            built[dtype, seed] = super().build_perturbed(dtype, seed)
         return built[dtype, seed].eval()
 
 

@@ -129,7 +129,7 @@ POOLING: Checks = (
 BY_SLOT: Mapping[str, Checks] = {
     "activation": (*MODULE, *TOKENWISE, construction.check_flops_match_torch),
     "adapter": (*POINTWISE, adapters.check_adapter_starts_at_zero, adapters.check_adapter_equals_its_delta),
-    "norm": POINTWISE,
+    "norm": (*POINTWISE, shapes.check_normalises_each_head_with_its_own_weights),
     "feedforward": (*POINTWISE, compilation.check_stacked_experts_match_single_blocks),
     "router": POINTWISE,
     "transform": POINTWISE,
@@ -237,7 +237,7 @@ def checks_for(case: BlockCase) -> Checks:
     slot = "pooling" if case.slot == "head" and case.pools else case.slot
     found = (*BY_SLOT[slot], *_checks_of_place(case))
     with torch.device("meta"):
-        block = case.make()
+        block = case.construct()
     missing: list[Ability] = [ability for ability in ABILITIES if not block.allows(ability)]
     removed = {check for ability in missing for check in REQUIRES[ability]} | (OF_TOKENS if case.pools else set())
     instead = [WITHOUT[a] for a in missing if a in WITHOUT and not set(REQUIRES[a]).isdisjoint(found)]

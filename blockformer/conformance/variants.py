@@ -43,7 +43,7 @@ def allowed(case: BlockCase) -> bool:
         if any(unsupported_positions(case.spec)):
             return False
         with torch.device("meta"):
-            case.make()
+            case.construct()
     except ValueError:
         return False
     return True

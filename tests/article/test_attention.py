@@ -11,7 +11,7 @@ from blocks.base import Context, Site
 
 
 def attention(**params: object) -> MultiHeadAttention:
-    made = BlockCase("mixer", "attention", {"heads": 4, **params}).build()
+    made = BlockCase("mixer", "attention", {"heads": 4, **params}).build_perturbed()
     assert isinstance(made, MultiHeadAttention)
     return made
 
@@ -104,7 +104,7 @@ def test_attention_is_used_in_three_ways() -> None:
 
 
 def test_cross_attention_takes_queries_from_the_decoder_and_keys_and_values_from_the_encoder() -> None:
-    block = BlockCase("mixer", "cross_attention", {"heads": 4}, "cross").build()
+    block = BlockCase("mixer", "cross_attention", {"heads": 4}, "cross").build_perturbed()
     assert isinstance(block, CrossAttention)
     site = block.site
     assert isinstance(site, Site)

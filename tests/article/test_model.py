@@ -46,7 +46,7 @@ def test_after_the_norm_every_vector_has_the_same_mean_and_size() -> None:
 
 
 def test_the_feedforward_acts_on_each_position_alone_and_alike() -> None:
-    block = BlockCase("feedforward", "mlp").build()
+    block = BlockCase("feedforward", "mlp").build_perturbed()
     x = torch.randn(1, 6, 32, dtype=torch.float64)
     order = torch.tensor([3, 1, 5, 0, 2, 4])
     torch.testing.assert_close(block(x[:, order]), block(x)[:, order])

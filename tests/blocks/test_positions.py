@@ -130,4 +130,4 @@ def test_relative_biases_are_t5_s() -> None:
 )
 def test_a_scaling_that_would_divide_by_zero_is_refused(positions: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        BlockCase("mixer", "attention", {"heads": 4, "positions": {"type": "rotary", **positions}}).make()
+        BlockCase("mixer", "attention", {"heads": 4, "positions": {"type": "rotary", **positions}}).construct()

@@ -16,8 +16,8 @@ from registry import entries
 DIM = 12
 
 
-def made(slot: str, name: str, **params: Any) -> Any:
-    return BlockCase(slot, name, params).build()
+def perturbed(slot: str, name: str, **params: Any) -> Any:
+    return BlockCase(slot, name, params).build_perturbed()
 
 
 def x(*shape: int) -> Tensor:
@@ -34,18 +34,18 @@ def copied(ours: Component, theirs: nn.Module) -> nn.Module:
 
 
 def test_layer_norm_is_torch_s() -> None:
-    ours = made("norm", "layer", eps=1e-3)
+    ours = perturbed("norm", "layer", eps=1e-3)
     torch.testing.assert_close(ours(wide()), copied(ours, nn.LayerNorm(32, eps=1e-3).double())(wide()))
 
 
 def test_rms_norm_is_torch_s() -> None:
-    ours = made("norm", "rms", eps=1e-3)
+    ours = perturbed("norm", "rms", eps=1e-3)
     torch.testing.assert_close(ours(wide()), copied(ours, nn.RMSNorm(32, eps=1e-3).double())(wide()))
 
 
 @pytest.mark.parametrize("name", ["layer", "rms"])
 def test_a_norm_with_an_offset_starts_as_one_without(name: str) -> None:
-    plain, shifted = (BlockCase("norm", name, {"offset": offset}).make() for offset in (0.0, 1.0))
+    plain, shifted = (BlockCase("norm", name, {"offset": offset}).construct() for offset in (0.0, 1.0))
     torch.testing.assert_close(plain(wide().float()), shifted(wide().float()))
     assert not shifted.weight.any()
 
@@ -64,19 +64,19 @@ FORMULAS = {
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_an_activation_is_its_formula(name: str) -> None:
-    block: Activation = made("activation", name)
+    block: Activation = perturbed("activation", name)
     torch.testing.assert_close(block(wide()), FORMULAS[name](wide()))
 
 
 def test_a_plain_feedforward_is_two_products_with_a_non_linearity_between() -> None:
-    block = made("feedforward", "mlp", activation="relu")
+    block = perturbed("feedforward", "mlp", activation="relu")
     expected = (wide() @ block.up.weight.T + block.up.bias).clamp(min=0) @ block.down.weight.T + block.down.bias
     torch.testing.assert_close(block(wide()), expected)
     assert block.up.out_features == 4 * 32
 
 
 def test_a_gated_feedforward_multiplies_its_gate() -> None:
-    block = made("feedforward", "glu", activation="sigmoid")
+    block = perturbed("feedforward", "glu", activation="sigmoid")
     expected = (torch.sigmoid(wide() @ block.gate.weight.T) * (wide() @ block.up.weight.T)) @ block.down.weight.T
     torch.testing.assert_close(block(wide()), expected)
 
@@ -94,7 +94,7 @@ def embedded(block: Embedding, tokens: Tensor, segments: Tensor | None = None) -
 
 
 def test_an_embedding_is_the_scaled_row_and_what_is_added() -> None:
-    block = made("embedding", "token", scale="sqrt_dim", positions="learned", segments=3)
+    block = perturbed("embedding", "token", scale="sqrt_dim", positions="learned", segments=3)
     tokens, segments = torch.tensor([[5, 2, 5]]), torch.tensor([[0, 2, 1]])
     expected = block.table[tokens] * 32**0.5 + block.positions.table.weight[:3] + block.segments.weight[segments]
     torch.testing.assert_close(embedded(block, tokens, segments), expected)
@@ -103,18 +103,18 @@ def test_an_embedding_is_the_scaled_row_and_what_is_added() -> None:
 
 def test_segments_that_an_embedding_has_not_are_refused() -> None:
     with pytest.raises(ValueError, match="segments=0"):
-        embedded(made("embedding", "token"), torch.tensor([[1]]), torch.tensor([[1]]))
+        embedded(perturbed("embedding", "token"), torch.tensor([[1]]), torch.tensor([[1]]))
 
 
 def test_a_narrow_table_is_projected_up() -> None:
-    block = made("embedding", "token", width=6, positions="none")
+    block = perturbed("embedding", "token", width=6, positions="none")
     assert block.table.shape[1] == 6
     tokens = torch.tensor([[1, 2]])
     torch.testing.assert_close(embedded(block, tokens), block.project(block.table[tokens]))
 
 
 def test_a_tied_head_reads_the_table_backwards() -> None:
-    block, table = made("head", "tied", bias=True), torch.randn(41, 32, dtype=torch.float64)
+    block, table = perturbed("head", "tied", bias=True), torch.randn(41, 32, dtype=torch.float64)
     torch.testing.assert_close(block(wide(), table), torch.einsum("td,vd->tv", wide(), table) + block.bias)
 
 

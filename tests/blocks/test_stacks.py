@@ -13,7 +13,7 @@ from registry import RecipeError
 
 
 def stack(**params: Any) -> Any:
-    return BlockCase("stack", "layers", {"depth": 2, **params}).build()
+    return BlockCase("stack", "layers", {"depth": 2, **params}).build_perturbed()
 
 
 def test_a_pattern_is_repeated_to_the_depth() -> None:

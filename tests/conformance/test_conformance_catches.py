@@ -41,7 +41,7 @@ def test_a_broken_block_is_found(name: str, registering: Callable[[type[Any]], B
     if broken.host is not None:
         case = BlockCase(*broken.host)
     elif case.slot != "init":
-        case.build()  # the block itself is valid
+        case.build_perturbed()  # the block itself is valid
     found = {check_name(check): check for check in checks_for(case)}
     for check in sorted(broken.checks):
         try:

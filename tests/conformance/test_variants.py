@@ -58,3 +58,10 @@ def test_options_are_read_off_the_signature() -> None:
     } <= found
     assert "mixer/attention/causal[heads=3]" not in found, "32 channels do not make 3 heads"
     assert len(checks_for(BlockCase("mixer", "attention"))) > len(QUICK)
+
+
+def test_different_variants_have_different_ids() -> None:
+    found: dict[str, BlockCase] = {}
+    for case in registered("blocks"):
+        for variant in [case, *variants(case)]:
+            assert found.setdefault(variant.id, variant) == variant

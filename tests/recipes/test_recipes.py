@@ -46,7 +46,7 @@ def test_a_shrunk_recipe_has_the_blocks_of_the_whole_one(name: str) -> None:
         return {f"{part.entry.slot}/{part.entry.name}" for _, part in spec.walk()}
 
     assert kinds(SMALL[name]) == kinds(load_recipe(name).spec)
-    assert sum(p.numel() for p in SMALL[name].make().parameters()) < 300_000
+    assert sum(p.numel() for p in SMALL[name].construct().parameters()) < 300_000
 
 
 @parametrize_checks(OFTEN, without=ALONE)

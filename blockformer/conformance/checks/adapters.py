@@ -17,7 +17,7 @@ RANK = 2
 
 def check_adapter_starts_at_zero(case: BlockCase) -> None:
     """With initial values the output is exactly 0, so that an adapted model starts as the model itself."""
-    adapter = case.make()
+    adapter = case.construct()
     initialise(adapter, Xavier(), 0)
     y = run(adapter.double().eval(), example(case))
     assert_same(y, torch.zeros_like(y), "the output with initial values", EXACT)
@@ -25,7 +25,7 @@ def check_adapter_starts_at_zero(case: BlockCase) -> None:
 
 def check_adapter_equals_its_delta(case: BlockCase) -> None:
     """The output is the product with ``delta()``, for one projection and for experts."""
-    adapter, given = cast("Adapter", case.build()), example(case)
+    adapter, given = cast("Adapter", case.build_perturbed()), example(case)
     assert_same(run(adapter, given), given.x @ adapter.delta().mT, "the output")
     experts = cast("Adapter", case.spec(DIM, DIM, EXPERTS)).double().eval()
     initialise(experts, Xavier(), 0)
@@ -40,7 +40,7 @@ def check_adapter_equals_its_delta(case: BlockCase) -> None:
 
 def check_projections_take_adapters(case: BlockCase) -> None:
     """Each ``Linear`` acts through its adapter, in decoding too, and folded into the weights it gives the same."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     projections = {name: module for name, module in block.named_modules() if isinstance(module, Linear)}
     if not projections:
         raise NotApplicable("the block has no projection of blocks.base.Linear")

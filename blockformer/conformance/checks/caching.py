@@ -29,7 +29,7 @@ def check_decodes_in_chunks(case: BlockCase) -> None:
 
 def check_decodes_a_padded_batch(case: BlockCase) -> None:
     """Left-padded prompts of different lengths are continued like each prompt alone."""
-    block, given, other = case.build(), example(case, batch=3, length=LENGTH), example(case, seed=1, batch=3)
+    block, given, other = case.build_perturbed(), example(case, batch=3, length=LENGTH), example(case, seed=1, batch=3)
     prompts = [given.rows([row]).span(0, 3 + row).padded(2 - row, 0, other.rows([row])) for row in range(3)]
     mask = torch.cat([prompt.mask for prompt in prompts if prompt.mask is not None])
     cache = new_cache(block)
@@ -45,7 +45,7 @@ def check_decodes_a_padded_batch(case: BlockCase) -> None:
 
 def check_decodes_after_a_prefix(case: BlockCase) -> None:
     """A prefix in the first call is decoded on as in one forward; after cached tokens it is refused."""
-    block, given = case.build(), example(case, length=LENGTH)
+    block, given = case.build_perturbed(), example(case, length=LENGTH)
     given = replace(given, prefix=(torch.arange(LENGTH) < 4).expand(given.x.shape[:2]))
     whole, cache = run(block, given), new_cache(block)
     assert_same(run(block, given.span(0, 5), cache), whole[:, :5], "the prefix and the first token after it")
@@ -58,7 +58,7 @@ def check_decodes_after_a_prefix(case: BlockCase) -> None:
 
 def check_decodes_after_reordering_the_cache(case: BlockCase) -> None:
     """After ``cache.reorder(rows)``, as in beam search, decoding continues the selected rows."""
-    block, given = case.build(), example(case, length=LENGTH)
+    block, given = case.build_perturbed(), example(case, length=LENGTH)
     cache = new_cache(block)
     run(block, given.span(0, 4), cache)
     for rows, start in (([1, 1, 0], 4), ([2, 0], 6)):
@@ -70,7 +70,7 @@ def check_decodes_after_reordering_the_cache(case: BlockCase) -> None:
 
 def check_is_causal_with_a_cache(case: BlockCase) -> None:
     """Outputs of earlier chunks do not depend on later chunks, to the last bit."""
-    block, given = case.build(), example(case, length=LENGTH)
+    block, given = case.build_perturbed(), example(case, length=LENGTH)
     changed = given.with_tail(5, example(case, seed=1, length=LENGTH))
     first, second = _decoded(block, given, [3, 2, 3])[0], _decoded(block, changed, [3, 2, 3])[0]
     assert torch.equal(first[:, :5], second[:, :5]), "an earlier chunk depends on a later one"
@@ -78,7 +78,7 @@ def check_is_causal_with_a_cache(case: BlockCase) -> None:
 
 def check_decoding_has_the_same_length_limit(case: BlockCase) -> None:
     """Beyond ``max_length``, decoding gives what one forward gives, or both are refused at the same length."""
-    block, given = case.build(), example(case, length=MAX_LENGTH + 2)
+    block, given = case.build_perturbed(), example(case, length=MAX_LENGTH + 2)
     cache = new_cache(block)
     run(block, given.span(0, MAX_LENGTH - 1), cache)
     for time in range(MAX_LENGTH - 1, MAX_LENGTH + 2):
@@ -93,7 +93,7 @@ def check_decoding_has_the_same_length_limit(case: BlockCase) -> None:
 
 def check_refuses_an_invalidated_cache(case: BlockCase) -> None:
     """Where rotary angles depend on the length of the text, a cache that a new length invalidates is refused."""
-    block = case.build()
+    block = case.build_perturbed()
     length = next(invalidating_lengths(block))
     given, cache = example(case, length=length + 1), new_cache(block)
     run(block, given.span(0, length), cache)
@@ -102,7 +102,7 @@ def check_refuses_an_invalidated_cache(case: BlockCase) -> None:
 
 def check_cache_size_is_as_declared(case: BlockCase) -> None:
     """A cache holds ``cached_per_sequence`` numbers per row and ``cached_per_token`` per token, at any length."""
-    block, memory = case.build(), 4
+    block, memory = case.build_perturbed(), 4
     for length in (LENGTH, 2 * LENGTH):
         given = example(case, length=length, memory_length=memory)
         declared = _declared_size(block, length, memory) * given.x.shape[0]
@@ -112,7 +112,7 @@ def check_cache_size_is_as_declared(case: BlockCase) -> None:
 
 def check_cache_takes_at_most_twice_its_size(case: BlockCase) -> None:
     """Token by token, a cache takes at most twice its declared size, so that it may grow by doubling."""
-    block = case.build()
+    block = case.build_perturbed()
     given = example(case, length=2 * LENGTH)
     memory = 0 if given.memory is None else given.memory.shape[1]
     declared = _declared_size(block, 2 * LENGTH, memory) * given.x.shape[0]
@@ -124,7 +124,7 @@ def check_cache_keeps_dtype_and_device(case: BlockCase) -> None:
     """Cached tensors have the device and the dtype of the model; a recurrent state may be float32 instead."""
     found = 0
     for dtype in (torch.float64, torch.bfloat16):
-        block = case.build(dtype)
+        block = case.build_perturbed(dtype)
         given = example(case, length=LENGTH, dtype=dtype)
         allowed = {dtype, torch.promote_types(dtype, torch.float32)}
         for name, tensor in _tensors(_decoded(block, given, [4, 2])[1]):
@@ -138,7 +138,7 @@ def check_cache_keeps_dtype_and_device(case: BlockCase) -> None:
 
 def check_new_cache_starts_empty(case: BlockCase) -> None:
     """With a new cache, a text gives the same after another text as before it."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     expected = run(block, given, new_cache(block))
     run(block, example(case, seed=1), new_cache(block))
     assert_same(run(block, given, new_cache(block)), expected, "the same text in another cache", EXACT)
@@ -152,7 +152,7 @@ def invalidating_lengths(block: Component) -> Iterator[int]:
 
 
 def _assert_decodes(case: BlockCase, sizes: list[int]) -> None:
-    block, given = case.build(), example(case, length=sum(sizes))
+    block, given = case.build_perturbed(), example(case, length=sum(sizes))
     assert_same(_decoded(block, given, sizes)[0], run(block, given), f"decoded in chunks of {sizes}")
 
 

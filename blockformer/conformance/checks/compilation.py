@@ -20,7 +20,7 @@ COMPILED = 2  # once for the first length, and once for every other
 
 def check_compiles_without_graph_breaks(case: BlockCase) -> None:
     """torch.compile compiles the block without a graph break, to the same values and gradients."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     expected, gradients = run(block, given), gradients_of(block, given)
     torch.compiler.reset()
     compiled = cast("Any", torch).compile(run, backend="aot_eager", fullgraph=True, dynamic=False)
@@ -37,7 +37,7 @@ def check_compiles_without_graph_breaks(case: BlockCase) -> None:
 
 def check_compiles_once_for_all_lengths(case: BlockCase) -> None:
     """Texts of other lengths cause at most one more compilation, and give the same values."""
-    block, count = case.build(), _Counting()
+    block, count = case.build_perturbed(), _Counting()
     torch.compiler.reset()
     compiled = cast("Any", torch).compile(run, backend=count, fullgraph=True)
     for length in LENGTHS:
@@ -48,7 +48,7 @@ def check_compiles_once_for_all_lengths(case: BlockCase) -> None:
 
 def check_exports(case: BlockCase) -> None:
     """torch.export exports the block; the exported program gives the same, for other inputs too."""
-    block, given, other = case.build(), example(case), example(case, seed=1)
+    block, given, other = case.build_perturbed(), example(case), example(case, seed=1)
     program = torch.export.export(_Call(block), _tensors(given), strict=False)
     for inputs in (given, other):
         assert_same(program.module()(*_tensors(inputs)), run(block, inputs), "exported", COARSE)
@@ -113,7 +113,7 @@ def _builds(case: BlockCase, path: Path) -> dict[str, Component]:
     found: dict[str, Component] = {}
     for name in _choices(case, path):
         with suppress(ValueError):
-            found[name] = case.put(path, name).build()
+            found[name] = case.put(path, name).build_perturbed()
     return found
 
 
@@ -162,7 +162,7 @@ def check_stacked_experts_match_single_blocks(case: BlockCase) -> None:
     """Each of the stacked experts gives what one block with its weights gives; some get no rows."""
     if not issubclass(entries(case.slot)[case.name].block, Expert):
         raise NotApplicable("the feed-forward cannot be an expert")
-    alone, rows = case.build(), example(case, batch=1, length=2 * EXPERTS).x[0]
+    alone, rows = case.build_perturbed(), example(case, batch=1, length=2 * EXPERTS).x[0]
     ends = [min(3 * e, len(rows)) for e in range(EXPERTS)]  # none for the first and the last
     together = _experts(case)
     assert isinstance(together, Expert)

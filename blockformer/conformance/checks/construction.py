@@ -22,7 +22,7 @@ from registry import entries, parse
 def check_builds_from_its_name(case: BlockCase) -> None:
     """The name alone is a valid recipe, and its canonical form builds the same block."""
     spec = parse(case.slot, case.name)
-    assert type(case.make()) is entries(case.slot)[case.name].block
+    assert type(case.construct()) is entries(case.slot)[case.name].block
     again = parse(case.slot, {"type": case.name, **BlockCase(case.slot, case.name).canonical()})
     assert again.hash == spec.hash, "the canonical form has another hash"
 
@@ -30,8 +30,8 @@ def check_builds_from_its_name(case: BlockCase) -> None:
 def check_builds_on_the_meta_device(case: BlockCase) -> None:
     """Built on the meta device, no tensor has memory, and names and shapes are those of the real block."""
     with torch.device("meta"):
-        on_meta = case.make().state_dict()
-    real = case.make().state_dict()
+        on_meta = case.construct().state_dict()
+    real = case.construct().state_dict()
     assert {name: t.shape for name, t in on_meta.items()} == {name: t.shape for name, t in real.items()}
     allocated = [name for name, tensor in on_meta.items() if not tensor.is_meta]
     assert not allocated, f"built on meta, these tensors have memory: {allocated}; create them on the default device"
@@ -39,7 +39,7 @@ def check_builds_on_the_meta_device(case: BlockCase) -> None:
 
 def check_registers_every_tensor_as_a_parameter(case: BlockCase) -> None:
     """No tensor is a buffer or a plain attribute: after building on meta, only parameters get their values."""
-    block = case.make()
+    block = case.construct()
     strays = [
         f"{path}.{name}".lstrip(".")
         for path, module in cast("Iterator[tuple[str, nn.Module]]", block.named_modules())
@@ -52,9 +52,9 @@ def check_registers_every_tensor_as_a_parameter(case: BlockCase) -> None:
 
 def check_computes_the_same_when_built_on_meta(case: BlockCase) -> None:
     """Built on meta, then given memory and values, a block computes the same as one built directly."""
-    block = case.build()
+    block = case.build_perturbed()
     with torch.device("meta"):
-        late = case.make()
+        late = case.construct()
     late = late.to(torch.float64).to_empty(device="cpu").eval()
     late.load_state_dict(block.state_dict())
     given = example(case)
@@ -87,18 +87,18 @@ def check_cites_its_paper_with_a_year(case: BlockCase) -> None:
 
 def check_restores_its_state_dict(case: BlockCase) -> None:
     """A block that loads the state dict of another computes the same, with ``assign`` false and true."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     if not block.state_dict():
         raise NotApplicable("the block has no state")
     for assign in (False, True):  # with True, shared tensors must stay shared
-        other = case.build(seed=7)
+        other = case.build_perturbed(seed=7)
         other.load_state_dict(copy.deepcopy(block.state_dict()), strict=True, assign=assign)
         assert_same(run(other, given), run(block, given), f"after load_state_dict(assign={assign})", EXACT)
 
 
 def check_parameter_names_do_not_change(case: BlockCase) -> None:
     """The keys of the state dict stay the same after forward, backward, compilation and a change of dtype."""
-    block = case.build()
+    block = case.build_perturbed()
     before = list(block.state_dict())
     run(block, example(case))
     block.train()
@@ -110,7 +110,7 @@ def check_parameter_names_do_not_change(case: BlockCase) -> None:
 
 def check_copies_are_independent(case: BlockCase) -> None:
     """Copies by pickle and by deepcopy compute the same and share no memory with the original."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     expected = run(block, given)
     pickled = pickle.loads(pickle.dumps(block))  # noqa: S301 (our own bytes)
     for how, other in (("pickled", pickled), ("deep-copied", copy.deepcopy(block))):
@@ -124,7 +124,7 @@ def check_copies_are_independent(case: BlockCase) -> None:
 def check_state_dict_has_each_tensor_once(case: BlockCase) -> None:
     """No two keys of the state dict are the same tensor, which some file formats cannot store."""
     seen: dict[int, str] = {}
-    if not (state := case.build().state_dict()):
+    if not (state := case.build_perturbed().state_dict()):
         raise NotApplicable("the block has no state")
     for name, tensor in state.items():
         first = seen.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
@@ -146,7 +146,7 @@ def check_flops_match_torch(case: BlockCase) -> None:
     for path in case.keys("backend"):
         case = case.put(path, "eager")
     with torch.device("meta"):
-        block = case.make()
+        block = case.construct()
     windows = [module.window for module in block.modules() if isinstance(module, Mixer) and module.window is not None]
     length = min([LENGTH, *windows])
     given = _meta(example(case, length=length, memory_length=length, dtype=torch.float32))
@@ -159,7 +159,7 @@ def check_flops_match_torch(case: BlockCase) -> None:
 
 def check_parameters_by_slot_add_up(case: BlockCase) -> None:
     """The parameter counts of all slots add up to the size of the model, shared parameters counted once."""
-    model = case.make()
+    model = case.construct()
     assert isinstance(model, Model)
     size = sum(parameter.numel() for parameter in set(model.parameters()))
     by_slot = sum(model.parameters_by_slot().values())
@@ -168,7 +168,7 @@ def check_parameters_by_slot_add_up(case: BlockCase) -> None:
 
 def check_hidden_states_give_the_logits(case: BlockCase) -> None:
     """The vectors that a forward with ``hidden=True`` returns give the logits through the head, each row by itself."""
-    model, given = case.build(), example(case)
+    model, given = case.build_perturbed(), example(case)
     assert isinstance(model, Model)
     vectors, logits = hidden(model, given), run(model, given)
     assert_same(model.logits(vectors), logits, "the logits of the hidden states")
@@ -183,7 +183,7 @@ def _meta(given: Example) -> Example:
 def check_is_deterministic(case: BlockCase) -> None:
     """Two blocks from the same seed give the same values and gradients, to the last bit."""
     given = example(case)
-    first, second = case.build(), case.build()
+    first, second = case.build_perturbed(), case.build_perturbed()
     assert_same(run(second, given), run(first, given), "a second block from the same seed", EXACT)
     again = gradients_of(second, given)
     for name, gradient in gradients_of(first, given).items():

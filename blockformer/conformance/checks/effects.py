@@ -40,8 +40,8 @@ def check_every_stored_setting_has_an_effect(case: BlockCase) -> None:
     A setting that is stored and not used would pass the search for unused keys of a recipe.
     """
     with torch.device("meta"):
-        plain = case.make()
-        stored = [changed for changed in _setting_variants(case) if not certainly_equal(plain, changed.make())]
+        plain = case.construct()
+        stored = [changed for changed in _setting_variants(case) if not certainly_equal(plain, changed.construct())]
     differ = {changed.id: _behave_differently(case, changed) for changed in stored}
     unused = [name for name, different in differ.items() if different is False]
     assert not unused, f"stored without any effect: {', '.join(unused)}; store a setting only where it is used"
@@ -71,7 +71,7 @@ def _behave_differently(one: BlockCase, other: BlockCase) -> bool | None:
 def _observed(observe: Observation, case: BlockCase) -> object:
     """The observation as data that can be compared exactly; None if the case cannot be run."""
     try:
-        seen = observe(case, case.build())
+        seen = observe(case, case.build_perturbed())
     except ValueError:
         return None
     return [(tensor.shape, tensor.dtype, cast("Any", tensor).tolist()) for tensor in seen]
@@ -121,7 +121,7 @@ OBSERVATIONS: tuple[Observation, ...] = (
 
 def check_no_op_values_change_nothing(case: BlockCase) -> None:
     """Where a key is null, a value with the same meaning (a window over everything, ...) gives the same output."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     expected, no_ops, together = run(block, given), list(_no_ops(case)), case
     for path, value in no_ops:
         together = together.put(path, value)
@@ -130,7 +130,7 @@ def check_no_op_values_change_nothing(case: BlockCase) -> None:
         candidates = [(case.put(path, value), f"{'.'.join(map(str, path))}={value}") for path, value in no_ops]
     candidates = [(changed, what) for changed, what in candidates if no_ops and allowed(changed)]
     for changed, what in candidates:
-        other = changed.build()
+        other = changed.build_perturbed()
         other.load_state_dict(block.state_dict(), strict=True)
         assert_same(run(other, given), expected, what, CLOSE)
     if not candidates:

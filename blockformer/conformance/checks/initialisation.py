@@ -53,7 +53,7 @@ def check_init_draws_the_declared_deviation(case: BlockCase) -> None:
 def check_model_starts_with_the_declared_deviation(case: BlockCase) -> None:
     """With each init, weights of a model have the declared standard deviation; constants and biases are exact."""
     for name in entries("init"):
-        model = case.put(("init",), {"type": name}).make()
+        model = case.put(("init",), {"type": name}).construct()
         assert isinstance(model, Model)
         model.initialise(0)
         parts = dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules()))
@@ -127,12 +127,12 @@ def check_initial_values_depend_on_seed_and_name_only(case: BlockCase) -> None:
 
 def _constants(case: BlockCase) -> set[str]:
     """Parameters that start at constants."""
-    owners = case.make().components()
+    owners = case.construct().components()
     return {f"{path}.{name}".lstrip(".") for path, owner in owners for name in owner.constants()}
 
 
 def _initial(case: BlockCase, seed: int = 0) -> dict[str, Tensor]:
-    block: Component = case.make()
+    block: Component = case.construct()
     if isinstance(block, Model):
         block.initialise(seed)
     else:
@@ -150,7 +150,7 @@ def _neighbours(case: BlockCase) -> list[BlockCase]:
             continue
         changed = case.put(path, {"type": others[0]})
         try:
-            changed.make()
+            changed.construct()
         except ValueError:
             continue
         found.append(changed)

@@ -19,7 +19,7 @@ from blocks.models.base import Model
 
 def check_gradients_reach_every_parameter(case: BlockCase) -> None:
     """Each parameter gets a finite gradient that is not all zero: distributed training waits for every one of them."""
-    gradients = gradients_of(case.build(), example(case))
+    gradients = gradients_of(case.build_perturbed(), example(case))
     if not gradients:
         raise NotApplicable("nothing has a gradient")
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values()), "a gradient is not finite"
@@ -29,7 +29,7 @@ def check_gradients_reach_every_parameter(case: BlockCase) -> None:
 
 def check_gradients_match_finite_differences(case: BlockCase) -> None:
     """Gradients by inputs and parameters equal finite differences in float64."""
-    block, given = case.build(), example(case, batch=1, length=3)
+    block, given = case.build_perturbed(), example(case, batch=1, length=3)
     learned = [(name, parameter) for name, parameter in block.named_parameters() if parameter.requires_grad]
     names, values = [name for name, _ in learned], [parameter for _, parameter in learned]
     floats = () if case.reads_ids else (given.x,)
@@ -47,7 +47,7 @@ def check_gradients_match_finite_differences(case: BlockCase) -> None:
 
 def check_zero_inputs_give_finite_gradients(case: BlockCase) -> None:
     """Inputs of zeros, such as padding, give finite outputs and gradients."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     zeros = Example(torch.zeros_like(given.x), memory=given.memory)
     assert bool(torch.isfinite(run(block, zeros)).all()), "zero inputs give values that are not finite"
     for name, gradient in gradients_of(block, zeros).items():
@@ -58,7 +58,7 @@ def check_activation_checkpointing_changes_nothing(case: BlockCase) -> None:
     """Activation checkpointing changes no gradient, also with dropout."""
     for path in dropout_paths(case):
         case = case.put(path, 0.5)
-    block, given = case.build().train(), example(case)
+    block, given = case.build_perturbed().train(), example(case)
     found: list[dict[str, Tensor]] = []
     for again in (False, True):
         reset_rng()
@@ -124,7 +124,7 @@ def check_dropout_has_its_rate(case: BlockCase) -> None:
     drops: list[_Drop] = []
     for path in (path for path in dropout_paths(case) if path[-1] == "dropout"):
         changed, key = _with_only(case, path), ".".join(map(str, path))
-        block = changed.build(torch.float32).train()
+        block = changed.build_perturbed(torch.float32).train()
         reset_rng()
         with _RecordDropout() as record:
             for _ in range(2):
@@ -196,13 +196,13 @@ def check_bfloat16_gradients_match_float64(case: BlockCase) -> None:
     The tolerance grows with the error that rounding only the parameters causes.
     """
     given, single = example(case), example(case, dtype=torch.float32)
-    exact = _flat(gradients_of(case.build(), given))
+    exact = _flat(gradients_of(case.build_perturbed(), given))
     if not bool((exact.abs() > ROUNDING).any()):  # such as those of a router that chooses one expert with weight 1
         raise NotApplicable("nothing has a gradient")
-    rounded = _flat(gradients_of(case.build().to(torch.bfloat16).to(torch.float64), given))
+    rounded = _flat(gradients_of(case.build_perturbed().to(torch.bfloat16).to(torch.float64), given))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = _flat(gradients_of(case.build(torch.float32), single))
-    half = _flat(gradients_of(case.build(torch.bfloat16), example(case, dtype=torch.bfloat16)))
+        mixed = _flat(gradients_of(case.build_perturbed(torch.float32), single))
+    half = _flat(gradients_of(case.build_perturbed(torch.bfloat16), example(case, dtype=torch.bfloat16)))
     allowed = 0.15 + 4 * _distance(rounded, exact)
     for how, found in (("with autocast", mixed), ("in bfloat16", half)):
         assert bool(torch.isfinite(found).all()), f"{how}, a gradient is not finite"
@@ -212,7 +212,7 @@ def check_bfloat16_gradients_match_float64(case: BlockCase) -> None:
 
 def check_learns_one_batch(case: BlockCase) -> None:
     """From its initial values, a model overfits one batch of random tokens: the loss falls by 90 %."""
-    model = case.make().train()
+    model = case.construct().train()
     assert isinstance(model, Model)
     model.initialise(0)
     given = example(case, batch=4, length=6, dtype=torch.float32)
@@ -253,7 +253,7 @@ def check_dropout_acts_only_in_training(case: BlockCase) -> None:
     """Each dropout or stochastic depth in the recipe acts in training, differently each time, and not in evaluation."""
     given, tested = example(case), 0
     for path in dropout_paths(case):
-        plain, dropping = case.put(path, 0.0).build(), case.put(path, 0.5).build()
+        plain, dropping = case.put(path, 0.0).build_perturbed(), case.put(path, 0.5).build_perturbed()
         if certainly_equal(plain, dropping):
             continue  # a parameter of a block that is not built
         tested += 1
@@ -272,6 +272,6 @@ def check_training_equals_evaluation_without_dropout(case: BlockCase) -> None:
     """Without dropout, training and evaluation mode compute the same."""
     for path in dropout_paths(case):
         case = case.put(path, 0.0)
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     expected = run(block, given)
     assert_same(run(block.train(), given), expected, "in training mode", EXACT)

@@ -26,7 +26,7 @@ from blocks.base import AttentionPositions, Component, InputPositions, Mixer, St
 
 def check_is_causal(case: BlockCase) -> None:
     """Outputs do not depend on later tokens: no bit changes, and the derivatives are exactly zero."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     found = {"a change": influence(case, block, given)}
     if not case.reads_ids:
         found["the derivative"] = sensitivity(block, given)
@@ -37,21 +37,21 @@ def check_is_causal(case: BlockCase) -> None:
 
 def check_each_output_depends_on_its_own_token(case: BlockCase) -> None:
     """Each output depends on its own token."""
-    table = influence(case, case.build(), example(case))
+    table = influence(case, case.build_perturbed(), example(case))
     independent = [time for time in range(len(table)) if not table[time, time]]
     assert not independent, f"outputs {independent} do not depend on their own tokens"
 
 
 def check_tokens_are_independent(case: BlockCase) -> None:
     """Each output depends on no other token than its own."""
-    table = influence(case, case.build(), example(case))
+    table = influence(case, case.build_perturbed(), example(case))
     others = pairs_in(table & ~torch.eye(len(table), dtype=torch.bool))
     assert not others, f"output {others[0][0]} depends on input {others[0][1]}"
 
 
 def check_depends_on_every_memory_token(case: BlockCase) -> None:
     """The output depends on every token of the memory."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     source, other = memory_of(given), memory_of(example(case, seed=1))
     before = run(block, given)
     for time in range(source.shape[1]):
@@ -63,7 +63,7 @@ def check_depends_on_every_memory_token(case: BlockCase) -> None:
 
 def check_rows_are_independent(case: BlockCase) -> None:
     """A row gives the same output alone, in a batch, and in another order of rows."""
-    block, given = case.build(), example(case, batch=3)
+    block, given = case.build_perturbed(), example(case, batch=3)
     whole = run(block, given)
     for row in range(3):
         assert_same(run(block, given.rows([row])), whole[[row]], f"row {row} alone")
@@ -79,7 +79,7 @@ def check_attends_exactly_its_window(case: BlockCase) -> None:
     Checked as the block is, and with each ``window`` of its recipe set.
     """
     for seen in _windowed(case):
-        block = seen.build()
+        block = seen.build_perturbed()
         table = influence(seen, block, example(seen, length=LENGTH))
         declared = _declared(seen, block)
         more, less = pairs_in(table & ~declared), pairs_in(declared & ~table)
@@ -128,7 +128,7 @@ SHIFT = 7
 
 def check_position_shift_has_the_declared_effect(case: BlockCase) -> None:
     """A shift of all positions changes the output if some positions are ``absolute``, and only then."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     usual = torch.arange(given.x.shape[1])
     before, after = (run(block, _at(given, positions)) for positions in (usual, usual + SHIFT))
     kinds = (InputPositions, AttentionPositions)
@@ -147,7 +147,7 @@ def check_token_order_matters_only_if_declared(case: BlockCase) -> None:
         canonical = canonical.put(path, {"type": "none"}) if case.at(path) else canonical
     for path in case.keys("window"):
         canonical = canonical.put(path, None)
-    block, given = canonical.build(), example(canonical)
+    block, given = canonical.build_perturbed(), example(canonical)
     order = [3, 0, 4, 1, 2]
     shuffled = Example(given.x[:, order], memory=given.memory)
     after, before = run(block, shuffled), run(block, given)[:, order]
@@ -167,7 +167,7 @@ def _at(given: Example, positions: torch.Tensor) -> Example:
 
 def check_ignores_padding(case: BlockCase) -> None:
     """Padding on the left, right or both sides, of random content, does not change the outputs of tokens and texts."""
-    block, given, other = case.build(), example(case), example(case, seed=1)
+    block, given, other = case.build_perturbed(), example(case), example(case, seed=1)
     length = given.x.shape[1]
     expected = run(block, given)
     for left, right in ((0, 3), (3, 0), (1, 2)):
@@ -178,7 +178,7 @@ def check_ignores_padding(case: BlockCase) -> None:
 
 def check_ignores_padding_of_each_row(case: BlockCase) -> None:
     """Rows of different lengths, padded to one batch, give what they give alone."""
-    block, given, other = case.build(), example(case, batch=3), example(case, seed=1, batch=3)
+    block, given, other = case.build_perturbed(), example(case, batch=3), example(case, seed=1, batch=3)
     rows = [given.rows([row]).span(0, 3 + row).padded(2 - row, 0, other.rows([row])) for row in range(3)]
     x = torch.cat([row.x for row in rows])
     masks = [row.mask for row in rows if row.mask is not None]
@@ -191,7 +191,7 @@ def check_ignores_padding_of_each_row(case: BlockCase) -> None:
 
 def check_ignores_memory_padding(case: BlockCase) -> None:
     """Masked tokens of the memory, or of the source, change nothing, left or right."""
-    block, given, other = case.build(), example(case), example(case, seed=1)
+    block, given, other = case.build_perturbed(), example(case), example(case, seed=1)
     source, filler = memory_of(given), memory_of(other)
     expected, length = run(block, given), source.shape[1]
     for left, right in ((0, 2), (2, 0)):
@@ -204,7 +204,7 @@ def check_ignores_memory_padding(case: BlockCase) -> None:
 
 def check_rows_of_padding_give_finite_values(case: BlockCase) -> None:
     """A row of padding only gives finite values and gradients and does not change the other rows."""
-    block, given = case.build(), example(case)
+    block, given = case.build_perturbed(), example(case)
     mask = torch.ones(given.x.shape[:2], dtype=torch.bool)
     mask[1] = False
     empty = replace(given, mask=mask)
@@ -219,7 +219,7 @@ def check_rows_of_padding_give_finite_values(case: BlockCase) -> None:
 
 def check_packed_documents_are_independent(case: BlockCase) -> None:
     """Documents packed into one row give what they give in separate rows, with positions from 0 in each."""
-    block, given = case.build(), example(case, length=7)
+    block, given = case.build_perturbed(), example(case, length=7)
     documents = torch.tensor([[4, 4, 4, 9, 9, 1, 1]]).expand(given.x.shape[:2])
     packed = run(block, replace(given, documents=documents))
     for start, stop in ((0, 3), (3, 5), (5, 7)):
@@ -229,7 +229,7 @@ def check_packed_documents_are_independent(case: BlockCase) -> None:
 
 def check_prefix_depends_on_all_of_itself(case: BlockCase) -> None:
     """With a prefix, its tokens depend on each other in both directions; on later tokens none depends still."""
-    block, given = case.build(), example(case, length=6)
+    block, given = case.build_perturbed(), example(case, length=6)
     prefix = torch.tensor([True, True, True, False, False, False]).expand(given.x.shape[:2])
     found = influence(case, block, replace(given, prefix=prefix))
     within = found[:3, :3]

@@ -12,6 +12,18 @@ from tests.conformance.broken.base import AlteredModel, CausalMean, Projection, 
 from tests.conformance.broken.caching import DecodesBeyondMaxLength
 
 
+@caught_by("normalises_each_head_with_its_own_weights")
+class IgnoresHeads(Norm):
+    """Shares its weights among the heads."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.weight = nn.Parameter(torch.ones(site.dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x
+
+
 @caught_by("backends_agree")
 class UndeclaredBackend(CausalMean):
     """Takes a backend that it does not declare.

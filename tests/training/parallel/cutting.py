@@ -62,7 +62,7 @@ def _adapted(name: str, layer: dict[str, Any]) -> BlockCase:
 
 def _plan(case: BlockCase) -> Plan | None:
     with torch.device("meta"):
-        block = case.make()
+        block = case.construct()
     try:
         return make_plan(block, PARTS) if isinstance(block, Component) else None
     except UserError:
@@ -71,7 +71,7 @@ def _plan(case: BlockCase) -> Plan | None:
 
 def check_gives_the_same_when_cut(case: BlockCase, mesh: DeviceMesh) -> None:
     """Values, what decoding gives, and gradients by inputs and parameters are those of the uncut block in float64."""
-    whole, given = case.build(), example(case)
+    whole, given = case.build_perturbed(), example(case)
     cut, made = copy.deepcopy(whole), make_plan(whole, PARTS)
     apply_plan(made, cut, mesh)
     shards = Shards(mesh, made.cuts, frozenset(made.partial))
