@@ -29,6 +29,10 @@ def main(arguments: Sequence[str]) -> int:
     known = catalogue()
     slot, _, name = (options.place or "").partition("/")
     if options.place is not None and slot not in known:
+        homes = [home for home, found in known.items() if any(block.name == options.place for block in found)]
+        if homes:
+            commands = " or ".join(f"`blockformer blocks {home}/{slot}`" for home in homes)
+            parser.error(f"{slot!r} is not a slot but a block: {commands}")
         parser.error(_unknown("slot", slot, known))
     chosen = known.get(slot, [])
     if name:

@@ -1,10 +1,12 @@
 """`blockformer test-block`: run the conformance checks on a block of Blockformer or of your own module."""
 
 import sys
+import time
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,9 @@ from blockformer.signals import Stopped
 if TYPE_CHECKING:
     from blockformer.conformance import BlockCase, Check, ConformanceReport, Outcome
 
+CLOSEST = 3  # names that an error suggests
+SECONDS = 10.0  # between two lines of progress where stderr is no terminal
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the checks and print every unexpected outcome. Returns 1 if there is one, else 0."""
@@ -23,7 +28,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if options.report is not None and options.report.suffix not in (".json", ".md"):
         parser.error(f"--report {options.report}: the file must end in .json or .md")
-    report = _run(options)
+    cases = cases_of(options.block, options.params)
+    if options.list_checks:
+        print("\n".join(sorted(_checks_of(cases))))
+        return 0
+    report = _run(cases, options)
     if options.report is not None:
         _write(options.report, report)
     by_case = list(report.by_case())
@@ -34,11 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if report.good else 1
 
 
-def _run(options: Namespace) -> "ConformanceReport":
+def _run(cases: "list[BlockCase]", options: Namespace) -> "ConformanceReport":
     from blockformer.conformance import run_checks  # imports torch: here, so that --help is fast
     from blockformer.conformance.table import LONG
 
-    cases = cases_of(options.block, options.params)
     only = _checks_by_name(cases, options.checks)
     progress = _Progress(options.traceback)
     try:
@@ -68,15 +76,23 @@ def cases_of(block: str, params: list[str]) -> "list[BlockCase]":
         params: ``key=value``, recipe parameters; of one block only.
 
     Raises:
-        UserError: there is no such block, or it refuses the parameters at every place.
+        UserError: there is no such block or module, or it refuses the parameters at every place.
         PluginError: the module cannot be imported.
         RecipeError: a parameter is wrong.
     """
-    if "/" in block:
+    from registry import entries, slots
+    from registry.plugins import PluginError
+
+    if "/" in block and not block.endswith(".py"):
         found = _registered(*block.split("/", 1))
     else:
         module, _, name = block.partition(":")
-        found = _of_class(module, name) if name else _of_module(module)
+        try:
+            found = _of_class(module, name) if name else _of_module(module)
+        except PluginError:
+            if homes := [] if name else [f"{slot}/{module}" for slot in slots() if module in entries(slot)]:
+                raise UserError(f"no module is called {module!r}; did you mean {' or '.join(homes)}?") from None
+            raise
     return _with_params(found, params) if params else found
 
 
@@ -135,7 +151,7 @@ def _with_params(found: "list[BlockCase]", params: list[str]) -> "list[BlockCase
     for case in found:
         changed = replace(case, params={**case.params, **parsed})
         try:
-            changed.make()
+            changed.construct()
             valid.append(changed)
         except ValueError as error:
             errors.append(str(error))
@@ -165,17 +181,23 @@ def _parsed(case: "BlockCase", params: list[str]) -> dict[str, object]:
     return {key: value for key, value in as_plain(tree).items() if key != "type"}
 
 
-def _checks_by_name(cases: "list[BlockCase]", names: list[str]) -> "list[Check] | None":
-    """The checks with these names; None, for all checks, if there are no names."""
+def _checks_of(cases: "list[BlockCase]") -> "dict[str, Check]":
+    """All checks that apply, by name."""
     from blockformer.conformance import checks_for
     from blockformer.conformance.table import check_name
-    from registry.errors import nearest
 
-    known = {check_name(check): check for case in cases for check in checks_for(case)}
+    return {check_name(check): check for case in cases for check in checks_for(case)}
+
+
+def _checks_by_name(cases: "list[BlockCase]", names: list[str]) -> "list[Check] | None":
+    """The checks with these names; None, for all checks, if there are no names."""
+    known = _checks_of(cases)
     for name in names:
         if name not in known:
-            hint = nearest(name, known) or f"these apply: {', '.join(sorted(known))}"
-            raise UserError(f"--check {name}: no check of this block has this name; {hint}")
+            containing = (check for check in known if name in check)
+            close = get_close_matches(name, known, n=CLOSEST) or sorted(containing, key=lambda check: check.find(name))
+            hint = f"did you mean {' or '.join(map(repr, close[:CLOSEST]))}? " if close else ""
+            raise UserError(f"--check {name}: no check of this block has this name; {hint}--list-checks prints all")
     return [known[name] for name in names] or None
 
 
@@ -187,11 +209,15 @@ def _expected(text: str) -> tuple[str, str]:
 
 
 class _Progress:
-    """A line for each outcome that is neither passed nor not applicable; on a terminal also the last check."""
+    """A line for each outcome that is neither passed nor not applicable, and the last check on stderr.
+
+    On a terminal the last check stands in one line that changes; elsewhere in a line every ten seconds.
+    """
 
     def __init__(self, traceback: bool) -> None:
         self.traceback, self.live = traceback, sys.stderr.isatty()
         self.done = self.failed = 0
+        self.shown = time.monotonic()
 
     def show(self, outcome: "Outcome", error: Exception | None) -> None:
         from blockformer.conformance.runner import STATUS_TEXT
@@ -203,8 +229,12 @@ class _Progress:
             print(f"{STATUS_TEXT[outcome.status]}: {outcome.id}: {outcome.reason}", flush=True)
         if error is not None and self.traceback:
             traceback.print_exception(error, file=sys.stdout)
+        line = f"{self.done} done, last {outcome.id}"
         if self.live:
-            print(f"{self.done} done, last {outcome.id}"[:100], end="", file=sys.stderr, flush=True)
+            print(line[:100], end="", file=sys.stderr, flush=True)
+        elif (now := time.monotonic()) - self.shown >= SECONDS:
+            self.shown = now
+            print(line, file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Erase the progress line."""
@@ -252,6 +282,7 @@ def _parser() -> Parser:
         default=[],
         help="run only this check; may be repeated",
     )
+    parser.add_argument("--list-checks", action="store_true", help="print the names of the checks that apply, and exit")
     parser.add_argument(
         "--expect-failure",
         dest="expected",
