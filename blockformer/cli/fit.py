@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         print(page(verb) + _options_of_components(rest), end="")
         return 0
     _announce(rest)
-    from blockformer.cli.fit_arguments import read_arguments  # imported late: --help then needs no torch
+    from blockformer.cli.fit_command_line import read_arguments  # imported late: --help then needs no torch
     from blockformer.data.processes import is_first
     from blockformer.errors import UserError
     from blockformer.training.callbacks import InterruptedRun, NonFiniteError

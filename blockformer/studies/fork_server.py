@@ -15,7 +15,7 @@ from typing import Any
 
 from blockformer.studies.processes import HEADER, PROGRAM
 
-PRELOADED = ("blockformer.training.lightning_cli", "blockformer.cli.fit_arguments", "blockformer.cli.fit")
+PRELOADED = ("blockformer.training.lightning_cli", "blockformer.cli.fit_command_line", "blockformer.cli.fit")
 MOST = 32  # descriptors in one request
 KEPT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else ()
 """Signals that end no server: a scheduler sends them to all processes of a job, whose commands then save."""
