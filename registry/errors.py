@@ -74,11 +74,12 @@ class RecipeError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``did you mean 'x'?`` for the known name most like ``name``, or the first that it begins; or nothing."""
+    """``did you mean 'x'?`` for the known name that ``name`` begins, or else is most like; or nothing."""
+    if len(name) > _LONGEST_NAME:
+        return ""
     names = list(known)
-    close = get_close_matches(name, names, n=1) if len(name) <= _LONGEST_NAME else []
-    if not close and len(name) >= _SHORTEST_BEGINNING:
-        close = [other for other in names if other.startswith(name)]
+    begun = [other for other in names if other.startswith(name)] if len(name) >= _SHORTEST_BEGINNING else []
+    close = get_close_matches(name, begun, n=1, cutoff=0.0) or get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else ""
 
 

@@ -22,7 +22,7 @@ MISTAKES = {
     "a key that only a block has that is not built": (
         BASE + "decoder:\n  layer:\n    mixer: {type: linear, kv_heads: 2}\n",
         "r.yaml:6: decoder.layer.mixer.kv_heads:",
-        "mixer 'linear' has no parameter 'kv_heads'; mixer 'attention' has it",
+        "mixer 'linear' has no parameter 'kv_heads'; did you mean 'heads'?",
     ),
     "a key too high": (BASE + "heads: 4\n", "r.yaml:4: heads:", "it belongs in 'decoder.layer.mixer.heads'"),
     "a key half way": (

@@ -1,6 +1,6 @@
 """Broken blocks: initial values, capabilities, compilation, settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,6 +19,9 @@ class IgnoresHeads(Norm):
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self.weight = nn.Parameter(torch.ones(site.dim))
+
+    def constants(self) -> Mapping[str, float]:
+        return {"weight": 1.0}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.weight * x
