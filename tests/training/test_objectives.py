@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,7 +135,8 @@ def test_the_losses_of_groups_are_those_of_their_rows_alone(terms: LossTerms, ch
     tokens, targets = torch.randint(40, (4, 8)), torch.randint(40, (4, 8))
     targets[0, 3:6] = -100
     groups = torch.tensor([[True, False, False], [False, True, False], [True, False, False], [False, True, False]])
-    loss, found = loss_of_hidden(model, model(tokens, hidden=True), targets, terms, chunk, groups)
+    counting = replace(terms, groups=groups[:, None].expand(4, 8, 3).flatten(0, 1))
+    loss, found = loss_of_hidden(model, model(tokens, hidden=True), targets, counting, chunk)
     loss.backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
