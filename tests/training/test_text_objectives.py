@@ -22,7 +22,7 @@ from blockformer.errors import UserError
 from blockformer.generation import fill_masks
 from blockformer.generation.session import DecodingSession
 from blockformer.training.compatibility import MismatchError, check_batch, check_data
-from blockformer.training.objectives import Classification, Contrastive, Objective, Regression, check_kind
+from blockformer.training.objectives import Classification, Contrastive, MaskedLM, Objective, Regression, check_kind
 from blockformer.training.score import TARGETS
 from tests.data.published import write_published
 
@@ -57,7 +57,7 @@ def test_classification_is_the_cross_entropy_of_each_text_alone() -> None:
         torch.testing.assert_close(loss, wanted)
         assert sums[TARGETS] == 5
     right = (logits.argmax(-1) == batch["targets"])[kept].float().mean().item()
-    found = Classification().figures(sums)
+    found = Classification().figures(sums, model)
     assert found == {"loss": pytest.approx(loss.item() / 5), "accuracy": pytest.approx(right)}
 
 
@@ -84,7 +84,7 @@ def test_regression_is_the_squared_error_and_has_the_correlations_of_scipy() -> 
     kept = ~batch["targets"].isnan()
     loss, sums = objective(model, batch)
     torch.testing.assert_close(loss, ((predicted - batch["targets"])[kept] ** 2).sum())
-    figures = objective.figures(sums)
+    figures = objective.figures(sums, model)
     assert figures == {"loss": pytest.approx(loss.item() / 5), "rmse": pytest.approx(math.sqrt(loss.item() / 5))}
     metrics = objective.metrics(model)
     objective.evaluate(model, batch, metrics)
@@ -104,7 +104,7 @@ def test_contrastive_is_the_mean_of_two_choices_among_the_scored_pairs_by_cosine
     loss, sums = objective(model, batch)
     assert loss.item() == pytest.approx(sum(chosen) / 2, rel=1e-4)
     right = sum(int(row.argmax()) == i for i, row in enumerate(cosine)) / 5
-    assert objective.figures(sums) == {"loss": pytest.approx(loss.item() / 5), "accuracy": right}
+    assert objective.figures(sums, model) == {"loss": pytest.approx(loss.item() / 5), "accuracy": right}
     assert objective.tokens(batch) == first["attention_mask"].sum() + second["attention_mask"].sum()
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.encoder.parameters())
@@ -136,12 +136,12 @@ def test_objectives_and_heads_that_do_not_fit_are_refused_with_the_remedy() -> N
     with pytest.raises(
         UserError, match=r"classification scores one row .* set --recipe\.head\.type pooled, or use masked"
     ):
-        check_kind("classification", "encoder_only")
+        check_kind(Classification(), "encoder_only")
     with pytest.raises(
         UserError, match=r"masked_lm scores predictions of tokens.* use classification or contrastive or r"
     ):
-        check_kind("masked_lm", "encoder_only", pooled=True)
-    check_kind("contrastive", "decoder_only", pooled=True)
+        check_kind(MaskedLM(), "encoder_only", pooled=True)
+    check_kind(Contrastive(), "decoder_only", pooled=True)
     assert "head gives 4 outputs: set --recipe.head.outputs 1" in str(Regression().refusal(pooled(outputs=4), ()))
     assert "all texts have the class 'a'" in str(Classification().refusal(pooled(outputs=1), ["a"]))
     assert Classification().refusal(pooled(outputs=2), ["a", "b"]) is None

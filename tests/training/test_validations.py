@@ -98,7 +98,7 @@ def test_every_figure_has_a_direction() -> None:
     known, model = set[str](), bf.build("tiny_encoder", {"head": {"type": "pooled", "outputs": 2}})
     for name, entry in entries("objective").items():
         objective = ObjectiveSettings(name).objective
-        known |= objective.figures(torch.ones(6)).keys() | (
+        known |= objective.figures(torch.ones(6), model).keys() | (
             objective.metrics(model).keys() if entry.block.pooled else set()
         )
     assert known == BETTER.keys()

@@ -3,17 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from blockformer.data.module import TextData
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blockformer.training.objectives import Objective
 from blocks.models.base import Model
 from registry import Block, Slot, entry_of
+
+if TYPE_CHECKING:
+    from blockformer.data.module import TextData  # which loads Lightning
 
 T = TypeVar("T")
 COMMON = ("type", "every")
@@ -35,7 +37,7 @@ class Subject:
     """
 
     model: Model
-    data: TextData
+    data: "TextData"
     objective: Objective
     rank: int = 0
     world: int = 1

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from blockformer.data.module import TextData
 from blockformer.errors import UserError
 from blockformer.option_groups import OptionGroup
 from blockformer.training.evaluations.base import COMMON, Better, Evaluation, Subject
@@ -111,6 +110,8 @@ def prepare(planned: Mapping[str, Planned], subject: Subject) -> None:
     """
     if not planned:
         return
+    from blockformer.data.module import TextData  # which loads Lightning
+
     if not isinstance(subject.data, TextData):
         raise UserError("evaluations need the data of `blockformer fit`, and this run has a data module of its own")
     if not len(subject.data.samples("validation")):

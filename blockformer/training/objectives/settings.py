@@ -61,7 +61,7 @@ def objective_for(kind: str) -> TokenObjective:
     return cast("TokenObjective", ObjectiveSettings(default_objective(kind)).objective)
 
 
-def check_kind(objective: Objective, kind: str, *, pooled: bool) -> None:
+def check_kind(objective: Objective, kind: str, *, pooled: bool = False) -> None:
     """Check that an objective trains this kind of model.
 
     Args:
