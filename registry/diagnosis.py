@@ -37,7 +37,8 @@ def _read_blocks(slot: str, tree: Map) -> dict[Path, Entry]:
     """
     written = {path for path, _ in blocks_in(slot, with_types(slot, tree))}
     filled = blocks_in(slot, with_types(slot, tree, filled=True))
-    return {path: entry for path, entry in filled if path in written or entry.block.capabilities.places != frozenset(("cross",))}
+    cross = frozenset(("cross",))
+    return {path: entry for path, entry in filled if path in written or entry.block.capabilities.places != cross}
 
 
 def _written(tree: Map, location: Path) -> Path:
