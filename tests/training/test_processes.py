@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,17 @@ def ended(monkeypatch: pytest.MonkeyPatch, act: Callable[[list[Heartbeat], Store
 
 def test_a_process_that_is_done_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended(monkeypatch, lambda beats, store: beats[1].stop(), 2) == []
+
+
+def test_a_process_that_is_done_has_no_thread_in_the_store() -> None:
+    slow = Store()
+    slow.check = lambda keys: bool(time.sleep(0.3))  # type: ignore[method-assign]
+    beat = Heartbeat(0, 3, slow, 60.0)
+    beat.start()
+    time.sleep(0.1)  # it is in a call now
+    beat.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+    assert slow["beat/0"] == heartbeat.DONE
 
 
 @pytest.mark.slow

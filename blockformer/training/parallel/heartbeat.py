@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from blockformer.training.parallel.launcher import advice, end_at_once
 
 DONE = b"done"
+LAST_ANSWER = 5.0  # seconds for the store to answer a process that is done
 AFTER_THE_FIRST = 3.0  # seconds that the others leave to the process that prints the line
 
 
@@ -41,15 +42,25 @@ class Heartbeat:
         self._seen = {other: (b"", now) for other in range(world) if other != rank}
         self._answered = now  # when the store did
         self._names = {other: f"process {other} of {world}" for other in range(world)}
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Begin to beat and to watch."""
-        for target in (self._beat, self._watch):
-            threading.Thread(target=target, daemon=True, name="heartbeat").start()
+        self._threads = [
+            threading.Thread(target=run, daemon=True, name="heartbeat") for run in (self._beat, self._watch)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """This process is done; the others need not wait for it."""
+        """This process is done; the others need not wait for it.
+
+        Waits for the threads: one that is in a call of the store when the interpreter ends would abort the process.
+        """
         self._ended.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(LAST_ANSWER)
 
     def missing(self, now: float) -> list[int]:
         """The processes that have not answered within the timeout."""
