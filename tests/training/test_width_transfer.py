@@ -171,7 +171,8 @@ def test_a_run_continues_exactly_and_a_start_from_it_names_the_init(
     options = ["--recipe.init", "{type: mup, base_width: 16}", "--optimizer.type", "muon"]
     whole = fit(*options, "--trainer.max_steps", "6", "--optimizer.schedule", "constant", name="whole")
     part = fit(*options, "--trainer.max_steps", "3", "--optimizer.schedule", "constant", name="part")
-    assert fit("--ckpt_path", "last", "--trainer.max_steps", "6", name="part") == part
+    given = ["--run.wandb", "disabled"]
+    assert fit("--ckpt_path", "last", "--trainer.max_steps", "6", name="part", given=given) == part
     assert same(state(whole), state(part))
     capsys.readouterr()
     fit("--init-from", str(whole), "--trainer.max_steps", "1", name="plain")
