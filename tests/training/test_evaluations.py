@@ -270,7 +270,7 @@ def test_a_task_of_the_harness_has_the_figures_of_the_command(
     (tmp_path / "own.yaml").write_text(json.dumps(task))
     chosen = {"tasks": {"type": "harness", "tasks": ["own"], "include": str(tmp_path), "every": 6}}
     options = ["--evaluations", json.dumps(chosen), "--run.monitor", "eval/tasks/own/acc"]
-    with pytest.raises(UserError, match=r"run.monitor eval/tasks/own/acccc: .*'acccc' is no metric"):
+    with pytest.raises(UserError, match=r"own/acccc: .* does not know which values of 'acccc' are better"):
         fit(*options[:-1], "eval/tasks/own/acccc", name="no-metric", given=pairs)
     run = fit(*options, name="harness", given=pairs)
     row = read_rows(run / "metrics.jsonl")[-1]

@@ -26,7 +26,8 @@ def test_an_objective_trains_a_model_to_a_known_level(case: tuple[str, dict[str,
     name, options = case
     objective = entries("objective")[name].block
     letters = "abcdefghijklmnopqrstuvwxyz"
-    (tmp_path / "text.txt").write_text("\n\n".join(letters[n % 26 :] + letters * 40 for n in range(40)))
+    line = "abc def ghi jkl mno pqr stu vwx yz " if options.get("unit") == "word" else letters
+    (tmp_path / "text.txt").write_text("\n\n".join(line[n % 26 :] + line * 40 for n in range(40)))
     (tmp_path / "pairs.tsv").write_text(
         "".join(f"{(letters * 2)[n % 26 : n % 26 + n % 9 + 2]}\t{letters}\n" for n in range(999))
     )
