@@ -44,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{shortened(options.path)}: {source.merged} adapters folded into the weights of their projections")
     if source.dropped:
         print(f"{shortened(options.path)}: {source.dropped} extra predictions left out, which serve training only")
+    if source.text_model is not None and source.text_model.bidirectional_prompt:
+        print(f"{shortened(options.path)}: reads prompts in both directions; transformers will read them in one")
     out = Path(options.out or f"{source.name}-hf")
     try:
         with output_folder(out) as draft:

@@ -109,7 +109,8 @@ def read_source(path: Path, dtype: torch.dtype | None = None) -> ExportSource:
     recipe = without_extra_predictions(without_adapters(recipe))
     if metadata.get("tokenizer") is None:
         return ExportSource(name, recipe, model, merged=merged, dropped=dropped)
-    text_model = TextModel(model, stored_tokenizer(file, metadata))
+    bidirectional = bool(metadata.get("bidirectional_prompt"))
+    text_model = TextModel(model, stored_tokenizer(file, metadata), bidirectional_prompt=bidirectional)
     ours = text_model.tokenizer
     tokens: dict[str, Any] = {"pad_token_id": ours.pad, "bos_token_id": ours.bos, "eos_token_id": ours.eos}
     if model.kind == "encoder_decoder":

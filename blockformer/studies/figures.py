@@ -15,7 +15,7 @@ _OF_SOURCE = re.compile(r"(?:val|test|train)/\w+/(.+)")
 
 
 def problems_of_figure(tree: Map, figure: str, fit: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
-    """Why the runs of a study will not have its figure, as far as its settings tell.
+    """The problems in a study's settings that keep its runs from having its figure.
 
     Args:
         tree: the study with the lines of its keys.

@@ -38,8 +38,7 @@ class TrainingStep:
         self.model: Model = build(recipe).to(self.device, TRUE.get(self._precision, torch.float32)).train()
         if settings.get("compile"):
             self.model.compile()
-        named = dict(fit.get("objective", {}))
-        named.setdefault("type", None)
+        named = {"type": None, **fit.get("objective", {})}
         named["type"] = named["type"] or default_objective(self.model.kind)
         self._objective = ObjectiveSettings(**named).objective
         optimizer = OptimizerSettings(**fit.get("optimizer", {}))

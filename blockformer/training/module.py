@@ -69,7 +69,7 @@ class TrainingModule(L.LightningModule):
         self.total_steps = 0
         self.tokens_seen = no_sums(torch.device("cpu"))[TOKENS]
         self.evaluation: dict[str, float] = {}
-        self.own_figures: dict[str, float] = {}  # of the evaluations that belong to the validation in progress
+        self.evaluation_figures: dict[str, float] = {}  # of the evaluations that belong to the validation in progress
         self.validated_step = -1  # the step of the last validation; -1: none yet
         self.window: Tensor | None = None  # score sums of the current optimizer step
         self.gradient_norm: Tensor | None = None
@@ -281,7 +281,7 @@ class TrainingModule(L.LightningModule):
         for source, own in zip(self._sources(), sums, strict=False):
             found = self.objective.figures(own, self.model) if own[TARGETS] else {}
             self.evaluation |= {f"{stage}/{name}/{source}": found[name] for name in OF_SOURCES if name in found}
-        self.evaluation |= self.own_figures
+        self.evaluation |= self.evaluation_figures
         # MetricsLogger writes the loggers' row; this is for callbacks that monitor a figure and for Lightning's table.
         self.log_dict(self.evaluation, logger=False, on_epoch=True, batch_size=1)
 

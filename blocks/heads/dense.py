@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from blocks.activations.pointwise import Tanh
-from blocks.base import Activation, Axis, Linear, Site, SitelessFactory, Transform
-from blocks.base.axes import Fixed
+from blocks.base import Activation, Axis, Fixed, Linear, Site, SitelessFactory, Transform
 from registry import register
 
 

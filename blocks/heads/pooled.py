@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from blocks.base import Axis, Context, Factory, Head, Linear, Pooling, Site, TransformFactory
-from blocks.base.axes import Fixed
+from blocks.base import Axis, Context, Factory, Fixed, Head, Linear, Pooling, Site, TransformFactory
 from blocks.pooling.mean import MeanPooling
 from registry import Capabilities, Positive, Probability, register
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from blocks.base import Axis, Linear, Pooling, Site
-from blocks.base.axes import Fixed
+from blocks.base import Axis, Fixed, Linear, Pooling, Site
 from registry import Positive, register
 
 

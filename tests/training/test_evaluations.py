@@ -220,7 +220,7 @@ def test_scores_are_those_of_sacrebleu() -> None:
 
 
 class Counting(Evaluation):
-    """Counts its calls, with random numbers that nobody must notice.
+    """Counts its calls, and draws random numbers, which must not change the training.
 
     Args:
         first: The first number.

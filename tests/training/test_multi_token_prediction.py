@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import blockformer as bf
 from blockformer.assembly.checkpoint import model_weights, read_checkpoint
 from blockformer.cli.main import main
+from blockformer.data.mixed_samples import MEMBERSHIP
 from blockformer.data.samples import TokenizedText
 from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.errors import UserError
@@ -123,6 +124,21 @@ def test_the_loss_is_that_of_a_reference_also_in_parts(kind: str) -> None:
         right = (one.argmax(-1) == targets)[targets != -100].float().mean().item()
         assert metrics[f"accuracy_{number + 1}"] == pytest.approx(right)
         assert evaluated[SIZE + 2 * number - 1] == (targets != -100).sum()
+
+
+@pytest.mark.parametrize("chunk", [0, 7, 64])
+def test_the_sources_of_a_mixture_are_counted_for_the_next_token_alone(chunk: int) -> None:
+    model, batch = built(*next(iter(KINDS.values()))).eval(), rows_of(MultiTokenPrediction())
+    members = torch.arange(len(batch["tokens"]))[:, None] % 2 == torch.arange(2)
+    with torch.no_grad():
+        logits = reference(model, batch)[0]
+        sums = MultiTokenPrediction(loss_chunk=chunk)(model, batch | {MEMBERSHIP: members})[1]
+    found = sums[SIZE + 2 * len(model.extra_predictions) :].view(2, 2)
+    for source, (total, count) in enumerate(found.tolist()):
+        own = members[:, source]
+        wanted = F.cross_entropy(logits[own].flatten(0, 1), batch["targets"][own].flatten(), reduction="sum")
+        assert total == pytest.approx(wanted.item(), rel=1e-5)
+        assert count == (batch["targets"][own] != -100).sum()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -50,12 +50,14 @@ class Evaluations(Callback):
         step, before = trainer.global_step, pl_module.validated_step
         last = trainer.should_stop or 0 < pl_module.total_steps <= step
         due = [label for label, one in self.planned.items() if last or one.is_due(step, before)]
-        pl_module.own_figures = {}
+        pl_module.evaluation_figures = {}
         with beside_training(trainer, pl_module):
             subject = subject_of(trainer, pl_module, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
             for label in due:
                 outcome = _outcome(label, self.planned[label], subject)
-                pl_module.own_figures |= {f"eval/{label}/{name}": value for name, value in outcome.figures.items()}
+                pl_module.evaluation_figures |= {
+                    f"eval/{label}/{name}": value for name, value in outcome.figures.items()
+                }
                 if outcome.texts and trainer.is_global_zero and not is_dry_run(trainer):
                     self._keep(trainer, pl_module, label, outcome)
 

@@ -126,7 +126,7 @@ class SafeWandbLogger(WandbLogger):
         import wandb  # as above
 
         columns = list(rows[0])
-        table = wandb.Table(columns=[*columns], data=[[row[column] for column in columns] for row in rows])
+        table = wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
         self.experiment.log(dict(place) | {name: table})
 
     @rank_zero_only

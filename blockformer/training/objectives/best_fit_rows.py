@@ -31,20 +31,14 @@ class BestFitRows(PackedText):
         tokens = np.full_like(places, special.pad)
         tokens[real] = self.text.documents.flat[places[real]]
         targets = np.full_like(places, UNSCORED)
-        pieces = documents + (self._length + 2) * np.arange(len(chosen))[:, None]
-        targets[real] = self._targets(places[real], pieces[real])
+        targets[real] = self._following(places[real])
         batch = scored_batch(chosen, targets, special, tokens=tokens)
         if self._separate:
             batch["documents"] = torch.from_numpy(documents)
         return batch
 
-    def _targets(self, places: NDArray[np.int64], pieces: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What follows the tokens of a batch.
-
-        Args:
-            places: (N,) of the tokens.
-            pieces: (N,) the number of each one's piece, which no other of the batch has.
-        """
+    def _following(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(N,) the tokens after those at these places, EOS at the end of a document."""
         flat, special = self.text.documents.flat, self.text.tokenizer
         following = flat[np.minimum(places + 1, len(flat) - 1)]
         return np.where((following == special.bos) | (places + 1 == len(flat)), special.eos, following)

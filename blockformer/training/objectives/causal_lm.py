@@ -1,7 +1,7 @@
 """Prediction of the next token."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -73,6 +73,10 @@ class CausalLM(TokenObjective):
             why = "rows hold several documents that are kept apart (unless objective.separate_documents is false)"
             return {"documents": why}
         return {}
+
+    def check(self, model: Model, data: Any) -> None:
+        if self.packing == "best_fit" and getattr(data, "form", None) == "answers":
+            raise UserError(f"objective.packing best_fit has no effect with dataset {data.dataset}; remove it")
 
     def prompt(self, batch: Batch, row: int) -> Prompt:
         scored = batch["targets"][row] != UNSCORED

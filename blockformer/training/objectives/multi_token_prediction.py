@@ -121,7 +121,8 @@ class _Weighted:
         losses: list[Tensor] = []
         counts: dict[int, Tensor] = {}
         for number in range(rows.start // self.size, (rows.start + len(wanted) - 1) // self.size + 1):
-            begin, end = (max(0, place * self.size - rows.start) for place in (number, number + 1))
+            begin = max(0, number * self.size - rows.start)
+            end = min(len(wanted), (number + 1) * self.size - rows.start)
             terms = replace(self.terms, groups=None) if number else self.terms
             loss, found = terms(logits[begin:end], wanted[begin:end], slice(rows.start + begin, rows.start + end))
             losses.append(loss * (self.weight if number else 1.0))
