@@ -125,7 +125,7 @@ class SafeWandbLogger(WandbLogger):
         """
         import wandb  # as above
 
-        columns = list(rows[0])
+        columns: list[Any] = list(rows[0])  # a list of any keys, which wandb asks for
         table = wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
         self.experiment.log(dict(place) | {name: table})
 
