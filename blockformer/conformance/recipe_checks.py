@@ -33,6 +33,7 @@ ALWAYS = frozenset(
         "decodes_a_padded_batch",
         "decodes_after_reordering_the_cache",
         "cache_size_is_as_declared",
+        "hidden_states_give_the_logits",
         "parameters_by_slot_add_up",
         "rows_are_independent",
         "restores_its_state_dict",

@@ -10,7 +10,7 @@ from blockformer.assembly.unused_keys.module_equality import certainly_equal
 from blockformer.conformance import BlockCase, pairs
 from blockformer.conformance.checks.effects import check_every_stored_setting_has_an_effect
 from blocks.base import FeedForward, Norm, Site
-from registry import Recipe, RecipeError, load_recipe
+from registry import Recipe, RecipeError, entries, load_recipe
 from tests.recipes.releases import DISTINCT
 
 BASE = "type: decoder_only\ndim: 32\nvocab_size: 50\nmax_length: 16\n"
@@ -114,6 +114,12 @@ def test_unused_key_is_reported(text: str, key: str, words: list[str], tmp_path:
     assert where.startswith(f"{tmp_path}/r.yaml:"), line
     assert message.startswith("has no effect: ")
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("init", sorted(entries("init")))
+def test_unused_key_is_reported_whatever_the_init(init: str, tmp_path: Path) -> None:
+    text = LAYER + "{cross: {heads: 4}}\n" + f"init: {init}\n"
+    assert "decoder.layer.cross: has no effect" in error_of(recipe(tmp_path, text))
 
 
 def test_unused_key_does_not_change_the_model(tmp_path: Path) -> None:

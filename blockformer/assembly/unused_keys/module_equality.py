@@ -39,12 +39,12 @@ def _modules(one: nn.Module, other: nn.Module, seen: Seen) -> bool:
     return certainly_equal(_attributes(one), _attributes(other), seen)
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """A module's attributes without its Spec, which always differs, and without the adapter that its model added."""
-    found = {name: value for name, value in vars(module).items() if name != "_spec"}
-    if isinstance(module, Linear):
+def _attributes(block: object) -> dict[str, Any]:
+    """A block's attributes without its Spec, which always differs, and without the adapter that its model added."""
+    found = {name: value for name, value in vars(block).items() if name != "_spec"}
+    if isinstance(block, Linear):
         found.pop("adapter", None)  # there while it is None
-        found["_modules"] = {name: child for name, child in module.named_children() if name != "adapter"}
+        found["_modules"] = {name: child for name, child in block.named_children() if name != "adapter"}
     return found
 
 
@@ -74,7 +74,7 @@ def _equal(one: object, other: object, seen: Seen) -> bool:
 def _objects(one: object, other: object, seen: Seen) -> bool:
     kind = type(one)
     if kind.__eq__ is object.__eq__ and kind.__flags__ & PYTHON_CLASS and hasattr(one, "__dict__"):
-        return certainly_equal(vars(one), vars(other), seen)
+        return certainly_equal(_attributes(one), _attributes(other), seen)
     try:
         return (one == other) is True
     except Exception:  # a class from elsewhere may raise anything in __eq__
