@@ -16,9 +16,11 @@ from registry import Recipe, RecipeError, load_recipe
 from registry.recipe import Overrides
 from registry.spec import Record
 
+RecipeLike = str | Path | Mapping[str, Any] | Recipe
+
 
 def build(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
+    recipe: RecipeLike,
     overrides: Overrides = (),
     *,
     seed: int = 0,
@@ -36,23 +38,32 @@ def build(
 
     Raises:
         RecipeError: the recipe is not valid; the error lists all problems.
-        ValueError: a block has a buffer that was created on the meta device and so has no values.
+        ValueError: there are overrides of a loaded recipe, or a block has a buffer that was created on the meta device
+            and so has no values.
     """
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    model = check(loaded).to(dtype)
+    model = check(recipe, overrides).to(dtype)
     if torch.device(device).type != "meta":
         materialise(model, device)
         model.initialise(seed)
     return model
 
 
-def check(recipe: Recipe) -> Model:
+def check(recipe: RecipeLike, overrides: Overrides = ()) -> Model:
     """Build a recipe's model on the meta device, which checks all sizes without allocating memory.
+
+    Args:
+        recipe: a path, the name of a built-in recipe, a mapping, or a loaded recipe.
+        overrides: as of :func:`build`.
 
     Raises:
         RecipeError: blocks do not fit each other, a key changes nothing, or initial values depend on the width, and
             blocks do not declare the axes of their parameters; the error lists all problems.
+        ValueError: there are overrides of a loaded recipe.
     """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    elif overrides:
+        raise ValueError("the recipe is loaded already; give the overrides to load_recipe")
     record = Record()
     with torch.device("meta"), SkipMetaInit():
         model = cast("Model", recipe.build(record=record))

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from blockformer.assembly.builder import materialise
 from blockformer.assembly.checkpoint import METADATA
 from blockformer.data.loader import TrainingLoader
-from blockformer.data.mixed_samples import ORIGIN
 from blockformer.data.module import TextData
 from blockformer.data.processes import data_processes
 from blockformer.data.samples import Batch
@@ -31,7 +30,8 @@ from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.parallel.shards import Shards, local_gradients
 from blockformer.training.parallel.strategy import ShardedStrategy
 from blockformer.training.recipe_argument import RecipeArgument
-from blockformer.training.score import OF_SOURCES, TARGETS, TOKENS, no_sums
+from blockformer.training.score import TARGETS, TOKENS, no_sums
+from blockformer.training.source_scores import SourceScores
 from blockformer.training.step_count import align_epochs, batches_per_epoch, total_steps
 
 
@@ -79,8 +79,7 @@ class TrainingModule(L.LightningModule):
         self._unit = torch.ones(())  # divisor of the losses of this step so far
         self._stepped = False
         self._seen: set[str] = set()  # stages whose first batch has been checked
-        self._evaluated: Tensor | None = None
-        self._metrics: dict[str, Any] = {}  # of torchmetrics
+        self._evaluated: SourceScores | None = None
 
     def setup(self, stage: str) -> None:
         self.verify(getattr(self.trainer, "datamodule", None), self.trainer, training=stage == "fit")
@@ -238,21 +237,14 @@ class TrainingModule(L.LightningModule):
         return list(local_gradients(self.model))
 
     def on_validation_epoch_start(self) -> None:
-        figures = len(self.objective.own_figures(self.model))
-        self._evaluated = no_sums(self.device, figures).repeat(max(1, len(self._sources())), 1)
-        self._metrics = {name: one.to(self.device) for name, one in self.objective.metrics(self.model).items()}
-
-    def _sources(self) -> tuple[str, ...]:
-        """The names of the sources of the data that are scored one by one."""
         data = getattr(self.trainer, "datamodule", None)
-        return data.sources if isinstance(data, TextData) else ()
+        sources = data.sources if isinstance(data, TextData) else ()
+        self._evaluated = SourceScores(self.objective, self.model, sources, self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._check_first(batch, "test" if self.trainer.testing else "validation")
         assert self._evaluated is not None
-        sums = self.objective.evaluate(self.model, batch, self._metrics)
-        source = batch.get(ORIGIN, torch.zeros((), dtype=torch.int64, device=sums.device))
-        self._evaluated.index_add_(0, source[None], sums[None])
+        self._evaluated.add(batch)
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
@@ -274,13 +266,8 @@ class TrainingModule(L.LightningModule):
 
     def _report(self, stage: str) -> None:
         assert self._evaluated is not None
-        sums = self._over_ranks(self._evaluated)
-        figures = self.objective.figures(sums.sum(0), self.model)
-        figures |= {name: metric.compute().item() for name, metric in self._metrics.items()}
+        figures = self._evaluated.figures(self._over_ranks)
         self.evaluation = {f"{stage}/{name}": value for name, value in figures.items()}
-        for source, own in zip(self._sources(), sums, strict=False):
-            found = self.objective.figures(own, self.model) if own[TARGETS] else {}
-            self.evaluation |= {f"{stage}/{name}/{source}": found[name] for name in OF_SOURCES if name in found}
         self.evaluation |= self.evaluation_figures
         # MetricsLogger writes the loggers' row; this is for callbacks that monitor a figure and for Lightning's table.
         self.log_dict(self.evaluation, logger=False, on_epoch=True, batch_size=1)

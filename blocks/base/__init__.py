@@ -21,31 +21,23 @@ from blocks.base.axes import (
 from blocks.base.cache import Cache, KeyValues
 from blocks.base.component import Component
 from blocks.base.context import Context, growth
+from blocks.base.ends import (
+    Embedding,
+    EmbeddingFactory,
+    ExtraPrediction,
+    Head,
+    HeadFactory,
+    Pooling,
+    Transform,
+    TransformFactory,
+)
 from blocks.base.feedforward import Expert, FeedForward, Router
+from blocks.base.init import Init, Role
 from blocks.base.linear import Linear
 from blocks.base.local_heads import LocalHeads
 from blocks.base.positions import AttentionPositions, InputPositions, RotaryScaling, ScalingFactory
 from blocks.base.site import Site
-from blocks.base.slots import (
-    Activation,
-    Embedding,
-    EmbeddingFactory,
-    ExtraPrediction,
-    Factory,
-    Head,
-    HeadFactory,
-    Init,
-    Layer,
-    Mixer,
-    Norm,
-    Pooling,
-    Residual,
-    Role,
-    SitelessFactory,
-    Stack,
-    Transform,
-    TransformFactory,
-)
+from blocks.base.slots import Activation, Factory, Layer, Mixer, Norm, Residual, SitelessFactory, Stack
 from blocks.base.width import WidthMultipliers
 
 __all__ = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blockformer import build
+from blockformer import build, check, load_recipe
 from blockformer.assembly.builder import SkipMetaInit
 from blockformer.assembly.free_memory import TooLargeError
 from blocks.base import FeedForward, Site
@@ -68,3 +68,10 @@ def test_only_meta_tensors_skip_their_initialisation() -> None:
 def test_a_model_larger_than_the_free_memory_is_refused() -> None:
     with pytest.raises(TooLargeError, match=r"768,000,.* parameters takes 2,861,.* GiB, but .* GiB are free"):
         build("gpt2", {"vocab_size": 10**12})
+
+
+def test_check_takes_what_build_takes() -> None:
+    assert check("tiny_decoder", {"dim": 64}).dim == 64
+    assert check(load_recipe(recipe("mlp"))).dim == 8
+    with pytest.raises(ValueError, match="loaded already; give the overrides to load_recipe"):
+        check(load_recipe(recipe("mlp")), {"dim": 64})

@@ -10,11 +10,11 @@ import torch
 
 from blockformer.assembly.checkpoint import model_weights, read_checkpoint, read_metadata
 from blockformer.training.loggers.file_logger import read_rows
+from blockformer.training.loggers.sent_rows import CLOCKS
 from tests.training.waiting import wait_for
 from tests.training.wandb_log import read_run
 
 Fit = Callable[..., Path]
-CLOCKS = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 STEPS = ["--trainer.max_steps", "150", "--trainer.val_check_interval", "25", "--run.save_every", "10"]
 CONTINUED = ["--ckpt_path", "last", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 

@@ -49,7 +49,8 @@ def test_a_validation_loss_that_is_no_number_stops_the_run_and_keeps_the_best_ch
     def broken(self: TrainingModule, stage: str) -> None:
         calls.append(stage)
         if len(calls) == first:
-            self._evaluated = torch.full((1, 6), math.nan)
+            assert self._evaluated is not None
+            self._evaluated.sums.fill_(math.nan)
         report(self, stage)
 
     monkeypatch.setattr(TrainingModule, "_report", broken)

@@ -8,9 +8,10 @@ import torch
 from blockformer.assembly.checkpoint import model_weights, read_checkpoint
 from blockformer.training.callbacks import MetricsLogger
 from blockformer.training.loggers.file_logger import read_rows
+from blockformer.training.loggers.sent_rows import CLOCKS
+from tests.training.wandb_log import history
 
 Fit = Callable[..., Path]
-CLOCKS = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--run.wandb", "disabled"]
 
 
@@ -69,6 +70,24 @@ def test_a_run_that_crashed_continues_exactly(
     broken = fit("--ckpt_path", "last", *QUIET, name=name, given=[])
     assert figures(broken) == figures(unbroken)
     assert same(state(broken), state(unbroken))
+
+
+def test_wandb_gets_each_row_of_a_run_that_died_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It died at step 7, two steps after its last checkpoint, and again at step 6, before it had passed that step."""
+    tables = ["--evaluations", '{"read": {"type": "samples", "prompts": ["def "], "every": 1, "max_new_tokens": 4}}']
+    given = ["--trainer.max_steps", "9", "--run.save_every", "5", "--run.wandb", "offline", *tables]
+    for step, again in (7, given), (6, ["--ckpt_path", "last"]):
+        with monkeypatch.context() as patch:
+            crash_after(step, patch)
+            with pytest.raises(MemoryError):
+                fit(*again, name="twice", **({} if again is given else {"given": []}))
+    folder = fit("--ckpt_path", "last", name="twice", given=[])
+    sent = [row for file in sorted(folder.glob("wandb/*run-*/*.wandb")) for row in history(file)]
+    assert len([*folder.glob("wandb/*run-*/*.wandb")]) == 3
+    plain = [row for row in sent if not any(name.endswith("._type") for name in row)]
+    own = [{name: value for name, value in row.items() if name not in CLOCKS and name[0] != "_"} for row in plain]
+    assert sorted(sorted(row.items()) for row in own) == sorted(sorted(row.items()) for row in figures(folder))
+    assert sorted(row["step"] for row in sent if row not in plain) == [*range(1, 10)]
 
 
 def test_a_longer_run_continues_a_finished_one(fit: Fit) -> None:

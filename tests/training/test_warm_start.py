@@ -18,11 +18,11 @@ from blockformer.data.tokenizers.bpe import BPE
 from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.training.init_from import matching_ids, matching_tokens
 from blockformer.training.loggers.file_logger import read_rows
+from blockformer.training.loggers.sent_rows import CLOCKS
 from blockformer.training.objectives import FillInTheMiddle, MixtureOfDenoisers, Objective, SpanCorruption
 from tests.training.wandb_log import read_run
 
 Fit = Callable[..., Path]
-CLOCKS = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 STILL = ("--trainer.max_steps", "1", "--optimizer.lr", "1e-9")
 GROWN = ("--recipe.decoder.depth=2", "--recipe.decoder.layer.mixer.kv_heads=4")
 

@@ -17,6 +17,7 @@ from blockformer.assembly.checkpoint import model_weights, read_checkpoint
 from blockformer.cli.main import main
 from blockformer.data.module import TextData
 from blockformer.training.loggers.file_logger import read_rows
+from blockformer.training.loggers.sent_rows import CLOCKS
 from blockformer.training.module import TrainingModule
 from blockformer.training.objectives.causal_lm import CausalLM
 from blockformer.training.score import TARGETS
@@ -24,7 +25,6 @@ from tests.conftest import last_of_each
 from tests.training.wandb_log import read_run
 
 Fit = Callable[..., Path]
-CLOCKS = ("seconds", "tokens_per_second", "mfu", "peak_memory_mib")
 BY_LAYER = ("gradient_norm", "weight_norm", "update_ratio", "activation_rms")
 STILL = ("--recipe.embedding.dropout", "0.0", "--recipe.decoder.depth", "2")
 

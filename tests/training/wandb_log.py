@@ -43,6 +43,11 @@ def read_run(folder: Path) -> Logged:
     return logged
 
 
+def history(path: Path) -> list[dict[str, Any]]:
+    """The rows in one file."""
+    return _read(path).history
+
+
 def _read(path: Path) -> Logged:
     logged = Logged()
     for record in records(path.read_bytes()):

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from blockformer.files import write_text
+from blockformer.training.loggers.sent_rows import SentRows
 from blockformer.training.watch import BY_LAYER
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -64,6 +65,7 @@ class SafeWandbLogger(WandbLogger):
         self._wandb_init.pop("anonymous", None)  # without effect, and W&B warns of it
         self.folder, self.broken, self.place = folder, False, ""
         self.mode = wandb_mode() if mode == "auto" else mode
+        self._sent = SentRows()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without a run: the base class would begin one, when processes are spawned, before it has a configuration."""
@@ -82,6 +84,7 @@ class SafeWandbLogger(WandbLogger):
             return
         import wandb  # takes half a second, and only needed here
 
+        self._sent = _sent_rows(self.folder)
         given = self._wandb_init | {"id": run_id(self.folder), "config": by_key(params)}
         self._experiment = run = begin(self.mode, **given)
         self.place = _place(run)
@@ -98,7 +101,7 @@ class SafeWandbLogger(WandbLogger):
     @rank_zero_only
     @switch_off_on_error
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.experiment.log(dict(metrics))  # the rows have `step`
+        self._log(dict(metrics))  # the rows have `step`
 
     @rank_zero_only
     @switch_off_on_error
@@ -111,7 +114,7 @@ class SafeWandbLogger(WandbLogger):
         """
         import wandb  # as above
 
-        self.experiment.log(dict(place) | {name: wandb.Image(str(file)) for name, file in pictures.items()})
+        self._log(dict(place) | {name: wandb.Image(str(file)) for name, file in pictures.items()})
 
     @rank_zero_only
     @switch_off_on_error
@@ -127,7 +130,12 @@ class SafeWandbLogger(WandbLogger):
 
         columns: list[Any] = list(rows[0])  # a list of any keys, which wandb asks for
         table = wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
-        self.experiment.log(dict(place) | {name: table})
+        self._log(dict(place) | {name: table})
+
+    def _log(self, row: dict[str, Any]) -> None:
+        """Log a row that W&B does not have yet: a killed run may have gone beyond the checkpoint it continues from."""
+        if not self._sent.has(row):
+            self.experiment.log(row)
 
     @rank_zero_only
     @switch_off_on_error
@@ -155,6 +163,16 @@ def begin(mode: str, **given: Any) -> Any:
             raise
         print(f"W&B cannot be reached ({type(error).__name__}); this run is kept offline: wandb sync", file=sys.stderr)
         return wandb.init(**given, settings=settings, mode="offline")
+
+
+def _sent_rows(folder: Path) -> SentRows:
+    """The rows that earlier processes of this run gave to W&B; none, with one line, where they cannot be read."""
+    try:
+        return SentRows.read(folder / "wandb")
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        print(f"W&B's files of this run cannot be read ({reason}): rows may appear in it twice", file=sys.stderr)
+        return SentRows()
 
 
 class _NoRun:
