@@ -6,11 +6,24 @@
 Each name is imported when it is first used, so that `import blockformer` and `blockformer --help` load nothing heavy.
 """
 
+import _signal  # signal itself takes longer to import
 import os.path
 import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+
+def is_the_command() -> bool:
+    """Whether this process is `blockformer ...` or `python -m blockformer...`."""
+    if sys.argv[:1] == ["-m"]:  # while `python -m` imports the packages above its module
+        module = next(iter(sys.orig_argv[sys.orig_argv.index("-m") + 1 :]), "")
+        return module.partition(".")[0] == "blockformer"
+    return bool(sys.argv) and os.path.basename(sys.argv[0]) in ("blockformer", "blockformer.exe")  # noqa: PTH119
+
+
+if is_the_command():  # until the handlers of blockformer.signals are there, Ctrl-C ends it without a traceback
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 if TYPE_CHECKING:
     from blockformer.assembly import build, check, load, load_recipe, merge, warm_start
@@ -49,14 +62,6 @@ def _foreign_module() -> str:
                 "rename or move that file"
             )
     return ""
-
-
-def is_the_command() -> bool:
-    """Whether this process is `blockformer ...` or `python -m blockformer...`."""
-    if sys.argv[:1] == ["-m"]:  # while `python -m` imports the packages above its module
-        module = next(iter(sys.orig_argv[sys.orig_argv.index("-m") + 1 :]), "")
-        return module.partition(".")[0] == "blockformer"
-    return bool(sys.argv) and os.path.basename(sys.argv[0]) in ("blockformer", "blockformer.exe")  # noqa: PTH119
 
 
 if problem := _foreign_module():

@@ -223,6 +223,32 @@ def slow_command(tmp_path: Path, plugin: str = SLOW, **streams: Any) -> "subproc
     return running
 
 
+@pytest.mark.parametrize("module", ["registry", "blockformer.signals", "blockformer.cli.main"])
+def test_ctrl_c_while_the_command_is_loaded_shows_no_traceback(module: str, tmp_path: Path) -> None:
+    script = tmp_path / "blockformer"
+    script.write_text(
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from blockformer.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), "show", "tiny_decoder"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    handled = module == "blockformer.cli.main"  # before that it ends as any program does
+    expected = (130, "blockformer: stopped by SIGINT\n") if handled else (-signal.SIGINT, "")
+    assert (done.returncode, done.stderr) == expected
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_is_answered_with_one_line_and_its_status(name: str, tmp_path: Path) -> None:
     running = slow_command(tmp_path)
