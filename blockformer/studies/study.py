@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from blockformer.assembly import check
 from blockformer.data.options import default_dataset
 from blockformer.errors import UserError
 from blockformer.studies.figures import problems_of_figure
 from blockformer.studies.fit_settings import problems_in_settings
 from blockformer.studies.study_file import StudyFile, contradictions, parsed
-from blockformer.training.objectives import Objective, check_kind, chosen_objective, objective_for
-from blocks.base import Head
+from blockformer.training.objectives import Objective, check_model, chosen_objective, objective_for
 from blocks.models.base import Model
 from registry import Mark, Problem, Recipe, RecipeError, load_recipe
 from registry.errors import nearest
@@ -205,9 +205,8 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
         if names.count(variant.name) > 1:
             problems.append(Problem(variant.mark, variant.name, "is the name of two variants"))
         try:
-            recipe = load_recipe(variant.recipe, variant.overrides)
-            kind = _kind(recipe)
-            check_kind(objective or objective_for(kind), kind, pooled=_pools(recipe))
+            model = check(variant.recipe, variant.overrides)
+            check_model(objective or objective_for(model.kind), model)
         except RecipeError as error:
             problems += [Problem(variant.mark, variant.name, str(problem)) for problem in error.problems]
         except UserError as error:
@@ -230,12 +229,6 @@ def _usual(file: StudyFile, folder: Path) -> tuple[str, str]:
 def _kind(recipe: Recipe) -> str:
     """The kind of a recipe's model."""
     return cast("type[Model]", recipe.spec.entry.block).kind
-
-
-def _pools(recipe: Recipe) -> bool:
-    """Whether the head of a recipe's model pools."""
-    heads = (spec.entry.block for _, spec in recipe.spec.children() if spec.entry.slot == Head.slot.name)
-    return any(cast("type[Head]", head).pooled for head in heads)
 
 
 def _named_objective(file: StudyFile) -> Objective | None:

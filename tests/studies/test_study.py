@@ -122,6 +122,11 @@ def test_an_objective_trains_every_variant(objective: str, variants: dict[str, A
         read(fit={**GOOD["fit"], "objective": {"type": objective}}, variants=variants)
 
 
+def test_a_variant_whose_parts_the_objective_does_not_train_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"ahead: the recipe has extra_predictions, which objective\.type causal_lm"):
+        read(variants={"ahead": {"extra_predictions": ["sequential"]}})
+
+
 def test_a_tier_and_the_command_line_change_the_study() -> None:
     tiers = {"quick": {"seeds": 2, "fit.trainer.max_steps": 5}}
     study = read_study({**GOOD, "tiers": tiers}, tier="quick", changes={"fit.data.length": 32})
