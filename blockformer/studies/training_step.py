@@ -1,4 +1,4 @@
-"""One training step of a variant on random tokens, as `fit` makes it: to estimate times, and to measure speed."""
+"""One training step of a variant, as `fit` makes it, on random tokens or its data: to estimate times and to measure speed."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -8,9 +8,12 @@ from typing import Any
 import torch
 
 from blockformer.assembly import build
+from blockformer.data.module import TextData
+from blockformer.data.options import DATA, chosen_components, default_dataset
+from blockformer.data.samples import Batch
 from blockformer.inspection.batch import random_batch
 from blockformer.studies.fit_settings import DEFAULT_BATCH
-from blockformer.training.objectives import ObjectiveSettings, default_objective
+from blockformer.training.objectives import Objective, ObjectiveSettings, default_objective
 from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.score import TARGETS
 from blocks.models.base import Model
@@ -45,7 +48,10 @@ class TrainingStep:
         optimizer.choose_trained(self.model)
         self._optimizer = optimizer.make(self.model, fused=self._precision != "16-mixed")
         rows = int(fit.get("data", {}).get("batch_size", DEFAULT_BATCH))
-        drawn = random_batch(self.model, rows, min(length, self.model.max_length))
+        length = min(length, self.model.max_length)
+        drawn = random_batch(self.model, rows, length)
+        if not set(self._objective.keys) <= drawn.keys():  # one of a plug-in, whose batches have more
+            drawn = _first_batch(self._objective, self.model, {**fit.get("data", {}), "length": length})
         self._batch = {key: value.to(self.device) for key, value in drawn.items()}
         self.tokens = self._parts * int(self._objective.tokens(self._batch))
         """Tokens that a step reads."""
@@ -70,6 +76,17 @@ class TrainingStep:
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = AUTOCAST.get(self._precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+
+def _first_batch(objective: Objective, model: Model, given: Mapping[str, Any]) -> Batch:
+    """The first batch of the data that settings describe."""
+    settings = {"dataset": default_dataset(objective.forms), **given}
+    if "vocab_size" in DATA.options_of("tokenizer", chosen_components(settings)):
+        extra = objective.extra_tokens(settings["length"])
+        settings = {"vocab_size": model.vocab_size - len(extra), **settings}
+    data = TextData(**settings)
+    data.configure(objective=objective)
+    return next(iter(data.loader()))
 
 
 def peak_memory(recipe: Recipe, fit: Mapping[str, Mapping[str, Any]], length: int) -> int:

@@ -1,11 +1,15 @@
 """The speed phase: variants in turns, measured once."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from blockformer.data.samples import Batch, Samples, TokenizedText
 from blockformer.studies import speed
 from blockformer.studies.execution import Executor
 from blockformer.studies.plan import Plan, make_plan
@@ -13,6 +17,8 @@ from blockformer.studies.sentences import speed_sentence
 from blockformer.studies.speed import SPEED, speed_of
 from blockformer.studies.study import read_study
 from blockformer.studies.training_step import TrainingStep, peak_memory
+from blockformer.training.objectives import CausalLM
+from blocks.models.base import Model
 from registry import load_recipe
 
 FIT = {"data": {"batch_size": 4, "length": 16}, "trainer": {"max_steps": 10, "accelerator": "cpu"}}
@@ -83,3 +89,32 @@ def test_a_step_trains_models_of_every_kind(name: str, precision: str) -> None:
     step()
     assert step.tokens == 2 * 3 * 8 * (2 if "encoder_decoder" in name else 1)
     assert any(not old.equal(new) for old, new in zip(before, step.model.parameters(), strict=True))
+
+
+def test_a_step_of_an_objective_whose_batches_have_more_reads_its_data(
+    registry_of_a_test: Callable[..., Any], text: Path
+) -> None:
+    class Weighted(CausalLM):
+        """Predicts the next token, with weights that its batches have."""
+
+        keys = ("tokens", "targets", "weights")
+
+        def samples(self, text: TokenizedText) -> Samples:
+            rows = super().samples(text)
+            batch = rows.batch
+            rows.batch = lambda chosen, epoch: {**batch(chosen, epoch), "weights": torch.ones(len(chosen))}
+            return rows
+
+        def __call__(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+            assert batch["weights"].shape == (3,)
+            return super().__call__(model, batch)
+
+    registry_of_a_test("weighted")(Weighted)
+    data = {"dataset": "text", "files": [str(text)], "tokenizer": "bytes", "batch_size": 3}
+    step = TrainingStep(
+        load_recipe("tiny_decoder"),
+        {"data": data, "objective": {"type": "weighted"}, "trainer": {"accelerator": "cpu"}},
+        8,
+    )
+    step()
+    assert step.tokens == 3 * 8
