@@ -1,4 +1,4 @@
-"""One training step of a variant, as `fit` makes it, on random tokens or its data: to estimate times and to measure speed."""
+"""One training step of a variant, as `fit` makes it: to estimate times, and to measure speed."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
