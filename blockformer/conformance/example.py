@@ -240,15 +240,23 @@ EXACT, CLOSE, COARSE = 0.0, 1e-9, 1e-5  # of the largest value; CLOSE is for flo
 ROUNDING = 1e-10  # of float64, after some layers of large weights; a real dependency changes far more
 
 
-def assert_same(actual: Tensor, expected: Tensor, what: str, tolerance: float = CLOSE) -> None:
-    """Assert equal shapes, and differences of at most ``tolerance`` times the largest expected value (or 1e-5)."""
+def assert_same(actual: Tensor, expected: Tensor, what: str, tolerance: float = CLOSE, scale: float = 1.0) -> None:
+    """Assert equal shapes, and differences of at most ``tolerance`` times the largest expected value.
+
+    Args:
+        actual: the values.
+        expected: what they should be.
+        what: begins the error.
+        tolerance: allowed difference, relative to the largest expected value.
+        scale: size of what the values are differences of; expected values are taken to be at least 1e-5 of it.
+    """
     assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)} is not {tuple(expected.shape)}"
     if not expected.numel():
         return
     assert bool(torch.isfinite(actual).all()), f"{what}: not all values are finite"
     actual, expected = actual.detach().double(), expected.detach().double()
     difference = (actual - expected).abs()
-    worst, allowed = float(difference.max()), tolerance * max(float(expected.abs().max()), 1e-5)
+    worst, allowed = float(difference.max()), tolerance * max(float(expected.abs().max()), 1e-5 * scale)
     if worst > allowed:
         place = [int(i) for i in torch.unravel_index(difference.argmax(), difference.shape)]
         raise AssertionError(f"{what}: differs by {worst:.3g} at {place}; allowed: {allowed:.3g}")
