@@ -33,7 +33,6 @@ ALWAYS = frozenset(
         "decodes_a_padded_batch",
         "decodes_after_reordering_the_cache",
         "cache_size_is_as_declared",
-        "hidden_states_give_the_logits",
         "parameters_by_slot_add_up",
         "rows_are_independent",
         "restores_its_state_dict",
@@ -60,13 +59,15 @@ SELDOM: Mapping[str, int] = {
 USUAL_SIZES: Mapping[str, str] = {
     "gradients_reach_every_parameter": "one token in a window, or one expert, has the weight 1 whatever its score",
     "each_output_depends_on_its_own_token": "a norm over two channels makes all vectors equal up to a sign",
+    "position_shift_has_the_declared_effect": "a norm over one or two channels makes all vectors equal up to a sign",
+    "projections_take_adapters": "one token in a window, or one expert, has the weight 1 whatever its score",
     "attends_exactly_its_window": "a norm over one or two channels makes all vectors equal up to a sign",
     "depends_on_every_memory_token": "a norm over two channels makes all vectors equal up to a sign",
     "float32_matches_float64": "rounding changes scores in the hundreds, and the choice of experts",
     "bfloat16_matches_float64": "rounding changes scores in the hundreds, and the choice of experts",
     "bfloat16_gradients_match_float64": "rounding changes scores in the hundreds, and the choice of experts",
 }
-"""Checks that run only on recipes in which no size or number is set to 1, 2 or 3, each with the reason."""
+"""Checks that run only on recipes in which no number is set to 1, 2 or 3, each with the reason."""
 LEFT_OUT: Mapping[str, str] = {
     "learns_one_batch": "a small width, a large softcap or a large initial deviation may need more steps",
 }
@@ -141,7 +142,7 @@ def _has_usual_sizes(value: Any, key: str = "") -> bool:
         return all(_has_usual_sizes(child, name) for name, child in cast("Mapping[str, Any]", value).items())
     if isinstance(value, tuple):
         return all(_has_usual_sizes(child, key) for child in cast("tuple[Any, ...]", value))
-    return type(value) is not int or value not in INTEGERS or key in SMALL
+    return type(value) is bool or value not in INTEGERS or key in SMALL
 
 
 def check_canonical_form_builds_the_same_model(case: BlockCase) -> None:

@@ -148,7 +148,7 @@ def inputs_of_every_kind(case: BlockCase, block: Component) -> dict[str, Example
             found["a memory of padding"] = replace(plain, memory_mask=rows[:, :1].expand(plain.memory.shape[:2]))
     if block.allows("documents") and plain.memory is None:
         found["documents"] = replace(plain, documents=torch.tensor([[0, 0, 1, 1, 1]] * 2))
-    if block.allows("prefix") and block.is_causal and plain.memory is None:
+    if block.allows("prefix") and case.place == "causal":
         found["a prefix"] = replace(plain, prefix=torch.tensor([[True, True, True, False, False]] * 2))
     return found
 
