@@ -6,8 +6,8 @@
 Each name is imported when it is first used, so that `import blockformer` and `blockformer --help` load nothing heavy.
 """
 
-import _signal  # signal itself takes longer to import
 import os.path
+import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ def is_the_command() -> bool:
 
 
 if is_the_command():  # until the handlers of blockformer.signals are there, Ctrl-C ends it without a traceback
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if TYPE_CHECKING:
     from blockformer.assembly import build, check, load, load_recipe, merge, warm_start
