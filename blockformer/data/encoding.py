@@ -2,16 +2,19 @@
 
 import lzma
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blockformer.data.corpora.corpus import SPLITS, Corpus, Labelled, size_of
+from blockformer.data.chat_tokens import ChatEncoder
+from blockformer.data.corpora.corpus import SPLITS, Chat, Corpus, Labelled, size_of
 from blockformer.data.sequences import LabelWriter, SequenceWriter
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers.byte_level import ByteLevelTokenizer
+from blockformer.errors import DataError
 
 _AT_ONCE = 2**20  # characters that wait to be encoded, of documents of usual size; the library encodes them in parallel
 _XZ_AT_MOST = 2**24  # bytes of validation text; xz takes about a second for 2 MB
@@ -21,7 +24,7 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | No
     """Write the tokens of all splits of a corpus.
 
     Args:
-        corpus: The documents, pairs or labelled texts.
+        corpus: The documents, pairs, labelled texts or conversations.
         tokenizer: Encodes them.
         folder: Where to write.
         longest: Leave out pairs with more tokens on a side; None: keep all.
@@ -32,17 +35,21 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | No
     """
 
     def of(split: str) -> EncodedSplit:
+        if chats is not None:
+            return EncodedChats(folder, split, tokenizer, chats)
         if corpus.labelled:
             return EncodedLabelled(folder, split, tokenizer, corpus.labelled)
         if corpus.paired:
             return EncodedPairs(folder, split, tokenizer, longest)
         return EncodedDocuments(folder, split, tokenizer)
 
-    splits = {split: of(split) for split in SPLITS}
-    for split, document in corpus.watched("encoding"):
-        splits[split].add(document)
-    for one in splits.values():
-        one.close()
+    with ExitStack() as opened:
+        chats = opened.enter_context(ChatEncoder(tokenizer)) if corpus.chats else None
+        splits = {split: of(split) for split in SPLITS}
+        for split, document in corpus.watched("encoding"):
+            splits[split].add(document)
+        for one in splits.values():
+            one.close()
     return splits
 
 
@@ -223,3 +230,44 @@ class EncodedLabelled(EncodedSplit):
             writer.close()
         tokens = sum(writer.tokens for writer in self._writers)
         self._count(documents=self._labels.count, tokens=tokens, bytes=self._bytes)
+
+
+class EncodedChats(EncodedSplit):
+    """Conversations as their template writes them: a file of their tokens, and one of which of these are answers."""
+
+    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, encoder: ChatEncoder) -> None:
+        super().__init__(split, tokenizer)
+        self._tokens = SequenceWriter(folder, split, tokenizer.vocab_size)
+        self._answers = SequenceWriter(folder, f"{split}.answers", 2)
+        self._encoder, self._split = encoder, split
+        self._targets = self._bytes = self._unanswered = 0
+
+    def _characters(self, document: Chat) -> int:
+        return sum(map(len, document.contents))
+
+    def _write(self, documents: list[Chat]) -> None:
+        for ids, answers, others, text in self._encoder.encode(documents):
+            answers[:1] = False  # nothing is before it
+            if not answers.any():
+                self._unanswered += 1
+                continue
+            self._tokens.write([ids])
+            self._answers.write([answers])
+            self._targets += int(answers.sum())
+            if self._sizes is not None and int(self._sizes[ids].sum()) != len(text.encode()) - others:
+                self._changed += 1
+            answer = self._tokenizer.decode(ids[answers])
+            self._bytes += len(answer.encode())
+            if self._scored:
+                self.compression.add(answer)
+
+    def _end(self) -> None:
+        self._tokens.close()
+        self._answers.close()
+        number = self._tokens.count
+        if self._split == "train" and not number:
+            raise DataError(f"chat: none of the {self._unanswered} conversations to train on has an answer")
+        without = {"unanswered": self._unanswered}
+        self._count(
+            conversations=number, **without, tokens=self._tokens.tokens, targets=self._targets, bytes=self._bytes
+        )

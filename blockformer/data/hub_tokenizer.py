@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,9 @@ def write(tokenizer: Tokenizer, kind: str, length: int, folder: Path) -> None:
         length: the model's max_length.
         folder: where to write.
     """
-    roles = special_roles(tokenizer)
+    roles: dict[str, Any] = special_roles(tokenizer)
+    if tokenizer.chat is not None:
+        roles["chat_template"] = tokenizer.chat.text
     if isinstance(tokenizer, FileTokenizer):
         write_text(folder / TOKENS, tokenizer.text)
         write_settings(folder, roles | {"model_max_length": length})
@@ -56,8 +57,9 @@ def write(tokenizer: Tokenizer, kind: str, length: int, folder: Path) -> None:
             special_tokens=[(names[token], token) for token in {*before, *after}],
         )
     library.save(str(folder / TOKENS))
-    # Masked language models need <mask> in their texts; for other kinds, "<eos>" in a text is five characters.
-    more = {"model_max_length": length, "split_special_tokens": kind != "encoder_only"}
+    # Masked language models need <mask> in their texts, and chat templates write special tokens; for others, "<eos>" in
+    # a text is five characters.
+    more = {"model_max_length": length, "split_special_tokens": kind != "encoder_only" and tokenizer.chat is None}
     if kind == "decoder_only":  # texts of a batch are continued from their ends
         more["padding_side"] = "left"
     write_settings(folder, roles | more)
@@ -65,8 +67,10 @@ def write(tokenizer: Tokenizer, kind: str, length: int, folder: Path) -> None:
 
 def special_roles(tokenizer: Tokenizer) -> dict[str, str]:
     """The names of the special tokens, by their keys in a tokenizer_config.json."""
-    ids = asdict(tokenizer.special)
-    names = {f"{role}_token": tokenizer.names[ids[role]] for role in ROLES if ids[role] is not None}
+    names = dict(tokenizer.token_names)
+    if tokenizer.chat is not None:  # the template names tokens that there are, not those that take their places
+        own = tokenizer.chat.tokens
+        names = {key: name for key, name in names.items() if key in own or key == "pad_token"} | dict(own)
     return names | ({"unk_token": UNKNOWN} if isinstance(tokenizer, WordPieceTokenizer) else {})
 
 

@@ -13,6 +13,7 @@ _USUAL: Mapping[Form, str] = {
     "pairs": "cldr",
     "classes": "table_classes",
     "scores": "table_scores",
+    "chats": "chat",
 }
 DATA = OptionGroup("data", {"dataset": Dataset.slot.name, "tokenizer": TokenizerComponent.slot.name}, COMMON, DataError)
 

@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockformer.data import cache
+from blockformer.data.chat_renderer import check_template
+from blockformer.data.chat_template import ChatTemplate
 from blockformer.data.corpora.corpus import SPLITS, Corpus, Source
 from blockformer.data.encoding import encode
-from blockformer.data.sequences import Sequences, read_labels
+from blockformer.data.sequences import Sequences, Shards, read_labels
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers import stored
 from blockformer.data.tokenizers.base import GivenTokenizer, LearnedTokenizer, Texts, TokenizerComponent
+from blockformer.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Prepared:
         """The sources of a split, each before an EOS, and the targets, each after a BOS."""
         return Sequences.open(self.folder, f"{split}.source"), Sequences.open(self.folder, f"{split}.target")
 
+    def answers(self, split: str) -> Shards:
+        """Of the tokens of conversations, whether each is part of an answer."""
+        return Sequences.open(self.folder, f"{split}.answers").flat
+
     def labelled(self, split: str) -> tuple[tuple[Sequences, ...], NDArray[np.float64]]:
         """The texts of a split, one or two to a row and without special tokens, and the labels of the rows."""
         parts = len([*self.folder.glob(f"{split}.text*.offsets.*")])
@@ -72,13 +79,14 @@ def prepare(
         source: Where the text comes from.
         component: How the text becomes token ids.
         longest: Leave out pairs with more tokens on a side.
-        given: Encode with this tokenizer instead of the component's.
+        given: Encode with this tokenizer instead of the component's; of conversations it gets the source's template.
         verify: Compare the cached files with their checksums, and rebuild damaged ones; False where another process of
             this machine has just done so.
     """
     if given is None and isinstance(component, GivenTokenizer):
         given = component.read()
-    settings: dict[str, Any] = {"longest": longest}
+    template = _chat_template(source, given)
+    settings: dict[str, Any] = {"longest": longest, **({} if template is None else {"chat_template": template.text})}
     learned = settings | component.key if isinstance(component, LearnedTokenizer) else None
     if learned is not None and (given is None or _learned_here(source, learned, given)):
         settings = learned
@@ -86,14 +94,23 @@ def prepare(
         settings["tokenizer"] = _digest(given)
 
     def write_index(folder: Path) -> None:
+        if template is not None:
+            check_template(template)  # before all is read
         corpus = source.read()
         sha256 = corpus.sha256()
         tokens = _tokens(corpus, sha256, settings, made)
-        facts = {**corpus.facts, "sha256": sha256}
+        whole = sha256 if template is None else hashlib.sha256((sha256 + template.text).encode()).hexdigest()
+        facts = {**corpus.facts, "sha256": whole}
         about = {"tokens": tokens.name, "paired": corpus.paired, "facts": facts, "notes": dict(corpus.notes)}
         (folder / "index.json").write_text(json.dumps(about), encoding="utf-8")
 
-    made = given or cast("LearnedTokenizer", component).learn
+    def learn(texts: Texts) -> Tokenizer:
+        learned = cast("LearnedTokenizer", component).learn(texts)
+        if template is not None:
+            learned.use_template(template.text, template.origin)
+        return learned
+
+    made = given or learn
     index = cache.cached("index", _index_key(source, settings), write_index)
     about = json.loads((index / "index.json").read_text(encoding="utf-8"))
     folder = cache.root() / about["tokens"]
@@ -106,6 +123,26 @@ def prepare(
     if any(content["facts"][split].get("changed") for split in SPLITS):
         used.exact = False
     return Prepared(folder, used, about["paired"], facts, content["longest"], about["notes"])
+
+
+def _chat_template(source: Source, given: Tokenizer | None) -> ChatTemplate | None:
+    """The template of conversations, which the given tokenizer gets too; None: the texts are no conversations.
+
+    Raises:
+        DataError: There is none.
+    """
+    if not source.chats:
+        return None
+    if source.template is not None and given is not None:
+        given.use_template(*source.template)
+    elif source.template is not None:
+        text, origin = source.template
+        return ChatTemplate(text, {}, origin)
+    if given is None or given.chat is None:
+        raise DataError(
+            "the tokenizer has no chat template, which dataset chat needs: name a file by data.chat_template"
+        )
+    return given.chat
 
 
 def _index_key(source: Source, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blockformer.data.datasets.base import UNSCORED, Form
-from blockformer.data.sequences import Sequences
+from blockformer.data.sequences import Sequences, Shards
 from blockformer.data.tokenizer import Tokenizer
 
 Batch = dict[str, Tensor]
@@ -35,6 +35,8 @@ class TokenizedText:
         labels: (n,) the class or the score of each row; None: rows have none.
         key: everything that decides the documents, as JSON values, under which the cache keeps what is computed of
             them; None: nothing is kept.
+        answers: (N,) whether each token of the documents is part of an answer, 1 or 0, and the first of a document
+            never is; None: all tokens are predicted. Documents with answers have no BOS but what their template writes.
     """
 
     parts: tuple[Sequences, ...]
@@ -45,6 +47,7 @@ class TokenizedText:
     extra: Mapping[str, int] = field(default_factory=dict)
     labels: NDArray[np.float64] | None = None
     key: Mapping[str, Any] | None = None
+    answers: Shards | None = None
 
     @property
     def paired(self) -> bool:

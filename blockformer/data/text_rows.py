@@ -118,8 +118,14 @@ class TextRows:
         left = [f"{number:,} of {of:,} {_NAMES[split]} pairs" for split, (number, of) in counts if number]
         if left:
             found.append(f"{' and '.join(left)} are longer than {self._limit} and are left out")
+        without = [
+            f"{number:,} {_NAMES[one]}" for one in splits if (number := self.prepared.facts[one].get("unanswered"))
+        ]
+        if without:
+            found.append(f"{' and '.join(without)} conversations have no answer and are left out")
         held = self.prepared.facts["validation"]
-        if "validation" in splits and self.shares["validation"] and not held.get("pairs", held.get("documents")):
+        number = next((held[key] for key in ("pairs", "documents", "conversations") if key in held), 0)
+        if "validation" in splits and self.shares["validation"] and not number:
             found.append("there is nothing to validate on")
         return [shortened(note, 1000) for note in found]
 
@@ -162,11 +168,12 @@ class TextRows:
         if split in self._samples:
             return self._samples[split]
         data, evaluates, labels = self.prepared, split != "train", None
+        answers = data.answers(split) if self.dataset.chats else None
         if self.dataset.labelled:
             parts, labels = data.labelled(split)
         else:
             parts = data.pairs(split) if self.dataset.paired else (data.documents(split),)
         seed = 0 if evaluates else self._seed
         key = {"tokens": data.folder.name, "split": split}
-        known = parts, self.tokenizer, self.length, seed, evaluates, self.extra_tokens, labels, key
+        known = parts, self.tokenizer, self.length, seed, evaluates, self.extra_tokens, labels, key, answers
         return self._samples.setdefault(split, self.objective.samples(TokenizedText(*known)))

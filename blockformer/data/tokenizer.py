@@ -1,11 +1,10 @@
 """A tokenizer: texts to token ids and back, with its special tokens and what each token stands for."""
 
-import codecs
 import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Library
 
+from blockformer.data.chat_template import ChatTemplate
+from blockformer.data.token_streams import ByteStream, Stream
 from blockformer.errors import DataError
 from registry.text import shortened
 
 FORMAT = "blockformer tokenizer 2"
 _BATCH = 2**19
 """Characters that the library encodes at once; it takes about 120 bytes of memory for each."""
-_CONTEXT = 8  # tokens before a new one that decide how it is written, such as whether a space is before it
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,11 @@ class Tokenizer(ABC):
         ordinary: ids of the tokens that stand for text, ascending.
         exact: whether the pieces of a text's tokens are the text; False where a text has shown that they are not.
         byte_lengths: (V,) the number of bytes of each token; None where they do not add up to those of texts.
+        chat: how a conversation becomes a text; None: that is not known.
     """
 
     kind: ClassVar[str]
+    chat: ChatTemplate | None = None
     _cuts: re.Pattern[str] | None = None
     """Where a text may be cut without changing its tokens; None: nowhere."""
 
@@ -130,6 +132,20 @@ class Tokenizer(ABC):
         return None if token is None or self.is_ordinary[token] else token
 
     @property
+    def token_names(self) -> Mapping[str, str]:
+        """The names of its special tokens, by their keys in a tokenizer_config.json."""
+        return {f"{role}_token": self.names[one] for role, one in asdict(self.special).items() if one is not None}
+
+    def use_template(self, text: str, origin: str) -> None:
+        """Take another chat template.
+
+        Args:
+            text: The template.
+            origin: Where it is from, for messages.
+        """
+        self.chat = ChatTemplate(text, self.chat.tokens if self.chat else self.token_names, origin)
+
+    @property
     def between(self) -> tuple[int, ...]:
         """The special tokens between two texts that an encoder reads in one row."""
         return (self.eos,)
@@ -179,9 +195,9 @@ class Tokenizer(ABC):
         except BaseException as error:
             raise unusable(error, "cannot decode tokens") from None
 
-    def stream(self, before: Sequence[int] = ()) -> "Stream | ByteStream":
+    def stream(self, before: Sequence[int] = ()) -> Stream | ByteStream:
         """A decoder for tokens that arrive one at a time, after those of a prompt."""
-        return Stream(self, before)
+        return Stream(self.decode, before)
 
     def name(self, token: int) -> str:
         """A readable form of one token, for tables and logs."""
@@ -202,64 +218,14 @@ class Tokenizer(ABC):
 
     def dump(self) -> dict[str, Any]:
         """JSON values from which `from_dump` makes this tokenizer."""
-        return {"format": FORMAT, "kind": self.kind, "library": json.loads(self._library.to_str())}
+        return {"format": FORMAT, "kind": self.kind, "library": json.loads(self._library.to_str()), **self._chat_dump()}
 
+    def encodes_as(self, other: "Tokenizer") -> bool:
+        """Whether both give the same ids to all texts; their chat templates may differ."""
+        return {**self.dump(), "chat": None} == {**other.dump(), "chat": None}
 
-class Stream:
-    """Decodes tokens one at a time, and holds back what is no whole character yet.
-
-    A token is decoded after the ones before it, as some decoders write a space only between two.
-
-    Args:
-        tokenizer: Decodes.
-        before: The tokens of the prompt.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
-        self._decode = tokenizer.decode
-        self._known, self._new = list(before[-_CONTEXT:]), list[int]()
-
-    def feed(self, token: int) -> str:
-        """The characters that this token completes, perhaps none."""
-        self._new.append(int(token))
-        text = self._text()
-        if text.endswith("\ufffd"):
-            return ""
-        if text:
-            self._known, self._new = self._new, []
-        return text
-
-    def end(self) -> str:
-        """What was held back, with U+FFFD for a character that was never completed."""
-        return self._text() if self._new else ""
-
-    def _text(self) -> str:
-        return self._decode([*self._known, *self._new])[len(self._decode(self._known)) :]
-
-
-class ByteStream:
-    """Decodes tokens whose bytes are known, and holds back the bytes of an incomplete character.
-
-    Args:
-        pieces: The bytes of each token.
-    """
-
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        self._pieces = pieces
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def feed(self, token: int) -> str:
-        """The characters that this token completes, perhaps none."""
-        return self._decoder.decode(joined(self._pieces, [token]))
-
-    def end(self) -> str:
-        """U+FFFD for a character that was never completed, else nothing."""
-        return self._decoder.decode(b"", final=True)
-
-
-def joined(pieces: Sequence[bytes], ids: Iterable[int]) -> bytes:
-    """The bytes of tokens; a model may have more ids than its tokenizer, and those stand for nothing."""
-    return b"".join(pieces[int(one)] for one in ids if int(one) < len(pieces))
+    def _chat_dump(self) -> dict[str, Any]:
+        return {} if self.chat is None else {"chat": self.chat.dump()}
 
 
 def unusable(error: BaseException, what: str) -> BaseException:

@@ -13,13 +13,14 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from blockformer.data.chat_template import TEMPLATE
 from blockformer.files import new_folder, parse_json, write_text
 from blockformer.huggingface.errors import HuggingFaceError
 from registry import files
 from registry.errors import quoted
 from registry.files import is_file, read_bytes
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", TEMPLATE)
 SHARD_SIZE = "5GB"
 MAX_CONFIG, MAX_INDEX, MAX_TOKENIZER = 10_000_000, 100_000_000, 200_000_000  # bytes
 MAX_TOKENS = 10_000_000  # ids of a tokenizer
@@ -76,7 +77,8 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     """
     for name in TOKENIZER_FILES:
         if has_file(source, name):
-            content = read_json(file_in(source, name, MAX_TOKENIZER), MAX_TOKENIZER)
+            path = file_in(source, name, MAX_TOKENIZER)
+            content = read_json(path, MAX_TOKENIZER) if name != TEMPLATE else {}
             if name == TOKENIZER_FILES[0]:
                 _check_ids(source / name, content)
             shutil.copyfile(source / name, folder / name)

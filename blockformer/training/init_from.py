@@ -88,7 +88,7 @@ def matching_tokens(
         old: the tokenizer of the trained model; None: the same one, or it is not known.
         extra_before: the ids of the tokens of the objective that it was trained with.
     """
-    ids = list(range(new.vocab_size)) if old is None or old.dump() == new.dump() else matching_ids(new, old)
+    ids = list(range(new.vocab_size)) if old is None or old.encodes_as(new) else matching_ids(new, old)
     ids += [-1] * (max(extra.values(), default=-1) + 1 - len(ids))
     for name, token in extra.items():
         own = (new if old is None else old).special_token(name)

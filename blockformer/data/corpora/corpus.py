@@ -28,6 +28,24 @@ class Labelled:
     label: float
 
 
+@dataclass(frozen=True)
+class Chat:
+    """A conversation.
+
+    Args:
+        messages: Each a mapping with the texts `role` and `content`, and perhaps other JSON values.
+        where: The file and line that it is from, for messages.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    where: str = field(compare=False)
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """What was said."""
+        return tuple(message["content"] for message in self.messages)
+
+
 Document = TypeVar("Document", str, Pair)
 
 
@@ -41,6 +59,7 @@ class Corpus:
         facts: Its origin: name, versions, settings; JSON values.
         notes: What a user should know about the text of a split, in sentences.
         labelled: The number of texts in each of its labelled texts; 0: it has none.
+        chats: Whether the splits contain conversations.
     """
 
     splits: Mapping[str, Sequence[Any]]
@@ -48,6 +67,7 @@ class Corpus:
     facts: Mapping[str, Any]
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False)
     labelled: int = 0
+    chats: bool = False
 
     def stream(self) -> Iterator[tuple[str, Any]]:
         """All documents or pairs, each with its split; in any order of the splits, and in a fixed one in each."""
@@ -86,7 +106,7 @@ class Corpus:
         counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
         for split, document in self.watched("hashing"):
             counts[split] += 1
-            for text in (*texts_of(document), *([repr(document.label)] if self.labelled else ())):
+            for text in (*texts_of(document), *_more_of(document)):
                 data = text.encode()
                 digests[split].update(b"%d\n" % len(data))
                 digests[split].update(data)
@@ -120,20 +140,33 @@ class Source:
     Args:
         key: Everything that decides the text, found without reading it; JSON values.
         read: Reads the text.
+        chats: Whether it is conversations, which a chat template makes texts of.
+        template: The text of a chat template that takes the place of the tokenizer's, and where it is from.
     """
 
     key: Mapping[str, Any]
     read: Callable[[], Corpus]
+    chats: bool = False
+    template: tuple[str, str] | None = None
 
 
-def texts_of(document: str | Sequence[str] | Labelled) -> Sequence[str]:
-    """The texts of a document, a pair or a labelled text."""
+def texts_of(document: str | Sequence[str] | Labelled | Chat) -> Sequence[str]:
+    """The texts of a document, a pair, a labelled text or a conversation."""
     if isinstance(document, Labelled):
         return document.texts
+    if isinstance(document, Chat):
+        return document.contents
     return (document,) if isinstance(document, str) else document
 
 
-def size_of(document: str | Sequence[str] | Labelled) -> int:
+def _more_of(document: Any) -> tuple[str, ...]:
+    """What else decides its hash: a label, or who said what in a conversation."""
+    if isinstance(document, Labelled):
+        return (repr(document.label),)
+    return (json.dumps(document.messages),) if isinstance(document, Chat) else ()
+
+
+def size_of(document: str | Sequence[str] | Labelled | Chat) -> int:
     """Bytes of the texts in UTF-8."""
     return sum(len(text) if text.isascii() else len(text.encode()) for text in texts_of(document))
 

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import IO, Any
 
@@ -35,8 +36,30 @@ def rows(path: Path, columns: Sequence[str], count: Counter = int, labels: Colle
     Raises:
         DataError: it cannot be read, a column is missing, or a value is no text; the message has the line or the row.
     """
-    try:
+    with _reading(path):
         yield from reader_of(path)(path, columns, count, labels)
+
+
+def json_values(path: Path, column: str, count: Counter = int) -> Iterator[tuple[str, Any]]:
+    """The values of a column of a file of JSON lines, which may be of any kind, with their places.
+
+    Args:
+        path: the file.
+        column: its name.
+        count: called with the number of bytes that were just read from the file.
+
+    Raises:
+        DataError: it cannot be read, or a line is no object or has no such column; the message has the line.
+    """
+    with _reading(path):
+        yield from ((where, found[column]) for where, found in _json_objects(path, (column,), count))
+
+
+@contextmanager
+def _reading(path: Path) -> Generator[None]:
+    """Turn an error of the system into a `DataError` that has the path."""
+    try:
+        yield
     except DataError:
         raise
     except (OSError, MemoryError) as error:
@@ -122,7 +145,8 @@ class _Raw(io.RawIOBase):
         super().close()
 
 
-def _json_rows(path: Path, columns: Sequence[str], count: Counter, labels: Collection[str]) -> Lines:
+def _json_objects(path: Path, columns: Sequence[str], count: Counter) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file of JSON lines, with their places; each has these columns."""
     for number, line in _lines(path, count):
         where = f"{path}:{number}"
         if not line.strip():
@@ -135,6 +159,11 @@ def _json_rows(path: Path, columns: Sequence[str], count: Counter, labels: Colle
         if not isinstance(found, dict):
             raise DataError(f'{where}: is not a JSON object; each line must be one, such as {{"text": "..."}}')
         check_names(where, columns, found)
+        yield where, found
+
+
+def _json_rows(path: Path, columns: Sequence[str], count: Counter, labels: Collection[str]) -> Lines:
+    for where, found in _json_objects(path, columns, count):
         yield where, tuple(_value(found[name], where, name, labels) for name in columns)
 
 

@@ -53,14 +53,14 @@ def source(
         empty = [names[split] for split in ("train", *files.given()) if not len(keys[split])]
         if empty:
             raise DataError(f"{', '.join(empty)}: no row has text in {' and '.join(columns)}")
-        limits = _limits(keys["train"], files.taken())
+        limits = limits_of(keys["train"], files.taken())
         if int(keys["train"].max()) < (limits[-1][1] if limits else 0):
             raise DataError(f"{dataset}: validation and test leave no training data; lower their shares")
 
         def stream() -> Iterator[tuple[str, Any]]:
             for split, paths in own.items():
                 for _, row, label in _of(paths, columns, labels):
-                    of = _split(_key(row), limits) if split == "train" else split
+                    of = split_of(key_of(row[0]), limits) if split == "train" else split
                     if labels is not None:
                         yield of, Labelled(row, labels.number(label))
                     else:
@@ -68,7 +68,7 @@ def source(
             unchanged(files, stamps)
 
         what = "rows" if len(columns) == 1 else "first texts" if labels is not None else "sources"
-        notes = {split: [*_overlaps(files, split, keys, what)] for split in SPLITS}
+        notes = {split: [*overlaps(files, split, keys, what)] for split in SPLITS}
         notes["train"] += file_notes.repetition_notes(files.named_again(), {})
         facts = {"dataset": dataset, "files": {split: [path.name for path in paths] for split, paths in own.items()}}
         facts |= about or {}
@@ -104,19 +104,19 @@ def _keys(
             if labels is not None:
                 labels.see(label, where, trained=split == "train")
             size += size_of(row)
-            yield _key(row)
+            yield key_of(row[0])
 
     with stage("reading", sum(path.stat().st_size for paths in own.values() for path in paths)) as reading:
         found = {split: np.fromiter(keys(split, paths), np.uint64) for split, paths in own.items()}
     return found, size
 
 
-def _key(row: Row) -> int:
-    """A number below 2^64 that decides which split a row belongs to; rows with the same first field have the same."""
-    return int.from_bytes(hashlib.blake2b(row[0].encode(), digest_size=8).digest(), "little")
+def key_of(text: str) -> int:
+    """A number below 2^64 that decides which split a row belongs to, by its first field."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _limits(keys: NDArray[np.uint64], shares: Mapping[str, float]) -> list[tuple[str, int]]:
+def limits_of(keys: NDArray[np.uint64], shares: Mapping[str, float]) -> list[tuple[str, int]]:
     """The splits that are taken from the training files, each with the number that its keys are below."""
     ordered, limits, end = np.unique(keys), list[tuple[str, int]](), 0
     for split, share in shares.items():
@@ -125,11 +125,12 @@ def _limits(keys: NDArray[np.uint64], shares: Mapping[str, float]) -> list[tuple
     return limits
 
 
-def _split(key: int, limits: Sequence[tuple[str, int]]) -> str:
+def split_of(key: int, limits: Sequence[tuple[str, int]]) -> str:
+    """The split of a row with this key."""
     return next((split for split, limit in limits if key < limit), "train")
 
 
-def _overlaps(files: Files, split: str, keys: Mapping[str, NDArray[np.uint64]], what: str) -> Iterator[str]:
+def overlaps(files: Files, split: str, keys: Mapping[str, NDArray[np.uint64]], what: str) -> Iterator[str]:
     """How many rows of a split's own files are also in files of other splits."""
     for other in OTHERS.get(split, ()) if split in files.given() else ():
         shared = int(np.isin(keys[split], keys[other]).sum())

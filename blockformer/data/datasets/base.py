@@ -11,10 +11,10 @@ from blockformer.data.corpora.corpus import Source
 from blockformer.data.randomness import Draws
 from registry import Block, Slot
 
-Form = Literal["documents", "pairs", "answers", "ids", "classes", "scores"]
+Form = Literal["documents", "pairs", "answers", "ids", "classes", "scores", "chats"]
 """What data are: documents; pairs of a source and a target; rows of token ids, some of which are to be predicted;
-documents of token ids that no tokenizer belongs to; or texts, or pairs that are read as one, each with a class or a
-number."""
+documents of token ids that no tokenizer belongs to; texts, or pairs that are read as one, each with a class or a
+number; or conversations, in which answers are to be predicted."""
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 UNSCORED = -100
 """The target of a place that has no answer."""
@@ -57,7 +57,7 @@ class Dataset(Block, ABC):
 
 
 class TextDataset(Dataset):
-    """Documents, pairs of texts, or labelled texts, that a tokenizer turns into rows."""
+    """Documents, pairs of texts, labelled texts or conversations, that a tokenizer turns into rows."""
 
     form: ClassVar[Form] = "documents"
 
@@ -81,6 +81,11 @@ class TextDataset(Dataset):
     def labelled(self) -> bool:
         """Whether each text has a label, a class or a number."""
         return self.form in ("classes", "scores")
+
+    @property
+    def chats(self) -> bool:
+        """Whether it holds conversations."""
+        return self.form == "chats"
 
 
 class Task(Dataset):

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
-from blockformer.data.tokenizer import ByteStream, SpecialTokens, Tokenizer, joined
+from blockformer.data.token_streams import ByteStream, joined
+from blockformer.data.tokenizer import SpecialTokens, Tokenizer
 from blockformer.errors import DataError
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<mask>")

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from blockformer.assembly.checkpoint import LoadError
 from blockformer.assembly.imported_folder import WEIGHTS, imported_metadata
-from blockformer.data.tokenizer import FORMAT, ByteStream, SpecialTokens, Stream, Tokenizer, joined, unusable
+from blockformer.data.token_streams import ByteStream, Stream, joined
+from blockformer.data.tokenizer import FORMAT, SpecialTokens, Tokenizer, unusable
 from blockformer.data.tokenizers.base import GivenTokenizer
 from blockformer.data.tokenizers.byte_level import CUTS
+from blockformer.data.tokenizers.folder_template import template_in, token_names
 from blockformer.data.tokenizers.sentencepiece_model import as_tokenizer_json, is_sentencepiece
 from blockformer.data.tokenizers.special_tokens import Hints, find_special, hints_of
 from blockformer.data.tokenizers.tokenizer_json import (
@@ -55,7 +57,7 @@ class FileTokenizer(Tokenizer):
         super().__init__(library, find_special(library, said or {}, hints or {}), byte_pieces(content, library))
         if (encoder := unigram_encoder(content)) is not None:
             encoder.encode_special_tokens, self._encoder = True, encoder
-        self.text = text
+        self.text, self._named = text, None
         self._cuts = CUTS if cut_by_words(content) else None
         self._of_bytes = self.pieces is not None and content["decoder"].get("type") == "ByteLevel"
         self._roles = np.array([one for one in {*asdict(self.special).values()} if one is not None])
@@ -79,7 +81,18 @@ class FileTokenizer(Tokenizer):
         return made
 
     def dump(self) -> dict[str, Any]:
-        return {"format": FORMAT, "kind": self.kind, "library": self.text, "special": asdict(self.special)}
+        known = {"format": FORMAT, "kind": self.kind, "library": self.text, "special": asdict(self.special)}
+        return {**known, **self._chat_dump()}
+
+    @property
+    def token_names(self) -> Mapping[str, str]:
+        return super().token_names if self._named is None else self._named
+
+    def name_tokens(self, names: Mapping[str, str], template: tuple[str, str] | None) -> None:
+        """Set the names of the special tokens that its files give, and its chat template with its origin, if any."""
+        self._named = names
+        if template is not None:
+            self.use_template(*template)
 
     def around(self, kind: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         before, after = self._template
@@ -184,7 +197,14 @@ class File(GivenTokenizer):
             data = read_bytes(read, MAX_BYTES)
             if is_sentencepiece(name):
                 return FileTokenizer(*as_tokenizer_json(data), said=self.said)
-            return FileTokenizer(data.decode("utf-8"), _hints_in(folder) if name == TOKENS else {}, said=self.said)
+            if name != TOKENS:
+                return FileTokenizer(data.decode("utf-8"), said=self.said)
+            settings = _settings_in(folder)
+            made = FileTokenizer(data.decode("utf-8"), _hints_in(folder, settings), said=self.said)
+            named = {f"{role}_token": one for role, one in self.said.items() if one is not None}
+            template = template_in(folder, settings[SETTINGS[0]])
+            made.name_tokens(token_names(*(settings[one] for one in SETTINGS[:2])) | named, template)
+            return made
         except OSError as error:
             raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
         except UnicodeDecodeError:
@@ -198,20 +218,26 @@ def has_tokenizer(folder: Path) -> bool:
     return is_file(folder / TOKENS)
 
 
-def _hints_in(folder: Path) -> dict[str, str | int]:
-    """What the files beside a tokenizer say about its special tokens.
+def _settings_in(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The content of the files beside a tokenizer that may say something about it; empty where there is none.
 
     Raises:
         DataError, OSError: one of them cannot be read.
     """
-    settings: list[Mapping[str, Any]] = []
+    settings: dict[str, Mapping[str, Any]] = {name: {} for name in SETTINGS}
     for name in SETTINGS:
         if is_file(folder / name):
             try:
                 values = parse_json(read_bytes(file_in(folder, name, MAX_BYTES), MAX_BYTES).decode("utf-8"))
             except ValueError as error:
                 raise DataError(f"{name} beside it is not valid JSON: {error}") from None
-            settings.append(cast("dict[str, Any]", values) if isinstance(values, dict) else {})
+            settings[name] = cast("dict[str, Any]", values) if isinstance(values, dict) else {}
+    return settings
+
+
+def _hints_in(folder: Path, found: Mapping[str, Mapping[str, Any]]) -> dict[str, str | int]:
+    """What the files beside a tokenizer say about its special tokens; `found` is the content of some by their names."""
+    settings = [found[name] for name in SETTINGS]
     if is_file(folder / WEIGHTS):
         try:
             values = json.loads(imported_metadata(folder).get("tokens", "{}"))

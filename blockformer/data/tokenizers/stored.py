@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from blockformer.data.chat_template import ChatTemplate
 from blockformer.data.tokenizer import FORMAT, Tokenizer
 from blockformer.data.tokenizers.bpe import BPETokenizer
 from blockformer.data.tokenizers.bytes import ByteTokenizer
@@ -37,6 +38,8 @@ def from_dump(dumped: Any) -> Tokenizer:
     made = KINDS[kind].rebuild(dumped)
     if different := _difference(library, made.dump()["library"], "library"):
         raise DataError(f"{_WHY}: {different} is wrong")
+    if "chat" in dumped:
+        made.chat = ChatTemplate.rebuild(dumped["chat"])
     return made
 
 

@@ -15,6 +15,7 @@ from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blockformer.training.objectives.base import Chunk, Factor, Prompt, Smoothing, TokenObjective, token_count
 from blockformer.training.objectives.best_fit_rows import BestFitRows
+from blockformer.training.objectives.chat_rows import BestFitChats, ConcatenatedChats
 from blockformer.training.objectives.seq2seq import PaddedPairs
 from blocks.models.base import Model
 from registry import Ability, register
@@ -25,7 +26,7 @@ class CausalLM(TokenObjective):
     """Prediction of the next token.
 
     Documents share rows of `data.length` tokens. Of pairs, source and target stand in one row, and the target
-    is predicted.
+    is predicted; of conversations, answers are.
 
     Args:
         separate_documents: Limit attention to the token's document in rows with several.
@@ -39,7 +40,7 @@ class CausalLM(TokenObjective):
 
     paper = "Radford et al., 2018, Improving Language Understanding by Generative Pre-Training"
     kinds = ("decoder_only",)
-    forms = ("documents", "pairs", "answers", "ids")
+    forms = ("documents", "pairs", "answers", "ids", "chats")
     generates = ("pairs",)
 
     def __init__(
@@ -59,6 +60,9 @@ class CausalLM(TokenObjective):
             if self.packing == "best_fit":
                 raise UserError(f"objective.packing {self.packing} has no effect with pairs; remove it")
             return PromptedPairs(*text.pairs, text.tokenizer)
+        if text.answers is not None:
+            rows = BestFitChats if self.packing == "best_fit" else ConcatenatedChats
+            return rows(text, text.answers, separate=self.separate_documents)
         if self.packing == "best_fit":
             return BestFitRows(text, separate=self.separate_documents)
         return PackedRows(text.documents, text.tokenizer, text.length, separate=self.separate_documents)
@@ -69,7 +73,7 @@ class CausalLM(TokenObjective):
     def abilities(self, form: str) -> Mapping[Ability, str]:
         if form == "pairs":
             return {"padding": "pairs of different lengths are padded"}
-        if form in ("documents", "ids") and self.separate_documents:
+        if form in ("documents", "ids", "chats") and self.separate_documents:
             why = "rows hold several documents that are kept apart (unless objective.separate_documents is false)"
             return {"documents": why}
         return {}

@@ -46,7 +46,7 @@ class Distillation(TokenObjective):
 
     paper = "Hinton et al., 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
     kinds = ("decoder_only", "encoder_only", "encoder_decoder")
-    forms = ("documents", "pairs", "answers", "ids")
+    forms = ("documents", "pairs", "answers", "ids", "chats")
     reads = ("teacher",)
 
     def __init__(
