@@ -86,9 +86,9 @@ def marked(code: Encoding, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_
     """(n,) whether each token is in one of the spans of characters of its text.
 
     As in transformers, a span is from the first token of its first character to the first token of its last one. Some
-    tokenizers leave the spaces at the ends of a token out of its offsets, so that no token has them. Then the nearest
-    character of the span that a token has takes the place of such an end, where transformers marks all tokens to the
-    end of the conversation, or none.
+    characters belong to no token: a mark that NFC has joined to its letter, and the spaces that some tokenizers leave
+    out of their offsets. Where one is the first or last of the span, the next one inside takes its place; transformers
+    would leave out this answer and those after it, or mark all tokens to the end of the conversation.
 
     Args:
         code: a text, encoded.

@@ -267,7 +267,10 @@ class EncodedChats(EncodedSplit):
         number = self._tokens.count
         if self._split == "train" and not number:
             raise DataError(f"chat: none of the {self._unanswered} conversations to train on has an answer")
-        without = {"unanswered": self._unanswered}
         self._count(
-            conversations=number, **without, tokens=self._tokens.tokens, targets=self._targets, bytes=self._bytes
+            conversations=number,
+            unanswered=self._unanswered,
+            tokens=self._tokens.tokens,
+            targets=self._targets,
+            bytes=self._bytes,
         )
