@@ -87,8 +87,8 @@ def marked(code: Encoding, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_
 
     As in transformers, a span is from the first token of its first character to the first token of its last one. Some
     characters belong to no token: a mark that NFC has joined to its letter, and the spaces that some tokenizers leave
-    out of their offsets. Where one is the first or last of the span, the next one inside takes its place; transformers
-    would leave out this answer and those after it, or mark all tokens to the end of the conversation.
+    out of their offsets. Where one is the first or last of the span, the outermost token inside takes its place;
+    transformers would leave out this answer and those after it, or mark all tokens to the end of the conversation.
 
     Args:
         code: a text, encoded.
@@ -96,8 +96,14 @@ def marked(code: Encoding, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_
     """
     found = np.zeros(len(code.ids), np.bool_)
     for start, end in spans:
-        first = next((one for at in range(start, end) if (one := code.char_to_token(at)) is not None), None)
-        last = next((one for at in range(end - 1, start - 1, -1) if (one := code.char_to_token(at)) is not None), None)
-        if first is not None and last is not None:
-            found[first : last + 1] = True
+        if start == end:
+            continue
+        first, last = code.char_to_token(start), code.char_to_token(end - 1)
+        if first is None or last is None:
+            begins, ends = np.array(code.offsets).T
+            inside = np.flatnonzero((begins < end) & (ends > start))
+            if not len(inside):
+                continue
+            first, last = inside[0] if first is None else first, inside[-1] if last is None else last
+        found[first : last + 1] = True
     return found
