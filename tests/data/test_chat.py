@@ -128,7 +128,7 @@ def test_a_wrong_line_is_named(line: str, tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = write_chats(tmp_path / "c.jsonl", chats())
-    with pytest.raises(DataError, match=r"has no chat template, .*: name a file in data\.chat_template"):
+    with pytest.raises(DataError, match=r"has no chat template, .*: name a file by --data\.chat_template"):
         data(path, None).facts()
     with pytest.raises(DataError, match=r"tokenizer_config\.json marks no answers, .*--data\.chat_template"):
         data(path, "{{ messages[0].content }}").facts()

@@ -78,7 +78,7 @@ def messages_of(value: Any, where: str, column: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else type(value).__name__
         raise DataError(
-            f'{where}: {column} must be a list of messages such as {{"role": ..., "content": ...}}, not {found}'
+            f'{where}: {column} must be a list of messages such as {{"role": "user", "content": "..."}}, not {found}'
         )
     messages = [_message(one, f"{where}: message {number} of {column}") for number, one in enumerate(value, start=1)]
     try:
