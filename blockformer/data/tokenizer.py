@@ -55,10 +55,12 @@ class Tokenizer(ABC):
         exact: whether the pieces of a text's tokens are the text; False where a text has shown that they are not.
         byte_lengths: (V,) the number of bytes of each token; None where they do not add up to those of texts.
         chat: how a conversation becomes a text; None: that is not known.
+        named: the names of special tokens that its files give to a chat template; None: `token_names`.
     """
 
     kind: ClassVar[str]
     chat: ChatTemplate | None = None
+    named: Mapping[str, str] | None = None
     _cuts: re.Pattern[str] | None = None
     """Where a text may be cut without changing its tokens; None: nowhere."""
 
@@ -143,7 +145,8 @@ class Tokenizer(ABC):
             text: The template.
             origin: Where it is from, for messages.
         """
-        self.chat = ChatTemplate(text, self.chat.tokens if self.chat else self.token_names, origin)
+        named = self.token_names if self.named is None else self.named
+        self.chat = ChatTemplate(text, self.chat.tokens if self.chat else named, origin)
 
     @property
     def between(self) -> tuple[int, ...]:

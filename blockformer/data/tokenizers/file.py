@@ -57,7 +57,7 @@ class FileTokenizer(Tokenizer):
         super().__init__(library, find_special(library, said or {}, hints or {}), byte_pieces(content, library))
         if (encoder := unigram_encoder(content)) is not None:
             encoder.encode_special_tokens, self._encoder = True, encoder
-        self.text, self._named = text, None
+        self.text = text
         self._cuts = CUTS if cut_by_words(content) else None
         self._of_bytes = self.pieces is not None and content["decoder"].get("type") == "ByteLevel"
         self._roles = np.array([one for one in {*asdict(self.special).values()} if one is not None])
@@ -83,16 +83,6 @@ class FileTokenizer(Tokenizer):
     def dump(self) -> dict[str, Any]:
         known = {"format": FORMAT, "kind": self.kind, "library": self.text, "special": asdict(self.special)}
         return {**known, **self._chat_dump()}
-
-    @property
-    def token_names(self) -> Mapping[str, str]:
-        return super().token_names if self._named is None else self._named
-
-    def name_tokens(self, names: Mapping[str, str], template: tuple[str, str] | None) -> None:
-        """Set the names of the special tokens that its files give, and its chat template with its origin, if any."""
-        self._named = names
-        if template is not None:
-            self.use_template(*template)
 
     def around(self, kind: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         before, after = self._template
@@ -201,9 +191,10 @@ class File(GivenTokenizer):
                 return FileTokenizer(data.decode("utf-8"), said=self.said)
             settings = _settings_in(folder)
             made = FileTokenizer(data.decode("utf-8"), _hints_in(folder, settings), said=self.said)
-            named = {f"{role}_token": one for role, one in self.said.items() if one is not None}
-            template = template_in(folder, settings[SETTINGS[0]])
-            made.name_tokens(token_names(*(settings[one] for one in SETTINGS[:2])) | named, template)
+            said = {f"{role}_token": one for role, one in self.said.items() if one is not None}
+            made.named = token_names(*(settings[one] for one in SETTINGS[:2])) | said
+            if (template := template_in(folder, settings[SETTINGS[0]])) is not None:
+                made.use_template(*template)
             return made
         except OSError as error:
             raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
