@@ -78,6 +78,6 @@ def test_a_template_that_marks_nothing_or_is_none_is_refused_with_the_remedy() -
         "own.jinja marks no answers, which alone are scored: put {% generation %} and {% endgeneration %} around the "
         "assistant's text in a copy of it, and name the copy by --data.chat_template"
     )
-    with pytest.raises(DataError, match=r"^own\.jinja is no template of Jinja: line 2: unexpected"):
+    with pytest.raises(DataError, match=r"^own\.jinja is no template of Jinja: line 2: Expected an expression"):
         check_template(ChatTemplate("a\n{% for %}", {}, "own.jinja"))
     check_template(ChatTemplate(CHATML, {}))
