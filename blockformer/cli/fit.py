@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from blockformer.cli.parser import CommandFailedError, last_value
 from blockformer.phases import phases
@@ -31,22 +31,43 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(rest) and rest[-1] != "all":
         print(page(verb) + _options_of_components(rest), end="")
         return 0
-    _announce(rest)
-    from blockformer.cli.fit_command_line import read_arguments  # imported late: --help then needs no torch
+    if rest[-2:] == ["--help", "all"]:
+        rest[-2:] = ["--recipe", "gpt2", "--help"]  # the parser needs some recipe
+
+    def work() -> None:
+        from blockformer.cli.fit_command_line import read_arguments
+        from blockformer.training.lightning_cli import TrainingCLI
+
+        TrainingCLI(read_arguments(verb, rest))
+
+    return run_trainer(arguments, work)
+
+
+def run_trainer(arguments: Sequence[str], work: Callable[[], object]) -> int:
+    """Do something with the trainer, and turn the end of it into an exit status or an exception of the command.
+
+    Args:
+        arguments: the verb and what follows it.
+        work: what is done, in every process; it imports what it needs, so that `--help` needs no torch.
+
+    Returns:
+        0.
+
+    Raises:
+        CommandFailedError, Stopped, RecipeError, UserError, DataError: as for :func:`main`.
+    """
+    _announce(arguments)
     from blockformer.data.processes import is_first
     from blockformer.errors import UserError
     from blockformer.training.callbacks import InterruptedRun, NonFiniteError
-    from blockformer.training.lightning_cli import TrainingCLI
     from blockformer.training.parallel.launcher import LostProcessError, leave_to_parent
     from blockformer.training.process_state import quiet_process
     from registry import RecipeError
 
-    if rest[-2:] == ["--help", "all"]:
-        rest[-2:] = ["--recipe", "gpt2", "--help"]  # the parser needs some recipe
     try:
         with kept_output() as log, quiet_process():
             log.note(f"$ blockformer {shlex.join(arguments)}")
-            TrainingCLI(read_arguments(verb, rest))
+            work()
     except Stopped as stop:
         if is_first():
             raise

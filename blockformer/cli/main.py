@@ -17,6 +17,7 @@ from blockformer.training.output import kept_output
 
 VERBS = {
     "fit": "train the model that a recipe describes",
+    "find-lr": "suggest a learning rate for a run",
     "validate": "score a trained model on the validation data",
     "test": "score a trained model on the test data",
     "predict": "write a trained model's predictions for the test data to a file",
@@ -37,8 +38,8 @@ VERBS = {
     "conformance": "generate recipes and run the conformance checks on each",
     "schema": "write the JSON Schema of recipes (for editors) and the block reference",
 }
-MODULES = {"import": "import_", "test-block": "test_block"}  # verbs that cannot be module names
-TRAINER = ("fit", "validate", "test", "predict")
+MODULES = {"import": "import_", "test-block": "test_block", "find-lr": "find_lr"}  # verbs that cannot be module names
+TRAINER = ("fit", "find-lr", "validate", "test", "predict")
 ROOMS = ("registry", "blocks", "blockformer")
 LONGEST = 300  # characters of an unexpected error's message
 CORRECTABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -145,7 +146,7 @@ def _run(arguments: list[str]) -> int:
     if plugins or not {"-h", "--help"} & set(rest):
         _load(plugins)
     if options.verb in TRAINER:
-        return import_module("blockformer.cli.fit").main([options.verb, *rest])
+        return import_module(f"blockformer.cli.{MODULES.get(options.verb, 'fit')}").main([options.verb, *rest])
     return import_module(f"blockformer.cli.{MODULES.get(options.verb, options.verb)}").main(rest)
 
 

@@ -121,6 +121,25 @@ class TrainingCLI(SettingsCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         self.run: RunSettings = self._get(self.config_init, "run")
+        self.prepare_trainer(config)
+        config["plugins"] = [*listed(config["plugins"]), AtomicCheckpointIO()]
+        self.model.provenance = {
+            "variant": self.arguments.variant,
+            "config": self.saved,
+            "plugins": self.arguments.plugins,
+            "signature": self._signature,
+        }
+        trainer = self.trainer_class(**config)
+        check_precision_given(self.settings.trainer.precision, trainer)
+        trainer.fit_loop = FitLoop(trainer)
+        use_our_launcher(trainer)
+        keep_handlers(trainer)
+        watch_processes(trainer, self.run.timeout)
+        self.plan = plan_for(trainer.strategy, self.model.model)
+        return trainer
+
+    def prepare_trainer(self, config: dict[str, Any]) -> None:
+        """Complete the trainer's settings with the folder, the callbacks and the loggers of the verb."""
         self.folder = self._fit_folder(config) if self.arguments.verb == "fit" else self._results_folder(config)
         config["default_root_dir"] = config["default_root_dir"] or str(self.folder)
         config["profiler"] = profiler_of(config["profiler"], self.folder)
@@ -139,21 +158,6 @@ class TrainingCLI(SettingsCLI):
             if self.arguments.verb == "predict" and not config["fast_dev_run"]:
                 own.append(Predictions(self.folder / PREDICTIONS))
         config["callbacks"] = [*own, *listed(config["callbacks"])]
-        config["plugins"] = [*listed(config["plugins"]), AtomicCheckpointIO()]
-        self.model.provenance = {
-            "variant": self.arguments.variant,
-            "config": self.saved,
-            "plugins": self.arguments.plugins,
-            "signature": self._signature,
-        }
-        trainer = self.trainer_class(**config)
-        check_precision_given(self.settings.trainer.precision, trainer)
-        trainer.fit_loop = FitLoop(trainer)
-        use_our_launcher(trainer)
-        keep_handlers(trainer)
-        watch_processes(trainer, self.run.timeout)
-        self.plan = plan_for(trainer.strategy, self.model.model)
-        return trainer
 
     @property
     def _signature(self) -> str | None:

@@ -45,7 +45,7 @@ FENCE = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S
 )
 IN_PROCESS = {"check", "show", "diff", "blocks", "schema", "import", "export"}
-_LONG = "compare|evaluate|fit|validate|test|predict|generate|import|export|test-block"
+_LONG = "compare|evaluate|find-lr|fit|validate|test|predict|generate|import|export|test-block"
 SLOW = re.compile(rf"^(?:\$ )?(?:blockformer (?:{_LONG})\b(?!.*--help)|python -m pytest)", re.M)
 LANGUAGES = {"yaml", "python", "bash", "console", "toml", "json", "text"}
 

@@ -9,6 +9,7 @@ from blockformer.training.callbacks.non_finite import NonFiniteError, NonFiniteG
 from blockformer.training.callbacks.predictions import Predictions
 from blockformer.training.callbacks.progress import EvaluationPhase, RunProgress
 from blockformer.training.callbacks.random_state import RandomState
+from blockformer.training.callbacks.range_test import RangeTest
 from blockformer.training.callbacks.signals import InterruptedRun, StopOnSignal
 from blockformer.training.callbacks.spikes import Spikes
 from blockformer.training.callbacks.trace import StepTrace
@@ -27,6 +28,7 @@ __all__ = [
     "NonFiniteGuard",
     "Predictions",
     "RandomState",
+    "RangeTest",
     "RunProgress",
     "Spikes",
     "StepTrace",

@@ -26,10 +26,10 @@ class WarmStart(Callback):
 
     Args:
         source: an imported folder, a checkpoint, or a run's folder.
-        folder: the new run's folder, for `init.json`.
+        folder: the new run's folder, for `init.json`; None: nothing is written.
     """
 
-    def __init__(self, source: Path, folder: Path) -> None:
+    def __init__(self, source: Path, folder: Path | None) -> None:
         self.source, self.folder = source, folder
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,7 +59,7 @@ class WarmStart(Callback):
         if trainer.is_global_zero:
             settings = [_in_words(change) for change in compare(old, whole)]
             print(*_said(facts, report, about_tokens, settings), sep="\n", flush=True)
-            if not is_dry_run(trainer):
+            if self.folder is not None and not is_dry_run(trainer):
                 content = facts | {"tokens": about_tokens, "settings": settings, **report.dump()}
                 write_text(self.folder / REPORT, as_json(content, indent=1))
 
