@@ -17,6 +17,7 @@ class Slot:
         option: the option of `blockformer fit` that names the block, such as ``data.dataset``; the block's parameters
             stand beside it in the same group. None: keys of recipes name it.
         reserved: names that no parameter of its blocks may have.
+        training_only: whether a model runs its blocks only where an objective asks for them.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Slot:
     default_block: str | None = None
     option: str | None = None
     reserved: frozenset[str] = frozenset()
+    training_only: bool = False
 
     def __str__(self) -> str:
         return self.name

@@ -32,6 +32,7 @@ PLACES: Mapping[str, tuple[Place, ...]] = {
     "stack": ("causal", "bidirectional", "cross"),
     "attention_positions": ("causal", "bidirectional"),
     "pooling": ("causal", "bidirectional"),
+    "generator": ("bidirectional",),
 }
 SMALL: Mapping[str, int] = {"dim": DIM, "vocab_size": VOCABULARY, "max_length": MAX_LENGTH, "depth": 2}
 
@@ -94,6 +95,12 @@ class BlockCase:
         return self.slot == "pooling" or any(getattr(spec.entry.block, "pooled", False) for spec in heads)
 
     @property
+    def per_token(self) -> bool:
+        """Whether the output has some values for each token, and not a logit of each id."""
+        heads = (spec for _, spec in self.spec.walk() if spec.entry.slot == "head")
+        return any(getattr(spec.entry.block, "per_token", False) for spec in heads)
+
+    @property
     def reads_ids(self) -> bool:
         """Whether the block takes token ids; other blocks take vectors."""
         return self.slot in ("embedding", "model")
@@ -152,7 +159,7 @@ def perturbed(block: Component, seed: int = 0) -> Component:
 def small(slot: str, name: str, place: Place = "causal") -> BlockCase:
     """A block with default parameters; models and stacks get small sizes."""
     params: dict[str, Any] = {}
-    if slot in ("model", "stack"):
+    if slot in ("model", "stack", "generator"):
         known = entries(slot)[name].parameters
         params = {key: value for key, value in SMALL.items() if key in known}
         stacks = (key for key, parameter in known.items() if parameter.slot == "stack")

@@ -20,6 +20,7 @@ from blocks.base import (
     Embedding,
     ExtraPrediction,
     FeedForward,
+    Generator,
     Head,
     InputPositions,
     KeyValues,
@@ -176,6 +177,8 @@ def _run_with_context(block: Component, x: Tensor, context: Context) -> Tensor:
             return block(x, context)
         case ExtraPrediction():
             return block(x, x, x, context)
+        case Generator():
+            return block.logits(block(x, context), _table(x))
         case AttentionPositions():
             return _bare_attention(block, x, context)
         case _:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from blockformer.conformance.block_case import MAX_LENGTH
-from blockformer.conformance.variants import options
+from blockformer.conformance.variants import is_training_only, options
 from blocks.models.base import Model
 from registry import Parameter, Spec, entries, parse, slots
 from registry.spec import spec_of
@@ -46,7 +46,7 @@ def values(slot: str, name: str, key: str) -> tuple[Any, ...]:
 
 def blocks_of(parameter: Parameter) -> list[str]:
     """The blocks of the slot of a parameter; none if it takes no block, or a mapping of blocks."""
-    opens = parameter.slot is not None and parameter.arity == "one"
+    opens = parameter.slot is not None and parameter.arity == "one" and not is_training_only(parameter)
     return list(entries(str(parameter.slot))) if opens else []
 
 

@@ -141,6 +141,7 @@ BY_SLOT: Mapping[str, Checks] = {
     "embedding": (*MODULE, *TOKENWISE, *PADDING, *DECODING, *DOCUMENTS, *POSITIONS),
     "mixer": (*VECTORS, *CONTEXT, compilation.check_backends_agree),
     "layer": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),
+    "generator": (*VECTORS, *CONTEXT, *DOCUMENTS),
     "extra_prediction": (*VECTORS, *CONTEXT, visibility.check_is_causal),
     "stack": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),
     "model": (
@@ -240,6 +241,7 @@ def checks_for(case: BlockCase) -> Checks:
         block = case.construct()
     missing: list[Ability] = [ability for ability in ABILITIES if not block.allows(ability)]
     removed = {check for ability in missing for check in REQUIRES[ability]} | (OF_TOKENS if case.pools else set())
+    removed |= {training.check_learns_one_batch} if case.per_token else set()
     instead = [WITHOUT[a] for a in missing if a in WITHOUT and not set(REQUIRES[a]).isdisjoint(found)]
     if any(caching.invalidating_lengths(block)) and set(REQUIRES["cache"]) & set(found) - removed:
         removed |= set(REQUIRES["cache"])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 import torch
 
 from blockformer.conformance.block_case import SMALL, BlockCase
-from registry import Parameter, entries
+from registry import Parameter, entries, slot_named
 from registry.diagnosis import unsupported_positions
 
 FIXED = {*SMALL, "source_vocab_size"}
@@ -20,9 +20,14 @@ def options(parameter: Parameter) -> list[Any]:
 
     Runtime parameters such as the backend have none: check_backends_agree compares those.
     """
-    if parameter.name in FIXED or parameter.arity != "one" or parameter.runtime:
+    if parameter.name in FIXED or parameter.arity != "one" or parameter.runtime or is_training_only(parameter):
         return []
     return list(dict.fromkeys(_options(parameter.annotation, parameter.slot)))
+
+
+def is_training_only(parameter: Parameter) -> bool:
+    """Whether a model does not run the block of a parameter in its forward, so that its outputs do not show it."""
+    return parameter.slot is not None and slot_named(parameter.slot).training_only
 
 
 def variants(case: BlockCase) -> list[BlockCase]:

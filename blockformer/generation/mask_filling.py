@@ -64,6 +64,8 @@ def _check(model: Model, tokens: Sequence[int], mask: int) -> None:
         raise ValueError(f"a model of kind {model.kind} cannot predict masked tokens; use encoder_only")
     if model.pooled:
         raise ValueError("the model's head pools, so it gives one row for each text and cannot predict masked tokens")
+    if model.per_token:
+        raise ValueError("the model's head gives some values for each token, not logits of ids: it cannot predict them")
     if model.training:
         raise ValueError("the model is in training mode, where dropout is active: call model.eval() first")
     if mask not in tokens:

@@ -153,6 +153,8 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], sources: Sequence[Seq
         raise ValueError(f"a model of kind {model.kind} cannot generate; use decoder_only or encoder_decoder")
     if model.pooled:
         raise ValueError("the model's head pools, so it gives one row for each text and cannot generate")
+    if model.per_token:
+        raise ValueError("the model's head gives some values for each token, not logits of ids, and cannot generate")
     if model.training:
         raise ValueError("the model is in training mode, where dropout is active: call model.eval() first")
     if (sources is None) == (model.kind == "encoder_decoder"):

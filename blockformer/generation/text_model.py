@@ -57,6 +57,11 @@ class TextModel:
                 f"{path}: its head pools, so it gives one row of outputs for each text and cannot generate or fill in "
                 "text; score it by `blockformer test`, or have it `predict`"
             )
+        if model.per_token:
+            raise UserError(
+                f"{path}: its head gives {model.head.values} values for each token, not logits of ids, so it cannot "
+                "generate or fill in text; score it by `blockformer test`, or have it `predict`"
+            )
         if tokenizer.vocab_size > model.vocab_size:
             raise UserError(f"{path}: its tokenizer has {tokenizer.vocab_size} ids, and its model {model.vocab_size}")
         return cls(model, tokenizer, bidirectional_prompt=bidirectional)

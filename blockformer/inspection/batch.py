@@ -26,6 +26,8 @@ def random_batch(model: Model, batch: int, length: int, generator: torch.Generat
     if model.pooled:
         drawn["targets"] = torch.randint(model.head.values, (batch,), generator=generator)
         drawn["positive"] = draw(model.vocab_size)
+    if model.per_token:
+        drawn["targets"] = torch.randint(model.head.values, (batch, length), generator=generator)
     return drawn | {"tokens": draw(model.vocab_size)}
 
 

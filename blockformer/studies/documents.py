@@ -79,7 +79,7 @@ def document_losses(checkpoint: Path, config: Path, split: Split, limit: float |
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     data = TextData(**settings["data"])
     objective = ObjectiveSettings(**settings["objective"]).objective
-    if objective.pooled:
+    if objective.pooled or objective.per_token:
         raise UserError(f"objective {objective.name} does not score tokens, of which a document has several")
     data.configure(objective=objective)
     sizes = _token_sizes(data)

@@ -95,11 +95,13 @@ class Head(Component, ABC):
 
     Attributes:
         pooled: whether it gives one row for each text, and not one for each token.
-        values: if it is pooled, the number of values in a row.
+        per_token: whether it gives some values for each token, and not a logit of each id.
+        values: if it is one of these, the number of values in a row.
     """
 
     slot = Slot("head", "Maps vectors to logits.", parent_arguments=("site", "vocab_size", "width"))
     pooled: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False
     values: int
 
     def pool(self, x: Tensor, context: Context) -> Tensor:
@@ -108,7 +110,7 @@ class Head(Component, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """(..., D) and the embedding's table (V, width) -> (..., V), or (..., outputs) if it is ``pooled``"""
+        """(..., D) and the embedding's table (V, width) -> (..., V), or (..., values) if it gives such"""
 
     if TYPE_CHECKING:
 
@@ -124,7 +126,7 @@ class ExtraPrediction(Component, ABC):
     Several form a sequence, each of which predicts one place further ahead.
     """
 
-    slot = Slot("extra_prediction", "Predicts a token beyond the next one, in training only.")
+    slot = Slot("extra_prediction", "Predicts a token beyond the next one, in training only.", training_only=True)
 
     @abstractmethod
     def forward(self, x: Tensor, previous: Tensor, ahead: Tensor, context: Context) -> Tensor:
@@ -141,3 +143,34 @@ class ExtraPrediction(Component, ABC):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor, previous: Tensor, ahead: Tensor, context: Context) -> Tensor: ...
+
+
+class Generator(Component, ABC):
+    """A small model that predicts masked tokens, from which another one learns to tell tokens that were replaced.
+
+    ``width`` is the width of the embedding's token table.
+    """
+
+    slot = Slot(
+        "generator",
+        "Proposes tokens in place of masked ones, in training only.",
+        parent_arguments=("site", "vocab_size", "width"),
+        default_block="encoder",
+        training_only=True,
+    )
+    head: Head
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(B, T, D) embedded tokens -> (B, T, d) vectors for its head"""
+
+    def logits(self, hidden: Tensor, table: Tensor) -> Tensor:
+        """(..., d) vectors and the embedding's table (V, width) -> (..., V)"""
+        return self.head(hidden, table)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, context: Context) -> Tensor: ...
+
+
+GeneratorFactory = Annotated[Callable[[Site, int, int], Generator], AsRecipe()]

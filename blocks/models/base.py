@@ -54,6 +54,11 @@ class Model(Component, ABC):
         """Whether it gives one row of outputs for each text, and not one for each token."""
         return self.head.pooled
 
+    @property
+    def per_token(self) -> bool:
+        """Whether it gives some values for each token, and not a logit of each id."""
+        return self.head.per_token
+
     def adapt(self, adapters: Mapping[str, AdapterFactory] | None) -> None:
         """Add adapters to projections; subclasses call it at the end of their constructor.
 

@@ -9,6 +9,8 @@ from blocks.base import (
     Context,
     EmbeddingFactory,
     Factory,
+    Generator,
+    GeneratorFactory,
     HeadFactory,
     Init,
     Site,
@@ -35,6 +37,8 @@ class EncoderOnly(Model):
         encoder: stack of layers.
         head: maps vectors to logits.
         init: draws initial values.
+        generator: a small model that proposes tokens in place of masked ones; the objective replaced_token_detection
+            trains it, and nothing else runs it; null: none.
         adapters: by pattern of projections' names, with * for any text, the trained change that is added to each, as in
             {"*.mixer.[qv]": lora}; null: none.
     """
@@ -52,6 +56,7 @@ class EncoderOnly(Model):
         encoder: Factory[Stack] = LayerStack,
         head: HeadFactory = TiedHead,
         init: SitelessFactory[Init] = Normal,
+        generator: GeneratorFactory | None = None,
         adapters: Mapping[str, AdapterFactory] | None = None,
     ) -> None:
         super().__init__(dim=dim, vocab_size=vocab_size, max_length=max_length, init=init())
@@ -59,6 +64,11 @@ class EncoderOnly(Model):
         self.embedding = embedding(site, vocab_size, None)
         self.encoder = encoder(site)
         self.head = head(site, vocab_size, width_of(self.embedding))
+        if generator is not None and self.init.base_width is not None:
+            raise ValueError("generator has no rule for an init with a base_width; choose another init")
+        self.generator: Generator | None = None
+        if generator is not None:
+            self.generator = generator(site, vocab_size, width_of(self.embedding))
         self.adapt(adapters)
 
     def forward(
@@ -70,6 +80,7 @@ class EncoderOnly(Model):
         documents: Tensor | None = None,
         positions: Tensor | None = None,
         hidden: bool = False,
+        propose: bool = False,
     ) -> Tensor:
         """Logits of the token at each position.
 
@@ -80,13 +91,28 @@ class EncoderOnly(Model):
             documents: (B, T) int, equal for tokens of a document; attention and positions stay within documents.
             positions: (B, T) or (T,) int; None: counted from 0.
             hidden: return the vectors before the head.
+            propose: run the generator in place of the encoder and the head.
 
         Returns:
-            (B, T, V), or with `hidden` (B, T, D).
+            (B, T, V), or with `hidden` (B, T, D); of the generator (B, T, V), or with `hidden` (B, T, d).
         """
         context = Context.of(tokens, attention_mask=attention_mask, documents=documents, positions=positions)
-        x = self.head.pool(self.encoder(self.embedding(tokens, context, segments), context), context)
+        embedded = self.embedding(tokens, context, segments)
+        if propose:
+            return self._proposed(embedded, context, hidden=hidden)
+        x = self.head.pool(self.encoder(embedded, context), context)
         return x if hidden else self.logits(x)
+
+    def _proposed(self, embedded: Tensor, context: Context, *, hidden: bool) -> Tensor:
+        """What the generator makes of embedded tokens.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        if self.generator is None:
+            raise ValueError("the model has no generator; set generator in its recipe")
+        x = self.generator(embedded, context)
+        return x if hidden else self.generator.logits(x, self.table)
 
     @property
     def table(self) -> Tensor:

@@ -78,6 +78,7 @@ OWN_CHECKS: dict[str, set[str]] = {
     "mixer": {*CONTEXT, "backends_agree"},
     "layer": {*CONTEXT, "each_output_depends_on_its_own_token"},
     "extra_prediction": {*CONTEXT, "is_causal"},
+    "generator": {*CONTEXT, "packed_documents_are_independent"},
     "stack": {*CONTEXT, "each_output_depends_on_its_own_token"},
     "model": {*CONTEXT, "learns_one_batch", "parameters_by_slot_add_up", "model_starts_with_the_declared_deviation"},
     "rotary_scaling": {"documents_every_parameter"},

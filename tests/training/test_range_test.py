@@ -174,7 +174,6 @@ def test_the_curve_as_csv_has_the_same_rows() -> None:
 WRONG = {
     "--from 0": "--from 0.0: a learning rate is a number above 0",
     "--from nan": "--from: expected float, not nan",
-    "--to 1e999": "--to: expected float, not 1e999",
     "--from 1e-2 --to 1e-3": "--from 0.01 must be below --to 0.001",
     "--from low": "--from: expected float, not low",
     "--steps 3": "--steps 3: a curve needs at least 10 steps",

@@ -24,6 +24,7 @@ from blockformer.generation.session import DecodingSession
 from blockformer.training.compatibility import MismatchError, check_batch, check_data
 from blockformer.training.objectives import Classification, Contrastive, MaskedLM, Objective, Regression, check_kind
 from blockformer.training.score import TARGETS
+from blocks.heads.pooled import PooledHead
 from tests.data.published import write_published
 
 Fit = Callable[..., Path]
@@ -140,8 +141,8 @@ def test_objectives_and_heads_that_do_not_fit_are_refused_with_the_remedy() -> N
     with pytest.raises(
         UserError, match=r"masked_lm scores predictions of tokens.* use classification or contrastive or r"
     ):
-        check_kind(MaskedLM(), "encoder_only", pooled=True)
-    check_kind(Contrastive(), "decoder_only", pooled=True)
+        check_kind(MaskedLM(), "encoder_only", PooledHead)
+    check_kind(Contrastive(), "decoder_only", PooledHead)
     assert "head gives 4 outputs: set --recipe.head.outputs 1" in str(Regression().refusal(pooled(outputs=4), ()))
     assert "all texts have the class 'a'" in str(Classification().refusal(pooled(outputs=1), ["a"]))
     assert Classification().refusal(pooled(outputs=2), ["a", "b"]) is None

@@ -98,9 +98,9 @@ def test_every_figure_has_a_direction() -> None:
     known, model = set[str](), bf.build("tiny_encoder", {"head": {"type": "pooled", "outputs": 2}})
     for name, entry in entries("objective").items():
         objective = ObjectiveSettings(name).objective
-        known |= objective.figures(torch.ones(6), model).keys() | (
-            objective.metrics(model).keys() if entry.block.pooled else set()
-        )
+        own = objective.own_figures(model)
+        known |= objective.figures(torch.ones(6 + 2 * len(own)), model).keys() - {*own}
+        known |= objective.metrics(model).keys() if entry.block.pooled else set()
     assert known == BETTER.keys()
 
 

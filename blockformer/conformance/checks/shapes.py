@@ -19,11 +19,11 @@ from blocks.base import Component, Head, Norm
 
 
 def check_returns_the_expected_shape(case: BlockCase) -> None:
-    """The output is (B, T, D); (B, T, V) for logits; (B, T, E) for the weights of experts; of a pooled head (B, N)."""
+    """The output is (B, T, D); (B, T, V) of logits; (B, T, E) of experts; of N values (B, N) or (B, T, N)."""
     block = case.build_perturbed()
-    width = {"head": VOCABULARY, "model": VOCABULARY, "router": EXPERTS}.get(case.slot, DIM)
-    sizes = [head.values for head in block.modules() if isinstance(head, Head) and head.pooled]
-    expected = (2, *(sizes or [width])) if case.pools else (2, 5, width)
+    width = {"head": VOCABULARY, "model": VOCABULARY, "generator": VOCABULARY, "router": EXPERTS}.get(case.slot, DIM)
+    sizes = [head.values for head in block.modules() if isinstance(head, Head) and (head.pooled or head.per_token)]
+    expected = (2, *([] if case.pools else [5]), *(sizes or [width]))
     shape = tuple(run(block, example(case)).shape)
     assert shape == expected, f"the output has shape {shape}, not {expected}"
 

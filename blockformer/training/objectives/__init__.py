@@ -11,6 +11,7 @@ from blockformer.training.objectives.masked_lm import MaskedLM
 from blockformer.training.objectives.multi_token_prediction import MultiTokenPrediction
 from blockformer.training.objectives.prefix_lm import PrefixLM
 from blockformer.training.objectives.regression import Regression
+from blockformer.training.objectives.replaced_token_detection import ReplacedTokenDetection
 from blockformer.training.objectives.seq2seq import SequenceToSequence
 from blockformer.training.objectives.settings import (
     OBJECTIVE,
@@ -40,6 +41,7 @@ __all__ = [
     "PrefixLM",
     "Prompt",
     "Regression",
+    "ReplacedTokenDetection",
     "SequenceToSequence",
     "SpanCorruption",
     "TokenObjective",

@@ -53,7 +53,9 @@ class Objective(Block, ABC):
         bidirectional_prompt: whether the model reads what it is given in both directions, also when it generates.
         generates: the forms of data whose rows are a prompt and the answer that follows it.
         pooled: whether it scores one row of outputs for each text, from a head that pools, and not one for each token.
+        per_token: whether it scores the values that a head gives for each token, and not logits of ids.
         trains_extra: whether it trains the extra predictions of a model.
+        trains_generator: whether it trains the generator of a model.
         reads: the parameters that name files, which are not taken from a checkpoint of another user.
     """
 
@@ -70,7 +72,9 @@ class Objective(Block, ABC):
     bidirectional_prompt: bool = False
     generates: tuple[Form, ...] = ()
     pooled: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False
     trains_extra: ClassVar[bool] = False
+    trains_generator: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     @property

@@ -80,12 +80,22 @@ class MaskedRows(EqualRows):
         share: The share of tokens to select; at least one token is.
         span: Mean length of the spans that are selected; 1: single tokens.
         words: Select whole words instead, with as many tokens together as single ones, wherever some words have them.
+        always: Replace all selected tokens by the mask token.
     """
 
-    def __init__(self, text: TokenizedText, *, share: float = 0.15, span: float = 1.0, words: bool = False) -> None:
+    def __init__(
+        self,
+        text: TokenizedText,
+        *,
+        share: float = 0.15,
+        span: float = 1.0,
+        words: bool = False,
+        always: bool = False,
+    ) -> None:
         self._rows, self._length, self._tokenizer = DocumentRows(text, "mask"), text.length, text.tokenizer
         self._share, self._span = share, span
         self._words = Words(text.tokenizer) if words else None
+        self._masked, self._random = (1.0, 0.0) if always else (0.8, 0.1)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -117,7 +127,7 @@ class MaskedRows(EqualRows):
             places, firsts = spans(order, count, len(eligible), self._span)
             selected, actions = eligible[places], action[firsts]
         targets[selected] = text[selected]
-        masked, random = selected[actions < 0.8], selected[actions >= 0.9]
+        masked, random = selected[actions < self._masked], selected[actions >= 1 - self._random]
         tokens[masked] = self._tokenizer.mask
         tokens[random] = ordinary[(substitute[random] * len(ordinary)).astype(np.int64)]
 

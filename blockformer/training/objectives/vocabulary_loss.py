@@ -5,11 +5,10 @@ from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from blockformer.training.score import IGNORED, exact_type
-from blocks.models.base import Model
 
 LOGITS_AT_ONCE = 1 << 24
 """Logits of a part where its size is not given: 64 MiB in float32."""
@@ -46,8 +45,31 @@ class RowLoss(Protocol):
         ...
 
 
+class MakesLogits(Protocol):
+    """What makes logits of vectors: a model, or the generator of one."""
+
+    @property
+    def head(self) -> nn.Module:
+        """Makes them, each row by itself."""
+        ...
+
+    @property
+    def table(self) -> Tensor:
+        """(V, width) the token table, which the head may share."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, V) logits of (N, D) vectors."""
+        ...
+
+
 def loss_of_hidden(
-    model: Model, hidden: Tensor, targets: Tensor, loss: RowLoss, chunk: int | None = None
+    model: MakesLogits, hidden: Tensor, targets: Tensor, loss: RowLoss, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The loss of final vectors against targets, through the model's head, and what is counted.
 
@@ -83,7 +105,7 @@ def rows_at_once(vocab_size: int, rows: int, chunk: int | None = None) -> int:
     return min(rows, max(16, LOGITS_AT_ONCE // vocab_size) if chunk is None else chunk or rows)
 
 
-def _trained(model: Model) -> list[Tensor]:
+def _trained(model: MakesLogits) -> list[Tensor]:
     """The trained parameters that the logits depend on beside the vectors: the head's, and the token table."""
     found = {id(one): one for one in (*model.head.parameters(), model.table)}
     return [one for one in found.values() if one.requires_grad]
@@ -120,7 +142,7 @@ class _Chunked(torch.autograd.Function):
     """The summed loss; its forward pass computes the gradients, its backward pass scales them."""
 
     @staticmethod
-    def forward(ctx: Any, model: Model, loss: RowLoss, size: int, wanted: Tensor, *inputs: Tensor) -> Any:
+    def forward(ctx: Any, model: MakesLogits, loss: RowLoss, size: int, wanted: Tensor, *inputs: Tensor) -> Any:
         rows, parameters = inputs[0], inputs[1:]
         of_rows = torch.empty_like(rows) if ctx.needs_input_grad[4] else None
         sums, totals = cast("Any", 0.0), dict[int, Tensor]()
