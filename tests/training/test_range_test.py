@@ -152,7 +152,8 @@ def test_accumulated_batches_are_one_step(find: Callable[..., dict[str, Any]]) -
 
 def test_a_test_may_start_from_a_trained_model(find: Callable[..., dict[str, Any]], fit: Callable[..., Path]) -> None:
     trained = fit("--trainer.max_steps", "30", "--optimizer.lr", "1e-2", name="trained")
-    assert losses(find("--init-from", str(trained)))[0] < losses(find())[0] - 0.5
+    warm = find("--init-from", str(trained), "--steps", "60")
+    assert losses(warm)[0] < losses(find())[0] - 0.5
 
 
 def test_nothing_is_suggested_by_rates_that_change_nothing(
