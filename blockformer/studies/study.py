@@ -207,9 +207,6 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
         try:
             model = check(variant.recipe, variant.overrides)
             check_model(objective or objective_for(model.kind), model)
-            recipe = load_recipe(variant.recipe, variant.overrides)
-            kind = _kind(recipe)
-            check_kind(objective or objective_for(kind), kind, _head(recipe))
         except RecipeError as error:
             problems += [Problem(variant.mark, variant.name, str(problem)) for problem in error.problems]
         except UserError as error:
@@ -232,12 +229,6 @@ def _usual(file: StudyFile, folder: Path) -> tuple[str, str]:
 def _kind(recipe: Recipe) -> str:
     """The kind of a recipe's model."""
     return cast("type[Model]", recipe.spec.entry.block).kind
-
-
-def _head(recipe: Recipe) -> type[Head] | None:
-    """The class of the head of a recipe's model, if it has one."""
-    heads = (spec.entry.block for _, spec in recipe.spec.children() if spec.entry.slot == Head.slot.name)
-    return next((cast("type[Head]", head) for head in heads), None)
 
 
 def _named_objective(file: StudyFile) -> Objective | None:
