@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import CallBlock
+from jinja2.nodes import CallBlock, Node
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
@@ -39,13 +39,13 @@ class Answers(Extension):
         spans: the first character of each block, and the one after its last.
     """
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  (as Jinja declares it)
 
     def __init__(self, environment: jinja2.Environment) -> None:
         super().__init__(environment)
         self.used, self.written, self.spans = False, 0, list[tuple[int, int]]()
 
-    def parse(self, parser: Any) -> CallBlock:
+    def parse(self, parser: Any) -> Node:
         line, self.used = next(parser.stream).lineno, True
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return CallBlock(self.call_method("_noted"), [], [], body).set_lineno(line)
