@@ -29,7 +29,11 @@ from registry import RecipeError
 from tests.data.encoded import encoded
 from tests.training.test_distributed import check_alike, two
 
-GENERATOR = {"type": "encoder", "share": 0.5, "encoder": {"depth": 1, "layer": {"mixer": {"heads": 2}}}}
+GENERATOR = {
+    "type": "encoder",
+    "share": 0.5,
+    "encoder": {"depth": 1, "layer": {"mixer": {"heads": 2, "positions": "rotary"}}},
+}
 DETECTOR: dict[str, Any] = {"head": "per_token", "generator": GENERATOR}
 NORM = {"type": "layer", "eps": 1e-12}
 LAYER = {
@@ -310,14 +314,16 @@ def test_it_trains_a_model_to_a_known_level_whose_encoder_can_be_used(
     assert main([*command, "--trainer.max_steps", "600", "--run.name", "r"]) == 0
     figures = [row for row in read_rows(tmp_path / "r" / "metrics.jsonl") if "val/loss" in row][-1]
     assert figures["val/generator_accuracy"] > 0.5  # by chance: 1 / 26
-    assert figures["val/replaced"] > 0.01
+    assert figures["val/replaced"] > 0.02
     assert figures["val/found"] > 0.8
     assert figures["val/accuracy"] > 0.98
     assert "val/perplexity" not in figures
     checkpoint = tmp_path / "r" / "checkpoints" / "last.ckpt"
     for verb in ("validate", "predict"):
         assert main([verb, "--ckpt_path", str(checkpoint)]) == 0
-    assert {"predicted", "target", "accuracy"} == set(read_rows(tmp_path / "r" / "predictions.jsonl")[0])
+    first = json.loads((tmp_path / "r" / "predictions.jsonl").read_text().splitlines()[0])
+    assert first.keys() == {"predicted", "target", "accuracy"}
+    assert len(first["predicted"]) == len(first["target"])
     assert main([*settings, "--run.name", "tuned", "--init-from", str(tmp_path / "r"), "--trainer.max_steps", "1"]) == 0
     assert "carried" in (tmp_path / "tuned" / "log.txt").read_text()
 
