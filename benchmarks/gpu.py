@@ -27,7 +27,8 @@ from benchmarks.interleaved import Step, in_turns, machine
 from blockformer.files import as_json, write_text
 from blockformer.studies.training_step import peak_of
 from blockformer.training.device_peak import peak_flops
-from blocks.attention.backends import IMPLEMENTATIONS, Scoring
+from blocks.attention.backends import IMPLEMENTATIONS
+from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility
 
 TOKENS, TOY_SCALE, DOCUMENTS = 8192, 64, 5
@@ -52,10 +53,9 @@ def attention(length: int, shape: Shape, tokens: int, device: torch.device, turn
         return x.bfloat16().requires_grad_()
 
     q, k, v = normal(shape.heads), normal(shape.key_heads), normal(shape.key_heads)
-    of = documents(rows, length, device)
-    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    same = (of[:, :, None] == of[:, None, :])[:, None] & causal
-    for what, visible in (("causal", Visibility(None, True)), ("documents", Visibility(same, False, padding=False))):
+    causal = Visibility(length, length, device, causal=True)
+    in_documents = replace(causal, documents=documents(rows, length, device))
+    for what, visible in (("causal", causal), ("documents", in_documents)):
         steps: dict[str, Step] = {}
         values: dict[str, list[Tensor]] = {}
         for name, attend in IMPLEMENTATIONS.items():

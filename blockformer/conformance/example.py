@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from blockformer.conformance.block_case import DIM, EXPERTS, HEADS, MEMORY_DIM, VOCABULARY, BlockCase
-from blocks.attention.backends import Scoring, eager
+from blocks.attention.eager import eager
+from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import visibility
 from blocks.base import (
     Activation,

@@ -13,7 +13,8 @@ from blockformer.assembly import build
 from blockformer.assembly.descriptions import name_of
 from blockformer.inspection.batch import logits_of, mean_loss, random_batch
 from blockformer.training.watch.attention import Observe, attending, observed
-from blocks.attention.backends import Scoring, attention_scores, attention_weights
+from blocks.attention.eager import attention_scores, attention_weights
+from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility
 from blocks.base import FeedForward, Layer, Mixer, Stack
 from blocks.models.base import Model
@@ -171,9 +172,9 @@ def score_and_entropy(q: Tensor, k: Tensor, visible: Visibility, scoring: Scorin
     Every option of the scores is in the weights. A sink counts as one more key.
     """
     scores = attention_scores(q, k, scoring._replace(bias=None)).abs()
-    mask = visible.full(q)
+    mask = visible.mask()
+    weights = attention_weights(q, k, mask, scoring)  # (B, H, T, S)
     mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
-    weights = attention_weights(q, k, visible, scoring)  # (B, H, T, S)
     choices = mask.sum(-1)
     if scoring.sinks is not None:
         weights = torch.cat([weights, 1 - weights.sum(-1, keepdim=True)], dim=-1)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
+from blocks.attention.backends import BACKENDS, Backend, choose
 from blocks.attention.projection import (
     GROUPED_SHARDS,
     HeadProjection,
@@ -17,6 +17,7 @@ from blocks.attention.projection import (
     normalise,
     score_scale,
 )
+from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import memory_visibility
 from blocks.base import Activation, Axis, Context, Factory, KeyValues, Linear, Mixer, Norm, Site, SitelessFactory
 from registry import Capabilities, Cut, NonNegativeFloat, Positive, PositiveFloat, Probability, Runtime, register
@@ -110,7 +111,7 @@ class CrossAttention(Mixer):
                 state.append(k, v)
         dropout = self.dropout if self.training else 0.0
         scoring = Scoring(self.scale, dropout, self.softcap, sinks=self.sinks)
-        y = self.attend(q, k, v, memory_visibility(context), scoring)  # (B, H, T, K)
+        y = self.attend(q, k, v, memory_visibility(context, q.shape[2], k.shape[2]), scoring)  # (B, H, T, K)
         y = y.transpose(1, 2).flatten(2)
         if self.gate is not None and self.gate_activation is not None:
             y = y * self.gate_activation(self.gate(x))

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
+from blocks.attention.backends import BACKENDS, Backend, choose
 from blocks.attention.projection import HeadProjection, projection_axes, score_scale
+from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import score_bias, visibility
 from blocks.base import (
     AttentionPositions,
@@ -175,7 +176,7 @@ class LatentAttention(Mixer):
         visible = visibility(context, causal=self.causal, window=self.window)
         bias = score_bias(self.positions, context)
         if bias is not None:
-            bias = self.local_heads(bias)
+            bias = bias._replace(values=self.local_heads(bias.values))
         return self.attend(q, k, v, visible, Scoring(self.scale, self.dropout if self.training else 0.0, bias=bias))
 
     def flops_per_token(self, length: int) -> float:

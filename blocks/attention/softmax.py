@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from blocks.attention.backends import BACKENDS, Backend, Scoring, choose
+from blocks.attention.backends import BACKENDS, Backend, choose
 from blocks.attention.projection import (
     GROUPED_SHARDS,
     HeadProjection,
@@ -17,6 +17,7 @@ from blocks.attention.projection import (
     normalise,
     score_scale,
 )
+from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import score_bias, visibility
 from blocks.base import (
     Activation,
@@ -150,9 +151,9 @@ class MultiHeadAttention(Mixer):
         if state is not None:
             k, v = state.append(k, v)  # (B, G, S, K), with those of earlier tokens
         visible = visibility(context, causal=self.causal, window=self.window)
-        bias = score_bias(self.positions, context)  # (B or 1, H, T, S)
+        bias = score_bias(self.positions, context)
         if bias is not None:
-            bias = self.local_heads(bias)
+            bias = bias._replace(values=self.local_heads(bias.values))
         dropout = self.dropout if self.training else 0.0
         y = self.attend(q, k, v, visible, Scoring(self.scale, dropout, self.softcap, bias, self.sinks))  # (B, H, T, K)
         y = y.transpose(1, 2).flatten(2)

@@ -1,82 +1,175 @@
-"""Masks and biases of attention scores."""
+"""Which keys each query attends to, described instead of drawn, and the biases of the scores."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from blocks.base import AttentionPositions, Context
+from blocks.base import AttentionPositions, Context, DistanceBias
 
 
-class Visibility(NamedTuple):
-    """The keys that each query attends to.
+@dataclass(eq=False)
+class Visibility:
+    """The keys that each of T queries attends to, of S keys; the last queries are the last keys.
+
+    Backends compute what they need from it: masks of parts, or of all scores, ranges of keys, or nothing.
 
     Attributes:
-        mask: (B or 1, 1, T, S) or (B, 1, 1, S) bool, True where a query attends to a key; None: no mask.
-        causal: query t attends to keys 0..t of as many keys as queries, which some kernels do without a mask.
-        padding: whether padding is masked, so that a query may have no key to attend to.
+        queries: T.
+        keys: S.
+        device: where masks are computed.
+        causal: whether a query attends to no later key.
+        window: a query attends to keys less than this many tokens away; None: no window.
+        padding: (B, S) bool, False for padding, which nothing attends to; None: no padding.
+        documents: (B, S) int, for T = S, equal for tokens of the same document, which attend to each other only; None:
+            one document.
+        prefix: (B, S) bool, for T = S, True for keys that earlier queries attend to, too; None: no prefix.
     """
 
-    mask: Tensor | None
-    causal: bool
-    padding: bool = True
+    queries: int
+    keys: int
+    device: torch.device
+    causal: bool = False
+    window: int | None = None
+    padding: Tensor | None = None
+    documents: Tensor | None = None
+    prefix: Tensor | None = None
+    _known: dict[str, Tensor | None] = field(
+        init=False,
+        default_factory=lambda: {},  # noqa: PIE807 (dict[...] stops torch.compile)
+    )
 
-    def full(self, queries: Tensor) -> Tensor | None:
-        """The mask combined with ``causal``, for queries (B, H, T, K); None: no mask."""
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window >= self.keys:
+            self.window = None
+        if self.causal and self.queries == 1:
+            self.causal = False  # no key is later than the last query
         if not self.causal:
-            return self.mask
-        length = queries.shape[2]
-        return torch.ones(1, 1, length, length, dtype=torch.bool, device=queries.device).tril()
+            self.prefix = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether every query attends to every key."""
+        return not self.causal and self.window is None and not self.varies
+
+    @property
+    def plainly_causal(self) -> bool:
+        """Whether query t attends to just the keys 0 to t, which kernels compute without a mask."""
+        square = self.queries == self.keys
+        return self.causal and square and self.window is None and not self.varies
+
+    @property
+    def varies(self) -> bool:
+        """Whether more than distances decides: padding, documents or a prefix."""
+        return self.padding is not None or self.documents is not None or self.prefix is not None
+
+    def mask(self) -> Tensor | None:
+        """(B or 1, 1, T or 1, S) bool, True where a query attends to a key, computed once; None: everywhere."""
+        return self._once("mask", lambda: self.part(slice(None), (0, self.queries), (0, self.keys)))
+
+    def part(self, rows: slice, queries: tuple[int, int], keys: tuple[int, int]) -> Tensor | None:
+        """The mask of some rows of the batch, queries and keys, given as (first, last excluded); None: everywhere."""
+        (first, last), (begin, end) = queries, keys
+        parts: list[Tensor] = []
+        if self.padding is not None:
+            parts.append(self.padding[rows, None, None, begin:end])
+        if self.documents is not None:
+            parts.append((self.documents[rows, first:last, None] == self.documents[rows, None, begin:end])[:, None])
+        if self.causal or self.window is not None:
+            parts.append(self._band(rows, queries, keys))
+        mask: Tensor | None = None
+        for part in parts:
+            mask = part if mask is None else mask & part
+        return mask
+
+    def _band(self, rows: slice, queries: tuple[int, int], keys: tuple[int, int]) -> Tensor:
+        """(B or 1, 1, T, S): the keys that are not too late, unless they are in the prefix, and not too far away."""
+        index = torch.arange(*keys, device=self.device)
+        offset = self.keys - self.queries
+        distance = index - torch.arange(queries[0] + offset, queries[1] + offset, device=self.device)[:, None]
+        seen: Tensor | None = None
+        if self.causal:
+            seen = (distance <= 0)[None, None]
+            if self.prefix is not None:
+                seen = seen | self.prefix[rows, None, None, keys[0] : keys[1]]
+        if self.window is not None:
+            near = (distance.abs() < self.window)[None, None]
+            seen = near if seen is None else seen & near
+        assert seen is not None
+        return seen
+
+    def ranges(self) -> tuple[Tensor, Tensor]:
+        """First key that each query attends to, and the one after the last, (B or 1, T) int each; others lie between.
+
+        A query that attends to no key may have any range.
+        """
+        index = torch.arange(self.keys - self.queries, self.keys, device=self.device)[None]
+        first, last = torch.zeros_like(index), torch.full_like(index, self.keys)
+        if self.causal:
+            last = index + 1
+            if self.prefix is not None:
+                last = torch.maximum(last, _after_last(self.prefix))
+        if self.window is not None:
+            first, last = first.clamp(min=index - self.window + 1), last.clamp(max=index + self.window)
+        if self.documents is not None:
+            begins, ends = document_ranges(self.documents)
+            first, last = torch.maximum(first, begins), torch.minimum(last, ends)
+        if self.padding is not None:
+            first = torch.maximum(first, self.keys - _after_last(self.padding.flip(1)))
+            last = torch.minimum(last, _after_last(self.padding))
+        return first, last
+
+    def _once(self, key: str, make: Callable[[], Tensor | None]) -> Tensor | None:
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+
+def _after_last(chosen: Tensor) -> Tensor:
+    """(B, S) bool -> (B, 1) int, the index after the last True."""
+    return (chosen * torch.arange(1, chosen.shape[1] + 1, device=chosen.device)).amax(dim=1, keepdim=True)
+
+
+def document_ranges(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the first token of each token's document in its row, and that after the last, (B, T) int each."""
+    ids, order = documents.sort(dim=1, stable=True)
+    changes = ids[:, 1:] != ids[:, :-1]
+    border = torch.ones_like(ids[:, :1], dtype=torch.bool)
+    index = torch.arange(documents.shape[1], device=documents.device)
+    begin = torch.where(torch.cat([border, changes], dim=1), index, 0).cummax(dim=1).values
+    end = torch.where(torch.cat([changes, border], dim=1), index, documents.shape[1])
+    end = end.flip(1).cummin(dim=1).values.flip(1)
+    first, last = order.gather(1, begin), order.gather(1, end) + 1
+    return torch.zeros_like(first).scatter(1, order, first), torch.zeros_like(last).scatter(1, order, last)
 
 
 def visibility(context: Context, *, causal: bool, window: int | None = None) -> Visibility:
-    """Self-attention: padding, documents, causality, the prefix and the window; computed once per forward."""
-    return context.once(("visibility", causal, window), lambda: _visibility(context, causal, window))
+    """Self-attention: padding, documents, causality, the prefix and the window; described once per forward."""
+
+    def describe() -> Visibility:
+        return Visibility(
+            context.length,
+            context.offset + context.length,
+            context.positions.device,
+            causal,
+            window,
+            context.attention_mask,
+            context.documents,
+            context.prefix,
+        )
+
+    return context.once(("visibility", causal, window), describe)
 
 
-def memory_visibility(context: Context) -> Visibility:
-    """Cross-attention: all of the memory but padding."""
-    mask = context.memory_mask
-    return Visibility(None if mask is None else mask[:, None, None, :], causal=False)
+def memory_visibility(context: Context, queries: int, keys: int) -> Visibility:
+    """Cross-attention of ``queries`` tokens: all ``keys`` tokens of the memory but padding."""
+    return Visibility(queries, keys, context.positions.device, padding=context.memory_mask)
 
 
-def score_bias(positions: AttentionPositions, context: Context) -> Tensor | None:
-    """Sum of the biases of a mixer's own positions and of the stack's, (B or 1, H, T, S) float32; None: no bias."""
+def score_bias(positions: AttentionPositions, context: Context) -> DistanceBias | None:
+    """Sum of the biases of a mixer's own positions and of the stack's; None: no bias."""
     own, shared = positions.bias(context), context.bias
     if own is None or shared is None:
         return shared if own is None else own
     return own + shared
-
-
-def _visibility(context: Context, causal: bool, window: int | None) -> Visibility:
-    length, keys = context.length, context.offset + context.length
-    if window is not None and window >= keys:
-        window = None
-    parts: list[Tensor] = []
-    if context.attention_mask is not None:
-        parts.append(context.attention_mask[:, None, None, :])
-    if context.documents is not None:
-        parts.append((context.documents[:, :, None] == context.documents[:, None, :])[:, None])
-    plainly_causal = causal and window is None and context.offset == 0 and context.prefix is None and not parts
-    if ((causal and length > 1) or window is not None) and not plainly_causal:
-        parts.append(_band(context, causal, window))
-    mask: Tensor | None = None
-    for part in parts:
-        mask = part if mask is None else mask & part
-    # not Visibility(mask, condition): with a dynamic length, torch.compile would pass a symbol as a kernel's is_causal
-    if plainly_causal and length > 1:
-        return Visibility(mask, True)
-    return Visibility(mask, False, padding=context.attention_mask is not None)
-
-
-def _band(context: Context, causal: bool, window: int | None) -> Tensor:
-    """(B or 1, 1, T, S): the keys that are not too late, unless they are in the prefix, and not too far away."""
-    distance = context.distances()  # (T, S)
-    near = None if window is None else (distance.abs() < window)[None, None]
-    if not causal:
-        assert near is not None
-        return near
-    seen = (distance <= 0)[None, None]
-    if context.prefix is not None:
-        seen = seen | context.prefix[:, None, None, :]
-    return seen if near is None else seen & near

@@ -18,6 +18,7 @@ from blocks.base.axes import (
     ResizeContext,
     Vocabulary,
 )
+from blocks.base.bias import DistanceBias
 from blocks.base.cache import Cache, KeyValues
 from blocks.base.component import Component
 from blocks.base.context import Context, growth
@@ -53,6 +54,7 @@ __all__ = [
     "Channels",
     "Component",
     "Context",
+    "DistanceBias",
     "Embedding",
     "EmbeddingFactory",
     "Expert",

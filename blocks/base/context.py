@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from blocks.base.bias import DistanceBias
 from blocks.base.cache import Cache, S
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ class Context:
         memory_mask: (B, S) bool, like ``attention_mask``, for ``memory``.
         cache: cache of earlier tokens while decoding; None: no cache.
         layer: index of the running layer, updated only with a cache.
-        bias: (B or 1, H, T, S) float32, the stack's bias, added to the scores of its self-attention mixers.
+        bias: the stack's bias, added to the scores of its self-attention mixers.
     """
 
     positions: Tensor
@@ -39,7 +40,7 @@ class Context:
     memory_mask: Tensor | None = None
     cache: Cache | None = None
     layer: int = 0
-    bias: Tensor | None = None
+    bias: DistanceBias | None = None
     shared: dict[Hashable, Any] = field(default_factory=lambda: {})  # noqa: PIE807 (dict[...] stops torch.compile)
 
     @property
@@ -61,6 +62,11 @@ class Context:
             return keys[None, :] - keys[self.offset :, None]
 
         return self.once("distances", make)
+
+    def every_distance(self) -> Tensor:
+        """Every distance between a query and a key, key minus query, (T+S-1,) int; see :class:`DistanceBias`."""
+        keys = self.offset + self.length
+        return self.once("every distance", lambda: torch.arange(1 - keys, self.length, device=self.positions.device))
 
     def lengths(self) -> Tensor:
         """Number of tokens in the document of each token, padding not counted, (B or 1, T or 1) int."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 from torch import Tensor
 
+from blocks.base.bias import DistanceBias
 from blocks.base.component import Component
 from blocks.base.context import Context
 from registry import AsRecipe, Slot
@@ -87,8 +88,8 @@ class AttentionPositions(Component, ABC):
         """Queries or keys (B, H, T, K) -> the same shape, rotated by ``context.positions``."""
         return x
 
-    def bias(self, context: Context) -> Tensor | None:
-        """The bias of the scores, (B or 1, H, T, S) float32; None: no bias."""
+    def bias(self, context: Context) -> DistanceBias | None:
+        """The bias of the scores for each of ``context.every_distance()``; None: no bias."""
         return None
 
     def prepare(self, context: Context) -> None:

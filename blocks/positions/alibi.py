@@ -3,9 +3,8 @@
 import math
 
 import torch
-from torch import Tensor
 
-from blocks.base import AttentionPositions, Context, Site
+from blocks.base import AttentionPositions, Context, DistanceBias, Site
 from registry import Capabilities, Positive, register
 
 MOST_HEADS = 2**16
@@ -33,12 +32,12 @@ class ALiBi(AttentionPositions):
     def prepare(self, context: Context) -> None:
         self.bias(context)
 
-    def bias(self, context: Context) -> Tensor:
+    def bias(self, context: Context) -> DistanceBias:
         return context.once(("alibi", self.heads), lambda: self._bias(context))
 
-    def _bias(self, context: Context) -> Tensor:
+    def _bias(self, context: Context) -> DistanceBias:
         slopes = torch.tensor(self.slopes, device=context.positions.device)
-        return (-slopes[:, None, None] * context.distances().abs())[None]
+        return DistanceBias((-slopes[:, None] * context.every_distance().abs())[None])
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from blocks.base import AttentionPositions, Axis, Context, Fixed, Site
+from blocks.base import AttentionPositions, Axis, Context, DistanceBias, Fixed, Site
 from blocks.positions.alibi import heads_of
 from registry import Capabilities, Positive, register
 
@@ -46,17 +46,17 @@ class RelativeBias(AttentionPositions):
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         return {"table.weight": (Fixed(self.buckets), Fixed(self.table.embedding_dim))}
 
-    def bias(self, context: Context) -> Tensor:
+    def bias(self, context: Context) -> DistanceBias:
         key = ("buckets", self.buckets, self.max_distance, self.causal)
-        buckets = context.once(key, lambda: self._bucket(context.distances()))
-        return self.table(buckets).permute(2, 0, 1)[None]  # (1, H, T, S)
+        buckets = context.once(key, lambda: self._bucket(context.every_distance()))
+        return DistanceBias(self.table(buckets).T[None], self.max_distance)
 
     def _exact(self) -> int:
         """Number of distances with their own bucket."""
         return self.buckets // 2 if self.causal else self.buckets // 4
 
     def _bucket(self, distances: Tensor) -> Tensor:
-        """(T, S) key minus query -> (T, S) bucket"""
+        """Distances, key minus query -> their buckets."""
         if self.causal:
             count, ahead, far = self.buckets, 0, (-distances).clamp(min=0)
         else:

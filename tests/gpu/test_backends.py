@@ -1,12 +1,17 @@
 """Every implementation of attention equals the eager one on a GPU, forwards and backwards, with every kind of mask."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from blocks.attention.backends import BACKENDS, IMPLEMENTATIONS, Scoring, eager
+from blocks.attention.backends import BACKENDS, IMPLEMENTATIONS
+from blocks.attention.eager import eager
+from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility
+from blocks.base import DistanceBias
 from tests.gpu.comparison import GPU, Values, assert_near
 
 pytestmark = pytest.mark.gpu
@@ -17,29 +22,34 @@ SHAPES = [(HEADS, (16, 16)), (2, (64, 64)), (1, (8, 8)), (HEADS, (48, 32))]
 SCORES = ("plain", "bias", "learned bias", "sinks", "softcap")
 
 
-def masks(length: int) -> dict[str, Visibility]:
+def masks(length: int, device: torch.device) -> dict[str, Visibility]:
     """Of self-attention over ``length`` tokens."""
-    index = torch.arange(length)
-    distance = index[None, :] - index[:, None]
-    documents = torch.stack([index // 61, index // 150])
-    causal = distance <= 0
-    same = documents[:, None, :, None] == documents[:, None, None, :]
-    padding = torch.stack([index >= 37, index < 0])[:, None, None, :]  # nothing of the second row is visible
+    index = torch.arange(length, device=device)
+    causal = partial(Visibility, length, length, device, causal=True)
     return {
-        "all": Visibility(None, False),
-        "causal": Visibility(None, True),
-        "window": Visibility((causal & (distance > -50))[None, None], False),
-        "documents": Visibility(same & causal, False),
-        "padding": Visibility(padding & causal, False),
+        "all": Visibility(length, length, device),
+        "causal": causal(),
+        "window": causal(window=50),
+        "documents": causal(documents=torch.stack([index // 61, index // 150])),
+        "padding": causal(padding=torch.stack([index >= 37, index < 0])),  # nothing of the second row is visible
+        "prefix": causal(prefix=torch.stack([index < 140, index < 3])),
+        "window in documents": causal(window=50, documents=torch.stack([index // 61, index // 150])),
     }
 
 
-def memory_masks(length: int) -> dict[str, Visibility]:
-    kept = torch.stack([torch.arange(length) < 90, torch.arange(length) >= 0])
-    return {"memory": Visibility(None, False), "padded memory": Visibility(kept[:, None, None, :], False)}
+def memory_masks(queries: int, keys: int, device: torch.device) -> dict[str, Visibility]:
+    index = torch.arange(keys, device=device)
+    padded = Visibility(queries, keys, device, padding=torch.stack([index < 90, index >= 0]))
+    return {"memory": Visibility(queries, keys, device), "padded memory": padded}
 
 
-CASES = [("self", mask) for mask in masks(4)] + [("cross", mask) for mask in memory_masks(4)]
+CPU = torch.device("cpu")
+CASES = [("self", mask) for mask in masks(4, CPU)] + [("cross", mask) for mask in memory_masks(4, 4, CPU)]
+
+
+def visible_of(place: str, mask: str, device: torch.device) -> Visibility:
+    queries, keys = LENGTHS[place]
+    return (masks(queries, device) if place == "self" else memory_masks(queries, keys, device))[mask]
 
 
 class Inputs:
@@ -54,23 +64,22 @@ class Inputs:
         queries, keys = lengths
         self.q = normal(BATCH, HEADS, queries, widths[0])
         self.k, self.v = (normal(BATCH, groups, keys, width) for width in widths)
-        self.bias = normal(1, HEADS, queries, keys) if "bias" in score else None
+        self.bias = normal(1, HEADS, queries + keys - 1) if "bias" in score else None
         self.sinks = normal(HEADS) if score == "sinks" else None
         self.softcap = 2.0 if score == "softcap" else None
         self.learned = score == "learned bias"
         self.slope = normal(BATCH, HEADS, queries, widths[1])
         self.scale = widths[0] ** -0.5
 
-    def values(self, backend: str, visible: Visibility, device: torch.device, dtype: torch.dtype) -> Values:
+    def values(self, backend: str, case: tuple[str, str], device: torch.device, dtype: torch.dtype) -> Values:
         """Output and gradients."""
         wide = torch.promote_types(dtype, torch.float32)  # as a bias and sinks are in a model
         given = {name: getattr(self, name).detach().to(device, dtype).requires_grad_() for name in ("q", "k", "v")}
         bias = None if self.bias is None else self.bias.detach().to(device, wide).requires_grad_(self.learned)
         sinks = None if self.sinks is None else self.sinks.detach().to(device, wide).requires_grad_()
-        mask = None if visible.mask is None else visible.mask.to(device)
-        scoring = Scoring(self.scale, softcap=self.softcap, bias=bias, sinks=sinks)
-        attend = eager if backend == "eager" else IMPLEMENTATIONS[backend]
-        y = attend(given["q"], given["k"], given["v"], Visibility(mask, visible.causal), scoring)
+        added = None if bias is None else DistanceBias(bias)
+        scoring = Scoring(self.scale, softcap=self.softcap, bias=added, sinks=sinks)
+        y = IMPLEMENTATIONS[backend](given["q"], given["k"], given["v"], visible_of(*case, device), scoring)
         (y * self.slope.to(device, dtype)).sum().backward()
         found = {"output": y, **{f"gradient of {name}": one.grad for name, one in given.items()}}
         if self.learned and bias is not None:
@@ -91,16 +100,15 @@ def test_a_backend_equals_eager(backend: str, score: str, place: str, mask: str,
     if backend == "flex" and GPU.type == "cpu":
         pytest.skip("flex has no gradients on a CPU")
     queries, keys = LENGTHS[place]
-    visible = (masks(queries) if place == "self" else memory_masks(keys))[mask]
     half = (SCORES.index(score) + CASES.index((place, mask))) % 2
     wrong: list[str] = []
     torch.compiler.reset()
     for groups, widths in SHAPES[half::2] if backend == "flex" else SHAPES:  # flex compiles for each
         inputs = Inputs((queries, keys), groups, widths, score)
-        exact = inputs.values("eager", visible, torch.device("cpu"), torch.float64)
-        usual = inputs.values("eager", visible, GPU, dtype)
+        exact = inputs.values("eager", (place, mask), CPU, torch.float64)
+        usual = inputs.values("eager", (place, mask), GPU, dtype)
         try:
-            found = inputs.values(backend, visible, GPU, dtype)
+            found = inputs.values(backend, (place, mask), GPU, dtype)
             assert_near(found, usual, exact, base=2e-5 if dtype == torch.float32 else 0.02, factor=8.0)
         except (AssertionError, RuntimeError, NotImplementedError) as error:
             wrong.append(f"{groups} groups of widths {widths}: {str(error)[:300]}")
@@ -114,9 +122,7 @@ def test_flex_is_compiled_at_most_twice_for_all_lengths() -> None:
     counters.clear()
     for length in (130, 200, 250, 333, 400):
         q, k, v = torch.randn(3, BATCH, HEADS, length, 16, device=GPU)
-        mask = masks(length)["documents"].mask
-        assert mask is not None
-        visible = Visibility(mask.to(GPU), False)
+        visible = masks(length, GPU)["documents"]
         expected = eager(q, k, v, visible, Scoring(0.25))
         torch.testing.assert_close(IMPLEMENTATIONS["flex"](q, k, v, visible, Scoring(0.25)), expected)
     assert counters["stats"]["unique_graphs"] <= 2

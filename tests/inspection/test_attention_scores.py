@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from blockformer.inspection.activation_statistics import score_and_entropy
-from blocks.attention.backends import Scoring
+from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility
+from blocks.base import DistanceBias
 
 B, H, G, T, K = 2, 4, 2, 5, 3
-BIAS = torch.linspace(-2, 3, H * T * T).view(1, H, T, T)
+BIAS = DistanceBias(torch.linspace(-2, 3, H * (2 * T - 1)).view(1, H, 2 * T - 1))
+CPU = torch.device("cpu")
+CAUSAL = Visibility(T, T, CPU, causal=True)
 SINKS = torch.tensor([-1.0, 0.0, 2.0, 5.0])
-BAND = torch.ones(1, 1, T, T, dtype=torch.bool).tril().triu(-2)
 
 
 def by_hand(q: Tensor, k: Tensor, allowed: Tensor, options: dict[str, Any]) -> tuple[float, float]:
@@ -28,7 +30,9 @@ def by_hand(q: Tensor, k: Tensor, allowed: Tensor, options: dict[str, Any]) -> t
                     scores = [cap * math.tanh(score / cap) for score in scores]
                 largest = max(largest, *map(abs, scores))
                 if "bias" in options:
-                    scores = [score + float(BIAS[0, h, t, s]) for score, s in zip(scores, keys, strict=True)]
+                    scores = [
+                        score + float(BIAS.values[0, h, T - 1 - t + s]) for score, s in zip(scores, keys, strict=True)
+                    ]
                 if "sinks" in options:
                     scores.append(float(SINKS[h]))
                 total = sum(map(math.exp, scores))
@@ -38,17 +42,23 @@ def by_hand(q: Tensor, k: Tensor, allowed: Tensor, options: dict[str, Any]) -> t
     return largest, entropies / possible
 
 
-@pytest.mark.parametrize("visible", [Visibility(None, True), Visibility(None, False), Visibility(BAND, False)])
+@pytest.mark.parametrize("visible", [CAUSAL, Visibility(T, T, CPU), Visibility(T, T, CPU, causal=True, window=3)])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"softcap": 1.5}, {"sinks": SINKS}, {"bias": BIAS}, {"softcap": 1.5, "sinks": SINKS, "bias": BIAS}],
+    [
+        {},
+        {"softcap": 1.5},
+        {"sinks": SINKS},
+        {"bias": BIAS},
+        {"softcap": 1.5, "sinks": SINKS, "bias": BIAS},
+    ],
     ids=lambda options: "+".join(options) or "plain",
 )
 def test_every_option_of_the_scores_counts(options: dict[str, Any], visible: Visibility) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(B, H, T, K, generator=generator), torch.randn(B, G, T, K, generator=generator)
     options = {"scale": 1.7, **options}
-    mask = visible.full(q)
+    mask = visible.mask()
     allowed = torch.ones(T, T, dtype=torch.bool) if mask is None else mask[0, 0]
     found = score_and_entropy(q, k, visible, Scoring(**options))
     assert found == pytest.approx(by_hand(q, k, allowed, options), rel=1e-5)
@@ -56,11 +66,11 @@ def test_every_option_of_the_scores_counts(options: dict[str, Any], visible: Vis
 
 def test_dropout_changes_nothing() -> None:
     q, k = torch.randn(B, H, T, K), torch.randn(B, G, T, K)
-    plain, dropped = (score_and_entropy(q, k, Visibility(None, True), Scoring(1.0, share)) for share in (0.0, 0.5))
+    plain, dropped = (score_and_entropy(q, k, CAUSAL, Scoring(1.0, share)) for share in (0.0, 0.5))
     assert plain == dropped
 
 
 def test_equal_scores_have_entropy_1_with_a_sink_too() -> None:
     q, k = torch.zeros(B, H, T, K), torch.zeros(B, G, T, K)
-    _, entropy = score_and_entropy(q, k, Visibility(None, True), Scoring(1.0, sinks=torch.zeros(H)))
+    _, entropy = score_and_entropy(q, k, CAUSAL, Scoring(1.0, sinks=torch.zeros(H)))
     assert entropy == pytest.approx(1.0, abs=1e-5)

@@ -21,7 +21,7 @@ from blockformer.training.parallel.shards import Shards
 from blockformer.training.watch.attention import Observe, attending, map_of, mixers_without_weights, observed
 from blockformer.training.watch.forward import beside_training
 from blockformer.training.watch.pictures import draw_maps
-from blocks.attention.backends import Scoring
+from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility
 from registry import entry_of
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blocks.attention.backends import Attend, Scoring, attention_weights
+from blocks.attention.eager import attention_weights
+from blocks.attention.scoring import Attend, Scoring
 from blocks.attention.visibility import Visibility
 from blocks.base import Mixer
 
@@ -56,13 +57,11 @@ def map_of(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring, most: in
     Returns:
         (B, H, at most ``most``, at most ``most``) float32; the softmax is over all keys.
     """
-    mask, bias = visible.full(q), scoring.bias
-    if mask is not None and mask.shape[2] > 1:
-        mask = mask[:, :, :most]
-    if bias is not None:
-        scoring = scoring._replace(bias=bias[:, :, :most])
-    q = q[:, :, :most].float()
-    weights = attention_weights(q, k.float(), Visibility(mask, causal=False), scoring)
+    first = min(most, q.shape[2])
+    mask = visible.part(slice(None), (0, first), (0, k.shape[2]))
+    if scoring.bias is not None:
+        scoring = scoring._replace(bias=scoring.bias.rows(0, first, q.shape[2]))
+    weights = attention_weights(q[:, :, :first].float(), k.float(), mask, scoring)
     if mask is not None:
         weights = weights.masked_fill(~mask, torch.nan)
     return weights[..., :most]

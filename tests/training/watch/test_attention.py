@@ -9,20 +9,26 @@ from torch import Tensor
 
 import blockformer as bf
 from blockformer.training.watch.attention import attending, map_of, mixers_without_weights, observed
-from blocks.attention.backends import Scoring
+from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility
+from blocks.base import DistanceBias
 
 B, H, G, T, K, MOST = 2, 4, 2, 6, 3, 4
-PADDED = torch.ones(B, 1, 1, T, dtype=torch.bool)
-PADDED[1, ..., -2:] = False
-BAND = torch.ones(1, 1, T, T, dtype=torch.bool).tril().triu(-1)
-BIAS = torch.linspace(-2, 3, H * T * T).view(1, H, T, T)
+PADDED = torch.ones(B, T, dtype=torch.bool)
+PADDED[1, -2:] = False
+BIAS = DistanceBias(torch.linspace(-2, 3, H * (2 * T - 1)).view(1, H, 2 * T - 1))
+CPU = torch.device("cpu")
 SINKS = torch.tensor([-1.0, 0.0, 2.0, 5.0])
 
 
 @pytest.mark.parametrize(
     "visible",
-    [Visibility(None, True), Visibility(None, False), Visibility(BAND, False), Visibility(PADDED, False)],
+    [
+        Visibility(T, T, CPU, causal=True),
+        Visibility(T, T, CPU),
+        Visibility(T, T, CPU, causal=True, window=2),
+        Visibility(T, T, CPU, padding=PADDED),
+    ],
     ids=["causal", "all", "window", "padding"],
 )
 @pytest.mark.parametrize("options", [{}, {"sinks": SINKS, "bias": BIAS, "softcap": 1.5}], ids=["plain", "options"])
@@ -31,7 +37,7 @@ def test_a_map_has_the_weights_of_the_first_queries_and_keys(visible: Visibility
     q, k = torch.randn(B, H, T, K, generator=generator), torch.randn(B, G, T, K, generator=generator)
     found = map_of(q, k, visible, Scoring(0.7, 0.5, **options), MOST)
     assert found.shape == (B, H, MOST, MOST)
-    mask = visible.full(q)
+    mask = visible.mask()
     allowed = torch.ones(B, H, T, T, dtype=torch.bool) if mask is None else mask.expand(B, H, T, T)
     for b in range(B):
         for h in range(H):
@@ -39,7 +45,8 @@ def test_a_map_has_the_weights_of_the_first_queries_and_keys(visible: Visibility
                 keys = [s for s in range(T) if allowed[b, h, t, s]]
                 scores = {s: 0.7 * float(q[b, h, t] @ k[b, h // (H // G), s]) for s in keys}
                 if options:
-                    scores = {s: 1.5 * math.tanh(one / 1.5) + float(BIAS[0, h, t, s]) for s, one in scores.items()}
+                    bias = BIAS.scores(T)[0, h, t]
+                    scores = {s: 1.5 * math.tanh(one / 1.5) + float(bias[s]) for s, one in scores.items()}
                 total = sum(map(math.exp, scores.values())) + (math.exp(float(SINKS[h])) if options else 0.0)
                 wanted = [math.exp(scores[s]) / total if s in scores else math.nan for s in range(MOST)]
                 assert found[b, h, t].tolist() == pytest.approx(wanted, rel=1e-5, nan_ok=True)

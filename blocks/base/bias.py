@@ -1,0 +1,35 @@
+"""Biases of attention scores that depend on distances."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class DistanceBias(NamedTuple):
+    """A bias of the scores of T queries and S keys for each distance between them, so that it takes T + S - 1 values.
+
+    Attributes:
+        values: (1, H, T+S-1) float32, from the distance between the last query and the first key, 1 - S where the last
+            query is the last key, to that between the first query and the last key; distances are key minus query.
+        reach: distances of at least this many tokens share one value on each side; None: unknown. With it, blocked
+            attention computes the gradient of a learned bias in linear time.
+    """
+
+    values: Tensor
+    reach: int | None = None
+
+    def rows(self, first: int, last: int, queries: int) -> "DistanceBias":
+        """The bias of the queries from ``first`` to ``last``, excluded, of ``queries``."""
+        return self._replace(values=self.values[..., queries - last : self.values.shape[-1] - first])
+
+    def reversed_scores(self, keys: int) -> Tensor:
+        """(1, H, T, S), a view, with the queries in reversed order."""
+        return self.values.unfold(-1, keys, 1)
+
+    def scores(self, keys: int) -> Tensor:
+        """(1, H, T, S), the bias of each score."""
+        return self.reversed_scores(keys).flip(2)
+
+    def __add__(self, other: "DistanceBias") -> "DistanceBias":  # pyright: ignore[reportIncompatibleMethodOverride]
+        reach = None if self.reach is None or other.reach is None else max(self.reach, other.reach)
+        return DistanceBias(self.values + other.values, reach)
