@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
+from blocks.attention.block_mask import block_mask
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility
 
@@ -16,32 +17,30 @@ FLEX_WIDTH = 16  # the narrowest heads of FlexAttention's GPU kernels
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
-    """PyTorch's FlexAttention, which compiles a kernel for the scores. It has no backward pass on CPU."""
+    """FlexAttention with a mask of blocks, so that hidden blocks cost nothing. It has no backward pass on CPU."""
     width = v.shape[-1]
     if q.is_cuda:
         q, k, v = (_at_least(FLEX_WIDTH, y) for y in (q, k, v))
-    shape, cap = (q.shape[0], -1, q.shape[2], k.shape[2]), scoring.softcap
-    mask = visible.mask()
-    mask = None if mask is None else mask.expand(shape)
-    bias = None if scoring.bias is None else scoring.bias.scores(k.shape[2]).expand(shape)
+    cap = scoring.softcap
+    bias = None if scoring.bias is None else scoring.bias.values[0]  # (H, T+S-1)
+    start = torch.arange(q.shape[2] - 1, -1, -1, device=q.device)  # of each query's part of the bias
 
     def score(value: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         if cap is not None:
             value = cap * torch.tanh(value / cap)
-        if bias is not None:
-            value = value + bias[b, h, i, j]
-        return value if mask is None else torch.where(mask[b, 0, i, j], value, -torch.inf)
+        return value if bias is None else value + bias[h, start[i] + j]
 
     settings: dict[str, Any] = {"scale": scoring.scale, "enable_gqa": q.shape[1] != k.shape[1]}
     if q.is_cuda and bias is not None:
         settings["kernel_options"] = {"num_stages": 1}  # with more, parts of the bias fill the shared memory
-    y, auxiliary = _flex_attention(q)(q, k, v, score_mod=score, return_aux=AuxRequest(lse=True), **settings)
+    settings["block_mask"] = visible.once("block mask", lambda: block_mask(visible))
+    if cap is not None or bias is not None:
+        settings["score_mod"] = score
+    y, auxiliary = _flex_attention(q)(q, k, v, return_aux=AuxRequest(lse=True), **settings)
     y = y[..., :width]
     if scoring.sinks is None:
         return y
-    kept = torch.sigmoid(
-        auxiliary.lse - scoring.sinks[None, :, None]
-    )  # the fraction of the softmax that is not on the sink
+    kept = torch.sigmoid(auxiliary.lse - scoring.sinks[None, :, None])  # what is not on the sink
     return y * kept[..., None].to(y.dtype)
 
 

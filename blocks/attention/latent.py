@@ -16,6 +16,7 @@ from blocks.base import (
     AttentionPositions,
     Axis,
     Context,
+    DistanceBias,
     Factory,
     Heads,
     KeyValues,
@@ -176,7 +177,7 @@ class LatentAttention(Mixer):
         visible = visibility(context, causal=self.causal, window=self.window)
         bias = score_bias(self.positions, context)
         if bias is not None:
-            bias = bias._replace(values=self.local_heads(bias.values))
+            bias = DistanceBias(self.local_heads(bias.values), bias.reach)
         return self.attend(q, k, v, visible, Scoring(self.scale, self.dropout if self.training else 0.0, bias=bias))
 
     def flops_per_token(self, length: int) -> float:

@@ -24,6 +24,7 @@ from blocks.base import (
     AttentionPositions,
     Axis,
     Context,
+    DistanceBias,
     Factory,
     KeyValues,
     Linear,
@@ -153,7 +154,7 @@ class MultiHeadAttention(Mixer):
         visible = visibility(context, causal=self.causal, window=self.window)
         bias = score_bias(self.positions, context)
         if bias is not None:
-            bias = bias._replace(values=self.local_heads(bias.values))
+            bias = DistanceBias(self.local_heads(bias.values), bias.reach)
         dropout = self.dropout if self.training else 0.0
         y = self.attend(q, k, v, visible, Scoring(self.scale, dropout, self.softcap, bias, self.sinks))  # (B, H, T, K)
         y = y.transpose(1, 2).flatten(2)

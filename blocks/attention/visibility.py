@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from blocks.base import AttentionPositions, Context, DistanceBias
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -35,7 +38,7 @@ class Visibility:
     padding: Tensor | None = None
     documents: Tensor | None = None
     prefix: Tensor | None = None
-    _known: dict[str, Tensor | None] = field(
+    _known: dict[str, Any] = field(
         init=False,
         default_factory=lambda: {},  # noqa: PIE807 (dict[...] stops torch.compile)
     )
@@ -66,7 +69,7 @@ class Visibility:
 
     def mask(self) -> Tensor | None:
         """(B or 1, 1, T or 1, S) bool, True where a query attends to a key, computed once; None: everywhere."""
-        return self._once("mask", lambda: self.part(slice(None), (0, self.queries), (0, self.keys)))
+        return self.once("mask", lambda: self.part(slice(None), (0, self.queries), (0, self.keys)))
 
     def part(self, rows: slice, queries: tuple[int, int], keys: tuple[int, int]) -> Tensor | None:
         """The mask of some rows of the batch, queries and keys, given as (first, last excluded); None: everywhere."""
@@ -118,12 +121,27 @@ class Visibility:
         if self.padding is not None:
             first = torch.maximum(first, self.keys - _after_last(self.padding.flip(1)))
             last = torch.minimum(last, _after_last(self.padding))
+        first, last = torch.broadcast_tensors(first, last)
         return first, last
 
-    def _once(self, key: str, make: Callable[[], Tensor | None]) -> Tensor | None:
+    def gapless(self) -> Tensor:
+        """Whether each row's queries see all keys of their :meth:`ranges`, (B or 1, 1) bool; False: perhaps not."""
+        sure = torch.ones(1, 1, dtype=torch.bool, device=self.device)
+        if self.prefix is not None:
+            return ~sure
+        if self.padding is not None:
+            between = _after_last(self.padding) + _after_last(self.padding.flip(1)) - self.keys
+            sure = sure & (self.padding.sum(1, keepdim=True) == between)
+        if self.documents is not None:
+            in_order = self.documents.sort(dim=1).values.diff(dim=1).ne(0).sum(1, keepdim=True)
+            sure = sure & (self.documents.diff(dim=1).ne(0).sum(1, keepdim=True) == in_order)
+        return sure
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """The result of ``make``, computed once per ``key`` for all layers that share this."""
         if key not in self._known:
             self._known[key] = make()
-        return self._known[key]
+        return cast("T", self._known[key])
 
 
 def _after_last(chosen: Tensor) -> Tensor:
@@ -172,4 +190,4 @@ def score_bias(positions: AttentionPositions, context: Context) -> DistanceBias 
     own, shared = positions.bias(context), context.bias
     if own is None or shared is None:
         return shared if own is None else own
-    return own + shared
+    return own.plus(shared)

@@ -30,6 +30,7 @@ class DistanceBias(NamedTuple):
         """(1, H, T, S), the bias of each score."""
         return self.reversed_scores(keys).flip(2)
 
-    def __add__(self, other: "DistanceBias") -> "DistanceBias":  # pyright: ignore[reportIncompatibleMethodOverride]
+    def plus(self, other: "DistanceBias") -> "DistanceBias":
+        """The sum of two biases of the same scores."""
         reach = None if self.reach is None or other.reach is None else max(self.reach, other.reach)
         return DistanceBias(self.values + other.values, reach)

@@ -1,0 +1,79 @@
+"""The block mask of FlexAttention: which blocks of scores it computes, and which scores in them."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from blocks.attention.visibility import Visibility
+
+SIZE = 128
+"""Queries and keys in a block, FlexAttention's default."""
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def block_mask(visible: Visibility) -> BlockMask | None:
+    """The block mask for any number of heads, computed without a mask of all scores; None: every key is visible."""
+    if visible.everything:
+        return None
+    some, whole = seen_blocks(visible)
+    counts, indices = _ordered(some & ~whole)
+    full_counts, full_indices = _ordered(whole)
+    return BlockMask.from_kv_blocks(
+        counts,
+        indices,
+        full_counts,
+        full_indices,
+        BLOCK_SIZE=SIZE,
+        mask_mod=mask_mod(visible),
+        seq_lengths=(visible.queries, visible.keys),
+    )
+
+
+def seen_blocks(visible: Visibility) -> tuple[Tensor, Tensor]:
+    """Blocks in which some scores are computed, and those in which all are, (B or 1, 1, blocks, blocks) bool each."""
+    first, last = visible.ranges()
+    short = -visible.queries % SIZE
+    blocks = torch.arange((visible.keys + SIZE - 1) // SIZE, device=visible.device)
+    begin, end = blocks * SIZE, (blocks + 1) * SIZE
+
+    def extreme(x: Tensor, fill: int, *, largest: bool) -> Tensor:
+        rows = F.pad(x, (0, short), value=fill).unflatten(1, (-1, SIZE))
+        return (rows.amax(2) if largest else rows.amin(2))[:, None, :, None]
+
+    some = extreme(first, visible.keys, largest=False) < end
+    some = some & (extreme(last, 0, largest=True) > begin)
+    whole = (extreme(first, 0, largest=True) <= begin) & (extreme(last, visible.keys, largest=False) >= end)
+    return some, whole & visible.gapless()[:, :, None, None]
+
+
+def mask_mod(visible: Visibility) -> MaskMod:
+    """Whether a query sees a key, by row of the batch, head, query and key; it captures no numbers, only tensors."""
+    if visible.plainly_causal:
+        return lambda b, h, i, j: j <= i
+    padding, documents, prefix = visible.padding, visible.documents, visible.prefix
+    first, last = (x.to(torch.int32) for x in visible.ranges())
+    batch = next((x.shape[0] for x in (padding, documents, prefix) if x is not None), 1)
+    first, last = first.expand(batch, -1), last.expand(batch, -1)
+    index = torch.arange(visible.keys - visible.queries, visible.keys, device=visible.device)
+
+    def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        row = b if batch > 1 else b * 0
+        seen = (j >= first[row, i]) & (j < last[row, i])
+        if padding is not None:
+            seen = seen & padding[row, j]
+        if documents is not None:
+            seen = seen & (documents[row, i] == documents[row, j])
+        if prefix is not None:
+            seen = seen & ((j <= index[i]) | prefix[row, j])
+        return seen
+
+    return sees
+
+
+def _ordered(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of chosen blocks in each row, and their indices before all others, int32 each."""
+    indices = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return chosen.sum(-1).to(torch.int32), indices.to(torch.int32)
