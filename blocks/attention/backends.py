@@ -36,15 +36,12 @@ def choose(backend: Backend, *, softcap: bool, dropout: bool) -> Attend:
 def fastest(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """The implementation that is fastest for the inputs.
 
-    One fused call where it needs no mask, or where scores are few; for many on a CPU, blocks. A softcap, which no fused
-    kernel has, keeps all scores only where they are few.
+    On a CPU, blocks where scores are many and one fused call would need a mask, a bias, or all scores; elsewhere one
+    fused call, or step by step with a softcap, which no fused kernel has.
     """
-    plain = (visible.everything or visible.plainly_causal) and scoring.bias is None and scoring.sinks is None
-    many = visible.queries * visible.keys > FEW_SCORES
-    if scoring.softcap is not None:
-        attend = blocked if many else eager
-    elif many and q.is_cpu and (scoring.dropout > 0 or not plain):
-        attend = blocked
-    else:
-        attend = sdpa
-    return attend(q, k, v, visible, scoring)
+    plain = visible.everything or visible.plainly_causal
+    added = scoring.bias is not None or scoring.sinks is not None
+    fused = plain and not added and scoring.softcap is None and not scoring.dropout
+    if q.is_cpu and not fused and visible.queries * visible.keys > FEW_SCORES:
+        return blocked(q, k, v, visible, scoring)
+    return (sdpa if scoring.softcap is None else eager)(q, k, v, visible, scoring)

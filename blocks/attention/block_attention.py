@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.attention import tiles
 from blocks.attention.query_blocks import Additive, QueryBlock, query_blocks
+from blocks.attention.tiles import TileOptions, attend_in_tiles, gradients_in_tiles
 from blocks.attention.visibility import Visibility
 
 _fused: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -67,7 +67,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, options: BlockO
             if run.fused:
                 part, sums = _fused(*inputs, 0.0, False, attn_mask=run.added(block), scale=options.scale)
             else:
-                part, sums = tiles.forward(*inputs, block, run.tile_options)
+                part, sums = attend_in_tiles(*inputs, block, run.tile_options)
             y[block.rows, :, at] = part[..., : v.shape[-1]].flip(2).to(y.dtype)
             log[block.rows, :, at] = sums.flip(2)
     if options.sinks is not None:
@@ -125,7 +125,7 @@ class _Run:
         self.q, self.k, self.v = q, k, v
         self.added = Additive(visible, options.bias, self.dtype)
         dropped = None if options.seed is None else self._dropped
-        self.tile_options = tiles.TileOptions(options.scale, options.softcap, self.added, dropped)
+        self.tile_options = TileOptions(options.scale, options.softcap, self.added, dropped)
 
     def inputs(self, block: QueryBlock) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, in reversed order, keys and values of a block."""
@@ -150,7 +150,7 @@ class _Run:
                 self._add_bias_gradient(dbias, inputs, given, block)
         else:
             both = {"of_inputs": True, "of_bias": dbias is not None}
-            *parts, by_distance = tiles.backward(*inputs, given, block, self.tile_options, **both)
+            *parts, by_distance = gradients_in_tiles(*inputs, given, block, self.tile_options, **both)
             if dbias is not None:
                 self._place(dbias, block)[...] += by_distance
         dq, dk, dv = found
@@ -179,7 +179,7 @@ class _Run:
         if left < right:
             band, at = block._replace(keys=(left, right)), slice(left - begin, right - begin)
             inputs = q, k[:, :, at], v[:, :, at]
-            found = tiles.backward(*inputs, given, band, self.tile_options, of_inputs=False, of_bias=True).bias
+            found = gradients_in_tiles(*inputs, given, band, self.tile_options, of_inputs=False, of_bias=True).bias
             assert found is not None
             self._place(dbias, band)[...] += found
             rest = rest - found.sum(-1)

@@ -40,7 +40,7 @@ def tiles(block: QueryBlock, q: Tensor) -> Iterator[tuple[QueryBlock, slice]]:
         yield block._replace(keys=(start, stop)), slice(start - begin, stop - begin)
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, block: QueryBlock, options: TileOptions) -> tuple[Tensor, Tensor]:
+def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, block: QueryBlock, options: TileOptions) -> tuple[Tensor, Tensor]:
     """Output and log of the sum of exponentiated scores of a block.
 
     Args:
@@ -95,7 +95,7 @@ class Gradients(NamedTuple):
     bias: Tensor | None
 
 
-def backward(
+def gradients_in_tiles(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -106,7 +106,7 @@ def backward(
     of_inputs: bool,
     of_bias: bool,
 ) -> Gradients:
-    """Gradients of :func:`forward`, from scores that are computed again.
+    """Gradients of :func:`attend_in_tiles`, from scores that are computed again.
 
     Args:
         q: (b, H, t, K) in reversed order.

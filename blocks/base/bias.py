@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -27,8 +28,14 @@ class DistanceBias(NamedTuple):
         return self.values.unfold(-1, keys, 1)
 
     def scores(self, keys: int) -> Tensor:
-        """(1, H, T, S), the bias of each score."""
-        return self.reversed_scores(keys).flip(2)
+        """(1, H, T, S), the bias of each score.
+
+        The values are repeated for each query, and read as rows that are longer by one: so each begins one later.
+        """
+        _, heads, distances = self.values.shape
+        queries = distances - keys + 1
+        repeated = self.values[0, :, None].expand(heads, queries, distances).reshape(heads, queries * distances)
+        return F.pad(repeated, (0, queries)).view(1, heads, queries, distances + 1)[..., :keys].flip(2)
 
     def plus(self, other: "DistanceBias") -> "DistanceBias":
         """The sum of two biases of the same scores."""
