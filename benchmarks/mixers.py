@@ -128,7 +128,7 @@ def draw(results: Result, path: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log", xlabel="tokens", ylabel="milliseconds, forward and backward")
     for option in OPTIONS:
-        points = [(one["length"], one["milliseconds"]) for one in results["measured"] if one["option"] == option]
+        points = sorted((one["length"], one["milliseconds"]) for one in results["measured"] if one["option"] == option)
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=option)
     lengths = sorted({one["length"] for one in results["measured"]})

@@ -14,7 +14,7 @@ from blocks.attention.visibility import Visibility
 Backend = Literal["auto", "eager", "sdpa", "flex", "blocked"]
 IMPLEMENTATIONS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa, "flex": flex, "blocked": blocked}
 BACKENDS = tuple(IMPLEMENTATIONS)
-FEW_SCORES = 512 * 512
+FEW_SCORES = 256 * 256
 """Up to this many scores in a head, all of them at once are faster than blocks."""
 
 

@@ -11,6 +11,8 @@ from blocks.attention.visibility import Visibility
 
 SIZE = 128
 """Queries and keys in a block, FlexAttention's default."""
+BEYOND = 2**31
+"""More than any index of a key; not the number of keys, which would be compiled as a constant."""
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -43,9 +45,9 @@ def seen_blocks(visible: Visibility) -> tuple[Tensor, Tensor]:
         rows = F.pad(x, (0, short), value=fill).unflatten(1, (-1, SIZE))
         return (rows.amax(2) if largest else rows.amin(2))[:, None, :, None]
 
-    some = extreme(first, visible.keys, largest=False) < end
+    some = extreme(first, BEYOND, largest=False) < end
     some = some & (extreme(last, 0, largest=True) > begin)
-    whole = (extreme(first, 0, largest=True) <= begin) & (extreme(last, visible.keys, largest=False) >= end)
+    whole = (extreme(first, 0, largest=True) <= begin) & (extreme(last, BEYOND, largest=False) >= end)
     return some, whole & visible.gapless()[:, :, None, None]
 
 

@@ -87,9 +87,10 @@ class Additive:
         added = DistanceBias(part).reversed_scores(end - begin)
         if not self.visible.varies:
             return added
-        mask = self.visible.part(block.rows, block.queries, block.keys)
+        with_prefix = self.visible.prefix is not None  # which is an exception from causality; otherwise added has that
+        mask = self.visible.part(block.rows, block.queries, block.keys, by_distance=with_prefix)
         if mask is None or bool(mask.all()):
-            return added if self.biased else None
+            return added
         return added.masked_fill(~mask.flip(2), -torch.inf)
 
     def _all_seen(self, block: QueryBlock) -> bool:

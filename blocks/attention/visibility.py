@@ -71,15 +71,20 @@ class Visibility:
         """(B or 1, 1, T or 1, S) bool, True where a query attends to a key, computed once; None: everywhere."""
         return self.once("mask", lambda: self.part(slice(None), (0, self.queries), (0, self.keys)))
 
-    def part(self, rows: slice, queries: tuple[int, int], keys: tuple[int, int]) -> Tensor | None:
-        """The mask of some rows of the batch, queries and keys, given as (first, last excluded); None: everywhere."""
+    def part(
+        self, rows: slice, queries: tuple[int, int], keys: tuple[int, int], *, by_distance: bool = True
+    ) -> Tensor | None:
+        """The mask of some rows of the batch, queries and keys, given as (first, last excluded); None: everywhere.
+
+        Without ``by_distance``, causality and the window are left out.
+        """
         (first, last), (begin, end) = queries, keys
         parts: list[Tensor] = []
         if self.padding is not None:
             parts.append(self.padding[rows, None, None, begin:end])
         if self.documents is not None:
             parts.append((self.documents[rows, first:last, None] == self.documents[rows, None, begin:end])[:, None])
-        if self.causal or self.window is not None:
+        if by_distance and (self.causal or self.window is not None):
             parts.append(self._band(rows, queries, keys))
         mask: Tensor | None = None
         for part in parts:
