@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
@@ -11,8 +10,6 @@ from blocks.attention.visibility import Visibility
 
 SIZE = 128
 """Queries and keys in a block, FlexAttention's default."""
-BEYOND = 2**31
-"""More than any index of a key; not the number of keys, which would be compiled as a constant."""
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -36,19 +33,19 @@ def block_mask(visible: Visibility) -> BlockMask | None:
 
 def seen_blocks(visible: Visibility) -> tuple[Tensor, Tensor]:
     """Blocks in which some scores are computed, and those in which all are, (B or 1, 1, blocks, blocks) bool each."""
-    first, last = visible.ranges()
-    short = -visible.queries % SIZE
+    first, last = (_by_block(x) for x in visible.ranges())  # (B or 1, blocks, SIZE)
     blocks = torch.arange((visible.keys + SIZE - 1) // SIZE, device=visible.device)
     begin, end = blocks * SIZE, (blocks + 1) * SIZE
+    some = (first.amin(2)[..., None] < end) & (last.amax(2)[..., None] > begin)
+    whole = (first.amax(2)[..., None] <= begin) & (last.amin(2)[..., None] >= end) & visible.gapless()[..., None]
+    return some[:, None], whole[:, None]
 
-    def extreme(x: Tensor, fill: int, *, largest: bool) -> Tensor:
-        rows = F.pad(x, (0, short), value=fill).unflatten(1, (-1, SIZE))
-        return (rows.amax(2) if largest else rows.amin(2))[:, None, :, None]
 
-    some = extreme(first, BEYOND, largest=False) < end
-    some = some & (extreme(last, 0, largest=True) > begin)
-    whole = (extreme(first, 0, largest=True) <= begin) & (extreme(last, BEYOND, largest=False) >= end)
-    return some, whole & visible.gapless()[:, :, None, None]
+def _by_block(x: Tensor) -> Tensor:
+    """(B, T) -> (B, blocks, SIZE); the last block repeats the last query."""
+    blocks = torch.arange((x.shape[1] + SIZE - 1) // SIZE, device=x.device)
+    queries = blocks[:, None] * SIZE + torch.arange(SIZE, device=x.device)
+    return x[:, queries.clamp(max=x.shape[1] - 1)]
 
 
 def mask_mod(visible: Visibility) -> MaskMod:
