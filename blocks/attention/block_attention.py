@@ -167,7 +167,7 @@ class _Run:
 
     def _add_bias_gradient(self, dbias: Tensor, inputs: Any, given: Any, block: QueryBlock) -> None:
         """Add the bias's gradient: in its reach from scores computed again, beyond it one sum on each side."""
-        q, k, v = (x.to(self.dtype).contiguous() for x in inputs)
+        q, k, v = inputs
         slope, product, log = given
         (first, last), (begin, end) = block.queries, block.keys
         left, right = begin, end  # the keys that some query of the block has in its reach
@@ -178,15 +178,16 @@ class _Run:
         rest = (self.on_sink(log) * product).sum((0, 2))  # all slopes of a query's scores and of its sink sum to 0
         if left < right:
             band, at = block._replace(keys=(left, right)), slice(left - begin, right - begin)
-            inputs = q, k[:, :, at], v[:, :, at]
-            found = gradients_in_tiles(*inputs, given, band, self.tile_options, of_inputs=False, of_bias=True).bias
+            near = (x.to(self.dtype).contiguous() for x in (q, k[:, :, at], v[:, :, at]))
+            found = gradients_in_tiles(*near, given, band, self.tile_options, of_inputs=False, of_bias=True).bias
             assert found is not None
             self._place(dbias, band)[...] += found
             rest = rest - found.sum(-1)
         if right < end:
             after, at = block._replace(keys=(right, end)), slice(right - begin, end - begin)
             mask, scale = self.added(after), self.options.scale
-            y, sums = _fused(q, k[:, :, at], v[:, :, at], 0.0, False, attn_mask=mask, scale=scale)
+            far = (x.to(self.dtype) for x in (q, k[:, :, at], v[:, :, at]))
+            y, sums = _fused(*far, 0.0, False, attn_mask=mask, scale=scale)
             share = torch.exp(sums - log).masked_fill(y.eq(0).all(-1), 0.0)  # of the softmax
             beyond = (share * ((slope * y).sum(-1) - product)).sum((0, 2))
             self._place(dbias, after)[:, -1] += beyond

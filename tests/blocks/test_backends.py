@@ -194,8 +194,9 @@ def test_rows_that_see_different_keys_are_computed_one_by_one() -> None:
     together = list(query_blocks.query_blocks(VISIBLE["causal"], B))
     apart = list(query_blocks.query_blocks(VISIBLE["documents"], B))
     assert all(block.rows == slice(0, B) for block in together)
-    assert len(together) == -(-T // query_blocks.QUERIES)
+    assert len(together) == -(-T // (2 * query_blocks.QUERIES))
     assert any(block.rows == slice(1, 2) for block in apart)
+    assert len({block.queries for block in apart}) == -(-T // query_blocks.QUERIES)
 
 
 @pytest.mark.parametrize("score", SCORES)
