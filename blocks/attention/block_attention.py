@@ -55,9 +55,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, options: BlockO
 
     The latter counts the sink, and has no meaning for a query that sees no key.
     """
-    run = _Run(q, k, v, visible, options)
     y = q.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
-    log = q.new_zeros(q.shape[:3], dtype=run.dtype)
+    log = q.new_zeros(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+    if not q.numel() or not k.numel():
+        return y, log
+    run = _Run(q, k, v, visible, options)
     if run.whole:
         part, log = _fused(run.q, run.k, run.v, 0.0, visible.plainly_causal, scale=options.scale)
         y.copy_(part[..., : v.shape[-1]])
@@ -87,6 +89,9 @@ def gradients(
     of_bias: bool,
 ) -> BlockGradients:
     """Gradients of :func:`attend`, given that of the output, from scores that are computed again."""
+    if not inputs[0].numel() or not inputs[1].numel():
+        given = *inputs, options.bias if of_bias else None, options.sinks
+        return BlockGradients(*(None if x is None else torch.zeros_like(x) for x in given))
     run, (y, log) = _Run(*inputs, visible, options), result
     product = (slope.to(run.dtype) * y.to(run.dtype)).sum(-1)  # (B, H, T)
     dbias = torch.zeros_like(options.bias, dtype=run.dtype) if of_bias and options.bias is not None else None

@@ -65,8 +65,12 @@ class Context:
 
     def every_distance(self) -> Tensor:
         """Every distance between a query and a key, key minus query, (T+S-1,) int; see :class:`DistanceBias`."""
-        keys = self.offset + self.length
-        return self.once("every distance", lambda: torch.arange(1 - keys, self.length, device=self.positions.device))
+
+        def make() -> Tensor:
+            end = max(self.length, 1)  # without tokens there is no distance
+            return torch.arange(1 - self.offset - self.length, end, device=self.positions.device)
+
+        return self.once("every distance", make)
 
     def lengths(self) -> Tensor:
         """Number of tokens in the document of each token, padding not counted, (B or 1, T or 1) int."""

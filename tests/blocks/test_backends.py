@@ -184,6 +184,20 @@ def test_a_block_mask_computes_the_visible_scores_and_skips_blocks_without_any(n
         assert float(some.float().mean()) < 0.8
 
 
+@pytest.mark.parametrize("score", ["plain", "learned bias", "sinks", "softcap"])
+@pytest.mark.parametrize("rows", [0, 2])
+def test_blocks_accept_empty_inputs(rows: int, score: str) -> None:
+    tokens = 0 if rows else T
+    q, k, v = (torch.randn(rows, H, tokens, 8, requires_grad=True) for _ in "qkv")
+    bias = DistanceBias(torch.randn(1, H, max(2 * tokens - 1, 0))) if "bias" in score else None
+    sinks = torch.randn(H, requires_grad=True) if score == "sinks" else None
+    scoring = Scoring(0.3, 0.0, 2.0 if score == "softcap" else None, bias, sinks)
+    y = IMPLEMENTATIONS["blocked"](q, k, v, Visibility(tokens, tokens, CPU, causal=True), scoring)
+    y.sum().backward()
+    assert y.shape == q.shape
+    assert q.grad is not None
+
+
 def test_documents_that_share_a_number_share_a_range() -> None:
     first, last = document_ranges(DOCUMENTS)
     assert first[1].tolist() == [0, 0, 2, 0, 0, 0, 0] + [7] * 6
