@@ -159,7 +159,7 @@ WRONG = {
     "--objective.type seq2seq": "objective.type seq2seq trains encoder_decoder models, and this one is decoder_only",
     "--objective.type causal": "objective.type: there is no objective \"causal\"; did you mean 'causal_lm'?",
     "--objective.label_smoothing 2": "objective.label_smoothing must be less than 1, not 2.0",
-    "--objective.mask_rate 0.2": "objective.mask_rate is a setting of objective 'denoising' and 'masked_lm', and has",
+    "--objective.mask_rate 0.2": "objective.mask_rate is a setting of objective 'denoising', 'masked_lm' and",
     "--run.name a/b": "run.name 'a/b' must be the name of a folder",
     "--run.monitor val/los": "run.monitor val/los is not one of the figures val/accuracy",
     "--ckpt_path nowhere.ckpt": "nowhere.ckpt: there is no such file",
