@@ -90,8 +90,11 @@ def gradients(
 ) -> BlockGradients:
     """Gradients of :func:`attend`, given that of the output, from scores that are computed again."""
     if not inputs[0].numel() or not inputs[1].numel():
-        given = *inputs, options.bias if of_bias else None, options.sinks
-        return BlockGradients(*(None if x is None else torch.zeros_like(x) for x in given))
+        q, k, v = (torch.zeros_like(x) for x in inputs)
+        others = (
+            None if x is None else torch.zeros_like(x) for x in (options.bias if of_bias else None, options.sinks)
+        )
+        return BlockGradients(q, k, v, *others)
     run, (y, log) = _Run(*inputs, visible, options), result
     product = (slope.to(run.dtype) * y.to(run.dtype)).sum(-1)  # (B, H, T)
     dbias = torch.zeros_like(options.bias, dtype=run.dtype) if of_bias and options.bias is not None else None
@@ -150,12 +153,14 @@ class _Run:
         inputs, given = self.inputs(block), (slope.to(self.dtype), product, log)
         if self.fused:
             mask, scale = self.added(block), self.options.scale
-            parts = _fused_backward(slope, *inputs, y, log, 0.0, False, attn_mask=mask, scale=scale)
+            parts: Any = _fused_backward(slope, *inputs, y, log, 0.0, False, attn_mask=mask, scale=scale)
             if dbias is not None:
                 self._add_bias_gradient(dbias, inputs, given, block)
         else:
-            both = {"of_inputs": True, "of_bias": dbias is not None}
-            *parts, by_distance = gradients_in_tiles(*inputs, given, block, self.tile_options, **both)
+            q, k, v = inputs
+            of_bias = dbias is not None
+            made: Any = gradients_in_tiles(q, k, v, given, block, self.tile_options, of_inputs=True, of_bias=of_bias)
+            *parts, by_distance = made
             if dbias is not None:
                 self._place(dbias, block)[...] += by_distance
         dq, dk, dv = found
@@ -183,8 +188,10 @@ class _Run:
         rest = (self.on_sink(log) * product).sum((0, 2))  # all slopes of a query's scores and of its sink sum to 0
         if left < right:
             band, at = block._replace(keys=(left, right)), slice(left - begin, right - begin)
-            near = (x.to(self.dtype).contiguous() for x in (q, k[:, :, at], v[:, :, at]))
-            found = gradients_in_tiles(*near, given, band, self.tile_options, of_inputs=False, of_bias=True).bias
+            near_q, near_k, near_v = (x.to(self.dtype).contiguous() for x in (q, k[:, :, at], v[:, :, at]))
+            options = self.tile_options
+            made = gradients_in_tiles(near_q, near_k, near_v, given, band, options, of_inputs=False, of_bias=True)
+            found = made.bias
             assert found is not None
             self._place(dbias, band)[...] += found
             rest = rest - found.sum(-1)

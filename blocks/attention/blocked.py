@@ -4,7 +4,7 @@ It is an operator of its own, so that ``torch.compile`` and ``torch.export`` tak
 """
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ def _attention(
     return attend(q, k, v, visible, BlockOptions(scale, softcap, dropout, seed, bias, reach, sinks))
 
 
-@_attention.register_fake
+@cast("Any", _attention).register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     y = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
     return y, q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
@@ -93,7 +93,7 @@ def _attention_backward(
     )
 
 
-@_attention_backward.register_fake
+@cast("Any", _attention_backward).register_fake
 def _(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     bias, sinks, of_bias = rest[2], rest[3], rest[-1]
     dbias = torch.empty_like(bias) if of_bias and bias is not None else q.new_empty(0)
@@ -117,4 +117,4 @@ def _gradients(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     return dq, dk, dv, dbias if of_bias else None, None if sinks is None else dsinks, *[None] * 10
 
 
-_attention.register_autograd(_gradients, setup_context=_keep)
+cast("Any", _attention).register_autograd(_gradients, setup_context=_keep)

@@ -36,8 +36,8 @@ def query_blocks(visible: Visibility, batch: int) -> Iterator[QueryBlock]:
     first, last = visible.ranges()
     size = 2 * QUERIES if visible.window is None and visible.documents is None else QUERIES
     short = -visible.queries % size
-    starts = F.pad(first, (0, short), value=visible.keys).unflatten(1, (-1, size)).amin(2)  # (B or 1, blocks)
-    ends = F.pad(last, (0, short), value=0).unflatten(1, (-1, size)).amax(2)
+    starts = F.pad(first, (0, short), value=visible.keys).view(len(first), -1, size).amin(2)  # (B or 1, blocks)
+    ends = F.pad(last, (0, short), value=0).view(len(last), -1, size).amax(2)
     of_blocks: list[list[tuple[int, int]]] = cast("Any", torch.stack([starts, ends], dim=2).transpose(0, 1)).tolist()
     for index, ranges in enumerate(of_blocks):
         queries = index * size, min((index + 1) * size, visible.queries)

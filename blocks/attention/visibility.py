@@ -126,8 +126,8 @@ class Visibility:
         if self.padding is not None:
             first = torch.maximum(first, self.keys - _after_last(self.padding.flip(1)))
             last = torch.minimum(last, _after_last(self.padding))
-        first, last = torch.broadcast_tensors(first, last)
-        return first, last
+        found: Any = cast("Any", torch).broadcast_tensors(first, last)
+        return found[0], found[1]
 
     def gapless(self) -> Tensor:
         """Whether each row's queries see all keys of their :meth:`ranges`, (B or 1, 1) bool; False: perhaps not."""
