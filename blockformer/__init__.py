@@ -22,7 +22,9 @@ def is_the_command() -> bool:
     return bool(sys.argv) and os.path.basename(sys.argv[0]) in ("blockformer", "blockformer.exe")  # noqa: PTH119
 
 
-if is_the_command():  # until the handlers of blockformer.signals are there, Ctrl-C ends it without a traceback
+if is_the_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until the handlers of blockformer.signals are installed, Ctrl-C ends the process without a traceback. Where it is
+    # ignored, as in a shell's background, it stays so.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ class ChatRenderer:
             raise
         if (error := answer.get("error")) is not None:
             self.close()
-            raise DataError(f"{self._origin} is no template of Jinja: {shortened(error)}")
+            raise DataError(f"{self._origin} is not a valid Jinja template: {shortened(error)}")
         self.marks: bool = answer["marks"]
 
     def __enter__(self) -> Self:
@@ -86,7 +86,7 @@ class ChatRenderer:
             if (error := answer.get("error")) is not None:
                 raise DataError(f"{chat.where}: {self._origin} cannot render the conversation: {shortened(error)}")
             if _SURROGATE.search(answer["text"]):
-                raise DataError(f"{chat.where}: {self._origin} makes a text with an unpaired surrogate of it")
+                raise DataError(f"{chat.where}: {self._origin} renders it to a text with an unpaired surrogate")
             yield Rendered(answer["text"], answer["spans"])
 
     def close(self) -> None:

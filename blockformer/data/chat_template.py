@@ -40,9 +40,9 @@ class ChatTemplate:
         """
         text, tokens = (dumped.get("template"), dumped.get("tokens")) if isinstance(dumped, dict) else (None, None)
         if not isinstance(text, str) or len(text) > MAX_BYTES or not isinstance(tokens, dict):
-            raise DataError("the tokenizer's chat template is no text with names of special tokens")
+            raise DataError("the stored chat template must have a text, and special tokens by name")
         if not all(isinstance(one, str) for pair in tokens.items() for one in pair):
-            raise DataError("a special token of the tokenizer's chat template has no name")
+            raise DataError("the special tokens of the stored chat template must be texts")
         return cls(text, tokens)
 
 

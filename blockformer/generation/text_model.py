@@ -55,12 +55,12 @@ class TextModel:
         if model.pooled:
             raise UserError(
                 f"{path}: its head pools, so it gives one row of outputs for each text and cannot generate or fill in "
-                "text; score it by `blockformer test`, or have it `predict`"
+                "text; use `blockformer test` or `blockformer predict`"
             )
         if model.per_token:
             raise UserError(
                 f"{path}: its head gives {model.head.values} values for each token, not logits of ids, so it cannot "
-                "generate or fill in text; score it by `blockformer test`, or have it `predict`"
+                "generate or fill in text; use `blockformer test` or `blockformer predict`"
             )
         if tokenizer.vocab_size > model.vocab_size:
             raise UserError(f"{path}: its tokenizer has {tokenizer.vocab_size} ids, and its model {model.vocab_size}")

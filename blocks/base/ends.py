@@ -146,7 +146,7 @@ class ExtraPrediction(Component, ABC):
 
 
 class Generator(Component, ABC):
-    """A small model that predicts masked tokens, from which another one learns to tell tokens that were replaced.
+    """A small model that predicts masked tokens, to train a model that detects replaced tokens.
 
     ``width`` is the width of the embedding's token table.
     """

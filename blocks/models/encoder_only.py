@@ -65,7 +65,7 @@ class EncoderOnly(Model):
         self.encoder = encoder(site)
         self.head = head(site, vocab_size, width_of(self.embedding))
         if generator is not None and self.init.base_width is not None:
-            raise ValueError("generator has no rule for an init with a base_width; choose another init")
+            raise ValueError("generator does not support an init with base_width; choose another init")
         self.generator: Generator | None = None
         if generator is not None:
             self.generator = generator(site, vocab_size, width_of(self.embedding))

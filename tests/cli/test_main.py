@@ -249,6 +249,21 @@ def test_ctrl_c_while_the_command_is_loaded_shows_no_traceback(module: str, tmp_
     assert (done.returncode, done.stderr) == expected
 
 
+def test_ctrl_c_stays_ignored_where_it_is(tmp_path: Path) -> None:
+    """As in the background of a shell's script."""
+    script = tmp_path / "blockformer"
+    script.write_text("import signal, blockformer.cli.main\nprint(signal.getsignal(signal.SIGINT).name)\n")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert done.stdout == "SIG_IGN\n"
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_is_answered_with_one_line_and_its_status(name: str, tmp_path: Path) -> None:
     running = slow_command(tmp_path)

@@ -25,7 +25,7 @@ HARMFUL = {
     "{{ 'a' * 10**10 }}": "it needs more than 1024 MiB",
     "{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}": "makes more than 16,777,216 characters",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "recursion",
-    "{{ '%c' | format(55296) }}": "makes a text with an unpaired surrogate",
+    "{{ '%c' | format(55296) }}": "renders it to a text with an unpaired surrogate",
     "{{ raise_exception('no\nsystem\x1b[2J') }}": "cannot render the conversation: no system\\x1b[2J",
 }
 
@@ -78,6 +78,6 @@ def test_a_template_that_marks_nothing_or_is_none_is_refused_with_the_remedy() -
         "own.jinja marks no answers, which alone are scored: put {% generation %} and {% endgeneration %} around the "
         "assistant's text in a copy of it, and name the copy by --data.chat_template"
     )
-    with pytest.raises(DataError, match=r"^own\.jinja is no template of Jinja: line 2: Expected an expression"):
+    with pytest.raises(DataError, match=r"^own\.jinja is not a valid Jinja template: line 2: Expected an expression"):
         check_template(ChatTemplate("a\n{% for %}", {}, "own.jinja"))
     check_template(ChatTemplate(CHATML, {}))

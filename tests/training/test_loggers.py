@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import wandb
 
 from blockformer.training.loggers import FileLogger, SafeWandbLogger
 from blockformer.training.loggers.file_logger import read_rows
+from blockformer.training.loggers.sent_rows import SentRows
 from blockformer.training.loggers.wandb_logger import by_key, wandb_mode
 from tests.training.wandb_log import read_run
 
@@ -138,3 +140,18 @@ def test_the_offline_run_holds_recipe_facts_figures_axes_and_artifact(fit: Calla
     assert logged.metrics["train/*"] == logged.metrics["val/*"] == "tokens"
     assert ("recipe", f"recipe-{logged.run.run_id}") in logged.artifacts
     assert logged.exit_code == 0
+
+
+def test_rows_that_wandb_has_are_recognised(tmp_path: Path) -> None:
+    """Also those with a figure that is not finite or with a table; a row with another loss is not one of them."""
+    rows = [{"step": 1, "loss": 0.1}, {"step": 2, "loss": math.inf}, {"step": 3, "loss": math.nan}]
+    run = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True, console="off"))
+    for row in rows:
+        run.log(dict(row))
+    table: dict[str, Any] = {"step": 3, "read": wandb.Table(columns=["text"], data=[["some"]])}
+    run.log(dict(table))
+    run.finish()
+    sent = SentRows.read(tmp_path / "wandb")
+    assert all(sent.has(row) for row in (*rows, table))
+    assert not any(sent.has({**row, "loss": 7.0}) for row in rows)
+    assert not sent.has({"step": 4, "loss": 0.1})

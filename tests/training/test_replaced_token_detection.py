@@ -262,7 +262,7 @@ def test_a_generator_that_cannot_be_is_refused(generator: dict[str, Any], messag
 
 
 def test_a_generator_has_no_rule_for_other_widths() -> None:
-    with pytest.raises(RecipeError, match="generator has no rule for an init with a base_width"):
+    with pytest.raises(RecipeError, match="generator does not support an init with base_width"):
         bf.check("tiny_encoder", {**DETECTOR, "init": {"type": "mup", "base_width": 16}})
 
 

@@ -109,7 +109,7 @@ def _of(paths: Sequence[Path], column: str, count: Counter = int) -> Iterator[Ch
 
 
 def _keys(own: Mapping[str, Sequence[Path]], column: str) -> tuple[dict[str, NDArray[np.uint64]], int]:
-    """The key of each conversation of the files of each split, and the bytes of all that is said in UTF-8."""
+    """The keys of the conversations of each split, and the size of all messages in bytes of UTF-8."""
     size = 0
 
     def keys(paths: Sequence[Path]) -> Iterator[int]:
@@ -124,7 +124,7 @@ def _keys(own: Mapping[str, Sequence[Path]], column: str) -> tuple[dict[str, NDA
 
 
 def _key(chat: Chat) -> int:
-    """The key of what comes before the first answer, or of all if the assistant begins or says nothing."""
+    """The key of the messages before the first answer; of all messages if there are none before it, or no answer."""
     said = [(message["role"], message["content"]) for message in chat.messages]
     first = next((number for number, (role, _) in enumerate(said) if role == ASSISTANT), 0)
     return key_of(json.dumps(said[:first] or said))

@@ -48,8 +48,9 @@ def _key(row: Row) -> tuple[Any, frozenset[str]]:
 
 
 def _same(row: Row, other: Row) -> bool:
+    """Whether two rows of the same figures are equal; W&B writes what is not finite as a text, such as `Infinity`."""
     plain = (name for name in row if name not in CLOCKS and isinstance(row[name], int | float))
-    return all(row[name] == other[name] or row[name] != row[name] for name in plain)
+    return all(float(other[name]) == row[name] or row[name] != row[name] for name in plain)
 
 
 def _history(file: Path) -> list[dict[str, Any]]:
