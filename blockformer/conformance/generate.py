@@ -198,11 +198,11 @@ class Search:
         except UnreachableError:
             return None
         refusals = list[str]()
-        found = repair(tree, refusals)
+        found = repair(tree, refusals, wanted)
         self.attempts["generated"] += 1
         self.attempts["refused"] += bool(refusals)
         self.refusals.update(set(refusals))
-        if found is not None and found.choices.issuperset(wanted):
+        if found is not None:
             return found
         reasons.update(refusals or [UNBUILT])
         return None

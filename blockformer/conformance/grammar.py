@@ -68,8 +68,10 @@ def built_from(model: Model) -> frozenset[int]:
     return frozenset(id(spec) for module in [*model.modules(), model.init] if (spec := spec_of(module)))
 
 
-def choices_of(spec: Spec[Any], used: frozenset[int]) -> frozenset[Choice]:
-    """All choices of a recipe for the blocks that were built."""
+def choices_of(spec: Spec[Any], used: frozenset[int] | None = None) -> frozenset[Choice]:
+    """All choices of a recipe, for the blocks that were built or, without ``used``, for all that it describes."""
+    if used is None:
+        used = frozenset(id(part) for _, part in spec.walk())
     return frozenset(choice for _, part in spec.walk() if id(part) in used for choice in _choices_of(part, used))
 
 

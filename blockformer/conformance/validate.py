@@ -1,7 +1,7 @@
 """Validate a generated recipe as a user's would be: write it as YAML, load it, build it on the meta device."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,18 +51,26 @@ def validate(tree: Tree, label: str = "") -> ValidRecipe:
     return ValidRecipe(tree, choices_of(recipe.spec, built_from(model)), case)
 
 
-def repair(tree: Tree, refusals: list[str]) -> ValidRecipe | None:
-    """The recipe without the keys that errors name, once it is valid; None if removing keys does not make it valid.
+def repair(tree: Tree, refusals: list[str], wanted: Iterable[Choice] = ()) -> ValidRecipe | None:
+    """The recipe without the keys that errors name, once it is valid.
 
     Args:
         tree: a recipe.
         refusals: a list to which the reasons of refusals are added.
+        wanted: choices that the recipe must keep.
+
+    Returns:
+        None if removing keys does not make the recipe valid, or removes a wanted choice.
     """
+    wanted = frozenset(wanted)
     for _ in range(REPAIRS):
         try:
             recipe = load_recipe(tree)
+            if not wanted <= choices_of(recipe.spec):
+                return None
             if not (paths := keys_without_effect(recipe)):
-                return validate(tree)
+                found = validate(tree)
+                return found if wanted <= found.choices else None
             refusals.append(UNUSED)
         except RecipeError as error:
             refusals += [reason(problem.message) for problem in error.problems]
