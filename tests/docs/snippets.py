@@ -17,10 +17,16 @@ A comment right above a snippet says that it is something else:
 What trains, validates, generates, imports or exports, and what runs a suite, runs with the slow tests only, as does
 all that follows it on the page.
 
+On Linux, `blockformer` commands without shell syntax are forks of one process that has loaded the packages, as the
+runs of a study are: loading takes several times as long as such a run trains. Others are started by bash. Runs are
+logged to W&B only if their command asks for it.
+
 `python -m tests.docs.snippets PAGE...` writes the present output into a page's ```console snippets.
 """
 
+import atexit
 import contextlib
+import functools
 import io
 import json
 import os
@@ -34,10 +40,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import blockformer as bf
 import blockformer.training.lightning_cli
 import registry
 from blockformer.cli.main import main
+from blockformer.studies.processes import Server
 from registry.strict_yaml import parse_text
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +56,7 @@ FENCE = re.compile(
 IN_PROCESS = {"check", "show", "diff", "blocks", "schema", "import", "export"}
 _LONG = "compare|evaluate|find-lr|fit|validate|test|predict|generate|import|export|test-block"
 SLOW = re.compile(rf"^(?:\$ )?(?:blockformer (?:{_LONG})\b(?!.*--help)|python -m pytest)", re.M)
+SHELL = re.compile(r"[|&;<>$`]")  # none of these is in a command that bash need not see
 LANGUAGES = {"yaml", "python", "bash", "console", "toml", "json", "text"}
 
 
@@ -96,8 +106,7 @@ class Page:
             (tools / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments} "$@"\n')
             (tools / name).chmod(0o755)
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-        quiet = {"WANDB_MODE": "offline", "COLUMNS": "120", "PYTHONWARNINGS": "ignore"}
-        self.environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", **quiet}
+        self.environment = {**_environment(), "PATH": path, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
 
     def check(self, snippet: Snippet) -> None:
         """Run or read a snippet.
@@ -152,8 +161,11 @@ class Page:
             targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
             assert {word for word in words[1:] if "=" not in word} <= set(targets), f"no such target: {command}"
             return 0, ""
-        if words[0] == "blockformer" and words[1] in IN_PROCESS and not {"|", ">", "&&", "--plugin", ";"} & set(words):
-            return self._in_process(words[1:])
+        if words[0] == "blockformer" and not SHELL.search("".join(words)):
+            if words[1] in IN_PROCESS and "--plugin" not in words:
+                return self._in_process(words[1:])
+            if sys.platform == "linux" and not torch.cuda.is_available() and "--trainer.devices" not in words:
+                return self._forked(words[1:])
         answer = self._run(["bash", "-c", command])
         return answer.returncode, answer.stdout
 
@@ -165,11 +177,36 @@ class Page:
             except SystemExit as left:
                 return int(left.code or 0), output.getvalue()
 
+    def _forked(self, words: list[str]) -> tuple[int, str]:
+        with tempfile.TemporaryFile() as log:
+            with contextlib.chdir(self.folder):
+                begun = _server().begin(words, self.environment, log, ())
+            status = begun().wait()
+            log.seek(0)
+            return status, _cleaned(log.read().decode())
+
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         answer = subprocess.run(command, cwd=self.folder, env=self.environment, text=True, check=False, **both)
-        answer.stdout = re.sub(r"^loading libraries \.\.\..*\n", "", answer.stdout, flags=re.M)  # again every 10 s
+        answer.stdout = _cleaned(answer.stdout)
         return answer
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "WANDB_MODE": "disabled", "COLUMNS": "120", "PYTHONWARNINGS": "ignore"}
+
+
+@functools.cache
+def _server() -> Server:
+    """The process that is forked."""
+    server = Server({**_environment(), "PYTHONPATH": str(ROOT)})
+    atexit.register(server.close)
+    return server
+
+
+def _cleaned(printed: str) -> str:
+    """What a command printed, without the lines that appear every ten seconds on a slow machine only."""
+    return re.sub(r"^loading libraries \.\.\..*\n", "", printed, flags=re.M)
 
 
 def commands(code: str) -> list[str]:
