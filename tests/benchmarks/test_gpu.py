@@ -48,7 +48,7 @@ def test_cases_are_left_out_when_time_runs_out(tmp_path: Path, monkeypatch: pyte
 
 def test_the_documented_figures_are_the_published_ones() -> None:
     published = json.loads((ROOT / "benchmarks" / "results" / "gpu.json").read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     assert not published["toy"]
     for case in published["training"]:
         for name, one in case["contestants"].items():
