@@ -56,7 +56,8 @@ FENCE = re.compile(
 IN_PROCESS = {"check", "show", "diff", "blocks", "schema", "import", "export"}
 _LONG = "compare|evaluate|find-lr|fit|validate|test|predict|generate|import|export|test-block"
 SLOW = re.compile(rf"^(?:\$ )?(?:blockformer (?:{_LONG})\b(?!.*--help)|python -m pytest)", re.M)
-SHELL = re.compile(r"[|&;<>$`]")  # none of these is in a command that bash need not see
+QUOTED = re.compile(r"""'[^']*'|"[^"$`]*\"""")
+SHELL = re.compile(r"[|&;<>$`*?~]")  # outside of quotes, these make bash do more than divide a line into words
 LANGUAGES = {"yaml", "python", "bash", "console", "toml", "json", "text"}
 
 
@@ -161,10 +162,11 @@ class Page:
             targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
             assert {word for word in words[1:] if "=" not in word} <= set(targets), f"no such target: {command}"
             return 0, ""
-        if words[0] == "blockformer" and not SHELL.search("".join(words)):
+        if words[0] == "blockformer" and not SHELL.search(QUOTED.sub("", command)):
             if words[1] in IN_PROCESS and "--plugin" not in words:
                 return self._in_process(words[1:])
-            if sys.platform == "linux" and not torch.cuda.is_available() and "--trainer.devices" not in words:
+            worth_it = SLOW.match(command) or _server.cache_info().currsize  # light commands use it if it is there
+            if worth_it and sys.platform == "linux" and not torch.cuda.is_available():
                 return self._forked(words[1:])
         answer = self._run(["bash", "-c", command])
         return answer.returncode, answer.stdout
