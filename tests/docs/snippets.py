@@ -59,7 +59,7 @@ IN_PROCESS = {"check", "show", "diff", "blocks", "schema", "import", "export"}
 _LONG = "compare|evaluate|find-lr|fit|validate|test|predict|generate|import|export|test-block"
 SLOW = re.compile(rf"^(?:\$ )?(?:blockformer (?:{_LONG})\b(?!.*--help)|python -m pytest)", re.M)
 QUOTED = re.compile(r"""'[^']*'|"[^"$`]*\"""")
-SHELL = re.compile(r"[|&;<>$`*?~]")  # outside of quotes, these make bash do more than divide a line into words
+SHELL = re.compile(r"[|&;<>$`*?~]")
 LANGUAGES = {"yaml", "python", "bash", "console", "toml", "json", "text"}
 
 
@@ -173,7 +173,7 @@ class Page:
             targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
             assert {word for word in words[1:] if "=" not in word} <= set(targets), f"no such target: {command}"
             return 0, ""
-        if words[0] == "blockformer" and not SHELL.search(QUOTED.sub("", command)):
+        if words[0] == "blockformer" and not needs_shell(command):
             if words[1] in IN_PROCESS and "--plugin" not in words:
                 return self._in_process(words[1:])
             worth_it = SLOW.match(command) or _server.cache_info().currsize  # light commands use it if it is there
@@ -239,6 +239,11 @@ def conversation(code: str) -> Iterator[tuple[str, str]]:
     for part in re.split(r"^\$ ", code, flags=re.M)[1:]:
         command, _, expected = re.sub(r"\\\n(?:> )?", " ", part).partition("\n")
         yield command, expected
+
+
+def needs_shell(command: str) -> bool:
+    """Whether bash does more with a line than divide it into words."""
+    return SHELL.search(QUOTED.sub("", command)) is not None
 
 
 def agrees(expected: str, printed: str) -> bool:

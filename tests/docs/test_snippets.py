@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.snippets import ROOT, Page, Snippet, agrees, conversation, snippets
+from tests.docs.snippets import ROOT, Page, Snippet, agrees, conversation, needs_shell, snippets
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
@@ -63,6 +63,21 @@ def test_a_conversation_is_split_into_commands_and_answers() -> None:
 )
 def test_an_answer_must_be_the_same_but_for_an_ellipsis(expected: str, printed: str, same: bool) -> None:
     assert agrees(expected, printed) is same
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("blockformer show gpt2 --set decoder.depth=3", False),
+        ("""blockformer fit --data.files 'a/*.txt' --data.eos_token '<|end|>' --recipe.x "{'*': 1}" """, False),
+        ("blockformer runs --format json > runs.json", True),
+        ("mkdir -p runs && blockformer runs", True),
+        ("blockformer check *.yaml", True),
+        ('blockformer show "$RECIPE"', True),
+    ],
+)
+def test_only_what_bash_would_change_needs_it(command: str, needed: bool) -> None:
+    assert needs_shell(command) is needed
 
 
 WRONG = [
