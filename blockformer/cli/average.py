@@ -21,7 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the checkpoint to write")
     options = parser.parse_args(arguments)
     from blockformer.training.average import average_checkpoints  # imported late: --help then needs no torch
+    from registry.text import shortened
 
     made = average_checkpoints(options.checkpoints, options.out)
-    print(f"{made}: the mean of {len(options.checkpoints)} checkpoints")
+    print(f"{shortened(made)}: the mean of {len(options.checkpoints)} checkpoints")
     return 0

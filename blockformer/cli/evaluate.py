@@ -50,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A line for each figure."""
+    from registry.text import printable
+
     lines: list[str] = []
     for task, figures in found.items():
         for name, value in figures.items():
@@ -57,7 +59,8 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 continue
             error = figures.get(f"{name}_stderr")
             spread = f" ± {error:.4f}" if isinstance(error, float) else ""
-            lines.append(f"{task}  {name} {value:.4f}{spread}  ({figures.get('questions', '?')} questions)")
+            questions = figures.get("questions", "?")
+            lines.append(f"{printable(task)}  {printable(name)} {value:.4f}{spread}  ({questions} questions)")
     return lines
 
 

@@ -24,6 +24,7 @@ EVALUATION_ROWS = 1_000
 _SHARES = 8  # of all rows; one is for validation, one for the test, the others are trained on
 _SPLITS = {"validation": (0,), "test": (1,), "train": tuple(range(2, _SHARES))}
 _TRIES = 1_000
+_KEPT = 2**25  # numbers of 8 bytes; a task draws about one for each token of a row, and for each id that it permutes
 
 
 class TaskRows:
@@ -116,9 +117,19 @@ class TaskSamples(EqualRows):
 
     def batch(self, chosen: NDArray[np.int64], epoch: int) -> Batch:
         """`tokens` and `targets`, (B, T) each."""
-        tokens, targets = self._drawn(chosen, epoch) if self._trains else [part[chosen] for part in self._evaluated]
+        if self._trains:
+            tokens, targets = self._drawn(chosen, epoch)
+        elif self._is_kept:
+            tokens, targets = (part[chosen] for part in self._evaluated)
+        else:
+            tokens, targets = self._drawn(chosen, 0)
         batch = {"tokens": tokens, "targets": targets, "index": chosen}
         return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether all rows of an evaluation, and what is drawn for them, are small enough to be drawn at once."""
+        return len(self) * (self._length + self._rows.vocab_size) <= _KEPT
 
     @cached_property
     def _evaluated(self) -> Rows:

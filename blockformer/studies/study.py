@@ -1,6 +1,7 @@
 """A study: a question, a base, variants of it, and how they are trained and compared."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,8 +19,13 @@ from blocks.models.base import Model
 from registry import Mark, Problem, Recipe, RecipeError, load_recipe
 from registry.errors import nearest
 from registry.strict_yaml import Map, mark_of, read_yaml, with_mark
+from registry.text import shortened
 
 BASE = "base"
+MOST_VARIANTS = 1_000
+"""Of a grid."""
+DEEPEST = 50
+"""Parts of a dotted key."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ def _final(tree: Map, *, tier: str | None, changes: Mapping[str, Any]) -> Map:
     """A study, or one task of it, with the changes of the tier and of the command line."""
     tree = _with_tier(tree, tier)
     for key, value in changes.items():
-        tree = _set(tree, key.split("."), value, Mark(f"--{key}"))
+        tree = _set(tree, _parts(key, Mark(f"--{key}")), value, Mark(f"--{key}"))
     return tree
 
 
@@ -161,8 +167,20 @@ def _with_tier(tree: Map, tier: str | None) -> Map:
 def _changed(tree: Map, changes: Any) -> Map:
     """A study with the changes of a tier or a task, by dotted key."""
     for key, value in changes.items() if isinstance(changes, Map) else ():
-        tree = _set(tree, key.split("."), value, changes.marks[key])
+        tree = _set(tree, _parts(key, changes.marks[key]), value, changes.marks[key])
     return tree
+
+
+def _parts(key: str, mark: Mark) -> list[str]:
+    """The parts of a dotted key.
+
+    Raises:
+        RecipeError: there are more than any study has.
+    """
+    parts = key.split(".")
+    if len(parts) > DEEPEST:
+        raise RecipeError([Problem(mark, shortened(key, 60), f"has {len(parts)} parts; at most {DEEPEST} make sense")])
+    return parts
 
 
 def _set(tree: Any, parts: list[str], value: Any, mark: Mark) -> Map:
@@ -183,6 +201,11 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
         recipe = base if own is None else _recipe(str(own), folder)
         shared = {} if own is not None else file.overrides
         candidates.append(Variant(name, recipe, {**shared, **overrides}, mark_of(tree, ("variants", name))))
+    combinations = math.prod(map(len, file.grid.values())) if file.grid else 0
+    if combinations > MOST_VARIANTS:
+        said = f"makes {combinations:,} variants; at most {MOST_VARIANTS:,} are compared"
+        problems.append(Problem(mark_of(tree, ("grid",)), "grid", said))
+        return
     for values in itertools.product(*file.grid.values()) if file.grid else ():
         chosen = dict(zip(file.grid, values, strict=True))
         name = ",".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in chosen.items())
@@ -193,7 +216,7 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
         try:
             reference = reference or load_recipe(_recipe(file.reference or "", folder)).dump()
             value = _value_at(reference, key)
-        except KeyError:
+        except (KeyError, IndexError, TypeError, ValueError):
             problems.append(Problem(mark, "ablate", f"{key} is not a key of {file.reference}"))
             continue
         except RecipeError as error:
@@ -204,14 +227,20 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
     for variant in candidates:
         if names.count(variant.name) > 1:
             problems.append(Problem(variant.mark, variant.name, "is the name of two variants"))
-        try:
-            model = check(variant.recipe, variant.overrides)
-            check_model(objective or objective_for(model.kind), model)
-        except RecipeError as error:
-            problems += [Problem(variant.mark, variant.name, str(problem)) for problem in error.problems]
-        except UserError as error:
-            problems.append(Problem(variant.mark, variant.name, str(error)))
+        problems += _problems_of(variant, objective)
         yield variant
+
+
+def _problems_of(variant: Variant, objective: Objective | None) -> list[Problem]:
+    """What is wrong with the model of a variant, and with the objective for it."""
+    try:
+        model = check(variant.recipe, variant.overrides)
+        check_model(objective or objective_for(model.kind), model)
+    except RecipeError as error:
+        return [Problem(variant.mark, variant.name, str(problem)) for problem in error.problems]
+    except UserError as error:
+        return [Problem(variant.mark, variant.name, str(error))]
+    return []
 
 
 def _usual(file: StudyFile, folder: Path) -> tuple[str, str]:

@@ -21,6 +21,15 @@ Source = Literal["initial", "dropout", "order"]  # of differences between the ru
 Quantity = Literal["none", "parameters", "non_embedding", "active", "flops", "cache"]
 
 
+COUNTS = (
+    ("data", "length"),
+    ("data", "batch_size"),
+    ("trainer", "max_steps"),
+    ("trainer", "accumulate_grad_batches"),
+)
+"""Settings of `fit` from which the steps of a run, and what they cost, are computed."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -169,6 +178,11 @@ def contradictions(tree: Map, file: StudyFile) -> Iterator[Problem]:
     for wrong, path, message in rules:
         if wrong:
             yield Problem(mark_of(tree, path), dotted(path), message)
+    for group, key in COUNTS:
+        value = file.fit.get(group, {}).get(key)
+        if isinstance(value, int) and value < 1:
+            path = "fit", group, key
+            yield Problem(mark_of(tree, path), dotted(path), f"must be at least 1, not {value}")
     for name in by if isinstance(by, Mapping) else ():
         if name not in file.variants:
             known = nearest(name, file.variants) or f"variants: {', '.join(file.variants)}"

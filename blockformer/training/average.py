@@ -40,6 +40,7 @@ def average_checkpoints(paths: Sequence[str | Path], out: str | Path) -> Path:
     require_new(out)
     first: Mapping[str, Any] = {}
     version: Any = None
+    wanted: dict[str, torch.Size] | None = None
     sums, types = dict[str, Tensor](), dict[str, torch.dtype]()
     for path in paths:
         content = read_checkpoint(path, mmap=True)
@@ -50,6 +51,10 @@ def average_checkpoints(paths: Sequence[str | Path], out: str | Path) -> Path:
                 raise UserError(
                     f"{path}: has another {key.partition('_')[0]} than {paths[0]}, so they cannot be averaged"
                 )
+        shapes = {name: tensor.shape for name, tensor in weights.items()}
+        wanted = shapes if wanted is None else wanted
+        if shapes != wanted:
+            raise UserError(f"{path}: has tensors of other names or shapes than {paths[0]}: one of them is damaged")
         for name, tensor in weights.items():
             if not tensor.is_floating_point():
                 sums[name] = tensor.clone()  # such as a count: the last one stays

@@ -91,8 +91,9 @@ def _check_trunk(metadata: Mapping[str, Any], step: int, path: Path) -> None:
 def _count(value: Any) -> int:
     try:
         steps = int(value)
-    except (TypeError, ValueError):
-        steps = 0
-    if steps < 1:
+        whole = not isinstance(value, float) or value == steps
+    except (TypeError, ValueError, OverflowError):
+        steps, whole = 0, False
+    if steps < 1 or not whole:
         raise UserError(f"--optimizer.cooldown_steps {value}: must be a number of steps above 0")
     return steps

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from blockformer.errors import UserError
 from blockformer.files import as_json, open_to_append, write_atomically
+from registry.text import printable
 
 Row = dict[str, Any]
 Check = Callable[[Row], bool]
@@ -48,7 +49,7 @@ def repaired_rows(path: Path, check: Check = lambda row: True) -> list[Row]:
         whole = b"".join(line + b"\n" for line, row in zip(lines, rows, strict=True) if row is not None)
         write_atomically(path, lambda stream: stream.write(whole))
         which = f"line {damaged[0] + 1}" + (f" and {len(damaged) - 1} more" if len(damaged) > 1 else "")
-        print(f"note: {path}: {which} damaged; moved to {aside.name}", file=sys.stderr, flush=True)
+        print(f"note: {printable(path)}: {which} damaged; moved to {aside.name}", file=sys.stderr, flush=True)
     return [row for row in rows if row is not None]
 
 

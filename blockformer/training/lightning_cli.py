@@ -47,6 +47,7 @@ from blockformer.training.signature import sign
 from blockformer.training.step_count import total_steps
 from blockformer.training.trainer_settings import check_precision_given
 from registry import RecipeError
+from registry.text import printable
 
 
 class TrainingCLI(SettingsCLI):
@@ -181,7 +182,7 @@ class TrainingCLI(SettingsCLI):
             arguments.checkpoint = found
             arguments.tokenizer = tokenizer_for(arguments.dataset, found, read_metadata(found))
         if self.place.note and self.first:
-            print(self.place.note, flush=True)
+            print(printable(self.place.note), flush=True)
         return self.place.folder
 
     def _results_folder(self, config: dict[str, Any]) -> Path:
@@ -213,9 +214,9 @@ class TrainingCLI(SettingsCLI):
         kind = f"{model.kind}, {model.size:,} parameters"
         if model.trained_size < model.size:
             kind += f", {model.trained_size:,} of them trained"
-        print(f"{self.arguments.variant}: {kind}; the run's folder is {self.folder}", flush=True)
+        print(printable(f"{self.arguments.variant}: {kind}; the run's folder is {self.folder}"), flush=True)
         for remark in (*position_warnings(model), *remarks_on_data(self.datamodule, model), *self._repetitions()):
-            print(f"note: {remark}", file=sys.stderr, flush=True)
+            print(f"note: {printable(remark)}", file=sys.stderr, flush=True)
         if self.plan is not None:
             print(self.plan, flush=True)
         phases.begin("starting")
@@ -251,7 +252,7 @@ class TrainingCLI(SettingsCLI):
         if self.first:
             self.model.verify(self.datamodule, self.trainer, training=False)
             for note in notes_on_data(self.datamodule, split):
-                print(f"note: {note}", file=sys.stderr, flush=True)
+                print(f"note: {printable(note)}", file=sys.stderr, flush=True)
 
     before_test = before_predict = before_validate
 
@@ -270,4 +271,4 @@ class TrainingCLI(SettingsCLI):
     def after_predict(self) -> None:
         """Print where the predictions are."""
         if self.first and not is_dry_run(self.trainer):
-            print(f"predictions: {self.folder / PREDICTIONS}")
+            print(f"predictions: {printable(self.folder / PREDICTIONS)}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blockformer.errors import UserError
+from registry.text import printable
 
 LOCK = "run.lock"
 BEAT = 5.0
@@ -127,7 +128,8 @@ class RunLock:
         before, end = self._path.stat().st_mtime_ns, time.monotonic() + PATIENCE
         if not self._quiet:
             waiting = f"waiting {PATIENCE:.0f} seconds for a sign of life"
-            print(f"note: {self.folder} was being trained by {_named(owner)}; {waiting}", file=sys.stderr, flush=True)
+            waits = f"{self.folder} was being trained by {_named(owner)}; {waiting}"
+            print(f"note: {printable(waits)}", file=sys.stderr, flush=True)
         while time.monotonic() < end:
             time.sleep(BEAT / 5)
             with self._path.open("rb"):  # makes a network file system look again

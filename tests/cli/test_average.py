@@ -60,6 +60,16 @@ def test_what_has_no_mean_is_refused_in_one_line(
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
         assert not out.exists()
+    changed = torch.load(first, weights_only=True)
+    name = next(iter(changed["state_dict"]))
+    changed["state_dict"][name] = changed["state_dict"][name][:1]
+    for others in (changed["state_dict"], {}):
+        torch.save({**changed, "state_dict": others}, tmp_path / "changed.ckpt")
+        for paths in ([first, str(tmp_path / "changed.ckpt")], [str(tmp_path / "changed.ckpt"), first]):
+            assert main(["average", *paths, "--out", str(out)]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "changed.ckpt" in line
+            assert not out.exists()
     out.write_text("mine")
     assert main(["average", first, first, "--out", str(out)]) == 2
     assert "exists already" in capsys.readouterr().err

@@ -108,6 +108,10 @@ LINES: dict[str, tuple[str, str]] = {
     "content": (json.dumps({"messages": [QUESTION | {"content": [1]}]}), "message 1 of messages: content must be text"),
     "surrogate": ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "content has an unpaired surrogate"),
     "deep surrogate": (json.dumps({"messages": [QUESTION | {"tool": ["\ud800"]}]}), "has an unpaired surrogate"),
+    "depth of a tool": (
+        f'{{"messages": [{{"role": "user", "content": "", "tool": {"[" * 200}{"]" * 200}}}]}}',
+        "messages has more than 100 levels of lists and objects",
+    ),
     "order": (
         json.dumps({"messages": [QUESTION, QUESTION]}),
         "tokenizer_config.json cannot render the conversation: Roles must alternate: user, assistant, user, ...",

@@ -1,5 +1,6 @@
 """Tokenizers from elsewhere: their ids, their special tokens, and what of them is refused."""
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -220,6 +221,11 @@ def nested(content: dict[str, Any], *path: Any) -> Any:
     return content
 
 
+def charsmap(replacements: bytes) -> str:
+    """A map of SentencePiece that has these replacements, with an empty trie."""
+    return base64.b64encode((1024).to_bytes(4, "little") + bytes(1024) + replacements + b"\0").decode()
+
+
 HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "id": (lambda c: c["model"]["vocab"].update(a=10**9), "has the token id 1000000000; ids are whole numbers below"),
     "added": (lambda c: c["added_tokens"].append({"content": "x", "id": -1}), "has the token id -1"),
@@ -250,6 +256,24 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: c.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "////"}),
         "map of characters that cannot be read",
     ),
+    "growth of a map": (
+        lambda c: c.update(normalizer={"type": "Precompiled", "precompiled_charsmap": charsmap(b"x" * 100)}),
+        "makes 100 characters of one; at most 64 are allowed",
+    ),
+    "growth of two maps": (
+        lambda c: c.update(
+            normalizer={
+                "type": "Sequence",
+                "normalizers": [{"type": "Precompiled", "precompiled_charsmap": charsmap(b"b\0" + b"x" * 18)}] * 2,
+            }
+        ),
+        "makes 324 characters of one; at most 64 are allowed",
+    ),
+    "prefix": (
+        lambda c: c["model"].update(continuing_subword_prefix="#" * 65),
+        "has a continuing_subword_prefix of 65 characters; at most 64 are allowed",
+    ),
+    "no length": (lambda c: c.update(pre_tokenizer={"type": "FixedLength", "length": 0}), "cannot encode a text"),
     "dropout": (lambda c: c["model"].update(dropout=0.1), "encodes at random"),
     "model": (lambda c: c["model"].update(type="Magic"), 'has a model of type "Magic"; known: BPE'),
     "no model": (lambda c: c.pop("model"), "has no model"),
@@ -281,6 +305,8 @@ GOOD = (
     r" ?[^(\s|[.,!?…。，、।۔،])]+",
     " {2,}",
     r"(?=(\d{3})+(?!\d))",
+    r"[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    r"(?i:[sdmt]|ll|ve|re)|(?:ab){2}c{2}?(?:d|e)?",
 )
 BAD = (
     r"(a*)*",
@@ -293,6 +319,19 @@ BAD = (
     "a)",
     "\\",
     r"(?<x>a)\g<x>",
+    r"(?x)a{0,50} {0,50}b",
+    r"(?:a|a)*b",
+    r"(?:a|b|ab)+c",
+    r"(?:a|a){30}b",
+    r"(?:a?a?)*b",
+    r"(?:ab?)+c",
+    r"(?:(?:a|a)b)+c",
+    "a?*b",
+    "a**b",
+    "a{0,50}{0,50}b",
+    "a{1,3}+b",  # in this library no possessive quantifier, but `(?:a{1,3})+`
+    "a?" * 24 + "b",
+    "(?:a|a)" * 24 + "b",
 )
 
 

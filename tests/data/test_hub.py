@@ -170,12 +170,25 @@ def test_what_is_wrong_is_named(
     [
         ("dataset_dict.json", '{"splits": ["../x"]}'),
         ("train/state.json", "{"),
+        ("dataset_dict.json", '{"splits": "train"}'),
+        ("dataset_dict.json", "[" * 100_000),
         ("train/state.json", '{"_data_files": []}'),
+        ("train/state.json", '{"splits": ["train"]}'),
+        ("train/state.json", '{"splits": ["train"], "_data_files": [{"filename": "../../secret.arrow"}]}'),
+        ("train/state.json", '{"_data_files": [{"filename": "a\\u0000b"}]}'),
     ],
 )
 def test_a_damaged_folder_is_named(name: str, content: str, saved: Path) -> None:
     (saved / name).write_text(content)
     with pytest.raises(DataError, match=rf"{name}: is not what save_to_disk writes: "):
+        _data(saved).prepare_data()
+
+
+@pytest.mark.parametrize("linked", ["train", "train/state.json", "train/data-00000-of-00002.arrow"])
+def test_no_link_leads_out_of_a_folder(linked: str, saved: Path, tmp_path: Path) -> None:
+    (saved / linked).rename(tmp_path / "elsewhere")
+    (saved / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="points outside the folder"):
         _data(saved).prepare_data()
 
 

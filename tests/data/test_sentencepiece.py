@@ -95,6 +95,10 @@ def test_what_is_no_model_is_refused_in_one_line(content: bytes, tmp_path: Path)
     ("settings", "said"),
     [
         ({"model_type": "char", "vocab_size": 60}, "is no model of type unigram or bpe"),
+        (
+            {"model_type": "bpe", "vocab_size": 130, "user_defined_symbols": ["x" * 1001]},
+            "has a piece of more than 1,000 characters",
+        ),
         ({"model_type": "bpe", "vocab_size": 130, "treat_whitespace_as_suffix": True}, "writes spaces after words"),
         (
             {"model_type": "bpe", "vocab_size": 130, "user_defined_symbols": ["<x>"]},

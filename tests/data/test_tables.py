@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import csv as arrow_csv
@@ -207,6 +208,47 @@ def test_a_value_of_another_type_in_a_parquet_file_is_named_with_its_row(tmp_pat
     parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"t\.parquet, row 1: text must be text, not int"):
         read(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(pyarrow.date64(), 2**62), (pyarrow.duration("s"), 2**62), (pyarrow.timestamp("s", "No/Where"), 1)],
+    ids=["date", "duration", "time zone"],
+)
+def test_a_value_that_python_cannot_have_is_refused(
+    kind: pyarrow.DataType, value: int, ending: str, tmp_path: Path
+) -> None:
+    path, table = tmp_path / f"t{ending}", pyarrow.table({"text": pyarrow.array([value], kind)})
+    if ending == ".parquet":
+        parquet.write_table(table, path)
+    else:
+        with pyarrow.ipc.new_file(str(path), table.schema) as file:
+            file.write_table(table)
+    with pytest.raises(DataError, match=rf"t\{ending}: the column 'text' cannot be read: "):
+        read(path)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".csv"])
+def test_two_columns_of_one_name_are_refused(ending: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"t{ending}", {"text": ["a"], "texx": ["b"]})
+    if ending != ".parquet":
+        path.write_bytes(path.read_bytes().replace(b"texx", b"text"))
+    else:
+        parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"]), path)
+    with pytest.raises(DataError, match=r": there are several columns 'text'; rename all but one"):
+        read(path)
+
+
+def test_a_wrong_length_in_an_arrow_file_reads_nothing_beside_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.arrow", {"text": ["ab", "cd"]})
+    offsets = np.array([0, 2, 4], np.int32).tobytes()
+    wrong = np.array([0, 2, 2**30], np.int32).tobytes()
+    content = path.read_bytes()
+    assert content.count(offsets) == 1
+    path.write_bytes(content.replace(offsets, wrong))
+    with pytest.raises(DataError, match=r"t\.arrow: the column 'text' cannot be read: .*out of bounds"):
+        read(path)
 
 
 def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:

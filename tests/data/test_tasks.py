@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from blockformer.data import task_rows
 from blockformer.data.datasets.base import UNSCORED, Task
 from blockformer.data.datasets.mqar import MQAR
 from blockformer.data.module import TextData
@@ -150,6 +151,24 @@ def test_a_seed_decides_what_is_trained_on_and_never_what_is_validated_on(name: 
     assert not torch.equal(train[0], train[2])
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_rows_that_are_too_large_to_be_kept_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = TextData(name, length=64, batch_size=4).loader("validation").batch(2)
+    monkeypatch.setattr(task_rows, "_KEPT", 1000)
+    drawn, sizes = TextData(name, length=64, batch_size=4).loader("validation"), list[int]()
+    rows = class_of(name).rows
+
+    def counted(task: Task, draws: Draws, length: int, trained: int) -> Any:
+        found = rows(task, draws, length, trained)
+        sizes.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(class_of(name), "rows", counted)
+    batch = drawn.batch(2)
+    assert all(torch.equal(batch[key], kept[key]) for key in kept)
+    assert max(sizes) <= 4
+
+
 def test_every_epoch_has_new_rows_and_processes_share_a_batch() -> None:
     data = TextData("parity", length=32, batch_size=8)
     loader = data.loader("train")
@@ -209,6 +228,12 @@ def test_draws_of_a_row_depend_on_its_index_alone() -> None:
         ({"dataset": "mqar", "pairs": 65}, r"data\.pairs 65 is more than data\.key_tokens 64"),
         ({"dataset": "induction", "context": 33}, r"data\.context 33 must be at least 2 and at most data\.symbols 32"),
         ({"dataset": "selective_copy", "items": 17}, r"data\.items 17 is more than data\.symbols 16"),
+        ({"dataset": "mqar", "power": 1e9}, r"data\.power 1e\+09: give at most 10"),
+        (
+            {"dataset": "memorisation", "symbols": 50_000},
+            r"data\.symbols 50000: makes 2\.5e\+09 facts; give",
+        ),
+        ({"dataset": "memorisation", "values": 10**30}, r"data\.values 1000\d+: give at most 4294967296"),
         ({"dataset": "copy", "symbols": 1}, r"data\.symbols 1: .*give at least 2"),
         (
             {"dataset": "parity", "objective": MaskedLM()},

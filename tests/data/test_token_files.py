@@ -181,6 +181,7 @@ WRONG = {
         "its 6 bytes are not a whole number of uint32; set another",
     ),
     "a cut file": ("cut", {}, "its header says 20 tokens, and it has 18.5: copy it again"),
+    "a negative size": ("less", {}, "its header says -100 tokens, and it has -100: copy it again"),
     "questions": ("questions", {}, "is a file of questions of llm.c, not of tokens"),
     "floats": ("floats", {}, "holds float64 of shape (3,); ids are integers on one axis"),
     "a table": ("table", {}, "holds int64 of shape (2, 2); ids are integers on one axis"),
@@ -194,6 +195,7 @@ WRONG = {
 
 ARRAYS = {"floats": np.ones(3), "table": np.ones((2, 2), np.int64), "negative": [1, 2, -7], "objects": np.array([{}])}
 BYTES = {"odd.bin": b"123456", "bare.npy": b"1234", "text.txt": b"1234", "empty.bin": b""}
+BYTES["less.bin"] = np.array([20240520, 1, -100], "<i4").tobytes() + bytes(1024 - 12 - 200)
 BYTES["questions.bin"] = np.array([20240522, 1, 0, 0], "<i4").tobytes()
 
 
@@ -231,6 +233,18 @@ def test_a_header_of_an_unknown_version_is_not_read_as_tokens(dtype: str | None,
     path.write_bytes(np.array([20240520, 9, 9], "<i4").tobytes())
     with pytest.raises(DataError, match=r"a\.bin: has version 9 of the format of llm\.c; known: 1"):
         recognise(path, dtype)
+
+
+@pytest.mark.parametrize(
+    "shape", [f"({2**70},)", "(True,)", f"({'-' * 5000}1,)", "(" * 300, "{[]: 1}", f"({10**18},)", "(-4,)", "(2.0,)"]
+)
+def test_a_damaged_header_of_numpy_is_refused_in_one_line(shape: str, tmp_path: Path) -> None:
+    header = f"{{'descr': '<u2', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    path, size = tmp_path / "a.npy", len(header).to_bytes(2, "little")
+    path.write_bytes(b"\x93NUMPY\x01\0" + size + header + bytes(64))
+    with pytest.raises(DataError, match=r"a\.npy: is no NumPy array that can be read: ") as raised:
+        recognise(path, None)
+    assert "\n" not in str(raised.value)
 
 
 def test_what_means_nothing_is_refused(tmp_path: Path) -> None:

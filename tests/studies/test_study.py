@@ -76,6 +76,18 @@ def test_every_mistake_is_named_with_its_line(tmp_path: Path) -> None:
         ({"reference": "gpt2"}, "reference: has no effect without ablate"),
         ({"learning_rates": [1e-3]}, "needs two to choose from"),
         ({"base": "tiny_decodr"}, "did you mean 'tiny_decoder'?"),
+        (
+            {"variants": {}, "grid": {f"decoder.key_{n}": list(range(100)) for n in range(10)}},
+            "grid: makes 100,000,000,000,000,000,000 variants; at most 1,000 can be compared",
+        ),
+        ({"ablate": ["dim.x"], "reference": "gpt2"}, "ablate: dim.x is not a key of gpt2"),
+        ({"fit": {"data": {"batch_size": 0}, "trainer": {"max_steps": 1}}}, "fit.data.batch_size: must be at least 1"),
+        ({"fit": {"trainer": {"max_steps": -1}}}, "fit.trainer.max_steps: must be at least 1, not -1"),
+        (
+            {"fit": {"trainer": {"accumulate_grad_batches": 0}}, "budget": {"tokens": 9}},
+            "fit.trainer.accumulate_grad_batches: must be at least 1, not 0",
+        ),
+        ({"tasks": {"a": {".".join(["x"] * 3000): 1}}}, "has 3000 parts; at most 50 make sense"),
     ],
 )
 def test_a_mistake_is_one_line(changes: dict[str, Any], message: str) -> None:

@@ -19,6 +19,8 @@ from blockformer.errors import DataError
 ASSISTANT = "assistant"
 _ROLES = {"human": "user", "gpt": ASSISTANT}
 """What ShareGPT calls the speakers."""
+DEEPEST = 100
+"""Levels of lists and objects in a conversation, so that no step of reading it exceeds Python's recursion limit."""
 
 
 def source(files: Files, column: str, template: tuple[str, str] | None = None) -> Source:
@@ -81,11 +83,22 @@ def messages_of(value: Any, where: str, column: str) -> list[dict[str, Any]]:
             f'{where}: {column} must be a list of messages such as {{"role": "user", "content": "..."}}, not {found}'
         )
     messages = [_message(one, f"{where}: message {number} of {column}") for number, one in enumerate(value, start=1)]
+    if _too_deep(messages):
+        raise DataError(f"{where}: {column} has more than {DEEPEST} levels of lists and objects; remove some")
     try:
         json.dumps(messages, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise DataError(f"{where}: {column} has an unpaired surrogate; remove it") from None
     return messages
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        if not (level := [part for parts in inside for part in parts]):
+            return False
+    return True
 
 
 def _message(value: Any, which: str) -> dict[str, Any]:

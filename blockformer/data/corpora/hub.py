@@ -1,6 +1,5 @@
 """Datasets of Hugging Face: folders that `save_to_disk` has written, and others by name, which are copied once."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,14 @@ from blockformer.data.corpora.table_rows import Row, check_names, text_of
 from blockformer.data.progress import stage
 from blockformer.data.sequences import SHARD
 from blockformer.errors import DataError
+from blockformer.files import parse_json
 from registry.errors import nearest
+from registry.files import file_in, read_bytes
 from registry.text import shortened
 
 _SPLITS, _STATE = "dataset_dict.json", "state.json"
 _AT_ONCE = 1024  # rows of a group of a copy
+_LARGEST = 2**24  # bytes of a file that describes a dataset; it has a line for each data file
 
 
 def is_saved(path: str) -> bool:
@@ -36,27 +38,38 @@ def saved_files(path: str, split: str) -> list[str]:
         DataError: There is no such split, or it cannot be read.
     """
     folder = Path(path).expanduser()
-    known = _json(folder / _SPLITS)["splits"] if (folder / _SPLITS).is_file() else ["train"]
+    known = _names(folder, _SPLITS) if (folder / _SPLITS).is_file() else ["train"]
     if split not in known:
         advice = nearest(split, known) or f"it has {', '.join(known)}"
         raise DataError(f"{folder}: there is no split {split!r}; {advice}")
-    part = folder / split if (folder / _SPLITS).is_file() else folder
-    state = _json(part / _STATE)
-    if state.get("_indices_files") or state.get("_indices_data_files"):
-        raise DataError(f"{part}: its rows are chosen by an index; save it anew after flatten_indices()")
-    return [str(part / file["filename"]) for file in state["_data_files"]]
-
-
-def _json(path: Path) -> Any:
+    part = f"{split}/" if (folder / _SPLITS).is_file() else ""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        names = found.get("splits", [file["filename"] for file in found.get("_data_files", ())])
-        if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-            raise ValueError("it names no files, or files elsewhere")
+        return [str(file_in(folder, f"{part}{name}")) for name in _names(folder, f"{part}{_STATE}")]
+    except OSError as error:
+        raise DataError(f"{shortened(error.filename)}: cannot be read: {error.strerror}") from None
+
+
+def _names(folder: Path, file: str) -> list[str]:
+    """The splits that a `dataset_dict.json` names, or the files of a `state.json`, that lie in a folder.
+
+    Raises:
+        DataError: it names none, or what is elsewhere; or its rows are chosen by an index.
+    """
+    path = folder / file
+    try:
+        found = parse_json(read_bytes(file_in(folder, file, _LARGEST), _LARGEST).decode("utf-8"))
+        if path.name == _STATE and (found.get("_indices_files") or found.get("_indices_data_files")):
+            raise DataError(f"{path.parent}: its rows are chosen by an index; save it anew after flatten_indices()")
+        names = found["splits"] if path.name == _SPLITS else [file["filename"] for file in found["_data_files"]]
+        if not names or not isinstance(names, list):
+            raise ValueError("it names nothing")
+        if any(not isinstance(name, str) or Path(name).name != name or "\0" in name for name in names):
+            raise ValueError("it names what is elsewhere")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        reason = getattr(error, "strerror", None) or missing
         raise DataError(f"{path}: is not what save_to_disk writes: {shortened(reason)}") from None
-    return found
+    return names
 
 
 def copied_files(path: str, subset: str | None, split: str, revision: str | None, columns: Sequence[str]) -> list[str]:

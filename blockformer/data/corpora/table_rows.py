@@ -242,7 +242,7 @@ def _batches(
     for batch, size in batches:
         for start in range(0, batch.num_rows, _AT_ONCE):
             part = batch.slice(start, _AT_ONCE)
-            for values in zip(*(part.column(name).to_pylist() for name in columns), strict=True):
+            for values in zip(*(_values(path, part, name) for name in columns), strict=True):
                 number += 1
                 where = f"{path}, row {number}"
                 named = zip(values, columns, strict=True)
@@ -250,17 +250,34 @@ def _batches(
         count(size)
 
 
+def _values(path: Path, batch: Any, name: str) -> list[Any]:
+    """The values of a column of a record batch.
+
+    Raises:
+        DataError: they are no values of its type; an index or a length in the file is wrong, for example.
+    """
+    try:
+        column = batch.column(name)
+        column.validate(full=True)  # else a wrong length reads what is beside the file in memory
+        return column.to_pylist()
+    except Exception as error:  # of any class: pyarrow makes dates, time zones, ... of what the file says
+        raise DataError(f"{path}: the column {name!r} cannot be read: {shortened(str(error))}") from None
+
+
 def check_names(where: str, columns: Sequence[str], names: Sequence[str] | Mapping[str, Any]) -> None:
     """Check that there are the wanted columns among those of a table.
 
     Raises:
-        DataError: one is missing; the message has the nearest one, or those that there are.
+        DataError: one is missing, or there are several of its name; of a missing one the message has the nearest, or
+            those that there are.
     """
     for name in columns:
         if name not in names:
             shown = [shortened(str(known), 40) for known in names][:20]
             known = nearest(name, shown) or f"it has {', '.join(shown) or 'none'}"
             raise DataError(f"{where}: there is no column {name!r}; {known}")
+        if not isinstance(names, Mapping) and list(names).count(name) > 1:
+            raise DataError(f"{where}: there are several columns {name!r}; rename all but one")
 
 
 def _value(value: Any, where: str, name: str, labels: Collection[str]) -> str:

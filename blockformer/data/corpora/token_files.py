@@ -107,7 +107,7 @@ def _of_numpy(path: Path, head: bytes) -> TokenFile:
         raise DataError(f"{path}: has no header of NumPy; if its ids are raw, name it .bin and set --data.dtype")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # of any class: NumPy reads the header as a Python literal
         raise DataError(f"{path}: is no NumPy array that can be read: {shortened(str(error))}") from None
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise DataError(f"{path}: holds {array.dtype} of shape {array.shape}; ids are integers on one axis")
@@ -124,7 +124,7 @@ def _of_llm_c(path: Path, head: bytes) -> TokenFile | None:
     if version != FORMATS[magic][0]:
         raise DataError(f"{path}: has version {version} of the format of llm.c; known: {FORMATS[magic][0]}")
     kind = np.dtype(FORMATS[magic][1]).newbyteorder("<")
-    if (size := path.stat().st_size) != HEADER + count * kind.itemsize:
+    if (size := path.stat().st_size) != HEADER + count * kind.itemsize or count < 0:
         there = (size - HEADER) / kind.itemsize
         raise DataError(f"{path}: its header says {count:,} tokens, and it has {there:,.10g}: copy it again")
     return TokenFile(path, kind.str, HEADER, count)

@@ -4,7 +4,12 @@ import numpy as np
 
 from blockformer.data.datasets.base import UNSCORED, Rows, Task
 from blockformer.data.randomness import Draws, bits
+from blockformer.errors import DataError
 from registry import Positive, register
+
+MOST_SYMBOLS = 4096
+"""Of one kind; all facts are kept in memory, and these take 128 MiB."""
+MOST_VALUES = 2**32
 
 
 @register("memorisation")
@@ -24,11 +29,15 @@ class Memorisation(Task):
     least_length = 8
 
     def __init__(self, *, symbols: Positive = 16, values: Positive = 16) -> None:
+        if symbols > MOST_SYMBOLS:
+            raise DataError(f"data.symbols {symbols}: makes {symbols**2:.3g} facts; give at most {MOST_SYMBOLS}")
+        if values > MOST_VALUES:
+            raise DataError(f"data.values {values}: give at most {MOST_VALUES}")
         self.symbols, self.values = symbols, values
         drawn = bits(0, "facts to memorise", symbols, values, count=symbols * symbols)
         self.map = (drawn % np.uint64(values)).astype(np.int64).reshape(symbols, symbols)
         self.vocab_size = 2 * symbols + values
-        self.chance = float(np.bincount(self.map.ravel()).max() / self.map.size)
+        self.chance = float(np.unique(self.map, return_counts=True)[1].max() / self.map.size)
 
     def rows(self, draws: Draws, length: int, trained: int) -> Rows:
         facts = length // 2

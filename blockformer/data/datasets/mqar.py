@@ -7,6 +7,8 @@ from blockformer.data.randomness import Draws
 from blockformer.errors import DataError
 from registry import Positive, PositiveFloat, register
 
+MOST_POWER = 10
+
 
 @register("mqar")
 class MQAR(Task):
@@ -36,6 +38,8 @@ class MQAR(Task):
     ) -> None:
         if pairs > key_tokens:
             raise DataError(f"data.pairs {pairs} is more than data.key_tokens {key_tokens}: the keys of a row differ")
+        if power > MOST_POWER:
+            raise DataError(f"data.power {power:g}: give at most {MOST_POWER}; from 1 on, no question follows soon")
         self.pairs, self.keys, self.values, self.power = pairs, key_tokens, value_tokens, power
         self.evaluation_length = evaluation_length
         self.vocab_size = key_tokens + value_tokens

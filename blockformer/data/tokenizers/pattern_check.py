@@ -1,8 +1,9 @@
 """Which regular expressions of a stranger's tokenizer are used: those that no text can make run for ever.
 
 The library matches by trying every way (backtracking). A repetition of a repetition, such as `(a+)+`, has exponentially
-many ways, and a reference to an earlier group cannot be bounded at all. What is left takes polynomial time, and the
-library gives a match up after ten million tries.
+many ways, as has one of alternatives or of something optional, such as `(a|a)+` and `(ab?)+`, and a reference to an
+earlier group cannot be bounded at all. What is left takes polynomial time, and the library gives a match up after ten
+million tries.
 """
 
 import re
@@ -12,9 +13,10 @@ from typing import ClassVar
 LONGEST = 5_000  # characters
 MOST_REPEATS = 1_000
 AT_ONCE = 4  # repetitions in a row; published tokenizers have two
+MOST_WAYS = 1_000  # to match what is optional or has alternatives, in a row; published tokenizers have tens
 _LEXEME = re.compile(
-    r"(?P<flags>\(\?[imx-]+\))|(?P<opening>\((?:\?(?:[imx-]*:|=|!|<=|<!|>))?(?!\?))|(?P<unknown>\()|(?P<closing>\))"
-    r"|(?P<bar>\|)|(?P<optional>\?[?+]?)|(?P<repeat>(?:[*+]|\{\d+,?\d*\}|\{,\d+\})[?+]?)|(?P<reference>\\[1-9gkK])"
+    r"(?P<flags>\(\?[im-]+\))|(?P<opening>\((?:\?(?:[im-]*:|=|!|<=|<!|>))?(?!\?))|(?P<unknown>\()|(?P<closing>\))"
+    r"|(?P<bar>\|)|(?P<optional>\?[?+]?)|(?P<repeat>[*+][?+]?|\{(?:\d+,?\d*|,\d+)\}\??)|(?P<reference>\\[1-9gkK])"
     r"|(?P<atom>\\[pPxo]\{[^}]*\}|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{1,2}|\\.|[^\\])",
     re.DOTALL,
 )
@@ -39,20 +41,20 @@ def pattern_problem(pattern: str) -> str | None:
 
 
 class _Scan:
-    """The repetitions in a row of each open group: of this alternative, and the most of its earlier ones."""
+    """The open groups, and what a quantifier would repeat: the last character, class or group."""
 
     def __init__(self) -> None:
-        self._groups = [[0, 0]]
-        self._inside = 0  # repetitions of what a quantifier would repeat
+        self._groups = [_Group()]
+        self._last = (0, 1)  # repetitions in it, and ways to match it
 
     def atom(self, text: str) -> str | None:
-        self._inside = 0
+        self._last = (0, 1)
 
     def flags(self, text: str) -> str | None:
         """Nothing is matched."""
 
     def opening(self, text: str) -> str | None:
-        self._groups.append([0, 0])
+        self._groups.append(_Group())
 
     def unknown(self, text: str) -> str | None:
         return "has a kind of group that is not allowed"
@@ -60,25 +62,31 @@ class _Scan:
     def closing(self, text: str) -> str | None:
         if len(self._groups) == 1:
             return "closes a group that is not open"
-        self._inside = max(self._groups.pop())
-        return self._add(self._inside)
+        self._last = self._groups.pop().whole()
+        return self._groups[-1].add(*self._last)
 
     def bar(self, text: str) -> str | None:
-        here, most = self._groups[-1]
-        self._groups[-1], self._inside = [0, max(here, most)], 0
+        self._groups[-1].begin_alternative()
+        self._last = (0, 1)
+
+    def optional(self, text: str) -> str | None:
+        repeats, ways = self._last
+        self._last = (repeats, ways + 1)
+        return self._groups[-1].add(0, ways + 1, instead_of=ways)
 
     def repeat(self, text: str) -> str | None:
         if any(int(number) > MOST_REPEATS for number in re.findall(r"\d+", text)):
             return f"repeats more than {MOST_REPEATS:,} times"
-        exact = "," not in text and text[0] == "{"  # `(\d{3})+` has one way to match
-        return "repeats a repetition" if self._inside else self._add(0 if exact else 1)
+        repeats, ways = self._last
+        if repeats:
+            return "repeats a repetition"
+        if ways > 1:
+            return "repeats what can be matched in several ways"
+        self._last = (0 if "," not in text and text[0] == "{" else 1, 1)  # `(\d{3})+` has one way to match
+        return self._groups[-1].add(*self._last)
 
     def reference(self, text: str) -> str | None:
         return "refers to an earlier group"
-
-    def _add(self, count: int) -> str | None:
-        self._groups[-1][0] += count
-        return f"has more than {AT_ONCE} repetitions in a row" if self._groups[-1][0] > AT_ONCE else None
 
     READ: ClassVar[dict[str, Callable[["_Scan", str], str | None]]] = {
         "atom": atom,
@@ -87,10 +95,33 @@ class _Scan:
         "unknown": unknown,
         "closing": closing,
         "bar": bar,
-        "optional": flags,
+        "optional": optional,
         "repeat": repeat,
         "reference": reference,
     }
+
+
+class _Group:
+    """Repetitions in a row, and ways to match beside them: of this alternative, and of all earlier ones."""
+
+    def __init__(self) -> None:
+        self._repeats, self._ways = 0, 1
+        self._most_repeats, self._earlier_ways = 0, 0
+
+    def add(self, repeats: int, ways: int, instead_of: int = 1) -> str | None:
+        """Add a part of the alternative; `instead_of` is the number of ways that it had so far."""
+        self._repeats, self._ways = self._repeats + repeats, self._ways // instead_of * ways
+        if self._repeats > AT_ONCE:
+            return f"has more than {AT_ONCE} repetitions in a row"
+        return f"has more than {MOST_WAYS:,} ways to match in a row" if self._ways > MOST_WAYS else None
+
+    def begin_alternative(self) -> None:
+        self._most_repeats, self._earlier_ways = self.whole()
+        self._repeats, self._ways = 0, 1
+
+    def whole(self) -> tuple[int, int]:
+        """Of all alternatives: the most repetitions in a row, and the ways to match together."""
+        return max(self._repeats, self._most_repeats), self._ways + self._earlier_ways
 
 
 def _end_of_class(pattern: str, place: int) -> int:

@@ -15,6 +15,8 @@ from blockformer.errors import DataError
 SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, NAMED, UNUSED, BYTE = range(1, 7)  # types of pieces
 UNIGRAM, BPE = 1, 2  # types of models
+LONGEST = 1_000
+"""Characters of a piece; finding its merges takes their square in time. Published ones have up to 31."""
 TRIED = (
     "The quick brown fox jumps over 13 lazy dogs; isn't it 5.70 €?",
     "  two  spaces, a\ttab\nand\r\nbreaks \n\n",
@@ -66,6 +68,7 @@ def _check(proto: Any) -> None:
         f"has {len(proto.pieces):,} pieces; at most {MAX_TOKENS:,} are allowed": len(proto.pieces) > MAX_TOKENS,
         "is no model of type unigram or bpe": trainer.model_type not in (UNIGRAM, BPE),
         "has pieces that are not used": UNUSED in types,
+        f"has a piece of more than {LONGEST:,} characters": any(len(piece.piece) > LONGEST for piece in proto.pieces),
         "has two pieces of one name": len({piece.piece for piece in proto.pieces}) < len(proto.pieces),
         "has no unknown piece": [piece.type for piece in proto.pieces].count(UNKNOWN) != 1,
         "writes spaces after words": bool(trainer.treat_whitespace_as_suffix),

@@ -143,10 +143,17 @@ def _problems(content: dict[str, Any], model: dict[str, Any]) -> Iterator[str]:
         yield "has no token"
     if model.get("dropout"):
         yield "encodes at random (model.dropout): set it to null"
+    yield from _problems_of_words(model)
+    yield from _problems_of_steps(content)
+
+
+def _problems_of_words(model: dict[str, Any]) -> Iterator[str]:
     longest = model.get("max_input_chars_per_word", 0)
     if type(longest) is not int or longest > LONGEST_WORD:
         yield f"has max_input_chars_per_word {quoted(longest)}; at most {LONGEST_WORD:,} are allowed"
-    yield from _problems_of_steps(content)
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):  # written before or after every part of a word
+        if isinstance(mark := model.get(key), str) and len(mark) > GROWTH:
+            yield f"has a {key} of {len(mark):,} characters; at most {GROWTH} are allowed"
 
 
 def _problems_of_steps(content: dict[str, Any]) -> Iterator[str]:
@@ -159,8 +166,10 @@ def _problems_of_steps(content: dict[str, Any]) -> Iterator[str]:
                 yield f"{part} has the pattern {quoted(expression)}, which {problem}"
             written = step.get("content", step.get("prepend", ""))
             growth *= max(1, len(written) if isinstance(written, str) else 1)
-            if step.get("type") == "Precompiled" and not _is_charsmap(step.get("precompiled_charsmap")):
-                yield f"{part} has a map of characters that cannot be read"
+            if step.get("type") == "Precompiled":
+                if (longest := _longest_replacement(step.get("precompiled_charsmap"))) is None:
+                    yield f"{part} has a map of characters that cannot be read"
+                growth *= max(1, longest or 1)
     if growth > GROWTH:
         yield f"makes {growth:,} characters of one; at most {GROWTH} are allowed"
 
@@ -177,13 +186,20 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
                 yield {"type": None, **one}
 
 
-def _is_charsmap(value: Any) -> bool:
+def _longest_replacement(value: Any) -> int | None:
+    """The most characters that a map of SentencePiece writes for one; None: it is no such map.
+
+    It has the size of a trie, the trie, and all replacements, each before a zero. Those of NFKC have up to 18.
+    """
     try:
         data = base64.b64decode(value, validate=True)
+        size = int.from_bytes(data[:4], "little")
+        written = data[4 + size :].decode("utf-8")
     except (TypeError, ValueError):
-        return False
-    size = int.from_bytes(data[:4], "little")
-    return len(data) >= 4 + size and size % 4 == 0
+        return None
+    if len(data) < 4 + size or size % 4:
+        return None
+    return max(map(len, written.split("\0")))
 
 
 def _writes_space(step: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from blockformer.training.callbacks.step_callback import StepCallback, is_dry_run
 from blockformer.training.module import TrainingModule
+from registry.text import printable
 
 TRACE = "trace.json"
 WAIT = 3
@@ -51,7 +52,7 @@ class StepTrace(StepCallback):
             draft.replace(path)
             self._profiler = None
             steps = f"steps {step - self._steps + 1} to {step}"
-            print(f"trace of {steps}: {path}; open it at https://ui.perfetto.dev", flush=True)
+            print(f"trace of {steps}: {printable(path)}; open it at https://ui.perfetto.dev", flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._made <= WAIT + self._steps and trainer.is_global_zero and not is_dry_run(trainer):

@@ -16,6 +16,7 @@ from blockformer.files import as_json, write_text
 from blockformer.generation.text_model import imported_tokenizer, stored_tokenizer
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.init_from import matching_tokens, read_source
+from registry.text import printable
 
 REPORT = "init.json"
 DIFFERENCES = 6  # of recipe settings that are printed; init.json has all
@@ -58,7 +59,7 @@ class WarmStart(Callback):
         module.provenance["warm_start"] = facts
         if trainer.is_global_zero:
             settings = [_in_words(change) for change in compare(old, whole)]
-            print(*_said(facts, report, about_tokens, settings), sep="\n", flush=True)
+            print(*map(printable, _said(facts, report, about_tokens, settings)), sep="\n", flush=True)
             if self.folder is not None and not is_dry_run(trainer):
                 content = facts | {"tokens": about_tokens, "settings": settings, **report.dump()}
                 write_text(self.folder / REPORT, as_json(content, indent=1))

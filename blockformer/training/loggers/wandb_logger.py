@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from blockformer.files import write_text
 from blockformer.training.loggers.sent_rows import SentRows
 from blockformer.training.watch import BY_LAYER
+from registry.text import printable
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 AXES = ("step", "tokens")
@@ -33,7 +34,7 @@ def switch_off_on_error(method: Method) -> Method:
             return method(self, *args, **kwargs)
         except Exception as error:  # of any kind: the run and its metrics.jsonl matter more
             self.broken = True
-            reason = (str(error).splitlines() or [""])[0]
+            reason = printable((str(error).splitlines() or [""])[0])
             print(
                 f"W&B is switched off ({type(error).__name__}: {reason}); metrics.jsonl is complete without it",
                 file=sys.stderr,
