@@ -95,7 +95,8 @@ class Recipe:
         if isinstance(error, ValueError):
             return str(error)
         largest = heapq.nlargest(TENSOR_AXES, _integers(self.spec.dump()))
-        if isinstance(error, RuntimeError | TypeError | OverflowError) and math.prod(largest) > MOST_ELEMENTS:
+        elements = math.prod(largest) * max(largest, default=0)  # the width may be that of rows and columns
+        if isinstance(error, RuntimeError | TypeError | OverflowError) and elements > MOST_ELEMENTS:
             return f"a size is too large for a tensor; the largest in this recipe is {largest[0]}; reduce it"
         return ""
 

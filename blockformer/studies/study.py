@@ -216,12 +216,12 @@ def _variants(file: StudyFile, tree: Map, folder: Path, problems: list[Problem])
         try:
             reference = reference or load_recipe(_recipe(file.reference or "", folder)).dump()
             value = _value_at(reference, key)
-        except (KeyError, IndexError, TypeError, ValueError):
-            problems.append(Problem(mark, "ablate", f"{key} is not a key of {file.reference}"))
-            continue
         except RecipeError as error:
             problems += [Problem(mark_of(tree, ("reference",)), "reference", p.message) for p in error.problems]
             return
+        except (KeyError, IndexError, TypeError, ValueError):
+            problems.append(Problem(mark, "ablate", f"{key} is not a key of {file.reference}"))
+            continue
         candidates.append(Variant(f"no-{key.rpartition('.')[2]}", base, {**file.overrides, key: value}, mark))
     names, objective = [variant.name for variant in candidates], _named_objective(file)
     for variant in candidates:

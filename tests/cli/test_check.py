@@ -46,10 +46,18 @@ def test_overrides_apply_in_order(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", ["dim=3000000000000", "max_length=9223372036854775807", "max_length=100000000000000000000"]
+    ("recipe", "size"),
+    [
+        ("gpt2", "dim=3000000000000"),
+        ("gpt2", "max_length=9223372036854775807"),
+        ("gpt2", "max_length=100000000000000000000"),
+        ("tiny_decoder", "dim=1000000000000"),
+    ],
 )
-def test_a_size_beyond_any_tensor_is_a_mistake_like_others(capsys: pytest.CaptureFixture[str], size: str) -> None:
-    assert main(["check", "gpt2", "--set", size]) == 2
+def test_a_size_beyond_any_tensor_is_a_mistake_like_others(
+    capsys: pytest.CaptureFixture[str], recipe: str, size: str
+) -> None:
+    assert main(["check", recipe, "--set", size]) == 2
     output = capsys.readouterr()
     assert output.err
     assert all("too large for a tensor" in line or "is above" in line for line in output.err.splitlines())
