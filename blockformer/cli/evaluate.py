@@ -25,7 +25,10 @@ def main(arguments: Sequence[str]) -> int:
     from blockformer.files import as_json, write_text
     from blockformer.generation.device import usable_device
     from blockformer.generation.text_model import TextModel
+    from blockformer.training.run_folder import check_writable
 
+    if options.out is not None:
+        check_writable(options.out.parent, options.out.name)
     model = TextModel.load(options.model, usable_device(options.device))
     try:
         from blockformer.generation.harness import evaluate

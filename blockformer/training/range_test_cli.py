@@ -12,8 +12,9 @@ from blockformer.phases import phases
 from blockformer.training.callbacks import RandomState, RangeTest, StopOnSignal, WarmStart
 from blockformer.training.learning_rate_curve import LearningRateCurve
 from blockformer.training.lightning_cli import TrainingCLI
+from blockformer.training.run_folder import check_writable
 
-LEAST = 10  # steps
+LEAST, MOST = 10, 100_000  # steps
 FORMATS = (".csv", ".json")
 UNLIMITED: dict[str, Any] = {
     **dict.fromkeys(("min_steps", "min_epochs", "max_time", "val_check_interval", "profiler")),
@@ -69,11 +70,15 @@ class RangeTestCLI(TrainingCLI):
             raise UserError(f"--from {lowest} must be below --to {highest}")
         if steps < LEAST:
             raise UserError(f"--steps {steps}: a curve needs at least {LEAST} steps")
+        if steps > MOST:
+            raise UserError(f"--steps {steps}: a curve has at most {MOST:,} steps")
         if out is not None and (Path(out).suffix not in FORMATS or Path(out).is_dir()):
             raise UserError(f"--out {out}: must be a file whose name ends in {' or '.join(FORMATS)}")
 
     def prepare_trainer(self, config: dict[str, Any]) -> None:
         """Leave out of the trainer's settings what a run keeps, and what the user adds to a run."""
+        if (out := self.settings["out"]) is not None and self.first:
+            check_writable(Path(out).parent, Path(out).name)
         self.range_test = RangeTest(self.settings["from"], self.settings["to"], self.settings["steps"])
         config |= UNLIMITED | {"max_steps": self.settings["steps"]}
         config["callbacks"] = [RandomState(self.seed), self.range_test, StopOnSignal(None)]

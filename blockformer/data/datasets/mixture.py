@@ -65,7 +65,8 @@ class Mixture(TextDataset):
         if not isinstance(sources, Mapping) or not all(isinstance(one, Mapping) for one in sources.values()):
             return {}
         known = _known()
-        found = [dict(known[one["dataset"]].idle(one)) for one in sources.values() if one.get("dataset") in known]
+        named = [(one.get("dataset"), one) for one in sources.values()]
+        found = [dict(known[name].idle(one)) for name, one in named if isinstance(name, str) and name in known]
         if not found or len(found) < len(sources):
             return {}
         shared = [name for name in found[0] if all(name in one for one in found)]
