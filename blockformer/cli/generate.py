@@ -1,6 +1,5 @@
 """`blockformer generate`: continue, translate or fill in text with a trained model."""
 
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -8,63 +7,49 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockformer.cli.parser import Parser
-from blockformer.data import plain_text
 from blockformer.errors import UserError
 
 if TYPE_CHECKING:
+    from blockformer.cli.prompts import Task
     from blockformer.generation import TokenChooser
+    from blockformer.generation.session import Ends
     from blockformer.generation.text_model import TextModel
 
 TOKENS = 256
-LONGEST = 2**28
-"""Bytes of a prompt on standard input."""
 _LINE_ENDS = dict.fromkeys(map(ord, "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")
 
 DESCRIPTION = """\
-Generate text with a trained model. A decoder continues the prompt; default: by sampling. An encoder-decoder translates
-each line of the prompt; default: by beam search. An encoder fills in the blanks of the prompt: each blank is one token
-(with a byte tokenizer: one byte), and its most probable candidates are listed."""
+Generate text with a trained model. A decoder continues the prompt or answers messages; default: by sampling. An
+encoder-decoder translates each line of the prompt; default: by beam search. An encoder fills in the blanks of the
+prompt: each blank is one token (with a byte tokenizer: one byte), and its most probable candidates are listed."""
 EXAMPLES = """\
 examples:
   blockformer generate runs/writer --prompt 'Return the number of' --temperature 0.8 --top-p 0.95
   blockformer generate runs/translator --prompt 'Tuesday, March 3' --beams 8 --samples 3
-  blockformer generate runs/reader --prompt 'Return the numb__ of items'"""
+  blockformer generate runs/reader --prompt 'Return the numb__ of items'
+  blockformer generate runs/chat --messages questions.jsonl --greedy"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print the generated text.
 
     Raises:
-        UserError: there is no such checkpoint, or the options do not suit its model.
+        UserError: there is no such checkpoint, a file cannot be read, or the options do not suit the model.
     """
     options = _parser().parse_args(arguments)
-    text = _text(options.prompt)
-    from blockformer.generation.device import usable_device  # imported late: --help then needs no torch
+    from blockformer.cli.prompts import read, tasks_of  # imported late: --help then needs no numpy, and no torch
+
+    given = read(options)
+    from blockformer.generation.device import usable_device
     from blockformer.generation.text_model import TextModel
 
     model = TextModel.load(options.checkpoint, usable_device(options.device))
     method = choose_method(model.model.kind, options)
     try:
-        method.run(model, text, options)
+        method.run(model, *tasks_of(model, given, options), options)
     except ValueError as error:
         raise UserError(str(error)) from error
     return 0
-
-
-def _text(prompt: str) -> str:
-    """The prompt, read from standard input if it is `-`."""
-    if prompt == "-":
-        if sys.stdin is None:
-            raise UserError("--prompt -: there is no standard input")
-        data = sys.stdin.buffer.read(LONGEST + 1)
-        if len(data) > LONGEST:
-            raise UserError(f"the prompt on standard input is longer than {LONGEST:,} bytes: give it in parts")
-        return plain_text.decode(data, "the prompt")
-    try:
-        prompt.encode()  # arguments that are not UTF-8 contain lone surrogates
-    except UnicodeError:
-        raise UserError("the prompt is not valid UTF-8") from None
-    return prompt
 
 
 @dataclass(frozen=True)
@@ -81,7 +66,7 @@ class Method:
     name: str
     own: tuple[str, ...]
     others: tuple[str, ...]
-    run: "Callable[[TextModel, str, Namespace], None]"
+    run: "Callable[[TextModel, list[Task], Ends, Namespace], None]"
 
 
 def choose_method(kind: str, options: Namespace) -> Method:
@@ -99,13 +84,13 @@ def choose_method(kind: str, options: Namespace) -> Method:
     return method
 
 
-def _take_best(model: "TextModel", text: str, options: Namespace) -> None:
+def _take_best(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespace) -> None:
     from blockformer.generation import greedy
 
-    _stream(model, text, options, greedy)
+    _stream(model, tasks, eos, options, greedy)
 
 
-def _draw(model: "TextModel", text: str, options: Namespace) -> None:
+def _draw(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespace) -> None:
     import torch
 
     from blockformer.generation import sampler
@@ -115,46 +100,47 @@ def _draw(model: "TextModel", text: str, options: Namespace) -> None:
     generator = torch.Generator().manual_seed(options.seed or 0)
     temperature = 1.0 if options.temperature is None else options.temperature
     choose = sampler(temperature=temperature, top_k=options.top_k, top_p=options.top_p, generator=generator)
-    _stream(model, text, options, choose)
+    _stream(model, tasks, eos, options, choose)
 
 
-def _stream(model: "TextModel", text: str, options: Namespace, choose: "TokenChooser") -> None:
-    begin, sources = _task(model, text, options)
-    tokens, samples = _tokens(model, begin, options), _samples(options)
-    for source in sources:
+def _stream(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespace, choose: "TokenChooser") -> None:
+    tokens, samples = _tokens(model, tasks, options), _samples(options)
+    for task in tasks:
         for number in range(1, samples + 1):
-            _show(f"--- {number}\n" if samples > 1 else "", begin)
-            if source != "":
-                for characters in model.stream(begin, max_new_tokens=tokens, choose=choose, source=source):
-                    _show(characters if source is None else _on_one_line(characters))
+            _show(_heading(task.where, str(number) if samples > 1 else ""), task.shown)
+            if task.source != "":
+                written = model.stream(task.begin, max_new_tokens=tokens, choose=choose, source=task.source, eos=eos)
+                for characters in written:
+                    _show(characters if task.source is None else _on_one_line(characters))
             _show("\n")
 
 
-def _search(model: "TextModel", text: str, options: Namespace) -> None:
-    begin, sources = _task(model, text, options)
+def _search(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespace) -> None:
     beams, samples = 4 if options.beams is None else options.beams, _samples(options)
     if samples > beams:
         raise ValueError(f"{beams} beams cannot find {samples} texts; increase --beams or reduce --samples")
-    texts = [source for source in sources if source]
+    sources = [task.source for task in tasks if task.source]
     results = iter(
         model.search(
-            [begin] * (1 if sources == [None] else len(texts)),
-            sources=None if sources == [None] else texts,
-            max_new_tokens=_tokens(model, begin, options),
+            [task.begin for task in tasks if task.source != ""],
+            sources=sources if tasks[0].source is not None else None,
+            max_new_tokens=_tokens(model, tasks, options),
             beams=beams,
             best=samples,
             alpha=0.6 if options.length_penalty is None else options.length_penalty,
+            eos=eos,
         )
     )
-    for source in sources:
-        found = [("", 0.0)] * samples if source == "" else next(results)
+    for task in tasks:
+        _show(_heading(task.where))
+        found = [("", 0.0)] * samples if task.source == "" else next(results)
         for written, score in found[:samples]:
-            line = begin + written if source is None else _on_one_line(written)
+            line = task.shown + written if task.source is None else _on_one_line(written)
             _show(f"{score:.3f}\t" if samples > 1 else "", line, "\n")
 
 
-def _fill(model: "TextModel", text: str, options: Namespace) -> None:
-    blank, text = options.blank or "_", _prompt(text, options)
+def _fill(model: "TextModel", tasks: "list[Task]", _: "Ends", options: Namespace) -> None:
+    blank, text = options.blank or "_", tasks[0].shown
     if blank not in text:
         raise ValueError(f"the prompt has no blank; write {blank} for each missing token")
     filled, blanks = model.fill_masks(text, blank)
@@ -164,23 +150,10 @@ def _fill(model: "TextModel", text: str, options: Namespace) -> None:
         _show(f"  blank {number}: ", "  ".join(candidates), "\n")
 
 
-def _prompt(text: str, options: Namespace) -> str:
-    """The text to continue or fill in: of standard input, without the line end at its end."""
-    return re.sub(r"\r?\n\Z", "", text) if options.prompt == "-" else text
-
-
-def _task(model: "TextModel", text: str, options: Namespace) -> tuple[str, list[str] | list[None]]:
-    """The text to continue, and the lines that an encoder-decoder translates, read as training reads a source."""
-    if model.model.kind != "encoder_decoder":
-        return _prompt(text, options), [None]
-    sources = [plain_text.stripped(line) for line in plain_text.lines(text)]
-    if not sources:
-        raise ValueError("there is no text to translate; give it with --prompt")
-    for number, source in enumerate(sources, start=1):
-        if (size := len(model.encode(source))) > model.model.max_length:
-            which = f"line {number} of the prompt" if len(sources) > 1 else "a source"
-            raise ValueError(f"{which} has {size} tokens, but the model's max_length is {model.model.max_length}")
-    return "", sources
+def _heading(*parts: str) -> str:
+    """The line before one of several texts."""
+    named = ", ".join(part for part in parts if part)
+    return f"--- {named}\n" if named else ""
 
 
 def _on_one_line(text: str) -> str:
@@ -188,11 +161,12 @@ def _on_one_line(text: str) -> str:
     return text.translate(_LINE_ENDS)
 
 
-def _tokens(model: "TextModel", begin: str, options: Namespace) -> int:
+def _tokens(model: "TextModel", tasks: "list[Task]", options: Namespace) -> int:
     """The largest number of new tokens; prints a note to stderr if fewer than requested fit."""
     if options.max_new_tokens is None:
         return TOKENS
-    if 0 < (fits := model.token_budget(begin, options.max_new_tokens)) < options.max_new_tokens:
+    fits = min(model.token_budget(task.begin, options.max_new_tokens) for task in tasks)
+    if 0 < fits < options.max_new_tokens:
         print(f"the model's max_length of {model.model.max_length} leaves room for {fits} tokens", file=sys.stderr)
     return options.max_new_tokens
 
@@ -228,10 +202,16 @@ def _parser() -> Parser:
     add("checkpoint", metavar="CKPT", help="a checkpoint, or a run folder (its best checkpoint, else its last)")
     add(
         "--prompt",
-        default="",
         metavar="TEXT",
         help="text to continue, translate or fill in; -: read standard input; default: empty",
     )
+    add(
+        "--messages",
+        metavar="FILE",
+        help="conversations to answer, such as JSON lines with `messages`, by the tokenizer's chat template; -: read "
+        "JSON lines from standard input",
+    )
+    add("--column", metavar="NAME", help="column of the messages of a conversation; default: messages")
     add("--max-new-tokens", type=int, metavar="N", help="largest number of new tokens; default: 256")
     add("--samples", type=int, metavar="N", help="number of texts; with beam search: the best N; default: 1")
     add("--greedy", action="store_const", const=True, help="always choose the most probable token")

@@ -62,6 +62,7 @@ class ChatRenderer:
             self.close()
             raise DataError(f"{self._origin} is not a valid Jinja template: {shortened(error)}")
         self.marks: bool = answer["marks"]
+        self._uses_tools: bool = answer["tools"]
 
     def __enter__(self) -> Self:
         return self
@@ -77,10 +78,17 @@ class ChatRenderer:
             prompt: End with what comes before the assistant's next message.
 
         Raises:
-            DataError: The template refuses a conversation, does what a template must not do, or takes too long; the
-                message has the conversation's place.
+            DataError: The template refuses a conversation, does not use its tools, does what a template must not do,
+                or takes too long; the message has the conversation's place.
         """
-        self._send({"conversations": [chat.messages for chat in chats], "prompt": prompt})
+        for chat in chats:
+            if chat.tools and not self._uses_tools:
+                raise DataError(
+                    f"{chat.where}: the conversation has tools, which {self._origin} does not use: choose a template "
+                    "that does, or leave the tools out"
+                )
+        given = [{"messages": chat.messages, "tools": chat.tools} for chat in chats]
+        self._send({"conversations": given, "prompt": prompt})
         for chat in chats:
             answer = self._answer(f"{chat.where}: ")
             if (error := answer.get("error")) is not None:

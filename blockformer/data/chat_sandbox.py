@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
+import jinja2.meta
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Node
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -121,28 +122,34 @@ class Sandbox:
         }
         (self._answers,) = (one for one in environment.extensions.values() if isinstance(one, Answers))
         self._template, self._tokens = environment.from_string(text), tokens
+        self._names = jinja2.meta.find_undeclared_variables(environment.parse(text))
 
     @property
     def marks(self) -> bool:
         """Whether it marks what the assistant says."""
         return self._answers.used
 
-    def render(self, messages: list[dict[str, Any]], *, prompt: bool) -> dict[str, Any]:
+    @property
+    def uses_tools(self) -> bool:
+        """Whether it reads the tools of a conversation."""
+        return "tools" in self._names
+
+    def render(self, chat: dict[str, Any], *, prompt: bool) -> dict[str, Any]:
         """The text of a conversation, and where the assistant's parts are in it.
 
         Args:
-            messages: the conversation.
+            chat: the conversation's `messages` and `tools`.
             prompt: end with what comes before the assistant's next message.
 
         Raises:
             Exception: of any class, if the template cannot be rendered.
         """
         self._answers.written, self._answers.spans = 0, []
-        text = "".join(self._parts(messages, prompt))
+        text = "".join(self._parts(chat, prompt))
         return {"text": text, "spans": self._answers.spans}
 
-    def _parts(self, messages: list[dict[str, Any]], prompt: bool) -> Iterator[str]:
-        given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompt}
+    def _parts(self, chat: dict[str, Any], prompt: bool) -> Iterator[str]:
+        given = {**chat, "documents": None, "add_generation_prompt": prompt}
         for part in self._template.generate(**{**self._tokens, **given}):
             self._answers.written += len(part)
             if self._answers.written > LONGEST:
@@ -171,22 +178,22 @@ class Program:
     def answer(self, line: bytes) -> Iterator[dict[str, Any]]:
         """One answer for the template, or one for each conversation, in bounded time."""
         request = json.loads(line)
-        for messages in request.get("conversations", ({},)):
+        for chat in request.get("conversations", ({},)):
             if (now := time.monotonic()) - self._armed > self._seconds / 4:  # starts a thread, so not each time
                 faulthandler.dump_traceback_later(1.25 * self._seconds, exit=True)
                 self._armed = now
             try:
-                yield self._of(request, messages)
+                yield self._of(request, chat)
             except Exception as error:  # a template can raise anything
                 yield {"error": _reason(error)}
         faulthandler.cancel_dump_traceback_later()
         self._armed = 0.0
 
-    def _of(self, request: dict[str, Any], messages: Any) -> dict[str, Any]:
+    def _of(self, request: dict[str, Any], chat: Any) -> dict[str, Any]:
         if self._sandbox is None:
             self._sandbox = Sandbox(request["template"], request["tokens"])
-            return {"marks": self._sandbox.marks}
-        return self._sandbox.render(messages, prompt=request["prompt"])
+            return {"marks": self._sandbox.marks, "tools": self._sandbox.uses_tools}
+        return self._sandbox.render(chat, prompt=request["prompt"])
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Conversations as token ids, and which of them are the assistant's, as transformers has them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -8,8 +9,12 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding
 
 from blockformer.data.chat_renderer import ChatRenderer
+from blockformer.data.corpora.chats import ASSISTANT
 from blockformer.data.corpora.corpus import Chat
 from blockformer.data.tokenizer import Tokenizer, unusable
+
+_PROBE = "7c1e9a"
+"""What an answer says in order to be found in a text."""
 
 
 class ChatTokens(NamedTuple):
@@ -80,6 +85,24 @@ class ChatEncoder:
             special = np.flatnonzero(~self._ordinary[ids])
             others = sum(len(text[slice(*code.offsets[place])].encode()) for place in special)
             yield ChatTokens(ids, marked(code, spans), others, text)
+
+    def end_of_answer(self, chat: Chat) -> int | None:
+        """The special token that comes first after an answer to a conversation; None: none does.
+
+        Args:
+            chat: A conversation to which the assistant is to answer.
+
+        Raises:
+            DataError: It cannot be rendered or encoded with an answer.
+        """
+        answer = {"role": ASSISTANT, "content": _PROBE}
+        (rendered,) = self._renderer.render([replace(chat, messages=[*chat.messages, answer])])
+        after = rendered.text[rendered.text.rfind(_PROBE) + len(_PROBE) :] if _PROBE in rendered.text else ""
+        try:
+            ids = self._library.encode(after, add_special_tokens=False).ids
+        except BaseException as error:
+            raise unusable(error, "cannot encode a conversation") from None
+        return next((one for one in ids if not self._ordinary[one]), None)
 
 
 def marked(code: Encoding, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:

@@ -35,6 +35,7 @@ class MixedRows:
         self.mixture, self.parts = mixture, dict(parts)
         self._component = component
         self._tokenizer: Tokenizer | None = None
+        self._same_template = not mixture.chats
         self._schedule = RowSchedule(whole_numbers(mixture.weights))
         self.shares = dict(zip(self.parts, self._schedule.weights / self._schedule.weights.sum(), strict=True))
 
@@ -67,6 +68,9 @@ class MixedRows:
         Raises:
             DataError: a source cannot be read; the message names it.
         """
+        if not self._same_template:
+            self.mixture.source(self._first.shares)  # refuses templates that differ
+            self._same_template = True
         if self._tokenizer is None:
             component = self._component
             learned = isinstance(component, LearnedTokenizer)

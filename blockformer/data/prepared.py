@@ -140,7 +140,8 @@ def _chat_template(source: Source, given: Tokenizer | None) -> ChatTemplate | No
         return ChatTemplate(text, {}, origin)
     if given is None or given.chat is None:
         raise DataError(
-            "the tokenizer has no chat template, which dataset chat needs: name a file by --data.chat_template"
+            "the tokenizer has no chat template, which dataset chat needs: name a file by --data.chat_template, or in "
+            "the chat_template of each source of a mixture"
         )
     return given.chat
 

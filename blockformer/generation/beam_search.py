@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blockformer.assembly.free_memory import require_free
-from blockformer.generation.session import DecodingSession, token_budget
+from blockformer.generation.session import DecodingSession, Ends, ending, token_budget
 from blocks.models.base import Model
 
 MOST_BEAMS = 4096
@@ -46,7 +46,7 @@ def beam_search(
     *,
     max_new_tokens: int,
     sources: Sequence[Sequence[int]] | None = None,
-    eos: int | None = None,
+    eos: Ends = None,
     beams: int = 4,
     best: int = 1,
     alpha: float = 0.6,
@@ -65,7 +65,7 @@ def beam_search(
         prompts: B rows of at least one id; for an encoder_decoder the beginning of the target, usually a start token.
         max_new_tokens: most tokens of a continuation, the end token included.
         sources: B rows of ids for the encoder of an encoder_decoder.
-        eos: the id that ends a sequence; None: sequences end at their length limit only.
+        eos: the id that ends a sequence, or several of which each does; None: sequences end at their length limit only.
         beams: sequences kept at each step, at least 1.
         best: how many continuations are wanted for each prompt, at most ``beams``; more may be returned.
         alpha: exponent of :func:`length_penalty`, at least 0.
@@ -87,7 +87,8 @@ def beam_search(
     )  # logits and their copies, cache and its copy
     require_free(4 * numbers, f"a search with {rows:,} beams", next(model.parameters()).device)
     session = DecodingSession(model, prompts, sources, use_cache=use_cache, bidirectional_prompt=bidirectional_prompt)
-    searches = [Search(token_budget(model, prompt, max_new_tokens), beams, alpha, eos, best) for prompt in prompts]
+    ends = ending(eos)
+    searches = [Search(token_budget(model, prompt, max_new_tokens), beams, alpha, ends, best) for prompt in prompts]
     active, logits = searches, session.begin()
     while active:
         parents, tokens = _step(active, logits.float().log_softmax(dim=-1))
@@ -120,7 +121,7 @@ class Search:
         steps: tokens that may still be added.
         beams: sequences kept at each step, those that ended included.
         alpha: exponent of the length penalty.
-        eos: the id that ends a sequence; None: none does.
+        ends: the ids that end a sequence.
         best: how many continuations are wanted.
         beam: the sequences that continue, most probable first: their tokens and log-probability.
         found: the sequences that left the beam.
@@ -129,7 +130,7 @@ class Search:
     steps: int
     beams: int
     alpha: float
-    eos: int | None
+    ends: frozenset[int]
     best: int = 1
     beam: list[tuple[tuple[int, ...], float]] = field(default_factory=lambda: [((), 0.0)])
     found: list[Hypothesis] = field(default_factory=list[Hypothesis])
@@ -151,7 +152,7 @@ class Search:
         for total, index in zip(totals.tolist(), indices.tolist(), strict=True):
             parent, token = divmod(index, log_probabilities.shape[1])
             tokens = old[parent][0]
-            if token == self.eos:
+            if token in self.ends:
                 self._leave(tokens, total, len(tokens) + 1, ended=True)
             else:
                 self.beam.append(((*tokens, token), total))

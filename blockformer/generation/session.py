@@ -1,6 +1,6 @@
 """A decoding session: a model, its cache and the sequences that it extends."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
@@ -12,6 +12,8 @@ from blocks.models.base import Model
 from blocks.models.decoder_only import DecoderOnly
 from blocks.models.encoder_decoder import EncoderDecoder
 
+Ends = int | Collection[int] | None
+"""The id that ends a sequence, or several of which each does; None: none does."""
 Tokens = tuple[Tensor, Tensor | None]
 """(N, T) ids and their mask, None without padding."""
 
@@ -120,6 +122,11 @@ def token_budget(model: Model, prompt: Sequence[int], max_new_tokens: int) -> in
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
     return min(max_new_tokens, model.max_length - len(prompt) + 1)
+
+
+def ending(eos: Ends) -> frozenset[int]:
+    """The ids that end a sequence."""
+    return frozenset(() if eos is None else (eos,) if isinstance(eos, int) else eos)
 
 
 def pad_left(rows: Sequence[Sequence[int]], device: torch.device | None = None) -> Tokens:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from blockformer.generation.sampling import TokenChooser, greedy
-from blockformer.generation.session import DecodingSession, token_budget
+from blockformer.generation.session import DecodingSession, Ends, ending, token_budget
 from blocks.models.base import Model
 
 Step = list[int | None]
@@ -19,22 +19,22 @@ def stream(
     *,
     max_new_tokens: int,
     sources: Sequence[Sequence[int]] | None = None,
-    eos: int | None = None,
+    eos: Ends = None,
     choose: TokenChooser = greedy,
     use_cache: bool = True,
     bidirectional_prompt: bool = False,
 ) -> Iterator[Step]:
     """Continue prompts and yield each token as soon as it is chosen.
 
-    A row ends at ``eos`` (which is not yielded), after ``max_new_tokens``, or when its input reaches the model's
-    ``max_length``. Rows do not influence each other: greedily, each gets the tokens that it would get alone.
+    A row ends at an id of ``eos`` (which is not yielded), after ``max_new_tokens``, or when its input reaches the
+    model's ``max_length``. Rows do not influence each other: greedily, each gets the tokens that it would get alone.
 
     Args:
         model: decoder_only or encoder_decoder, in evaluation mode.
         prompts: B rows of at least one id; for an encoder_decoder the beginning of the target, usually a start token.
         max_new_tokens: most new tokens a row.
         sources: B rows of ids for the encoder of an encoder_decoder.
-        eos: the id that ends a row; None: none does.
+        eos: the id that ends a row, or several of which each does; None: none does.
         choose: :func:`~blockformer.generation.sampling.greedy`, or a
             :func:`~blockformer.generation.sampling.sampler`.
         use_cache: keep keys and values instead of running the whole rows at each step; the tokens are the same.
@@ -48,12 +48,12 @@ def stream(
     """
     session = DecodingSession(model, prompts, sources, use_cache=use_cache, bidirectional_prompt=bidirectional_prompt)
     left: dict[int, int] = {row: token_budget(model, prompt, max_new_tokens) for row, prompt in enumerate(prompts)}
-    logits = session.begin()
+    ends, logits = ending(eos), session.begin()
     while left:
         chosen = choose(logits)
         step = dict(zip(left, chosen.tolist(), strict=True))
-        yield [None if step.get(row) == eos else step.get(row) for row in range(len(prompts))]
-        left = {row: left[row] - 1 for row, token in step.items() if token != eos and left[row] > 1}
+        yield [None if step.get(row) in ends else step.get(row) for row in range(len(prompts))]
+        left = {row: left[row] - 1 for row, token in step.items() if token not in ends and left[row] > 1}
         if 0 < len(left) < len(step):  # rows that have ended need no further computation
             kept = torch.tensor([index for index, row in enumerate(step) if row in left], device=session.device)
             session.keep(kept)
@@ -68,7 +68,7 @@ def generate(
     *,
     max_new_tokens: int,
     sources: Sequence[Sequence[int]] | None = None,
-    eos: int | None = None,
+    eos: Ends = None,
     choose: TokenChooser = greedy,
     use_cache: bool = True,
     bidirectional_prompt: bool = False,

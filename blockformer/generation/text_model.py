@@ -9,6 +9,9 @@ import torch
 from blockformer.assembly.checkpoint import checkpoint_in
 from blockformer.assembly.imported_folder import RECIPE, WEIGHTS
 from blockformer.assembly.loading import load, load_with_metadata
+from blockformer.data.chat_tokens import ChatEncoder
+from blockformer.data.corpora.chats import ASSISTANT
+from blockformer.data.corpora.corpus import Chat
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers import stored
 from blockformer.data.tokenizers.file import TOKENS, File, has_tokenizer
@@ -16,10 +19,12 @@ from blockformer.errors import DataError, UserError
 from blockformer.generation.beam_search import beam_search
 from blockformer.generation.mask_filling import FilledMask, fill_masks
 from blockformer.generation.sampling import TokenChooser, greedy
-from blockformer.generation.session import token_budget
+from blockformer.generation.session import Ends, token_budget
 from blockformer.generation.streaming import stream
 from blocks.models.base import Model
 
+Prompt = str | Sequence[int]
+"""A text, or token ids with all special tokens that the model needs."""
 SEARCH_BATCH = 64
 """Texts that are searched in one batch, which bounds the memory."""
 
@@ -76,26 +81,63 @@ class TextModel:
         before, after = self.tokenizer.around(self.kind)
         return [*before, *self.tokenizer.encode(text), *after]
 
-    def token_budget(self, text: str, max_new_tokens: int) -> int:
-        """How many tokens can follow a text: ``max_new_tokens``, or fewer to stay within ``max_length``."""
-        return token_budget(self.model, self._encode_prompt(text), max_new_tokens)
+    def chat_prompts(self, chats: Sequence[Chat]) -> tuple[list[list[int]], list[int]]:
+        """Prompts for the assistant's next message in conversations, by the tokenizer's chat template.
+
+        Returns:
+            The token ids of each conversation with the template's generation prompt, and the ids that end an answer:
+            the tokenizer's end token, and the special token that the template puts after an answer.
+
+        Raises:
+            DataError: the tokenizer has no chat template, or a conversation cannot be rendered.
+            ValueError: the model is no decoder_only, or there is nothing to answer in a conversation, or it is too
+                long.
+        """
+        if self.model.kind != "decoder_only":
+            raise ValueError(f"a model of kind {self.model.kind} does not answer messages; use a decoder_only")
+        if self.tokenizer.chat is None:
+            raise DataError(
+                "the model's tokenizer has no chat template, which messages need: use --prompt, or train with "
+                "--data.chat_template FILE"
+            )
+        for chat in chats:
+            if chat.messages[-1]["role"] == ASSISTANT:
+                raise ValueError(f"{chat.where}: the last message is the assistant's: remove it to have it generated")
+        with ChatEncoder(self.tokenizer) as encoder:
+            prompts = [one.ids.tolist() for one in encoder.encode(chats, prompt=True)]
+            ends = {self.tokenizer.eos, encoder.end_of_answer(chats[0])} if chats else set[int]()
+        for chat, prompt in zip(chats, prompts, strict=True):
+            if len(prompt) > (longest := self.model.max_length):
+                raise ValueError(f"{chat.where}: has {len(prompt)} tokens, but the model's max_length is {longest}")
+        return prompts, [one for one in ends if one is not None]
+
+    def token_budget(self, prompt: Prompt, max_new_tokens: int) -> int:
+        """How many tokens can follow a prompt: ``max_new_tokens``, or fewer to stay within ``max_length``."""
+        return token_budget(self.model, self._encode_prompt(prompt), max_new_tokens)
 
     def stream(
-        self, text: str, *, max_new_tokens: int, choose: TokenChooser = greedy, source: str | None = None
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int,
+        choose: TokenChooser = greedy,
+        source: str | None = None,
+        eos: Ends = None,
     ) -> Iterator[str]:
-        """Continue a text and yield characters as soon as all their bytes are known.
+        """Continue a prompt and yield characters as soon as all their bytes are known.
 
         Args:
-            text: the prompt; for an encoder_decoder the beginning of the target, usually empty.
+            prompt: what to continue; for an encoder_decoder the beginning of the target, usually empty.
             max_new_tokens: most tokens to generate.
             choose: :func:`~blockformer.generation.greedy` or a :func:`~blockformer.generation.sampler`.
             source: the encoder's input, for an encoder_decoder.
+            eos: the ids that end the text; None: the tokenizer's end token.
 
         Raises:
             ValueError: the model cannot generate, or a text is too long for it.
         """
         sources = None if source is None else [self.encode(source)]
-        prompts, eos = [self._encode_prompt(text)], self.tokenizer.eos
+        prompts, eos = [self._encode_prompt(prompt)], self.tokenizer.eos if eos is None else eos
         decoder = self.tokenizer.stream(prompts[0])
         steps = stream(
             self.model,
@@ -113,35 +155,36 @@ class TextModel:
 
     def search(
         self,
-        texts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         max_new_tokens: int,
         sources: Sequence[str] | None = None,
         beams: int = 4,
         best: int = 1,
         alpha: float = 0.6,
+        eos: Ends = None,
     ) -> list[list[tuple[str, float]]]:
-        """The continuations of each text that beam search finds, with their scores, best first.
+        """The continuations of each prompt that beam search finds, with their scores, best first.
 
         Raises:
             ValueError: as for the search itself.
         """
         results: list[list[tuple[str, float]]] = []
-        for start in range(0, len(texts), SEARCH_BATCH):
+        for start in range(0, len(prompts), SEARCH_BATCH):
             part = slice(start, start + SEARCH_BATCH)
-            prompts = [self._encode_prompt(text) for text in texts[part]]
+            encoded = [self._encode_prompt(prompt) for prompt in prompts[part]]
             found = beam_search(
                 self.model,
-                prompts,
+                encoded,
                 sources=None if sources is None else [self.encode(source) for source in sources[part]],
                 max_new_tokens=max_new_tokens,
-                eos=self.tokenizer.eos,
+                eos=self.tokenizer.eos if eos is None else eos,
                 beams=beams,
                 best=best,
                 alpha=alpha,
                 bidirectional_prompt=self.bidirectional_prompt,
             )
-            for prompt, row in zip(prompts, found, strict=True):
+            for prompt, row in zip(encoded, found, strict=True):
                 results.append([(text_after(self.tokenizer, prompt, one.tokens), one.score) for one in row])
         return results
 
@@ -164,8 +207,10 @@ class TextModel:
         filled, masks = fill_masks(self.model, [*before, *tokens, *after], self.tokenizer.mask, top=top)
         return self.tokenizer.decode(filled), masks
 
-    def _encode_prompt(self, text: str) -> list[int]:
+    def _encode_prompt(self, text: Prompt) -> list[int]:
         """What is continued: an empty text and the target of an encoder-decoder begin with BOS in any tokenizer."""
+        if not isinstance(text, str):
+            return list(text)
         if self.model.kind == "encoder_decoder":
             return [self.tokenizer.bos, *self.tokenizer.encode(text)]
         return self.encode(text) or [self.tokenizer.bos]

@@ -138,7 +138,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         data(path, "{{ messages[0].content }}").facts()
     with pytest.raises(DataError, match=r"none\.jinja: cannot be read: No such file"):
         data(path, chat_template=str(tmp_path / "none.jinja")).facts()
-    with pytest.raises(DataError, match=r"c\.csv: conversations are read from JSON lines alone"):
+    with pytest.raises(DataError, match=r"c\.csv: CSV has no lists of messages: write"):
         data(write_chats(tmp_path / "c.csv", chats())).facts()
     with pytest.raises(DataError, match="objective masked_lm cannot use dataset chat: choose "):
         data(path, objective=MaskedLM())

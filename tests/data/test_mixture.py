@@ -278,13 +278,16 @@ WRONG: dict[str, tuple[Any, str]] = {
     "none": (None, "dataset mixture needs sources: name them in data.sources, such as {code: "),
     "no mapping": ({"code": "table"}, "data.sources.code must be a dataset with its options, such as {dataset: table"),
     "a name": ({"a.b": TABLE}, "data.sources: 'a.b' cannot name a source: use at most 40 letters, digits, - and _"),
-    "no dataset": ({"code": {"files": "FILE"}}, "data.sources.code needs a dataset: cldr, docstrings, "),
+    "no dataset": ({"code": {"files": "FILE"}}, "data.sources.code needs a dataset: chat, cldr, docstrings, "),
     "an unknown dataset": (
         {"code": {"dataset": "tabel"}},
         "data.sources.code.dataset: there is no dataset \"tabel\"; did you mean 'table'?",
     ),
-    "a task": ({"code": {"dataset": "mqar"}}, "data.sources.code.dataset: 'mqar' cannot be mixed; use cldr, "),
-    "a mixture": ({"code": {"dataset": "mixture"}}, "data.sources.code.dataset: 'mixture' cannot be mixed; use cldr, "),
+    "a task": ({"code": {"dataset": "mqar"}}, "data.sources.code.dataset: 'mqar' cannot be mixed; use chat, cldr, "),
+    "a mixture": (
+        {"code": {"dataset": "mixture"}},
+        "data.sources.code.dataset: 'mixture' cannot be mixed; use chat, cldr, ",
+    ),
     "an unknown option": (
         {"code": TABLE | {"colum": "text"}},
         "there is no setting data.sources.code.colum; did you mean 'column'?",
@@ -305,7 +308,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a value": ({"code": TABLE | {"column": 3}}, "data.sources.code.column must be text, not 3"),
     "pairs and documents": (
         {"code": TABLE, "de": {"dataset": "cldr"}},
-        "data.sources: de has pairs and code has documents; a mixture has either pairs or documents",
+        "data.sources: code has documents and de has pairs; a mixture has either pairs, conversations or documents",
     ),
     "a missing file": ({"code": TABLE | {"files": "none.csv"}}, "data.sources.code: none.csv: no such file"),
     "a missing column": (

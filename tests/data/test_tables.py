@@ -12,7 +12,7 @@ import pytest
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from blockformer.data.corpora import table_rows, tables
+from blockformer.data.corpora import table_readers, table_rows, tables
 from blockformer.data.corpora.corpus import Corpus
 from blockformer.data.corpora.files import Files
 from blockformer.data.module import TextData
@@ -196,7 +196,7 @@ def bytes_of(content: bytes) -> Make:
 def test_a_problem_is_one_line_with_file_and_place(
     name: str, make: Make, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_rows, "LONGEST", 4096)
+    monkeypatch.setattr(table_readers, "LONGEST", 4096)
     make(tmp_path / name)
     with pytest.raises(DataError, match=said) as caught:
         splits_of(read(tmp_path / name))

@@ -33,17 +33,20 @@ class Chat:
     """A conversation.
 
     Args:
-        messages: Each a mapping with the texts `role` and `content`, and perhaps other JSON values.
+        messages: Each a mapping with the texts `role` and `content`, and perhaps other JSON values; one with
+            `tool_calls` may lack the content.
         where: The file and line that it is from, for messages.
+        tools: JSON schemas of functions that the assistant can call; None: it knows of none.
     """
 
     messages: Sequence[Mapping[str, Any]]
     where: str = field(compare=False)
+    tools: Sequence[Mapping[str, Any]] | None = None
 
     @property
     def contents(self) -> tuple[str, ...]:
         """What was said."""
-        return tuple(message["content"] for message in self.messages)
+        return tuple(message.get("content", "") for message in self.messages)
 
 
 Document = TypeVar("Document", str, Pair)
@@ -160,10 +163,12 @@ def texts_of(document: str | Sequence[str] | Labelled | Chat) -> Sequence[str]:
 
 
 def _more_of(document: Any) -> tuple[str, ...]:
-    """What else decides its hash: a label, or who said what in a conversation."""
+    """What else decides its hash: a label, or who said what in a conversation, and its tools."""
     if isinstance(document, Labelled):
         return (repr(document.label),)
-    return (json.dumps(document.messages),) if isinstance(document, Chat) else ()
+    if isinstance(document, Chat):
+        return tuple(json.dumps(one) for one in (document.messages, document.tools) if one is not None)
+    return ()
 
 
 def size_of(document: str | Sequence[str] | Labelled | Chat) -> int:

@@ -1,13 +1,15 @@
 """Datasets of Hugging Face: folders that `save_to_disk` has written, and others by name, which are copied once."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from blockformer.data import cache
 from blockformer.data.corpora.corpus import size_of
 from blockformer.data.corpora.files import stamp
-from blockformer.data.corpora.table_rows import Row, check_names, text_of
+from blockformer.data.corpora.table_readers import check_names
+from blockformer.data.corpora.table_rows import Row, text_of
 from blockformer.data.progress import stage
 from blockformer.data.sequences import SHARD
 from blockformer.errors import DataError
@@ -134,12 +136,12 @@ def _write(folder: Path, rows: Iterator[Row], columns: Sequence[str], where: str
 
     schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
     writer, written, number = None, 0, 0
-    with stage("copying", None) as copying:
+    with stage("copying", None) as copying, ExitStack() as opened:
         for group in _groups(rows):
             if writer is None or written >= SHARD:
-                if writer is not None:
-                    writer.close()
-                writer = parquet.ParquetWriter(folder / f"{number:05d}.parquet", schema, compression="zstd")
+                opened.close()
+                path = folder / f"{number:05d}.parquet"
+                writer = opened.enter_context(parquet.ParquetWriter(path, schema, compression="zstd"))
                 written, number = 0, number + 1
             table: Mapping[str, Any] = dict(zip(columns, zip(*group, strict=True), strict=True))
             writer.write_table(pyarrow.table(table, schema))
@@ -148,7 +150,6 @@ def _write(folder: Path, rows: Iterator[Row], columns: Sequence[str], where: str
             copying.advance(size)
     if writer is None:
         raise DataError(f"data.path {where}: the split has no rows; choose another one")
-    writer.close()
 
 
 def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -12,7 +12,8 @@ from blockformer.data.corpora import file_notes
 from blockformer.data.corpora.corpus import SPLITS, Corpus, Labelled, Source, StreamedCorpus, size_of
 from blockformer.data.corpora.files import OTHERS, Files, stamps_of, unchanged
 from blockformer.data.corpora.labels import Labels
-from blockformer.data.corpora.table_rows import Counter, Row, reader_of, rows
+from blockformer.data.corpora.table_readers import Counter, reader_of
+from blockformer.data.corpora.table_rows import Row, rows
 from blockformer.data.progress import stage
 from blockformer.errors import DataError
 

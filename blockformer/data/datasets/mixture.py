@@ -15,22 +15,24 @@ from registry import entries, register
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _OWN = ("dataset", "weight")
+_WORDS = {"pairs": "pairs", "chats": "conversations", "documents": "documents"}
 
 
 @register("mixture")
 class Mixture(TextDataset):
-    """Several sources, each a dataset of text with its options, mixed by weight.
+    """Several sources, each a dataset of text or of conversations with its options, mixed by weight.
 
     After any number of training rows, each source has had its share of them to within one row; one that ends is
     repeated in a new order. Each source has a validation and a test split of its own, and figures of its own beside
-    those over all. One tokenizer is learned from the training splits of all sources.
+    those over all. One tokenizer is learned from the training splits of all sources, and conversations have one chat
+    template.
 
     Args:
         sources: By name, the `dataset` of a source, its options, and its `weight` (1 if not given), in proportion to
             which it is read: `{code: {dataset: table, files: code.jsonl, weight: 3}, prose: {dataset: docstrings}}`.
     """
 
-    forms = ("documents", "pairs")
+    forms = ("documents", "pairs", "chats")
     reads = ("sources",)
 
     def __init__(self, *, sources: dict[str, Any] | None = None) -> None:
@@ -50,13 +52,12 @@ class Mixture(TextDataset):
         if problems:
             raise DataError("; ".join(problems))
         self.form = next(iter(self.parts.values())).form  # pyright: ignore[reportAttributeAccessIssue]
-        of_pairs = [name for name, part in self.parts.items() if part.paired]
-        if 0 < len(of_pairs) < len(self.parts):
-            others = [name for name in self.parts if name not in of_pairs]
-            raise DataError(
-                f"data.sources: {in_words(of_pairs)} {_has(of_pairs)} pairs and {in_words(others)} {_has(others)} "
-                "documents; a mixture has either pairs or documents"
-            )
+        by_form: dict[str, list[str]] = {}
+        for name, part in self.parts.items():
+            by_form.setdefault(_WORDS[part.form], []).append(name)
+        if len(by_form) > 1:
+            found = in_words([f"{in_words(names)} {_has(names)} {what}" for what, names in by_form.items()])
+            raise DataError(f"data.sources: {found}; a mixture has either {in_words([*_WORDS.values()], 'or')}")
 
     @classmethod
     def idle(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
@@ -79,6 +80,7 @@ class Mixture(TextDataset):
         for name, part in self.parts.items():
             with naming(name):
                 found[name] = part.source(shares)
+        template = _one_template(found)
 
         def read() -> Corpus:
             corpora: list[Corpus] = []
@@ -90,9 +92,29 @@ class Mixture(TextDataset):
                 return chain.from_iterable(corpus.stream() for corpus in corpora)
 
             size = sum(corpus.size() for corpus in corpora)
-            return StreamedCorpus(dict.fromkeys(SPLITS, ()), corpora[0].paired, {}, read=stream, bytes=size)
+            splits, paired, chats = dict.fromkeys(SPLITS, ()), corpora[0].paired, corpora[0].chats
+            return StreamedCorpus(splits, paired, {}, chats=chats, read=stream, bytes=size)
 
-        return Source({"sources": {name: dict(one.key) for name, one in found.items()}}, read)
+        key = {"sources": {name: dict(one.key) for name, one in found.items()}}
+        return Source(key, read, chats=self.chats, template=template)
+
+
+def _one_template(sources: Mapping[str, Source]) -> tuple[str, str] | None:
+    """The chat template that all sources name, as a tokenizer has one; None: they name none.
+
+    Raises:
+        DataError: their templates differ.
+    """
+    by_text: dict[str | None, list[str]] = {}
+    for name, one in sources.items():
+        by_text.setdefault(None if one.template is None else one.template[0], []).append(name)
+    if len(by_text) > 1:
+        apart = " and ".join(in_words(names) for names in by_text.values())
+        raise DataError(
+            f"data.sources: {apart} do not name the same chat template, and a tokenizer has one: name one file in the "
+            "chat_template of each, or none in any"
+        )
+    return next(iter(sources.values())).template
 
 
 @contextmanager

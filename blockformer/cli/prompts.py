@@ -1,0 +1,115 @@
+"""What `blockformer generate` continues, translates, fills in or answers."""
+
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from blockformer.data import plain_text
+from blockformer.data.corpora.chats import Columns, chats_in, chats_of
+from blockformer.data.corpora.corpus import Chat
+from blockformer.errors import UserError
+
+if TYPE_CHECKING:
+    from blockformer.generation.text_model import TextModel
+
+LONGEST = 2**28
+"""Bytes of a prompt on standard input."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to generate.
+
+    Args:
+        begin: a text to continue or fill in, or the token ids of a conversation to answer.
+        source: a line to translate, for an encoder-decoder.
+        where: the place of a conversation, if there are several.
+    """
+
+    begin: str | Sequence[int]
+    source: str | None = None
+    where: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What is printed before what is generated."""
+        return self.begin if isinstance(self.begin, str) else ""
+
+
+def read(options: Namespace) -> str | list[Chat]:
+    """The prompt, or the conversations of --messages.
+
+    Raises:
+        UserError: they cannot be read, or the options contradict each other.
+    """
+    if options.messages is None:
+        if options.column is not None:
+            raise UserError("--column has no effect without --messages")
+        return _text(options.prompt or "")
+    if options.prompt is not None:
+        raise UserError("--prompt has no effect with --messages: put it into a message")
+    columns = Columns() if options.column is None else Columns(options.column)
+    if options.messages == "-":
+        found = [*chats_in(_standard_input("--messages"), "standard input", columns)]
+    else:
+        found = [*chats_of([Path(options.messages).expanduser()], columns)]
+    if not found:
+        raise UserError(f"--messages {options.messages}: there is no conversation")
+    return found
+
+
+def tasks_of(model: "TextModel", given: str | list[Chat], options: Namespace) -> tuple[list[Task], list[int] | None]:
+    """What to generate, and the ids that end it; None: the tokenizer's end token.
+
+    Args:
+        model: the model that generates.
+        given: what :func:`read` has found.
+        options: those of the command.
+
+    Raises:
+        ValueError: the model cannot generate it.
+    """
+    if not isinstance(given, str):
+        prompts, ends = model.chat_prompts(given)
+        several = len(given) > 1
+        return [Task(ids, where=one.where if several else "") for one, ids in zip(given, prompts, strict=True)], ends
+    if model.model.kind == "encoder_decoder":
+        return [Task("", source) for source in _sources(model, given)], None
+    # The line end at the end of standard input is no part of the prompt.
+    return [Task(re.sub(r"\r?\n\Z", "", given) if options.prompt == "-" else given)], None
+
+
+def _sources(model: "TextModel", text: str) -> list[str]:
+    """The lines that an encoder-decoder translates, read as training reads a source."""
+    sources = [plain_text.stripped(line) for line in plain_text.lines(text)]
+    if not sources:
+        raise ValueError("there is no text to translate; give it with --prompt")
+    for number, source in enumerate(sources, start=1):
+        if (size := len(model.encode(source))) > model.model.max_length:
+            which = f"line {number} of the prompt" if len(sources) > 1 else "a source"
+            raise ValueError(f"{which} has {size} tokens, but the model's max_length is {model.model.max_length}")
+    return sources
+
+
+def _text(prompt: str) -> str:
+    """The prompt, read from standard input if it is `-`."""
+    if prompt == "-":
+        data = _standard_input("--prompt").read(LONGEST + 1)
+        if len(data) > LONGEST:
+            raise UserError(f"the prompt on standard input is longer than {LONGEST:,} bytes: give it in parts")
+        return plain_text.decode(data, "the prompt")
+    try:
+        prompt.encode()  # arguments that are not UTF-8 contain lone surrogates
+    except UnicodeError:
+        raise UserError("the prompt is not valid UTF-8") from None
+    return prompt
+
+
+def _standard_input(option: str) -> IO[bytes]:
+    if sys.stdin is None:
+        raise UserError(f"{option} -: there is no standard input")
+    return sys.stdin.buffer
