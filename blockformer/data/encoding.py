@@ -3,6 +3,7 @@
 import lzma
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,16 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | No
     """
 
     def of(split: str) -> EncodedSplit:
+        files = Files(folder, split, tokenizer.vocab_size, opened)
         if chats is not None:
-            return EncodedChats(folder, split, tokenizer, chats)
+            return EncodedChats(files, tokenizer, chats)
         if corpus.labelled:
-            return EncodedLabelled(folder, split, tokenizer, corpus.labelled)
+            return EncodedLabelled(files, tokenizer, corpus.labelled)
         if corpus.paired:
-            return EncodedPairs(folder, split, tokenizer, longest)
-        return EncodedDocuments(folder, split, tokenizer)
+            return EncodedPairs(files, tokenizer, longest)
+        return EncodedDocuments(files, tokenizer)
 
-    with ExitStack() as opened:
+    with ExitStack() as opened:  # after an error, no file stays open
         chats = opened.enter_context(ChatEncoder(tokenizer)) if corpus.chats else None
         splits = {split: of(split) for split in SPLITS}
         for split, document in corpus.watched("encoding"):
@@ -51,6 +53,37 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | No
         for one in splits.values():
             one.close()
     return splits
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a split.
+
+    Args:
+        folder: Where they are.
+        split: The split.
+        vocab_size: Number of token ids.
+        opened: Closes them.
+    """
+
+    folder: Path
+    split: str
+    vocab_size: int
+    opened: ExitStack
+
+    def sequences(self, name: str = "", vocab_size: int | None = None) -> SequenceWriter:
+        """New files of sequences.
+
+        Args:
+            name: Of one of several files of the split.
+            vocab_size: Number of their ids; None: that of the tokenizer.
+        """
+        parts = f"{self.split}.{name}" if name else self.split
+        return self.opened.enter_context(SequenceWriter(self.folder, parts, vocab_size or self.vocab_size))
+
+    def labels(self) -> LabelWriter:
+        """A new file of labels."""
+        return self.opened.enter_context(LabelWriter(self.folder, self.split))
 
 
 class Compression:
@@ -85,10 +118,10 @@ class EncodedSplit(ABC):
         compression: Of the texts that are scored.
     """
 
-    def __init__(self, split: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, files: Files, tokenizer: Tokenizer) -> None:
         self.counts: dict[str, int] = {}
         self.longest, self.compression = 0, Compression()
-        self._scored = split == "validation"
+        self._scored = files.split == "validation"
         self._tokenizer = tokenizer
         self._sizes = None if isinstance(tokenizer, ByteLevelTokenizer) else tokenizer.byte_lengths
         self._changed = 0
@@ -136,9 +169,9 @@ class EncodedSplit(ABC):
 class EncodedDocuments(EncodedSplit):
     """Documents, each after a BOS."""
 
-    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer) -> None:
-        super().__init__(split, tokenizer)
-        self._writer, self._bytes = SequenceWriter(folder, split, tokenizer.vocab_size), 0
+    def __init__(self, files: Files, tokenizer: Tokenizer) -> None:
+        super().__init__(files, tokenizer)
+        self._writer, self._bytes = files.sequences(), 0
         self._before = np.array([tokenizer.bos])
 
     def _characters(self, document: str) -> int:
@@ -160,10 +193,9 @@ class EncodedDocuments(EncodedSplit):
 class EncodedPairs(EncodedSplit):
     """Pairs: sources with the special tokens around them, targets after a BOS."""
 
-    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, longest: int | None) -> None:
-        super().__init__(split, tokenizer)
-        self._sources = SequenceWriter(folder, f"{split}.source", tokenizer.vocab_size)
-        self._targets = SequenceWriter(folder, f"{split}.target", tokenizer.vocab_size)
+    def __init__(self, files: Files, tokenizer: Tokenizer, longest: int | None) -> None:
+        super().__init__(files, tokenizer)
+        self._sources, self._targets = files.sequences("source"), files.sequences("target")
         before, after = tokenizer.around("encoder_decoder")
         self._source = tuple(np.array(ids, np.int64) for ids in (before, after))
         self._before = np.array([tokenizer.bos])
@@ -205,16 +237,15 @@ class EncodedLabelled(EncodedSplit):
     """Labelled texts, without special tokens: a file for each of their one or two texts, and the labels.
 
     Args:
-        folder: Where to write.
-        split: The split.
+        files: Where to write.
         tokenizer: Encodes the texts.
         texts: How many of each there are.
     """
 
-    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, texts: int) -> None:
-        super().__init__(split, tokenizer)
-        self._writers = [SequenceWriter(folder, f"{split}.text{part}", tokenizer.vocab_size) for part in range(texts)]
-        self._labels, self._bytes = LabelWriter(folder, split), 0
+    def __init__(self, files: Files, tokenizer: Tokenizer, texts: int) -> None:
+        super().__init__(files, tokenizer)
+        self._writers = [files.sequences(f"text{part}") for part in range(texts)]
+        self._labels, self._bytes = files.labels(), 0
 
     def _characters(self, document: Labelled) -> int:
         return sum(map(len, document.texts))
@@ -235,11 +266,10 @@ class EncodedLabelled(EncodedSplit):
 class EncodedChats(EncodedSplit):
     """Conversations as their template writes them: a file of their tokens, and one of which of these are answers."""
 
-    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, encoder: ChatEncoder) -> None:
-        super().__init__(split, tokenizer)
-        self._tokens = SequenceWriter(folder, split, tokenizer.vocab_size)
-        self._answers = SequenceWriter(folder, f"{split}.answers", 2)
-        self._encoder, self._split = encoder, split
+    def __init__(self, files: Files, tokenizer: Tokenizer, encoder: ChatEncoder) -> None:
+        super().__init__(files, tokenizer)
+        self._tokens, self._answers = files.sequences(), files.sequences("answers", 2)
+        self._encoder, self._split = encoder, files.split
         self._targets = self._bytes = self._unanswered = 0
 
     def _characters(self, document: Chat) -> int:

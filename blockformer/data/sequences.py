@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,8 @@ class Sequences:
 class SequenceWriter:
     """Writes token sequences one after another, into files of at most `SHARD` bytes and one of their offsets.
 
+    The files are closed at the end of the `with` block at the latest, also after an error.
+
     Args:
         folder: where to write.
         name: begins the names of the files.
@@ -98,8 +100,18 @@ class SequenceWriter:
         self._shard, self._left, self._shards = cast("BinaryIO | None", None), 0, 0
         self._offsets = (folder / _OFFSETS.format(name=name)).open("wb")
         self.count = self.tokens = 0
-        self._offset()
-        self._next_shard()
+        try:
+            self._offset()
+            self._next_shard()
+        except BaseException:
+            self._offsets.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def write(self, sequences: Iterable[NDArray[Any]]) -> None:
         """Append sequences.
@@ -127,9 +139,11 @@ class SequenceWriter:
         Raises:
             OSError: they cannot be written.
         """
-        self._offsets.close()
-        if self._shard is not None:
-            self._shard.close()
+        try:
+            self._offsets.close()
+        finally:
+            if self._shard is not None:
+                self._shard.close()
 
     def _offset(self) -> None:
         self._offsets.write(self.tokens.to_bytes(8, "little"))
@@ -143,7 +157,7 @@ class SequenceWriter:
 
 
 class LabelWriter:
-    """Writes a number for each sequence of a name.
+    """Writes a number for each sequence of a name; the file is closed at the end of the `with` block at the latest.
 
     Args:
         folder: where to write.
@@ -153,6 +167,12 @@ class LabelWriter:
     def __init__(self, folder: Path, name: str) -> None:
         self._file = (folder / _LABELS.format(name=name)).open("wb")
         self.count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def write(self, labels: Sequence[float]) -> None:
         """Append numbers.
