@@ -2,12 +2,15 @@
 
 from blockformer.generation.beam_search import Hypothesis, beam_search, length_penalty
 from blockformer.generation.mask_filling import FilledMask, fill_masks
-from blockformer.generation.sampling import TokenChooser, greedy, sampler
+from blockformer.generation.sampling import Sampler, TokenChooser, greedy, sampler
+from blockformer.generation.speculative import Drafting, speculate
 from blockformer.generation.streaming import Step, generate, stream
 
 __all__ = [
+    "Drafting",
     "FilledMask",
     "Hypothesis",
+    "Sampler",
     "Step",
     "TokenChooser",
     "beam_search",
@@ -16,5 +19,6 @@ __all__ = [
     "greedy",
     "length_penalty",
     "sampler",
+    "speculate",
     "stream",
 ]

@@ -29,13 +29,7 @@ def greedy(logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def sampler(
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: Generator | None = None,
-) -> TokenChooser:
+class Sampler:
     """Draw each row's token at random, after temperature, then top-k, then top-p.
 
     Args:
@@ -47,24 +41,48 @@ def sampler(
     Raises:
         ValueError: an argument is out of its range; raised at once, not at the first draw.
     """
-    filters: list[Callable[[Tensor], Tensor]] = [lambda logits: scale_temperature(logits, temperature)]
-    if top_k is not None:
-        filters.append(lambda logits: keep_top_k(logits, top_k))
-    if top_p is not None:
-        filters.append(lambda logits: keep_top_p(logits, top_p))
 
-    def choose(logits: Tensor) -> Tensor:
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        self.generator = generator
+        self.filters: list[Callable[[Tensor], Tensor]] = [lambda logits: scale_temperature(logits, temperature)]
+        if top_k is not None:
+            self.filters.append(lambda logits: keep_top_k(logits, top_k))
+        if top_p is not None:
+            self.filters.append(lambda logits: keep_top_p(logits, top_p))
+        for each in self.filters:
+            each(torch.zeros(1, 1))  # raises for an argument out of range
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(N, V) logits -> (N,) ids."""
+        return self.draw(self.probabilities(logits)).to(logits.device)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(..., V): of each token to be drawn, on the generator's device."""
         kept = logits.float()
-        for each in filters:
+        for each in self.filters:
             kept = each(kept)
         probabilities = checked(kept).softmax(dim=-1)
-        if generator is not None:
-            probabilities = probabilities.to(generator.device)
-        return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+        return probabilities if self.generator is None else probabilities.to(self.generator.device)
 
-    for each in filters:
-        each(torch.zeros(1, 1))  # raises for an argument out of range
-    return choose
+    def draw(self, probabilities: Tensor) -> Tensor:
+        """(N, V), which need not sum to 1 -> (N,) ids."""
+        return torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
+
+    def uniform(self) -> float:
+        """A number from 0 to 1, 1 excluded."""
+        device = "cpu" if self.generator is None else self.generator.device
+        return float(torch.rand((), generator=self.generator, device=device))
+
+
+sampler = Sampler
+"""Makes a :class:`Sampler`."""
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:

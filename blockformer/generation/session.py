@@ -1,13 +1,15 @@
 """A decoding session: a model, its cache and the sequences that it extends."""
 
-from collections.abc import Collection, Sequence
-from typing import cast
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from blockformer.generation.compiled_step import compiled_step
 from blockformer.generation.sampling import checked
-from blocks.base import RotaryScaling, growth
+from blocks.base import Cache, RotaryScaling, growth
+from blocks.base.cache import Mark
 from blocks.models.base import Model
 from blocks.models.decoder_only import DecoderOnly
 from blocks.models.encoder_decoder import EncoderDecoder
@@ -16,6 +18,16 @@ Ends = int | Collection[int] | None
 """The id that ends a sequence, or several of which each does; None: none does."""
 Tokens = tuple[Tensor, Tensor | None]
 """(N, T) ids and their mask, None without padding."""
+CHUNK = 2048
+"""Tokens of a prompt that are read at once by default."""
+
+
+class SessionMark(NamedTuple):
+    """A place in the history of a session, see :meth:`DecodingSession.mark`."""
+
+    cache: Cache | None
+    place: Mark | None
+    seen: Tokens | None
 
 
 class DecodingSession:
@@ -29,9 +41,14 @@ class DecodingSession:
             call runs the whole sequences again, with the same result.
         bidirectional_prompt: the tokens of a prompt depend on each other in both directions, as in training with the
             objective prefix_lm; a decoder_only whose blocks allow it.
+        prompt_chunk: tokens of the prompts that are read at once, so that memory for scores is proportional to this
+            times the length; None: 2048, or all of them where the prompts cannot be read in parts.
+        compile_for: compile the steps after the prompts with torch.compile, for at most this many new tokens, in
+            buffers of fixed size; rows cannot be dropped then. None: not compiled.
 
     Raises:
-        ValueError: the model cannot decode or is in training mode, or a row is missing, empty or too long.
+        ValueError: the model cannot decode or is in training mode, a row is missing, empty or too long, or the model
+            cannot be compiled or its prompts not be read in parts, and that was asked for.
     """
 
     def __init__(
@@ -42,13 +59,17 @@ class DecodingSession:
         *,
         use_cache: bool = True,
         bidirectional_prompt: bool = False,
+        prompt_chunk: int | None = None,
+        compile_for: int | None = None,
     ) -> None:
         _check(model, prompts, sources)
         if bidirectional_prompt and not (model.kind == "decoder_only" and model.allows("prefix")):
             raise ValueError("the prompt cannot be read in both directions: the model's blocks do not support a prefix")
         self.model, self.prompts = model, prompts
         self.device = next(model.parameters()).device
-        self.cache = cast("DecoderOnly", model).new_cache() if use_cache and model.allows("cache") else None
+        self.cache: Cache | None = None
+        if use_cache and model.allows("cache"):
+            self.cache = cast("DecoderOnly", model).new_cache(windowed=compile_for is None)
         self._scalings = [
             module for module in model.modules() if isinstance(module, RotaryScaling) and module.depends_on_length
         ]
@@ -59,17 +80,75 @@ class DecodingSession:
         self.memory: Tensor | None = None
         self.source_mask: Tensor | None = None
         self._seen: Tokens | None = None
+        self._step: Callable[..., Tensor] | None = None
+        longest = max(map(len, prompts), default=1)
+        self._chunk = self._chunk_of(prompt_chunk, longest)
+        self._capacity = None if compile_for is None else self._capacity_for(longest + compile_for)
         if sources is not None:
             source, self.source_mask = pad_left(sources, self.device)
             self.memory = cast("EncoderDecoder", model).encode(source, self.source_mask)
 
     def begin(self) -> Tensor:
         """Run the prompts: logits (N, V) of the token after each."""
-        return self._logits(*pad_left(self.prompts, self.device))
+        tokens, mask = pad_left(self.prompts, self.device)
+        width, hidden = tokens.shape[1], None
+        for start in range(0, width, self._chunk):
+            part = slice(start, start + self._chunk)
+            hidden = self._hidden(tokens[:, part], None if mask is None else mask[:, part])[:, -1]
+        assert hidden is not None
+        if self._capacity is not None and self.cache is not None and width < self._capacity:
+            self.cache.fix(self._capacity, len(tokens), self.device)
+            self._step = compiled_step()
+        return checked(self.model.logits(hidden))
 
     def advance(self, tokens: Tensor) -> Tensor:
         """Append ``tokens`` (N,), one to each sequence: logits (N, V) of the token after each."""
-        return self._logits(tokens[:, None], None)
+        if self._step is not None:
+            given = () if self.memory is None else (self.memory, self.source_mask)
+            return checked(self._step(self.model, tokens[:, None], self.cache, *given))
+        return checked(self.model.logits(self._hidden(tokens[:, None], None)[:, -1]))
+
+    def extend(self, tokens: Tensor) -> Tensor:
+        """Append ``tokens`` (N, T), T to each sequence: logits (N, T, V) of the token after each of them."""
+        return checked(self.model.logits(self._hidden(tokens, None)[:, -tokens.shape[1] :]))
+
+    @property
+    def rows_are_fixed(self) -> bool:
+        """Whether :meth:`keep` would need another program."""
+        return self._capacity is not None
+
+    def mark(self) -> SessionMark:
+        """The present place, for :meth:`restore`.
+
+        Raises:
+            ValueError: a block's cache cannot go back.
+        """
+        return SessionMark(self.cache, None if self.cache is None else self.cache.mark(), self._seen)
+
+    def restore(self, mark: SessionMark, kept: int = 0) -> int:
+        """Forget what followed a mark but the first ``kept`` tokens, or all of it if the cache cannot keep any.
+
+        Returns:
+            How many are kept, ``kept`` or 0.
+        """
+        if mark.cache is not None and mark.place is not None:
+            kept = mark.cache.restore(mark.place, kept if self.cache is mark.cache else 0)
+            self.cache = mark.cache
+        if mark.seen is not None and self._seen is not None:
+            end = mark.seen[0].shape[1] + kept
+            tokens, mask = self._seen
+            self._seen = tokens[:, :end], None if mask is None else mask[:, :end]
+        return kept
+
+    def grows_evenly(self, tokens: int) -> bool:
+        """Whether ``tokens`` more tokens get the same logits at once as one by one: no RoPE scaling changes between."""
+        if not self._scalings or self._seen is None:
+            return True
+        ids, mask = self._seen
+        lengths = [ids.shape[1]] if mask is None else cast("list[int]", cast("Any", mask.sum(dim=1)).tolist())
+        return not any(
+            scaling.invalidates_cache(length, length + tokens) for scaling in self._scalings for length in lengths
+        )
 
     def keep(self, rows: Tensor) -> None:
         """Continue with the sequences ``rows`` (N',) in this order; rows may be dropped or repeated."""
@@ -85,7 +164,32 @@ class DecodingSession:
         if self.source_mask is not None:
             self.source_mask = self.source_mask[rows]
 
-    def _logits(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def _chunk_of(self, given: int | None, longest: int) -> int:
+        """Tokens of the prompts that are read at once."""
+        if given is not None and given < 1:
+            raise ValueError(f"prompt_chunk={given} must be at least 1")
+        reason = None
+        if self.cache is None:
+            reason = "without a cache"
+        elif self._prefix is not None:
+            reason = "whose tokens depend on each other in both directions"
+        elif any(scaling.invalidates_cache(1, longest) for scaling in self._scalings):
+            reason = f"of {longest} tokens, at which the RoPE scaling changes"
+        if reason is None:
+            return given or CHUNK
+        if given is not None:
+            raise ValueError(f"prompt_chunk={given}: a prompt {reason} cannot be read in parts; leave prompt_chunk out")
+        return longest
+
+    def _capacity_for(self, length: int) -> int:
+        """Size of compiled buffers, a power of two, so that few sizes are compiled."""
+        if self.cache is None or self._scalings:
+            reason = "it has no cache" if self.cache is None else "its RoPE scaling depends on the length"
+            raise ValueError(f"the model cannot be compiled for decoding: {reason}")
+        return min(2 ** (length - 1).bit_length(), self.model.max_length)
+
+    def _hidden(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Vectors (N, T, D) before the head, at least of these tokens, and without a cache of all."""
         whole = _appended(self._seen, tokens, mask)
         if self.cache is None:
             tokens, mask = self._seen = whole
@@ -94,11 +198,10 @@ class DecodingSession:
             if self._invalidates_cache(whole, self.cache.length):
                 self.cache, (tokens, mask) = cast("DecoderOnly", self.model).new_cache(), whole
         if self.memory is None:
-            prefix = self._prefix_of(tokens)
-            logits = cast("DecoderOnly", self.model)(tokens, attention_mask=mask, prefix=prefix, cache=self.cache)
-        else:
-            logits = cast("EncoderDecoder", self.model).decode(tokens, self.memory, self.source_mask, mask, self.cache)
-        return checked(logits[:, -1])
+            prefix, model = self._prefix_of(tokens), cast("DecoderOnly", self.model)
+            return model(tokens, attention_mask=mask, prefix=prefix, cache=self.cache, hidden=True)
+        model = cast("EncoderDecoder", self.model)
+        return model.decode(tokens, self.memory, self.source_mask, mask, self.cache, hidden=True)
 
     def _prefix_of(self, tokens: Tensor) -> Tensor | None:
         """(N, T) bool: which of these tokens are of a prompt that is read in both directions; None: none."""

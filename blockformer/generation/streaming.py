@@ -23,6 +23,8 @@ def stream(
     choose: TokenChooser = greedy,
     use_cache: bool = True,
     bidirectional_prompt: bool = False,
+    prompt_chunk: int | None = None,
+    compiled: bool = False,
 ) -> Iterator[Step]:
     """Continue prompts and yield each token as soon as it is chosen.
 
@@ -39,6 +41,9 @@ def stream(
             :func:`~blockformer.generation.sampling.sampler`.
         use_cache: keep keys and values instead of running the whole rows at each step; the tokens are the same.
         bidirectional_prompt: as in :class:`~blockformer.generation.session.DecodingSession`.
+        prompt_chunk: as in :class:`~blockformer.generation.session.DecodingSession`.
+        compiled: compile the steps after the prompts, which pays off for many tokens. Rows that have ended are
+            computed on then, so that a sampler draws for them too.
 
     Yields:
         One :data:`Step` of B entries.
@@ -46,18 +51,26 @@ def stream(
     Raises:
         ValueError: a prompt is empty or too long, or the model cannot generate.
     """
-    session = DecodingSession(model, prompts, sources, use_cache=use_cache, bidirectional_prompt=bidirectional_prompt)
     left: dict[int, int] = {row: token_budget(model, prompt, max_new_tokens) for row, prompt in enumerate(prompts)}
-    ends, logits = ending(eos), session.begin()
+    session = DecodingSession(
+        model,
+        prompts,
+        sources,
+        use_cache=use_cache,
+        bidirectional_prompt=bidirectional_prompt,
+        prompt_chunk=prompt_chunk,
+        compile_for=max(left.values(), default=1) if compiled else None,
+    )
+    ends, logits, batch = ending(eos), session.begin(), list(left)
     while left:
         chosen = choose(logits)
-        step = dict(zip(left, chosen.tolist(), strict=True))
+        step = {row: token for row, token in zip(batch, chosen.tolist(), strict=True) if row in left}
         yield [None if step.get(row) in ends else step.get(row) for row in range(len(prompts))]
         left = {row: left[row] - 1 for row, token in step.items() if token not in ends and left[row] > 1}
-        if 0 < len(left) < len(step):  # rows that have ended need no further computation
-            kept = torch.tensor([index for index, row in enumerate(step) if row in left], device=session.device)
+        if 0 < len(left) < len(batch) and not session.rows_are_fixed:  # ended rows need no further computation
+            kept = torch.tensor([index for index, row in enumerate(batch) if row in left], device=session.device)
             session.keep(kept)
-            chosen = chosen[kept]
+            chosen, batch = chosen[kept], list(left)
         if left:
             logits = session.advance(chosen)
 
@@ -72,6 +85,8 @@ def generate(
     choose: TokenChooser = greedy,
     use_cache: bool = True,
     bidirectional_prompt: bool = False,
+    prompt_chunk: int | None = None,
+    compiled: bool = False,
 ) -> list[list[int]]:
     """The new tokens of each row, all at once; arguments and errors as in :func:`stream`."""
     rows: list[list[int]] = [[] for _ in prompts]
@@ -84,6 +99,8 @@ def generate(
         choose=choose,
         use_cache=use_cache,
         bidirectional_prompt=bidirectional_prompt,
+        prompt_chunk=prompt_chunk,
+        compiled=compiled,
     )
     for step in steps:
         for row, token in zip(rows, step, strict=True):

@@ -137,14 +137,15 @@ class LatentAttention(Mixer):
         }
 
     def prepare(self, context: Context) -> None:
-        visibility(context, causal=self.causal, window=self.window)
+        cached_window = context.cached_window(self.window)
+        visibility(context, causal=self.causal, window=self.window, cached_window=cached_window)
         self.positions.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         q = self._queries(x, context)
         latent = self.kv_norm(self.kv_down(x))[:, None]  # (B, 1, T, R)
         k_rotary = self.positions.rotate(self.k_rotary(x), context)  # (B, 1, T, rotary_dim)
-        state = context.state("mixer", KeyValues)
+        state = context.state("mixer", lambda: KeyValues(context.cached_window(self.window)))
         if state is not None:
             latent, k_rotary = state.append(latent, k_rotary)  # (B, 1, S, ...), with those of earlier tokens
         one = state is not None and context.length == 1
@@ -174,8 +175,9 @@ class LatentAttention(Mixer):
         return y @ self.v.merged_weight().view(-1, self.value_dim, self.kv_rank).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        visible = visibility(context, causal=self.causal, window=self.window)
-        bias = score_bias(self.positions, context)
+        cached_window = context.cached_window(self.window)
+        visible = visibility(context, causal=self.causal, window=self.window, cached_window=cached_window)
+        bias = score_bias(self.positions, context, cached_window)
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
         return self.attend(q, k, v, visible, Scoring(self.scale, self.dropout if self.training else 0.0, bias=bias))

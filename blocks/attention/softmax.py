@@ -136,7 +136,8 @@ class MultiHeadAttention(Mixer):
         return grouped_axes(self.heads, self.kv_heads, self.head_dim, self.q_norm, self.k_norm, self.over)
 
     def prepare(self, context: Context) -> None:
-        visibility(context, causal=self.causal, window=self.window)
+        cached_window = context.cached_window(self.window)
+        visibility(context, causal=self.causal, window=self.window, cached_window=cached_window)
         self.positions.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -148,11 +149,12 @@ class MultiHeadAttention(Mixer):
         q, k = self.positions.rotate(q, context), self.positions.rotate(k, context)
         if self.norm_after:
             q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
-        state = context.state("mixer", KeyValues)
+        cached_window = context.cached_window(self.window)
+        state = context.state("mixer", lambda: KeyValues(cached_window))
         if state is not None:
             k, v = state.append(k, v)  # (B, G, S, K), with those of earlier tokens
-        visible = visibility(context, causal=self.causal, window=self.window)
-        bias = score_bias(self.positions, context)
+        visible = visibility(context, causal=self.causal, window=self.window, cached_window=cached_window)
+        bias = score_bias(self.positions, context, cached_window)
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
         dropout = self.dropout if self.training else 0.0

@@ -167,22 +167,27 @@ def document_ranges(documents: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(first).scatter(1, order, first), torch.zeros_like(last).scatter(1, order, last)
 
 
-def visibility(context: Context, *, causal: bool, window: int | None = None) -> Visibility:
-    """Self-attention: padding, documents, causality, the prefix and the window; described once per forward."""
+def visibility(
+    context: Context, *, causal: bool, window: int | None = None, cached_window: int | None = None
+) -> Visibility:
+    """Self-attention: padding, documents, causality, the prefix and the window; described once per forward.
+
+    Args:
+        context: of the forward.
+        causal: whether a query attends to no later key.
+        window: a query attends to keys less than this many tokens away; None: no window.
+        cached_window: the window of the mixer's :class:`KeyValues`, which drop older keys; None: they have all keys.
+    """
 
     def describe() -> Visibility:
-        return Visibility(
-            context.length,
-            context.offset + context.length,
-            context.positions.device,
-            causal,
-            window,
-            context.attention_mask,
-            context.documents,
-            context.prefix,
-        )
+        keys, device, padding = context.keys(cached_window), context.positions.device, context.attention_mask
+        if context.fixed is not None:
+            return Visibility(1, keys, device, padding=context.fixed.visible(window))
+        if padding is not None and cached_window is not None:
+            padding = padding[:, padding.shape[1] - keys :]
+        return Visibility(context.length, keys, device, causal, window, padding, context.documents, context.prefix)
 
-    return context.once(("visibility", causal, window), describe)
+    return context.once(("visibility", causal, window, cached_window), describe)
 
 
 def memory_visibility(context: Context, queries: int, keys: int) -> Visibility:
@@ -190,9 +195,19 @@ def memory_visibility(context: Context, queries: int, keys: int) -> Visibility:
     return Visibility(queries, keys, context.positions.device, padding=context.memory_mask)
 
 
-def score_bias(positions: AttentionPositions, context: Context) -> DistanceBias | None:
-    """Sum of the biases of a mixer's own positions and of the stack's; None: no bias."""
-    own, shared = positions.bias(context), context.bias
-    if own is None or shared is None:
-        return shared if own is None else own
-    return own.plus(shared)
+def score_bias(
+    positions: AttentionPositions, context: Context, cached_window: int | None = None
+) -> DistanceBias | None:
+    """Sum of the biases of a mixer's own positions and of the stack's; None: no bias.
+
+    Args:
+        positions: of the mixer.
+        context: of the forward.
+        cached_window: as of :func:`visibility`.
+    """
+    bias, shared = positions.bias(context), context.bias
+    if shared is not None:
+        bias = shared if bias is None else bias.plus(shared)
+    if bias is None or cached_window is None:
+        return bias
+    return bias.of_last(context.keys(cached_window), context.length)

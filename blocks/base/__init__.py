@@ -19,7 +19,7 @@ from blocks.base.axes import (
     Vocabulary,
 )
 from blocks.base.bias import DistanceBias
-from blocks.base.cache import Cache, KeyValues
+from blocks.base.cache import Cache
 from blocks.base.component import Component
 from blocks.base.context import Context, growth
 from blocks.base.ends import (
@@ -36,6 +36,7 @@ from blocks.base.ends import (
 )
 from blocks.base.feedforward import Expert, FeedForward, Router
 from blocks.base.init import Init, Role
+from blocks.base.key_values import KeyValues
 from blocks.base.linear import Linear
 from blocks.base.local_heads import LocalHeads
 from blocks.base.positions import AttentionPositions, InputPositions, RotaryScaling, ScalingFactory

@@ -37,6 +37,10 @@ class DistanceBias(NamedTuple):
         repeated = self.values[0, :, None].expand(heads, queries, distances).reshape(heads, queries * distances)
         return F.pad(repeated, (0, queries)).view(1, heads, queries, distances + 1)[..., :keys].flip(2)
 
+    def of_last(self, keys: int, queries: int) -> "DistanceBias":
+        """The bias of the scores of the last ``keys`` keys."""
+        return self._replace(values=self.values[..., self.values.shape[-1] - (keys + max(queries, 1) - 1) :])
+
     def plus(self, other: "DistanceBias") -> "DistanceBias":
         """The sum of two biases of the same scores."""
         reach = None if self.reach is None or other.reach is None else max(self.reach, other.reach)

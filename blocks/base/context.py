@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blocks.base.bias import DistanceBias
 from blocks.base.cache import Cache, S
+from blocks.base.fixed_size import FixedSize
 
 T = TypeVar("T")
 
@@ -19,7 +20,7 @@ class Context:
 
     Attributes:
         positions: (B or 1, T) int, position of each token in its document, from 0, padding not counted.
-        offset: number of cached tokens before these.
+        offset: number of cached tokens before these; one less than its capacity for a cache of fixed size.
         attention_mask: (B, S) bool over cached and new tokens, True for a token, False for padding; None: no padding.
         documents: (B, T) int, equal for tokens of the same document; None: one document per row.
         prefix: (B, T) bool, True for the tokens that, at causal sites, all tokens of their document depend on, earlier
@@ -59,7 +60,7 @@ class Context:
 
         def make() -> Tensor:
             keys = torch.arange(self.offset + self.length, device=self.positions.device)
-            return keys[None, :] - keys[self.offset :, None]
+            return keys[None, :] - (keys[self.offset :] if self.fixed is None else self.fixed.at)[:, None]
 
         return self.once("distances", make)
 
@@ -67,6 +68,8 @@ class Context:
         """Every distance between a query and a key, key minus query, (T+S-1,) int; see :class:`DistanceBias`."""
 
         def make() -> Tensor:
+            if self.fixed is not None:
+                return torch.arange(self.fixed.capacity, device=self.positions.device) - self.fixed.at
             end = max(self.length, 1)  # without tokens there is no distance
             return torch.arange(1 - self.offset - self.length, end, device=self.positions.device)
 
@@ -83,6 +86,20 @@ class Context:
             return torch.full((1, 1), self.offset + self.length, device=self.positions.device)
 
         return self.once("lengths", make)
+
+    @property
+    def fixed(self) -> FixedSize | None:
+        """The place of the token in a cache of fixed size; None: no such cache."""
+        return None if self.cache is None else self.cache.fixed
+
+    def cached_window(self, window: int | None) -> int | None:
+        """The window of a mixer's :class:`KeyValues`; None: they keep everything, or there is no cache."""
+        return window if self.cache is not None and self.cache.windowed else None
+
+    def keys(self, cached_window: int | None = None) -> int:
+        """S, the number of cached and new keys that :class:`KeyValues` of a window return, which are the last ones."""
+        every = self.offset + self.length
+        return every if cached_window is None else min(every, cached_window - 1 + self.length)
 
     def state(self, name: str, make: Callable[[], S]) -> S | None:
         """The cached state ``name`` of the running layer; None: no cache."""
@@ -115,6 +132,8 @@ class Context:
                 raise ValueError(f"{name} has dtype {value.dtype}; give bool or int, and in a mask True for a token")
         if documents is not None and cache is not None:
             raise ValueError("documents are not supported with a cache: decode one document per row")
+        if cache is not None and cache.fixed is not None:
+            return cls._fixed(cache, length, padded=attention_mask is not None or prefix is not None)
         offset = 0 if cache is None else cache.length
         if prefix is not None and offset:
             raise ValueError("cached tokens cannot depend on a prefix after them: give the prefix to the first call")
@@ -126,6 +145,14 @@ class Context:
         elif positions.ndim == 1:
             positions = positions[None]
         return cls(positions, offset, mask, documents, None if prefix is None else prefix.bool(), cache=cache)
+
+    @classmethod
+    def _fixed(cls, cache: Cache, length: int, *, padded: bool) -> "Context":
+        """The context of one token of each row, whose place a cache of fixed size knows."""
+        assert cache.fixed is not None
+        if length != 1 or padded:
+            raise ValueError("a cache of fixed size takes one token of each row at a time, without padding")
+        return cls(cache.fixed.positions, cache.fixed.capacity - 1, cache=cache)
 
 
 def _positions(length: int, offset: int, mask: Tensor | None, documents: Tensor | None, device: torch.device) -> Tensor:

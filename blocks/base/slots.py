@@ -78,7 +78,7 @@ class Mixer(Component, ABC):
 
     @property
     def cached_per_token(self) -> int:
-        """Cached elements per token of the sequence, or of the memory for a cross mixer."""
+        """Cached elements per token of the sequence, at most ``window``, or of the memory for a cross mixer."""
         return 0
 
     @property

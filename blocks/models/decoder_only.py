@@ -76,9 +76,13 @@ class DecoderOnly(Model):
     def table(self) -> Tensor:
         return self.embedding.table
 
-    def new_cache(self) -> Cache:
-        """An empty cache; pass it to successive calls, each with the tokens that follow."""
-        return Cache(self.decoder.depth)
+    def new_cache(self, *, windowed: bool = True) -> Cache:
+        """An empty cache; pass it to successive calls, each with the tokens that follow.
+
+        Args:
+            windowed: drop keys that a window hides from all later queries.
+        """
+        return Cache(self.decoder.depth, windowed=windowed)
 
     @property
     def cached_per_token(self) -> int:
@@ -121,7 +125,7 @@ class DecoderOnly(Model):
         if extra:
             x = self._with_extra(x, embedded, context)
         if cache is not None:
-            cache.length += tokens.shape[1]
+            cache.advance(tokens.shape[1])
         x = self.head.pool(x, context)
         return x if hidden else self.logits(x)
 

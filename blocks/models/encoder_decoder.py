@@ -87,9 +87,13 @@ class EncoderDecoder(Model):
             return all(part.allows(ability) for part in (self.target_embedding, self.decoder, self.head))
         return super().allows(ability)
 
-    def new_cache(self) -> Cache:
-        """An empty cache; pass it to successive calls of :meth:`decode`, each with the target tokens that follow."""
-        return Cache(self.decoder.depth)
+    def new_cache(self, *, windowed: bool = True) -> Cache:
+        """An empty cache; pass it to successive calls of :meth:`decode`, each with the target tokens that follow.
+
+        Args:
+            windowed: drop keys that a window hides from all later queries.
+        """
+        return Cache(self.decoder.depth, windowed=windowed)
 
     @property
     def cached_per_token(self) -> int:
@@ -145,6 +149,6 @@ class EncoderDecoder(Model):
         context.memory, context.memory_mask = memory, None if source_mask is None else source_mask.bool()
         x = self.decoder(self.target_embedding(target, context), context)
         if cache is not None:
-            cache.length += target.shape[1]
+            cache.advance(target.shape[1])
         x = self.head.pool(x, context)
         return x if hidden else self.logits(x)

@@ -10,7 +10,7 @@ from blocks.base import Context
 
 
 class RecurrentState:
-    """The cached state of a recurrent mixer, of fixed size.
+    """The cached state of a recurrent mixer, of fixed size; mixers replace its tensors and never write into them.
 
     Attributes:
         memory: (B, H, K, V), the state of the recurrence; None: no token so far.
@@ -26,6 +26,16 @@ class RecurrentState:
             self.memory = self.memory[rows]
         if self.recent is not None:
             self.recent = self.recent[rows]
+
+    @property
+    def keeps(self) -> bool:
+        return False
+
+    def mark(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.memory, self.recent
+
+    def restore(self, mark: tuple[Tensor | None, Tensor | None], kept: int = 0) -> None:
+        self.memory, self.recent = mark
 
 
 class Rows(NamedTuple):

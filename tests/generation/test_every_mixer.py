@@ -12,11 +12,11 @@ CAUSAL = [name for name, entry in entries("mixer").items() if "causal" in entry.
 POSITIONS = list(entries("attention_positions"))
 
 
-def model(mixer: dict[str, object]) -> Model:
+def model(mixer: dict[str, object], vocab_size: int = 11) -> Model:
     recipe = {
         "type": "decoder_only",
         "dim": 16,
-        "vocab_size": 11,
+        "vocab_size": vocab_size,
         "max_length": 32,
         "head": "own",
         "embedding": {"positions": "none"},

@@ -101,7 +101,7 @@ def check_refuses_an_invalidated_cache(case: BlockCase) -> None:
 
 
 def check_cache_size_is_as_declared(case: BlockCase) -> None:
-    """A cache holds ``cached_per_sequence`` numbers per row and ``cached_per_token`` per token, at any length."""
+    """A cache holds ``cached_per_sequence`` numbers per row and ``cached_per_token`` per token, at most a window."""
     block, memory = case.build_perturbed(), 4
     for length in (LENGTH, 2 * LENGTH):
         given = example(case, length=length, memory_length=memory)
@@ -170,12 +170,12 @@ def _declared_size(block: Component, length: int, memory: int) -> int:
     part: Any = block if isinstance(block, Mixer) else cast("Any", block).decoder
     repeats, mixers = getattr(part, "repeats", 1), [module for module in part.modules() if isinstance(module, Mixer)]
     own = [mixer for mixer in mixers if mixer.site is None or mixer.site.memory_dim is None]
-    per_token = repeats * sum(mixer.cached_per_token for mixer in own)
     if isinstance(block, Model):
-        per_token = int(cast("Any", block).cached_per_token)
-    per_memory_token = repeats * sum(mixer.cached_per_token for mixer in mixers if mixer not in own)
-    per_sequence = repeats * sum(mixer.cached_per_sequence for mixer in mixers)
-    return per_token * length + per_memory_token * memory + per_sequence
+        per_token = sum(mixer.cached_per_token for mixer in own)
+        assert cast("Any", block).cached_per_token == repeats * per_token, "the model's cached_per_token is not the sum"
+    of_tokens = sum(mixer.cached_per_token * min(length, mixer.window or length) for mixer in own)
+    of_memory = memory * sum(mixer.cached_per_token for mixer in mixers if mixer not in own)
+    return repeats * (of_tokens + of_memory + sum(mixer.cached_per_sequence for mixer in mixers))
 
 
 def _tensors(cache: Cache) -> list[tuple[str, Tensor]]:
