@@ -4,30 +4,20 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from blockformer.cli.parser import Parser
+from blockformer.cli.generate_arguments import parser
 from blockformer.errors import UserError
 
 if TYPE_CHECKING:
     from blockformer.cli.prompts import Task
     from blockformer.generation import TokenChooser
     from blockformer.generation.session import Ends
+    from blockformer.generation.speculative import Drafting
     from blockformer.generation.text_model import TextModel
 
 TOKENS = 256
 _LINE_ENDS = dict.fromkeys(map(ord, "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")
-
-DESCRIPTION = """\
-Generate text with a trained model. A decoder continues the prompt or answers messages; default: by sampling. An
-encoder-decoder translates each line of the prompt; default: by beam search. An encoder fills in the blanks of the
-prompt: each blank is one token (with a byte tokenizer: one byte), and its most probable candidates are listed."""
-EXAMPLES = """\
-examples:
-  blockformer generate runs/writer --prompt 'Return the number of' --temperature 0.8 --top-p 0.95
-  blockformer generate runs/translator --prompt 'Tuesday, March 3' --beams 8 --samples 3
-  blockformer generate runs/reader --prompt 'Return the numb__ of items'
-  blockformer generate runs/chat --messages questions.jsonl --greedy"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: there is no such checkpoint, a file cannot be read, or the options do not suit the model.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     from blockformer.cli.prompts import read, tasks_of  # imported late: --help then needs no numpy, and no torch
 
     given = read(options)
@@ -81,13 +71,17 @@ def choose_method(kind: str, options: Namespace) -> Method:
     for name in given:
         if name not in (*method.own, *method.others):
             raise UserError(f"--{name.replace('_', '-')} has no effect with {method.name}")
+    if options.draft is None and options.draft_tokens is not None:
+        raise UserError("--draft-tokens has no effect without --draft")
+    if options.draft is not None and options.compile:
+        raise UserError("--compile has no effect with --draft, whose steps have varying numbers of tokens")
     return method
 
 
 def _take_best(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespace) -> None:
     from blockformer.generation import greedy
 
-    _stream(model, tasks, eos, options, greedy)
+    _write(model, tasks, eos, options, greedy)
 
 
 def _draw(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespace) -> None:
@@ -100,19 +94,39 @@ def _draw(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespa
     generator = torch.Generator().manual_seed(options.seed or 0)
     temperature = 1.0 if options.temperature is None else options.temperature
     choose = sampler(temperature=temperature, top_k=options.top_k, top_p=options.top_p, generator=generator)
-    _stream(model, tasks, eos, options, choose)
+    _write(model, tasks, eos, options, choose)
 
 
-def _stream(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespace, choose: "TokenChooser") -> None:
-    tokens, samples = _tokens(model, tasks, options), _samples(options)
-    for task in tasks:
-        for number in range(1, samples + 1):
-            _show(_heading(task.where, str(number) if samples > 1 else ""), task.shown)
-            if task.source != "":
-                written = model.stream(task.begin, max_new_tokens=tokens, choose=choose, source=task.source, eos=eos)
-                for characters in written:
+def _write(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespace, choose: "TokenChooser") -> None:
+    """Continue or translate greedily or by sampling: token by token, but several prompts side by side."""
+    drafting, samples = _drafting(model, options), _samples(options)
+    given: dict[str, Any] = {"choose": choose, "prompt_chunk": options.prompt_chunk, "compiled": bool(options.compile)}
+    given |= {"max_new_tokens": _tokens(model, tasks, options), "eos": eos}
+    written: list[list[str]] = []
+    if len(tasks) > 1 and tasks[0].source is None and drafting is None:
+        written = [model.write([task.begin for task in tasks], **given) for _ in range(samples)]
+    for index, task in enumerate(tasks):
+        for sample in range(samples):
+            _show(_heading(task.where, str(sample + 1) if samples > 1 else ""), task.shown)
+            if written:
+                _show(written[sample][index])
+            elif task.source != "":
+                for characters in model.stream(task.begin, source=task.source, drafting=drafting, **given):
                     _show(characters if task.source is None else _on_one_line(characters))
             _show("\n")
+    if drafting is not None:
+        found = f"{drafting.accepted:,} of {drafting.proposed:,} drafted tokens were accepted ({drafting.share:.0%})"
+        print(found, file=sys.stderr)
+
+
+def _drafting(model: "TextModel", options: Namespace) -> "Drafting | None":
+    """The model of --draft."""
+    if options.draft is None:
+        return None
+    from blockformer.generation.text_model import TextModel
+
+    draft = TextModel.load(options.draft, next(model.model.parameters()).device)
+    return model.drafting(draft, 4 if options.draft_tokens is None else options.draft_tokens)
 
 
 def _search(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespace) -> None:
@@ -140,14 +154,15 @@ def _search(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Names
 
 
 def _fill(model: "TextModel", tasks: "list[Task]", _: "Ends", options: Namespace) -> None:
-    blank, text = options.blank or "_", tasks[0].shown
-    if blank not in text:
+    blank, texts = options.blank or "_", [task.shown for task in tasks]
+    if any(blank not in text for text in texts):
         raise ValueError(f"the prompt has no blank; write {blank} for each missing token")
-    filled, blanks = model.fill_masks(text, blank)
-    _show(filled, "\n")
-    for number, found in enumerate(blanks, start=1):
-        candidates = (f"{model.tokenizer.name(token)!r} {share:.1%}" for token, share in found.candidates)
-        _show(f"  blank {number}: ", "  ".join(candidates), "\n")
+    for text in texts:
+        filled, blanks = model.fill_masks(text, blank)
+        _show(filled, "\n")
+        for number, found in enumerate(blanks, start=1):
+            candidates = (f"{model.tokenizer.name(token)!r} {share:.1%}" for token, share in found.candidates)
+            _show(f"  blank {number}: ", "  ".join(candidates), "\n")
 
 
 def _heading(*parts: str) -> str:
@@ -188,55 +203,10 @@ def _show(*parts: str) -> None:
     sys.stdout.flush()
 
 
-GREEDY = Method("greedy decoding", ("greedy",), ("max_new_tokens",), _take_best)
+STEPWISE = ("max_new_tokens", "draft", "draft_tokens", "prompt_chunk", "compile")
+GREEDY = Method("greedy decoding", ("greedy",), STEPWISE, _take_best)
 SEARCH = Method("beam search", ("beams", "length_penalty"), ("samples", "max_new_tokens"), _search)
-DRAW = Method("sampling", ("temperature", "top_k", "top_p", "seed"), ("samples", "max_new_tokens"), _draw)
+DRAW = Method("sampling", ("temperature", "top_k", "top_p", "seed"), ("samples", *STEPWISE), _draw)
 FILL = Method("filling in blanks", ("blank",), (), _fill)
 WRITING = (GREEDY, SEARCH, DRAW)
 METHODS = (*WRITING, FILL)
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="blockformer generate", description=DESCRIPTION, epilog=EXAMPLES)
-    add = parser.add_argument
-    add("checkpoint", metavar="CKPT", help="a checkpoint, or a run folder (its best checkpoint, else its last)")
-    add(
-        "--prompt",
-        metavar="TEXT",
-        help="text to continue, translate or fill in; -: read standard input; default: empty",
-    )
-    add(
-        "--messages",
-        metavar="FILE",
-        help="conversations to answer, such as JSON lines with `messages`, by the tokenizer's chat template; -: read "
-        "JSON lines from standard input",
-    )
-    add("--column", metavar="NAME", help="column of the messages of a conversation; default: messages")
-    add("--max-new-tokens", type=int, metavar="N", help="largest number of new tokens; default: 256")
-    add("--samples", type=int, metavar="N", help="number of texts; with beam search: the best N; default: 1")
-    add("--greedy", action="store_const", const=True, help="always choose the most probable token")
-    add(
-        "--temperature",
-        type=float,
-        metavar="T",
-        help="sampling: divide the logits by T; below 1: less random; default: 1",
-    )
-    add("--top-k", type=int, metavar="K", help="sampling: only from the K most probable tokens; default: all")
-    add(
-        "--top-p",
-        type=float,
-        metavar="P",
-        help="sampling: only from the fewest tokens whose probabilities sum to P; default: 1",
-    )
-    add("--seed", type=int, metavar="N", help="sampling: seed of the random numbers; default: 0")
-    add("--beams", type=int, metavar="N", help="beam search: candidates kept at each token; default: 4")
-    add(
-        "--length-penalty",
-        type=float,
-        metavar="A",
-        help="beam search: 0 favours short texts, 1 long ones; default: 0.6",
-    )
-    add("--blank", metavar="TEXT", help="filling in: the characters that mark a blank; default: _")
-    add("--device", metavar="NAME", help="device, such as cpu or cuda:0; default: a GPU if there is one, else cpu")
-    parser.add_argument("--plugin", metavar="MODULE", help="import a module that registers blocks; may be repeated")
-    return parser

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from blockformer.data import plain_text
 from blockformer.data.corpora.chats import Columns, chats_in, chats_of
@@ -27,7 +27,7 @@ class Task:
     Args:
         begin: a text to continue or fill in, or the token ids of a conversation to answer.
         source: a line to translate, for an encoder-decoder.
-        where: the place of a conversation, if there are several.
+        where: the place of a conversation or the number of a prompt, if there are several.
     """
 
     begin: str | Sequence[int]
@@ -40,8 +40,8 @@ class Task:
         return self.begin if isinstance(self.begin, str) else ""
 
 
-def read(options: Namespace) -> str | list[Chat]:
-    """The prompt, or the conversations of --messages.
+def read(options: Namespace) -> list[str] | list[Chat]:
+    """The prompts, or the conversations of --messages.
 
     Raises:
         UserError: they cannot be read, or the options contradict each other.
@@ -49,9 +49,10 @@ def read(options: Namespace) -> str | list[Chat]:
     if options.messages is None:
         if options.column is not None:
             raise UserError("--column has no effect without --messages")
-        return _text(options.prompt or "")
-    if options.prompt is not None:
-        raise UserError("--prompt has no effect with --messages: put it into a message")
+        return _prompts(options)
+    for name in ("prompt", "prompts"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} has no effect with --messages: put it into a message")
     columns = Columns() if options.column is None else Columns(options.column)
     if options.messages == "-":
         found = [*chats_in(_standard_input("--messages"), "standard input", columns)]
@@ -62,7 +63,9 @@ def read(options: Namespace) -> str | list[Chat]:
     return found
 
 
-def tasks_of(model: "TextModel", given: str | list[Chat], options: Namespace) -> tuple[list[Task], list[int] | None]:
+def tasks_of(
+    model: "TextModel", given: list[str] | list[Chat], options: Namespace
+) -> tuple[list[Task], list[int] | None]:
     """What to generate, and the ids that end it; None: the tokenizer's end token.
 
     Args:
@@ -73,19 +76,22 @@ def tasks_of(model: "TextModel", given: str | list[Chat], options: Namespace) ->
     Raises:
         ValueError: the model cannot generate it.
     """
-    if not isinstance(given, str):
-        prompts, ends = model.chat_prompts(given)
-        several = len(given) > 1
-        return [Task(ids, where=one.where if several else "") for one, ids in zip(given, prompts, strict=True)], ends
+    several = len(given) > 1
+    if options.messages is not None:
+        chats = cast("list[Chat]", given)
+        prompts, ends = model.chat_prompts(chats)
+        return [Task(ids, where=one.where if several else "") for one, ids in zip(chats, prompts, strict=True)], ends
+    texts = cast("list[str]", given)
     if model.model.kind == "encoder_decoder":
-        return [Task("", source) for source in _sources(model, given)], None
-    # The line end at the end of standard input is no part of the prompt.
-    return [Task(re.sub(r"\r?\n\Z", "", given) if options.prompt == "-" else given)], None
+        return [Task("", source) for source in _sources(model, texts)], None
+    origins = [*(options.prompt or []), *[None] * len(texts)]  # the line end of standard input is no part of the prompt
+    texts = [re.sub(r"\r?\n\Z", "", one) if origin == "-" else one for one, origin in zip(texts, origins, strict=False)]
+    return [Task(text, where=str(number) if several else "") for number, text in enumerate(texts, start=1)], None
 
 
-def _sources(model: "TextModel", text: str) -> list[str]:
+def _sources(model: "TextModel", texts: list[str]) -> list[str]:
     """The lines that an encoder-decoder translates, read as training reads a source."""
-    sources = [plain_text.stripped(line) for line in plain_text.lines(text)]
+    sources = [plain_text.stripped(line) for text in texts for line in plain_text.lines(text)]
     if not sources:
         raise ValueError("there is no text to translate; give it with --prompt")
     for number, source in enumerate(sources, start=1):
@@ -93,6 +99,17 @@ def _sources(model: "TextModel", text: str) -> list[str]:
             which = f"line {number} of the prompt" if len(sources) > 1 else "a source"
             raise ValueError(f"{which} has {size} tokens, but the model's max_length is {model.model.max_length}")
     return sources
+
+
+def _prompts(options: Namespace) -> list[str]:
+    """The prompts, those of standard input (`-`) and of a file decoded; one empty prompt by default."""
+    given: list[str] = options.prompt or []
+    if given.count("-") > 1:
+        raise UserError("--prompt -: standard input can be read once only")
+    found = [_text(prompt) for prompt in given]
+    if options.prompts is not None:
+        found += plain_text.lines(plain_text.read(Path(options.prompts)))
+    return found or [""]
 
 
 def _text(prompt: str) -> str:

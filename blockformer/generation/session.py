@@ -96,8 +96,9 @@ class DecodingSession:
             part = slice(start, start + self._chunk)
             hidden = self._hidden(tokens[:, part], None if mask is None else mask[:, part])[:, -1]
         assert hidden is not None
-        if self._capacity is not None and self.cache is not None and width < self._capacity:
-            self.cache.fix(self._capacity, len(tokens), self.device)
+        if self._capacity is not None and self.cache is not None:
+            last = self.model.max_length - 1
+            self.cache.fix(capacity=self._capacity, last=last, batch=len(tokens), device=self.device)
             self._step = compiled_step()
         return checked(self.model.logits(hidden))
 
@@ -186,7 +187,7 @@ class DecodingSession:
         if self.cache is None or self._scalings:
             reason = "it has no cache" if self.cache is None else "its RoPE scaling depends on the length"
             raise ValueError(f"the model cannot be compiled for decoding: {reason}")
-        return min(2 ** (length - 1).bit_length(), self.model.max_length)
+        return 2 ** (length - 1).bit_length()
 
     def _hidden(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Vectors (N, T, D) before the head, at least of these tokens, and without a cache of all."""

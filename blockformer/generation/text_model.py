@@ -20,13 +20,16 @@ from blockformer.generation.beam_search import beam_search
 from blockformer.generation.mask_filling import FilledMask, fill_masks
 from blockformer.generation.sampling import TokenChooser, greedy
 from blockformer.generation.session import Ends, token_budget
-from blockformer.generation.streaming import stream
+from blockformer.generation.speculative import Drafting, speculate
+from blockformer.generation.streaming import generate, stream
 from blocks.models.base import Model
 
 Prompt = str | Sequence[int]
 """A text, or token ids with all special tokens that the model needs."""
 SEARCH_BATCH = 64
 """Texts that are searched in one batch, which bounds the memory."""
+WRITING_BATCH = 16
+"""Texts that are continued in one batch."""
 
 
 class TextModel:
@@ -115,6 +118,18 @@ class TextModel:
         """How many tokens can follow a prompt: ``max_new_tokens``, or fewer to stay within ``max_length``."""
         return token_budget(self.model, self._encode_prompt(prompt), max_new_tokens)
 
+    def drafting(self, other: "TextModel", tokens: int = 4) -> Drafting:
+        """Let another model draft tokens for :meth:`stream`, ``tokens`` at a time.
+
+        Raises:
+            ValueError: it has another tokenizer, or ``tokens`` is below 1.
+        """
+        if not self.tokenizer.encodes_as(other.tokenizer):
+            raise ValueError(
+                "the draft has another tokenizer, so that its tokens mean other texts; train one with this"
+            )
+        return Drafting(other.model, tokens)
+
     def stream(
         self,
         prompt: Prompt,
@@ -123,6 +138,9 @@ class TextModel:
         choose: TokenChooser = greedy,
         source: str | None = None,
         eos: Ends = None,
+        prompt_chunk: int | None = None,
+        compiled: bool = False,
+        drafting: Drafting | None = None,
     ) -> Iterator[str]:
         """Continue a prompt and yield characters as soon as all their bytes are known.
 
@@ -132,26 +150,61 @@ class TextModel:
             choose: :func:`~blockformer.generation.greedy` or a :func:`~blockformer.generation.sampler`.
             source: the encoder's input, for an encoder_decoder.
             eos: the ids that end the text; None: the tokenizer's end token.
+            prompt_chunk: tokens of the prompt that are read at once; None: 2048.
+            compiled: compile the steps after the prompt.
+            drafting: a model that drafts tokens, of :meth:`drafting`; None: none does.
 
         Raises:
             ValueError: the model cannot generate, or a text is too long for it.
         """
-        sources = None if source is None else [self.encode(source)]
-        prompts, eos = [self._encode_prompt(prompt)], self.tokenizer.eos if eos is None else eos
-        decoder = self.tokenizer.stream(prompts[0])
-        steps = stream(
-            self.model,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            sources=sources,
-            eos=eos,
-            choose=choose,
-            bidirectional_prompt=self.bidirectional_prompt,
-        )
-        for (token,) in steps:
-            if token is not None:
-                yield decoder.feed(token)
+        ids, read = self._encode_prompt(prompt), None if source is None else self.encode(source)
+        given: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "eos": self.tokenizer.eos if eos is None else eos,
+            "choose": choose,
+            "bidirectional_prompt": self.bidirectional_prompt,
+            "prompt_chunk": prompt_chunk,
+        }
+        decoder = self.tokenizer.stream(ids)
+        if drafting is not None:
+            tokens = speculate(self.model, drafting, ids, source=read, **given)
+        else:
+            sources = None if read is None else [read]
+            steps = stream(self.model, [ids], sources=sources, compiled=compiled, **given)
+            tokens = (token for (token,) in steps if token is not None)
+        for token in tokens:
+            yield decoder.feed(token)
         yield decoder.end()
+
+    def write(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        choose: TokenChooser = greedy,
+        eos: Ends = None,
+        prompt_chunk: int | None = None,
+        compiled: bool = False,
+    ) -> list[str]:
+        """The continuations of prompts that a decoder_only reads side by side; greedily as of each alone.
+
+        Arguments and errors as of :meth:`stream`.
+        """
+        written: list[str] = []
+        for start in range(0, len(prompts), WRITING_BATCH):
+            batch = [self._encode_prompt(one) for one in prompts[start : start + WRITING_BATCH]]
+            rows = generate(
+                self.model,
+                batch,
+                max_new_tokens=max_new_tokens,
+                eos=self.tokenizer.eos if eos is None else eos,
+                choose=choose,
+                bidirectional_prompt=self.bidirectional_prompt,
+                prompt_chunk=prompt_chunk,
+                compiled=compiled,
+            )
+            written += [text_after(self.tokenizer, prompt, row) for prompt, row in zip(batch, rows, strict=True)]
+        return written
 
     def search(
         self,

@@ -142,12 +142,17 @@ class Cache:
             self.attention_mask = self.attention_mask[:, : self.length] if kept else mark.attention_mask
         return kept
 
-    def fix(self, capacity: int, batch: int, device: torch.device) -> None:
-        """From now on take one token at a time, into buffers of ``capacity`` tokens that stay where they are.
+    def fix(self, *, capacity: int, last: int, batch: int, device: torch.device) -> None:
+        """From now on take one token at a time, into buffers of fixed size, so that all steps are the same program.
 
-        So every step has the same shapes and addresses, as torch.compile needs.
+        Args:
+            capacity: number of columns of the buffers.
+            last: the last position that the model can read.
+            batch: number of rows.
+            device: of the buffers.
         """
-        self.fixed = FixedSize.after(self.length, capacity, self.attention_mask, batch, device)
+        given = {"capacity": capacity, "last": last, "batch": batch}
+        self.fixed = FixedSize.after(self.length, self.attention_mask, **given, device=device)
         for states in self.layers:
             for name, state in states.items():
                 if isinstance(state, KeyValues) and name != "cross":  # which holds the memory and does not grow

@@ -12,16 +12,20 @@ class FixedSize:
 
     Attributes:
         at: (1,) int, the column.
-        positions: (B, 1) int, the tokens' positions in their texts, padding not counted.
+        positions: (B, 1) int, the tokens' positions in their texts, padding not counted, up to ``last``.
         tokens: (B or 1, S) bool over all columns, False for padding before the prompts.
+        last: the last position that the model can read; a row that has ended stays there.
     """
 
     at: Tensor
     positions: Tensor
     tokens: Tensor
+    last: int
 
     @classmethod
-    def after(cls, length: int, capacity: int, mask: Tensor | None, batch: int, device: torch.device) -> "FixedSize":
+    def after(
+        cls, length: int, mask: Tensor | None, *, capacity: int, last: int, batch: int, device: torch.device
+    ) -> "FixedSize":
         """The place after ``length`` tokens with their mask (B, ``length``), in buffers of ``capacity`` columns.
 
         Raises:
@@ -34,7 +38,7 @@ class FixedSize:
         if mask is not None:
             tokens[:, :length] = mask
             positions = mask.sum(dim=1, keepdim=True)
-        return cls(torch.tensor([length], device=device), positions, tokens)
+        return cls(torch.tensor([length], device=device), positions.clamp(max=last), tokens, last)
 
     @property
     def capacity(self) -> int:
@@ -52,4 +56,4 @@ class FixedSize:
     def advance(self) -> None:
         """Go to the next column."""
         self.at += 1
-        self.positions += 1
+        self.positions.add_(1).clamp_(max=self.last)

@@ -28,7 +28,7 @@ class LearnedPositions(InputPositions):
         return {"table.weight": (PositionAxis(self.table.num_embeddings, before=self.offset), None)}
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        length = context.offset + context.length
+        length = context.offset + context.length if context.fixed is None else 0
         if length > self.max_length:  # padding and documents use fewer positions than tokens
             length = int(context.positions.max()) + 1
         if length > self.max_length:

@@ -11,6 +11,7 @@ import torch
 import blockformer as bf
 from blockformer.assembly.checkpoint import FORMAT, METADATA
 from blockformer.cli.main import main
+from blockformer.data.tokenizers.bpe import BPE
 from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.generation.text_model import TextModel
 
@@ -132,6 +133,60 @@ def test_the_prompt_can_come_from_standard_input(save, capsys, monkeypatch) -> N
     assert "the prompt: is in UTF-16LE without a byte-order mark" in complaint(capsys, path, "--prompt", "-")
 
 
+def test_several_prompts_are_continued_like_each_alone(save, tmp_path, capsys) -> None:
+    path = save("decoder_only")
+    options, texts = (path, "--greedy", "--max-new-tokens", 9), ["ab", "", "a longer one"]
+    alone = [answer(capsys, *options, "--prompt", text) for text in texts]
+    assert len(set(alone)) == 3
+    expected = "".join(f"--- {number}\n{text}" for number, text in enumerate(alone, start=1))
+    given = [part for text in texts for part in ("--prompt", text)]
+    assert answer(capsys, *options, *given) == expected
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(texts[1:]) + "\n")
+    assert answer(capsys, *options, "--prompt", "ab", "--prompts", file) == expected
+    assert answer(capsys, *options, *given, "--prompt-chunk", 2) == expected
+    searched = answer(capsys, path, *given, "--beams", 2, "--max-new-tokens", 4)
+    found = TextModel.load(path).search(texts, max_new_tokens=4, beams=2)
+    rows = zip(texts, found, strict=True)
+    assert searched == "".join(f"--- {n}\n{text}{row[0][0]}\n" for n, (text, row) in enumerate(rows, start=1))
+
+
+def test_samples_of_several_prompts_are_numbered(save, capsys) -> None:
+    asked = (save("decoder_only"), "--prompt", "a", "--prompt", "b", "--max-new-tokens", 6, "--samples", 2)
+    first, again, other = (answer(capsys, *asked, "--seed", seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert [part[:6] for part in first.split("--- ")[1:]] == ["1, 1\na", "1, 2\na", "2, 1\nb", "2, 2\nb"]
+
+
+def test_several_prompts_of_an_encoder_are_filled_in_each(save, capsys) -> None:
+    path = save("encoder_only", bias={ord("k") + 4: 30.0})
+    found = answer(capsys, path, "--prompt", "loo_", "--prompt", "ta_e").splitlines()
+    assert [found[0], found[2]] == ["look", "take"]
+
+
+def test_drafts_change_no_greedy_text_and_their_share_is_reported(save, capsys) -> None:
+    path, draft = save("decoder_only"), save("decoder_only", name="draft.ckpt", bias={ord("b") + 4: 1.0})
+    asked = (path, "--prompt", "ab", "--prompt", "xyz", "--max-new-tokens", 12)
+    expected = answer(capsys, *asked, "--greedy")
+    for other, tokens in ((draft, 3), (path, 2)):
+        assert (
+            main(["generate", *map(str, asked), "--greedy", "--draft", str(other), "--draft-tokens", str(tokens)]) == 0
+        )
+        captured = capsys.readouterr()
+        assert captured.out == expected
+        assert "drafted tokens were accepted (" in captured.err
+    assert "(100%)" in captured.err
+    assert len(answer(capsys, *asked, "--draft", draft, "--seed", 3).splitlines()) >= 4
+
+
+def test_a_draft_with_another_tokenizer_is_refused_in_one_line(save, capsys) -> None:
+    path, draft = save("decoder_only"), save("decoder_only", name="draft.ckpt")
+    content = torch.load(draft, weights_only=True)
+    content[METADATA]["tokenizer"] = BPE(vocab_size=260).learn(lambda: iter(["some text"])).dump()
+    torch.save(content, draft)
+    assert "the draft has another tokenizer" in complaint(capsys, path, "--prompt", "a", "--draft", draft)
+
+
 @pytest.mark.parametrize("way", [(), ("--greedy",), ("--seed", 1)])
 def test_each_line_of_standard_input_has_one_line_of_output(save, capsys, monkeypatch, way: tuple) -> None:
     path = save("encoder_decoder", bias={ByteTokenizer().eos: -50.0})
@@ -196,6 +251,12 @@ def test_what_would_control_a_terminal_is_not_sent_to_one(save, monkeypatch) -> 
         ("decoder_only", ["--greedy", "--top-k", "3"], "--top-k has no effect with greedy decoding"),
         ("decoder_only", ["--beams", "3", "--seed", "3"], "--seed has no effect with beam search"),
         ("decoder_only", ["--blank", "?"], "--blank has no effect with sampling"),
+        ("decoder_only", ["--prompt", "-", "--prompt", "-"], "standard input can be read once only"),
+        ("decoder_only", ["--prompts", "missing.txt"], "missing.txt: No such file"),
+        ("decoder_only", ["--prompt-chunk", "0"], "prompt_chunk=0 must be at least 1"),
+        ("decoder_only", ["--draft-tokens", "3"], "--draft-tokens has no effect without --draft"),
+        ("decoder_only", ["--draft", "x", "--compile"], "--compile has no effect with --draft"),
+        ("decoder_only", ["--beams", "2", "--draft", "x"], "--draft has no effect with beam search"),
         ("decoder_only", ["--prompt", "\udcff"], "the prompt is not valid UTF-8"),
         ("decoder_only", ["--device", "abacus"], "--device abacus cannot be used"),
         ("decoder_only", ["--beams", "many"], "invalid int value: 'many'"),

@@ -92,7 +92,8 @@ class Mixture(TextDataset):
                 return chain.from_iterable(corpus.stream() for corpus in corpora)
 
             size = sum(corpus.size() for corpus in corpora)
-            splits, paired, chats = dict.fromkeys(SPLITS, ()), corpora[0].paired, corpora[0].chats
+            splits: dict[str, tuple[()]] = dict.fromkeys(SPLITS, ())
+            paired, chats = corpora[0].paired, corpora[0].chats
             return StreamedCorpus(splits, paired, {}, chats=chats, read=stream, bytes=size)
 
         key = {"sources": {name: dict(one.key) for name, one in found.items()}}
