@@ -100,6 +100,17 @@ def parse_json(text: str) -> Any:
         raise ValueError("is too deeply nested") from None
 
 
+def is_deeper(value: Any, most: int) -> bool:
+    """Whether JSON values have more than some levels of lists and objects; the levels are not counted by recursion."""
+    level = [value]
+    for _ in range(most + 1):
+        inside = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        if not inside:
+            return False
+        level = [part for parts in inside for part in parts]
+    return True
+
+
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 

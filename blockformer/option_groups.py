@@ -138,7 +138,7 @@ class OptionGroup:
         names = " and ".join(
             f"{self.slots[option]} {name!r}"
             for option, name in chosen.items()
-            if not reading or self.slots[option] in reading
+            if not reading & {self.slots[one] for one in chosen} or self.slots[option] in reading
         )
         if key in self.common:
             return f"{self.name}.{key} has no effect with {names}; remove it"

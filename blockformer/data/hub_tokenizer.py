@@ -1,5 +1,6 @@
 """Tokenizers in the format of transformers: tokenizer.json and tokenizer_config.json."""
 
+import contextlib
 import json
 import random
 import subprocess
@@ -18,9 +19,14 @@ from blockformer.errors import DataError
 from blockformer.files import write_text
 from registry.text import shortened
 
+if sys.platform != "win32":
+    import resource
+
 SETTINGS = "tokenizer_config.json"
 ROLES = ("pad", "bos", "eos", "mask")
 TIMEOUT = 300  # seconds
+MEMORY = 2**33
+"""Bytes of data of the process that compares a tokenizer from elsewhere."""
 SAMPLES = (
     "The quick brown fox jumps over 13 lazy dogs; isn't it 5.70 €?",
     "  two  spaces, a\ttab\nand\r\nbreaks \n\n",
@@ -110,7 +116,8 @@ def special_names(folder: Path, tokens: dict[str, Any]) -> dict[str, str]:
 def verify_copy(folder: Path) -> int:
     """:func:`verify` for a tokenizer from elsewhere: its own file against what transformers loads from the folder.
 
-    In a process of its own, as patterns and ids of a stranger can stop the library or take its time.
+    In a process of its own with limits of time and memory, as patterns and ids of a stranger can stop the library or
+    take its time.
 
     Returns:
         Number of texts compared.
@@ -118,7 +125,7 @@ def verify_copy(folder: Path) -> int:
     Raises:
         DataError: transformers or the library cannot use it, or they encode a text differently.
     """
-    command = [sys.executable, "-P", "-m", "blockformer.data.hub_tokenizer", str(folder)]
+    command = [sys.executable, "-P", "-m", "blockformer.data.hub_tokenizer", str(folder), str(MEMORY)]
     try:
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -163,8 +170,11 @@ def _random_texts() -> list[str]:
 
 
 def _verify_argument() -> None:
-    """Verify the folder that the command line names, and print the number of texts."""
-    folder = Path(sys.argv[1])
+    """Verify the folder that the command line names, in as much memory as it allows, and print the number of texts."""
+    folder, memory = Path(sys.argv[1]), int(sys.argv[2])
+    if sys.platform != "win32":
+        with contextlib.suppress(ValueError, OSError):  # a smaller limit is set already
+            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     library = Library.from_file(str(folder / TOKENS))
     try:
         print(verify(folder, lambda text: library.encode(text).ids))

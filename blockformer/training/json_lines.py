@@ -93,11 +93,11 @@ def _row(line: bytes, check: Check) -> Row | None:
 
 
 def _is_plain(row: Row) -> bool:
-    """Whether a row holds finite numbers and texts under texts, which can be written again."""
+    """Whether a row holds finite numbers of 64 bits and texts under texts, which can be written again."""
     for key, value in row.items():
         if isinstance(value, float) and not math.isfinite(value):
             return False
-        if not isinstance(value, str | int | float | None):
+        if not isinstance(value, str | int | float | None) or (isinstance(value, int) and abs(value) >= 2**63):
             return False
         f"{key}{value}".encode()  # raises ValueError for half a surrogate, and for too long a number
     return True

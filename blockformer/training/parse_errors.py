@@ -9,8 +9,22 @@ from blockformer.training.option_advice import advice
 PLAINER = (
     (r'Parser key "([\w.]+)": ?', r"--\1: "),
     (r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])", r"expected \1\2"),
+    (r"\. Got value: ?$", r", not ''"),
     (r"\. Got value: (.*)$", r", not \1"),
 )
+
+
+def _union(text: str) -> str:
+    """What values of a union are accepted, of jsonargparse's message that one is not."""
+    types, _, errors = text.partition("Errors:")
+    if literals := ", ".join(re.findall(r"typing\.Literal\[(.*?)\](?=[,\]])", types)):
+        return f"not an accepted value; accepted are {literals}"
+    names = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", errors))
+    wanted = [name for name in names if name != "NoneType"] + (["null"] if "NoneType" in names else [])
+    given = re.search(r"Given value: ?(.*)$", errors)
+    return (
+        f"expected {' or '.join(wanted)}, not {given[1] or repr('')}" if wanted and given else "not an accepted value"
+    )
 
 
 def readable(message: str, options: Sequence[str], components: Components) -> str:
@@ -25,8 +39,7 @@ def readable(message: str, options: Sequence[str], components: Components) -> st
     if found := re.search(r"(Parser key .*?:).*(Problem with given class_path.*?)(?: - |$)", text):
         text = f"{found[1]} {found[2]}"
     elif "Does not validate against any of the Union" in text:
-        literals = ", ".join(re.findall(r"typing\.Literal\[(.*?)\](?=[,\]])", text.partition("Errors:")[0]))
-        text = f"{text.partition(':')[0]}: not an accepted value" + (f"; accepted are {literals}" if literals else "")
+        text = f"{text.partition(':')[0]}: {_union(text)}"
     if found := re.match(r"(?:Parser key \"|--)(\w+)\"?: .*Unable to load config ['\"](.*?)['\"]", text):
         group, value = found.groups()
         meant = f"--recipe {value}" if group == "model" else f"--{group}.OPTION {value}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from blockformer.errors import UserError
+from blockformer.files import is_deeper
 from blockformer.training.json_lines import Row, read_rows
 from registry.key_paths import flat, split_path
 from registry.strict_yaml import read_yaml
@@ -17,6 +18,7 @@ OF_A_RUN = (FACTS, METRICS, "config.yaml")
 STUDY = ("plan.json", "runs")
 FRESH = 30.0  # seconds without a sign of life, which a run gives every 5, after which it has stopped
 LARGEST = 1 << 24  # bytes of a file that a run writes once
+DEEPEST = 100  # levels of lists and mappings in it
 SETTINGS = ("data", "optimizer", "trainer", "model", "seed_everything", "init_from", "plugin")
 State = Literal["running", "finished", "stopped", "diverged", "damaged", "study", "no run"]
 
@@ -148,7 +150,8 @@ def _listed(folder: Path) -> ListedRun:
             return ListedRun(name, "no run", "it has no configuration and no metrics")
         facts, rows = facts_in(folder), _rows(folder / METRICS)
         validations = [row for row in rows if any(key.startswith("val/") for key in row)]
-        figures = {key: of for key, of in (validations[-1] if validations else {}).items() if key.startswith("val/")}
+        newest = validations[-1] if validations else {}
+        figures = {key: of for key, of in newest.items() if key.startswith("val/") and type(of) in (int, float)}
         step, steps = max((row["step"] for row in rows), default=0), _steps(facts)
         when = (folder / METRICS).stat().st_mtime if rows else (folder / FACTS).stat().st_mtime
         return ListedRun(name, _state(folder, step, steps), "", facts, step, steps, figures, when)
@@ -187,11 +190,14 @@ def _json(path: Path) -> Any:
     try:
         if path.is_file() and path.stat().st_size > LARGEST:
             raise UserError(f"{path}: has {path.stat().st_size:,} bytes, so no run has written it")
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON") from error
+    if is_deeper(found, DEEPEST):
+        raise UserError(f"{path}: has more than {DEEPEST} levels, so no run has written it")
+    return found
 
 
 def _at(tree: Any, parts: list[str]) -> Any:

@@ -218,6 +218,10 @@ def test_draws_of_a_row_depend_on_its_index_alone() -> None:
     ("settings", "said"),
     [
         ({"dataset": "mqar", "tokenizer": "bytes"}, r"data\.tokenizer has no effect with dataset 'mqar'; remove it"),
+        (
+            {"dataset": "mqar", "mask_token": "x"},
+            r"data\.mask_token is a setting of tokenizer 'file', and has no effect with dataset 'mqar'; remove it",
+        ),
         ({"dataset": "parity", "validation": 0.1}, r"data\.validation has no effect with dataset 'parity'; remove it"),
         (
             {"dataset": "copy", "test": 0.5, "vocab_size": 9},

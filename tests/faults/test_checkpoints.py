@@ -252,10 +252,18 @@ def test_any_damage_of_an_imported_folder_is_refused_in_one_line_or_changes_noth
 
 
 def test_commands_answer_malformed_checkpoints_in_one_line(
-    whole: dict[str, Any], tmp_path: Path, faults: int, tally: Tally, answer: Callable[..., Any]
+    run: Path,
+    whole: dict[str, Any],
+    arguments: list[str],
+    tmp_path: Path,
+    faults: int,
+    tally: Tally,
+    answer: Callable[..., Any],
 ) -> None:
     quiet = ("--trainer.enable_progress_bar", "false", "--run.wandb", "disabled", "--run.root", tmp_path)
-    path = tmp_path / "strange" / "checkpoints" / "malformed.ckpt"
+    path, good = tmp_path / "strange" / "checkpoints" / "malformed.ckpt", run / "checkpoints" / "last.ckpt"
+    new = ("fit", *arguments, "--run.root", tmp_path, "--trainer.max_steps", "1")
+    imitating = ("--objective.type", "distillation", "--objective.teacher", path)
     path.parent.mkdir(parents=True)
     for number in range(max(2, faults // 20)):
         what, content = damaged_values(whole, Random(number))
@@ -265,6 +273,12 @@ def test_commands_answer_malformed_checkpoints_in_one_line(
             ("validate", "--ckpt_path", path, "--run.root", tmp_path),
             ("generate", path, "--max-new-tokens", "2"),
             ("show", path),
+            ("average", good, path, "--out", tmp_path / f"mean{number}.ckpt"),
+            ("merge", path, "--out", tmp_path / f"merged{number}.ckpt"),
+            ("export", path, "--to", "hf", "--no-verify", "--out", tmp_path / f"hf{number}"),
+            ("fit", "--decay-from", path, "--run.name", f"d{number}", *quiet),
+            (*new, "--init-from", path, "--run.name", f"i{number}"),
+            (*new, *imitating, "--run.name", f"t{number}"),
         ]
         for command in commands:
             found = answer(*command)

@@ -40,6 +40,13 @@ YAML = (
     "[" * 200,
 )
 PLACES = ("TEXT", "TABLE", "CHATS", "FOLDER", "/dev/zero", "/dev/null", "/nowhere", "PIPE", "RUN", "DAMAGED")
+USUAL: dict[type, tuple[str, ...]] = {
+    int: ("0", "1", "2", "3", "5", "17", "300", "1000000000"),
+    float: ("0", "0.01", "0.5", "0.99", "1", "1.5", "7", "1e30", "1e-30"),
+    bool: ("true", "false"),
+    type(None): ("null", "1", "2", "40", "0.5", "x", "TEXT"),
+}
+"""Values for options with a default of this type."""
 UNUSED = ("docstrings", "cldr", "hub")  # they prepare much text, or ask the network
 LEFT_OUT = ("packages", "path", "loss_chunk")
 RECIPES = ("tiny_decoder", "tiny_decoder", "tiny_encoder", "tiny_encoder_decoder")
@@ -103,7 +110,9 @@ def options_of(draw: Random) -> dict[str, str]:
                 usual = {"chat": "CHATS", "text": "TEXT"}.get(chosen, "TABLE")
                 given[f"--{name}.files"] = usual if draw.random() < 0.8 else draw.choice(PLACES)
             for parameter in draw.sample(parameters, min(len(parameters), draw.choice([0, 0, 1, 2]))):
-                given[f"--{name}.{parameter}"] = draw.choice((*NUMBERS, *TEXTS, *YAML, *PLACES))
+                usual = USUAL.get(type(entries(slot)[chosen].parameters[parameter].default), YAML)
+                any_value = (*NUMBERS, *TEXTS, *YAML, *PLACES)
+                given[f"--{name}.{parameter}"] = draw.choice(usual if draw.random() < 0.7 else any_value)
     if issubclass_of_task(given["--data.dataset"]):
         given.pop("--data.tokenizer", None)
     elif draw.random() < 0.5:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from blockformer import build
 from blockformer.data import hub_tokenizer
 from blockformer.data.tokenizers.bytes import ByteTokenizer
+from blockformer.errors import DataError
 from blockformer.huggingface import export_folder, load_family, read_folder, write_folder
 from registry import RecipeError, load_recipe
 from tests.faults.conftest import RAW, Answer
@@ -226,6 +227,14 @@ def test_layers_are_counted_before_they_are_built(folder: Path, answer: Run, tmp
         found = answer("import", folder, "--out", tmp_path / "out")
         assert (found.status, found.problem) == (2, None)
         assert "layers, but the folder has only 21 tensors" in found.err or "must be a whole number" in found.err
+
+
+@pytest.mark.slow
+def test_a_tokenizer_is_compared_in_bounded_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_tokenizer, "MEMORY", 2**26)
+    with pytest.raises(DataError, match=r"^tokenizer\.json: cannot be used: ") as raised:
+        hub_tokenizer.verify_copy(folder)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,35 @@ def test_a_damaged_file_of_a_run_is_named_and_the_rest_is_read(
         differing = answer("diff", ours, ours.parent / "whole")
         assert differing.problem is None, (number, kind, differing)
         tally("file of a run", "refused by diff" if differing.status else "read by diff")
+
+
+STRANGE_ROWS = (
+    {"step": 6, "val/loss": "x", "val/accuracy": True, "val/bits_per_byte": None},
+    {"step": 6, "val/loss": 10**400},
+    {"step": 2**70, "val/loss": 1.0},
+    {"step": -5, "val/lo\x1b[31mss": 2.0},
+    {"step": True, "val/loss": [1]},
+)
+
+
+@pytest.mark.parametrize("row", STRANGE_ROWS, ids=range(len(STRANGE_ROWS)))
+def test_strange_figures_and_facts_of_a_run_are_listed_in_lines(
+    row: dict[str, Any], run: Path, answer: Callable[..., Answer], tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "runs" / "whole")
+    strange = Path(shutil.copytree(run, tmp_path / "runs" / "strange\x1b[31m"))
+    with (strange / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    facts = json.loads((strange / "facts.json").read_text())
+    deep = json.loads("[" * 400 + "]" * 400)
+    for changes in ({}, {"variant": {"type": 3}, "trainer": 5}, {"\x1b[31m": "\x1b[31m"}, {"data": deep}):
+        (strange / "facts.json").write_text(json.dumps(facts | changes))
+        words = ["runs", "--root", strange.parent, "--sort", "val/loss"]
+        for command in (words, [*words, "--format", "markdown"], ["diff", strange, strange.parent / "whole"]):
+            found = answer(*command)
+            assert found.problem is None, (changes, found)
+            assert "\x1b" not in found.out
+        assert "whole" in answer(*words).out
 
 
 def test_no_whole_row_of_damaged_metrics_is_lost(

@@ -179,7 +179,7 @@ WRONG = {
     "--from low": "--from: expected float, not low",
     "--steps 3": "--steps 3: a curve needs at least 10 steps",
     "--steps 1000000000": "--steps 1000000000: a curve has at most 100,000 steps",
-    "--out /dev/null/curve.csv": "/dev/null/curve.csv: cannot be written",
+    "--out /dev/null/curve.csv": "/dev/null: cannot be written: File exists; name another folder with --out",
     "--steps many": "--steps: expected int, not many",
     "--out curve.txt": "--out curve.txt: must be a file whose name ends in .csv or .json",
     "--form 1e-5": "there is no option --form; did you mean --from?",

@@ -16,6 +16,7 @@ from blockformer.data.corpora.table_rows import raw_json_rows, raw_rows, text_of
 from blockformer.data.corpora.tables import key_of, limits_of, overlaps, split_of
 from blockformer.data.progress import stage
 from blockformer.errors import DataError
+from blockformer.files import is_deeper
 
 ASSISTANT, TOOLS = "assistant", "tools"
 _ROLES = {"human": "user", "gpt": ASSISTANT}
@@ -108,15 +109,6 @@ def messages_of(value: Any, where: str, column: str) -> list[dict[str, Any]]:
     return _encodable(messages, where, column)
 
 
-def _too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(DEEPEST):
-        inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
-        if not (level := [part for parts in inside for part in parts]):
-            return False
-    return True
-
-
 def _message(value: Any, which: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{which} must be an object with role and content, not {type(value).__name__}")
@@ -161,7 +153,7 @@ def _encodable(value: Any, where: str, column: str) -> Any:
     Raises:
         DataError: It has too many levels, or UTF-8 cannot encode a text in it.
     """
-    if _too_deep(value):
+    if is_deeper(value, DEEPEST):
         raise DataError(f"{where}: {column} has more than {DEEPEST} levels of lists and objects; remove some")
     try:
         json.dumps(value, ensure_ascii=False).encode()

@@ -174,7 +174,8 @@ _OF_TEXTS = ("f1", "rmse", "pearson", "spearman")  # figures of objectives that 
 def figures(row: Row, stage: str, *, brief: bool = False) -> list[tuple[str, str]]:
     """The main figures of a row with their names; ``brief``: as many as fit beside a bar in 80 columns."""
     found: list[tuple[str, str]] = []
-    row = {name: math.nan if value is None else value for name, value in row.items()}  # as files store it
+    # Files store what is not finite as null; a file of a stranger may have texts.
+    row = {name: value if isinstance(value, int | float) else math.nan for name, value in row.items()}
     if f"{stage}/loss" in row:
         found.append(("loss", f"{row[f'{stage}/loss']:.4f}"))
     if f"{stage}/bits_per_byte" in row:
