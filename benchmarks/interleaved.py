@@ -37,22 +37,31 @@ def ratio(ours: Step, theirs: Step, *, turns: int, warm_up: int = 3) -> tuple[fl
     return statistics.median(own), statistics.median(other), statistics.median(a / b for a, b in times)
 
 
-def in_turns(steps: Mapping[str, Step], *, turns: int, warm_up: int = 3) -> dict[str, list[float]]:
-    """Seconds of each step in each turn; the order of the steps is reversed in every second turn."""
+def in_turns(
+    steps: Mapping[str, Step], *, turns: int, warm_up: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each step in each turn; the order of the steps is reversed in every second turn.
+
+    Args:
+        steps: by name, what is measured.
+        turns: how often each.
+        warm_up: how often each before.
+        clock: time.process_time where other programs keep the processor busy.
+    """
     for step in steps.values():
         for _ in range(warm_up):
             step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(turns):
         for name in list(steps) if turn % 2 == 0 else reversed(steps):
-            times[name].append(_timed(steps[name]))
+            times[name].append(_timed(steps[name], clock))
     return times
 
 
-def _timed(step: Step) -> float:
-    begin = time.perf_counter()
+def _timed(step: Step, clock: Callable[[], float] = time.perf_counter) -> float:
+    begin = clock()
     step()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def kept_for_backward(model: nn.Module, logits: Callable[[Tensor], Tensor], tokens: Tensor) -> int:
