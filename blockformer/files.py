@@ -58,7 +58,7 @@ def replacing(path: Path) -> Generator[BinaryIO]:
         if isinstance(cause, OSError):
             raise OSError(cause.errno or errno.EIO, cause.strerror or str(cause), str(path)) from error
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def open_to_append(path: Path) -> BinaryIO:
@@ -164,11 +164,11 @@ def new_folder(path: Path) -> Generator[Path]:
         draft.replace(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def remove_drafts(folder: Path, but: Collection[str] = ()) -> None:
-    """Remove the temporary files of killed writers.
+    """Remove the temporary files and folders of killed writers.
 
     Args:
         folder: the folder.
@@ -176,7 +176,10 @@ def remove_drafts(folder: Path, but: Collection[str] = ()) -> None:
     """
     for draft in folder.glob(".*.tmp"):
         if not any(draft.name.startswith(f".{name}.") for name in but):
-            draft.unlink(missing_ok=True)
+            if draft.is_dir() and not draft.is_symlink():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
 
 
 def is_name(text: str) -> bool:
@@ -191,7 +194,7 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a renaming durable; only POSIX systems can sync a folder."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)

@@ -5,39 +5,30 @@ not compare; here they are compared, so that a damaged file is refused instead o
 """
 
 import contextlib
-import pickle
-import stat
-import zlib
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
-from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
-import torch
 from torch import Tensor
 
-from blockformer.assembly.checkpoint_schema import FORMAT, METADATA, PREFIX, MalformedError, checked, checked_metadata
-from blockformer.errors import UserError
+from blockformer.assembly.archive import DamagedError, LoadError, compare_checksums, regular_file, unpickled
+from blockformer.assembly.checkpoint_parts import PARTS, StoredTensor, insert_stored, parts_of, with_values
+from blockformer.assembly.checkpoint_schema import (
+    FORMAT,
+    METADATA,
+    PREFIX,
+    MalformedError,
+    checked,
+    checked_metadata,
+    short_name,
+    tensor_problem,
+)
 
 CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # in a run's folder, best first
 VERSION = "pytorch-lightning_version"
-NOT_WHOLE = "is truncated, damaged or not a checkpoint"
-_CHUNK = 2**20  # bytes
-_UNREADABLE = (
-    *(RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ImportError),
-    *(ArithmeticError, NotImplementedError, pickle.UnpicklingError),
-)
 
-__all__ = ["FORMAT", "METADATA", "PREFIX"]
-
-
-class LoadError(UserError):
-    """A model cannot be loaded; the message is one line that names the file."""
-
-
-class DamagedError(LoadError):
-    """A checkpoint is not as it was written."""
+__all__ = ["FORMAT", "METADATA", "PARTS", "PREFIX", "DamagedError", "LoadError"]
 
 
 def checkpoint_in(folder: Path) -> Path | None:
@@ -46,33 +37,47 @@ def checkpoint_in(folder: Path) -> Path | None:
 
 
 def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Read a whole checkpoint, with its tensors in main memory, and check it.
+    """Read a checkpoint, with its weights in main memory, and check it.
 
     Args:
         path: the checkpoint's file.
         mmap: map the tensors from the file instead of reading them; their checksums are compared all the same.
+
+    Returns:
+        The content; of a sharded checkpoint the optimizer's tensors and others that are no weights are
+        :class:`~blockformer.assembly.checkpoint_parts.StoredTensor`.
 
     Raises:
         LoadError: the file is missing or damaged, is not a checkpoint of this project and format, or holds something
             that a checkpoint does not; a whole checkpoint beside a damaged one is named.
     """
     path = Path(path)
-    verify(path)
-    try:
-        return checked(_unpickled(path, mmap))
-    except MalformedError as error:
-        raise LoadError(f"{path}: {error}") from None
+    content = _content(path, mmap)
+    if PARTS in content:
+        with _naming_another(path):
+            _fill(content, path, "state_dict")
+    return content
 
 
-def read_training_state(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+def read_training_state(path: str | Path, *, mmap: bool = False, lazy: bool = False) -> dict[str, Any]:
     """Read a checkpoint for Lightning, which decides by the stored version how to read it.
+
+    Args:
+        path: the checkpoint's file.
+        mmap: as for :func:`read_checkpoint`.
+        lazy: read no tensor of a sharded checkpoint, but give stored tensors.
 
     Raises:
         LoadError: as for :func:`read_checkpoint`, or the version is missing.
     """
-    content = read_checkpoint(path, mmap=mmap)
+    path = Path(path)
+    content = _content(path, mmap)
     if content.get(VERSION) is None:
         raise LoadError(f"{path}: {VERSION} is missing, so training cannot continue from this checkpoint")
+    if PARTS in content and not lazy:
+        with _naming_another(path):
+            _fill(content, path, *(key for key in content if key != PARTS))
+        del content[PARTS]
     return content
 
 
@@ -107,6 +112,8 @@ def model_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
 def verify(path: str | Path) -> None:
     """Compare the whole file with its checksums, once in a process unless the file changes.
 
+    The parts of a sharded checkpoint are looked for; their content is compared when it is read.
+
     Raises:
         LoadError: it cannot be read, or is not as it was written; a whole checkpoint beside it is named.
     """
@@ -115,76 +122,53 @@ def verify(path: str | Path) -> None:
         _verify(path)
 
 
-def _verify(path: Path) -> None:
-    about = _regular(path)
+def _verify(path: Path, *, whole: bool = False) -> None:
+    about = regular_file(path)
     _verified(path, (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns))
+    if (parts := parts_of(path)) is not None:
+        parts.verify()
+        if whole:
+            parts.compare()
 
 
 @lru_cache(maxsize=64)
 def _verified(path: Path, version: tuple[int, ...]) -> None:
     """:func:`verify` of one version of a file; an error is not remembered."""
-    _compare(path, lambda name: True)
+    compare_checksums(path)
+
+
+def _content(path: Path, mmap: bool) -> dict[str, Any]:
+    """The checked content; tensors of a sharded checkpoint are stored tensors."""
+    verify(path)
+    content = unpickled(path, mmap)
+    with _naming_another(path):
+        parts = None
+        if isinstance(content, dict) and PARTS in content:
+            insert_stored(content, path)
+            parts = content.pop(PARTS)
+        try:
+            content = checked(content, StoredTensor)
+        except MalformedError as error:
+            raise LoadError(f"{path}: {error}") from None
+    return content if parts is None else content | {PARTS: parts}
+
+
+def _fill(content: dict[str, Any], path: Path, *keys: str) -> None:
+    """Replace the stored tensors under some keys by their values."""
+    for key in keys:
+        content[key] = with_values(content[key])
+    for name, tensor in content["state_dict"].items():
+        if problem := tensor_problem(tensor):
+            raise LoadError(f"{path}: state_dict.{short_name(name)} {problem}")
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    _regular(path)
-    _compare(path, lambda name: name.endswith("/data.pkl"))
+    regular_file(path)
+    compare_checksums(path, lambda name: name.endswith("/data.pkl"))
     try:
-        return checked_metadata(_unpickled(path, mmap=True))
+        return checked_metadata(unpickled(path, mmap=True))
     except MalformedError as error:
         raise LoadError(f"{path}: {error}") from None
-
-
-def _regular(path: Path) -> Any:
-    """The file's status; a pipe or a device would be read without end."""
-    try:
-        about = path.stat()
-    except FileNotFoundError:
-        raise LoadError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if stat.S_ISDIR(about.st_mode):
-        raise LoadError(f"{path}: is a folder, not a checkpoint")
-    if not stat.S_ISREG(about.st_mode):
-        raise LoadError(f"{path}: is not a regular file")
-    return about
-
-
-def _compare(path: Path, chosen: Callable[[str], bool]) -> None:
-    """Read the chosen parts of the archive and compare their checksums."""
-    try:
-        with ZipFile(path) as archive:
-            parts = archive.infolist()
-            if any(part.compress_type != ZIP_STORED for part in parts):
-                raise DamagedError(f"{path}: is compressed, which torch.save does not do: {NOT_WHOLE}")
-            if sum(part.file_size for part in parts) > path.stat().st_size:
-                raise DamagedError(f"{path}: {NOT_WHOLE} (its parts are larger than the file)")
-            for part in parts:
-                if chosen(part.filename):
-                    with archive.open(part) as stream:
-                        while stream.read(_CHUNK):
-                            pass
-    except LoadError:
-        raise
-    except OSError as error:
-        raise LoadError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (BadZipFile, zlib.error, *_UNREADABLE) as error:
-        raise DamagedError(f"{path}: {NOT_WHOLE}{' (a checksum differs)' if 'CRC' in str(error) else ''}") from None
-
-
-def _unpickled(path: Path, mmap: bool) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except OSError as error:
-        raise LoadError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (RecursionError, MemoryError):
-        raise LoadError(f"{path}: is not a checkpoint of blockformer (its content is nested without end)") from None
-    except _UNREADABLE as error:
-        if isinstance(error, pickle.UnpicklingError) and is_zipfile(path):
-            reason = "is not a checkpoint of blockformer (it holds more than tensors and plain data)"
-        else:
-            reason = NOT_WHOLE
-        raise DamagedError(f"{path}: {reason}") from None
 
 
 @contextlib.contextmanager
@@ -201,7 +185,7 @@ def _alternative(damaged: Path) -> str:
     whole: list[tuple[int, str]] = []
     for path in _beside(damaged):
         with contextlib.suppress(LoadError):
-            _verify(path)
+            _verify(path, whole=True)
             whole.append((_metadata(path).get("step", 0), str(path)))
     return "; {1} (step {0}) is intact: --ckpt_path {1} continues from there".format(*max(whole)) if whole else ""
 

@@ -74,8 +74,12 @@ class Content(_Strict):
     lightning: Version | None = Field(None, alias="pytorch-lightning_version")
 
 
-def checked(content: Any) -> dict[str, Any]:
+def checked(content: Any, unread: type[Tensor] | tuple[()] = ()) -> dict[str, Any]:
     """The content of a checkpoint, unchanged.
+
+    Args:
+        content: from anyone.
+        unread: type of the tensors whose values are not here.
 
     Raises:
         MalformedError: a key is missing or has another type, or a weight is not a finite dense tensor.
@@ -84,7 +88,7 @@ def checked(content: Any) -> dict[str, Any]:
     _validate(Content, content, "")
     _limit(content, "")
     for name, tensor in content["state_dict"].items():
-        if problem := tensor_problem(tensor):
+        if not isinstance(tensor, unread) and (problem := tensor_problem(tensor)):
             raise MalformedError(f"state_dict.{short_name(name)} {problem}")
     return cast("dict[str, Any]", content)
 

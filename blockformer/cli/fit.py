@@ -141,7 +141,8 @@ the run
   --init-from PATH           start from the weights of another model: a checkpoint, run or import
   --decay-from PATH          continue a run of constant learning rate in a new one, in which it falls
   --run.name NAME            name of the run folder, in --run.root (runs); default: recipe and time
-  --run.save_every 200       steps between checkpoints
+  --run.save_every 200       steps between checkpoints; --run.keep_last 1 and --run.keep_best 1: how many stay
+  --run.checkpoint auto      file, or sharded: each process writes its part while training goes on
   --out FOLDER               validate, test, predict: where results go; default: the checkpoint's run, or beside it
   --run.wandb auto           auto, online, offline or disabled; --run.project, .group, .job_type, .tags
   --seed_everything 0        seed of initial values and dropout; --data.seed 0: of the order of the data

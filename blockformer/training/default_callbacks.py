@@ -9,6 +9,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, Simpl
 from blockformer.errors import UserError
 from blockformer.training import callbacks as own
 from blockformer.training.evaluations import Better, Planned, better_of
+from blockformer.training.kept_checkpoints import KeptCheckpoints
 from blockformer.training.loggers import FileLogger, SafeWandbLogger
 from blockformer.training.run_folder import CHECKPOINTS, MONITORS, RunSettings
 from blockformer.training.score import BETTER
@@ -50,11 +51,12 @@ def callbacks_of(
     """
     guard, checkpoints = own.NonFiniteGuard(run.skip_non_finite), None
     spikes = [own.Spikes(run.spike_threshold)] if run.spike_threshold else []
-    meter = own.MetricsLogger(run.about, *(one.marks for one in spikes))
     if trainer["enable_checkpointing"] is not False:
-        checkpoints = own.Checkpoints(
-            folder / CHECKPOINTS, run.save_every, run.monitor, better_of_monitor(run.monitor, evaluations), guard
-        )
+        place, better = folder / CHECKPOINTS, better_of_monitor(run.monitor, evaluations)
+        kept = KeptCheckpoints(place, run.keep_last, run.keep_best, run.monitor, better)
+        checkpoints = own.Checkpoints(place, run.save_every, run.monitor, kept, guard, run.checkpoint)
+    marks = [*(one.marks for one in spikes), *([] if checkpoints is None else [checkpoints.figures])]
+    meter = own.MetricsLogger(run.about, *marks)
     shows = [own.RunProgress(meter)] if trainer["enable_progress_bar"] is not False else []
     saves = [checkpoints] if checkpoints is not None else []
     means = [own.WeightAverage(ema)] if ema is not None else []

@@ -49,6 +49,8 @@ from blockformer.training.trainer_settings import check_precision_given
 from registry import RecipeError
 from registry.text import printable
 
+SAVING = ("save_every", "checkpoint", "keep_last", "keep_best", "monitor")
+
 
 class TrainingCLI(SettingsCLI):
     """Lightning's command line around one recipe; constructing it runs fit, validate, test or predict.
@@ -77,7 +79,7 @@ class TrainingCLI(SettingsCLI):
         """Check the settings against each other, and set those that depend on others."""
         complete_data(self.settings, self.arguments)
         if self.settings.trainer.enable_checkpointing is False:
-            self.refuse_idle("run", ("save_every", "monitor"), "trainer.enable_checkpointing false")
+            self.refuse_idle("run", SAVING, "trainer.enable_checkpointing false")
         self.saved = self.dumped()
         complete_training(self.settings, self.arguments, self.seed)
 

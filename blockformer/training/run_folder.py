@@ -38,6 +38,11 @@ class RunSettings:
         root: the folder that runs lie in.
         variant: what to call this model in names and tables; the recipe's name when not given.
         save_every: optimizer steps between two versions of `checkpoints/last.ckpt`; 0: only at the end.
+        checkpoint: `file` is one file, which the first process writes while training waits; `sharded` a file and a
+            folder with a part of each process, written while training goes on, in which no process ever has the whole
+            model. `auto`: sharded with fsdp2 and tensor_parallel.
+        keep_last: versions of `checkpoints/last.ckpt` that are kept, as `step-N.ckpt`; 1: only `last.ckpt`.
+        keep_best: checkpoints with the best figures that are kept, as `best-step-N.ckpt`; 1: only `best.ckpt`.
         monitor: `checkpoints/best.ckpt` is where this figure was best: val/accuracy, val/f1, val/pearson or
             val/spearman highest, val/loss, val/perplexity, val/bits_per_byte or val/rmse lowest, or that of an
             evaluation, such as eval/greedy/exact_match.
@@ -67,6 +72,9 @@ class RunSettings:
     root: str = "runs"
     variant: str | None = None
     save_every: int = 200
+    checkpoint: Literal["auto", "file", "sharded"] = "auto"
+    keep_last: int = 1
+    keep_best: int = 1
     monitor: str = "val/loss"
     other_data: bool = False
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -97,6 +105,9 @@ class RunSettings:
             raise UserError(f"run.timeout must be a number of minutes above 0, not {self.timeout}")
         if self.save_every < 0:
             raise UserError(f"run.save_every must be a number of steps from 0, not {self.save_every}")
+        for name in ("keep_last", "keep_best"):
+            if getattr(self, name) < 1:
+                raise UserError(f"run.{name} must be a number of checkpoints from 1, not {getattr(self, name)}")
         if self.monitor not in MONITORS and not self.monitor.startswith("eval/"):
             known = f"{', '.join(MONITORS)}, or eval/LABEL/FIGURE of an evaluation"
             raise UserError(f"run.monitor {shortened(self.monitor)} is not one of the figures {known}")

@@ -31,7 +31,10 @@ _TAKEN = {
         *("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "precision", "log_every_n_steps"),
         *("val_check_interval", "check_val_every_n_epoch", "limit_train_batches", "limit_val_batches"),
     ),
-    "run": ("variant", "save_every", "monitor", "project", "group", "job_type", "tags"),
+    "run": (
+        *("variant", "save_every", "checkpoint", "keep_last", "keep_best"),
+        *("monitor", "project", "group", "job_type", "tags"),
+    ),
 }
 """Of these groups the other settings are left out: they name code or places."""
 _WHOLE = {"model": TrainingModule.__init__}

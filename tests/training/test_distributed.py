@@ -9,7 +9,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from blockformer.assembly.checkpoint import read_checkpoint, read_metadata
+from blockformer.assembly.checkpoint import read_checkpoint, read_metadata, read_training_state
+from blockformer.assembly.checkpoint_parts import parts_of
 from blockformer.training.loggers.file_logger import read_rows
 from blockformer.training.loggers.sent_rows import CLOCKS
 from tests.training.waiting import wait_for
@@ -48,7 +49,7 @@ def check_alike(ours: Path, theirs: Path) -> None:
         assert row.keys() == other.keys()
         for key in row.keys() - CLOCKS:
             assert row[key] == pytest.approx(other[key], rel=1e-5), key
-    mine, other = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (ours, theirs))
+    mine, other = (read_training_state(run / "checkpoints" / "last.ckpt") for run in (ours, theirs))
     assert list(mine["state_dict"]) == list(other["state_dict"])
     for name, tensor in mine["state_dict"].items():
         torch.testing.assert_close(tensor, other["state_dict"][name], rtol=1e-4, atol=1e-6, msg=name)
@@ -180,6 +181,36 @@ def test_a_run_goes_on_from_its_checkpoint_also_in_one_process(
     for name, tensor in read_checkpoint(whole / "checkpoints" / "last.ckpt")["state_dict"].items():
         assert torch.equal(read_checkpoint(again / "checkpoints" / "last.ckpt")["state_dict"][name], tensor), name
     check_alike(alone, one)
+
+
+@pytest.mark.slow
+def test_a_run_goes_through_all_strategies_as_through_one_process(
+    fit: Callable[..., Path],
+    start: Callable[..., Any],
+    uneven: list[str],
+    runs: Path,
+) -> None:
+    """One process, FSDP2, tensor parallelism, both with four processes; with a mean of the weights."""
+    given = [*uneven, "--optimizer.ema", "0.5", "--optimizer.decay_steps", "4", "--trainer.limit_val_batches", "0"]
+    quiet = ["--trainer.enable_progress_bar", "false"]
+    whole = fit(name="not-moved", given=[*given, *quiet])
+    moved = fit("--trainer.max_steps", "1", "--run.checkpoint", "sharded", name="moved", given=[*given, *quiet])
+    both = "class_path=blockformer.training.parallel.strategy.ShardedStrategy", "init_args.tensor_parallel=2"
+    four = ["--trainer.devices", "4", *(f"--trainer.strategy.{item}" for item in both)]
+    for step, strategy in enumerate((two("fsdp2"), two("tensor_parallel"), four), start=2):
+        words = [*given, "--run.name", "moved", *strategy, "--trainer.max_steps", str(step), "--ckpt_path", "last"]
+        process = start("fit", *words)
+        output, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, output
+        parts = parts_of(moved / "checkpoints" / "last.ckpt")
+        assert parts is not None
+        sizes = [file.size for file in parts.table.files]
+        assert len(sizes) == (4 if step == 4 else 2)  # of the processes each has written its own part
+        assert max(sizes) < 0.6 * sum(sizes)
+    check_alike(moved, whole)
+    contents = [read_training_state(folder / "checkpoints" / "last.ckpt") for folder in (moved, whole)]
+    weights = [content["callbacks"]["WeightAverage"]["weights"] for content in contents]
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

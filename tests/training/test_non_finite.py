@@ -15,6 +15,7 @@ from blockformer.cli.main import main
 from blockformer.errors import UserError
 from blockformer.training.callbacks import Checkpoints, NonFiniteGuard, non_finite
 from blockformer.training.callbacks.step_callback import is_reporting_step
+from blockformer.training.kept_checkpoints import KeptCheckpoints
 from blockformer.training.loggers.file_logger import read_rows
 from blockformer.training.module import TrainingModule
 from blockformer.training.optimizers import OptimizerSettings
@@ -25,9 +26,11 @@ def saved_steps(folder: Path, figures: list[float]) -> list[int]:
     """The steps at which `best.ckpt` is written when validations give these figures."""
     steps: list[int] = []
     state = SimpleNamespace(fn="fit")
-    trainer: Any = SimpleNamespace(state=state, sanity_checking=False, fast_dev_run=False, global_step=0)
+    trainer: Any = SimpleNamespace(
+        state=state, sanity_checking=False, fast_dev_run=False, global_step=0, is_global_zero=False
+    )
     trainer.save_checkpoint = lambda path: steps.append(trainer.global_step)
-    checkpoints = Checkpoints(folder, 0, "val/loss", min, NonFiniteGuard())
+    checkpoints = Checkpoints(folder, 0, "val/loss", KeptCheckpoints(folder, 1, 1, "val/loss", min), NonFiniteGuard())
     for step, figure in enumerate(figures, start=1):
         trainer.global_step, module = step, SimpleNamespace(evaluation={"val/loss": figure})
         checkpoints.on_validation_end(trainer, module)  # type: ignore[arg-type]

@@ -35,10 +35,10 @@ class MetricsLogger(StepCallback):
 
     Args:
         about: further keys of the configuration that the loggers are given; they replace keys of the same name.
-        marks: gives further figures of the steps since the last training row.
+        marks: give further figures of the steps since the last training row.
     """
 
-    def __init__(self, about: Mapping[str, Any] | None = None, marks: Callable[[], Row] = dict) -> None:
+    def __init__(self, about: Mapping[str, Any] | None = None, *marks: Callable[[], Row]) -> None:
         self.about, self._marks = dict(about or {}), marks
         self.row: Row = {}
         self.validation: Row = {}
@@ -96,7 +96,9 @@ class MetricsLogger(StepCallback):
             row["mfu"] = row["tokens_per_second"] / self._peak
         row["peak_memory_mib"] = peak_memory(module.device) / 2**20
         self._lap, self._lap_tokens = now, row["tokens"]
-        self.row = self._write(trainer, row | self._marks())
+        for marks in self._marks:
+            row |= marks()
+        self.row = self._write(trainer, row)
 
     def _add_sources(self, module: TrainingModule) -> None:
         """Add the sums of this step, which are those of all processes, without reading them off the device."""

@@ -1,5 +1,6 @@
 """Random states of every rank: distinct at the start, stored in checkpoints, unchanged by validation."""
 
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -48,14 +49,18 @@ class RandomState(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         saved, self._saved = self._saved, None
+        data = data_processes(trainer)
         if saved and len(saved) == trainer.world_size:
-            self._own = saved[trainer.global_rank]
-            return
+            firsts = saved[:: trainer.world_size // data.world]  # the processes of a group share a state
+            if not any(torch.equal(a["torch"], b["torch"]) for a, b in combinations(firsts, 2)):
+                self._own = firsts[data.rank]
+                return
         if saved:
             rank_zero_warn(
-                f"this run had {len(saved)} processes and now has {trainer.world_size}: random states start afresh"
+                f"this run had {len(saved)} processes and now has {trainer.world_size}"
+                f"{', which read other data' * (len(saved) == trainer.world_size)}: random states start afresh"
             )
-        seed(self._seed, data_processes(trainer).rank, trainer.global_step)
+        seed(self._seed, data.rank, trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         if self._own is not None:

@@ -13,6 +13,7 @@ from blockformer.assembly.checkpoint import PREFIX
 from blockformer.training.callbacks.step_callback import StepCallback
 from blockformer.training.module import TrainingModule
 from blockformer.training.parallel.shards import local
+from blockformer.training.parallel.strategy import ShardedStrategy
 
 
 class WeightAverage(StepCallback):
@@ -70,14 +71,15 @@ class WeightAverage(StepCallback):
         assert isinstance(pl_module, TrainingModule)
         weights: dict[str, Tensor] = {}
         for name, parameter in _trained(pl_module):
-            full, shards = PREFIX + name, pl_module.shards
-            mean = parameter.detach() if self._averaged else _like(self._other[name], parameter)
-            raw = _like(self._other[name], parameter) if self._averaged else parameter.detach()
-            if shards is not None:  # every process takes part
-                mean, raw = shards.whole(full, mean), shards.whole(full, raw)
+            full, strategy = PREFIX + name, trainer.strategy
+            mean: Any = parameter.detach() if self._averaged else _like(self._other[name], parameter)
+            raw: Any = _like(self._other[name], parameter) if self._averaged else parameter.detach()
+            if isinstance(strategy, ShardedStrategy):  # every process takes part
+                mean, raw = strategy.stored(full, mean), strategy.stored(full, raw)
             if full in checkpoint["state_dict"]:
-                checkpoint["state_dict"][full] = mean.cpu() if shards is not None else mean.clone()
-                weights[name] = raw.cpu() if shards is not None else raw.clone()
+                sharded = isinstance(strategy, ShardedStrategy)
+                checkpoint["state_dict"][full] = mean if sharded else mean.clone()
+                weights[name] = raw if sharded else raw.clone()
         if self._other and weights:
             checkpoint["callbacks"][self.state_key] = {"weights": weights}
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-CLOCKS = frozenset({"seconds", "tokens_per_second", "mfu", "peak_memory_mib"})
+CLOCKS = frozenset({"seconds", "tokens_per_second", "mfu", "peak_memory_mib", "checkpoint_seconds"})
 """Figures of a row that differ when the same step is made again."""
 READERS = 4  # processes at once; each takes about a second to start
 Row = Mapping[str, Any]

@@ -1,14 +1,31 @@
 """The part of each parameter that a process holds, and how parts are gathered."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from blockformer.assembly.checkpoint_parts import StoredTensor
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a process has of a tensor: its values, the shape of the whole tensor, and where they begin in it."""
+
+    tensor: Tensor
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+    @classmethod
+    def of(cls, whole: Tensor) -> "Part":
+        """A whole tensor as its only part."""
+        return cls(whole, tuple(whole.shape), (0,) * whole.ndim)
 
 
 class Shards:
@@ -33,9 +50,11 @@ class Shards:
 
         Args:
             name: name of the parameter that the tensor is, or belongs to.
-            whole: the tensor.
+            whole: the tensor; of a stored one only this part is read.
             like: the parameter in this process, for its device and its FSDP2 placement.
         """
+        if isinstance(whole, StoredTensor):
+            return self._stored_part(name, whole, like)
         piece = whole
         if name in self.cuts:
             piece = whole.chunk(self.tensor.size(), self.cuts[name])[self.tensor.get_local_rank()]
@@ -43,6 +62,41 @@ class Shards:
         if not isinstance(like, DTensor):
             return piece
         return distribute_tensor(piece, like.device_mesh, like.placements, src_data_rank=None)
+
+    def _stored_part(self, name: str, whole: StoredTensor, like: Tensor) -> Tensor:
+        offsets, sizes = self._region(name, whole.shape, like)
+        piece = whole.read(offsets, sizes).to(like.device)
+        if not isinstance(like, DTensor):
+            return piece
+        shape = list(whole.shape)
+        if name in self.cuts:
+            shape[self.cuts[name]] //= self.tensor.size()
+        stride = torch.empty(shape, device="meta").stride()
+        return DTensor.from_local(piece, like.device_mesh, like.placements, shape=torch.Size(shape), stride=stride)
+
+    def _region(self, name: str, shape: Sequence[int], like: Tensor) -> tuple[list[int], list[int]]:
+        """Where this process's part of a tensor begins along each axis, and its shape."""
+        offsets, sizes = [0] * len(shape), list(shape)
+
+        def cut(axis: int, mesh: DeviceMesh) -> None:
+            each = -(-sizes[axis] // mesh.size())
+            before = min(each * mesh.get_local_rank(), sizes[axis])
+            offsets[axis], sizes[axis] = offsets[axis] + before, min(each, sizes[axis] - before)
+
+        if name in self.cuts:
+            cut(self.cuts[name], self.tensor)
+        for placement in like.placements if isinstance(like, DTensor) else ():
+            if isinstance(placement, Shard):
+                cut(placement.dim, self.data)
+        return offsets, sizes
+
+    def place(self, name: str, part: Tensor) -> Part:
+        """This process's part of a tensor with its place in the whole tensor; nothing is gathered."""
+        shape = list(part.shape)
+        if name in self.cuts:
+            shape[self.cuts[name]] *= self.tensor.size()
+        offsets, _ = self._region(name, shape, part)
+        return Part(local(part.detach()), tuple(shape), tuple(offsets))
 
     def whole(self, name: str, part: Tensor) -> Tensor:
         """Gather the tensor that :meth:`part` split; a collective, so every process must call it."""

@@ -1,10 +1,11 @@
 """Lightning strategies that shard the model: `fsdp2` and `tensor_parallel`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import (
     DDPStrategy,
@@ -18,10 +19,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
 from blockformer.assembly.builder import build_unchecked, materialise
-from blockformer.assembly.checkpoint import read_training_state
+from blockformer.assembly.checkpoint import PARTS, LoadError, read_training_state
+from blockformer.assembly.checkpoint_parts import Parts
+from blockformer.assembly.checkpoint_schema import is_finite, short_name
 from blockformer.errors import UserError
 from blockformer.training.parallel.plan import Plan, apply_plan, make_plan
-from blockformer.training.parallel.shards import DATA, Shards
+from blockformer.training.parallel.shards import DATA, Shards, local
 from blocks.base import Layer
 from blocks.init.keyed import initial_values
 from blocks.models.base import Model
@@ -44,6 +47,7 @@ class ShardedStrategy(ModelParallelStrategy):
         super().__init__(save_distributed_checkpoint=False)
         self._wanted = tensor_parallel
         self.shards: Shards | None = None
+        self.in_parts = False  # whether checkpoints are written by all processes
 
     def setup_environment(self) -> None:
         """Connect the processes and group them.
@@ -109,24 +113,27 @@ class ShardedStrategy(ModelParallelStrategy):
         return shards
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The gathered state dict of one process, in the first process; empty in the others."""
+        """The gathered state dict, in the first process; empty in the others; or each one's parts."""
         assert self.lightning_module is not None
         state = self.lightning_module.state_dict()
-        return self._kept({name: self._whole(name, tensor) for name, tensor in state.items()})
+        return self._kept({name: self.stored(name, tensor) for name, tensor in state.items()})
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Take this process's part of a checkpoint's weights."""
         assert self.lightning_module is not None
         here = self.lightning_module.state_dict()
         parts = {name: self._part(name, tensor, here[name]) for name, tensor in checkpoint["state_dict"].items()}
+        if PARTS in checkpoint:
+            broken = (name for name, part in parts.items() if part.is_floating_point() and not is_finite(local(part)))
+            agree(f"state_dict.{short_name(name)} is not finite: it has infinite values or NaN" for name in broken)
         self.lightning_module.load_state_dict(parts, strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The gathered optimizer state of one process, in the first process; empty in the others."""
+        """The gathered optimizer state, in the first process; empty in the others; or each one's parts."""
         plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         names, state = self._names(plain), plain.state_dict()
         moments = {
-            index: {key: self._whole(names[index], value) if value.ndim else value for key, value in held.items()}
+            index: {key: self.stored(names[index], value) if value.ndim else value for key, value in held.items()}
             for index, held in state["state"].items()
         }
         return self._kept({**state, "state": moments})
@@ -152,8 +159,12 @@ class ShardedStrategy(ModelParallelStrategy):
             self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Open a checkpoint; its tensors are memory-mapped and read when they are split."""
-        return read_training_state(Path(checkpoint_path), mmap=True)
+        """Open a checkpoint; its tensors are memory-mapped, or parts of them read, when they are split."""
+        content = read_training_state(Path(checkpoint_path), mmap=True, lazy=True)
+        if isinstance(parts := content.get(PARTS), Parts):
+            agree(_damage(parts, self.global_rank, self.world_size))
+            parts.compared = True
+        return content
 
     def _names(self, optimizer: Optimizer) -> list[str]:
         """The parameters' names, in the order of the optimizer's state."""
@@ -165,13 +176,40 @@ class ShardedStrategy(ModelParallelStrategy):
         assert self.shards is not None
         return self.shards.part(name, whole, like)
 
-    def _whole(self, name: str, part: Tensor) -> Tensor | None:
+    def stored(self, name: str, part: Tensor) -> Any:
+        """What a checkpoint has of a tensor: this process's part, or all of it in the first process, else None."""
         assert self.shards is not None
+        if self.in_parts:
+            return self.shards.place(name, part)
         whole = self.shards.whole(name, part)
         return whole.cpu() if self.is_global_zero else None  # other processes drop it at once
 
     def _kept(self, state: dict[str, Any]) -> dict[str, Any]:
-        return state if self.is_global_zero else {}
+        return state if self.is_global_zero or self.in_parts else {}
+
+
+def _damage(parts: Parts, rank: int, world: int) -> Iterator[str]:
+    """What is wrong with this process's share of the files of a checkpoint."""
+    try:
+        parts.compare(rank, world)
+    except LoadError as error:
+        yield str(error)
+
+
+def agree(problems: Iterable[str]) -> None:
+    """Raise the same error in all processes if one of them has a problem; a collective.
+
+    Raises:
+        LoadError: one has.
+    """
+    found: list[str | None] = [next(iter(problems), None)]
+    if dist.is_initialized():
+        everyone: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, found[0])
+        found = everyone
+    for problem in found:
+        if problem is not None:
+            raise LoadError(problem)
 
 
 def plan_for(strategy: Strategy, model: Model) -> Plan | None:

@@ -1,0 +1,316 @@
+"""Sharded checkpoints: a file with all but the large tensors, and a folder with a file of tensors of each process.
+
+The file names the folder, and of each tensor the pieces: in which file a piece lies, and which part of the tensor it
+is. So a process reads what it needs and no more, however many processes wrote the tensor.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any, cast
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from blockformer.assembly.archive import DamagedError, LoadError, compare_checksums, regular_file, unpickled
+from blockformer.assembly.checkpoint_schema import Count, MalformedError, short_name
+from blockformer.files import is_name
+
+PARTS = "parts"
+"""Key of a checkpoint's content under which the folder and the pieces are, and suffix of the folder's name."""
+MOST_PIECES = 4096  # of one tensor
+Place = tuple[str | int, ...]
+"""The keys that lead to a tensor in the content of a checkpoint."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Piece(_Strict):
+    """A part of a tensor: the number of its file, where it begins along each axis, and its shape."""
+
+    file: Count
+    offsets: list[Count]
+    sizes: list[Count]
+
+
+class StoredFile(_Strict):
+    """A file in the folder: the number that is its name, its size in bytes, and :func:`digest`."""
+
+    number: Count
+    size: Count
+    digest: str
+
+
+class Stored(_Strict):
+    """A tensor: the keys that lead to it, shape, name of its torch type, pieces."""
+
+    place: list[str | int]
+    shape: list[Count]
+    dtype: str
+    pieces: list[Piece]
+
+
+class Table(_Strict):
+    """What a checkpoint has under the key `parts`."""
+
+    folder: str
+    files: list[StoredFile]
+    tensors: list[Stored]
+
+
+class Parts:
+    """The folder of a sharded checkpoint.
+
+    Args:
+        index: the file that names the folder.
+        given: the table in it, from anyone.
+
+    Raises:
+        LoadError: the table is malformed, or pieces do not make up their tensor.
+    """
+
+    def __init__(self, index: Path, given: Any) -> None:
+        self.index = index
+        try:
+            self.table = Table.model_validate(given)
+            _check(self.table)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(short_name(part) for part in (PARTS, *first["loc"]))
+            raise LoadError(f"{index}: {where} is wrong: {first['msg'].lower()}") from None
+        except MalformedError as error:
+            raise LoadError(f"{index}: {PARTS}: {error}") from None
+        self.folder = index.parent / self.table.folder
+        self.compared = False  # whether the content of all files has been
+        self._open: dict[int, Mapping[str, Any]] = {}  # by their numbers, the pieces in the files that are mapped
+
+    def path(self, number: int) -> Path:
+        """The file of this number."""
+        return self.folder / part_name(number)
+
+    def verify(self) -> None:
+        """Check that the files are there, and are those that were written; their content is not read.
+
+        Raises:
+            LoadError: one is missing or another.
+        """
+        for file in self.table.files:
+            path = self.path(file.number)
+            if not path.exists():
+                raise DamagedError(f"{self.index}: its part {path} is missing")
+            if regular_file(path).st_size != file.size or digest(path) != file.digest:
+                raise DamagedError(f"{self.index}: its part {path} is truncated, damaged or of another checkpoint")
+
+    def compare(self, rank: int = 0, world: int = 1) -> None:
+        """Compare the checksums of the content of the files; of several processes each takes some of them.
+
+        Raises:
+            LoadError: a file is not as it was written.
+        """
+        for file in self.table.files[rank::world]:
+            _compared(self.index, self.path(file.number), _version(self.path(file.number)))
+
+    def tensor(self, number: int, key: str) -> Tensor:
+        """A piece, mapped from its file.
+
+        Raises:
+            LoadError: the file is damaged.
+        """
+        path = self.path(number)
+        if number not in self._open:
+            if not self.compared:
+                _compared(self.index, path, _version(path))
+            content = unpickled(path, mmap=True)
+            self._open[number] = cast("Mapping[str, Any]", content) if isinstance(content, dict) else {}
+        if not isinstance(found := self._open[number].get(key), Tensor):
+            raise DamagedError(f"{self.index}: its part {path} lacks {short_name(key)}")
+        return found
+
+
+class StoredTensor(Tensor):
+    """A tensor of a sharded checkpoint: shape and type, on the meta device; :meth:`read` reads values."""
+
+    __torch_function__: Any = torch._C._disabled_torch_function_impl  # what is computed from it is a plain tensor
+    parts: Parts
+    stored: Stored
+
+    @staticmethod
+    def of(parts: Parts, stored: Stored) -> "StoredTensor":
+        """The tensor that an entry of the table describes."""
+        plain = torch.empty(stored.shape, dtype=getattr(torch, stored.dtype), device="meta")
+        made = cast("StoredTensor", torch.Tensor._make_subclass(StoredTensor, plain))
+        made.parts, made.stored = parts, stored
+        return made
+
+    def __deepcopy__(self, memo: Any) -> "StoredTensor":
+        return self
+
+    def read(self, offsets: Sequence[int] | None = None, sizes: Sequence[int] | None = None) -> Tensor:
+        """A part of the tensor, in main memory.
+
+        Args:
+            offsets: where it begins along each axis; None: at 0.
+            sizes: its shape; None: that of the whole tensor.
+
+        Raises:
+            LoadError: a file is missing or damaged.
+        """
+        begin = list(offsets if offsets is not None else [0] * self.ndim)
+        shape = list(sizes if sizes is not None else self.shape)
+        result = torch.empty(shape, dtype=self.dtype)
+        for piece in self.stored.pieces:
+            low = [max(a, b) for a, b in zip(begin, piece.offsets, strict=True)]
+            high = [min(a + n, b + m) for a, n, b, m in zip(begin, shape, piece.offsets, piece.sizes, strict=True)]
+            if all(a < b for a, b in zip(low, high, strict=True)):
+                found = self.parts.tensor(piece.file, piece_key(self.stored.place, piece.offsets))
+                if list(found.shape) != piece.sizes or found.dtype != self.dtype:
+                    name = short_name("/".join(map(str, self.stored.place)))
+                    path = self.parts.path(piece.file)
+                    raise DamagedError(f"{self.parts.index}: its part {path} has a piece of {name} of another shape")
+                result[_slices(low, high, begin)] = found[_slices(low, high, piece.offsets)]
+        return result
+
+
+def insert_stored(content: dict[str, Any], index: Path) -> None:
+    """Put stored tensors into the content of a checkpoint where its table says so, and :class:`Parts` under its key.
+
+    Raises:
+        LoadError: the table is malformed, or the files are not those that were written.
+    """
+    parts = Parts(index, content[PARTS])
+    parts.verify()
+    for stored in parts.table.tensors:
+        *way, last = stored.place
+        place: Any = content
+        try:
+            for key in way:
+                place = place[key]
+            holder = cast("dict[Any, Any]", place)
+            if not isinstance(place, dict | list) or holder[last] is not None:
+                raise LookupError
+            holder[last] = StoredTensor.of(parts, stored)
+        except (LookupError, TypeError):
+            name = short_name("/".join(map(str, stored.place)))
+            raise LoadError(f"{index}: {PARTS}: there is no place for {name}") from None
+    content[PARTS] = parts
+
+
+def with_values(content: Any) -> Any:
+    """The content of a checkpoint with the values of all stored tensors.
+
+    Raises:
+        LoadError: a file is missing or damaged.
+    """
+    if isinstance(content, StoredTensor):
+        return content.read()
+    if isinstance(content, Mapping):
+        return {key: with_values(value) for key, value in content.items()}
+    return [with_values(value) for value in content] if isinstance(content, list) else content
+
+
+def digest(path: Path) -> str:
+    """A hash over the names, sizes and checksums of an archive's records, which are read without their content.
+
+    Raises:
+        DamagedError: it is no archive.
+    """
+    try:
+        with ZipFile(path) as archive:
+            records = [(record.filename, record.file_size, record.CRC) for record in archive.infolist()]
+    except (BadZipFile, OSError, ValueError) as error:
+        raise DamagedError(f"{path}: is truncated or damaged ({' '.join(str(error).split())[:80]})") from None
+    return hashlib.sha256(repr(sorted(records)).encode()).hexdigest()
+
+
+def part_name(number: int) -> str:
+    """The name of the file of tensors that a process wrote."""
+    return f"{number:05}.pt"
+
+
+def piece_key(place: Sequence[str | int], offsets: Sequence[int]) -> str:
+    """The name of a piece in its file."""
+    return f"{'/'.join(map(str, place))}@{','.join(map(str, offsets))}"
+
+
+def parts_of(index: Path) -> Parts | None:
+    """The parts that a checkpoint has beside it; None: it is one file.
+
+    Raises:
+        LoadError: it cannot be read, or what it says of its parts is malformed.
+    """
+    given = _table(index, _version(index))
+    return None if given is None else Parts(index, given)
+
+
+@lru_cache(maxsize=256)
+def _table(index: Path, version: tuple[int, ...]) -> Any:
+    compare_checksums(index, lambda name: name.endswith("/data.pkl"))
+    content = unpickled(index, mmap=True)
+    return content.get(PARTS) if isinstance(content, dict) else None
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    about = regular_file(path)
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+@lru_cache(maxsize=4096)
+def _compared(index: Path, path: Path, version: tuple[int, ...]) -> None:
+    try:
+        compare_checksums(path)
+    except LoadError as error:
+        raise DamagedError(f"{index}: its part {error}") from None
+
+
+def _slices(low: Sequence[int], high: Sequence[int], origin: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(a - o, b - o) for a, b, o in zip(low, high, origin, strict=True))
+
+
+def _check(table: Table) -> None:
+    """Check that pieces lie in files and make up their tensors.
+
+    Raises:
+        MalformedError: they do not.
+    """
+    if not is_name(table.folder) or not table.folder.endswith(f".{PARTS}"):
+        raise MalformedError(f"folder {short_name(table.folder)} is not the name of a folder of parts")
+    numbers, size = {file.number for file in table.files}, sum(file.size for file in table.files)
+    for stored in table.tensors:
+        if problem := next(_problems(stored, numbers, size), None):
+            raise MalformedError(f"{short_name('/'.join(map(str, stored.place)))} {problem}")
+
+
+def _problems(stored: Stored, numbers: set[int], size: int) -> Iterator[str]:
+    dtype = getattr(torch, stored.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        yield f"is of {short_name(stored.dtype)}, which is no type of tensors"
+        return
+    if not stored.place or math.prod(stored.shape) * dtype.itemsize > size:
+        yield "is larger than the files"
+    axes = len(stored.shape)
+    if len(stored.pieces) > MOST_PIECES:
+        yield f"has more than {MOST_PIECES} pieces"
+        return
+    for piece in stored.pieces:
+        ends = [a + n for a, n in zip(piece.offsets, piece.sizes, strict=False)]
+        if not (len(piece.offsets) == len(piece.sizes) == axes) or any(
+            a > b for a, b in zip(ends, stored.shape, strict=True)
+        ):
+            yield "has a piece outside of its shape"
+            return
+        if piece.file not in numbers:
+            yield f"has a piece in {part_name(piece.file)}, which is no file of the checkpoint"
+    whole = sum(math.prod(piece.sizes) for piece in stored.pieces) == math.prod(stored.shape)
+    if not whole or any(_overlap(a, b) for a, b in combinations(stored.pieces, 2)):
+        yield "is not made up of its pieces"
+
+
+def _overlap(a: Piece, b: Piece) -> bool:
+    return all(x < y + m and y < x + n for x, n, y, m in zip(a.offsets, a.sizes, b.offsets, b.sizes, strict=True))
