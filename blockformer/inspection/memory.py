@@ -43,7 +43,7 @@ class Memory:
         logits: of the rows that have them at the same time, see
             :func:`blockformer.training.objectives.vocabulary_loss.loss_of_hidden`.
         loss: what the loss of these rows saves for its backward pass, and its gradient for the final vectors of all.
-        cache: after ``length`` tokens of one sequence; None for a model without a cache.
+        cache: after ``length`` tokens of one sequence; None for a model without a cache, and for a part of one.
     """
 
     parameters: int
@@ -62,7 +62,9 @@ class Memory:
         return held + sum(self.activations.values())
 
 
-def memory(recipe: Recipe, precision: str, batch: int, length: int) -> Memory:
+def memory(
+    recipe: Recipe, precision: str, batch: int, length: int, split: Callable[[Model], None] | None = None
+) -> Memory:
     """Memory for training on (batch, length) tokens, and for inference.
 
     The operations are those of a CPU; nothing is computed or allocated.
@@ -72,11 +74,15 @@ def memory(recipe: Recipe, precision: str, batch: int, length: int) -> Memory:
         precision: one of :data:`PRECISIONS`.
         batch: number of sequences.
         length: tokens in each.
+        split: leaves of a model on the meta device the part of one process; None: all of it.
     """
     dtype = PRECISIONS[precision]
     meta = check(recipe).to(dtype)
+    if split is not None:
+        split(meta)
     OptimizerSettings().choose_trained(meta)
-    cached = cache_bytes(meta, length, dtype) if hasattr(meta, "cached_per_token") else None
+    whole = split is None and hasattr(meta, "cached_per_token")
+    cached = cache_bytes(meta, length, dtype) if whole else None
     with FakeTensorMode(), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="Mismatch dtype between input and weight"
