@@ -13,7 +13,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from blockformer.assembly.archive import DamagedError, LoadError, compare_checksums, regular_file, unpickled
-from blockformer.assembly.checkpoint_parts import PARTS, StoredTensor, insert_stored, parts_of, with_values
+from blockformer.assembly.checkpoint_parts import StoredTensor, insert_stored, parts_of, with_values
 from blockformer.assembly.checkpoint_schema import (
     FORMAT,
     METADATA,
@@ -24,6 +24,7 @@ from blockformer.assembly.checkpoint_schema import (
     short_name,
     tensor_problem,
 )
+from blockformer.assembly.parts_table import PARTS
 
 CHECKPOINTS = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # in a run's folder, best first
 VERSION = "pytorch-lightning_version"

@@ -5,64 +5,22 @@ is. So a process reads what it needs and no more, however many processes wrote t
 """
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 from zipfile import BadZipFile, ZipFile
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from blockformer.assembly.archive import DamagedError, LoadError, compare_checksums, regular_file, unpickled
-from blockformer.assembly.checkpoint_schema import Count, MalformedError, short_name
-from blockformer.files import is_name
+from blockformer.assembly.checkpoint_schema import MalformedError, short_name
+from blockformer.assembly.parts_table import PARTS, Stored, Table, check_table, part_name
 
-PARTS = "parts"
-"""Key of a checkpoint's content under which the folder and the pieces are, and suffix of the folder's name."""
-MOST_PIECES = 4096  # of one tensor
 Place = tuple[str | int, ...]
 """The keys that lead to a tensor in the content of a checkpoint."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class Piece(_Strict):
-    """A part of a tensor: the number of its file, where it begins along each axis, and its shape."""
-
-    file: Count
-    offsets: list[Count]
-    sizes: list[Count]
-
-
-class StoredFile(_Strict):
-    """A file in the folder: the number that is its name, its size in bytes, and :func:`digest`."""
-
-    number: Count
-    size: Count
-    digest: str
-
-
-class Stored(_Strict):
-    """A tensor: the keys that lead to it, shape, name of its torch type, pieces."""
-
-    place: list[str | int]
-    shape: list[Count]
-    dtype: str
-    pieces: list[Piece]
-
-
-class Table(_Strict):
-    """What a checkpoint has under the key `parts`."""
-
-    folder: str
-    files: list[StoredFile]
-    tensors: list[Stored]
 
 
 class Parts:
@@ -80,7 +38,7 @@ class Parts:
         self.index = index
         try:
             self.table = Table.model_validate(given)
-            _check(self.table)
+            check_table(self.table)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(short_name(part) for part in (PARTS, *first["loc"]))
@@ -229,11 +187,6 @@ def digest(path: Path) -> str:
     return hashlib.sha256(repr(sorted(records)).encode()).hexdigest()
 
 
-def part_name(number: int) -> str:
-    """The name of the file of tensors that a process wrote."""
-    return f"{number:05}.pt"
-
-
 def piece_key(place: Sequence[str | int], offsets: Sequence[int]) -> str:
     """The name of a piece in its file."""
     return f"{'/'.join(map(str, place))}@{','.join(map(str, offsets))}"
@@ -271,46 +224,3 @@ def _compared(index: Path, path: Path, version: tuple[int, ...]) -> None:
 
 def _slices(low: Sequence[int], high: Sequence[int], origin: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(a - o, b - o) for a, b, o in zip(low, high, origin, strict=True))
-
-
-def _check(table: Table) -> None:
-    """Check that pieces lie in files and make up their tensors.
-
-    Raises:
-        MalformedError: they do not.
-    """
-    if not is_name(table.folder) or not table.folder.endswith(f".{PARTS}"):
-        raise MalformedError(f"folder {short_name(table.folder)} is not the name of a folder of parts")
-    numbers, size = {file.number for file in table.files}, sum(file.size for file in table.files)
-    for stored in table.tensors:
-        if problem := next(_problems(stored, numbers, size), None):
-            raise MalformedError(f"{short_name('/'.join(map(str, stored.place)))} {problem}")
-
-
-def _problems(stored: Stored, numbers: set[int], size: int) -> Iterator[str]:
-    dtype = getattr(torch, stored.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        yield f"is of {short_name(stored.dtype)}, which is no type of tensors"
-        return
-    if not stored.place or math.prod(stored.shape) * dtype.itemsize > size:
-        yield "is larger than the files"
-    axes = len(stored.shape)
-    if len(stored.pieces) > MOST_PIECES:
-        yield f"has more than {MOST_PIECES} pieces"
-        return
-    for piece in stored.pieces:
-        ends = [a + n for a, n in zip(piece.offsets, piece.sizes, strict=False)]
-        if not (len(piece.offsets) == len(piece.sizes) == axes) or any(
-            a > b for a, b in zip(ends, stored.shape, strict=True)
-        ):
-            yield "has a piece outside of its shape"
-            return
-        if piece.file not in numbers:
-            yield f"has a piece in {part_name(piece.file)}, which is no file of the checkpoint"
-    whole = sum(math.prod(piece.sizes) for piece in stored.pieces) == math.prod(stored.shape)
-    if not whole or any(_overlap(a, b) for a, b in combinations(stored.pieces, 2)):
-        yield "is not made up of its pieces"
-
-
-def _overlap(a: Piece, b: Piece) -> bool:
-    return all(x < y + m and y < x + n for x, n, y, m in zip(a.offsets, a.sizes, b.offsets, b.sizes, strict=True))

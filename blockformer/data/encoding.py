@@ -1,6 +1,5 @@
 """Encode a corpus document by document into files of tokens, in little memory."""
 
-import lzma
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockformer.data.chat_tokens import ChatEncoder
+from blockformer.data.compression import Compression
 from blockformer.data.corpora.corpus import SPLITS, Chat, Corpus, Labelled, size_of
 from blockformer.data.sequences import LabelWriter, SequenceWriter
 from blockformer.data.tokenizer import Tokenizer
@@ -18,7 +18,6 @@ from blockformer.data.tokenizers.byte_level import ByteLevelTokenizer
 from blockformer.errors import DataError
 
 _AT_ONCE = 2**20  # characters that wait to be encoded, of documents of usual size; the library encodes them in parallel
-_XZ_AT_MOST = 2**24  # bytes of validation text; xz takes about a second for 2 MB
 
 
 def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | None) -> dict[str, "EncodedSplit"]:
@@ -84,29 +83,6 @@ class Files:
     def labels(self) -> LabelWriter:
         """A new file of labels."""
         return self.opened.enter_context(LabelWriter(self.folder, self.split))
-
-
-class Compression:
-    """Compression of texts by xz, in bits per byte, to compare a model with.
-
-    Ends of texts are compressed and not counted as bytes, as in the bits per byte of a model.
-    """
-
-    def __init__(self) -> None:
-        self._compressor, self._size, self._compressed = lzma.LZMACompressor(), 0, 0
-
-    def add(self, text: str) -> None:
-        """Compress a text, until there are enough."""
-        if self._size < _XZ_AT_MOST:
-            part = text[: _XZ_AT_MOST - self._size].encode()
-            self._compressed += len(self._compressor.compress(part + b"\n"))
-            self._size += len(part)
-
-    def facts(self) -> dict[str, float]:
-        """The figure, if there was any text; afterwards nothing can be added."""
-        if not self._size:
-            return {}
-        return {"xz_bits_per_byte": 8 * (self._compressed + len(self._compressor.flush())) / self._size}
 
 
 class EncodedSplit(ABC):

@@ -1,20 +1,16 @@
 """A trained model with its tokenizer: text in, text out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from blockformer.assembly.checkpoint import checkpoint_in
-from blockformer.assembly.imported_folder import RECIPE, WEIGHTS
 from blockformer.assembly.loading import load, load_with_metadata
 from blockformer.data.chat_tokens import ChatEncoder
 from blockformer.data.corpora.chats import ASSISTANT
 from blockformer.data.corpora.corpus import Chat
 from blockformer.data.tokenizer import Tokenizer
-from blockformer.data.tokenizers import stored
-from blockformer.data.tokenizers.file import TOKENS, File, has_tokenizer
 from blockformer.errors import DataError, UserError
 from blockformer.generation.beam_search import beam_search
 from blockformer.generation.mask_filling import FilledMask, fill_masks
@@ -22,6 +18,7 @@ from blockformer.generation.sampling import TokenChooser, greedy
 from blockformer.generation.session import Ends, token_budget
 from blockformer.generation.speculative import Drafting, speculate
 from blockformer.generation.streaming import generate, stream
+from blockformer.generation.trained_folder import find_checkpoint, imported_tokenizer, is_imported, stored_tokenizer
 from blocks.models.base import Model
 
 Prompt = str | Sequence[int]
@@ -273,48 +270,3 @@ def text_after(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int
     """The text of tokens after a prompt."""
     stream = tokenizer.stream(prompt)
     return "".join([*map(stream.feed, tokens), stream.end()])
-
-
-def stored_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer in a checkpoint's metadata.
-
-    Raises:
-        UserError: there is none, or it is not one of ours.
-    """
-    if metadata.get("tokenizer") is None:
-        trained = (metadata.get("data") or {}).get("dataset")
-        on = f" (it was trained on {trained!r}, whose token ids are not text)" if trained else ""
-        raise UserError(f"{path}: the checkpoint has no tokenizer, which generating text needs{on}")
-    try:
-        return stored.from_dump(metadata["tokenizer"])
-    except DataError as error:
-        raise UserError(f"{path}: tokenizer: {error}") from None
-
-
-def imported_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of an imported folder.
-
-    Raises:
-        UserError: there is none, or it cannot be used.
-    """
-    if not has_tokenizer(path):
-        raise UserError(f"{path}: the folder has no {TOKENS}, which text needs: import it with its tokenizer")
-    return File(tokenizer_path=str(path)).read()
-
-
-def is_imported(path: Path) -> bool:
-    """Whether a folder is one that `blockformer import` wrote."""
-    return path.is_dir() and (path / RECIPE).is_file() and (path / WEIGHTS).is_file() and checkpoint_in(path) is None
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint's file: the path itself, or the best or else the last checkpoint of a run's folder.
-
-    Raises:
-        UserError: the folder has neither.
-    """
-    if not path.is_dir():
-        return path
-    if (file := checkpoint_in(path)) is not None:
-        return file
-    raise UserError(f"{path}: not a run's folder: neither checkpoints/best.ckpt nor checkpoints/last.ckpt is there")

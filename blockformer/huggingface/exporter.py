@@ -16,7 +16,8 @@ from blockformer.assembly.loading import RECIPE, WEIGHTS, load_with_recipe
 from blockformer.assembly.merging import merge, without_adapters
 from blockformer.data import hub_tokenizer
 from blockformer.data.tokenizers.file import FileTokenizer
-from blockformer.generation.text_model import TextModel, find_checkpoint, stored_tokenizer
+from blockformer.generation.text_model import TextModel
+from blockformer.generation.trained_folder import find_checkpoint, stored_tokenizer
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.export_config import config_of, family_for
 from blockformer.huggingface.family import Family, builtin_families

@@ -8,7 +8,7 @@ from blockformer.assembly.checkpoint import read_training_state
 from blockformer.assembly.checkpoint_parts import parts_of
 from blockformer.errors import UserError
 from blockformer.files import write_atomically
-from blockformer.generation.text_model import find_checkpoint
+from blockformer.generation.trained_folder import find_checkpoint
 from blockformer.training.derived_checkpoint import require_new
 
 

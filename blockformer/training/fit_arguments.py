@@ -13,7 +13,7 @@ from blockformer.data.options import class_of, default_dataset
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers.file import has_tokenizer
 from blockformer.errors import UserError
-from blockformer.generation.text_model import is_imported, stored_tokenizer
+from blockformer.generation.trained_folder import is_imported, stored_tokenizer
 from blockformer.training.components import Components
 from blockformer.training.decay_from import take_trunk
 from blockformer.training.evaluations import Planned, evaluations_of

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from blockformer.assembly.checkpoint import LoadError, read_metadata
-from blockformer.assembly.checkpoint_parts import PARTS, parts_of
+from blockformer.assembly.checkpoint_parts import parts_of
+from blockformer.assembly.parts_table import PARTS
 from blockformer.training.evaluations import Better
 from blockformer.training.run_folder import LAST
 

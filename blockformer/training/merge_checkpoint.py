@@ -8,7 +8,7 @@ from blockformer.assembly.checkpoint import METADATA, VERSION, model_weights, re
 from blockformer.assembly.loading import build_with_weights, stored_recipe
 from blockformer.assembly.merging import merge, without_adapters
 from blockformer.errors import UserError
-from blockformer.generation.text_model import find_checkpoint
+from blockformer.generation.trained_folder import find_checkpoint
 from blockformer.training.derived_checkpoint import require_new, write_derived
 
 PATTERNS = ("train", "freeze", "groups")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from blockformer.assembly.archive import LoadError
-from blockformer.assembly.checkpoint_parts import PARTS, StoredTensor, digest, insert_stored, part_name, piece_key
+from blockformer.assembly.checkpoint_parts import StoredTensor, digest, insert_stored, piece_key
 from blockformer.assembly.checkpoint_parts import with_values as values_of
+from blockformer.assembly.parts_table import PARTS, part_name
 
 PLACE = ("state_dict", "model.weight")
 CUTS = [(0, 0, 2, 3), (0, 3, 2, 4), (2, 0, 3, 7)]  # row and column where a piece begins, its height and width

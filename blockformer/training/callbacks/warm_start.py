@@ -13,7 +13,7 @@ from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers.file import has_tokenizer
 from blockformer.errors import UserError
 from blockformer.files import as_json, write_text
-from blockformer.generation.text_model import imported_tokenizer, stored_tokenizer
+from blockformer.generation.trained_folder import imported_tokenizer, stored_tokenizer
 from blockformer.training.callbacks.step_callback import is_dry_run
 from blockformer.training.init_from import matching_tokens, read_source
 from registry.text import printable

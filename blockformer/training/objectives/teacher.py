@@ -14,7 +14,7 @@ from blockformer.assembly.loading import RECIPE, WEIGHTS, load, stored_recipe
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers.file import has_tokenizer
 from blockformer.errors import UserError
-from blockformer.generation.text_model import find_checkpoint, imported_tokenizer, is_imported, stored_tokenizer
+from blockformer.generation.trained_folder import find_checkpoint, imported_tokenizer, is_imported, stored_tokenizer
 from blockformer.training.objectives.base import Objective
 from blocks.models.base import Model
 from registry import RecipeError, load_recipe

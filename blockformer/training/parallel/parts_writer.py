@@ -27,7 +27,8 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, TensorWr
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 
-from blockformer.assembly.checkpoint_parts import PARTS, Place, digest, part_name, piece_key
+from blockformer.assembly.checkpoint_parts import Place, digest, piece_key
+from blockformer.assembly.parts_table import PARTS, part_name
 from blockformer.files import sync_folder, write_atomically
 from blockformer.training.parallel.shards import Part
 
