@@ -83,15 +83,14 @@ def _table(needs: "Sequence[Need]", available: int) -> Iterator[str]:
 
 
 def _remedy(plan: "DevicePlan", need: "Need", batch: int, available: int) -> str:
-    """The nearest change of the batch with which a layout fits."""
+    """The part of the batch with which a layout fits."""
     found = plan.smaller_batch(need.layout, batch, available)
     if found is None:
         return "does not fit with any batch"
-    rows, data = found.rows, need.layout.data
-    times = -(-batch // (rows * data))
+    part = found.rows * need.layout.data
     return (
-        f"does not fit; fits with --data.batch_size {rows * data} ({size(found.total)}); "
-        f"--trainer.accumulate_grad_batches {times} then reads at least {batch} in a step"
+        f"does not fit; fits with --data.batch_size {part} --trainer.accumulate_grad_batches {batch // part}, "
+        f"the same step ({size(found.total)})"
     )
 
 

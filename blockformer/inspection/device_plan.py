@@ -159,17 +159,17 @@ class DevicePlan:
         )
 
     def smaller_batch(self, layout: Layout, batch: int, available: int) -> Need | None:
-        """The need of the largest batch that fits; None: not even one sequence for each group does."""
-        rows = batch // layout.data
+        """The need of the largest part of the batch that fits; None: not even one sequence for each group does."""
+        wanted = rows = batch // layout.data
         least = self.need(layout, layout.data)
         if least.refused is not None or least.total > available:
             return None
         most = self.need(layout, rows * layout.data)
         each = max(1.0, (most.total - least.total) / max(1, rows - 1))
         rows = min(rows, 1 + int((available - least.total) / each))
-        while (need := self.need(layout, rows * layout.data)).total > available and rows > 1:
-            rows -= max(1, rows // 16)
-        return need
+        parts = [part for part in range(rows, 0, -1) if wanted % part == 0]
+        needs = (self.need(layout, part * layout.data) for part in parts)
+        return next((need for need in needs if need.total <= available), least)
 
     def more_devices(self, devices: int, batch: int, available: int, most: int = 4096) -> tuple[int, Need] | None:
         """The least multiple of the devices by a power of 2 with a layout that fits, and its need."""

@@ -110,7 +110,7 @@ def test_other_commands_take_it_as_they_take_a_file(
     assert "is one file already" in capsys.readouterr().err
     texts = []
     for path in (last, out):
-        assert main(["generate", str(path), "the", "--tokens", "4", "--greedy"]) == 0
+        assert main(["generate", str(path), "--prompt", "the", "--max-new-tokens", "4", "--greedy"]) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
     before = copy / "checkpoints" / "step-4.ckpt"

@@ -1,5 +1,6 @@
 """Write sharded checkpoints with torch.distributed.checkpoint: each process its own part, while training goes on."""
 
+import errno
 import os
 import shutil
 import warnings
@@ -238,8 +239,15 @@ class _Files(StorageWriter):
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """All parts are durable: rename the folder."""
+        """All parts are durable: rename the folder.
+
+        Raises:
+            OSError: another process's part is not in it.
+        """
         files = {one.storage_data["number"]: one.storage_data for each in results for one in each}
+        for number in files:
+            if not (path := self._draft / part_name(number)).is_file():
+                raise OSError(errno.ENOENT, "is not there: the machines of a run need a common file system", str(path))
         lie_in = {self._key(one.index): one.storage_data["number"] for each in results for one in each}
         tensors = []
         for name, place in self._places.items():
