@@ -19,12 +19,14 @@ def _union(text: str) -> str:
     types, _, errors = text.partition("Errors:")
     if literals := ", ".join(re.findall(r"typing\.Literal\[(.*?)\](?=[,\]])", types)):
         return f"not an accepted value; accepted are {literals}"
-    names = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", errors))
-    wanted = [name for name in names if name != "NoneType"] + (["null"] if "NoneType" in names else [])
-    given = re.search(r"Given value: ?(.*)$", errors)
-    return (
-        f"expected {' or '.join(wanted)}, not {given[1] or repr('')}" if wanted and given else "not an accepted value"
-    )
+    found = re.search(r"Subtypes: \[(.*)\]", types)
+    names, given = found[1] if found else "", re.search(r"Given value: ?(.*)$", errors)
+    while (outer := re.sub(r"\[[^\[\]]*\]", "", names)) != names:  # of list[dict[str, int]] the list
+        names = outer
+    accepted = [name.replace("NoneType", "null") for name in re.findall(r"(?:<class ')?(\w+)(?:'>)?(?:, |$)", names)]
+    if not accepted or not given:
+        return "not an accepted value"
+    return f"expected {' or '.join(accepted)}, not {given[1] or repr('')}"
 
 
 def readable(message: str, options: Sequence[str], components: Components) -> str:
