@@ -38,7 +38,7 @@ def stream(
         sources: B rows of ids for the encoder of an encoder_decoder.
         eos: the id that ends a row, or several of which each does; None: none does.
         choose: :func:`~blockformer.generation.sampling.greedy`, or a
-            :func:`~blockformer.generation.sampling.sampler`.
+            :class:`~blockformer.generation.sampling.Sampler`.
         use_cache: keep keys and values instead of running the whole rows at each step; the tokens are the same.
         bidirectional_prompt: as in :class:`~blockformer.generation.session.DecodingSession`.
         prompt_chunk: as in :class:`~blockformer.generation.session.DecodingSession`.
