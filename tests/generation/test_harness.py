@@ -188,8 +188,8 @@ def test_what_cannot_be_scored_ends_in_one_line(
     [
         "task: [",
         json.dumps({"task": "broken", "output_type": "no_such_type", "dataset_path": "json"}),
-        json.dumps({"task": "broken", "doc_to_text": "{{ 1 / 0 }}"}),
-        json.dumps({"task": "broken", "doc_to_text": "{% for %}"}),
+        json.dumps({"task": "broken", "doc_to_target": "{{ 1 / 0 }}"}),
+        json.dumps({"task": "broken", "doc_to_target": "{% for %}"}),
     ],
     ids=["yaml", "type", "expression", "template"],
 )
