@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from blockformer.cli.parser import Parser, add_format, add_overrides, positive
-from blockformer.cli.recipe_source import recipe_of
 from blockformer.cli.show import size
 from blockformer.errors import UserError
 from blockformer.files import as_json
@@ -36,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         UserError: the batch or the length cannot be.
     """
     options = _parser().parse_args(arguments)
-    from blockformer.inspection.device_plan import SPARE, DevicePlan  # imported late: --help then needs no torch
+    from blockformer.cli.recipe_source import recipe_of  # imported late: --help then needs no torch and no pydantic
+    from blockformer.inspection.device_plan import SPARE, DevicePlan
 
     recipe = recipe_of(options.recipe, options.overrides)
     plan = DevicePlan(recipe, options.precision, options.length or 0, fused=options.device != "cpu")
