@@ -65,6 +65,8 @@ def _check(options: Namespace, recipe: "Recipe", model: "Model") -> None:
         raise UserError(f"--{asked[0]} runs on a CPU, where backend flex computes no gradients; add {changes}")
     if not asked and (options.batch or options.length):
         raise UserError("--batch and --length require --memory or --activations")
+    if options.checkpointing and not options.memory:
+        raise UserError("--checkpointing requires --memory")
     if options.seed is not None and not options.activations:
         raise UserError("--seed has an effect only with --activations")
     if options.out and options.format != "svg":
@@ -94,7 +96,8 @@ def _facts(recipe: "Recipe", model: "Model", options: Namespace) -> dict[str, An
     if options.memory:
         batch, length, columns = _memory(recipe, model, options)
         precisions = {name: asdict(column) | {"training": column.training} for name, column in columns.items()}
-        facts["memory"] = {"batch": batch, "length": length, "bytes": precisions}
+        how = options.checkpointing or "none"
+        facts["memory"] = {"batch": batch, "length": length, "checkpointing": how, "bytes": precisions}
     if options.activations:
         from blockformer.inspection.findings import findings
 
@@ -108,7 +111,8 @@ def _memory(recipe: "Recipe", model: "Model", options: Namespace) -> "tuple[int,
     from blockformer.inspection.memory import PRECISIONS, memory
 
     batch, length = options.batch or 1, options.length or model.max_length
-    return batch, length, {precision: memory(recipe, precision, batch, length) for precision in PRECISIONS}
+    how = options.checkpointing or "none"
+    return batch, length, {precision: memory(recipe, precision, batch, length, how) for precision in PRECISIONS}
 
 
 def _print_memory(recipe: "Recipe", model: "Model", options: Namespace) -> None:
@@ -282,6 +286,11 @@ def _parser() -> Parser:
         type=positive,
         metavar="T",
         help="tokens in a sequence; default: max_length; with --activations: 64 at most",
+    )
+    add(
+        "--checkpointing",
+        choices=("none", "layer", "selective"),
+        help="with --memory: what is computed again in the backward pass, as --model.checkpointing of fit",
     )
     add("--seed", type=int, metavar="N", help="seed of the initial values for --activations; default: 0")
     add_format(parser, "tree", "json", "yaml", "diagram", "svg")

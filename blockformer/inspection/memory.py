@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from blockformer.assembly import check
 from blockformer.assembly.free_memory import TooLargeError, free_memory
 from blockformer.data.samples import Batch
 from blockformer.inspection.batch import random_batch
 from blockformer.inspection.cost import cache_bytes
+from blockformer.training.activation_checkpointing import KEPT, Checkpointing, checkpoint_layers
 from blockformer.training.objectives import objective_for
 from blockformer.training.objectives.multi_token_prediction import extra_of
 from blockformer.training.objectives.vocabulary_loss import rows_at_once
@@ -63,7 +66,12 @@ class Memory:
 
 
 def memory(
-    recipe: Recipe, precision: str, batch: int, length: int, split: Callable[[Model], None] | None = None
+    recipe: Recipe,
+    precision: str,
+    batch: int,
+    length: int,
+    split: Callable[[Model], None] | None = None,
+    checkpointing: Checkpointing = "none",
 ) -> Memory:
     """Memory for training on (batch, length) tokens, and for inference.
 
@@ -75,6 +83,7 @@ def memory(
         batch: number of sequences.
         length: tokens in each.
         split: leaves of a model on the meta device the part of one process; None: all of it.
+        checkpointing: what layers compute again in the backward pass instead of keeping it.
     """
     dtype = PRECISIONS[precision]
     meta = check(recipe).to(dtype)
@@ -88,11 +97,12 @@ def memory(
             "ignore", message="Mismatch dtype between input and weight"
         )  # from kernels that do not run here
         model = with_fake_parameters(meta).train()
-        activations, logits, loss = saved_for_backward(model, batch, length, precision)
+        checkpoint_layers(model, checkpointing)
+        activations, logits, loss = saved_for_backward(model, batch, length, precision, checkpointing)
         for module in model.modules():
             if isinstance(module, Mixer):
                 module.eval()
-        fused, _, _ = saved_for_backward(model, batch, length, precision)
+        fused, _, _ = saved_for_backward(model, batch, length, precision, checkpointing)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return Memory(
         parameters=sum(map(_bytes, model.parameters())),
@@ -120,7 +130,9 @@ def with_fake_parameters(model: Model) -> Model:
     return model
 
 
-def saved_for_backward(model: Model, batch: int, length: int, precision: str) -> tuple[dict[str, int], int, int]:
+def saved_for_backward(
+    model: Model, batch: int, length: int, precision: str, checkpointing: Checkpointing = "none"
+) -> tuple[dict[str, int], int, int]:
     """Bytes that a forward pass saves by slot, bytes of the logits at a time, and bytes that the loss keeps besides.
 
     Each storage counts once, for the block that saves it first; parameters do not count.
@@ -129,14 +141,19 @@ def saved_for_backward(model: Model, batch: int, length: int, precision: str) ->
     inside: list[str] = ["model"]
     seen: dict[StorageWeakRef, tuple[str, int]] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
+    def see(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if (held := StorageWeakRef(storage)) not in owned:
             seen.setdefault(held, (inside[-1], storage.nbytes()))
+
+    def pack(tensor: Tensor) -> Tensor:
+        see(tensor)
         return tensor.detach()  # like autograd: the tensor itself would keep its whole history alive
 
     tokens = random_batch(model, batch, length)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _slots(model, inside):
+    kept = _Results(lambda made: see(made) if "layer" in inside else None)
+    kept = kept if checkpointing == "selective" else nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _slots(model, inside), kept:
         with _autocast(precision):
             rows = _vectors(model, tokens).flatten(0, -2)
             part = rows[: rows_at_once(model.vocab_size, len(rows))]
@@ -152,6 +169,22 @@ def saved_for_backward(model: Model, batch: int, length: int, precision: str) ->
     of_loss = saved.pop("loss", 0) + (_bytes(rows) if len(part) < len(rows) else 0)
     del loss
     return saved, _bytes(logits), of_loss
+
+
+class _Results(TorchDispatchMode):
+    """Calls a function with each result of an operator whose results selective checkpointing keeps."""
+
+    def __init__(self, see: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._see = see
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in KEPT:
+            for result in tree_leaves(made):
+                if isinstance(result, Tensor):
+                    self._see(result)
+        return made
 
 
 def _vectors(model: Model, batch: Batch) -> Tensor:

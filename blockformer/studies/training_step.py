@@ -13,6 +13,8 @@ from blockformer.data.options import DATA, chosen_components, default_dataset
 from blockformer.data.samples import Batch
 from blockformer.inspection.batch import random_batch
 from blockformer.studies.fit_settings import DEFAULT_BATCH
+from blockformer.training.activation_checkpointing import checkpoint_layers
+from blockformer.training.compilation import compile_model
 from blockformer.training.objectives import Objective, ObjectiveSettings, default_objective
 from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.score import TARGETS
@@ -39,8 +41,8 @@ class TrainingStep:
         self._precision = str(trainer.get("precision", "32-true"))
         self._parts, self._clip = int(trainer.get("accumulate_grad_batches", 1)), trainer.get("gradient_clip_val")
         self.model: Model = build(recipe).to(self.device, TRUE.get(self._precision, torch.float32)).train()
-        if settings.get("compile"):
-            self.model.compile()
+        checkpoint_layers(self.model, settings.get("checkpointing", "none"))
+        compile_model(self.model, settings.get("compile", False))
         named = {"type": None, **fit.get("objective", {})}
         named["type"] = named["type"] or default_objective(self.model.kind)
         self._objective = ObjectiveSettings(**named).objective

@@ -15,6 +15,7 @@ from blockformer.data.loader import TrainingLoader
 from blockformer.data.module import TextData
 from blockformer.data.processes import data_processes
 from blockformer.data.samples import Batch
+from blockformer.training.activation_checkpointing import Checkpointing, checkpoint_layers
 from blockformer.training.checkpoint_state import check_state
 from blockformer.training.compatibility import (
     check_batch,
@@ -24,6 +25,7 @@ from blockformer.training.compatibility import (
     check_trainer,
     is_described,
 )
+from blockformer.training.compilation import Compile, compile_model
 from blockformer.training.metadata import run_metadata, verify_same_facts, verify_same_model
 from blockformer.training.objectives import Objective, check_model, objective_for
 from blockformer.training.optimizers import OptimizerSettings
@@ -46,8 +48,11 @@ class TrainingModule(L.LightningModule):
         recipe: the recipe of the model.
         optimizer: the optimizer and the schedule.
         objective: what the model learns to predict; None: the usual one for its kind.
-        compile: compile the model with `torch.compile`.
+        compile: compile the model with `torch.compile`: as a whole (true), or each layer by itself, where equal layers
+            share the compiled code (layer).
         seed: seed of the initial values; None: 0, and on the command line that of `--seed_everything`.
+        checkpointing: what is computed again in the backward pass instead of kept: nothing (none), each layer (layer),
+            or each layer without its products with weights and its attention (selective). No result depends on it.
     """
 
     def __init__(
@@ -55,11 +60,13 @@ class TrainingModule(L.LightningModule):
         recipe: RecipeArgument,
         optimizer: OptimizerSettings,
         objective: Objective | None = None,
-        compile: bool = False,
+        compile: Compile = False,
         seed: int | None = None,
+        checkpointing: Checkpointing = "none",
     ) -> None:
         super().__init__()
-        self.recipe, self.settings, self.seed, self.compiled = recipe.recipe, optimizer, seed or 0, compile
+        self.recipe, self.settings, self.seed = recipe.recipe, optimizer, seed or 0
+        self._how: tuple[Compile, Checkpointing] = compile, checkpointing
         self.model = recipe.take_model()  # on the meta device; configure_model creates the parameters
         optimizer.choose_trained(self.model)
         self.objective = objective or objective_for(self.model.kind)
@@ -75,7 +82,7 @@ class TrainingModule(L.LightningModule):
         self.gradient_norm: Tensor | None = None
         self.before_clipping: list[Callable[[], None]] = []  # called when a step's gradients and their norm are there
         self.skips_non_finite = False  # whether a step whose loss or gradient is not finite changes nothing
-        self.skipped = False  # whether the last step was such a one
+        self.skipped = False
         self._unit = torch.ones(())  # divisor of the losses of this step so far
         self._stepped = False
         self._seen: set[str] = set()  # stages whose first batch has been checked
@@ -87,12 +94,11 @@ class TrainingModule(L.LightningModule):
             self.before_clipping = []
             align_epochs(self.trainer)
             data: Any = getattr(self.trainer, "datamodule", None)
-            if getattr(self.trainer, "overfit_batches", 0) and isinstance(
-                loader := data.train_dataloader(), TrainingLoader
-            ):
+            repeats = bool(getattr(self.trainer, "overfit_batches", 0))
+            if repeats and isinstance(loader := data.train_dataloader(), TrainingLoader):
                 loader.repeated = batches_per_epoch(self.trainer)
-        if self.compiled:  # the inner module only: Lightning's methods cannot be compiled
-            self.model.compile()
+        checkpoint_layers(self.model, self._how[1])
+        compile_model(self.model, self._how[0])  # the inner module only: Lightning's methods cannot be compiled
 
     def verify(self, data: Any, trainer: L.Trainer, *, training: bool) -> None:
         """Check that data, trainer and model fit each other.
@@ -138,14 +144,18 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         self.total_steps = total_steps(self.trainer, self.settings)
-        fused = (
-            self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
-        )  # the gradient scaler must unscale first
+        scaled = self.trainer.precision == "16-mixed"  # whose gradient scaler must unscale first
+        fused = self.device.type in ("cpu", "cuda") and not scaled
         return self.settings.make(self.model, fused=fused, shards=self.shards)
 
     def on_train_start(self) -> None:
         self.settings.apply(self.trainer.optimizers[0], self.model)
         self.tokens_seen = self.tokens_seen.to(self.device, no_sums(self.device).dtype)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether layers run as compiled code, which calls no hooks that are added later."""
+        return self._how[0] is not False
 
     @property
     def learning_rate(self) -> float:
@@ -178,9 +188,7 @@ class TrainingModule(L.LightningModule):
         if self.window is None:
             self._unit = sums[TARGETS].clamp(min=1).to(loss.dtype)
         self.window = sums if self.window is None else self.window + sums
-        return loss * (
-            data_processes(self.trainer).world / self._unit
-        )  # DDP and FSDP2 divide by the number of processes
+        return loss * (data_processes(self.trainer).world / self._unit)  # DDP and FSDP2 divide by this number
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Rescale accumulated gradients to the targets of all parts of the step, which are known only now.
@@ -233,8 +241,7 @@ class TrainingModule(L.LightningModule):
                 gradient.mul_(factor)
 
     def _gradients(self) -> list[Tensor]:
-        """The gradients in this process, for changes in place."""
-        return list(local_gradients(self.model))
+        return list(local_gradients(self.model))  # for changes in place
 
     def on_validation_epoch_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)

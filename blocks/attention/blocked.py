@@ -48,7 +48,8 @@ def _attention(
     reach: int | None,
 ) -> tuple[Tensor, Tensor]:
     visible = Visibility(q.shape[2], k.shape[2], q.device, causal, window, padding, documents, prefix)
-    return attend(q, k, v, visible, BlockOptions(scale, softcap, dropout, seed, bias, reach, sinks))
+    with torch.autocast(q.device.type, enabled=False):  # products of parts are summed, in float32 or wider
+        return attend(q, k, v, visible, BlockOptions(scale, softcap, dropout, seed, bias, reach, sinks))
 
 
 @cast("Any", _attention).register_fake

@@ -32,6 +32,7 @@ class Recorder:
         self._squares: dict[str, Tensor] = {}  # (2,): the sum of squares, and of how many elements
         self._loads: dict[str, Tensor] = {}
         self._mask: Tensor | None = None  # of the layer that is running: (B, T), False for padding
+        self._running = False  # whether one is; a layer that is computed again for the backward pass is not
 
     def resume(self) -> None:
         """Add the hooks, unless they are there."""
@@ -49,7 +50,7 @@ class Recorder:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._mask = [], None
+        self._handles, self._mask, self._running = [], None, False
 
     @contextmanager
     def recording(self) -> Generator[None]:
@@ -80,12 +81,14 @@ class Recorder:
         return found
 
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._running = True
         context = next((one for one in (*args, *kwargs.values()) if isinstance(one, Context)), None)
         mask = None if context is None else context.attention_mask
         self._mask = None if mask is None or context is None else mask[:, mask.shape[1] - context.length :]
 
     def _after(self, path: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            self._running = False
             with torch.no_grad():
                 wide = torch.promote_types(output.dtype, torch.float32)
                 squares = torch.linalg.vector_norm(output, dim=-1, dtype=wide).square()  # (B, T)
@@ -99,6 +102,8 @@ class Recorder:
     def _routed(self, path: str) -> Callable[..., None]:
         def hook(router: Router, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
             assert router.site is not None
+            if not self._running:
+                return
             mask = None if self._mask is None else self._mask.flatten()
             counts = tokens_per_expert(output[1], router.site.experts or 1, mask)
             self._loads[path] = self._loads[path] + counts if path in self._loads else counts
