@@ -112,7 +112,8 @@ def _memory(recipe: "Recipe", model: "Model", options: Namespace) -> "tuple[int,
 
     batch, length = options.batch or 1, options.length or model.max_length
     how = options.checkpointing or "none"
-    return batch, length, {precision: memory(recipe, precision, batch, length, how) for precision in PRECISIONS}
+    found = {name: memory(recipe, name, batch, length, checkpointing=how) for name in PRECISIONS}
+    return batch, length, found
 
 
 def _print_memory(recipe: "Recipe", model: "Model", options: Namespace) -> None:
