@@ -43,4 +43,9 @@ class LayerNorm(Norm):
         weight = self.weight + self.offset if self.weight is not None and self.offset else self.weight
         if self.site is not None and self.site.heads is not None:
             return affine(F.layer_norm(x, x.shape[-1:], eps=self.eps), weight, self.bias)
-        return F.layer_norm(x, x.shape[-1:], weight, self.bias, self.eps)
+        return F.layer_norm(x, x.shape[-1:], _as_wide(weight, x), _as_wide(self.bias, x), self.eps)
+
+
+def _as_wide(parameter: Tensor | None, x: Tensor) -> Tensor | None:
+    """A parameter in no narrower dtype than x's, as the kernel requires; FSDP2 may have gathered it in 16 bits."""
+    return None if parameter is None else parameter.to(torch.promote_types(parameter.dtype, x.dtype))

@@ -1,5 +1,6 @@
 """The part of each parameter that a process holds, and how parts are gathered."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,16 +79,17 @@ class Shards:
         """Where this process's part of a tensor begins along each axis, and its shape."""
         offsets, sizes = [0] * len(shape), list(shape)
 
-        def cut(axis: int, mesh: DeviceMesh) -> None:
-            each = -(-sizes[axis] // mesh.size())
-            before = min(each * mesh.get_local_rank(), sizes[axis])
+        def cut(axis: int, mesh: DeviceMesh, dimension: int = 0) -> None:
+            each = -(-sizes[axis] // mesh.size(dimension))
+            before = min(each * mesh.get_local_rank(dimension), sizes[axis])
             offsets[axis], sizes[axis] = offsets[axis] + before, min(each, sizes[axis] - before)
 
         if name in self.cuts:
             cut(self.cuts[name], self.tensor)
-        for placement in like.placements if isinstance(like, DTensor) else ():
-            if isinstance(placement, Shard):
-                cut(placement.dim, self.data)
+        if isinstance(like, DTensor):
+            for dimension, placement in enumerate(like.placements):
+                if isinstance(placement, Shard):
+                    cut(placement.dim, like.device_mesh, dimension)
         return offsets, sizes
 
     def place(self, name: str, part: Tensor) -> Part:
@@ -126,8 +128,14 @@ class Shards:
 
     def copies(self, name: str, parameter: Tensor) -> int:
         """Number of processes that hold a copy of each element of a parameter, or of a tensor that belongs to it."""
-        by_data = 1 if isinstance(parameter, DTensor) else self.data.size()
+        by_data = _copies(parameter) if isinstance(parameter, DTensor) else self.data.size()
         return by_data * (1 if name in self.cuts else self.tensor.size())
+
+
+def _copies(tensor: DTensor) -> int:
+    """Number of processes of its mesh that hold a copy of each element: with hybrid sharding more than one."""
+    sizes = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
+    return math.prod(size for size, placement in sizes if placement.is_replicate())
 
 
 def local(tensor: Tensor) -> Tensor:

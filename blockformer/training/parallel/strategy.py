@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import (
     StrategyRegistry,
 )
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
 from blockformer.assembly.builder import build_unchecked, materialise
@@ -23,9 +23,9 @@ from blockformer.assembly.checkpoint import PARTS, LoadError, read_training_stat
 from blockformer.assembly.checkpoint_parts import Parts
 from blockformer.assembly.checkpoint_schema import is_finite, short_name
 from blockformer.errors import UserError
+from blockformer.training.parallel.fsdp import FSDP
 from blockformer.training.parallel.plan import Plan, apply_plan, make_plan
-from blockformer.training.parallel.shards import DATA, Shards, local
-from blocks.base import Layer
+from blockformer.training.parallel.shards import DATA, TENSOR, Shards, local
 from blocks.init.keyed import initial_values
 from blocks.models.base import Model
 from registry import Recipe
@@ -37,15 +37,28 @@ class ShardedStrategy(ModelParallelStrategy):
     """Shards parameters, gradients and optimizer states; the result and the checkpoints are those of one process.
 
     Each group of ``tensor_parallel`` processes reads the same data and splits the work of each layer. The groups split
-    each batch among them and shard the parameters (FSDP2).
+    each batch among them and shard the parameters (FSDP2). With bf16-mixed they gather the parameters of layers in
+    bfloat16, and reduce gradients in float32.
 
     Args:
         tensor_parallel: number of processes in a tensor-parallel group; null: all.
+        replicas: number of copies of the parameters, each sharded over an equal part of the groups (hybrid sharding);
+            1: sharded over all.
+        reshard_after_forward: free a layer's gathered parameters after its forward pass, and gather them again for the
+            backward pass; false: keep them; a number: shard them over only so many groups until then.
+        prefetch: number of layers whose parameters are gathered while one runs; 0: FSDP2 decides.
     """
 
-    def __init__(self, tensor_parallel: int | None = 1) -> None:
+    def __init__(
+        self,
+        tensor_parallel: int | None = 1,
+        replicas: int = 1,
+        reshard_after_forward: bool | int = True,
+        prefetch: int = 0,
+    ) -> None:
         super().__init__(save_distributed_checkpoint=False)
         self._wanted = tensor_parallel
+        self._replicas, self._reshard, self._prefetch = replicas, reshard_after_forward, prefetch
         self.shards: Shards | None = None
         self.in_parts = False  # whether checkpoints are written by all processes
 
@@ -71,6 +84,29 @@ class ShardedStrategy(ModelParallelStrategy):
         if processes % wanted:
             raise UserError(f"tensor_parallel {wanted} does not divide the {processes} processes: change one of them")
         return wanted
+
+    def check_sharding(self) -> None:
+        """Check the options of FSDP2 against the number of processes.
+
+        Raises:
+            UserError: one does not fit, or has no effect.
+        """
+        groups = self.num_processes * self.num_nodes // self.sharing
+        if self._replicas < 1 or groups % self._replicas:
+            raise UserError(f"replicas {self._replicas} does not divide the {groups} processes or groups: change it")
+        parts, kept = groups // self._replicas, self._reshard
+        if not isinstance(kept, bool) and (not 1 < kept < parts or parts % kept):
+            raise UserError(
+                f"reshard_after_forward {kept}: parameters are sharded {parts} ways; give true, false or a number "
+                f"between 1 and {parts} that divides it"
+            )
+        if self._prefetch < 0:
+            raise UserError(f"prefetch {self._prefetch}: must be at least 0")
+        if parts == 1 and (self._replicas > 1 or kept is not True or self._prefetch):
+            raise UserError(
+                "replicas, reshard_after_forward and prefetch have no effect, because no parameter is sharded: leave "
+                "them out, or use more processes"
+            )
 
     def plan(self, model: Model) -> Plan:
         """How tensor parallelism splits this model, from its shapes alone.
@@ -103,14 +139,22 @@ class ShardedStrategy(ModelParallelStrategy):
         states = {name for name, parameter in fresh.named_parameters() if not parameter.requires_grad}
         own = {parameter for name, parameter in model.named_parameters() if name in states}  # which blocks update
         if shards.data.size() > 1:
-            for part in (*(module for module in model.modules() if isinstance(module, Layer)), model):
-                fully_shard(part, mesh=self.device_mesh[DATA], ignored_params=own)
+            mixed = str(self.precision_plugin.precision) == "bf16-mixed"
+            FSDP(self._data_mesh(), self._reshard, self._prefetch, mixed=mixed).apply(model, own)
         materialise(model, self.root_device)
         parameters = dict(model.named_parameters())
         with torch.no_grad(), torch.device("cpu"):
             for name, value in initial_values(fresh, model.init, seed):
                 parameters[name].copy_(shards.part(PREFIX + name, value, parameters[name]))
         return shards
+
+    def _data_mesh(self) -> DeviceMesh:
+        """The groups in one row, or with replicas in one row for each."""
+        if self._replicas == 1:
+            return self.device_mesh[DATA]
+        tensor, data = self.device_mesh[TENSOR].size(), self.device_mesh[DATA].size()
+        sizes, names = (self._replicas, data // self._replicas, tensor), ("replicas", "parts", TENSOR)
+        return init_device_mesh(self.root_device.type, sizes, mesh_dim_names=names)["replicas", "parts"]
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The gathered state dict, in the first process; empty in the others; or each one's parts."""
@@ -219,6 +263,7 @@ def plan_for(strategy: Strategy, model: Model) -> Plan | None:
         UserError: the model cannot be split, or losses, clipping or checkpoints would be wrong with this strategy.
     """
     if isinstance(strategy, ShardedStrategy):
+        strategy.check_sharding()
         return strategy.plan(model) if strategy.sharing > 1 else None
     if isinstance(strategy, DDPStrategy) and strategy._start_method != "popen":  # others lose our handlers of signals
         raise UserError(f"--trainer.strategy: ddp_{strategy._start_method} is not supported; use ddp")
