@@ -1,25 +1,20 @@
 """Evaluate a trained model with EleutherAI's lm-evaluation-harness, without an export."""
 
-import traceback
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import lm_eval
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import is_higher_better
-from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from blockformer.errors import UserError
+from blockformer.generation.harness_tasks import figure_name, naming_bad_tasks, task_manager
 from blockformer.generation.sampling import greedy, sampler
 from blockformer.generation.streaming import stream
 from blockformer.generation.text_model import TextModel
-from registry.text import shortened
 
 NEW_TOKENS = 256
 """Most tokens that are generated where a task does not say."""
@@ -59,7 +54,7 @@ def evaluate(
             raise UserError(f"--{option} {value}: must be at least {least}")
     known = task_manager(tasks, include)
     adapter = HarnessModel(model, batch_size)
-    with _naming_bad_tasks():
+    with naming_bad_tasks():
         found: Any = cast("Any", simple_evaluate)(
             adapter,
             tasks=list(tasks),
@@ -72,73 +67,13 @@ def evaluate(
     return {name: _figures(figures, found["n-samples"].get(name)) for name, figures in found["results"].items()}
 
 
-def task_manager(tasks: Sequence[str], include: Path | None, option: str = "--") -> TaskManager:
-    """What loads the tasks of these names.
-
-    Args:
-        tasks: names.
-        include: a folder with task files of one's own.
-        option: what stands before the names of options in messages.
-
-    Raises:
-        UserError: there is no such folder or task.
-    """
-    if include is not None and not include.is_dir():
-        raise UserError(f"{option}include {include}: is not a folder")
-    with _naming_bad_tasks():
-        known = TaskManager(include_path=None if include is None else str(include))
-    if unknown := [name for name in tasks if not known.match_tasks([name])]:
-        missing = f"the harness has no task {', '.join(unknown)}"
-        raise UserError(f"{option}tasks: {missing}; {option}include names a folder with others")
-    return known
-
-
-def load_tasks(tasks: Sequence[str], include: Path | None, option: str = "--") -> None:
-    """Load the data of tasks, so that they are on this machine; arguments as of :func:`task_manager`.
-
-    Raises:
-        UserError: there is no such task, or its data cannot be had.
-    """
-    known = task_manager(tasks, include, option)
-    with _naming_bad_tasks():
-        known.load_task_or_group(list(tasks))
-
-
-def higher_is_better(metric: str) -> bool | None:
-    """Whether larger values of a metric of the harness are better; None: it does not know the metric."""
-    import lm_eval.api.metrics  # noqa: F401  (registers them)
-
-    return is_higher_better(metric)
-
-
-@contextmanager
-def _naming_bad_tasks() -> Generator[None]:
-    try:
-        yield
-    except (ConnectionError, FileNotFoundError) as error:
-        raise UserError(f"the data of a task is not available: {' '.join(str(error).split())[:300]}") from error
-    except Exception as error:  # of any class: what the file of a task can make the harness do
-        if not _comes_from_a_task(error):
-            raise
-        reason = f"{type(error).__name__}: {shortened(' '.join(str(error).split()))}"
-        raise UserError(f"a task cannot be used ({reason}): correct its file") from error
-
-
-def _comes_from_a_task(error: Exception) -> bool:
-    """Whether the harness was at work when an error arose, and not the model that it scores."""
-    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    ours, theirs = Path(__file__).parents[1], Path(lm_eval.__file__).parent
-    owners = [owner for file in files for owner in (ours, theirs) if Path(file).is_relative_to(owner)]
-    return owners[-1] == theirs
-
-
 def _figures(found: Mapping[str, Any], samples: Mapping[str, int] | None) -> dict[str, Any]:
     """The figures of a task by plain names: `acc`, and `acc (strict)` where another filter than none was used."""
     figures: dict[str, Any] = {}
     for key, value in found.items():
         name, _, kind = key.partition(",")
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("alias", "sample_len"):
-            figures[name if kind in ("", "none") else f"{name} ({kind})"] = value
+            figures[figure_name(name, kind)] = value
     return figures | ({"questions": samples["effective"]} if samples else {})
 
 

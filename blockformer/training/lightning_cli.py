@@ -204,7 +204,9 @@ class TrainingCLI(SettingsCLI):
         if not self.first:
             return
         self.model.verify(self.datamodule, self.trainer, training=True)
-        check_evaluations(self.arguments.evaluations, self.trainer, self.model, self.datamodule)
+        check_evaluations(
+            self.arguments.evaluations, self.trainer, self.model, self.datamodule, monitor=self.run.monitor
+        )
         if is_dry_run(self.trainer):
             return
         phases.end()

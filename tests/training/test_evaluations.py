@@ -257,7 +257,7 @@ def test_one_of_ones_own_is_an_option_like_others(fit: Fit, pairs: list[str]) ->
 
 @pytest.mark.slow  # the harness takes seconds to load
 def test_a_task_of_the_harness_has_the_figures_of_the_command(
-    fit: Fit, pairs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fit: Fit, pairs: list[str], runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "1")
@@ -272,6 +272,9 @@ def test_a_task_of_the_harness_has_the_figures_of_the_command(
     options = ["--evaluations", json.dumps(chosen), "--run.monitor", "eval/tasks/own/acc"]
     with pytest.raises(UserError, match=r"own/acccc: .* does not know which values of 'acccc' are better"):
         fit(*options[:-1], "eval/tasks/own/acccc", name="no-metric", given=pairs)
+    with pytest.raises(UserError, match=r"tasks/own/f1: evaluations\.tasks has no figure 'own/f1'; it has own/acc$"):
+        fit(*options[:-1], "eval/tasks/own/f1", name="no-figure", given=pairs)
+    assert not (runs / "no-figure" / "config.yaml").exists()
     run = fit(*options, name="harness", given=pairs)
     row = read_rows(run / "metrics.jsonl")[-1]
     command = ["evaluate", str(run / "checkpoints" / "last.ckpt"), "--tasks", "own", "--include", str(tmp_path)]

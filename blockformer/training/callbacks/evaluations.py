@@ -71,11 +71,20 @@ class Evaluations(Callback):
                 logger.log_texts(f"eval/{label}/texts", outcome.texts, place)
 
 
-def check_evaluations(planned: Mapping[str, Planned], trainer: Trainer, module: TrainingModule, data: Any) -> None:
+def check_evaluations(
+    planned: Mapping[str, Planned], trainer: Trainer, module: TrainingModule, data: Any, monitor: str | None = None
+) -> None:
     """Check that the evaluations of a run can be made, and prepare them.
 
+    Args:
+        planned: the evaluations by label.
+        trainer: the run's.
+        module: the run's.
+        data: the run's data module.
+        monitor: the figure that decides which validation is the best; None: it is not checked.
+
     Raises:
-        UserError: one cannot; the message names it.
+        UserError: one cannot, or does not have the figure; the message names it.
     """
     if not planned:
         return
@@ -86,7 +95,7 @@ def check_evaluations(planned: Mapping[str, Planned], trainer: Trainer, module: 
         )
     if trainer.limit_val_batches == 0:
         raise UserError("evaluations belong to validations, and trainer.limit_val_batches is 0: raise it")
-    prepare(planned, subject_of(trainer, module, data))
+    prepare(planned, subject_of(trainer, module, data), monitor)
 
 
 def subject_of(trainer: Trainer, module: TrainingModule, data: Any) -> Subject:

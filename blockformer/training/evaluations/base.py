@@ -123,6 +123,13 @@ class Evaluation(Block, ABC):
             UserError: it cannot; the message names the parameter, if it is one, and the remedy.
         """
 
+    def figures(self) -> Sequence[str] | None:
+        """The names of its figures, as far as they are known after :meth:`prepare`; None: they are not.
+
+        A run that asks for another one, as `run.monitor`, is refused before it begins.
+        """
+        return None
+
     @abstractmethod
     def __call__(self, subject: Subject) -> Outcome:
         """Measure; called in all processes at the same step.

@@ -45,13 +45,15 @@ class Harness(Evaluation):
             raise UserError("tasks must name at least one task of lm-evaluation-harness, such as [arc_easy]")
         self.tasks, self.include, self.examples, self.limit = tasks, include, examples, limit
         self.batch_size = batch_size
+        self._known: dict[str, tuple[str, ...] | None] = {}
 
     def better(self, figure: str) -> Better:
         task, _, metric = figure.rpartition("/")
         if task not in self.tasks:
             known = nearest(task, self.tasks) or f"known: {', '.join(self.tasks)}"
             raise UserError(f"has no task {task!r}; {known}")
-        higher = _library().higher_is_better(metric.partition(" ")[0])
+        _, known_tasks = _library()
+        higher = known_tasks.higher_is_better(metric.partition(" ")[0])
         if higher is None:
             raise UserError(
                 f"has no figure {figure!r}: the harness does not know which values of {metric!r} are better"
@@ -59,11 +61,16 @@ class Harness(Evaluation):
         return max if higher else min
 
     def prepare(self, subject: Subject) -> None:
-        library, _ = _library(), subject.tokenizer
-        library.check_kind(subject.model.kind)
+        (scoring, known_tasks), _ = _library(), subject.tokenizer
+        scoring.check_kind(subject.model.kind)
         if subject.rank == 0:
             with redirect_stdout(sys.stderr):  # the harness prints as it goes
-                library.load_tasks(self.tasks, self._folder, option="")
+                self._known = known_tasks.load_tasks(self.tasks, self._folder, option="")
+
+    def figures(self) -> tuple[str, ...] | None:
+        if not self._known or None in (names := [self._known.get(task) for task in self.tasks]):
+            return None
+        return tuple(f"{task}/{name}" for task, own in zip(self.tasks, names, strict=True) for name in own or ())
 
     def __call__(self, subject: Subject) -> Outcome:
         found: list[dict[str, float]] = []
@@ -72,7 +79,7 @@ class Harness(Evaluation):
             model = TextModel(subject.model, subject.tokenizer, bidirectional_prompt=bidirectional)
             settings: dict[str, Any] = {"batch_size": self.batch_size, "examples": self.examples, "limit": self.limit}
             with redirect_stdout(sys.stderr):
-                tasks = _library().evaluate(model, self.tasks, include=self._folder, **settings)
+                tasks = _library()[0].evaluate(model, self.tasks, include=self._folder, **settings)
             found = [
                 {
                     f"{task}/{name}": float(value)
@@ -89,16 +96,16 @@ class Harness(Evaluation):
         return None if self.include is None else Path(self.include)
 
 
-def _library() -> ModuleType:
-    """The module that needs the harness.
+def _library() -> tuple[ModuleType, ModuleType]:
+    """The modules that need the harness: that which scores, and that of the tasks.
 
     Raises:
         UserError: the harness is not installed.
     """
     try:
-        from blockformer.generation import harness
+        from blockformer.generation import harness, harness_tasks
     except ImportError as error:
         if not (error.name or "").startswith(("lm_eval", "datasets")):
             raise
         raise UserError("the harness is not installed: pip install 'blockformer[evaluation]'") from None
-    return harness
+    return harness, harness_tasks

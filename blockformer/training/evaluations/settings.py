@@ -10,6 +10,7 @@ from blockformer.option_groups import OptionGroup
 from blockformer.training.evaluations.base import COMMON, Better, Evaluation, Subject
 from registry import entries
 from registry.errors import nearest, quoted
+from registry.text import shortened
 
 FIGURE = re.compile(r"eval/([A-Za-z0-9_-]+)/(.+)")
 """The figure of an evaluation, such as `eval/translations/bleu`: its label and the name of the figure."""
@@ -102,11 +103,16 @@ def better_of(figure: str, planned: Mapping[str, Planned]) -> Better:
         raise UserError(f"{figure}: evaluations.{label} {error}") from None
 
 
-def prepare(planned: Mapping[str, Planned], subject: Subject) -> None:
+def prepare(planned: Mapping[str, Planned], subject: Subject, monitor: str | None = None) -> None:
     """Check that the evaluations of a run can be done, and let them get ready what they need.
 
+    Args:
+        planned: the evaluations by label.
+        subject: the model has no weights yet.
+        monitor: the figure that decides which validation is the best; None: it is not checked.
+
     Raises:
-        UserError: one cannot; the message begins with its option.
+        UserError: one cannot, or gives no such figure; the message begins with the option.
     """
     if not planned:
         return
@@ -121,6 +127,12 @@ def prepare(planned: Mapping[str, Planned], subject: Subject) -> None:
             one.evaluation.prepare(subject)
         except UserError as error:
             raise UserError(f"evaluations.{label}: {error}") from None
+    if monitor is not None and (found := FIGURE.fullmatch(monitor)) is not None and found[1] in planned:
+        label, figure = found.groups()
+        known = planned[label].evaluation.figures()
+        if known is not None and figure not in known:
+            names = shortened(", ".join(known), 300) or "none"
+            raise UserError(f"run.monitor {monitor}: evaluations.{label} has no figure {figure!r}; it has {names}")
 
 
 def check_intervals(planned: Mapping[str, Planned], interval: int) -> None:
