@@ -17,13 +17,15 @@ from torch.utils._pytree import tree_leaves
 import blockformer as bf
 from blockformer.assembly.checkpoint import model_weights, read_checkpoint, read_metadata
 from blockformer.cli.main import main
+from blockformer.data.module import TextData
 from blockformer.data.tokenizers.bytes import ByteTokenizer
 from blockformer.errors import UserError
 from blockformer.training.loggers.file_logger import read_rows
-from blockformer.training.objectives import Distillation, ObjectiveSettings, check_kind
+from blockformer.training.objectives import CausalLM, Distillation, ObjectiveSettings, check_kind
 from blockformer.training.objectives.distillation import Divergence, divergence
 from blockformer.training.score import Score
 from blocks.models.base import Model
+from tests.data.chats import SYSTEM, conversations, write_chats
 from tests.training.test_distributed import check_alike, two
 
 Fit = Callable[..., Path]
@@ -108,6 +110,27 @@ def test_the_loss_is_the_weighted_sum_of_both_with_the_same_gradients_in_parts(
         assert score.loss == pytest.approx(wanted.item(), rel=1e-5)
         assert score.nll == pytest.approx(hard.item(), rel=1e-5)
         torch.testing.assert_close(found, list(gradients), rtol=1e-4, atol=1e-5)
+
+
+def test_of_conversations_answers_alone_count_with_the_teacher_too(tmp_path: Path) -> None:
+    (template := tmp_path / "own.jinja").write_text(SYSTEM, encoding="utf-8")
+    files = write_chats(tmp_path / "chats.jsonl", conversations(12))
+    given = {"tokenizer": "bytes", "length": 48, "batch_size": 4, "validation": 0.0, "test": 0.0}
+    data = TextData("chat", files=str(files), chat_template=str(template), objective=CausalLM(), **given)
+    sizes = {"vocab_size": 260, "max_length": 48}
+    folder = written("tiny_decoder", tmp_path / "teacher", **sizes)
+    student, teacher, batch = bf.build("tiny_decoder", sizes).train(), bf.load(folder), data.loader("train").batch(0)
+    for module in student.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    loss, sums = ObjectiveSettings("distillation", teacher=str(folder), weight=0.3).objective(student, batch)
+    answers = batch["targets"] != -100
+    assert 0 < answers.sum() < answers.numel() / 2
+    ours, theirs = (CausalLM().logits(model, batch)[answers] for model in (student, teacher))
+    hard = torch.nn.functional.cross_entropy(ours, batch["targets"][answers], reduction="sum")
+    apart = kl_divergence(Categorical(logits=theirs), Categorical(logits=ours)).sum()
+    torch.testing.assert_close(loss, 0.7 * hard + 0.3 * apart, rtol=1e-5, atol=1e-4)
+    assert Score.of(sums).targets == answers.sum()
 
 
 def test_no_more_logits_than_those_of_a_part_exist_of_either_model(tmp_path: Path) -> None:
