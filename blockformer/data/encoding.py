@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from blockformer.data.chat_tokens import ChatEncoder
 from blockformer.data.compression import Compression
 from blockformer.data.corpora.corpus import SPLITS, Chat, Corpus, Labelled, size_of
-from blockformer.data.sequences import LabelWriter, SequenceWriter
+from blockformer.data.sequences import SplitFiles
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers.byte_level import ByteLevelTokenizer
 from blockformer.errors import DataError
@@ -35,7 +34,7 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | No
     """
 
     def of(split: str) -> EncodedSplit:
-        files = Files(folder, split, tokenizer.vocab_size, opened)
+        files = SplitFiles(folder, split, tokenizer.vocab_size, opened)
         if chats is not None:
             return EncodedChats(files, tokenizer, chats)
         if corpus.labelled:
@@ -54,37 +53,6 @@ def encode(corpus: Corpus, tokenizer: Tokenizer, folder: Path, longest: int | No
     return splits
 
 
-@dataclass(frozen=True)
-class Files:
-    """The files of a split.
-
-    Args:
-        folder: Where they are.
-        split: The split.
-        vocab_size: Number of token ids.
-        opened: Closes them.
-    """
-
-    folder: Path
-    split: str
-    vocab_size: int
-    opened: ExitStack
-
-    def sequences(self, name: str = "", vocab_size: int | None = None) -> SequenceWriter:
-        """New files of sequences.
-
-        Args:
-            name: Of one of several files of the split.
-            vocab_size: Number of their ids; None: that of the tokenizer.
-        """
-        parts = f"{self.split}.{name}" if name else self.split
-        return self.opened.enter_context(SequenceWriter(self.folder, parts, vocab_size or self.vocab_size))
-
-    def labels(self) -> LabelWriter:
-        """A new file of labels."""
-        return self.opened.enter_context(LabelWriter(self.folder, self.split))
-
-
 class EncodedSplit(ABC):
     """A split whose tokens are written.
 
@@ -94,7 +62,7 @@ class EncodedSplit(ABC):
         compression: Of the texts that are scored.
     """
 
-    def __init__(self, files: Files, tokenizer: Tokenizer) -> None:
+    def __init__(self, files: SplitFiles, tokenizer: Tokenizer) -> None:
         self.counts: dict[str, int] = {}
         self.longest, self.compression = 0, Compression()
         self._scored = files.split == "validation"
@@ -145,7 +113,7 @@ class EncodedSplit(ABC):
 class EncodedDocuments(EncodedSplit):
     """Documents, each after a BOS."""
 
-    def __init__(self, files: Files, tokenizer: Tokenizer) -> None:
+    def __init__(self, files: SplitFiles, tokenizer: Tokenizer) -> None:
         super().__init__(files, tokenizer)
         self._writer, self._bytes = files.sequences(), 0
         self._before = np.array([tokenizer.bos])
@@ -169,7 +137,7 @@ class EncodedDocuments(EncodedSplit):
 class EncodedPairs(EncodedSplit):
     """Pairs: sources with the special tokens around them, targets after a BOS."""
 
-    def __init__(self, files: Files, tokenizer: Tokenizer, longest: int | None) -> None:
+    def __init__(self, files: SplitFiles, tokenizer: Tokenizer, longest: int | None) -> None:
         super().__init__(files, tokenizer)
         self._sources, self._targets = files.sequences("source"), files.sequences("target")
         before, after = tokenizer.around("encoder_decoder")
@@ -218,7 +186,7 @@ class EncodedLabelled(EncodedSplit):
         texts: How many of each there are.
     """
 
-    def __init__(self, files: Files, tokenizer: Tokenizer, texts: int) -> None:
+    def __init__(self, files: SplitFiles, tokenizer: Tokenizer, texts: int) -> None:
         super().__init__(files, tokenizer)
         self._writers = [files.sequences(f"text{part}") for part in range(texts)]
         self._labels, self._bytes = files.labels(), 0
@@ -242,7 +210,7 @@ class EncodedLabelled(EncodedSplit):
 class EncodedChats(EncodedSplit):
     """Conversations as their template writes them: a file of their tokens, and one of which of these are answers."""
 
-    def __init__(self, files: Files, tokenizer: Tokenizer, encoder: ChatEncoder) -> None:
+    def __init__(self, files: SplitFiles, tokenizer: Tokenizer, encoder: ChatEncoder) -> None:
         super().__init__(files, tokenizer)
         self._tokens, self._answers = files.sequences(), files.sequences("answers", 2)
         self._encoder, self._split = encoder, files.split

@@ -1,6 +1,7 @@
 """Many token sequences in memory-mapped files, which all processes of a machine share."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
@@ -186,6 +187,37 @@ class LabelWriter:
     def close(self) -> None:
         """Complete the file."""
         self._file.close()
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of a split of a corpus, which are closed together.
+
+    Args:
+        folder: Where they are.
+        split: The split.
+        vocab_size: Number of token ids.
+        opened: Closes them.
+    """
+
+    folder: Path
+    split: str
+    vocab_size: int
+    opened: ExitStack
+
+    def sequences(self, name: str = "", vocab_size: int | None = None) -> SequenceWriter:
+        """New files of sequences.
+
+        Args:
+            name: Of one of several files of the split.
+            vocab_size: Number of their ids; None: that of the tokenizer.
+        """
+        parts = f"{self.split}.{name}" if name else self.split
+        return self.opened.enter_context(SequenceWriter(self.folder, parts, vocab_size or self.vocab_size))
+
+    def labels(self) -> LabelWriter:
+        """A new file of labels."""
+        return self.opened.enter_context(LabelWriter(self.folder, self.split))
 
 
 def read_labels(folder: Path, name: str) -> NDArray[np.float64]:

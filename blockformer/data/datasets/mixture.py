@@ -93,8 +93,8 @@ class Mixture(TextDataset):
 
             size = sum(corpus.size() for corpus in corpora)
             splits: dict[str, tuple[()]] = dict.fromkeys(SPLITS, ())
-            paired, chats = corpora[0].paired, corpora[0].chats
-            return StreamedCorpus(splits, paired, {}, chats=chats, read=stream, bytes=size)
+            first = corpora[0]
+            return StreamedCorpus(splits, first.paired, {}, chats=first.chats, read=stream, bytes=size)
 
         key = {"sources": {name: dict(one.key) for name, one in found.items()}}
         return Source(key, read, chats=self.chats, template=template)
