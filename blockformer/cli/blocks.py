@@ -18,11 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print the slots, the blocks of one slot, or one block."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    import blockformer.data.datasets
-    import blockformer.data.tokenizers
-    import blockformer.training.evaluations
-    import blockformer.training.objectives
-    import blockformer.training.optimizers  # noqa: F401
+    import blockformer.cli.components  # noqa: F401
     import blocks  # noqa: F401  (importing registers; imported late: --help then needs no torch)
     from registry.reference import catalogue
 

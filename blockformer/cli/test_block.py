@@ -1,8 +1,6 @@
 """`blockformer test-block`: run the conformance checks on a block of Blockformer or of your own module."""
 
 import sys
-import time
-import traceback
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,15 +9,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blockformer.cli.check_progress import CheckProgress
 from blockformer.cli.parser import KeyValues, Parser
 from blockformer.errors import UserError
 from blockformer.signals import Stopped
 
 if TYPE_CHECKING:
-    from blockformer.conformance import BlockCase, Check, ConformanceReport, Outcome
+    from blockformer.conformance import BlockCase, Check, ConformanceReport
 
 CLOSEST = 3  # names that an error suggests
-SECONDS = 10.0  # between two lines of progress where stderr is no terminal
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,10 +33,16 @@ def main(arguments: Sequence[str]) -> int:
     report = _run(cases, options)
     if options.report is not None:
         _write(options.report, report)
+    from blockformer.conformance.block_case import NEEDS
+
     by_case = list(report.by_case())
     width = max((len(case) for case, _ in by_case), default=0)
     for case, part in by_case:
         print(f"{case:<{width}}  {part.summary().partition(': ')[2]}")
+        lacking = [
+            one.reason for one in part.outcomes if one.status == "not_applicable" and one.reason.startswith(NEEDS)
+        ]
+        print("".join(f"  {reason}\n" for reason in dict.fromkeys(lacking)), end="")
     print(report.summary())
     return 0 if report.good else 1
 
@@ -48,7 +52,7 @@ def _run(cases: "list[BlockCase]", options: Namespace) -> "ConformanceReport":
     from blockformer.conformance.table import LONG
 
     only = _checks_by_name(cases, options.checks)
-    progress = _Progress(options.traceback)
+    progress = CheckProgress(options.traceback)
     try:
         return run_checks(
             cases,
@@ -99,10 +103,12 @@ def cases_of(block: str, params: list[str]) -> "list[BlockCase]":
 def _registered(slot: str, name: str) -> "list[BlockCase]":
     import blocks  # noqa: F401  (importing registers)
     from blockformer.conformance import block_cases
-    from registry import entries, slots
+    from registry import entries, option_slots, slots
     from registry.errors import nearest
 
-    for kind, wanted, known in (("slot", slot, slots()), (slot, name, entries(slot))):
+    if slot not in slots():
+        import blockformer.cli.components  # noqa: F401  (loads the trainer, which takes seconds)
+    for kind, wanted, known in (("slot", slot, [*slots(), *option_slots()]), (slot, name, entries(slot))):
         if wanted not in known:
             raise UserError(f"no {kind} is called {wanted!r}; {nearest(wanted, known) or 'known: ' + ', '.join(known)}")
     return block_cases(slot, name)
@@ -208,40 +214,6 @@ def _expected(text: str) -> tuple[str, str]:
     return key.strip(), reason.strip()
 
 
-class _Progress:
-    """A line for each outcome that is neither passed nor not applicable, and the last check on stderr.
-
-    On a terminal the last check stands in one line that changes; elsewhere in a line every ten seconds.
-    """
-
-    def __init__(self, traceback: bool) -> None:
-        self.traceback, self.live = traceback, sys.stderr.isatty()
-        self.done = self.failed = 0
-        self.shown = time.monotonic()
-
-    def show(self, outcome: "Outcome", error: Exception | None) -> None:
-        from blockformer.conformance.runner import STATUS_TEXT
-
-        self.done += 1
-        self.failed += not outcome.good
-        self.clear()
-        if outcome.status not in ("passed", "not_applicable"):
-            print(f"{STATUS_TEXT[outcome.status]}: {outcome.id}: {outcome.reason}", flush=True)
-        if error is not None and self.traceback:
-            traceback.print_exception(error, file=sys.stdout)
-        line = f"{self.done} done, last {outcome.id}"
-        if self.live:
-            print(line[:100], end="", file=sys.stderr, flush=True)
-        elif (now := time.monotonic()) - self.shown >= SECONDS:
-            self.shown = now
-            print(line, file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Erase the progress line."""
-        if self.live:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
 def _write(path: Path, report: "ConformanceReport") -> None:
     from blockformer.files import write_text
 
@@ -256,7 +228,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="blockformer test-block",
         description="Run every check that applies to a block, at every place that it supports and with each of its\n"
-        "parameters at another value. Prints one line for each failure.",
+        "parameters at another value; or to a dataset, tokenizer, objective, optimizer, schedule or evaluation.\n"
+        "Prints one line for each failure.",
         epilog="Exit status: 0 if every outcome is as expected; 1 if a check failed, or passed though a failure is\n"
         "expected; 2 if there is no such block. A check that finds nothing to test on a block is counted as not\n"
         "applicable. A class can declare expected failures itself, in its attribute `expected_failures`.",

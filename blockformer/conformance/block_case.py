@@ -11,7 +11,7 @@ from blocks.base import Component, Site
 from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import Xavier
 from blocks.models.base import Model
-from registry import Block, Place, Spec, entries, entry_of, parse, slots
+from registry import Block, Place, Spec, entries, entry_of, option_slots, parse, slot_named, slots
 
 Path = tuple[str | int, ...]
 
@@ -35,6 +35,10 @@ PLACES: Mapping[str, tuple[Place, ...]] = {
     "generator": ("bidirectional",),
 }
 SMALL: Mapping[str, int] = {"dim": DIM, "vocab_size": VOCABULARY, "max_length": MAX_LENGTH, "depth": 2}
+
+
+NEEDS = "set the parameters that it needs by --param"
+"""Begins the reason why no check applies to a component that cannot do without parameters."""
 
 
 class NotApplicable(SkipTest):
@@ -74,6 +78,11 @@ class BlockCase:
             f"{key}={_brief(value)}" for key, value in self.params.items() if key not in SMALL or SMALL[key] != value
         )
         return f"{self.slot}/{self.name}{place}{f'[{said}]' if said else ''}"
+
+    @property
+    def is_component(self) -> bool:
+        """Whether it is no module, but what an option of `blockformer fit` names, such as an objective."""
+        return slot_named(self.slot).option is not None
 
     @property
     def site(self) -> Site:
@@ -129,7 +138,7 @@ class BlockCase:
 
     def canonical(self) -> dict[str, Any]:
         """The recipe of the block with all defaults filled in."""
-        return {key: _frozen(value) for key, value in self.spec.dump().items() if key != "type"}
+        return {key: frozen(value) for key, value in self.spec.dump().items() if key != "type"}
 
     def at(self, path: Path) -> Any:
         """The value at a path of the canonical recipe."""
@@ -170,6 +179,8 @@ def small(slot: str, name: str, place: Place = "causal") -> BlockCase:
 def block_cases(slot: str, name: str) -> list[BlockCase]:
     """A registered block at every place that it supports."""
     block = entries(slot)[name].block
+    if block.slot.option is not None:
+        return [BlockCase(slot, name)]
     if slot == "model":
         with torch.device("meta"):
             kind = cast("Model", small(slot, name).construct()).kind
@@ -183,9 +194,9 @@ def block_cases(slot: str, name: str) -> list[BlockCase]:
 
 
 def registered(package: str) -> list[BlockCase]:
-    """Every block that a package registers, at every place that it supports."""
+    """Every block that a package registers, at every place that it supports, and every other component."""
     found: list[BlockCase] = []
-    for slot in slots():
+    for slot in (*slots(), *option_slots()):
         for name, entry in entries(slot).items():
             if f"{entry.block.__module__}.".startswith(f"{package}."):
                 found += block_cases(slot, name)
@@ -235,13 +246,13 @@ def _put(tree: Any, path: Path, value: Any) -> Any:
     return {**tree, path[0]: changed}
 
 
-def _frozen(tree: Any) -> Any:
+def frozen(tree: Any) -> Any:
     """Lists become tuples, the type of sequence parameters."""
     match tree:
         case dict():
-            return {key: _frozen(value) for key, value in cast("dict[str, Any]", tree).items()}
+            return {key: frozen(value) for key, value in cast("dict[str, Any]", tree).items()}
         case list():
-            return tuple(_frozen(item) for item in cast("list[Any]", tree))
+            return tuple(frozen(item) for item in cast("list[Any]", tree))
         case _:
             return tree
 

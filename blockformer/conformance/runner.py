@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from blockformer.conformance.block_case import BlockCase, NotApplicable, block_cases
-from blockformer.conformance.table import ONCE, Check, check_name, checks_for
+from blockformer.conformance.table import Check, check_name, checks_for, runs_once
 from blockformer.conformance.variants import variants
 from blockformer.files import as_json
 from registry import Block, entries, entry_of
@@ -68,7 +68,7 @@ def pairs(
         for case in [block] if isinstance(block, BlockCase) else block_cases(block.slot.name, entry_of(block).name):
             found += [(case, check) for check in checks_for(case)]
             for variant in variants(case) if options else ():
-                found += [(variant, check) for check in checks_for(variant) if check not in ONCE]
+                found += [(variant, check) for check in checks_for(variant) if not runs_once(variant, check)]
     return [(s, c) for s, c in found if c not in left_out and (wanted is None or c in wanted)]
 
 

@@ -1,6 +1,8 @@
 """Which checks run on a block: by its slot, its place, and the capabilities that it declares."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import ModuleType
 
 import torch
 
@@ -233,6 +235,8 @@ def checks_for(case: BlockCase) -> Checks:
     Raises:
         KeyError: the slot is not one of ours.
     """
+    if case.is_component:
+        return components().checks_for(case)
     if case.slot in WITHOUT_FORWARD:
         return BY_SLOT[case.slot]
     slot = "pooling" if case.slot == "head" and case.pools else case.slot
@@ -247,6 +251,16 @@ def checks_for(case: BlockCase) -> Checks:
         removed |= set(REQUIRES["cache"])
         instead.append(caching.check_refuses_an_invalidated_cache)
     return (*(check for check in found if check not in removed), *instead)
+
+
+def components() -> ModuleType:
+    """The table of the checks of components that are no modules; loads the trainer, which takes seconds."""
+    return import_module("blockformer.conformance.components.table")
+
+
+def runs_once(case: BlockCase, check: Check) -> bool:
+    """Whether a check runs once for a block and not for each of its options."""
+    return check in (components().ONCE if case.is_component else ONCE)
 
 
 def _checks_of_place(case: BlockCase) -> Checks:

@@ -12,6 +12,7 @@ from registry import Parameter, entries, slot_named
 from registry.diagnosis import unsupported_positions
 
 FIXED = {*SMALL, "source_vocab_size"}
+WITHOUT_VARIANTS = ("dataset", "evaluation", "tokenizer")
 INTEGERS, NUMBERS = (1, 2, 3), (0.5, 2.0)
 
 
@@ -31,7 +32,12 @@ def is_training_only(parameter: Parameter) -> bool:
 
 
 def variants(case: BlockCase) -> list[BlockCase]:
-    """The case with one parameter at another value, for each value that is valid at its place."""
+    """The case with one parameter at another value, for each value that is valid at its place.
+
+    Datasets, tokenizers and evaluations have none: their options name what is read, or how much.
+    """
+    if case.slot in WITHOUT_VARIANTS:
+        return []
     canonical = case.canonical()
     found: list[BlockCase] = []
     for parameter in entries(case.slot)[case.name].parameters.values():

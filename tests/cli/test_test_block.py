@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import blockformer.cli.test_block as command
 import blocks  # noqa: F401  (what is registered by it must not be undone with a test's own)
+from blockformer.cli import check_progress
 from blockformer.cli.main import main
 
 BROKEN = '''
@@ -152,7 +152,7 @@ def test_lists_the_checks_that_apply(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_progress_is_printed_in_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "SECONDS", 0.0)
+    monkeypatch.setattr(check_progress, "SECONDS", 0.0)
     status, out, err = run(capsys, "norm/rms", "--quick", "--check", "accepts_one_token")
     assert status == 0
     assert err == "1 done, last norm/rms: accepts_one_token\n"
@@ -164,3 +164,39 @@ def test_a_report_of_another_kind_is_refused(capsys: pytest.CaptureFixture[str])
         main(["test-block", "norm/rms", "--report", "report.pdf"])
     assert left.value.code == 2
     assert "report.pdf" in capsys.readouterr().err
+
+
+COMPONENT = '''
+from blockformer.training.optimizers import Schedule
+from registry import register
+
+
+@register("{name}")
+class Growing(Schedule):
+    """A share that grows."""
+
+    def __init__(self) -> None:
+        pass
+
+    def factor(self, step: int, warmup: int, total: int) -> float:
+        return step / 100
+'''
+
+
+def test_components_that_are_no_modules_are_tested_too(capsys: pytest.CaptureFixture[str], module: str) -> None:
+    status, out, _ = run(capsys, "schedule/cosine", "--param", "min_ratio=0.5")
+    assert status == 0
+    assert "schedule/cosine[min_ratio=0.5]" in out
+    Path(f"{module}.py").write_text(COMPONENT.format(name=module))
+    status, out, _ = run(capsys, module)
+    assert status == 1
+    (line,) = [line for line in out.splitlines() if line.startswith("FAILED")]
+    assert line.startswith(f"FAILED: schedule/{module}: factor_is_a_share_of_the_peak: factor(step=1000000, ")
+    status, out, _ = run(capsys, "dataset/table")
+    assert status == 0
+    assert out.splitlines()[1] == (
+        "  set the parameters that it needs by --param: dataset table needs files: set its option files"
+    )
+    status, out, _ = run(capsys, "objective/masked_lm", "--list-checks")
+    assert status == 0
+    assert {"loss_in_parts_is_the_whole_loss", "documents_every_parameter"} <= {*out.splitlines()}

@@ -1,0 +1,1 @@
+"""Checks of components that are no modules: datasets, tokenizers, objectives, optimizers, schedules and evaluations."""

@@ -1,0 +1,107 @@
+"""Every dataset, tokenizer, objective, optimizer, schedule and evaluation passes every check of its slot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import blockformer.data.datasets
+import blockformer.data.tokenizers
+import blockformer.training.evaluations
+import blockformer.training.objectives
+import blockformer.training.optimizers  # noqa: F401  (importing registers)
+from blockformer.conformance import BlockCase, Check, NotApplicable, block_cases, parametrize_checks, run_checks
+from blockformer.conformance.block_case import NEEDS
+from blockformer.conformance.components import table
+from blockformer.conformance.components.examples import TEXTS
+from blockformer.conformance.table import check_name
+from registry import entries, option_slots
+from tests.data.chats import SYSTEM, write_tokenizer
+
+SMALL: dict[tuple[str, str], dict[str, Any]] = {
+    ("dataset", "docstrings"): {"max_bytes": 20_000},
+    ("tokenizer", "unigram"): {"vocab_size": 300},
+    ("tokenizer", "bpe"): {"vocab_size": 300},
+    ("tokenizer", "wordpiece"): {"vocab_size": 300},
+}
+"""Parameters with which a check takes little time."""
+SLOW = ("dataset/docstrings", "dataset/cldr")
+"""Cases that read much."""
+
+
+def cases() -> list[BlockCase]:
+    """All components with the parameters that they have, or need, here."""
+    found = [case for slot in option_slots() for name in entries(slot) for case in block_cases(slot, name)]
+    return [BlockCase(case.slot, case.name, SMALL.get((case.slot, case.name), {})) for case in found]
+
+
+@parametrize_checks([case for case in cases() if not case.id.startswith(SLOW)])
+def test_component(case: BlockCase, check: Check) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@parametrize_checks([case for case in cases() if case.id.startswith(SLOW)])
+def test_component_that_reads_much(case: BlockCase, check: Check) -> None:
+    check(case)
+
+
+def write_rows(path: Path, row: Any) -> str:
+    path.write_text("".join(json.dumps(row(number, text)) + "\n" for number, text in enumerate(TEXTS)))
+    return str(path)
+
+
+def chat(number: int, text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": f"{number} {text}"}, {"role": "assistant", "content": text}]}
+
+
+def of_files(folder: Path) -> list[BlockCase]:
+    """Components that read files."""
+    rows = write_rows(folder / "rows.jsonl", lambda n, text: {"text": f"{n} {text}", "label": n % 3, "score": n})
+    chats, template = write_rows(folder / "chats.jsonl", chat), folder / "own.jinja"
+    template.write_text(SYSTEM, encoding="utf-8")
+    (text := folder / "text.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    (pairs := folder / "pairs.tsv").write_text("".join(f"{n} {one}\t{one}\n" for n, one in enumerate(TEXTS)))
+    sources = {"a": {"dataset": "table", "files": rows}, "b": {"dataset": "text", "files": str(text), "weight": 2}}
+    given = {
+        "chat": {"files": chats, "chat_template": str(template)},
+        "mixture": {"sources": sources},
+        "pairs": {"files": str(pairs)},
+        "table": {"files": rows},
+        "table_classes": {"files": rows},
+        "table_pairs": {"files": rows, "source_column": "text", "target_column": "text"},
+        "table_scores": {"files": rows},
+        "text": {"files": str(text)},
+    }
+    folder = write_tokenizer(folder / "tokenizer", None)
+    made = BlockCase("tokenizer", "file", {"tokenizer_path": str(folder)})
+    return [*(BlockCase("dataset", name, params) for name, params in given.items()), made]
+
+
+def test_components_of_files(tmp_path: Path) -> None:
+    report = run_checks(of_files(tmp_path))
+    assert [f"{one.id}: {one.reason}" for one in report.outcomes if not one.good] == []
+    assert not [one.id for one in report.outcomes if one.reason.startswith(NEEDS)]
+
+
+def test_every_check_applies_to_something(tmp_path: Path) -> None:
+    for slot, checks in table.BY_SLOT.items():
+        assert slot in option_slots()
+        for check in checks:
+            tried = [case for case in cases() if case.slot == slot and not case.id.startswith(SLOW)]
+            if slot == "dataset":
+                tried = [case for case in of_files(tmp_path) if case.slot == slot][:4] + tried
+            assert any(_applies(check, case) for case in tried), check_name(check)
+
+
+def _applies(check: Check, case: BlockCase) -> bool:
+    try:
+        check(case)
+    except NotApplicable:
+        return False
+    return True
+
+
+def test_every_slot_of_options_has_checks() -> None:
+    assert {*option_slots()} == {*table.BY_SLOT}
