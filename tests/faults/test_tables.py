@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from blockformer.data.corpora.chats import messages_of
 from blockformer.data.corpora.hub import saved_files
-from blockformer.data.corpora.table_rows import json_values, rows
+from blockformer.data.corpora.table_rows import raw_rows, rows
 from blockformer.data.corpora.token_files import recognise
 from blockformer.errors import DataError
 from tests.faults.damage import damaged_bytes, damaged_values
@@ -53,7 +53,7 @@ def read(path: Path) -> None:
     """Read all of a file."""
     match path.name:
         case "c.jsonl":
-            for where, value in json_values(path, "messages"):
+            for where, (value,) in raw_rows(path, ["messages"]):
                 messages_of(value, where, "messages")
         case "x.npy" | "x.bin":
             assert len(np.asarray(recognise(path, None).open())) > 0

@@ -20,7 +20,7 @@ class Adafactor(OptimizerComponent):
     Args:
         beta2_decay: Exponent c of the decay rate 1 - step^c of the second moment.
         smallest: Least size of a parameter, by which its steps are measured.
-        clip: Largest root mean square of an update before it is scaled.
+        clip: Largest root mean square of an update before it is scaled, at least 1.
     """
 
     paper = "Shazeer and Stern, 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, arXiv:1804.04235"
@@ -31,7 +31,7 @@ class Adafactor(OptimizerComponent):
         *,
         beta2_decay: Annotated[float, Field(lt=0)] = -0.8,
         smallest: PositiveFloat = 1e-3,
-        clip: PositiveFloat = 1.0,
+        clip: Annotated[float, Field(ge=1)] = 1.0,
     ) -> None:
         self.beta2_decay, self.smallest, self.clip = beta2_decay, smallest, clip
 
