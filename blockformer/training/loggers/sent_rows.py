@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 CLOCKS = frozenset({"seconds", "tokens_per_second", "mfu", "peak_memory_mib", "checkpoint_seconds"})
-"""Figures of a row that differ when the same step is made again."""
+"""Figures of a row that differ, or are missing, when the same step is made again."""
 READERS = 4  # processes at once; each takes about a second to start
 Row = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ class SentRows:
 
 
 def _key(row: Row) -> tuple[Any, frozenset[str]]:
-    return row.get("step"), frozenset(row)
+    return row.get("step"), frozenset(row) - CLOCKS
 
 
 def _same(row: Row, other: Row) -> bool:
