@@ -152,14 +152,14 @@ def test_products_with_weights_and_attention_are_not_computed_again(name: str) -
 
 @pytest.mark.parametrize("name", ["tiny_experts", "tiny_encoder_decoder"])
 def test_the_memory_that_is_shown_is_what_autograd_keeps(name: str) -> None:
-    found = memory(registry.load_recipe(name), "fp32", 2, 24, "layer")
+    found = memory(registry.load_recipe(name), "fp32", 2, 24, checkpointing="layer")
     model = bf.build(name).train()
     checkpoint_layers(model, "layer")
     assert sum(found.activations.values()) + found.loss == really_saved(model, 2, 24, "fp32")
 
 
 def test_selective_keeps_the_results_of_products_and_attention_besides() -> None:
-    layer, selective = (memory(registry.load_recipe("tiny_decoder"), "fp32", 2, 24, how) for how in SOME)
+    layer, selective = (memory(registry.load_recipe("tiny_decoder"), "fp32", 2, 24, checkpointing=how) for how in SOME)
     tokens, layers, heads = 2 * 24, 2, 4
     q, k, v, attended, out, gate, up, down = 32, 16, 16, 32, 32, 64, 64, 32
     more = tokens * layers * (q + k + v + attended + heads + out + gate + up + down) * 4
@@ -168,7 +168,7 @@ def test_selective_keeps_the_results_of_products_and_attention_besides() -> None
 
 def test_less_is_kept() -> None:
     none, selective, layer = (
-        sum(memory(registry.load_recipe("tiny_decoder"), "bf16-mixed", 2, 64, how).activations.values())
+        sum(memory(registry.load_recipe("tiny_decoder"), "bf16-mixed", 2, 64, checkpointing=how).activations.values())
         for how in ("none", "selective", "layer")
     )
     assert layer < selective < none
