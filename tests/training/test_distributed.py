@@ -46,7 +46,7 @@ def one(fit: Callable[..., Path], uneven: list[str]) -> Path:
 def check_alike(ours: Path, theirs: Path) -> None:
     """The same figures, and the same weights and moments under the same names, but for rounding."""
     for row, other in zip(read_rows(ours / "metrics.jsonl"), read_rows(theirs / "metrics.jsonl"), strict=True):
-        assert row.keys() == other.keys()
+        assert row.keys() - CLOCKS == other.keys() - CLOCKS
         for key in row.keys() - CLOCKS:
             assert row[key] == pytest.approx(other[key], rel=1e-5), key
     mine, other = (read_training_state(run / "checkpoints" / "last.ckpt") for run in (ours, theirs))
