@@ -55,6 +55,7 @@ class BlockCase:
         params: recipe parameters that differ from their defaults.
         place: ``causal`` (decoder), ``bidirectional`` (encoder) or ``cross`` (decoder that attends to an encoder).
         label: id for reports; derived from the other attributes if empty.
+        varied: the parameter that a variant of another case changes; empty if this is none.
     """
 
     slot: str
@@ -62,6 +63,7 @@ class BlockCase:
     params: Mapping[str, Any] = field(default_factory=dict[str, Any])
     place: Place = "causal"
     label: str = ""
+    varied: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, block: type[Block], params: Mapping[str, Any] | None = None, place: Place = "causal") -> "BlockCase":

@@ -42,7 +42,7 @@ def variants(case: BlockCase) -> list[BlockCase]:
     found: list[BlockCase] = []
     for parameter in entries(case.slot)[case.name].parameters.values():
         for value in options(parameter):
-            changed = replace(case, params={**case.params, parameter.name: value})
+            changed = replace(case, params={**case.params, parameter.name: value}, varied=parameter.name)
             if value != canonical[parameter.name] and not _is_default(value, canonical[parameter.name]):
                 found.append(changed)
     return [changed for changed in found if allowed(changed)]

@@ -31,6 +31,8 @@ def compile_model(model: nn.Module, how: Compile, backend: Any = "inductor") -> 
         return
     dynamo.optimize_ddp = False  # DDP would cut each compiled layer once more, and cannot where it is checkpointed
     layers = [module for module in model.modules() if isinstance(module, Layer)]
+    limit = GRAPHS_OF_A_LAYER * len(layers)
+    dynamo.recompile_limit = max(dynamo.recompile_limit, limit)  # layers share one function, which counts for all
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, limit)
     for layer in layers:  # the forward only: hooks around the layer, such as FSDP2's, cannot be compiled
-        limit = GRAPHS_OF_A_LAYER * len(layers)
-        cast("Any", layer).forward = cast("Any", torch).compile(layer.forward, backend=backend, recompile_limit=limit)
+        cast("Any", layer).forward = cast("Any", torch).compile(layer.forward, backend=backend)

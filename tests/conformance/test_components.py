@@ -28,6 +28,8 @@ SMALL: dict[tuple[str, str], dict[str, Any]] = {
 """Parameters with which a check takes little time."""
 SLOW = ("dataset/docstrings", "dataset/cldr")
 """Cases that read much."""
+WITH_OPTIONS = ("optimizer", "schedule", "objective")
+"""Slots whose options change what is computed."""
 
 
 def cases() -> list[BlockCase]:
@@ -44,6 +46,12 @@ def test_component(case: BlockCase, check: Check) -> None:
 @pytest.mark.slow
 @parametrize_checks([case for case in cases() if case.id.startswith(SLOW)])
 def test_component_that_reads_much(case: BlockCase, check: Check) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@parametrize_checks([BlockCase(slot, name) for slot in WITH_OPTIONS for name in entries(slot)], options=True)
+def test_an_option_of_a_component_breaks_nothing(case: BlockCase, check: Check) -> None:
     check(case)
 
 

@@ -52,7 +52,7 @@ def made(case: BlockCase, kind: type[T]) -> T:
 
 @contextmanager
 def without_parameters(case: BlockCase) -> Generator[None]:
-    """Make an error of a user, where a case has no parameters, the reason why a check does not apply.
+    """Make an error of a user, where a case has no parameters of its own, the reason why a check does not apply.
 
     Raises:
         NotApplicable: there is one.
@@ -60,7 +60,7 @@ def without_parameters(case: BlockCase) -> Generator[None]:
     try:
         yield
     except UserError as error:
-        if case.params:
+        if case.params.keys() - {case.varied}:
             raise
         raise NotApplicable(f"{NEEDS}: {error}") from None
 
