@@ -47,6 +47,16 @@ def regular_file(path: Path) -> Any:
     return about
 
 
+def file_version(path: Path) -> tuple[int, ...]:
+    """What changes when the file does.
+
+    Raises:
+        LoadError: it is missing, or no regular file.
+    """
+    about = regular_file(path)
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
 def compare_checksums(path: Path, chosen: Callable[[str], bool] = lambda name: True) -> None:
     """Read the chosen records of an archive and compare their checksums.
 

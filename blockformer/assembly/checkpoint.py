@@ -12,7 +12,14 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from blockformer.assembly.archive import DamagedError, LoadError, compare_checksums, regular_file, unpickled
+from blockformer.assembly.archive import (
+    DamagedError,
+    LoadError,
+    compare_checksums,
+    file_version,
+    regular_file,
+    unpickled,
+)
 from blockformer.assembly.checkpoint_parts import StoredTensor, insert_stored, parts_of, with_values
 from blockformer.assembly.checkpoint_schema import (
     FORMAT,
@@ -124,8 +131,7 @@ def verify(path: str | Path) -> None:
 
 
 def _verify(path: Path, *, whole: bool = False) -> None:
-    about = regular_file(path)
-    _verified(path, (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns))
+    _verified(path, file_version(path))
     if (parts := parts_of(path)) is not None:
         parts.verify()
         if whole:

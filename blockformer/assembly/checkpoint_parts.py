@@ -15,7 +15,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from blockformer.assembly.archive import DamagedError, LoadError, compare_checksums, regular_file, unpickled
+from blockformer.assembly.archive import (
+    DamagedError,
+    LoadError,
+    compare_checksums,
+    file_version,
+    regular_file,
+    unpickled,
+)
 from blockformer.assembly.checkpoint_schema import MalformedError, short_name
 from blockformer.assembly.parts_table import PARTS, Stored, Table, check_table, part_name
 
@@ -28,24 +35,12 @@ class Parts:
 
     Args:
         index: the file that names the folder.
-        given: the table in it, from anyone.
-
-    Raises:
-        LoadError: the table is malformed, or pieces do not make up their tensor.
+        table: what it says of the folder, see :func:`checked_table`.
     """
 
-    def __init__(self, index: Path, given: Any) -> None:
-        self.index = index
-        try:
-            self.table = Table.model_validate(given)
-            check_table(self.table)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            where = ".".join(short_name(part) for part in (PARTS, *first["loc"]))
-            raise LoadError(f"{index}: {where} is wrong: {first['msg'].lower()}") from None
-        except MalformedError as error:
-            raise LoadError(f"{index}: {PARTS}: {error}") from None
-        self.folder = index.parent / self.table.folder
+    def __init__(self, index: Path, table: Table) -> None:
+        self.index, self.table = index, table
+        self.folder = index.parent / table.folder
         self.compared = False  # whether the content of all files has been
         self._open: dict[int, Mapping[str, Any]] = {}  # by their numbers, the pieces in the files that are mapped
 
@@ -73,7 +68,7 @@ class Parts:
             LoadError: a file is not as it was written.
         """
         for file in self.table.files[rank::world]:
-            _compared(self.index, self.path(file.number), _version(self.path(file.number)))
+            _compared(self.index, self.path(file.number), file_version(self.path(file.number)))
 
     def tensor(self, number: int, key: str) -> Tensor:
         """A piece, mapped from its file.
@@ -84,7 +79,7 @@ class Parts:
         path = self.path(number)
         if number not in self._open:
             if not self.compared:
-                _compared(self.index, path, _version(path))
+                _compared(self.index, path, file_version(path))
             content = unpickled(path, mmap=True)
             self._open[number] = cast("Mapping[str, Any]", content) if isinstance(content, dict) else {}
         if not isinstance(found := self._open[number].get(key), Tensor):
@@ -140,10 +135,9 @@ def insert_stored(content: dict[str, Any], index: Path) -> None:
     """Put stored tensors into the content of a checkpoint where its table says so, and :class:`Parts` under its key.
 
     Raises:
-        LoadError: the table is malformed, or the files are not those that were written.
+        LoadError: the table is malformed. Whether the files are there is checked by :meth:`Parts.verify`.
     """
-    parts = Parts(index, content[PARTS])
-    parts.verify()
+    parts = Parts(index, checked_table(index, content[PARTS]))
     for stored in parts.table.tensors:
         *way, last = stored.place
         place: Any = content
@@ -198,20 +192,37 @@ def parts_of(index: Path) -> Parts | None:
     Raises:
         LoadError: it cannot be read, or what it says of its parts is malformed.
     """
-    given = _table(index, _version(index))
-    return None if given is None else Parts(index, given)
+    table = _table(index, file_version(index))
+    return None if table is None else Parts(index, table)
 
 
 @lru_cache(maxsize=256)
-def _table(index: Path, version: tuple[int, ...]) -> Any:
+def _table(index: Path, version: tuple[int, ...]) -> Table | None:
     compare_checksums(index, lambda name: name.endswith("/data.pkl"))
     content = unpickled(index, mmap=True)
-    return content.get(PARTS) if isinstance(content, dict) else None
+    return checked_table(index, content[PARTS]) if isinstance(content, dict) and PARTS in content else None
 
 
-def _version(path: Path) -> tuple[int, ...]:
-    about = regular_file(path)
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+def checked_table(index: Path, given: Any) -> Table:
+    """What a checkpoint says of its parts.
+
+    Args:
+        index: the checkpoint's file.
+        given: the table in it, from anyone.
+
+    Raises:
+        LoadError: the table is malformed, or pieces do not make up their tensor.
+    """
+    try:
+        table = Table.model_validate(given)
+        check_table(table)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(short_name(part) for part in (PARTS, *first["loc"]))
+        raise LoadError(f"{index}: {where} is wrong: {first['msg'].lower()}") from None
+    except MalformedError as error:
+        raise LoadError(f"{index}: {PARTS}: {error}") from None
+    return table
 
 
 @lru_cache(maxsize=4096)

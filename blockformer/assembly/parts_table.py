@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from itertools import combinations
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -87,11 +86,27 @@ def _problems(stored: Stored, numbers: set[int], size: int) -> Iterator[str]:
         if piece.file not in numbers:
             yield f"has a piece in {part_name(piece.file)}, which is no file of the checkpoint"
     whole = sum(math.prod(piece.sizes) for piece in stored.pieces) == math.prod(stored.shape)
-    if not whole or any(_overlap(a, b) for a, b in combinations(stored.pieces, 2)):
+    if not whole or _overlap(stored.pieces, axes):
         yield "is not made up of its pieces"
 
 
-def _overlap(a: Piece, b: Piece) -> bool:
+def _overlap(pieces: list[Piece], axes: int) -> bool:
+    """Whether two pieces overlap. Sorted along one axis, each is compared only with those that begin before it ends."""
+    axis = max(range(axes), key=lambda one: len({piece.offsets[one] for piece in pieces}), default=None)
+    if axis is None:
+        return len(pieces) > 1
+    ordered = sorted(pieces, key=lambda piece: piece.offsets[axis])
+    for number, piece in enumerate(ordered):
+        end = piece.offsets[axis] + piece.sizes[axis]
+        for other in ordered[number + 1 :]:
+            if other.offsets[axis] >= end:
+                break
+            if _meet(piece, other):
+                return True
+    return False
+
+
+def _meet(a: Piece, b: Piece) -> bool:
     return all(x < y + m and y < x + n for x, n, y, m in zip(a.offsets, a.sizes, b.offsets, b.sizes, strict=True))
 
 

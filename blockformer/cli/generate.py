@@ -73,6 +73,8 @@ def choose_method(kind: str, options: Namespace) -> Method:
             raise UserError(f"--{name.replace('_', '-')} has no effect with {method.name}")
     if options.draft is None and options.draft_tokens is not None:
         raise UserError("--draft-tokens has no effect without --draft")
+    if kind == "encoder_decoder" and options.prompt_chunk is not None:
+        raise UserError("--prompt-chunk has no effect with an encoder-decoder, whose source is read at once")
     if options.draft is not None and options.compile:
         raise UserError("--compile has no effect with --draft, whose steps have varying numbers of tokens")
     return method
@@ -99,21 +101,25 @@ def _draw(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespa
 
 def _write(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Namespace, choose: "TokenChooser") -> None:
     """Continue or translate greedily or by sampling: token by token, but several prompts side by side."""
+    from blockformer.generation.text_model import WRITING_BATCH
+
     drafting, samples = _drafting(model, options), _samples(options)
     given: dict[str, Any] = {"choose": choose, "prompt_chunk": options.prompt_chunk, "compiled": bool(options.compile)}
     given |= {"max_new_tokens": _tokens(model, tasks, options), "eos": eos}
-    written: list[list[str]] = []
-    if len(tasks) > 1 and tasks[0].source is None and drafting is None:
-        written = [model.write([task.begin for task in tasks], **given) for _ in range(samples)]
-    for index, task in enumerate(tasks):
-        for sample in range(samples):
-            _show(_heading(task.where, str(sample + 1) if samples > 1 else ""), task.shown)
-            if written:
-                _show(written[sample][index])
-            elif task.source != "":
-                for characters in model.stream(task.begin, source=task.source, drafting=drafting, **given):
-                    _show(characters if task.source is None else _on_one_line(characters))
-            _show("\n")
+    together = WRITING_BATCH if len(tasks) > 1 and tasks[0].source is None and drafting is None else 1
+    for start in range(0, len(tasks), together):
+        part, written = tasks[start : start + together], list[list[str]]()
+        if together > 1:
+            written = [model.write([task.begin for task in part], **given) for _ in range(samples)]
+        for index, task in enumerate(part):
+            for sample in range(samples):
+                _show(_heading(task.where, str(sample + 1) if samples > 1 else ""), task.shown)
+                if written:
+                    _show(written[sample][index])
+                elif task.source != "":
+                    for characters in model.stream(task.begin, source=task.source, drafting=drafting, **given):
+                        _show(characters if task.source is None else _on_one_line(characters))
+                _show("\n")
     if drafting is not None:
         found = f"{drafting.accepted:,} of {drafting.proposed:,} drafted tokens were accepted ({drafting.share:.0%})"
         print(found, file=sys.stderr)
@@ -154,12 +160,14 @@ def _search(model: "TextModel", tasks: "list[Task]", eos: "Ends", options: Names
 
 
 def _fill(model: "TextModel", tasks: "list[Task]", _: "Ends", options: Namespace) -> None:
-    blank, texts = options.blank or "_", [task.shown for task in tasks]
-    if any(blank not in text for text in texts):
-        raise ValueError(f"the prompt has no blank; write {blank} for each missing token")
-    for text in texts:
-        filled, blanks = model.fill_masks(text, blank)
-        _show(filled, "\n")
+    blank = options.blank or "_"
+    for task in tasks:
+        if blank not in task.shown:
+            which = f"prompt {task.where}" if task.where else "the prompt"
+            raise ValueError(f"{which} has no blank; write {blank} for each missing token")
+    for task in tasks:
+        filled, blanks = model.fill_masks(task.shown, blank)
+        _show(_heading(task.where), filled, "\n")
         for number, found in enumerate(blanks, start=1):
             candidates = (f"{model.tokenizer.name(token)!r} {share:.1%}" for token, share in found.candidates)
             _show(f"  blank {number}: ", "  ".join(candidates), "\n")
@@ -182,7 +190,10 @@ def _tokens(model: "TextModel", tasks: "list[Task]", options: Namespace) -> int:
         return TOKENS
     fits = min(model.token_budget(task.begin, options.max_new_tokens) for task in tasks)
     if 0 < fits < options.max_new_tokens:
-        print(f"the model's max_length of {model.model.max_length} leaves room for {fits} tokens", file=sys.stderr)
+        after = " after the longest prompt" if len(tasks) > 1 else ""
+        print(
+            f"the model's max_length of {model.model.max_length} leaves room for {fits} tokens{after}", file=sys.stderr
+        )
     return options.max_new_tokens
 
 

@@ -35,6 +35,11 @@ def parser() -> Parser:
         "JSON lines from standard input",
     )
     add("--column", metavar="NAME", help="column of the messages of a conversation; default: messages")
+    add(
+        "--tools-column",
+        metavar="NAME",
+        help="column of the tools of a conversation; default: tools, where there is one",
+    )
     add("--max-new-tokens", type=int, metavar="N", help="largest number of new tokens; default: 256")
     add("--samples", type=int, metavar="N", help="number of texts; with beam search: the best N; default: 1")
     add("--greedy", action="store_const", const=True, help="always choose the most probable token")

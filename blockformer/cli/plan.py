@@ -23,7 +23,7 @@ NOTE = (
 DEVICES = {"b200": (2250e12, 80e12), "h200": (989e12, 67e12), "h100": (989e12, 67e12), "a100": (312e12, 19.5e12)}
 """Peak operations per second of dense products in bfloat16 and in float32, as the maker states them."""
 SHARES = (0.25, 0.5)
-"""Of the peak, in training: 22 to 53 % on one H200 (docs/training.md, Speed on a GPU)."""
+"""Of the peak, in training: 22 to 53 % on one H200 (docs/scaling.md, Speed on a GPU)."""
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "exchange")
 
@@ -39,8 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     from blockformer.inspection.device_plan import SPARE, DevicePlan
 
     recipe = recipe_of(options.recipe, options.overrides)
-    plan = DevicePlan(recipe, options.precision, options.length or 0, fused=options.device != "cpu")
-    plan.length = options.length or plan.model.max_length
+    plan = DevicePlan(recipe, options.precision, options.length, fused=options.device != "cpu")
     if plan.length > plan.model.max_length:
         raise UserError(f"--length {plan.length} is above the model's max_length of {plan.model.max_length} tokens")
     batch = options.batch or 8 * options.devices
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         elif need.total > available:
             print(f"{need.layout}: {_remedy(plan, need, batch, available)}")
     if all(need.refused is not None or need.total > available for need in needs):
-        print(_more(plan, options.devices, batch, available))
+        print(_more(plan, options.devices, on, batch, available))
     print(_time(plan, batch, options.devices, options.device, peak))
     print(NOTE.format(spare=SPARE))
     return 0
@@ -94,12 +93,12 @@ def _remedy(plan: "DevicePlan", need: "Need", batch: int, available: int) -> str
     )
 
 
-def _more(plan: "DevicePlan", devices: int, batch: int, available: int) -> str:
+def _more(plan: "DevicePlan", devices: int, on: str, batch: int, available: int) -> str:
     found = plan.more_devices(devices, batch, available)
     if found is None:
         return "nothing fits with this batch, nor on more devices that divide it: take a smaller batch or length"
     count, need = found
-    return f"nothing fits with this batch on {devices} devices; on {count} {need.layout} does ({size(need.total)} each)"
+    return f"nothing fits with this batch on {on}; on {count} {need.layout} does ({size(need.total)} each)"
 
 
 def _peak(device: str, precision: str) -> float:
@@ -118,10 +117,10 @@ def _time(plan: "DevicePlan", batch: int, devices: int, device: str, peak: float
 
     least, *usual = (step_seconds(plan, batch, devices, peak, share) for share in (1.0, *reversed(SHARES)))
     low, high = SHARES
-    source = "measured here" if device == "cpu" else "its maker's"
+    source, shares = ("measured here", "") if device == "cpu" else ("its maker's", ", as measured on one H200")
     return (
         f"a step: {least:.3g} s at the peak of {peak / 1e12:.3g} TFLOP/s ({source}); {usual[0]:.3g} to {usual[1]:.3g} "
-        f"s at {low:.0%} to {high:.0%} of it, as measured on one H200; what is sent comes on top where it is not hidden"
+        f"s at {low:.0%} to {high:.0%} of it{shares}; what is sent comes on top where it is not hidden"
     )
 
 

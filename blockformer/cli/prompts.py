@@ -47,13 +47,15 @@ def read(options: Namespace) -> list[str] | list[Chat]:
         UserError: they cannot be read, or the options contradict each other.
     """
     if options.messages is None:
-        if options.column is not None:
-            raise UserError("--column has no effect without --messages")
+        for name in ("column", "tools_column"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} has no effect without --messages")
         return _prompts(options)
     for name in ("prompt", "prompts"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name} has no effect with --messages: put it into a message")
-    columns = Columns() if options.column is None else Columns(options.column)
+    given = {"messages": options.column, "tools": options.tools_column}
+    columns = Columns(**{name: column for name, column in given.items() if column is not None})
     if options.messages == "-":
         found = [*chats_in(_standard_input("--messages"), "standard input", columns)]
     else:
@@ -86,6 +88,11 @@ def tasks_of(
         return [Task("", source) for source in _sources(model, texts)], None
     origins = [*(options.prompt or []), *[None] * len(texts)]  # the line end of standard input is no part of the prompt
     texts = [re.sub(r"\r?\n\Z", "", one) if origin == "-" else one for one, origin in zip(texts, origins, strict=False)]
+    for number, text in enumerate(texts, start=1):
+        if (size := model.prompt_size(text)) > model.model.max_length and several:
+            raise ValueError(
+                f"prompt {number} has {size} tokens, but the model's max_length is {model.model.max_length}"
+            )
     return [Task(text, where=str(number) if several else "") for number, text in enumerate(texts, start=1)], None
 
 
@@ -108,7 +115,7 @@ def _prompts(options: Namespace) -> list[str]:
         raise UserError("--prompt -: standard input can be read once only")
     found = [_text(prompt) for prompt in given]
     if options.prompts is not None:
-        found += plain_text.lines(plain_text.read(Path(options.prompts)))
+        found += plain_text.lines(plain_text.read(Path(options.prompts).expanduser()))
     return found or [""]
 
 

@@ -88,7 +88,10 @@ def naming_bad_tasks() -> Generator[None]:
         if not _comes_from_a_task(error):
             raise
         reason = f"{type(error).__name__}: {shortened(' '.join(str(error).split()))}"
-        raise UserError(f"a task cannot be used ({reason}): correct its file") from error
+        remedy = "if it is your own, correct its file"
+        if isinstance(error, ImportError | OSError):
+            remedy = "install what it names, or check network and disk"
+        raise UserError(f"a task cannot be used ({reason}): {remedy}") from error
 
 
 def _comes_from_a_task(error: Exception) -> bool:

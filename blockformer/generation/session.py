@@ -83,7 +83,7 @@ class DecodingSession:
         self._step: Callable[..., Tensor] | None = None
         longest = max(map(len, prompts), default=1)
         self._chunk = self._chunk_of(prompt_chunk, longest)
-        self._capacity = None if compile_for is None else self._capacity_for(longest + compile_for)
+        self._capacity = None if compile_for is None else self._capacity_for(longest + max(compile_for - 1, 1))
         if sources is not None:
             source, self.source_mask = pad_left(sources, self.device)
             self.memory = cast("EncoderDecoder", model).encode(source, self.source_mask)
@@ -175,10 +175,10 @@ class DecodingSession:
         elif self._prefix is not None:
             reason = "whose tokens depend on each other in both directions"
         elif any(scaling.invalidates_cache(1, longest) for scaling in self._scalings):
-            reason = f"of {longest} tokens, at which the RoPE scaling changes"
+            reason = f"of {longest} tokens, at which the RoPE scaling changes,"
         if reason is None:
             return given or CHUNK
-        if given is not None:
+        if given is not None and given < longest:
             raise ValueError(f"prompt_chunk={given}: a prompt {reason} cannot be read in parts; leave prompt_chunk out")
         return longest
 

@@ -111,6 +111,10 @@ class TextModel:
                 raise ValueError(f"{chat.where}: has {len(prompt)} tokens, but the model's max_length is {longest}")
         return prompts, [one for one in ends if one is not None]
 
+    def prompt_size(self, prompt: Prompt) -> int:
+        """How many tokens the model reads of a prompt."""
+        return len(self._encode_prompt(prompt))
+
     def token_budget(self, prompt: Prompt, max_new_tokens: int) -> int:
         """How many tokens can follow a prompt: ``max_new_tokens``, or fewer to stay within ``max_length``."""
         return token_budget(self.model, self._encode_prompt(prompt), max_new_tokens)
@@ -163,6 +167,8 @@ class TextModel:
             "prompt_chunk": prompt_chunk,
         }
         decoder = self.tokenizer.stream(ids)
+        if drafting is not None and compiled:
+            raise ValueError("compiled has no effect with drafting, whose steps have varying numbers of tokens")
         if drafting is not None:
             tokens = speculate(self.model, drafting, ids, source=read, **given)
         else:

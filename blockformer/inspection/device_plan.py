@@ -83,13 +83,14 @@ class DevicePlan:
     Args:
         recipe: what to train.
         precision: one of :data:`~blockformer.inspection.memory.PRECISIONS`.
-        length: tokens in a sequence.
+        length: tokens in a sequence; None: the model's `max_length`.
         fused: whether attention with dropout has a kernel that saves no scores, as on a GPU.
     """
 
-    def __init__(self, recipe: Recipe, precision: str, length: int, *, fused: bool = True) -> None:
-        self.recipe, self.precision, self.length, self.fused = recipe, precision, length, fused
+    def __init__(self, recipe: Recipe, precision: str, length: int | None, *, fused: bool = True) -> None:
+        self.recipe, self.precision, self.fused = recipe, precision, fused
         self.model = check(recipe)
+        self.length = self.model.max_length if length is None else length
         OptimizerSettings().choose_trained(self.model)
         self._memory: Callable[[int, int], Memory] = cache(self._measured)
 
@@ -140,6 +141,7 @@ class DevicePlan:
         has parameters and gradients as long as the backward pass runs.
         """
         size, data = PRECISIONS[self.precision].itemsize, need.layout.data
+        gathered = 4 if self.precision == "fp32" else 2  # bytes of a parameter of a layer, which bf16-mixed rounds
         sizes = {
             name: parameter.numel() // (plan.parts if name in plan.cuts else 1)
             for name, parameter in self.model.named_parameters()
@@ -149,13 +151,14 @@ class DevicePlan:
             if isinstance(module, Layer):
                 inside[path] = sum(count for name, count in sizes.items() if name.startswith(f"{path}."))
         largest, outside = max(inside.values(), default=0), sum(sizes.values()) - sum(inside.values())
+        gathering = 2 * gathered * sum(inside.values()) + size * outside  # layers for both passes, the rest once
         return replace(
             need,
             parameters=-(-need.parameters // data),
             gradients=-(-need.gradients // data),
             optimizer=-(-need.optimizer // data),
-            exchange=size * (3 * largest + 2 * max(outside, 0)),
-            sent=sent + int((2 * need.parameters + need.gradients) * (data - 1) / data),
+            exchange=2 * gathered * largest + size * (largest + 2 * max(outside, 0)),
+            sent=sent + int((gathering + need.gradients) * (data - 1) / data),
         )
 
     def smaller_batch(self, layout: Layout, batch: int, available: int) -> Need | None:

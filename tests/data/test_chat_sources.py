@@ -1,6 +1,7 @@
 """Conversations from Parquet and Arrow, with tools, and in mixtures."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import transformers
 from pyarrow import parquet
 
 from blockformer.data.chat_tokens import ChatEncoder
+from blockformer.data.corpora.chats import messages_of
 from blockformer.data.corpora.corpus import Chat
 from blockformer.data.module import TextData
 from blockformer.data.tokenizers.file import File
@@ -72,18 +74,28 @@ def test_tables_give_the_conversations_of_json_lines(ending: str, tmp_path: Path
         data(wrong).facts()
 
 
-def test_tools_and_calls_reach_the_template_as_in_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("silent", [{}, {"content": None}], ids=["without content", "content null"])
+def test_tools_and_calls_reach_the_template_as_in_transformers(silent: dict[str, Any], tmp_path: Path) -> None:
+    said = messages_of([CALLS[0], CALLS[1] | silent, *CALLS[2:]], "here", "messages")
+    assert said[1].items() >= silent.items()
     folder = write_tokenizer(tmp_path / "tokenizer", WITH_TOOLS)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     with ChatEncoder(File(tokenizer_path=str(folder)).read()) as encoder:
         for tools in (TOOLS, [], None):
-            (found,) = encoder.encode([Chat(CALLS, "here", tools)])
+            (found,) = encoder.encode([Chat(said, "here", tools)])
             wanted = theirs.apply_chat_template(
-                CALLS, tools=tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+                said, tools=tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
             )
             assert found.ids.tolist() == wanted["input_ids"]
             assert found.answers.astype(int).tolist() == wanted["assistant_masks"]
             assert ('"name": "now"' in found.text) == bool(tools)
+
+
+@pytest.mark.parametrize("value", [datetime(2026, 1, 2), b"x"], ids=["date", "bytes"])
+def test_a_value_that_json_does_not_have_is_refused_in_one_line(value: Any, tmp_path: Path) -> None:
+    path = write_table(tmp_path / "c.parquet", {"messages": [[CALLS[0] | {"more": value}, CALLS[3]]] * 4})
+    with pytest.raises(DataError, match=r"c\.parquet, row 1: messages has a value that JSON does not have"):
+        data(path, CHATML).facts()
 
 
 def test_the_column_of_tools_is_read_from_lines_and_tables_and_as_text(tmp_path: Path) -> None:

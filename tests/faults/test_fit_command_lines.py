@@ -1,6 +1,7 @@
 """Random components and options for `fit`, from the registry: a run, or one line that says what to change."""
 
 import json
+import os
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -86,6 +87,7 @@ def places(fit: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -
     chat = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]}
     (folder / "chats.jsonl").write_text(f"{json.dumps(chat)}\n" * 99)
     (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
     run = fit("--trainer.max_steps", "1", "--optimizer.schedule", "constant", name="for-fit-command-lines")
     (folder / "damaged.ckpt").write_bytes((run / "checkpoints" / "last.ckpt").read_bytes()[:-99])
     named = {"TEXT": "text.txt", "TABLE": "table.jsonl", "CHATS": "chats.jsonl", "FOLDER": "folder", "PIPE": "pipe"}
@@ -113,7 +115,7 @@ def options_of(draw: Random) -> dict[str, str]:
                 usual = USUAL.get(type(entries(slot)[chosen].parameters[parameter].default), YAML)
                 any_value = (*NUMBERS, *TEXTS, *YAML, *PLACES)
                 given[f"--{name}.{parameter}"] = draw.choice(usual if draw.random() < 0.7 else any_value)
-    if issubclass_of_task(given["--data.dataset"]):
+    if has_own_ids(given["--data.dataset"]):
         given.pop("--data.tokenizer", None)
     elif draw.random() < 0.5:
         given["--data.tokenizer"] = "bytes"
@@ -122,7 +124,7 @@ def options_of(draw: Random) -> dict[str, str]:
     return given
 
 
-def issubclass_of_task(dataset: str) -> bool:
+def has_own_ids(dataset: str) -> bool:
     """Whether a dataset has token ids of its own."""
     return bool(getattr(entries("dataset")[dataset].block, "own_ids", False))
 

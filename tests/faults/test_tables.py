@@ -10,15 +10,18 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from blockformer.data.corpora.chats import messages_of
+from blockformer.data.corpora.chats import Columns, chats_of
 from blockformer.data.corpora.hub import saved_files
-from blockformer.data.corpora.table_rows import raw_rows, rows
+from blockformer.data.corpora.table_rows import rows
 from blockformer.data.corpora.token_files import recognise
 from blockformer.errors import DataError
 from tests.faults.damage import damaged_bytes, damaged_values
 
 ROWS = [{"text": f"Line {n}: naïve café, 日本語", "label": str(n % 3), "n": n} for n in range(60)]
-CHAT = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b", "tool": [{"x": None}]}]}
+CHAT = {
+    "tools": [{"type": "function", "function": {"name": "now"}}],
+    "messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b", "tool": [{"x": None}]}],
+}
 STATE = {"_data_files": [{"filename": "data-0.arrow"}], "_split": None, "_format_columns": ["text"]}
 
 
@@ -53,8 +56,7 @@ def read(path: Path) -> None:
     """Read all of a file."""
     match path.name:
         case "c.jsonl":
-            for where, (value,) in raw_rows(path, ["messages"]):
-                messages_of(value, where, "messages")
+            assert all(chat.messages for chat in chats_of([path], Columns()))
         case "x.npy" | "x.bin":
             assert len(np.asarray(recognise(path, None).open())) > 0
         case "state.json":

@@ -184,23 +184,26 @@ def test_what_cannot_be_scored_ends_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "reason"),
     [
-        "task: [",
-        json.dumps({"task": "broken", "output_type": "no_such_type", "dataset_path": "json"}),
-        json.dumps({"task": "broken", "doc_to_target": "{{ 1 / 0 }}"}),
-        json.dumps({"task": "broken", "doc_to_target": "{% for %}"}),
+        ("task: [", "the harness has no task broken"),
+        (
+            json.dumps({"task": "broken", "output_type": "no_such_type", "dataset_path": "json"}),
+            "a task cannot be used (",
+        ),
+        (json.dumps({"task": "broken", "doc_to_target": "{{ 1 / 0 }}"}), "a task cannot be used (ZeroDivisionError"),
+        (json.dumps({"task": "broken", "doc_to_target": "{% for %}"}), "a task cannot be used (TemplateSyntaxError"),
     ],
     ids=["yaml", "type", "expression", "template"],
 )
 def test_a_broken_file_of_a_task_ends_in_one_line(
-    content: str, run: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: str, reason: str, run: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = json.loads((tasks / "own_text.yaml").read_text())
     text = json.dumps(whole | json.loads(content)) if content.startswith("{") else content
     (tmp_path / "broken.yaml").write_text(text)
     assert main(["evaluate", str(run), "--tasks", "broken", "--include", str(tmp_path)]) == 2
-    assert "task" in capsys.readouterr().err.splitlines()[-1]
+    assert reason in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_an_answer_that_is_too_long_is_refused_and_not_cut(run: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -181,6 +182,23 @@ def test_a_run_goes_on_from_its_checkpoint_also_in_one_process(
     for name, tensor in read_checkpoint(whole / "checkpoints" / "last.ckpt")["state_dict"].items():
         assert torch.equal(read_checkpoint(again / "checkpoints" / "last.ckpt")["state_dict"][name], tensor), name
     check_alike(alone, one)
+
+
+@pytest.mark.slow
+def test_a_callback_of_ones_own_saves_the_whole_model(
+    start: Callable[..., Any], uneven: list[str], runs: Path, tmp_path: Path
+) -> None:
+    """Also where the run's own checkpoints are written in parts, by all processes."""
+    given = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": str(tmp_path)}}
+    steps = ["--trainer.max_steps", "1", "--optimizer.decay_steps", "4", "--trainer.callbacks", json.dumps([given])]
+    process = start("fit", *uneven, "--run.name", "own-saver", *two("fsdp2"), *steps)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    (path,) = tmp_path.glob("*.ckpt")
+    found = torch.load(path, weights_only=True)["state_dict"]
+    expected = read_checkpoint(runs / "own-saver" / "checkpoints" / "last.ckpt")["state_dict"]
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 @pytest.mark.slow

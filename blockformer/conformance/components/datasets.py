@@ -126,8 +126,8 @@ def check_text_is_decided_by_its_key(case: BlockCase) -> None:
 
 
 @_with_own_cache
-def check_answers_are_as_probable_as_it_says(case: BlockCase) -> None:
-    """Of a task, `chance` and `ceiling` are accuracies, and rows are drawn from the given random numbers alone."""
+def check_rows_of_a_task_depend_on_nothing_else(case: BlockCase) -> None:
+    """Of a task, a row is drawn from its own random numbers alone; `chance` and `ceiling` are accuracies."""
     task, again = made(case, Dataset), made(case, Dataset)
     if not isinstance(task, Task) or not isinstance(again, Task):
         raise NotApplicable("the dataset is no task")

@@ -24,7 +24,7 @@ BY_SLOT: Mapping[str, Checks] = {
         datasets.check_no_row_of_validation_is_trained_on,
         datasets.check_rows_fit_their_vocabulary,
         datasets.check_text_is_decided_by_its_key,
-        datasets.check_answers_are_as_probable_as_it_says,
+        datasets.check_rows_of_a_task_depend_on_nothing_else,
     ),
     "evaluation": (
         evaluations.check_figures_are_known_numbers,

@@ -16,7 +16,7 @@ from blockformer.data.corpora.table_rows import raw_json_rows, raw_rows, text_of
 from blockformer.data.corpora.tables import key_of, limits_of, overlaps, split_of
 from blockformer.data.progress import stage
 from blockformer.errors import DataError
-from blockformer.files import is_deeper
+from blockformer.files import is_deeper, parse_json
 
 ASSISTANT, TOOLS = "assistant", "tools"
 _ROLES = {"human": "user", "gpt": ASSISTANT}
@@ -112,14 +112,15 @@ def messages_of(value: Any, where: str, column: str) -> list[dict[str, Any]]:
 def _message(value: Any, which: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{which} must be an object with role and content, not {type(value).__name__}")
-    message = {key: one for key, one in value.items() if one is not None}
+    silent = "tool_calls" in value and value["tool_calls"] is not None  # whose content may be null, and stays so
+    message = {key: one for key, one in value.items() if one is not None or (key == "content" and silent)}
     if not {"role", "content"} & message.keys() and {"from", "value"} <= message.keys():
         speaker, said = message.pop("from"), message.pop("value")
         message |= {"role": _ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker, "content": said}
     for key in ("role", "content"):
-        if key in message:
+        if message.get(key) is not None:
             text_of(message[key], which, key)
-        elif key == "role" or "tool_calls" not in message:
+        elif key == "role" or not silent:
             raise DataError(f"{which} has no {key}")
     return message
 
@@ -137,8 +138,8 @@ def tools_of(value: Any, where: str, column: str) -> list[dict[str, Any]] | None
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = parse_json(value) if value.strip() else None
+        except ValueError:
             raise DataError(f"{where}: {column} is a text, but not the JSON of a list of tools") from None
     if value is None:
         return None
@@ -159,6 +160,8 @@ def _encodable(value: Any, where: str, column: str) -> Any:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise DataError(f"{where}: {column} has an unpaired surrogate; remove it") from None
+    except TypeError as error:  # a date or bytes of Parquet or Arrow
+        raise DataError(f"{where}: {column} has a value that JSON does not have ({error}); make it text") from None
     return value
 
 

@@ -46,7 +46,7 @@ class Chat:
     @property
     def contents(self) -> tuple[str, ...]:
         """What was said."""
-        return tuple(message.get("content", "") for message in self.messages)
+        return tuple(message.get("content") or "" for message in self.messages)
 
 
 Document = TypeVar("Document", str, Pair)

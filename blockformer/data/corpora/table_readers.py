@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import IO, Any
 
@@ -220,10 +221,13 @@ def _batches(path: Path, columns: Sequence[str], batches: Iterator[tuple[Any, in
     """The rows of record batches, each of which comes with its bytes of the file."""
     number = 0
     for batch, size in batches:
+        there = {*batch.schema.names}
+        for name in columns:
+            if name in there:
+                _validate(path, batch, name)
         for start in range(0, batch.num_rows, _AT_ONCE):
             part = batch.slice(start, _AT_ONCE)
             missing = [None] * part.num_rows
-            there = {*part.schema.names}
             values = (_values(path, part, name) if name in there else missing for name in columns)
             for row in zip(*values, strict=True):
                 number += 1
@@ -231,16 +235,30 @@ def _batches(path: Path, columns: Sequence[str], batches: Iterator[tuple[Any, in
         count(size)
 
 
+def _validate(path: Path, batch: Any, name: str) -> None:
+    """Check a whole column, once: of a slice of lists all values of the batch would be checked again.
+
+    Raises:
+        DataError: an index or a length in the file is wrong, for example, and would read what is beside it in memory.
+    """
+    with _naming_column(path, name):
+        batch.column(name).validate(full=True)
+
+
 def _values(path: Path, batch: Any, name: str) -> list[Any]:
     """The values of a column of a record batch.
 
     Raises:
-        DataError: they are no values of its type; an index or a length in the file is wrong, for example.
+        DataError: they are no values of its type.
     """
+    with _naming_column(path, name):
+        return batch.column(name).to_pylist()
+
+
+@contextmanager
+def _naming_column(path: Path, name: str) -> Generator[None]:
     try:
-        column = batch.column(name)
-        column.validate(full=True)  # else a wrong length reads what is beside the file in memory
-        return column.to_pylist()
+        yield
     except Exception as error:  # of any class: pyarrow makes dates, time zones, ... of what the file says
         raise DataError(f"{path}: the column {name!r} cannot be read: {shortened(str(error))}") from None
 

@@ -39,7 +39,9 @@ class MQAR(Task):
         if pairs > key_tokens:
             raise DataError(f"data.pairs {pairs} is more than data.key_tokens {key_tokens}: the keys of a row differ")
         if power > MOST_POWER:
-            raise DataError(f"data.power {power:g}: give at most {MOST_POWER}; from 1 on, no question follows soon")
+            raise DataError(
+                f"data.power {power:g}: give at most {MOST_POWER}; the larger it is, the later the questions follow"
+            )
         self.pairs, self.keys, self.values, self.power = pairs, key_tokens, value_tokens, power
         self.evaluation_length = evaluation_length
         self.vocab_size = key_tokens + value_tokens

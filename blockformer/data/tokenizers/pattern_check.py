@@ -82,7 +82,11 @@ class _Scan:
             return "repeats a repetition"
         if ways > 1:
             return "repeats what can be matched in several ways"
-        self._last = (0 if "," not in text and text[0] == "{" else 1, 1)  # `(\d{3})+` has one way to match
+        exact = "," not in text and text[0] == "{"  # `(\d{3})+` has one way to match
+        if exact and text.endswith("?"):  # not lazy: in this syntax `a{2}?` is `(?:a{2})?`
+            self._last = (0, 2)
+            return self._groups[-1].add(0, 2)
+        self._last = (0 if exact else 1, 1)
         return self._groups[-1].add(*self._last)
 
     def reference(self, text: str) -> str | None:

@@ -21,7 +21,7 @@ from blockformer.training.callbacks.step_callback import StepCallback, is_dry_ru
 from blockformer.training.evaluations import FIGURE
 from blockformer.training.kept_checkpoints import KeptCheckpoints, remove_unused_parts
 from blockformer.training.module import TrainingModule
-from blockformer.training.parallel.parts_writer import PartsWriter, remove_draft_folders
+from blockformer.training.parallel.parts_writer import PartsWriter
 from blockformer.training.parallel.strategy import ShardedStrategy
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -64,8 +64,6 @@ class Checkpoints(StepCallback, Checkpoint):
         divided = isinstance(strategy, ShardedStrategy) and trainer.world_size > 1
         if self.form == "sharded" or (self.form == "auto" and divided):
             self._writer = PartsWriter(self.kept.after_write)
-            if isinstance(strategy, ShardedStrategy):
-                strategy.in_parts = True
 
     def figures(self) -> dict[str, float]:
         """Seconds for which training has waited for checkpoints since the last call; nothing if for none."""
@@ -136,6 +134,7 @@ class Checkpoints(StepCallback, Checkpoint):
         """
         if is_dry_run(trainer):
             return
+        since = time.perf_counter()
         self.guard.check()
         if self._saved not in (-1, trainer.global_step):
             if self._writer is not None:
@@ -144,12 +143,12 @@ class Checkpoints(StepCallback, Checkpoint):
                 self._keep()
         for logger in trainer.loggers:
             logger.save()
-        self._write(trainer, self.folder / LAST)
+        self._write(trainer, self.folder / LAST, since)
         self._saved = trainer.global_step
 
-    def _write(self, trainer: Trainer, path: Path) -> None:
-        """Write a checkpoint, or begin to."""
-        since = time.perf_counter()
+    def _write(self, trainer: Trainer, path: Path, since: float | None = None) -> None:
+        """Write a checkpoint, or begin to; training has waited for it `since` then, or from now on."""
+        since = time.perf_counter() if since is None else since
         if self._writer is not None:
             self._writer.save(trainer, path)
         else:
@@ -183,8 +182,7 @@ class Checkpoints(StepCallback, Checkpoint):
     def _drop(self, trainer: Trainer) -> None:
         self._close()
         if trainer.is_global_zero:
-            (self.folder / _BEFORE).unlink(missing_ok=True)
-            remove_draft_folders(self.folder)
+            remove_drafts(self.folder)
             remove_unused_parts(self.folder)
 
 

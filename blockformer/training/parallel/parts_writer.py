@@ -2,10 +2,10 @@
 
 import errno
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
@@ -32,6 +32,7 @@ from blockformer.assembly.checkpoint_parts import Place, digest, piece_key
 from blockformer.assembly.parts_table import PARTS, part_name
 from blockformer.files import sync_folder, write_atomically
 from blockformer.training.parallel.shards import Part
+from blockformer.training.parallel.strategy import ShardedStrategy
 
 SHARED = (("state_dict",), ("optimizer_states",), ("callbacks", "WeightAverage"))
 """What leads to tensors that all processes have a part of, or the same copy; others are small, as random states are."""
@@ -66,7 +67,9 @@ class PartsWriter:
         Raises:
             OSError: the one before could not be written.
         """
-        content, parts = take_parts(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+        strategy = trainer.strategy
+        with strategy.in_parts() if isinstance(strategy, ShardedStrategy) else nullcontext():
+            content, parts = take_parts(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
         if self._step != trainer.global_step:
             self.wait(trainer)
             self._store(trainer, parts, path.parent)
@@ -285,9 +288,3 @@ def _cause(error: Exception | CheckpointException) -> Exception:
         found = next((one for one, _ in error.failures.values()), error)
         return found if isinstance(found, OSError) else RuntimeError(" ".join(str(found).split())[:LONGEST])
     return error
-
-
-def remove_draft_folders(folder: Path) -> None:
-    """Remove what interrupted writers of parts have left."""
-    for draft in folder.glob(f".*.{PARTS}.tmp"):
-        shutil.rmtree(draft, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Lightning strategies that shard the model: `fsdp2` and `tensor_parallel`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self._wanted = tensor_parallel
         self._replicas, self._reshard, self._prefetch = replicas, reshard_after_forward, prefetch
         self.shards: Shards | None = None
-        self.in_parts = False  # whether checkpoints are written by all processes
+        self._in_parts = False
 
     def setup_environment(self) -> None:
         """Connect the processes and group them.
@@ -95,18 +96,18 @@ class ShardedStrategy(ModelParallelStrategy):
         if self._replicas < 1 or groups % self._replicas:
             raise UserError(f"replicas {self._replicas} does not divide the {groups} processes or groups: change it")
         parts, kept = groups // self._replicas, self._reshard
-        if not isinstance(kept, bool) and (not 1 < kept < parts or parts % kept):
-            raise UserError(
-                f"reshard_after_forward {kept}: parameters are sharded {parts} ways; give true, false or a number "
-                f"between 1 and {parts} that divides it"
-            )
-        if self._prefetch < 0:
-            raise UserError(f"prefetch {self._prefetch}: must be at least 0")
         if parts == 1 and (self._replicas > 1 or kept is not True or self._prefetch):
             raise UserError(
                 "replicas, reshard_after_forward and prefetch have no effect, because no parameter is sharded: leave "
                 "them out, or use more processes"
             )
+        if not isinstance(kept, bool) and (not 1 < kept < parts or parts % kept):
+            raise UserError(
+                f"reshard_after_forward {kept}: parameters are sharded {parts} ways; give true, false or a number "
+                f"above 1 and below {parts} that divides it, if there is one"
+            )
+        if self._prefetch < 0:
+            raise UserError(f"prefetch {self._prefetch}: must be at least 0")
 
     def plan(self, model: Model) -> Plan:
         """How tensor parallelism splits this model, from its shapes alone.
@@ -220,16 +221,25 @@ class ShardedStrategy(ModelParallelStrategy):
         assert self.shards is not None
         return self.shards.part(name, whole, like)
 
+    @contextmanager
+    def in_parts(self) -> Generator[None]:
+        """Meanwhile the state of the model and the optimizer is each process's part, and is gathered nowhere."""
+        self._in_parts = True
+        try:
+            yield
+        finally:
+            self._in_parts = False
+
     def stored(self, name: str, part: Tensor) -> Any:
         """What a checkpoint has of a tensor: this process's part, or all of it in the first process, else None."""
         assert self.shards is not None
-        if self.in_parts:
+        if self._in_parts:
             return self.shards.place(name, part)
         whole = self.shards.whole(name, part)
         return whole.cpu() if self.is_global_zero else None  # other processes drop it at once
 
     def _kept(self, state: dict[str, Any]) -> dict[str, Any]:
-        return state if self.is_global_zero or self.in_parts else {}
+        return state if self.is_global_zero or self._in_parts else {}
 
 
 def _damage(parts: Parts, rank: int, world: int) -> Iterator[str]:

@@ -31,7 +31,7 @@ def test_a_sharded_model_trains_like_a_whole_one(name: str, found: dict[str, str
     [
         ({"replicas": 3}, "replicas 3 does not divide the 4 processes"),
         ({"replicas": 0}, "replicas 0 does not divide"),
-        ({"reshard_after_forward": 3}, "a number between 1 and 4 that divides it"),
+        ({"reshard_after_forward": 3}, "a number above 1 and below 4 that divides it"),
         ({"replicas": 2, "reshard_after_forward": 2}, "parameters are sharded 2 ways"),
         ({"prefetch": -1}, "prefetch -1: must be at least 0"),
         ({"replicas": 4}, "no parameter is sharded"),
