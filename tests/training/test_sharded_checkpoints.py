@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,6 +90,22 @@ def test_rows_have_the_seconds_for_which_training_waited(run: Path) -> None:
     rows = [row for row in read_rows(run / "metrics.jsonl") if "train/loss" in row]
     assert [row["step"] for row in rows if "checkpoint_seconds" in row] == [3, 4, 5]
     assert all(0 < row["checkpoint_seconds"] < row["seconds"] for row in rows if "checkpoint_seconds" in row)
+
+
+def test_waiting_for_the_checkpoint_before_is_counted(
+    fit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = parts_writer.PartsWriter._finish
+
+    def slowly(*given: Any) -> None:
+        time.sleep(0.4)
+        finish(*given)
+
+    monkeypatch.setattr(parts_writer.PartsWriter, "_finish", slowly)
+    given = ("--trainer.max_steps", "4", "--trainer.limit_val_batches", "0", "--run.save_every", "1")
+    rows = read_rows(fit(*given, *SHARDED, name="slow-disk") / "metrics.jsonl")
+    waits = {row["step"]: row["checkpoint_seconds"] for row in rows if "checkpoint_seconds" in row}
+    assert waits[3] > 0.3  # step 2 was saved when step 1 was written
 
 
 def test_a_run_goes_on_from_it_as_if_it_had_not_stopped(run: Path, fit: Callable[..., Path]) -> None:
