@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
 TORCH  := 2.13.0
+# Hundreds of processes start in the tests: none compiles what another has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-translation demo-masked compare test test-slow test-all test-gpu faults null-studies large-corpus conformance check docs schema lock clean

@@ -28,6 +28,7 @@ def test_a_contestant_of_transformers_has_our_size(name: str) -> None:
     assert ours.size == sum(parameter.numel() for parameter in theirs.parameters())
 
 
+@pytest.mark.slow
 def test_the_decoder_by_hand_has_our_size_and_is_measured_beside_ours() -> None:
     assert TOY["llama"].ours(32, CPU).size == sum(p.numel() for p in TOY["llama"].by_hand(CPU).parameters())
     found = gpu.training(Case("llama", 32, others=("by hand",)), TOY["llama"], 64, CPU, 1)
@@ -35,6 +36,7 @@ def test_the_decoder_by_hand_has_our_size_and_is_measured_beside_ours() -> None:
     assert all(one["tokens_per_second"] > 0 for one in found["contestants"].values())
 
 
+@pytest.mark.slow
 def test_cases_are_left_out_when_time_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     out = tmp_path / "gpu.json"

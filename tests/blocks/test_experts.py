@@ -218,6 +218,7 @@ VARIANTS = [
 LAYERS = {"depth": 2, "layer": {"feedforward": {"type": "moe", "expert": SMALL}}}
 
 
+@pytest.mark.slow
 @parametrize_checks(VARIANTS)
 def test_variants_conform(case: BlockCase, check: Any) -> None:
     check(case)

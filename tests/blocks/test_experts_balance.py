@@ -153,6 +153,7 @@ def test_activation_checkpointing_changes_neither_gradients_nor_counts() -> None
     assert all(held is None for held in passes), "computed again, a layer must hold on to nothing"
 
 
+@pytest.mark.slow
 def test_compiles_whole_with_the_same_gradients_and_counts() -> None:
     built = model({"scores": "sigmoid", "balance_loss": 1.0, "balance_rate": 0.1})
     expected = one_step(built, built)

@@ -19,6 +19,7 @@ def checkpoints(fit: Fit) -> list[Path]:
     return [run / "checkpoints" / "last.ckpt" for run in runs]
 
 
+@pytest.mark.slow
 def test_a_mean_has_the_mean_weights_and_can_be_used(
     checkpoints: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_number_of_processes_is_above_zero(capsys: pytest.CaptureFixture[str])
     assert "--processes" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("broken")
 def test_a_recipe_can_be_checked_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "one.yaml"

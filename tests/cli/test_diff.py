@@ -25,6 +25,7 @@ def facts(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]
     return json.loads(said(capsys, *arguments, "--format", "json"))
 
 
+@pytest.mark.slow
 def test_one_changed_key_is_one_line_with_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "gpt2", "decoder.layer.mixer.kv_heads=4")
     assert text.startswith("one difference from A, gpt2, to B, gpt2 with decoder.layer.mixer.kv_heads=4\n")
@@ -42,6 +43,7 @@ def test_a_model_written_in_two_ways_is_the_same(name: str, capsys: pytest.Captu
     assert len(text.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_what_says_only_how_to_compute_is_no_difference(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "gpt2", "decoder.layer.mixer.backend=eager")
     assert "are the same model, implemented differently: decoder.layer.mixer.backend" in text
@@ -59,6 +61,7 @@ def test_layers_that_are_alike_under_two_names_are_no_difference(capsys: pytest.
     assert not facts(capsys, "tiny_decoder", f"decoder={two}")["changes"]
 
 
+@pytest.mark.slow
 def test_another_block_is_one_difference_and_no_flood(capsys: pytest.CaptureFixture[str]) -> None:
     (change,) = facts(capsys, "gpt2", "decoder.layer.mixer={type: gated_delta, heads: 12}")["changes"]
     assert (change["slot"], change["block"], change["key"]) == ("mixer", "attention -> gated_delta", "")

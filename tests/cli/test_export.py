@@ -129,6 +129,7 @@ def test_the_config_has_the_dtype_and_the_token_ids(checkpoint: Make, out: Path)
     assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == 2
 
 
+@pytest.mark.slow
 def test_large_models_are_written_as_shards(checkpoint: Make, tmp_path: Path, out: Path) -> None:
     path = checkpoint("tiny_decoder")
     assert export(path, out, "--shard-size", "40KB") == 0

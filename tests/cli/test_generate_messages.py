@@ -113,6 +113,7 @@ def test_several_conversations_have_a_line_before_each_and_come_from_standard_in
     assert answer(capsys, path, *given, "--beams", 2).startswith(f"--- {files}:1\n0.")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_answered_is_refused_in_one_line(tmp_path: Path, save: Save, capsys) -> None:
     files = write_chats(tmp_path / "asked.jsonl", ASKED)
     path = save(ByteTokenizer())

@@ -163,6 +163,7 @@ def test_more_token_ids_than_the_recipe_has_are_refused_with_both_numbers(
     assert "the tokenizer has 320 token ids and the recipe's vocab_size is 300: set --recipe.vocab_size 320" in line
 
 
+@pytest.mark.slow
 def test_an_export_has_the_tokenizer_again(imported: Make, run: Path, tmp_path: Path) -> None:
     folder, _ = imported("gpt2")
     assert main(["export", str(run), "--to", "hf", "--out", str(tmp_path / "out")]) == 0

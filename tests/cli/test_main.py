@@ -98,6 +98,7 @@ def test_help_answers_within_half_a_second() -> None:
     assert min(seconds() for _ in range(3)) < 0.5
 
 
+@pytest.mark.slow
 def test_light_commands_import_neither_lightning_nor_wandb() -> None:
     assert first_to_import({"torch"}, LIGHT[:1]) == "check gpt2"  # so it would be noticed
     assert not first_to_import({"lightning", "wandb", "transformers"}, LIGHT)
@@ -183,6 +184,7 @@ def test_a_plug_in_that_is_installed_is_loaded_without_being_named(tmp_path: Pat
     assert "2x." in answer.stdout
 
 
+@pytest.mark.slow
 def test_a_recipe_names_no_module(tmp_path: Path) -> None:
     (tmp_path / "my_norms.py").write_text(PLUGIN + "\nprint('imported')\n")
     (tmp_path / "r.yaml").write_text("type: decoder_only\ndecoder: {norm: my_norms.Twice}\n")

@@ -87,12 +87,14 @@ def of_files(folder: Path) -> list[BlockCase]:
     return [*(BlockCase("dataset", name, params) for name, params in given.items()), made]
 
 
+@pytest.mark.slow
 def test_components_of_files(tmp_path: Path) -> None:
     report = run_checks(of_files(tmp_path))
     assert [f"{one.id}: {one.reason}" for one in report.outcomes if not one.good] == []
     assert not [one.id for one in report.outcomes if one.reason.startswith(NEEDS)]
 
 
+@pytest.mark.slow
 def test_every_check_applies_to_something(tmp_path: Path) -> None:
     for slot, checks in table.BY_SLOT.items():
         assert slot in option_slots()

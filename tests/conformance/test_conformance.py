@@ -9,26 +9,11 @@ from blockformer.conformance.table import LONG, WITHOUT_FORWARD, check_name, reg
 from registry import entries, slots
 
 SLOW = LONG | {check_compiles_without_graph_breaks}
-SAMPLE = (
-    "mixer/attention/causal",
-    "mixer/gated_delta/causal",
-    "feedforward/moe",
-    "model/decoder_only",
-)  # of the slow ones
-
-
-def sampled() -> list[BlockCase]:
-    return [case for case in registered("blocks") if case.id.startswith(SAMPLE)]
 
 
 @parametrize_checks(registered("blocks"), without=SLOW)
 def test_block(case: BlockCase, check: Check) -> None:
     check(case)
-
-
-@parametrize_checks(sampled(), only=SLOW)
-def test_some_blocks_at_length(case: BlockCase, check: Check) -> None:
-    check(case)  # of the slow checks, on a few blocks
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ def test_a_block_that_is_left_out_because_it_does_nothing_is_a_choice_too() -> N
     assert {"feedforward/none", "layer/sequential.feedforward: none"} <= validate(chosen).choices
 
 
+@pytest.mark.slow
 def test_a_block_that_no_recipe_has_is_left_out() -> None:
     found = Grammar.read(("feedforward/none",))
     assert "feedforward/none" not in found.choices
@@ -82,6 +83,7 @@ def test_a_choice_outside_the_grammar_cannot_be_generated() -> None:
         RecipeGenerator(grammar(), Random(0), OFTEN).recipe(("mixer/attention", "norm/unheard_of"))
 
 
+@pytest.mark.slow
 def test_two_choices_can_be_together_if_they_belong_to_different_parameters() -> None:
     found = grammar()
 

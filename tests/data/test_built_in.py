@@ -19,6 +19,7 @@ def _all(corpus: Corpus) -> list:
     return [document for split in SPLITS for document in corpus.splits[split]]
 
 
+@pytest.mark.slow
 def test_docstrings_are_read_once_each_and_nothing_is_imported(package: str) -> None:
     corpus = docstrings.source([package], None, SHARES).read()
     text = "\n".join(_all(corpus))
@@ -30,12 +31,14 @@ def test_docstrings_are_read_once_each_and_nothing_is_imported(package: str) -> 
     assert corpus.facts["versions"] == {package: "unknown"}
 
 
+@pytest.mark.slow
 def test_docstrings_of_validation_and_test_are_of_other_modules(package: str) -> None:
     splits = docstrings.source([package], None, SHARES).read().splits
     assert [len(splits[split]) for split in SPLITS] == [8, 2, 2]
     assert len(set(splits["train"]) | set(splits["validation"]) | set(splits["test"])) == 12
 
 
+@pytest.mark.slow
 def test_docstrings_stop_after_max_bytes(package: str) -> None:
     part = _all(docstrings.source([package], 500, SHARES).read())
     assert sum(len(text.encode()) for text in part[:-1]) < 500 <= sum(len(text.encode()) for text in part)

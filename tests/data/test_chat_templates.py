@@ -52,6 +52,7 @@ def test_what_is_not_allowed_is_refused_with_the_place(
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_template_without_an_end_is_stopped() -> None:
     begun = time.monotonic()
     assert refusal(FOREVER, seconds=0.5) == "chats.jsonl:7: own.jinja took more than 0.5 seconds, or crashed"

@@ -47,11 +47,13 @@ def leaves_nothing_open(error: type[Exception], kind: str, folder: Path) -> None
     assert [str(one.message) for one in seen] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_document_that_cannot_be_encoded_leaves_no_file_open(kind: str, tmp_path: Path) -> None:
     leaves_nothing_open(DataError, kind, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_cannot_be_written_leaves_no_other_one_open(kind: str, tmp_path: Path) -> None:
     for name in ("offsets.int64", "tokens.00000.uint16"):

@@ -138,6 +138,7 @@ def test_a_permutation_has_each_item_once_in_an_order_of_its_own(count: int) -> 
     assert count < 7 or len({tuple(one.tolist()) for one in found}) == 4
 
 
+@pytest.mark.slow
 def test_places_of_a_permutation_are_as_random_as_shuffled_ones() -> None:
     """How often each of 12 items is at each of 12 places, over 6,000 permutations; chi-square with 121 degrees."""
     counts = np.zeros((12, 12))

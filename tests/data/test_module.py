@@ -69,6 +69,7 @@ def _fit(folder: Path, data: TextData, ckpt_path: str | None = None, **settings:
     return model.seen
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "settings", [{}, {"ask_for_length": True}, {"limit_train_batches": 10}, {"max_steps": 50, "max_epochs": -1}]

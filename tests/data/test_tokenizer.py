@@ -141,6 +141,7 @@ def test_a_short_text_yields_a_smaller_bpe() -> None:
         assert tokenizer.decode(tokenizer.encode("ab ba")) == "ab ba"
 
 
+@pytest.mark.slow
 def test_every_component_learns_the_same_in_another_process() -> None:
     code = (
         "import hashlib, json; from blockformer.data.options import DATA\n"

@@ -94,6 +94,7 @@ def test_a_flipped_bit_of_a_weight_is_refused_and_the_other_checkpoint_named(run
         bf.load(path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_other_keys_or_types_is_refused_in_one_line(
     whole: dict[str, Any], tmp_path: Path, faults: int, tally: Tally
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_checkpoint_with_other_keys_or_types_is_refused_in_one_line(
         tally("malformed checkpoint", "refused" if refusal else "without effect")
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_malformed_checkpoint_are_refused_in_one_line(
     whole: dict[str, Any], tmp_path: Path, faults: int, tally: Tally
 ) -> None:
@@ -251,6 +253,7 @@ def test_any_damage_of_an_imported_folder_is_refused_in_one_line_or_changes_noth
         file.write_bytes(originals[file])
 
 
+@pytest.mark.slow
 def test_commands_answer_malformed_checkpoints_in_one_line(
     run: Path,
     whole: dict[str, Any],

@@ -158,6 +158,7 @@ def test_a_damaged_cache_is_repaired(
         tally("cache of data", "repaired")
 
 
+@pytest.mark.slow
 def test_the_command_answers_damaged_files(
     tmp_path: Path, faults: int, answer: Callable[..., Any], tally: Callable[[str, str], None]
 ) -> None:

@@ -87,6 +87,7 @@ def test_any_config_is_imported_or_refused_in_lines(
         assert outcome is None or len(outcome.splitlines()) <= 60, what
 
 
+@pytest.mark.slow
 def test_any_damage_of_a_file_is_refused_in_lines_or_imported(
     whole: Path, folder: Path, tmp_path: Path, faults: int, tally: Tally
 ) -> None:

@@ -54,6 +54,7 @@ def test_keys_that_a_family_does_not_support_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_recipe_without_a_family_is_rejected_with_the_keys_that_differ() -> None:
     with pytest.raises(HuggingFaceError, match="softcap"):
         family_for(load_recipe(LLAMA, {"decoder.layer.mixer.softcap": 3.0}))
@@ -88,6 +89,7 @@ def test_another_kind_of_model_is_one_mismatch() -> None:
         config_of(load_recipe(LLAMA), load_family("bert"))
 
 
+@pytest.mark.slow
 def test_a_family_that_requires_another_token_id_than_the_tokenizer_has_is_rejected(tmp_path: Path) -> None:
     recipe = load_recipe(LLAMA)
     out = export_folder(recipe, build(recipe).state_dict(), tmp_path / "out", tokens={"eos_token_id": 2})

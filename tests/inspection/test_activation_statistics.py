@@ -103,6 +103,7 @@ def test_equal_attention_weights_have_entropy_1() -> None:
     assert [layer.score for layer in statistics.layers] == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_another_another(capsys: pytest.CaptureFixture[str]) -> None:
     def printed(*arguments: str) -> str:
         assert main(["show", "tiny_encoder_decoder", "--activations", "--length", "8", *arguments]) == 0
@@ -113,6 +114,7 @@ def test_the_same_seed_gives_the_same_and_another_another(capsys: pytest.Capture
     assert "cross" in printed()
 
 
+@pytest.mark.slow
 def test_json_has_the_layers_and_the_findings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "tiny_hybrid", "--activations", "--format", "json"]) == 0
     statistics = json.loads(capsys.readouterr().out)["activations"]

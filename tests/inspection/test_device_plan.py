@@ -50,6 +50,7 @@ def test_tensor_parallelism_keeps_a_part_of_what_it_splits() -> None:
     assert alone.activations / 2 < split.activations < alone.activations
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_has_a_batch_that_does() -> None:
     plan = DevicePlan(registry.load_recipe("tiny_decoder"), "fp32", 32)
     layout = Layout("ddp", 2, 1, sharded=False)
@@ -63,6 +64,7 @@ def test_what_does_not_fit_has_a_batch_that_does() -> None:
     assert more[1].total <= available
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_each_way_and_says_what_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", "tiny_decoder", "--devices", "8", "--memory", "1.1MB", "--batch", "64", "--length", "16"]
     assert main(words) == 0
@@ -74,6 +76,7 @@ def test_the_table_has_a_row_for_each_way_and_says_what_cannot_be(capsys: pytest
     assert "TFLOP/s (its maker's)" in text
 
 
+@pytest.mark.slow
 def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "tiny_decoder", "--format", "json", "--batch", "3", "--length", "8", "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -43,6 +43,7 @@ def really_saved(model: Model, batch: int, length: int, precision: str) -> int:
     return sum(kept.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", TINY)
 def test_activations_are_those_that_a_real_step_saves(name: str, precision: str) -> None:
@@ -75,6 +76,7 @@ def test_scores_saved_for_dropout_alone_are_separate() -> None:
     assert sum(dropped.activations.values()) - dropped.dropout == sum(plain.activations.values())
 
 
+@pytest.mark.slow
 def test_activations_grow_with_the_batch_and_nothing_else_does() -> None:
     one, two = (memory(registry.load_recipe("tiny_encoder_decoder"), "fp32", batch, 16) for batch in (1, 2))
     assert (one.parameters, one.gradients, one.optimizer) == (two.parameters, two.gradients, two.optimizer)
@@ -82,6 +84,7 @@ def test_activations_grow_with_the_batch_and_nothing_else_does() -> None:
     assert sum(two.activations.values()) > 1.9 * sum(one.activations.values())
 
 
+@pytest.mark.slow
 def test_a_model_that_no_machine_holds_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "llama3_8b", "--memory", "--set", "decoder.depth=2", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)["memory"]

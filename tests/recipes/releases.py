@@ -50,5 +50,5 @@ FOLDERS = {name: path for name, path in builtin_recipes().items() if path.parent
 # Sizes that say only how they differ from another of their family: they hold no idea that others lack.
 SIZES = {name for name, path in FOLDERS.items() if "\nextends: " in path.read_text()}
 DISTINCT = [name for name in builtin_recipes() if name not in SIZES]
-# The recipes of every day: examples, the article's, and one release of each kind of model.
-EVERYDAY = [name for name in DISTINCT if name in ("gpt2", "llama3_8b", "bert_base") or name not in map(str, RELEASES)]
+# The recipes of every day: examples, and one release of each kind of model.
+EVERYDAY = [name for name in DISTINCT if name in ("gpt2", "llama3_8b", "bert_base") or name.startswith("tiny_")]

@@ -84,6 +84,7 @@ def test_the_first_problems_are_listed_and_the_others_counted(tmp_path: Path) ->
     assert last == f"and {500 - MOST_PROBLEMS} more problems"
 
 
+@pytest.mark.slow
 def test_a_large_recipe_is_refused_in_bounded_time(tmp_path: Path) -> None:
     begin = time.process_time()
     assert "is too large" in _error(BASE + "\n".join(f"k{index}: 1" for index in range(72_000)), tmp_path)

@@ -87,6 +87,7 @@ def test_a_worker_that_is_killed_before_its_run_has_begun_is_replaced(tmp_path: 
     assert steps_of(tmp_path, run) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_run_of_a_stopped_worker_is_taken_over(
     tmp_path: Path, worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +107,7 @@ def test_the_run_of_a_stopped_worker_is_taken_over(
     assert stored.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alive", [True, False])
 def test_a_claim_of_another_machine_is_judged_by_its_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool, capsys: pytest.CaptureFixture[str]
@@ -144,6 +146,7 @@ def test_a_lock_that_was_replaced_is_left_alone_by_its_former_owner(tmp_path: Pa
     new.release()
 
 
+@pytest.mark.slow
 def test_a_signal_lets_runs_save_and_a_second_call_continues_them(tmp_path: Path) -> None:
     run = run_of(30)
 
@@ -162,6 +165,7 @@ def test_a_signal_lets_runs_save_and_a_second_call_continues_them(tmp_path: Path
     assert steps_of(tmp_path, run) == list(range(1, 31))
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_study_and_its_runs_at_once(tmp_path: Path) -> None:
     run = run_of(10_000, deaf=True)
 
@@ -183,6 +187,7 @@ def test_a_second_signal_ends_the_study_and_its_runs_at_once(tmp_path: Path) -> 
     assert not claims.is_locked(tmp_path / "runs" / run.id)
 
 
+@pytest.mark.slow
 def test_each_worker_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     runs = [Run(f"variant{index}", 0, None, "answer", {"trainer": {"max_steps": 12}}) for index in range(4)]
     Executor(tmp_path, "study", "val/loss", workers=2, gpus=["0,1", "2,3"]).execute(runs)

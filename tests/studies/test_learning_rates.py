@@ -57,6 +57,7 @@ def test_a_best_rate_that_stays_at_an_edge_is_reported(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_every_run_that_a_study_can_come_to_is_found_by_its_id(tmp_path: Path) -> None:
     found = plan(learning_rates=[1e-3, 1e-2])
     executor = Valley(tmp_path, {"base": 1e-9, "relu2": 1e9})

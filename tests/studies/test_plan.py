@@ -21,6 +21,7 @@ def plan(**changes: Any) -> Plan:
     return make_plan(read_study({"base": "tiny_decoder", "variants": VARIANTS, "fit": fit, **changes}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["parameters", "non_embedding", "active", "flops"])
 def test_variants_are_made_as_large_as_the_base(what: str) -> None:
     found = plan(match={"what": what, "by": [HIDDEN, "dim"], "within": 0.1})
@@ -31,6 +32,7 @@ def test_variants_are_made_as_large_as_the_base(what: str) -> None:
     assert abs(found.variants["relu2"].off) < 0.01
 
 
+@pytest.mark.slow
 def test_cache_is_matched_by_heads() -> None:
     variants = {"wide": {"decoder.layer.mixer.kv_heads": 4}}
     found = plan(variants=variants, match={"what": "cache", "by": ["decoder.layer.mixer.kv_heads"]})
@@ -44,6 +46,7 @@ def test_a_multiple_is_kept_and_what_it_misses_is_shown() -> None:
     assert found.figures["relu2"].off != 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_matched_is_refused_with_the_closest() -> None:
     with pytest.raises(RecipeError) as wrong:
         plan(match={"what": "parameters", "by": [HIDDEN], "within": 0.001})
@@ -70,6 +73,7 @@ def test_the_share_of_equal_initial_values() -> None:
     assert 0.3 < figures["relu2"].shared < 1
 
 
+@pytest.mark.slow
 def test_a_seed_decides_what_the_study_says() -> None:
     for source in ("initial", "dropout", "order"):
         (first, *_) = plan(vary=[source]).answer_runs(seeds=(7,))
@@ -105,6 +109,7 @@ def test_the_hash_changes_with_what_a_result_depends_on() -> None:
     assert one.id == plan(question="another").answer_runs()[0].id
 
 
+@pytest.mark.slow
 def test_the_base_is_also_trained_with_other_budgets_where_the_exchange_rate_is_asked_for() -> None:
     found = plan(exchange_rate=True, seeds=2)
     budgets = found.budget_runs()
@@ -162,6 +167,7 @@ def test_the_hash_has_the_seeds_that_choose_learning_rates() -> None:
     assert plan().hash == plan(tuning_seeds=2).hash
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_run_is_that_of_what_it_trains() -> None:
     fit = {"trainer": {"max_steps": 10}, "data": {"tokenizer": "bytes", "length": 32}}
     whole, part = (plan(fit=fit | more).figures for more in ({}, {"optimizer": {"train": ["*.mixer.*"]}}))

@@ -23,6 +23,7 @@ def results_of(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_study_and_its_quick_tier_can_be_run(path: Path) -> None:
     whole, quick = read_study(path), read_study(path, tier="quick")

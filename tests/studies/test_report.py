@@ -47,6 +47,7 @@ def test_the_page_shows_all_charts_without_an_error_a_request_or_sideways_scroll
     assert (tab.problems(), tab.requests()) == ([], [])
 
 
+@pytest.mark.slow
 @in_a_browser
 def test_a_dark_page_has_light_text_in_its_charts_too_also_when_the_system_changes(tab: Tab, page: Path) -> None:
     colours = """[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,
@@ -58,6 +59,7 @@ def test_a_dark_page_has_light_text_in_its_charts_too_also_when_the_system_chang
     assert tab.run(colours) == ["rgb(20, 23, 28)", "rgb(230, 232, 235)", "rgb(230, 232, 235)"]
 
 
+@pytest.mark.slow
 @in_a_browser
 def test_tables_sort_by_click_and_by_key_with_empty_cells_last(tab: Tab, page: Path) -> None:
     tab.open(page)
@@ -79,6 +81,7 @@ def test_tables_sort_by_click_and_by_key_with_empty_cells_last(tab: Tab, page: P
     assert tab.run("document.querySelectorAll('[aria-sort]').length") == 1
 
 
+@pytest.mark.slow
 @in_a_browser
 def test_pointing_at_a_chart_shows_a_value(tab: Tab, page: Path) -> None:
     tab.open(page)
@@ -93,6 +96,7 @@ def test_pointing_at_a_chart_shows_a_value(tab: Tab, page: Path) -> None:
     assert said.endswith("worse")
 
 
+@pytest.mark.slow
 @in_a_browser
 def test_a_switch_changes_the_axis_of_its_chart(tab: Tab, page: Path) -> None:
     tab.open(page)

@@ -49,6 +49,7 @@ def test_one_variant_has_a_paired_t_test() -> None:
     assert (verdict.low, verdict.high) == (pytest.approx(low), pytest.approx(high))
 
 
+@pytest.mark.slow
 def test_unequal_noise_takes_paired_tests_with_holms_correction() -> None:
     draw = np.random.default_rng(2)
     shared = draw.normal(3, 1, 8)

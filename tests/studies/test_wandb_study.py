@@ -58,6 +58,7 @@ def test_one_run_of_the_group_holds_tables_plots_and_files(folder: Path) -> None
     assert len(list(folder.glob("wandb/offline-run-*"))) == 1  # nothing has changed
 
 
+@pytest.mark.slow
 def test_figures_of_the_test_split_reach_the_summaries_of_their_runs(folder: Path) -> None:
     results = written(folder, figure="test/loss", seeds=1)
     one = next(run for run in results["runs"] if run["variant"] == "none")

@@ -96,6 +96,7 @@ def test_each_task_gets_its_views_and_a_failure_is_one_line(monkeypatch: pytest.
     assert line == "W&B failed (ConnectionError: no): no report was made there; repeat the command"
 
 
+@pytest.mark.slow
 def test_a_sweep_lists_every_run_of_the_plan_for_the_command_that_executes_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,6 +166,7 @@ def test_selective_keeps_the_results_of_products_and_attention_besides() -> None
     assert sum(selective.activations.values()) - sum(layer.activations.values()) == more
 
 
+@pytest.mark.slow
 def test_less_is_kept() -> None:
     none, selective, layer = (
         sum(memory(registry.load_recipe("tiny_decoder"), "bf16-mixed", 2, 64, checkpointing=how).activations.values())

@@ -112,6 +112,7 @@ def losses(folder: Path) -> list[float]:
     return [row["train/loss"] for row in read_rows(folder / "metrics.jsonl") if "train/loss" in row]
 
 
+@pytest.mark.slow
 def test_only_adapters_are_trained_and_have_moments(base: Path, tuned: Path) -> None:
     before, content = model_weights(last(base)), last(tuned)
     after = model_weights(content)
@@ -133,6 +134,7 @@ def test_the_recipe_of_the_source_is_taken_with_the_overrides(base: Path, tuned:
     assert made == source
 
 
+@pytest.mark.slow
 def test_a_run_repeats_from_its_configuration_and_continues(
     fit: Fit, tuned: Path, runs: Path, without_recipe: list[str]
 ) -> None:

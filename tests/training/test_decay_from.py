@@ -30,6 +30,7 @@ def last(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
 
 
+@pytest.mark.slow
 def test_a_fork_is_what_one_run_with_the_same_fall_would_be(fit: Fit, trunk: Path) -> None:
     falls = ["--optimizer.schedule", "wsd", "--optimizer.cooldown_steps", "4"]
     whole = fit("--trainer.max_steps", "12", *falls, name="in-one-run")
@@ -73,12 +74,14 @@ def test_a_fork_that_was_stopped_goes_on_by_the_same_command(
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.slow
 def test_a_fork_can_be_begun_from_python(trunk: Path, runs: Path) -> None:
     settings = {"decay_from": str(trunk), "optimizer.cooldown_steps": 4, "run.root": str(runs), "run.name": "of-python"}
     recipe = {"decoder.depth": 1, "embedding.dropout": 0.1}
     assert len(rates(bf.train("tiny_decoder", recipe, settings))) == 4
 
 
+@pytest.mark.slow
 def test_a_trunk_that_was_trained_for_epochs_has_the_same_forks(fit: Fit) -> None:
     constant = ["--optimizer.schedule", "constant", "--trainer.limit_train_batches", "4"]
     trunk = fit("--trainer.max_epochs", "1", *constant, name="trunk-of-an-epoch")

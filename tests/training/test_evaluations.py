@@ -56,6 +56,7 @@ def generated(run: Path, label: str) -> dict[int, list[dict[str, str]]]:
     return {int(file.stem.partition("-")[2]): read_rows(file) for file in files}
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without_them(fit: Fit, pairs: list[str], whole: Path) -> None:
     without = fit(name="without", given=pairs)
     assert same(state(without), state(whole))
@@ -92,6 +93,7 @@ def test_generated_texts_are_those_of_the_checkpoint(whole: Path) -> None:
     assert [row["prompt"] for row in generated(whole, "look")[6]] == ["ab", "abc"]
 
 
+@pytest.mark.slow
 def test_a_run_that_crashed_continues_with_the_same_rows(
     fit: Fit, pairs: list[str], whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_run_that_crashed_continues_with_the_same_rows(
     assert {label: generated(folder, label) for label in CHOSEN} == {label: generated(whole, label) for label in CHOSEN}
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_that_of_the_best_evaluation(fit: Fit, pairs: list[str]) -> None:
     chosen = {"greedy": {"type": "generation", "scores": ["exact_match", "bleu"], "max_new_tokens": 6}}
     much = ["--trainer.max_steps", "40", "--trainer.val_check_interval", "10", "--optimizer.lr", "1e-2"]
@@ -159,7 +162,11 @@ GREEDY = {"greedy": {"type": "generation"}}
         (["--trainer.limit_val_batches", "0"], r"trainer.limit_val_batches is 0"),
         (["--recipe", "tiny_decoder", "--data.dataset", "docstrings"], r"documents of .* have no prompts with answers"),
         (["--recipe", "tiny_encoder", "--data.dataset", "docstrings"], r"objective masked_lm does not generate"),
-        (["--evaluations.greedy.type", "harness", "--evaluations.greedy.tasks", "[no_such]"], r"greedy: .*no_such"),
+        pytest.param(
+            ["--evaluations.greedy.type", "harness", "--evaluations.greedy.tasks", "[no_such]"],
+            r"greedy: .*no_such",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_written(
@@ -246,6 +253,7 @@ class Counting(Evaluation):
 BLOCKS = {"counting": Counting}
 
 
+@pytest.mark.slow
 def test_one_of_ones_own_is_an_option_like_others(fit: Fit, pairs: list[str]) -> None:
     run = fit("--evaluations.mine.type", "counting", "--evaluations.mine.first", "5", name="own", given=pairs)
     rows = [row for row in read_rows(run / "metrics.jsonl") if "val/loss" in row]

@@ -86,6 +86,7 @@ def test_last_means_that_of_the_run_whose_configuration_is_given(fit: Fit, short
     assert read_rows(mine / "metrics.jsonl")[-1]["step"] == 3
 
 
+@pytest.mark.slow
 def test_validate_and_test_need_a_checkpoint_alone(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = str(short / "checkpoints" / "last.ckpt")
     assert main(["validate", "--ckpt_path", checkpoint]) == 0
@@ -257,6 +258,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(kind: str, tmp_path: Path, caps
     assert line.startswith(f"{path}: is ")
 
 
+@pytest.mark.slow
 def test_initial_values_and_dropout_have_seeds_of_their_own(fit: Fit) -> None:
     seeds = {"first": (1, 5), "other-dropout": (2, 5), "other-values": (1, 6)}
     found: dict[str, tuple[torch.Tensor, Any]] = {}
@@ -284,6 +286,7 @@ def test_help_beside_an_optimizer_or_schedule_explains_its_options(
         assert all(f"  --optimizer.{parameter} " in shown for parameter in entry.parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [["--optimizer.type", "muon"], ["--optimizer.schedule", "wsd"]])
 def test_another_optimizer_or_schedule_continues_without_the_settings_of_the_old_one(
     settings: list[str], fit: Fit, capsys: pytest.CaptureFixture[str]

@@ -142,6 +142,7 @@ def test_the_offline_run_holds_recipe_facts_figures_axes_and_artifact(fit: Calla
     assert logged.exit_code == 0
 
 
+@pytest.mark.slow
 def test_rows_that_wandb_has_are_recognised(tmp_path: Path) -> None:
     """Also those with a figure that is not finite or with a table; a row with another loss is not one of them."""
     rows = [{"step": 1, "loss": 0.1}, {"step": 2, "loss": math.inf}, {"step": 3, "loss": math.nan}]

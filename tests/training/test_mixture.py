@@ -227,6 +227,7 @@ def test_what_cannot_be_reached_is_refused(options: list[str], message: str) -> 
     assert str(raised.value) == message
 
 
+@pytest.mark.slow
 def test_attention_maps_are_drawn_of_a_mixture(fit: Fit, mixed: list[str]) -> None:
     folder = fit("--run.attention_every", "2", "--trainer.max_steps", "2", name="maps", given=mixed)
     assert all(any((folder / "attention" / f"step-{step}").iterdir()) for step in (1, 2))

@@ -105,6 +105,7 @@ def test_a_long_validation_shows_how_far_it_is(
     assert re.search(r"^step 1  validating: batch 1/2$", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_predictions_are_whole_or_those_of_before(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

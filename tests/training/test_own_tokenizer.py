@@ -60,6 +60,7 @@ def test_one_text_has_one_score_however_it_is_given(
     assert len(set(found)) == 1
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_tokenizer_on_other_text(run: Path, texts: Path) -> None:
     before = read_metadata(run / "checkpoints" / "last.ckpt")["tokenizer"]
     root, quiet = str(run.parent), ["--trainer.enable_progress_bar", "false", "--run.wandb", "disabled"]

@@ -93,6 +93,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, act: Callable[[list[Heartbeat], Store
     return lines
 
 
+@pytest.mark.slow
 def test_a_process_that_is_done_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended(monkeypatch, lambda beats, store: beats[1].stop(), 2) == []
 

@@ -106,6 +106,7 @@ def losses(found: dict[str, Any]) -> list[float]:
     return [row["loss"] for row in found["curve"]]
 
 
+@pytest.mark.slow
 def test_two_tests_give_the_same_curve_and_leave_nothing(
     find: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +127,7 @@ def test_the_first_step_is_that_of_a_run(find: Callable[..., dict[str, Any]], fi
     assert [row["train/loss"] for row in rows if "train/loss" in row] == [first, second]
 
 
+@pytest.mark.slow
 def test_groups_keep_their_ratio_and_frozen_parameters_stay(find: Callable[..., dict[str, Any]]) -> None:
     plain = losses(find())
     alike = find("--optimizer.lr", "0.5", "--optimizer.groups", '[{"slot": "embedding", "lr": 0.5}]')
@@ -143,6 +145,7 @@ def test_a_diverging_test_stops_early(find: Callable[..., dict[str, Any]], capsy
     assert f"stopped after step {len(found['curve'])} of 60: the loss has diverged" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_one_step(find: Callable[..., dict[str, Any]]) -> None:
     still = ("--recipe.embedding.dropout", "0")
     whole = find(*still, "--data.batch_size", "16")
@@ -150,6 +153,7 @@ def test_accumulated_batches_are_one_step(find: Callable[..., dict[str, Any]]) -
     assert losses(parts)[:10] == pytest.approx(losses(whole)[:10], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_test_may_start_from_a_trained_model(find: Callable[..., dict[str, Any]], fit: Callable[..., Path]) -> None:
     trained = fit("--trainer.max_steps", "30", "--optimizer.lr", "1e-2", name="trained")
     warm = find("--init-from", str(trained), "--steps", "60")

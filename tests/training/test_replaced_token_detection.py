@@ -285,6 +285,7 @@ def command(settings: list[str]) -> list[str]:
     return [*settings, *own, "--objective.type", "replaced_token_detection"]
 
 
+@pytest.mark.slow
 def test_a_run_that_continues_is_that_of_one_that_was_never_stopped(command: list[str], tmp_path: Path) -> None:
     command += ["--optimizer.schedule", "constant", "--trainer.log_every_n_steps", "1"]
     assert main([*command, "--run.name", "whole", "--trainer.max_steps", "6"]) == 0

@@ -31,6 +31,7 @@ def content(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["validate", "predict"])
 def test_a_checkpoint_outside_a_run_has_a_place_of_its_own(
     outside: Path, runs: Path, trained: Path, verb: str, capsys: pytest.CaptureFixture[str]
@@ -75,6 +76,7 @@ def test_predictions_appear_whole_or_not_at_all(outside: Path, tmp_path: Path, m
     assert content(tmp_path / "out") == {tmp_path / "out" / "predictions.jsonl": before}
 
 
+@pytest.mark.slow
 def test_data_that_have_changed_are_refused_and_recorded(
     fit: Fit, arguments: list[str], text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], runs: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_a_run_that_crashed_continues_exactly(
     assert same(state(broken), state(unbroken))
 
 
+@pytest.mark.slow
 def test_wandb_gets_each_row_of_a_run_that_died_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     """It died at step 7, two steps after its last checkpoint, and again at step 6, before it had passed that step."""
     tables = ["--evaluations", '{"read": {"type": "samples", "prompts": ["def "], "every": 1, "max_new_tokens": 4}}']
@@ -90,6 +91,7 @@ def test_wandb_gets_each_row_of_a_run_that_died_once(fit: Fit, monkeypatch: pyte
     assert sorted(row["step"] for row in sent if row not in plain) == [*range(1, 10)]
 
 
+@pytest.mark.slow
 def test_a_longer_run_continues_a_finished_one(fit: Fit) -> None:
     constant = ["--optimizer.schedule", "constant", "--trainer.val_check_interval", "4"]
     whole = fit("--trainer.max_steps", "14", *constant, name="long")
@@ -99,6 +101,7 @@ def test_a_longer_run_continues_a_finished_one(fit: Fit) -> None:
     assert [row["step"] for row in figures(extended)] == [row["step"] for row in figures(whole)]
 
 
+@pytest.mark.slow
 def test_what_is_said_when_continuing_overrules_the_checkpoint(fit: Fit) -> None:
     fit("--trainer.max_steps", "4", "--optimizer.schedule", "constant", name="slower")
     folder = fit(
@@ -109,6 +112,7 @@ def test_what_is_said_when_continuing_overrules_the_checkpoint(fit: Fit) -> None
     assert rates[6] == 1e-5
 
 
+@pytest.mark.slow
 def test_how_often_a_run_validates_does_not_change_what_it_learns(fit: Fit) -> None:
     often = fit("--trainer.max_steps", "6", "--trainer.val_check_interval", "1", name="often")
     never = fit("--trainer.max_steps", "6", "--trainer.limit_val_batches", "0", name="never")
@@ -125,6 +129,7 @@ def test_a_fresh_run_does_not_move_into_the_folder_of_another(fit: Fit) -> None:
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused_by_name_of_the_difference(fit: Fit, arguments: list[str]) -> None:
     from blockformer.assembly.checkpoint import LoadError
 
@@ -133,6 +138,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name_of_the_difference(fit:
         fit("--ckpt_path", "last", "--recipe.decoder.depth", "3", name="other")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_and_the_whole_one_beside_it_named(fit: Fit) -> None:
     from blockformer.assembly.checkpoint import LoadError
 

@@ -52,6 +52,7 @@ def test_a_command_recovers_before_and_after_the_first_checkpoint(
     assert same(state(folder), state(whole))
 
 
+@pytest.mark.slow
 def test_the_safe_command_may_be_given_first_and_last(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     folder = fit(*LAST, "--trainer.max_steps", "2", name="safe")
     assert f"{folder} has no checkpoint yet: the run begins at step 0" in capsys.readouterr().out
@@ -68,6 +69,7 @@ def test_other_settings_do_not_continue_a_run_by_its_name_alone(fit: Fit, monkey
         fit(*STEPS, "--optimizer.lr", "1e-4", name="others")
 
 
+@pytest.mark.slow
 def test_last_is_the_best_checkpoint_until_the_last_is_written(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         crash_after(5, patch)

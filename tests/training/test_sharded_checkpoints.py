@@ -59,6 +59,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
+@pytest.mark.slow
 def test_it_has_what_a_file_has(run: Path, fit: Callable[..., Path]) -> None:
     file = fit(*STEPS, "--optimizer.ema", "0.5", name="in-one-file")
     for name in ("last", "best"):
@@ -92,6 +93,7 @@ def test_rows_have_the_seconds_for_which_training_waited(run: Path) -> None:
     assert all(0 < row["checkpoint_seconds"] < row["seconds"] for row in rows if "checkpoint_seconds" in row)
 
 
+@pytest.mark.slow
 def test_waiting_for_the_checkpoint_before_is_counted(
     fit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +110,7 @@ def test_waiting_for_the_checkpoint_before_is_counted(
     assert waits[3] > 0.3  # step 2 was saved when step 1 was written
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_it_as_if_it_had_not_stopped(run: Path, fit: Callable[..., Path]) -> None:
     first = (*STEPS[2:], "--optimizer.ema", "0.5", "--trainer.max_steps", "4", "--optimizer.decay_steps", "6")
     halved = fit(*first, *SHARDED, name="halved")
@@ -239,6 +242,7 @@ def killed_at(number: int, folder: Path) -> bool:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_kill_anywhere_leaves_the_old_or_the_new_one(tmp_path: Path) -> None:
     found = []
     for number in itertools.count(1):

@@ -48,6 +48,7 @@ def test_a_task_that_goes_on_ends_with_the_weights_of_one_that_ran_through(task:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_validate_test_and_predict_work_without_a_tokenizer(task: Path, capsys: pytest.CaptureFixture[str]) -> None:
     last = ["--ckpt_path", str(task / "checkpoints" / "last.ckpt")]
     assert main(["validate", *last, *QUIET]) == 0

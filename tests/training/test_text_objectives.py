@@ -294,6 +294,7 @@ def test_a_classifier_begins_with_an_imported_encoder(
     check_data(data, bf.load(run), Classification())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", ["null", "3"])
 def test_a_model_that_pools_is_shown_and_compared(outputs: str, capsys: pytest.CaptureFixture[str]) -> None:
     change = ("--set", "head.type=pooled", "--set", f"head.outputs={outputs}")

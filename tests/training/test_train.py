@@ -57,6 +57,7 @@ def test_settings_are_values_of_python_and_the_command_line_is_not_read(
     assert metadata["config"]["data"]["length"] == 32
 
 
+@pytest.mark.slow
 def test_a_run_continues_with_the_settings_of_its_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
     folder = bf.train("tiny_decoder", settings=settings)
     again = {"ckpt_path": "last", "run.root": tmp_path, "run.name": "mine", "run.wandb": "disabled"}

@@ -109,6 +109,7 @@ def look(fit: Fit, *more: str, name: str) -> dict[str, Any]:
     return Noted.seen
 
 
+@pytest.mark.slow
 def test_overfit_batches_takes_the_same_batches_again_and_again(fit: Fit) -> None:
     whole = look(fit, "--trainer.max_epochs", "2", name="not-overfit")["batches"]
     assert len(set(whole)) > 11
@@ -132,6 +133,7 @@ def test_a_repeating_loader_continues_where_it_was() -> None:
     assert [loader.batch(step) for step in range(3, 9)] == [loader.batch(step) for step in (0, 1, 2, 0, 1, 2)]
 
 
+@pytest.mark.slow
 def test_anomalies_are_detected(fit: Fit) -> None:
     assert look(fit, "--trainer.max_steps", "1", "--trainer.detect_anomaly", "true", name="anomaly")["anomaly"]
 
@@ -168,6 +170,7 @@ def test_parameters_have_the_precision_that_is_asked_for(fit: Fit, precision: st
     assert seen["dtype"] == dtype
 
 
+@pytest.mark.slow
 def test_validation_is_with_or_without_inference_mode(fit: Fit) -> None:
     short = ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1"]
     checkpoint = fit(*short, name="inference") / "checkpoints" / "last.ckpt"
@@ -182,6 +185,7 @@ def test_a_dry_run_writes_nothing(fit: Fit, runs: Path) -> None:
     assert not (runs / "dry").exists()
 
 
+@pytest.mark.slow
 def test_a_run_ends_after_its_time_and_keeps_its_result(fit: Fit) -> None:
     folder = fit("--trainer.max_time", "00:00:00:01", "--optimizer.schedule", "constant", name="timed")
     assert (
@@ -200,6 +204,7 @@ def test_without_checkpoints_there_are_none(fit: Fit) -> None:
     assert not (folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verb", "split"), [("validate", "val"), ("test", "test"), ("predict", "predict")])
 def test_nothing_to_do_for_a_checkpoint_is_refused(
     verb: str, split: str, fit: Fit, capsys: pytest.CaptureFixture[str]

@@ -47,6 +47,7 @@ def whole(fit: Fit) -> Path:
     return fit(*STEPS, name="validated")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 8])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_stop_in_a_validation_loses_neither_its_row_nor_the_best_checkpoint(
@@ -77,6 +78,7 @@ def test_a_run_of_epochs_ends_with_a_validation(fit: Fit, capsys: pytest.Capture
     assert (folder / "checkpoints" / "best.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_without_validation_an_older_figure_is_shown_with_its_step(
     fit: Fit, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +106,7 @@ def test_every_figure_has_a_direction() -> None:
     assert known == BETTER.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor", ["val/accuracy", "val/loss"])
 def test_the_best_checkpoint_has_the_best_figure(fit: Fit, monitor: str) -> None:
     steps = ["--trainer.max_steps", "6", "--trainer.val_check_interval", "1", "--optimizer.lr", "0.1"]

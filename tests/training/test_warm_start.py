@@ -97,6 +97,7 @@ def test_a_run_that_began_so_continues_with_its_own_weights(fit: Fit, trained: P
     assert f"init_from: {trained}" in (continued / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_the_saved_configuration_repeats_a_warm_start(
     fit: Fit, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +164,7 @@ def test_tokens_of_objectives_are_matched_by_name() -> None:
     assert {name for name, token in mixed.items() if longer[token] >= 0} == {*spans}
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_rows_of_tokens_that_two_objectives_share(fit: Fit, text: Path, runs: Path) -> None:
     common = [
         *("--recipe", "tiny_encoder_decoder", "--recipe.vocab_size", "300", "--data.dataset", "text"),

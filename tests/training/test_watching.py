@@ -82,6 +82,7 @@ def test_the_figures_of_layers_are_those_of_torch_over_all_parts_of_a_step(fit: 
 WATCHED = ("--run.watch_every", "2", "--run.attention_every", "3", "--run.profile", "1", "--run.spike_threshold", "3")
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing_and_leaves_no_hooks(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     models: dict[int, nn.Module] = {}
     hooked: list[int] = []
@@ -114,6 +115,7 @@ def test_watching_changes_nothing_and_leaves_no_hooks(fit: Fit, monkeypatch: pyt
     assert [row["step"] for row in rows_with(seen, "weight_norm")] == [1, 2, 4]
 
 
+@pytest.mark.slow
 def test_wandb_gets_figures_and_pictures_over_tokens(fit: Fit) -> None:
     more = ("--recipe", "tiny_experts", "--recipe.decoder.depth", "2")
     options = ("--trainer.max_steps", "3", "--run.watch_every", "3", "--run.attention_every", "3")
@@ -138,6 +140,7 @@ def test_wandb_gets_figures_and_pictures_over_tokens(fit: Fit) -> None:
     assert all(loads[key] >= 1 >= loads[key.replace("max", "min")] for key in loads if "expert_load_max" in key)
 
 
+@pytest.mark.slow
 def test_mixers_without_a_map_are_named_once(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     hybrid = ("--recipe", "tiny_hybrid", "--recipe.decoder.depth", "4", "--run.attention_every", "1")
     folder = fit(*hybrid, "--trainer.max_steps", "2", name="hybrid")
@@ -200,6 +203,7 @@ def marks(folder: Path) -> list[tuple[int, float, float]]:
     return [(row["step"], row["spikes/loss"], row["spikes/gradient_norm"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_spikes_are_marked_printed_once_and_counted_also_by_a_run_that_continues(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ def saved(folder: Path) -> dict[str, Any]:
     return read_checkpoint(folder / "checkpoints" / "last.ckpt")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_has_the_mean_of_the_weights_and_the_run_is_not_changed(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +65,7 @@ def test_validation_is_that_of_the_mean(fit: Fit) -> None:
     assert row["val/loss"] != plain["val/loss"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_mean_and_the_weights(fit: Fit) -> None:
     whole = saved(fit(*STEPS, *EMA, name="mean-whole"))
     half = fit(*STEPS[2:], "--trainer.max_steps", "3", "--optimizer.decay_steps", "6", *EMA, name="mean-half")

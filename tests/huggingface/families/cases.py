@@ -7,6 +7,8 @@ shorter than the texts of the tests.
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 VOCAB, POSITIONS = 83, 40
 IDS = {"bos_token_id": 1, "eos_token_id": 2}
 
@@ -425,3 +427,11 @@ case("marian with two vocabularies", "MarianMTModel", "marian", BART, APART)
 case("pegasus", "PegasusForConditionalGeneration", "pegasus", BART, scale_embedding=True)
 FSMT = {key: value for key, value in BART.items() if key != "vocab_size"} | {"pad_token_id": 1, "bos_token_id": 0}
 case("fsmt", "FSMTForConditionalGeneration", "fsmt", FSMT, langs=["en", "de"], src_vocab_size=VOCAB, tgt_vocab_size=71)
+
+# Of each kind of model one, for what takes long: it is tried on the others with the slow tests.
+EVERYDAY = {"gpt2", "llama", "qwen3_moe", "gemma3", "deepseek_v3", "bert", "t5", "bart"}
+
+
+def by_cost(cases: list[Case]) -> list[Any]:
+    """Cases as parameters of a test: the others than ``EVERYDAY`` are slow."""
+    return [pytest.param(each, id=str(each), marks=() if str(each) in EVERYDAY else pytest.mark.slow) for each in cases]

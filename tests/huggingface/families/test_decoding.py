@@ -9,7 +9,7 @@ import torch
 from blockformer import load
 from blockformer.generation import generate
 from blockformer.huggingface import read_folder, write_folder
-from tests.huggingface.families.cases import CASES, Case
+from tests.huggingface.families.cases import CASES, Case, by_cost
 from tests.huggingface.families.originals import original, saved
 
 GENERATIVE = [case for case in CASES if not case.model.endswith(("MaskedLM", "SequenceClassification"))]
@@ -27,7 +27,7 @@ def generated(model: Any, inputs: torch.Tensor) -> torch.Tensor:
     return tokens[:, -NEW:]
 
 
-@pytest.mark.parametrize("case", GENERATIVE, ids=str)
+@pytest.mark.parametrize("case", by_cost(GENERATIVE))
 def test_greedy_decoding_gives_the_tokens_of_the_original(case: Case, originals: Path, tmp_path: Path) -> None:
     source = saved(case, originals)
     model = load(write_folder(read_folder(source), tmp_path / "imported"))

@@ -8,13 +8,13 @@ import transformers
 from safetensors.torch import load_file
 
 from blockformer.huggingface import export_folder, read_folder
-from tests.huggingface.families.cases import CASES, Case
+from tests.huggingface.families.cases import CASES, Case, by_cost
 from tests.huggingface.families.originals import original, saved
 
 COMPUTED = "embed_positions.weight"  # sinusoids, which some originals store although they are computed
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", by_cost(CASES))
 def test_an_exported_model_is_the_original(case: Case, originals: Path, tmp_path: Path) -> None:
     source = saved(case, originals)
     imported = read_folder(source)

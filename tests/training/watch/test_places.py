@@ -6,10 +6,10 @@ import blockformer as bf
 from blockformer.training.watch.places import parameters_by_place, places
 from blocks.base import Layer
 from registry import load_recipe
-from registry.recipe import builtin_recipes
+from tests.recipes.releases import DISTINCT
 
 
-@pytest.mark.parametrize("recipe", sorted(builtin_recipes()))
+@pytest.mark.parametrize("recipe", DISTINCT)
 def test_each_layer_is_a_place_and_each_parameter_belongs_to_one(recipe: str) -> None:
     model = bf.check(load_recipe(recipe))
     found = dict(places(model))
