@@ -28,7 +28,13 @@ from blockformer.training.messages import print_end_of_fit, print_evaluation
 from blockformer.training.metadata import check_steps_left, earlier_data
 from blockformer.training.output import LOG, run_log
 from blockformer.training.parallel.heartbeat import watch_processes
-from blockformer.training.parallel.launcher import Launcher, LostProcessError, lost_process, use_our_launcher
+from blockformer.training.parallel.launcher import (
+    Launcher,
+    LostProcessError,
+    lost_process,
+    take_processes_of_starter,
+    use_our_launcher,
+)
 from blockformer.training.parallel.strategy import plan_for
 from blockformer.training.process_state import keep_handlers
 from blockformer.training.run_folder import (
@@ -124,6 +130,7 @@ class TrainingCLI(SettingsCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         self.run: RunSettings = self._get(self.config_init, "run")
+        take_processes_of_starter(config)
         self.prepare_trainer(config)
         config["plugins"] = [*listed(config["plugins"]), AtomicCheckpointIO()]
         self.model.provenance = {

@@ -18,7 +18,7 @@ def all_variants() -> list[BlockCase]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(v, id=v.id) for v in all_variants()])
-def test_an_option_breaks_nothing(case: BlockCase) -> None:
+def test_an_option_breaks_nothing_at_any_place(case: BlockCase) -> None:
     for _, check in pairs([case], without=ONCE):
         with suppress(SkipTest):  # a check that finds nothing to test does not end the others
             check(case)

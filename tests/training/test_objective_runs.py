@@ -13,12 +13,12 @@ RECIPES = {"decoder_only": "tiny_decoder", "encoder_only": "tiny_encoder", "enco
 LEVELS = {"fill_in_the_middle": 0.8, "span_corruption": 0.6, "ul2": 0.6}
 """Share of the targets that the model finds; less than 0.9 where some cannot be known, or 300 steps are too few."""
 
-BLOCKS = {name: entry.block for name, entry in entries("objective").items()}
+OBJECTIVES = {name: entry.block for name, entry in entries("objective").items()}
 OF_BYTES = ("causal_lm", "seq2seq", "distillation", "multi_token_prediction")
 """Objectives whose targets are the bytes of the text."""
 
 
-OF_TOKENS = [case for case in CASES if not (BLOCKS[case[0]].pooled or BLOCKS[case[0]].per_token)]
+OF_TOKENS = [case for case in CASES if not (OBJECTIVES[case[0]].pooled or OBJECTIVES[case[0]].per_token)]
 """The other objectives have tests of their own."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 
-from blockformer.training.parallel.launcher import advice, end_at_once
+from blockformer.training.parallel.launcher import advice, connect_started_again, end_at_once
 
 DONE = b"done"
 LAST_ANSWER = 5.0  # seconds for the store to answer a process that is done
@@ -117,6 +117,7 @@ def watch_processes(trainer: Trainer, minutes: float) -> None:
     beats: list[Heartbeat] = []
 
     def setup_environment() -> None:
+        connect_started_again(strategy)
         connect()
         if trainer.world_size > 1 and dist.is_initialized():
             store: Any = dist.distributed_c10d._get_default_store()

@@ -8,12 +8,14 @@ import threading
 import time
 from typing import Any
 
+import torch.distributed as dist
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from torch.distributed import DistError
 
 from blockformer import signals
+from blockformer.errors import UserError
 
 GRACE = 5.0  # seconds for the first process to notice by itself that another one is gone
 _PARENT = "BLOCKFORMER_LAUNCHED_BY"  # tells a process which one has started it
@@ -69,7 +71,7 @@ _CONNECTION = re.compile(
 
 def lost_process(error: Exception, trainer: Trainer) -> str | None:
     """What is wrong with another process, if an error is that of a lost connection to it; else None."""
-    if trainer.world_size == 1 or not (isinstance(error, DistError) or _CONNECTION.search(str(error))):
+    if trainer.world_size == 1 or not (isinstance(error, dist.DistError) or _CONNECTION.search(str(error))):
         return None
     launcher, end = trainer.strategy.launcher, time.monotonic() + GRACE / 2
     while isinstance(launcher, Launcher) and time.monotonic() < end:
@@ -92,6 +94,54 @@ def end_at_once(line: str, status: int = 1) -> None:
         with contextlib.suppress(Exception):
             call(line)
     os._exit(status)
+
+
+def take_processes_of_starter(settings: dict[str, Any]) -> None:
+    """Complete the trainer's settings by the processes that torchrun or SLURM has started for this command.
+
+    Without that each process would train a model of its own, and all would write to the same folder.
+
+    Args:
+        settings: of the trainer, by name; ``devices`` and ``num_nodes`` are set where they are left to the trainer.
+
+    Raises:
+        UserError: they ask for other processes than have been started.
+    """
+    given = os.environ
+    if TorchElasticEnvironment.detect():
+        starter, world, local = "torchrun", int(given["WORLD_SIZE"]), int(given["LOCAL_WORLD_SIZE"])
+    elif SLURMEnvironment.detect() and int(given["SLURM_NTASKS"]) > 1:
+        starter, world = "SLURM", int(given["SLURM_NTASKS"])
+        local = world // int(given.get("SLURM_NNODES", "1"))
+    else:
+        return
+    started = {"devices": local, "num_nodes": world // local}
+    for option, count in started.items():
+        wanted = settings[option]
+        number = len(wanted) if isinstance(wanted, list) else wanted
+        if wanted == "auto" or (option == "num_nodes" and wanted == 1):
+            settings[option] = count
+        elif str(number) != str(count):
+            what = f"{local} processes on each node" if option == "devices" else f"processes on {count} nodes"
+            raise UserError(
+                f"--trainer.{option} {wanted}: {starter} has started {what}: leave it out, or start as many as you want"
+            )
+
+
+def connect_started_again(strategy: Any) -> None:
+    """Connect processes that torchrun has started again, under names of their own.
+
+    Its store may still have the addresses of the processes that died, and one of them would be taken for a new one's.
+    """
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    environment = getattr(strategy, "cluster_environment", None)  # a strategy of one process has none
+    if again == "0" or not isinstance(environment, TorchElasticEnvironment) or dist.is_initialized():
+        return
+    world = environment.world_size()
+    store = dist.TCPStore(environment.main_address, environment.main_port, world, is_master=False)
+    backend, timeout = strategy._get_process_group_backend(), strategy._timeout
+    names = dist.PrefixStore(f"started again {again}", store)
+    dist.init_process_group(backend, store=names, rank=environment.global_rank(), world_size=world, timeout=timeout)
 
 
 def use_our_launcher(trainer: Trainer) -> None:
