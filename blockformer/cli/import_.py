@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     family = imported.family
     print(f"{shortened(folder)}: {family.about}, {model.kind}, {model.size:,} parameters (family {family.name})")
     if options.verify:
-        result = verify(imported)
+        result = verify(imported, longest=max(options.longest, 1))
         print(*comparison_lines(result), sep="\n")
         if not result.agrees:
             print(f"{shortened(out)} was not written")
@@ -43,6 +43,8 @@ def comparison_lines(result: "Verification") -> list[str]:
     from blockformer.huggingface.verification import TOLERANCE
 
     lines = [f"largest relative difference of the logits: {result.logits:.1e} (tolerance {TOLERANCE:.0e})"]
+    if result.untried:
+        lines.append(f"not tried: {'; '.join(result.untried)}")
     if result.agrees:
         return lines
     if not result.layers:
@@ -69,6 +71,9 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--verify", action="store_true", help="compare the logits with those of the original (requires transformers)"
+    )
+    parser.add_argument(
+        "--longest", metavar="TOKENS", type=int, default=1024, help="longest text of --verify, in tokens; default: 1024"
     )
     parser.add_argument(
         "--family", metavar="FILE", help="family file or name; default: the family for the config's model_type"
