@@ -180,7 +180,7 @@ def _nearest(config: Mapping[str, Any], model_type: str, known: list[Family]) ->
             model_type[:100], sorted({name for one in known for name in one.model_types}), cutoff=0.4
         )
 
-    def distance(family: Family) -> tuple[int, float]:
-        return family.distance(config), -SequenceMatcher(None, model_type[:100], family.name).ratio()
+    def distance(family: Family) -> tuple[int, int, float]:
+        return family.distance(config), len(family.bases), -SequenceMatcher(None, model_type[:100], family.name).ratio()
 
     return list(dict.fromkeys(family.model_types[0] for family in sorted(known, key=distance)))[:3]

@@ -15,6 +15,8 @@ from blockformer.huggingface.tensor_names import TensorNames
 from blockformer.huggingface.tensor_rules import ConstantTensor, TensorRule
 from registry.errors import nearest
 
+_MOST_HINTS = 20  # each compares a name with those of all parameters
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -163,7 +165,9 @@ def _convert(use: RuleUse, tensors: Mapping[int, Tensor], shapes: Shapes, result
 
 
 def _hint(name: str, shapes: Shapes, result: Conversion) -> str:
-    """The parameter that was probably meant, among those that have no value yet."""
+    """The parameter that was probably meant, among those that have no value yet; for the first problems only."""
+    if len(result.problems) >= _MOST_HINTS:
+        return ""
     hint = nearest(name, [known for known in shapes if known not in result.parameters])
     return f"; {hint}" if hint else ""
 
@@ -185,8 +189,9 @@ def _sort_out(
         if not torch.equal(stored[file_name], stored[file_names[original]]):
             result.problems.append(f"{file_name}: differs from {file_names[original]}, but the family ties the two")
     elif constant is not None:
-        if not torch.all(stored[file_name] == constant.value):
-            reason = f"must be {constant.value:g} everywhere; the model has no parameter for it"
+        tensor = stored[file_name]
+        if tuple(tensor.shape) != constant.shape or not torch.all(tensor == constant.value):
+            reason = f"must be {constant.value:g} everywhere, of shape {constant.shape}; it is no parameter"
             result.problems.append(f"{file_name}: {reason}")
     elif names.ignores(name):
         result.unused.append(file_name)

@@ -57,6 +57,8 @@ def trials(model: Model, recipe: Recipe, config: Mapping[str, Any], folder: Path
     lengths = {min(length, model.max_length)}
     for size, name in reaches:
         wanted = size + _BEYOND
+        if name != _REACHES["trained_length"] and size >= model.max_length:
+            continue  # no text is longer
         if (limited and wanted > model.max_length) or wanted > max(longest, length):
             untried.append(f"texts beyond the {name} of {size:,} tokens")
         else:

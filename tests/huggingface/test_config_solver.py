@@ -97,10 +97,10 @@ def test_rotary_settings_of_each_kind_of_layer_are_found(tmp_path: Path) -> None
 
 def test_joined_text_is_taken_apart(tmp_path: Path) -> None:
     text = """
-let: {feedforward: {activation: '="gelu" + kind'}}
-defaults: {kind: ""}
+let: {feedforward: {activation: '="gelu" + variant'}}
+defaults: {variant: ""}
 """
-    assert round_trip(tmp_path, text, kind="_tanh")["kind"] == "_tanh"
+    assert round_trip(tmp_path, text, variant="_tanh")["variant"] == "_tanh"
 
 
 def test_a_key_without_an_inverse_is_named_with_the_remedy(tmp_path: Path) -> None:

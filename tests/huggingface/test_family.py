@@ -102,7 +102,7 @@ let:
             "unknown key 'transposed' in a rule; did you mean 'transpose'?",
         ),
         ("tensors: {model.norm: {groups: 2}}", "'to' is missing: name the parameters that the tensor holds"),
-        ("tensors: {model.norm: 'decoder.{where}.norm'}", "index {where} occurs in 'to' but not in the tensor's name"),
+        ("tensors: {model.norm: 'decoder.{where}.norm'}", "model.norm.weight: is decoder.{where}.norm by the rule at"),
         ("fixed: {rms_norm_eps: 0.5}", "rms_norm_eps: is 1e-06; family 'mine' supports only 0.5"),
         (
             "require: {num_hidden_layers > 2: too shallow}",

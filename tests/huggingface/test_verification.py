@@ -56,7 +56,7 @@ def test_texts_are_longer_than_windows_and_trained_lengths(tmp_path: Path) -> No
 
 
 def test_a_window_that_no_text_reaches_is_named(tmp_path: Path) -> None:
-    changes = {"decoder.layer.mixer.window": 500}
+    changes = {"decoder.layer.mixer.window": 500, "max_length": 999}
     found = tried(tmp_path, {}, changes, longest=100)
     assert found.batches[0]["input_ids"].shape[1] == 32
     assert found.untried[0] == "texts beyond the window of 500 tokens"
