@@ -3,32 +3,29 @@
 import ast
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from blockformer.huggingface.expression import is_expression, parse
 from blockformer.huggingface.partial_config import ConflictError, Path
 from registry.strict_yaml import Map
-
-if TYPE_CHECKING:
-    from blockformer.huggingface.inverse_evaluation import Environment, ExpressionSolver
 
 
 class PlaceSolver:
     """Assigns a value inside a mapping or a list of the config.
 
     Args:
-        solver: finds the keys of the config.
+        solver: an ExpressionSolver, which finds the keys of the config and calls this class.
         path: the keys below the base, the outermost first.
         value: the value there.
         items: number of items if the base is a list with one for each layer; None: it is not.
         plain: the base may also be the value itself.
     """
 
-    def __init__(self, solver: "ExpressionSolver", path: Path, value: Any, items: int | None, plain: bool) -> None:
+    def __init__(self, solver: Any, path: Path, value: Any, items: int | None, plain: bool) -> None:
         self.solver, self.path, self.value = solver, path, value
         self.items, self.plain = items, plain
 
-    def solve(self, base: Any, environment: "Environment") -> bool:
+    def solve(self, base: Any, environment: Any) -> bool:
         """Assign the value; False if it is not known (yet) which key of the config the base is.
 
         Raises:
@@ -63,7 +60,7 @@ class PlaceSolver:
     def _inside(self, path: Sequence[str | int]) -> "PlaceSolver":
         return PlaceSolver(self.solver, tuple(path), self.value, self.items, self.plain)
 
-    def _in_name(self, name: str, environment: "Environment") -> bool:
+    def _in_name(self, name: str, environment: Any) -> bool:
         if name in environment.arguments:
             return self.solve(*environment.arguments[name])
         template = self.solver.family.templates.get(name)
@@ -77,11 +74,12 @@ class PlaceSolver:
             keys.plain.add(path[:-1])
         return True
 
-    def _in_template(self, body: Map, environment: "Environment") -> bool:
+    def _in_template(self, body: Map, environment: Any) -> bool:
         if "if" in body:
             branches = {True: body.get("then"), False: body.get("else")}
             return self._in_branches(parse(str(body["if"])), branches, environment)
-        key, *rest = self.path
+        first, *rest = self.path
+        key = str(first)
         if key not in body:
             return False
         if rest:
@@ -89,7 +87,7 @@ class PlaceSolver:
         self.solver.solve_template(body[key], self.value, environment)
         return True
 
-    def _in_branches(self, test: ast.expr, branches: dict[bool, Any], environment: "Environment") -> bool:
+    def _in_branches(self, test: ast.expr, branches: dict[bool, Any], environment: Any) -> bool:
         """In the branch that a condition selects; if that is not known, in the first that has the key."""
         known, truth = self.solver.evaluate(test, environment)
         if known:
@@ -106,7 +104,7 @@ class PlaceSolver:
             return False
         return True
 
-    def _in_dictionary(self, node: ast.Dict, environment: "Environment") -> bool:
+    def _in_dictionary(self, node: ast.Dict, environment: Any) -> bool:
         first, *rest = self.path
         for key, part in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant) and key.value == first:

@@ -48,7 +48,7 @@ class Layout:
         """
         whole = self._whole(shapes)
         swapped = self.transpose and len(whole) > 1
-        wanted = (*whole[:-2], whole[-1], whole[-2]) if swapped else whole
+        wanted = (*whole[:-2], *reversed(whole[-2:])) if swapped else whole
         tensor = self._viewed(stored, wanted, shapes)
         tensor = tensor.mT if swapped else tensor
         if len(shapes) > 1:

@@ -17,6 +17,8 @@ MOST_TOKENS = 1024  # length of the longest text, unless a caller wants longer o
 _PADDING = 5  # tokens of padding at the end of the second row
 _BEYOND = 4  # tokens of a text beyond the reach of a setting
 _TOKENIZER = "tokenizer.json"
+# Scalings that depend on the length of a text: transformers counts the longest row of a batch, we count each row.
+_BY_LENGTH = ("dynamic", "longrope")
 _REACHES = {  # recipe keys whose effect depends on the length of a text, with their names for messages
     "window": "window",
     "trained_length": "trained length",
@@ -69,11 +71,15 @@ def trials(model: Model, recipe: Recipe, config: Mapping[str, Any], folder: Path
     untried += [f"{name} {token}, which the vocabulary does not have" for name, token in outside]
     if len(tokens) > batches_of[0] // 2:
         untried.append(f"{len(tokens) - batches_of[0] // 2:,} of {len(tokens):,} special tokens")
-    batches = [random_inputs(model, config, one, tokens) for one in batches_of]
+    by_length = any(part.get("type") in _BY_LENGTH for part in _mappings(dump)) and within != []
+    batches = [
+        random_inputs(model, config, one, tokens, padded=not (by_length and one == batches_of[0])) for one in batches_of
+    ]
     if not model.allows("padding"):
         untried.append("padding, which the model does not support")
     else:
         untried += ["padding before a text"] if batches_of[0] > _PADDING else ["padding"]
+        untried += ["padding beyond the trained length"] * by_length
         if isinstance(padding := config.get("pad_token_id"), int) and padding >= 0:
             untried.append(f"pad_token_id {padding} inside a text")
         untried += ["padded targets"] if model.kind == "encoder_decoder" else []
@@ -81,7 +87,7 @@ def trials(model: Model, recipe: Recipe, config: Mapping[str, Any], folder: Path
 
 
 def random_inputs(
-    model: Model, config: Mapping[str, Any], length: int, tokens: Sequence[int] = ()
+    model: Model, config: Mapping[str, Any], length: int, tokens: Sequence[int] = (), *, padded: bool = True
 ) -> dict[str, Tensor]:
     """Two texts of random tokens, by the names of transformers; the second is padded if the model supports padding.
 
@@ -90,6 +96,7 @@ def random_inputs(
         config: the content of config.json.
         length: tokens of each text.
         tokens: special tokens that both texts contain, as far as half of their length holds them.
+        padded: whether the second text is padded if the model supports padding.
     """
     generator = torch.Generator().manual_seed(0)
     found, sources = config.get("pad_token_id"), config.get("src_vocab_size")
@@ -97,7 +104,7 @@ def random_inputs(
     source_size = sources if isinstance(sources, int) and sources > 0 else model.vocab_size
     ids = _random_ids(source_size, padding, (2, length), tokens, generator)
     mask = torch.ones_like(ids)
-    if length > _PADDING and model.allows("padding"):
+    if padded and length > _PADDING and model.allows("padding"):
         mask[1, -_PADDING:] = 0
         ids[1, -_PADDING:] = padding
     inputs = {"input_ids": ids, "attention_mask": mask}
