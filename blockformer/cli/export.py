@@ -101,8 +101,9 @@ def _write_family(source: "ExportSource", draft: Path, options: Namespace) -> "C
     name = options.family or source.family
     family = None if name is None else load_family(name)
     try:
+        unused = source.unused if name == source.family else {}
         exported = write_export(
-            source.recipe, source.model.state_dict(), draft, family, source.tokens, options.shard_size
+            source.recipe, source.model.state_dict(), draft, family, source.tokens, options.shard_size, unused
         )
     except ExportError as error:
         remedy = Problem(Mark(options.path), "", REMEDY)

@@ -15,7 +15,10 @@ DIFFERS = 1  # exit status
 
 def main(arguments: Sequence[str]) -> int:
     """Read a Hugging Face folder, compare it with the original if requested, and write the recipe and its weights."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.longest < 1:
+        parser.error(f"--longest must be at least 1, not {options.longest}")
     folder = Path(options.folder)
     name = os.path.basename(os.path.realpath(folder))  # noqa: PTH119  (resolve() fails on a loop of links)
     out = Path(options.out or f"{name}-imported")
@@ -28,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     family = imported.family
     print(f"{shortened(folder)}: {family.about}, {model.kind}, {model.size:,} parameters (family {family.name})")
     if options.verify:
-        result = verify(imported)
+        result = verify(imported, longest=options.longest)
         print(*comparison_lines(result), sep="\n")
         if not result.agrees:
             print(f"{shortened(out)} was not written")
@@ -43,6 +46,8 @@ def comparison_lines(result: "Verification") -> list[str]:
     from blockformer.huggingface.verification import TOLERANCE
 
     lines = [f"largest relative difference of the logits: {result.logits:.1e} (tolerance {TOLERANCE:.0e})"]
+    if result.untried:
+        lines.append(f"not tried: {'; '.join(result.untried)}")
     if result.agrees:
         return lines
     if not result.layers:
@@ -69,6 +74,9 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--verify", action="store_true", help="compare the logits with those of the original (requires transformers)"
+    )
+    parser.add_argument(
+        "--longest", metavar="TOKENS", type=int, default=1024, help="longest text of --verify, in tokens; default: 1024"
     )
     parser.add_argument(
         "--family", metavar="FILE", help="family file or name; default: the family for the config's model_type"

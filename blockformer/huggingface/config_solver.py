@@ -6,14 +6,16 @@ this way has its inverse in the section ``export`` of the family. The caller has
 """
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from blockformer.huggingface.expression import is_expression, parse
+from blockformer.huggingface.expression import is_expression, names, parse
+from blockformer.huggingface.family_check import expressions_in
 from blockformer.huggingface.inverse_evaluation import Environment, ExpressionSolver
 from blockformer.huggingface.layer_pattern import expand_layers
+from blockformer.huggingface.nested_keys import values_at
 from blockformer.huggingface.partial_config import ConflictError, matches
 from registry.strict_yaml import Map
 
@@ -35,7 +37,24 @@ class ConfigSolver(ExpressionSolver):
             before, pending, self.pending = len(self.pending), self.pending, []
             for node, value, environment in pending:
                 self.attempt(partial(self.equal, node, value, environment))
-        return self.keys.config(guesses=True)
+        return self.keys.config()
+
+    def unsolved(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """The keys that a config lacks because an equation could not be solved, each with its expression."""
+        equations = ((ast.unparse(node), self._config_keys(node, environment)) for node, _, environment in self.pending)
+        return {key: text for text, keys in equations for key in keys if not any(values_at(config, key))}
+
+    def _config_keys(self, node: ast.expr, environment: Environment) -> Iterator[str]:
+        """The config keys that an expression reads, also by the names in ``let``."""
+        for name in sorted(names(node)):
+            if name in environment.arguments:
+                yield from self._config_keys(*environment.arguments[name])
+            elif name in self.family.templates and name not in environment.active:
+                inner = environment.inside(name)
+                for text in expressions_in(self.family.templates[name].body):
+                    yield from self._config_keys(parse(text), inner)
+            elif name not in environment.variables:
+                yield name
 
     def attempt(self, step: Callable[[], None], key: str = "") -> None:
         """Take a step that must succeed; a subclass may continue after it failed.

@@ -5,14 +5,18 @@ from contextlib import suppress
 from typing import Any, cast
 
 from blockformer.assembly.builder import check
+from blockformer.huggingface.config import Config
 from blockformer.huggingface.config_solver import ConfigSolver
 from blockformer.huggingface.errors import ExportError, HuggingFaceError
 from blockformer.huggingface.export_errors import Mismatch, NearestConfigSolver, compare_recipes, unsolved_keys
+from blockformer.huggingface.expression import is_expression
 from blockformer.huggingface.family import Family, as_list, families
-from blockformer.huggingface.importer import ANY, recipe_from_config
+from blockformer.huggingface.family_file import ANY
+from blockformer.huggingface.importer import recipe_from_config
 from blockformer.huggingface.layer_pattern import expand_layers
-from blockformer.huggingface.partial_config import ConflictError, PartialConfig
-from blockformer.huggingface.template import Config, TemplateContext
+from blockformer.huggingface.nested_keys import EACH, merged, set_at, values_at
+from blockformer.huggingface.partial_config import ConflictError, NoInverseError, PartialConfig
+from blockformer.huggingface.template import TemplateContext
 from registry import Mark, Problem, Recipe, RecipeError, Spec, load_recipe, spec_of
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # always written: transformers would assume its own defaults
@@ -27,10 +31,13 @@ def config_of(recipe: Recipe, family: Family) -> dict[str, Any]:
 
     Raises:
         ExportError: there is none; each problem is a key of the recipe that differs from the family.
+        HuggingFaceError: the family does not say how keys of the config follow from the recipe.
     """
     resolved = resolve_nulls(recipe)
     try:
         return _find_config(recipe, resolved, family)
+    except NoInverseError as error:
+        raise _without_inverse(family, error) from None
     except ConflictError as conflict:
         problems = [mismatch.problem for mismatch in mismatches(resolved, family)]
         raise ExportError(problems or [Problem(Mark(recipe.name), "", str(conflict))]) from None
@@ -43,16 +50,33 @@ def family_for(recipe: Recipe) -> tuple[Family, dict[str, Any]]:
 
     Raises:
         ExportError: there is none; each problem is a key of the recipe that differs from the nearest family.
+        HuggingFaceError: a family that fits does not say how keys of the config follow from the recipe.
     """
     resolved, found = resolve_nulls(recipe), list[tuple[Family, dict[str, Any]]]()
+    without_inverse = list[HuggingFaceError]()
     for family in families():
-        with suppress(ConflictError):
+        try:
             found.append((family, _find_config(recipe, resolved, family)))
+        except NoInverseError as error:
+            without_inverse.append(_without_inverse(family, error))
+        except ConflictError:
+            continue
     if found:
         return min(found, key=lambda pair: (len(pair[0].bases), len(pair[1])))
+    if without_inverse:
+        raise without_inverse[0]
     candidates = [(family, mismatches(resolved, family)) for family in families()]
     _, nearest = min(candidates, key=lambda pair: (sum(one.weight for one in pair[1]), len(pair[0].bases)))
     raise ExportError(mismatch.problem for mismatch in nearest)
+
+
+def _without_inverse(family: Family, error: NoInverseError) -> HuggingFaceError:
+    messages = (
+        f"the export cannot find {key} from `{text}`; add its inverse to the section 'export', such as "
+        f"`{key}: =recipe[...]`"
+        for key, text in error.keys.items()
+    )
+    return HuggingFaceError.in_file(family.path, messages)
 
 
 def mismatches(recipe: Recipe, family: Family) -> list[Mismatch]:
@@ -64,7 +88,7 @@ def mismatches(recipe: Recipe, family: Family) -> list[Mismatch]:
         given = PartialConfig()
     solver = NearestConfigSolver(family, given)
     try:
-        config = _fixed_keys(family) | solver.solve(canonical)
+        config = merged(_fixed_keys(family), solver.solve(canonical))
         nearest = recipe_from_config(TemplateContext(family, Config(config), {"tensors": frozenset[str]()}))
     except ConflictError as conflict:
         return list(unsolved_keys(recipe, family, {"": conflict}))
@@ -120,10 +144,18 @@ def _find_config(recipe: Recipe, resolved: Recipe, family: Family) -> dict[str, 
 
 def _solve(recipe: Recipe, resolved: Recipe, family: Family) -> dict[str, Any]:
     canonical = recipe.dump()
-    config = _fixed_keys(family) | ConfigSolver(family, _exported_keys(family, canonical)).solve(canonical)
-    used_defaults = _check_config(resolved, family, config)
+    solver = ConfigSolver(family, _exported_keys(family, canonical))
+    config = _with_fixed_expressions(family, merged(_fixed_keys(family), solver.solve(canonical)))
+    try:
+        used_defaults = _check_config(resolved, family, config)
+    except ConflictError:
+        if unsolved := solver.unsolved(config):
+            raise NoInverseError(unsolved) from None
+        raise
     config = _prefer_defaults(resolved, family, config)
-    config |= {key: value for key, value in used_defaults.items() if value is not None}
+    for key, value in used_defaults.items():
+        if value is not None and not any(values_at(config, key)):
+            set_at(config, key, value)
     defaults = family.section("defaults")
     return {
         key: value
@@ -134,10 +166,29 @@ def _solve(recipe: Recipe, resolved: Recipe, family: Family) -> dict[str, Any]:
 
 def _fixed_keys(family: Family) -> dict[str, Any]:
     """The keys that are the same in every config of a family."""
-    fixed = {key: (as_list(value) or [None])[0] for key, value in family.section("fixed").items() if value != ANY}
-    kept = {key: value for key, value in fixed.items() if value not in (None, {})}
     names = {"architectures": family.architectures[:1], "model_type": family.model_types[0]}
-    return names | kept | dict.fromkeys(_TOKENS)
+    config = names | dict.fromkeys(_TOKENS)
+    for key, value in family.section("fixed").items():
+        first = (as_list(value) or [None])[0]
+        if first not in (None, {}, ANY) and not is_expression(first) and EACH not in key.split("."):
+            set_at(config, key, first)
+    return config
+
+
+def _with_fixed_expressions(family: Family, config: dict[str, Any]) -> dict[str, Any]:
+    """A config with the keys whose only value depends on other keys.
+
+    Raises:
+        ConflictError: the value of such a key cannot be computed.
+    """
+    section = family.section("fixed")
+    for key in (key for key, value in section.items() if is_expression(value)):
+        context = TemplateContext(family, Config(config), {"tensors": frozenset[str]()})
+        try:
+            set_at(config, key, context.render(section[key], f"fixed.{key}", section.marks[key]))
+        except HuggingFaceError as error:
+            raise ConflictError(str(error.problems[0])) from None
+    return config
 
 
 def _exported_keys(family: Family, recipe: Mapping[str, Any]) -> PartialConfig:
@@ -156,7 +207,7 @@ def _exported_keys(family: Family, recipe: Mapping[str, Any]) -> PartialConfig:
         except HuggingFaceError as error:
             raise ConflictError(str(error.problems[0])) from None
         if isinstance(value, str | int | float | list | dict | None):
-            keys.assign((key,), value)
+            keys.assign(tuple(key.split(".")), value)
     return keys
 
 
@@ -180,7 +231,8 @@ def _prefer_defaults(recipe: Recipe, family: Family, config: dict[str, Any]) -> 
     """Replace a text by the family's default where both mean the same, such as two names of one activation."""
     defaults = family.section("defaults")
     for key, value in list(config.items()):
-        if isinstance(value, str) and isinstance(defaults.get(key), str) and value != defaults[key]:
+        default = defaults.get(key)
+        if isinstance(value, str) and isinstance(default, str) and not is_expression(default) and value != default:
             with suppress(ConflictError):
                 _check_config(recipe, family, {**config, key: defaults[key]})
                 config[key] = defaults[key]

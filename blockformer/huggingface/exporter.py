@@ -18,22 +18,25 @@ from blockformer.data import hub_tokenizer
 from blockformer.data.tokenizers.file import FileTokenizer
 from blockformer.generation.text_model import TextModel
 from blockformer.generation.trained_folder import find_checkpoint, stored_tokenizer
+from blockformer.huggingface.config import Config
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.export_config import config_of, family_for
-from blockformer.huggingface.family import Family, builtin_families
+from blockformer.huggingface.family import Family
+from blockformer.huggingface.family_file import builtin_families
 from blockformer.huggingface.folder import (
     SHARD_SIZE,
     copy_tokenizer,
     has_file,
     main_dtype,
     output_folder,
+    read_unused,
     write_json,
     write_tensor_files,
 )
 from blockformer.huggingface.importer import ImportedModel
-from blockformer.huggingface.template import Config, TemplateContext
-from blockformer.huggingface.tensor_conversion import tensors_from_parameters
-from blockformer.huggingface.tensor_layout import tensor_rules
+from blockformer.huggingface.template import TemplateContext
+from blockformer.huggingface.tensor_conversion import constants_from_parameters, tensors_from_parameters
+from blockformer.huggingface.tensor_rules import constant_tensors, tensor_rules
 from blockformer.training.run_folder import CHECKPOINTS, folder_of
 from blocks.models.base import Model
 from registry import Recipe, load_recipe
@@ -55,6 +58,7 @@ class ExportSource:
         folder: the folder that the model was imported to, which may contain a tokenizer.
         merged: number of adapters that were folded into the weights; the recipe is that without them.
         dropped: number of extra predictions that were left out; the recipe is that without them.
+        unused: tensors of the imported folder that the model does not use; an export as ``family`` writes them again.
     """
 
     name: str
@@ -66,6 +70,7 @@ class ExportSource:
     folder: Path | None = None
     merged: int = 0
     dropped: int = 0
+    unused: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def write_tokenizer(self, folder: Path) -> Callable[[], int] | None:
         """Write the tokenizer.
@@ -127,7 +132,8 @@ def _read_imported(path: Path, dtype: torch.dtype | None) -> ExportSource:
     metadata = imported_metadata(path)
     family, tokens = metadata.get("family"), json.loads(metadata.get("tokens", "{}"))
     known = family if family in builtin_families() else None
-    return ExportSource(path.resolve().name, recipe, model, tokens, known, folder=path)
+    unused = read_unused(path, dtype) if known else {}
+    return ExportSource(path.resolve().name, recipe, model, tokens, known, folder=path, unused=unused)
 
 
 def export_folder(
@@ -136,6 +142,7 @@ def export_folder(
     out: str | Path,
     family: Family | None = None,
     tokens: Mapping[str, Any] | None = None,
+    unused: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Create a folder that transformers loads; for the arguments see :func:`write_export`.
 
@@ -143,7 +150,7 @@ def export_folder(
         HuggingFaceError: no family supports the recipe, or ``out`` exists or cannot be written.
     """
     with output_folder(out) as draft:
-        write_export(recipe, parameters, draft, family, tokens)
+        write_export(recipe, parameters, draft, family, tokens, unused=unused)
     return Path(out)
 
 
@@ -154,6 +161,7 @@ def write_export(
     family: Family | None = None,
     tokens: Mapping[str, Any] | None = None,
     shard_size: str = SHARD_SIZE,
+    unused: Mapping[str, Tensor] | None = None,
 ) -> ImportedModel:
     """Write config.json, generation_config.json and the tensors.
 
@@ -164,6 +172,7 @@ def write_export(
         family: the family to export as; None: the nearest that supports the recipe.
         tokens: ids of special tokens, such as ``bos_token_id``.
         shard_size: the largest size of one file, such as ``5GB``; a larger model is written as shards with an index.
+        unused: further tensors, of the folder that the model was imported from.
 
     Returns:
         What an import of the folder has to give, for verification.
@@ -180,7 +189,8 @@ def write_export(
     config |= given | {"torch_dtype": main_dtype(parameters)}
     context = TemplateContext(chosen, Config(config), {"tensors": frozenset[str]()})
     try:
-        tensors = tensors_from_parameters(tensor_rules(context), parameters)
+        tensors = dict(unused or {}) | tensors_from_parameters(tensor_rules(context), parameters)
+        tensors |= constants_from_parameters(constant_tensors(context), parameters)
     except ValueError as error:
         raise HuggingFaceError.at(chosen.path, str(error)) from None
     write_json(folder / "config.json", config)

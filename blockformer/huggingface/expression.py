@@ -24,6 +24,7 @@ _ALLOWED = (
 _PREFIX = "="
 MAX_ITEMS = 100_000  # items of one value, and iterations of all comprehensions of one expression
 _MAX_BASE, _MAX_EXPONENT = 1e6, 16
+_MAX_TEXT = 1000  # characters of joined texts
 
 
 class ExpressionError(ValueError):
@@ -79,14 +80,23 @@ def parse(text: str) -> ast.expr:
 
 def names(tree: ast.expr) -> set[str]:
     """The names that an expression reads, without functions and the variables of its own comprehensions."""
-    found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    return found - bound - calls(tree)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called]
+    bound = {node.id for node in found if isinstance(node.ctx, ast.Store)}
+    return {node.id for node in found} - bound
 
 
 def calls(tree: ast.expr) -> set[str]:
     """The functions that an expression calls."""
     return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+def items(tree: ast.expr) -> set[str]:
+    """The keys of mappings that an expression reads, by ``mapping["key"]`` or ``get(mapping, "key")``."""
+    parts = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
+    parts += [node.args[1] for node in ast.walk(tree) if isinstance(node, ast.Call) and len(node.args) > 1]
+    constants = [one for part in parts for one in ast.walk(part) if isinstance(one, ast.Constant)]
+    return {one.value for one in constants if isinstance(one.value, str)}
 
 
 def evaluate(tree: ast.expr, scope: Scope) -> Any:
@@ -129,7 +139,7 @@ class _Evaluator:
     def arithmetic(self, node: ast.BinOp) -> Any:
         left, right = self.visit(node.left), self.visit(node.right)
         if isinstance(left, str) or isinstance(right, str):
-            raise ExpressionError(f"{ast.unparse(node)!r}: arithmetic with text is not allowed")
+            return _joined(left, right, node)
         if isinstance(node.op, ast.Pow) and (abs(left) > _MAX_BASE or abs(right) > _MAX_EXPONENT):
             limits = f"the base {_MAX_BASE:.0f} or the exponent {_MAX_EXPONENT}"
             raise ExpressionError(f"{ast.unparse(node)!r} exceeds {limits}, the limits of a power")
@@ -183,6 +193,15 @@ class _Evaluator:
         return FUNCTIONS[name](*arguments) if name in FUNCTIONS else self.scope.call(name, arguments)
 
 
+def _joined(left: Any, right: Any, node: ast.BinOp) -> str:
+    """Two texts as one; other arithmetic with text is not allowed."""
+    if not (isinstance(left, str) and isinstance(right, str) and isinstance(node.op, ast.Add)):
+        raise ExpressionError(f"{ast.unparse(node)!r}: of text, only text + text is allowed")
+    if len(left) + len(right) > _MAX_TEXT:
+        raise ExpressionError(f"{ast.unparse(node)!r} would have more than {_MAX_TEXT} characters")
+    return left + right
+
+
 def _items(left: Any, right: Any, product: bool) -> float:
     """Number of items of the product or the sum of two values; 0 for two numbers."""
     if all(isinstance(side, int | float) for side in (left, right)):
@@ -202,10 +221,15 @@ def _get(mapping: Mapping[str, Any] | None, key: str, default: Any = None) -> An
     return default if mapping is None or key not in mapping else mapping[key]
 
 
+def _at(value: Any, index: int) -> Any:
+    return value[index] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs,
     "all": all,
     "any": any,
+    "at": _at,
     "float": float,
     "get": _get,
     "int": int,

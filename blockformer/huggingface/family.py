@@ -1,35 +1,22 @@
 """Family files: each maps the config and the tensors of one published architecture to a recipe and its parameters."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher, get_close_matches
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from blockformer.huggingface.errors import HuggingFaceError
-from blockformer.huggingface.expression import FUNCTIONS, ExpressionError, calls, is_expression, names, parse
-from registry import Mark, Problem
+from blockformer.huggingface.expression import items, names, parse
+from blockformer.huggingface.family_check import Template, checked_expressions, templates
+from blockformer.huggingface.family_file import ANY, builtin_families, read_family
+from registry import Mark
 from registry.errors import nearest, quoted
-from registry.strict_yaml import Map, Seq, read_yaml
+from registry.strict_yaml import Map
 
-_FOLDER = Path(__file__).parent / "families"
-_MAPPINGS = ("match", "defaults", "fixed", "require", "let", "recipe", "tensors", "tied", "leaves", "export")
-_LISTS = ("ignore", "unused")
-_TEXTS = ("extends", "about", "source")
+_FEW_KEYS = 2  # model_type and architectures
 _PREDEFINED = frozenset({"layer", "depth", "tensors", "recipe", "layers"})  # names that are not config keys
-_SIGNATURE = re.compile(r"(\w+)(?:\(([\w, ]*)\))?")
-
-
-@dataclass(frozen=True)
-class Template:
-    """An entry of ``let``: a named value, or a function if it has parameters."""
-
-    parameters: tuple[str, ...]
-    body: Any
-    mark: Mark
 
 
 class Family:
@@ -39,18 +26,18 @@ class Family:
         name: for messages.
         path: the file.
         tree: its content, merged with that of the files that it extends.
-        bases: names of the families that it extends, the nearest first.
+        files: its file, that of the family that it extends, and so on.
 
     Raises:
         HuggingFaceError: sections or expressions are wrong; the error lists all of them.
     """
 
-    def __init__(self, name: str, path: Path, tree: Map, bases: tuple[str, ...] = ()) -> None:
-        self.name, self.path, self.tree, self.bases = name, path, tree, bases
-        _check_sections(tree)
-        self.templates = dict(_templates(self.section("let")))
-        self._expressions = list(_expressions(tree))
-        _check_expressions(self._expressions, self.templates)
+    def __init__(self, name: str, path: Path, tree: Map, files: tuple[Path, ...]) -> None:
+        self.name, self.path, self.tree = name, path, tree
+        self.bases = tuple(file.stem for file in files[1:])
+        self._files = [str(file) for file in files]
+        self.templates: dict[str, Template] = dict(templates(self.section("let")))
+        self._expressions = [parse(text) for text in checked_expressions(tree, self.templates)]
 
     def section(self, name: str) -> Map:
         """A section that is a mapping; empty if the file does not have it."""
@@ -79,12 +66,41 @@ class Family:
         """Whether ``ignore`` lists a config key, which then does not affect the logits."""
         return any(fnmatchcase(key, pattern) for pattern in self.list_section("ignore"))
 
-    @property
+    def generation(self, mark: Mark) -> int:
+        """0 for what the file itself says, 1 for what it inherits from the family that it extends, and so on."""
+        return self._files.index(mark.source) if mark.source in self._files else len(self._files)
+
+    @cached_property
     def keys(self) -> set[str]:
-        """Every config key that the file mentions."""
-        mentioned = {name for _, _, text in self._expressions for name in names(parse(text))}
+        """Every config key that an expression reads, or that is fixed; ``a.b`` is key b of the mapping a."""
+        return self._mentioned | set(self.section("fixed"))
+
+    @cached_property
+    def inner_keys(self) -> set[str]:
+        """Every key of a mapping that an expression reads, whichever mapping it is."""
+        return {key for tree in self._expressions for key in items(tree)}
+
+    @cached_property
+    def _mentioned(self) -> set[str]:
         parameters = {parameter for template in self.templates.values() for parameter in template.parameters}
-        return (mentioned - parameters - _PREDEFINED) | set(self.section("defaults")) | set(self.section("fixed"))
+        return {name for tree in self._expressions for name in names(tree)} - parameters - _PREDEFINED
+
+    def default(self, key: str) -> Any:
+        """The default of a config key as it is written; a key with one fixed value has that."""
+        defaults, fixed = self.section("defaults"), self.section("fixed").get(key)
+        if key in defaults:
+            return defaults[key]
+        return None if fixed == ANY else (as_list(fixed) or [None])[0]
+
+    def has_default(self, key: str) -> bool:
+        """Whether a config may omit a key."""
+        return key in self.section("defaults") or self.section("fixed").get(key, ANY) != ANY
+
+    def distance(self, config: Mapping[str, Any]) -> int:
+        """Number of keys that either the config or the family has alone; few for a similar architecture."""
+        given = {key for key in config if not self.ignores(key)} - {"model_type"}
+        needed = {key for key in self._mentioned if not self.has_default(key)} - set(self.templates)
+        return len(given - self.keys - set(self.section("defaults"))) + len(needed - set(config))
 
 
 def as_list(value: Any) -> list[Any]:
@@ -92,11 +108,6 @@ def as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(cast("Sequence[Any]", value)) if isinstance(value, list) else [value]
-
-
-def builtin_families() -> dict[str, Path]:
-    """The family files of this package, by name."""
-    return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
 def families() -> list[Family]:
@@ -117,13 +128,13 @@ def load_family(source: str | Path) -> Family:
     if not path.is_file():
         hint = nearest(str(source), known) or f"known: {', '.join(known)}"
         raise HuggingFaceError.at(str(source), f"neither a file nor the name of a built-in family; {hint}")
-    return Family(path.stem, path, *_read_merged(path, ()))
+    return Family(path.stem, path, *read_family(path))
 
 
 @cache
 def _load_builtin(name: str) -> Family:
     path = builtin_families()[name]
-    return Family(name, path, *_read_merged(path, ()))
+    return Family(name, path, *read_family(path))
 
 
 def family_of(config: Mapping[str, Any], file: Path, candidates: list[Family] | None = None) -> Family:
@@ -141,10 +152,13 @@ def family_of(config: Mapping[str, Any], file: Path, candidates: list[Family] | 
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise HuggingFaceError.at(file, f"must be the name of an architecture, not {quoted(model_type)}", "model_type")
+    if without := [family for family in known if not family.model_types]:
+        match = f"match: {{model_type: {model_type}, architectures: {', '.join(as_list(config.get('architectures')))}}}"
+        message = f"family {without[0].name!r} has no section 'match', which is not inherited; add `{match}`"
+        raise HuggingFaceError.at(without[0].path, message)
     matching = [family for family in known if model_type in family.model_types]
     if not matching:
-        model_types = sorted({model_type for family in known for model_type in family.model_types})
-        close = get_close_matches(model_type[:100], model_types, n=3, cutoff=0.4)
+        close = _nearest(config, model_type, known)
         hint = f"nearest: {', '.join(close)}; " if close else ""
         message = f"no family supports model_type {model_type!r}; {hint}to add one, see docs/add-a-family.md"
         raise HuggingFaceError.at(file, message)
@@ -159,111 +173,14 @@ def family_of(config: Mapping[str, Any], file: Path, candidates: list[Family] | 
     raise HuggingFaceError.at(file, message)
 
 
-def _read_merged(path: Path, seen: tuple[Path, ...]) -> tuple[Map, tuple[str, ...]]:
-    """The content of a family file, merged over that of the families that it extends, and the names of those."""
-    tree = read_yaml(path)
-    if "extends" not in tree:
-        return tree, ()
-    name, mark = str(tree["extends"]), tree.marks["extends"]
-    base_path = _base_path(path, name, mark)
-    if base_path.resolve() in (*seen, path.resolve()):
-        raise HuggingFaceError.at(mark, f"circular reference: {path.name} -> {base_path.name}", "extends")
-    base, bases = _read_merged(base_path, (*seen, path.resolve()))
-    own = Map({key: value for key, value in tree.items() if key != "extends"}, tree.marks, tree.mark)
-    for key in ("match", "about", "source"):  # they belong to one architecture and are not inherited
-        base.pop(key, None)
-    both = merge(base, own)
-    for key in _LISTS:
-        if isinstance(first := base.get(key), Seq) and isinstance(second := own.get(key), Seq):
-            both[key] = Seq([*first, *second], [*first.marks, *second.marks])
-    if isinstance(rules := both.get("tensors"), Map) and "tensors" in own:  # the export prefers a family's own rules
-        both["tensors"] = Map({**own["tensors"], **rules}, rules.marks, rules.mark)
-    return both, (base_path.stem, *bases)
+def _nearest(config: Mapping[str, Any], model_type: str, known: list[Family]) -> list[str]:
+    """The three model types whose configs have the most similar keys; by their names if the config has hardly any."""
+    if len(config) <= _FEW_KEYS:
+        return get_close_matches(
+            model_type[:100], sorted({name for one in known for name in one.model_types}), cutoff=0.4
+        )
 
+    def distance(family: Family) -> tuple[int, int, float]:
+        return family.distance(config), len(family.bases), -SequenceMatcher(None, model_type[:100], family.name).ratio()
 
-def _base_path(path: Path, name: str, mark: Mark) -> Path:
-    """The file that ``extends`` names: one in the same folder, or a built-in family."""
-    beside = path.parent / (name if name.endswith(".yaml") else f"{name}.yaml")
-    known = builtin_families()
-    if beside.is_file():
-        return beside
-    if name in known:
-        return known[name]
-    hint = nearest(name, known) or f"known: {', '.join(known)}"
-    raise HuggingFaceError.at(mark, f"unknown family {name!r}; {hint}", "extends")
-
-
-def merge(base: Any, change: Any) -> Any:
-    """``change`` over ``base``, key by key; a block of another type and a condition replace the base as a whole."""
-    if not isinstance(base, Map) or not isinstance(change, Map):
-        return change
-    conditional = any(key in tree for key in ("if", "switch") for tree in (base, change))
-    another_type = base.get("type") != change.get("type", base.get("type"))
-    if another_type or (conditional and "switch" not in {*base} & {*change}):
-        return change
-    both = Map(base, base.marks | change.marks, base.mark)
-    for key, value in change.items():
-        both[key] = merge(base[key], value) if key in base else value
-    return both
-
-
-def _check_sections(tree: Map) -> None:
-    kinds = {**dict.fromkeys(_MAPPINGS, Map), **dict.fromkeys(_LISTS, Seq), **dict.fromkeys(_TEXTS, str)}
-    problems: list[Problem] = []
-    for key, value in tree.items():
-        if key not in kinds:
-            hint = nearest(key, kinds) or f"known: {', '.join(kinds)}"
-            problems.append(Problem(tree.marks[key], key, f"unknown section; {hint}"))
-        elif value is not None and not isinstance(value, kinds[key]):
-            wanted = {Map: "a mapping", Seq: "a list", str: "text"}[kinds[key]]
-            problems.append(Problem(tree.marks[key], key, f"must be {wanted}"))
-    if problems:
-        raise HuggingFaceError(problems)
-
-
-def _templates(section: Map) -> Iterator[tuple[str, Template]]:
-    for key, body in section.items():
-        found = _SIGNATURE.fullmatch(key)
-        if not found:
-            raise HuggingFaceError.at(section.marks[key], f"{key!r} is neither a name nor name(parameter, ...)", "let")
-        parameters = tuple(name.strip() for name in (found[2] or "").split(",") if name.strip())
-        yield found[1], Template(parameters, body, section.marks[key])
-
-
-def _expressions(tree: Map) -> Iterator[tuple[Mark, str, str]]:
-    """Every expression with its line and its dotted path; those of ``require`` have no leading ``=``."""
-    yield from _expressions_in(tree, "")
-    require = tree.get("require")
-    if isinstance(require, Map):
-        yield from ((require.marks[text], "require", text) for text in require)
-
-
-def _expressions_in(node: Any, path: str) -> Iterator[tuple[Mark, str, str]]:
-    if isinstance(node, Map):
-        items: Iterator[tuple[Any, Any, Any]] = ((key, node[key], node.marks[key]) for key in node)
-    elif isinstance(node, Seq):
-        items = ((index, item, mark) for index, (item, mark) in enumerate(zip(node, node.marks, strict=True)))
-    else:
-        return
-    for key, value, mark in items:
-        inner = f"{path}.{key}" if path else str(key)
-        if is_expression(value) or (key == "if" and isinstance(value, str)):
-            yield mark, inner, value
-        else:
-            yield from _expressions_in(value, inner)
-
-
-def _check_expressions(expressions: list[tuple[Mark, str, str]], templates: dict[str, Template]) -> None:
-    problems: list[Problem] = []
-    known = {*FUNCTIONS, *(name for name, template in templates.items() if template.parameters)}
-    for mark, path, text in expressions:
-        try:
-            unknown = sorted(calls(parse(text)) - known)
-        except ExpressionError as error:
-            problems.append(Problem(mark, path, str(error)))
-            continue
-        for name in unknown:
-            hint = nearest(name, known) or f"known: {', '.join(sorted(known))}"
-            problems.append(Problem(mark, path, f"unknown function {name!r}; {hint}"))
-    if problems:
-        raise HuggingFaceError(problems)
+    return list(dict.fromkeys(family.model_types[0] for family in sorted(known, key=distance)))[:3]

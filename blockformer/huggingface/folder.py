@@ -11,6 +11,7 @@ from zipfile import is_zipfile
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blockformer.data.chat_template import TEMPLATE
@@ -21,6 +22,7 @@ from registry.errors import quoted
 from registry.files import is_file, read_bytes
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", TEMPLATE)
+UNUSED = "unused.safetensors"  # of an imported folder: tensors of the original that the model does not use
 SHARD_SIZE = "5GB"
 MAX_CONFIG, MAX_INDEX, MAX_TOKENIZER = 10_000_000, 100_000_000, 200_000_000  # bytes
 MAX_TOKENS = 10_000_000  # ids of a tokenizer
@@ -231,6 +233,30 @@ def write_tensor_files(folder: Path, tensors: Mapping[str, Tensor], shard_size: 
         raise HuggingFaceError.at(
             "--shard-size", f"{shard_size!r} is not a size such as {SHARD_SIZE}: {error}"
         ) from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file."""
+    save_file({name: tensor.contiguous() for name, tensor in _without_shared_memory(tensors)}, path)
+
+
+def read_unused(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The tensors that the model of an imported folder does not use; empty if there are none.
+
+    Args:
+        folder: written by :func:`blockformer.huggingface.write_folder`.
+        dtype: of the floating-point tensors; None: as they are stored.
+
+    Raises:
+        HuggingFaceError: the file is damaged.
+    """
+    if not has_file(folder, UNUSED):
+        return {}
+    try:
+        tensors = load_file(file_in(folder, UNUSED))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise HuggingFaceError.at(folder / UNUSED, f"cannot be read: {' '.join(str(error).split())}") from None
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def _without_shared_memory(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,19 +11,29 @@ from torch import Tensor
 from blockformer.assembly.builder import check
 from blockformer.assembly.imported_folder import RECIPE, write_imported
 from blockformer.files import write_text
+from blockformer.huggingface.config import Config
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.family import Family, as_list, family_of, load_family
-from blockformer.huggingface.folder import TOKENIZER_FILES, TensorFiles, copy_tokenizer, output_folder, read_config
-from blockformer.huggingface.template import Config, TemplateContext
+from blockformer.huggingface.family_file import ANY
+from blockformer.huggingface.folder import (
+    TOKENIZER_FILES,
+    UNUSED,
+    TensorFiles,
+    copy_tokenizer,
+    output_folder,
+    read_config,
+    write_tensors,
+)
+from blockformer.huggingface.nested_keys import config_of_its_own, values_at
+from blockformer.huggingface.template import TemplateContext
 from blockformer.huggingface.tensor_conversion import parameters_from_tensors
-from blockformer.huggingface.tensor_layout import tensor_names, tensor_rules
+from blockformer.huggingface.tensor_names import tensor_names
+from blockformer.huggingface.tensor_rules import tensor_rules
 from registry import Mark, Problem, Recipe, RecipeError, load_recipe
 from registry.errors import quoted
 from registry.key_paths import split_path
 from registry.strict_yaml import Map, mark_of
 from registry.text import as_yaml, shortened
-
-ANY = "*"  # in the section `fixed`: any value is supported
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class ImportedModel:
         recipe: the model.
         parameters: of the model, by name, with the dtypes of the stored tensors.
         tokens: ids of special tokens, by their key in the config.
+        unused: tensors of the folder that the model does not use, for an export.
     """
 
     folder: Path
@@ -43,6 +54,7 @@ class ImportedModel:
     recipe: Recipe
     parameters: Mapping[str, Tensor]
     tokens: Mapping[str, Any]
+    unused: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def read_folder(folder: str | Path, family: str | Path | None = None) -> ImportedModel:
@@ -72,11 +84,12 @@ def read_folder(folder: str | Path, family: str | Path | None = None) -> Importe
     problems += [Problem(Mark(str(folder)), "", message) for message in conversion.problems]
     if problems:
         raise HuggingFaceError(problems)
-    return ImportedModel(folder, chosen, recipe, conversion.parameters, _tokens(values, file))
+    unused = {name: stored[name] for name in conversion.unused}
+    return ImportedModel(folder, chosen, recipe, conversion.parameters, _tokens(values, file), unused)
 
 
 def write_folder(imported: ImportedModel, out: str | Path) -> Path:
-    """Write ``recipe.yaml`` and ``model.safetensors``, and copy the tokenizer if there is one.
+    """Write ``recipe.yaml`` and ``model.safetensors``, the tensors without a use if there are any, and the tokenizer.
 
     Args:
         imported: the model.
@@ -97,7 +110,9 @@ def write_folder(imported: ImportedModel, out: str | Path) -> Path:
         header = f"# Imported from a Hugging Face folder with the family {family}.\n"
         write_text(draft / RECIPE, header + recipe.to_yaml())
         copy_tokenizer(imported.folder, draft)
-        write_imported(draft, tensors, metadata, (RECIPE, *TOKENIZER_FILES))
+        if imported.unused:
+            write_tensors(draft / UNUSED, imported.unused)
+        write_imported(draft, tensors, metadata, (RECIPE, UNUSED, *TOKENIZER_FILES))
     return Path(out)
 
 
@@ -134,24 +149,48 @@ def unread_keys(context: TemplateContext, file: Path) -> Iterator[Problem]:
     config.read.update(key for key in family.keys if not isinstance(config.get(key), Mapping))
     config.read.update(("model_type", "architectures"))
     for key in config.unread():
-        if not family.ignores(key) and not family.ignores(key.partition(".")[0]):
+        own = config_of_its_own(config, key)  # nested configs repeat the keys that `common` ignores or fixes
+        names = [key, key.partition(".")[0], *([own] if own is not None else [])]
+        if any(map(family.ignores, names)) or own == "model_type":
+            continue
+        if own is not None and own in family.section("fixed"):
+            yield from _unsupported(context, own, key, Mark(str(file)))
+        elif key in family.section("defaults") and "." not in key:
+            message = f"family {family.name!r} has a default for this key, but nothing in it reads the key"
+            yield Problem(Mark(str(file)), key, message)
+        elif "." in key and key.rpartition(".")[2] in family.inner_keys:
+            reason = "reads this key for other configs, but not for this one; it may change the model"
+            message = f"family {family.name!r} {reason}"
+            yield Problem(Mark(str(file)), key, message)
+        else:
             message = f"family {family.name!r} does not read this key, which may change the model"
             yield Problem(Mark(str(file)), key, message)
 
 
 def _unsupported_values(context: TemplateContext, file: Path) -> Iterator[Problem]:
     """A problem for every config value that the family does not support."""
-    family, config, mark = context.family, context.config, Mark(str(file))
-    for key, allowed in family.section("fixed").items():
-        if allowed != ANY and key in config and config[key] not in (known := as_list(allowed) or [None]):
-            supported = " or ".join(map(as_yaml, known))
-            value = _plain(config[key])
-            written = as_yaml(value) if isinstance(value, dict | list) else str(value)
-            yield Problem(mark, key, f"is {shortened(written, 100)}; family {family.name!r} supports only {supported}")
-    require = family.section("require")
+    mark = Mark(str(file))
+    for key in context.family.section("fixed"):
+        yield from _unsupported(context, key, key, mark)
+    require = context.family.section("require")
     for text, message in require.items():
         if message is not None and not context.evaluate(text, "require", require.marks[text]):
             yield Problem(mark, "", f"{message} ({text} does not hold)")
+
+
+def _unsupported(context: TemplateContext, name: str, path: str, mark: Mark) -> Iterator[Problem]:
+    """A problem for every value at a path of the config that ``fixed`` does not allow under a name."""
+    family, section = context.family, context.family.section("fixed")
+    if section[name] == ANY:
+        return
+    known = as_list(context.render(section[name], f"fixed.{name}", section.marks[name])) or [None]
+    for place, value in values_at(context.config, path):
+        if value not in known:
+            supported = " or ".join(map(as_yaml, known))
+            plain = _plain(value)
+            written = as_yaml(plain) if isinstance(plain, dict | list) else str(plain)
+            message = f"is {shortened(written, 100)}; family {family.name!r} supports only {supported}"
+            yield Problem(mark, place, message)
 
 
 def _family_problem(section: Map, problem: Problem) -> Problem:

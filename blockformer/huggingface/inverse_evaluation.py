@@ -1,19 +1,22 @@
 """Solve an expression for the config keys in it: find values of the keys for which it has a given value."""
 
 import ast
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
+from blockformer.huggingface.arithmetic_inverse import unknown_operand
+from blockformer.huggingface.config import Config
 from blockformer.huggingface.expression import ExpressionError, evaluate, is_expression, parse
-from blockformer.huggingface.family import Family, Template
-from blockformer.huggingface.partial_config import ConflictError, PartialConfig, matches
-from blockformer.huggingface.template import Config, TemplateContext
+from blockformer.huggingface.family import Family, as_list
+from blockformer.huggingface.family_check import Template
+from blockformer.huggingface.nested_keys import EACH
+from blockformer.huggingface.partial_config import ConflictError, KnownItems, KnownKeys, PartialConfig, matches
+from blockformer.huggingface.place_solver import PlaceSolver
+from blockformer.huggingface.template import TemplateContext
 from registry import RecipeError
-from registry.strict_yaml import Map
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,26 @@ class ExpressionSolver(ABC):
             ConflictError: there are none.
         """
 
-    def evaluate(self, node: ast.expr, environment: Environment) -> tuple[bool, Any]:
-        """Whether the keys known so far determine an expression, and its value if they do."""
+    def evaluate(self, node: ast.expr, environment: Environment, *, closed: bool = False) -> tuple[bool, Any]:
+        """Whether the keys known so far determine an expression, and its value if they do.
+
+        Args:
+            node: the expression.
+            environment: what its names mean.
+            closed: mappings of the config have no other keys than those that are known.
+        """
         names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
         variables = dict(environment.variables)
         for name in names & set(environment.arguments):
-            known, variables[name] = self.evaluate(*environment.arguments[name])
+            argument, outer = environment.arguments[name]
+            known, variables[name] = self.evaluate(argument, outer, closed=closed)
             if not known:
                 return False, None
-        config = Config(self.keys.config())
+        config = Config(self.keys.known(closed=closed))
         context = TemplateContext(self.family, config, variables, active=environment.active, defaults=False)
         try:
-            return True, evaluate(node, context)
+            value = evaluate(node, context)
+            return not isinstance(value, KnownKeys | KnownItems), value
         except (ExpressionError, RecipeError):
             return False, None
 
@@ -104,10 +115,14 @@ class ExpressionSolver(ABC):
         Raises:
             ConflictError: there are none.
         """
-        known, result = self.evaluate(node, environment)
-        if known and not matches(result, value):
+        known, result = self.evaluate(node, environment, closed=True)
+        if known and matches(result, value):
+            return
+        if known and self.evaluate(node, environment)[0]:  # no key that is found later changes it
             raise ConflictError(f"{ast.unparse(node)} is {result}, not {value}", found=result)
-        if not known and not self._invert(node, value, environment):
+        if not self._invert(node, value, environment):
+            if known:
+                raise ConflictError(f"{ast.unparse(node)} is {result}, not {value}", found=result)
             self.pending.append((node, value, environment))
 
     def require(self, node: ast.expr, truth: bool, environment: Environment) -> None:
@@ -131,12 +146,37 @@ class ExpressionSolver(ABC):
                 self.first(*(partial(self.require, operand, truth, environment) for operand in node.values))
             case ast.Name():
                 self._require_name(node.id, truth, environment)
-            case ast.Compare(ops=[ast.Eq() | ast.Is()], comparators=[other]) if truth:
-                known, value = self.evaluate(other, environment)
-                if known:
-                    self.equal(node.left, value, environment)
+            case ast.IfExp():
+                self.solve_condition(node.test, {True: node.body, False: node.orelse}, truth, environment)
+            case ast.Compare(ops=[operation], comparators=[other]):
+                self._require_comparison(node.left, operation, other, truth, environment)
             case _:
                 pass
+
+    def _require_comparison(
+        self, left: ast.expr, operation: ast.cmpop, other: ast.expr, truth: bool, environment: Environment
+    ) -> None:
+        """Find keys for which two sides are equal, or for which a key has another of its values in ``fixed``."""
+        known, value = self.evaluate(other, environment)
+        if not known or not isinstance(operation, ast.Eq | ast.Is | ast.NotEq | ast.IsNot):
+            return
+        if isinstance(operation, ast.Eq | ast.Is) is truth:
+            self.equal(left, value, environment)
+            return
+        others = [one for one in self._choices(left) if not matches(one, value)]
+        if len(others) == 1:
+            self.equal(left, others[0], environment)
+
+    def _choices(self, node: ast.expr) -> list[Any]:
+        """The values that ``fixed`` allows for a key, or for an item of a list."""
+        fixed = self.family.section("fixed")
+        match node:
+            case ast.Name(id=name):
+                return as_list(fixed.get(name))
+            case ast.Subscript(value=ast.Name(id=name)):
+                return as_list(fixed.get(f"{name}.{EACH}"))
+            case _:
+                return []
 
     def _invert(self, node: ast.expr, value: Any, environment: Environment) -> bool:
         """Solve an expression whose value is not determined yet; False if that is not possible (yet)."""
@@ -148,7 +188,7 @@ class ExpressionSolver(ABC):
             case ast.IfExp():
                 self.solve_condition(node.test, {True: node.body, False: node.orelse}, value, environment)
             case ast.Subscript():
-                return self._invert_item(node.value, node.slice, value, environment)
+                return self._invert_inside(node.value, [node.slice], value, environment)
             case ast.Call():
                 return self._invert_call(node, value, environment)
             case ast.BinOp():
@@ -180,7 +220,9 @@ class ExpressionSolver(ABC):
             node, outer = environment.arguments[name]
             self.require(node, truth, outer)
         elif (template := self._template(name, environment)) is None:
-            self.keys.guess((name,), truth)
+            default = self.family.default(name)
+            usual = default is None or default == [] or default == {}
+            self.keys.guess((name,), default if usual and not truth else truth)
         elif is_expression(template.body):
             self.require(parse(template.body), truth, environment.inside(name))
 
@@ -188,53 +230,43 @@ class ExpressionSolver(ABC):
         name = cast("ast.Name", node.func).id
         if name == "get":
             mapping, key, *default = node.args
-            known, default_value = self.evaluate(default[0], environment) if default else (True, None)
-            return (known and default_value == value) or self._invert_item(mapping, key, value, environment)
+            known, default_value = self.evaluate(default[0], environment, closed=True) if default else (True, None)
+            omitted = known and matches(default_value, value)
+            return omitted or self._invert_inside(mapping, [key], value, environment)
+        if name == "at":
+            return self._invert_inside(node.args[0], [node.args[1]], value, environment, plain=True)
         template = self.family.templates.get(name)
         if template is None:
             return False
-        arguments = {p: (argument, environment) for p, argument in zip(template.parameters, node.args, strict=True)}
-        self.solve_template(template.body, value, replace(environment, arguments=arguments).inside(name))
+        self.solve_template(template.body, value, self.called(template, node, environment))
         return True
 
-    def _invert_item(self, base: ast.expr, key: ast.expr, value: Any, environment: Environment) -> bool:
-        """Solve ``base[key]``: follow names and merged dictionaries to a mapping in the config."""
-        known, index = self.evaluate(key, environment)
-        if not known:
-            return False
-        match base:
-            case ast.Name(id=name) if name in environment.arguments:
-                node, outer = environment.arguments[name]
-                return self._invert_item(node, ast.Constant(index), value, outer)
-            case ast.Name(id=name):
-                template = self.family.templates.get(name)
-                if template is not None and name not in environment.active:
-                    body = self._branch(template.body, environment)
-                    inner = environment.inside(name)
-                    return is_expression(body) and self._invert_item(parse(body), key, value, inner)
-                self.keys.assign((name, str(index)), value)
-                return True
-            case ast.BoolOp(op=ast.Or(), values=[first, *_]):
-                return self._invert_item(first, key, value, environment)
-            case ast.Dict():
-                return self._invert_entry(base, index, value, environment)
-            case _:
+    def called(self, template: Template, node: ast.Call, environment: Environment) -> Environment:
+        """The environment inside a function of the family."""
+        arguments = {p: (argument, environment) for p, argument in zip(template.parameters, node.args, strict=True)}
+        return replace(environment, arguments=arguments).inside(cast("ast.Name", node.func).id)
+
+    def _invert_inside(
+        self, base: ast.expr, keys: list[ast.expr], value: Any, environment: Environment, *, plain: bool = False
+    ) -> bool:
+        """Solve ``base[key]``, ``base[key][key]`` and so on.
+
+        Args:
+            base: the mapping or list.
+            keys: expressions for the keys, the outermost first.
+            value: the value there.
+            environment: what the names mean.
+            plain: the base may also be the value itself.
+        """
+        path = list[str | int]()
+        for key in keys:
+            known, index = self.evaluate(key, environment)
+            if not known or not isinstance(index, str | int):
                 return False
-
-    def _branch(self, body: Any, environment: Environment) -> Any:
-        """The branch of a template that its condition selects; None if that is not known yet."""
-        if not isinstance(body, Map) or "if" not in body:
-            return body
-        known, truth = self.evaluate(parse(str(body["if"])), environment)
-        return body.get("then" if truth else "else") if known else None
-
-    def _invert_entry(self, base: ast.Dict, index: Any, value: Any, environment: Environment) -> bool:
-        for key, part in zip(base.keys, base.values, strict=True):
-            if isinstance(key, ast.Constant) and key.value == index:
-                self.equal(part, value, environment)
-                return True
-        merged = [part for key, part in zip(base.keys, base.values, strict=True) if key is None]
-        return bool(merged) and self._invert_item(merged[0], ast.Constant(index), value, environment)
+            path.append(index)
+        by_layer = any(isinstance(part, ast.Name) and part.id == "layer" for part in ast.walk(keys[-1]))
+        items = environment.variables.get("depth") if by_layer and isinstance(path[-1], int) else None
+        return PlaceSolver(self, tuple(path), value, items, plain).solve(base, environment)
 
     def _invert_dictionary(self, node: ast.Dict, value: Any, environment: Environment) -> bool:
         if not isinstance(value, Mapping):
@@ -247,26 +279,8 @@ class ExpressionSolver(ABC):
     def _invert_arithmetic(self, node: ast.BinOp, value: Any, environment: Environment) -> bool:
         """Solve an operation with exactly one unknown operand."""
         (left, a), (right, b) = self.evaluate(node.left, environment), self.evaluate(node.right, environment)
-        inverse = _INVERSES.get(type(node.op))
-        if left == right or inverse is None or not isinstance(value, int | float):
+        operand = None if left == right else unknown_operand(node.op, value, a if left else None, b if right else None)
+        if operand is None:
             return False
-        number = inverse[0](value, b) if right else inverse[1](value, a)
-        self.equal(node.left if right else node.right, _rounded(number), environment)
+        self.equal(node.left if right else node.right, operand, environment)
         return True
-
-
-_INVERSES: dict[type[ast.operator], tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = {
-    ast.Add: (lambda y, b: y - b, lambda y, a: y - a),
-    ast.Sub: (lambda y, b: y + b, lambda y, a: a - y),
-    ast.Mult: (lambda y, b: y / b, lambda y, a: y / a),
-    ast.Div: (lambda y, b: y * b, lambda y, a: a / y),
-    ast.FloorDiv: (lambda y, b: y * b, lambda y, a: a // y),
-    ast.Pow: (lambda y, b: y ** (1 / b), lambda y, a: math.log(y, a)),
-}
-"""For y = a op b: a from (y, b), and b from (y, a)."""
-
-
-def _rounded(number: float) -> float:
-    """Without rounding errors of the inverse: 30.000000000000004 becomes 30."""
-    short = float(f"{number:.13g}")
-    return int(short) if short.is_integer() else short

@@ -5,73 +5,18 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, cast
 
+from blockformer.huggingface.config import Config
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.expression import ExpressionError, evaluate, is_expression, parse
 from blockformer.huggingface.family import Family
 from blockformer.huggingface.layer_pattern import compress_layers
+from blockformer.huggingface.nested_keys import below, set_at, values_at
 from registry import Mark
 from registry.errors import quoted
 from registry.strict_yaml import Map
 from registry.types import MAX_LAYERS
 
 OMITTED = object()  # the result of a condition that does not hold and has no `else`: its key is left out
-
-
-class Config(Mapping[str, Any]):
-    """A read-only mapping that records every key that is read, also in the mappings inside it.
-
-    Args:
-        values: the content.
-        paths: the dotted path of each key in the file; None: the keys themselves.
-        read: the set that collects the paths that were read; all mappings of one file share it.
-    """
-
-    def __init__(
-        self, values: Mapping[str, Any], paths: Mapping[str, str] | None = None, read: set[str] | None = None
-    ) -> None:
-        self._values = dict(values)
-        self._paths = dict(paths) if paths is not None else {key: key for key in values}
-        self.read: set[str] = set() if read is None else read
-
-    def __getitem__(self, key: str) -> Any:
-        value, path = self._values[key], self._paths.get(key)
-        if path is not None:
-            self.read.add(path)
-        if path is not None and isinstance(value, dict):
-            inner = cast("dict[str, Any]", value)
-            return Config(inner, {name: f"{path}.{name}" for name in inner}, self.read)
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __or__(self, other: Mapping[str, Any]) -> "Config":
-        """Both merged, with the other's values where both have a key; merging does not count as reading."""
-        values, paths = dict(self._values), dict(self._paths)
-        for key, value in other.items() if not isinstance(other, Config) else other._values.items():
-            values[key] = value
-            paths.pop(key, None)
-        if isinstance(other, Config):
-            paths |= other._paths
-        return Config(values, paths, self.read)
-
-    def __ror__(self, other: Mapping[str, Any]) -> "Config":
-        return Config(other, {}, self.read) | self
-
-    def unread(self) -> list[str]:
-        """Dotted paths of the keys that were not read, also inside mappings that were."""
-        return list(self._unread(self._values, ""))
-
-    def _unread(self, values: Mapping[str, Any], prefix: str) -> Iterator[str]:
-        for key, value in values.items():
-            path = prefix + key
-            if path not in self.read:
-                yield path
-            elif isinstance(value, dict):
-                yield from self._unread(cast("dict[str, Any]", value), f"{path}.")
 
 
 class TemplateContext:
@@ -98,6 +43,11 @@ class TemplateContext:
         self.variables: dict[str, Any] = dict(variables)
         self.active = active
         self.defaults = family.section("defaults") if defaults else Map()
+        self.fixed = family.section("fixed") if defaults else Map()
+        self._inner_paths: dict[str, dict[str, str]] = {}  # for each nested config the paths of keys with a default
+        for path in [*self.defaults, *self.fixed]:
+            if rest := below(path):
+                self._inner_paths.setdefault(path.partition(".")[0], {})[path] = rest
         self.used_defaults: dict[str, Any] = {}  # keys that the config does not have, with the defaults used instead
 
     def value(self, name: str) -> Any:
@@ -107,14 +57,47 @@ class TemplateContext:
         # Inside its own template, a name means the config's key.
         if template is not None and not template.parameters and name not in self.active:
             return self._render_named(name, template.body, "let", template.mark)
+        inner = self._inner_paths.get(name)
+        if inner and (name not in self.config or isinstance(self.config[name], Mapping)):
+            return self._nested(name, inner)
         if name in self.config:
             return self.config[name]
-        if name not in self.defaults or f"defaults.{name}" in self.active:
+        if not self._has_default(name) or f"defaults.{name}" in self.active:
+            if (name in self.active and self.active[-1] != name) or f"defaults.{name}" in self.active:
+                raise ExpressionError(f"{' -> '.join([*self._circle(name), name])} is a circle")
             message = f"the config has no key {name!r}, and the family has no default for it"
             raise ExpressionError(message + self._suggestion(name))
-        value = self._render_named(f"defaults.{name}", self.defaults[name], "defaults", self.defaults.marks[name])
+        value = self._default(name)
         self.used_defaults[name] = value
         return value
+
+    def _has_default(self, path: str) -> bool:
+        return path in self.defaults or (path in self.fixed and self.family.has_default(path))
+
+    def _default(self, path: str) -> Any:
+        """The default of a key, which may be an expression."""
+        section = self.defaults if path in self.defaults else self.fixed
+        return self._render_named(f"defaults.{path}", self.family.default(path), "defaults", section.marks[path])
+
+    def _nested(self, name: str, paths: Mapping[str, str]) -> Config:
+        """A nested config with the defaults of the keys that it lacks.
+
+        Args:
+            name: its key.
+            paths: of the keys that have a default, in the whole config, with their paths in the nested one.
+        """
+        values: dict[str, Any] = {}
+        given = self.config.get(name) or Config({})
+        for path, rest in paths.items():
+            if self._has_default(path) and not any(values_at(given.plain, rest)):
+                self.used_defaults[path] = self._default(path)
+                set_at(values, rest, self.used_defaults[path])
+        return given.over(values)
+
+    def _circle(self, name: str) -> list[str]:
+        """The names that are being evaluated, from the one that is needed again."""
+        active = [one.removeprefix("defaults.") for one in self.active]
+        return active[active.index(name) :]
 
     def call(self, name: str, arguments: Sequence[Any]) -> Any:
         template = self.family.templates[name]

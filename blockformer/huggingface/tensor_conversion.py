@@ -1,8 +1,7 @@
 """Convert stored tensors to the parameters of a model, and back, by the rules of a family."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from math import prod
 from typing import NamedTuple
 
@@ -11,7 +10,12 @@ from torch import Tensor
 
 from blockformer.assembly.checkpoint_schema import tensor_problem
 from blockformer.assembly.free_memory import require_free
-from blockformer.huggingface.tensor_layout import NameMatch, TensorNames, TensorRule
+from blockformer.huggingface.name_pattern import NameMatch, NamePattern
+from blockformer.huggingface.tensor_names import TensorNames
+from blockformer.huggingface.tensor_rules import ConstantTensor, TensorRule
+from registry.errors import nearest
+
+_MOST_HINTS = 20  # each compares a name with those of all parameters
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -32,11 +36,13 @@ class Conversion:
         parameters: the parameters that were found.
         problems: one message for each tensor or parameter that could not be converted.
         refused: parameters whose stored tensors cannot be used.
+        unused: names of the stored tensors that the model does not use.
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     problems: list[str] = field(default_factory=list[str])
     refused: set[str] = field(default_factory=set[str])
+    unused: list[str] = field(default_factory=list[str])
 
 
 def parameters_from_tensors(
@@ -54,21 +60,22 @@ def parameters_from_tensors(
         The parameters, and a problem for every tensor that no rule reads and every parameter without a value.
     """
     result = Conversion()
-    file_names = _file_names(stored, names)
+    file_names = _file_names(stored, names, result)
     uses, unmatched = _match_rules(rules, file_names, shapes)
     for use, sources in uses.items():
         tensors = {index: stored[file_names[name]] for index, name in sources.items()}
         unsound = [(sources[index], problem) for index, tensor in tensors.items() if (problem := _problem(tensor))]
         result.problems += [f"{file_names[name]}: {problem}" for name, problem in unsound]
-        if unsound:
-            result.refused.update(target.name(dict(use.indices), use.suffix) for target in use.rule.targets)
-            continue
         try:
-            _convert(use, tensors, shapes, result)
+            if not unsound:
+                _convert(use, tensors, shapes, result)
+                continue
         except (ValueError, IndexError, RuntimeError) as error:  # the last two from torch, for shapes that do not fit
             reason = str(error).partition("\n")[0]
             result.problems.append(f"{', '.join(list(sources.values())[:2])}: {reason}")
-    result.problems += _unmatched_problems(unmatched, names, stored, file_names)
+        result.refused.update(name for place in _targets(use, shapes) for name in place)
+    for name in unmatched:
+        _sort_out(name, rules, names, stored, file_names, shapes, result)
     _fill_missing(rules, shapes, result)
     return result
 
@@ -80,15 +87,17 @@ def _problem(tensor: Tensor) -> str | None:
     return tensor_problem(tensor)
 
 
-def _file_names(stored: Mapping[str, Tensor], names: TensorNames) -> dict[str, str]:
+def _file_names(stored: Mapping[str, Tensor], names: TensorNames, result: Conversion) -> dict[str, str]:
     """The name that each stored tensor has in the files, by the name that the rules use.
 
     The two differ in alternative spellings, and where only the repetition of a tied tensor is stored.
     """
     file_names: dict[str, str] = {}
     for name in stored:
-        parent, dot, leaf = name.rpartition(".")
-        file_names[parent + dot + names.leaves.get(leaf, leaf)] = name
+        usual = names.respelled(name)
+        if usual in file_names:
+            result.problems.append(f"{name}: is another spelling of {file_names[usual]}, which the folder has too")
+        file_names[usual] = name
     for name, original in names.tied.items():
         if name in file_names and original not in file_names:
             file_names[original] = file_names.pop(name)
@@ -113,36 +122,87 @@ def _match_rules(
 
 
 def _best_rule(rules: list[TensorRule], name: str, shapes: Shapes) -> tuple[TensorRule, NameMatch] | None:
-    """Of the rules that match a name and whose parameters the model has, the one with the longest pattern."""
-    found = [(rule, match) for rule in rules if (match := rule.source.match(name))]
-    known = [(r, m) for r, m in found if any(target.name(m.indices, m.suffix) in shapes for target in r.targets)]
-    return max(known, key=lambda pair: len(pair[0].source.text), default=None)
+    """Of the rules that match a name and whose parameters the model has, the family's own, then the longest pattern."""
+    found = _matching(rules, name)
+    known = [(rule, match) for rule, match in found if _model_has(rule, match, shapes)]
+    return min(known, key=lambda pair: (pair[0].generation, -len(pair[0].source.text)), default=None)
+
+
+def _matching(rules: list[TensorRule], name: str) -> list[tuple[TensorRule, NameMatch]]:
+    found = ((rule, rule.source.match(name)) for rule in rules)
+    return [(rule, match) for rule, match in found if match is not None and rule.applies(match.indices)]
+
+
+def _model_has(rule: TensorRule, match: NameMatch, shapes: Shapes) -> bool:
+    """Whether the model has at least one of the parameters for which a stored tensor is."""
+    places = rule.places(match.indices, match.suffix, shapes)
+    return any(target.name(places[0], match.suffix) in shapes for target in rule.targets) if places else False
+
+
+def _targets(use: RuleUse, names: Iterable[str]) -> list[list[str]]:
+    """The parameters that a stored tensor holds; several times if it is for several layers."""
+    places = use.rule.places(dict(use.indices), use.suffix, names)
+    return [[target.name(place, use.suffix) for target in use.rule.targets] for place in places]
 
 
 def _convert(use: RuleUse, tensors: Mapping[int, Tensor], shapes: Shapes, result: Conversion) -> None:
-    rule, indices = use.rule, dict(use.indices)
-    targets = [target.name(indices, use.suffix) for target in rule.targets]
-    if absent := [name for name in targets if name not in shapes]:
-        raise ValueError(f"contains {absent[0]}, which the model does not have")
-    if rule.stacked_index and sorted(tensors) != list(range(len(tensors))):
-        raise ValueError(f"the values of {{{rule.stacked_index}}} are {sorted(tensors)}; expected 0, 1, 2, ...")
-    whole = torch.stack([tensors[index] for index in range(len(tensors))]) if rule.stacked_index else tensors[0]
-    for name, tensor in zip(targets, rule.layout.split(whole, [shapes[name] for name in targets]), strict=True):
-        if name in result.parameters:
-            raise ValueError(f"contains {name}, which another tensor contains too")
-        result.parameters[name] = tensor.contiguous()
+    index = use.rule.stacked_index
+    for targets in _targets(use, shapes):
+        if absent := [name for name in targets if name not in shapes]:
+            raise ValueError(f"contains {absent[0]}, which the model does not have{_hint(absent[0], shapes, result)}")
+        wanted = [shapes[name] for name in targets]
+        if index is None:
+            parts = use.rule.layout.split(tensors[0], wanted)
+        else:
+            if sorted(tensors) != list(range(wanted[0][0])):
+                raise ValueError(f"the values of {{{index}}} are {sorted(tensors)}; expected 0 to {wanted[0][0] - 1}")
+            columns = [use.rule.layout.split(tensors[one], [shape[1:] for shape in wanted]) for one in sorted(tensors)]
+            parts = [torch.stack(column) for column in zip(*columns, strict=True)]
+        for name, tensor in zip(targets, parts, strict=True):
+            if name in result.parameters:
+                raise ValueError(f"contains {name}, which another tensor contains too")
+            result.parameters[name] = tensor.contiguous()
 
 
-def _unmatched_problems(
-    unmatched: list[str], names: TensorNames, stored: Mapping[str, Tensor], file_names: Mapping[str, str]
-) -> Iterator[str]:
-    for name in unmatched:
-        original = names.tied.get(name)
-        if original is not None and original in file_names:
-            if not torch.equal(stored[file_names[name]], stored[file_names[original]]):
-                yield f"{file_names[name]}: differs from {file_names[original]}, but the family ties the two"
-        elif not any(fnmatchcase(name, pattern) for pattern in names.unused):
-            yield f"{file_names[name]}: no rule of the family reads this tensor"
+def _hint(name: str, shapes: Shapes, result: Conversion) -> str:
+    """The parameter that was probably meant, among those that have no value yet; for the first problems only."""
+    if len(result.problems) >= _MOST_HINTS:
+        return ""
+    hint = nearest(name, [known for known in shapes if known not in result.parameters])
+    return f"; {hint}" if hint else ""
+
+
+def _sort_out(
+    name: str,
+    rules: list[TensorRule],
+    names: TensorNames,
+    stored: Mapping[str, Tensor],
+    file_names: Mapping[str, str],
+    shapes: Shapes,
+    result: Conversion,
+) -> None:
+    """Note a tensor that no rule reads as unused, or as a problem."""
+    file_name, original = file_names[name], names.tied.get(name)
+    constant = next((one for one in names.constants if name in one.names(shapes)), None)
+    matching = _matching(rules, name)
+    if original is not None and original in file_names:
+        if not torch.equal(stored[file_name], stored[file_names[original]]):
+            result.problems.append(f"{file_name}: differs from {file_names[original]}, but the family ties the two")
+    elif constant is not None:
+        tensor = stored[file_name]
+        if tuple(tensor.shape) != constant.shape or not torch.all(tensor == constant.value):
+            reason = f"must be {constant.value:g} everywhere, of shape {constant.shape}; it is no parameter"
+            result.problems.append(f"{file_name}: {reason}")
+    elif names.ignores(name):
+        result.unused.append(file_name)
+    elif matching:
+        rule, match = min(matching, key=lambda pair: (pair[0].generation, -len(pair[0].source.text)))
+        target = rule.targets[0].text if rule.places(match.indices, match.suffix, shapes) == [] else None
+        target = target or rule.targets[0].name(match.indices, match.suffix)
+        reason = f"is {target} by the rule at {rule.mark}, but the model has no such parameter"
+        result.problems.append(f"{file_name}: {reason}{_hint(target, shapes, result)}")
+    else:
+        result.problems.append(f"{file_name}: no rule of the family reads this tensor")
 
 
 def _fill_missing(rules: list[TensorRule], shapes: Shapes, result: Conversion) -> None:
@@ -150,7 +210,7 @@ def _fill_missing(rules: list[TensorRule], shapes: Shapes, result: Conversion) -
     for name, shape in shapes.items():
         if name in result.parameters or name in result.refused:
             continue
-        found = [rule for rule in rules if any(target.match(name) for target in rule.targets)]
+        found = [rule for rule, _, _ in _writing(rules, name)]
         values = [rule.otherwise for rule in found if rule.otherwise is not None]
         if values:
             require_free(prod(shape) * 4, f"the parameter {name}, which the folder lacks,")
@@ -165,36 +225,59 @@ def tensors_from_parameters(rules: list[TensorRule], parameters: Mapping[str, Te
     """The tensors of a folder from the parameters of a model; the inverse of :func:`parameters_from_tensors`.
 
     Args:
-        rules: of the family; if several write the same parameter, the first is used.
+        rules: of the family; if several write the same parameter, the family's own is used, then the longest.
         parameters: of the model, by name.
 
     Raises:
-        ValueError: no rule writes some parameters; the message lists them.
+        ValueError: no rule writes some parameters, or layers differ that share a stored tensor.
     """
     uses: dict[RuleUse, None] = {}
     missing: list[str] = []
     for name in parameters:
-        found = next(_rules_for(rules, name), None)
+        found = _rule_for(rules, name)
         if found is None:
             missing.append(name)
         else:
             rule, match = found
-            uses[RuleUse(rule, tuple(sorted(match.indices.items())), match.suffix)] = None
+            stored = tuple(sorted((key, value) for key, value in match.indices.items() if key in rule.source.indices))
+            uses[RuleUse(rule, stored, match.suffix)] = None
     if missing:
         raise ValueError(f"no rule of the family writes {', '.join(missing)}")
     return {name: tensor for use in uses for name, tensor in _tensors(use, parameters)}
 
 
-def _rules_for(rules: list[TensorRule], name: str) -> Iterator[tuple[TensorRule, NameMatch]]:
-    """The rules that have a parameter among their targets, the one with the longest pattern first."""
-    found = [(rule, target, match) for rule in rules for target in rule.targets if (match := target.match(name))]
-    for rule, _, match in sorted(found, key=lambda item: -len(item[1].text)):
-        yield rule, match
+def constants_from_parameters(
+    constants: Iterable[ConstantTensor], parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of a folder that have one value everywhere, in the dtype of the first parameter."""
+    dtype = next(iter(parameters.values())).dtype
+    return {
+        name: torch.full(constant.shape, constant.value, dtype=dtype)
+        for constant in constants
+        for name in constant.names(parameters)
+    }
+
+
+def _rule_for(rules: list[TensorRule], name: str) -> tuple[TensorRule, NameMatch] | None:
+    """The rule that writes a parameter: the family's own before inherited ones, then the longest pattern."""
+    found = _writing(rules, name)
+    best = min(found, key=lambda item: (item[0].generation, -len(item[1].text)), default=None)
+    return None if best is None else (best[0], best[2])
+
+
+def _writing(rules: list[TensorRule], name: str) -> list[tuple[TensorRule, NamePattern, NameMatch]]:
+    """The rules that have a parameter among their targets, with the target."""
+    found = ((rule, target, target.match(name)) for rule in rules for target in rule.targets)
+    return [(rule, target, match) for rule, target, match in found if match and rule.applies(match.indices)]
 
 
 def _tensors(use: RuleUse, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     rule, indices = use.rule, dict(use.indices)
-    parts = [parameters[target.name(indices, use.suffix)] for target in rule.targets]
+    first, *others = _targets(use, parameters)
+    for left, right in ((left, right) for other in others for left, right in zip(first, other, strict=True)):
+        if not torch.equal(parameters[left], parameters[right]):
+            raise ValueError(f"{rule.source} is one tensor for all layers, but {left} and {right} differ")
+    parts = [parameters[target] for target in first]
     if rule.stacked_index is None:
         yield rule.source.name(indices, use.suffix), rule.layout.join(parts).contiguous()
         return

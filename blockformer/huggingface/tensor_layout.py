@@ -1,99 +1,44 @@
-"""Which stored tensor holds which parameters, and in what layout: the ``tensors`` and ``tied`` sections of a family."""
+"""In what layout a stored tensor holds one or several parameters."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
-from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from blockformer.huggingface.errors import HuggingFaceError
-from blockformer.huggingface.family import as_list
-from blockformer.huggingface.template import OMITTED, TemplateContext
-from registry import Mark
-from registry.errors import nearest, quoted
-from registry.strict_yaml import Map
-
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_RULE_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "to": ((str, list), "a parameter or a list of parameters"),
-    "transpose": (bool, "true or false"),
-    "groups": (int, "a whole number"),
-    "axis": (int, "a whole number"),
-    "reshape": (list, "a list of sizes"),
-    "otherwise": ((int, float), "a number"),
-}
-
-
-class NameMatch(NamedTuple):
-    """The values of the indices in a name, and the part after the pattern (such as ``.weight``)."""
-
-    indices: Mapping[str, int]
-    suffix: str
-
-
-class NamePattern:
-    """The name of a tensor with indices, such as ``model.layers.{layer}.self_attn.q_proj``.
-
-    It matches the tensor of this name and all below it, such as its ``.weight`` and its ``.bias``.
-
-    Args:
-        text: the name, with each index as ``{name}``.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    @property
-    def indices(self) -> set[str]:
-        """The names of its indices."""
-        return set(_PLACEHOLDER.findall(self.text))
-
-    @cached_property
-    def _regex(self) -> re.Pattern[str]:
-        parts, seen = _PLACEHOLDER.split(self.text), set[str]()
-        regex = re.escape(parts[0])
-        for name, literal in zip(parts[1::2], parts[2::2], strict=True):
-            regex += (f"(?P={name})" if name in seen else rf"(?P<{name}>[0-9]{{1,9}})") + re.escape(literal)
-            seen.add(name)
-        return re.compile(regex + r"(?P<_suffix>(?:\..+)?)")
-
-    def match(self, name: str) -> NameMatch | None:
-        """The indices and the suffix of a name; None if it does not match."""
-        found = self._regex.fullmatch(name)
-        if found is None:
-            return None
-        groups = found.groupdict()
-        suffix = groups.pop("_suffix")
-        return NameMatch({index: int(value) for index, value in groups.items()}, suffix)
-
-    def name(self, indices: Mapping[str, int], suffix: str = "") -> str:
-        """The name with these indices."""
-        return _PLACEHOLDER.sub(lambda found: str(indices[found[1]]), self.text) + suffix
-
-    def __repr__(self) -> str:
-        return self.text
+from blockformer.huggingface.rearrangement import Rearrangement
 
 
 @dataclass(frozen=True)
 class Layout:
     """How one stored tensor holds one or several parameters.
 
+    The import takes these steps in this order, the export their inverses in the reverse order:
+
+    1. ``reshape``: the stored shape is checked, and the tensor is viewed in the shape that the next steps need; or
+       ``rearrange``, which changes the order of axes as well;
+    2. ``transpose``: the last two axes are swapped;
+    3. the tensor is split along ``axis`` in ``groups``;
+    4. each parameter is multiplied by ``times``.
+
     Attributes:
         transpose: matrices are stored as (in, out).
         groups: number of groups along the split axis, each with an equal share of every parameter; 1: the parameters
             follow one another.
-        axis: the axis that is split.
-        reshape: the stored shape, where it differs from the parameter's (-1: the remaining size); None: the same.
+        axis: the axis that is split, after the transposition.
+        reshape: the stored shape, where it differs from that of the parameters side by side (-1: the remaining size);
+            None: the same.
+        rearrange: the order of axes in the stored tensor; None: that of the parameters.
+        times: each parameter is the stored tensor times this number.
     """
 
     transpose: bool = False
     groups: int = 1
     axis: int = 0
     reshape: tuple[int, ...] | None = None
+    rearrange: Rearrangement | None = None
+    times: float = 1.0
 
     def split(self, stored: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
         """The parameters in a stored tensor.
@@ -101,144 +46,83 @@ class Layout:
         Raises:
             ValueError: the sizes do not match.
         """
-        tensor = stored.mT if self.transpose and stored.ndim > 1 else stored
-        if len(shapes) == 1:
-            return [self._reshaped(tensor, shapes[0])]
-        sizes = [shape[self.axis] for shape in shapes]
-        if tensor.shape[self.axis] != sum(sizes):
-            wanted = " + ".join(map(str, sizes))
-            raise ValueError(f"has size {tensor.shape[self.axis]} on axis {self.axis}; expected {wanted}")
-        if uneven := [size for size in sizes if size % self.groups]:
-            raise ValueError(f"size {uneven[0]} is not divisible by groups={self.groups}")
-        parts = torch.split(self._grouped(tensor), [size // self.groups for size in sizes], dim=self.axis + 1)
-        flat = [torch.flatten(part, self.axis, self.axis + 1) for part in parts]
-        return [self._reshaped(part, shape) for part, shape in zip(flat, shapes, strict=True)]
+        whole = self._whole(shapes)
+        swapped = self.transpose and len(whole) > 1
+        wanted = (*whole[:-2], *reversed(whole[-2:])) if swapped else whole
+        tensor = self._viewed(stored, wanted, shapes)
+        tensor = tensor.mT if swapped else tensor
+        if len(shapes) > 1:
+            sizes = [shape[self.axis] // self.groups for shape in shapes]
+            parts = torch.split(self._grouped(tensor), sizes, dim=self.axis + 1)
+            tensors = [torch.flatten(part, self.axis, self.axis + 1) for part in parts]
+        else:
+            tensors = [tensor]
+        return tensors if self.times == 1.0 else [part * self.times for part in tensors]
 
     def join(self, parameters: Sequence[Tensor]) -> Tensor:
         """The stored tensor that holds these parameters; the inverse of :meth:`split`."""
+        if self.times != 1.0:
+            parameters = [parameter / self.times for parameter in parameters]
         tensor = parameters[0]
         if len(parameters) > 1:
             grouped = [self._grouped(parameter) for parameter in parameters]
             tensor = torch.flatten(torch.cat(grouped, dim=self.axis + 1), self.axis, self.axis + 1)
+        tensor = tensor.mT if self.transpose and tensor.ndim > 1 else tensor
+        if self.rearrange is not None:
+            return self.rearrange.undo(tensor)
+        return tensor if self.reshape is None else tensor.reshape(self.reshape)
+
+    def _whole(self, shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """The shape of the parameters side by side."""
+        first = tuple(shapes[0])
+        if len(shapes) == 1:
+            return first
+        if not 0 <= self.axis < len(first):
+            raise ValueError(f"cannot be split along axis {self.axis}: its parameters have {len(first)} axes")
+        sizes = [shape[self.axis] for shape in shapes]
+        if uneven := [size for size in sizes if size % self.groups]:
+            raise ValueError(f"size {uneven[0]} is not divisible by groups={self.groups}")
+        wholes = {(*shape[: self.axis], sum(sizes), *shape[self.axis + 1 :]) for shape in shapes}
+        if len(wholes) > 1:
+            raise ValueError(f"holds parameters of shapes {', '.join(str(tuple(shape)) for shape in shapes)}")
+        return wholes.pop()
+
+    def _viewed(self, stored: Tensor, wanted: tuple[int, ...], shapes: Sequence[Sequence[int]]) -> Tensor:
+        """The stored tensor in the shape that it has before it is transposed."""
+        if self.rearrange is not None:
+            return self.rearrange.apply(stored, wanted)
         if self.reshape is not None:
-            tensor = tensor.reshape(self.reshape)
-        return tensor.mT if self.transpose and tensor.ndim > 1 else tensor
+            expected = _without_rest(self.reshape, prod(wanted))
+            if tuple(stored.shape) != expected:
+                raise ValueError(f"has shape {tuple(stored.shape)}; expected {expected}")
+            return stored.reshape(wanted)
+        if tuple(stored.shape) != wanted:
+            raise ValueError(self._mismatch(stored, wanted, shapes))
+        return stored
+
+    def _mismatch(self, stored: Tensor, wanted: tuple[int, ...], shapes: Sequence[Sequence[int]]) -> str:
+        if len(shapes) > 1 and stored.ndim == len(wanted):
+            axis = self.axis
+            if self.transpose and len(wanted) > 1 and axis >= len(wanted) - 2:
+                axis = 2 * len(wanted) - 3 - axis  # the other one of the last two
+            if stored.shape[axis] != wanted[axis]:
+                sizes = " + ".join(str(shape[self.axis]) for shape in shapes)
+                return f"has size {stored.shape[axis]} on axis {axis}; expected {sizes}"
+        return f"has shape {tuple(stored.shape)}; expected {wanted}"
 
     def _grouped(self, tensor: Tensor) -> Tensor:
         before, after = tensor.shape[: self.axis], tensor.shape[self.axis + 1 :]
         return tensor.reshape(*before, self.groups, -1, *after)
 
-    def _reshaped(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
-        if self.reshape is not None and tensor.numel() == prod(shape):
-            tensor = tensor.reshape(tuple(shape))
-        if tuple(tensor.shape) != tuple(shape):
-            raise ValueError(f"has shape {tuple(tensor.shape)}; expected {tuple(shape)}")
-        return tensor
 
-
-@dataclass(frozen=True)
-class TensorRule:
-    """Maps a stored tensor, or one for each value of an index (such as an expert's), to parameters.
-
-    Attributes:
-        source: the name of the stored tensor.
-        targets: the parameters that it holds, in order.
-        layout: how it holds them.
-        otherwise: the value of all elements of the parameters if the tensor is missing; None: it is required.
-        mark: file and line of the rule.
-    """
-
-    source: NamePattern
-    targets: tuple[NamePattern, ...]
-    layout: Layout
-    otherwise: float | None
-    mark: Mark
-
-    @property
-    def stacked_index(self) -> str | None:
-        """The index over which stored tensors are stacked into one parameter."""
-        return next(iter(self.source.indices - self.targets[0].indices), None)
-
-
-@dataclass(frozen=True)
-class TensorNames:
-    """Names of tensors in a family file besides its rules.
-
-    Attributes:
-        tied: tensors that repeat another tensor, and the name of that.
-        unused: patterns of tensors that the model does not use.
-        leaves: alternative spellings of the last part of a name.
-    """
-
-    tied: Mapping[str, str]
-    unused: list[str]
-    leaves: Mapping[str, str]
-
-
-def tensor_rules(context: TemplateContext) -> list[TensorRule]:
-    """The rules of a family for one config, without those whose condition does not hold.
+def _without_rest(reshape: Sequence[int], numel: int) -> tuple[int, ...]:
+    """The shape with its -1 replaced by the remaining size.
 
     Raises:
-        HuggingFaceError: a rule is malformed.
+        ValueError: no shape of this form has this number of elements.
     """
-    section = context.family.section("tensors")
-    return [rule for name in section for rule in _rules(context, section, name)]
-
-
-def _rules(context: TemplateContext, section: Map, name: str) -> Iterator[TensorRule]:
-    mark, path = section.marks[name], f"tensors.{name}"
-    rendered = context.render(section[name], path, mark)
-    if rendered is None or rendered is OMITTED:
-        return
-    entry = cast("dict[str, Any]", rendered) if isinstance(rendered, Mapping) else {"to": rendered}
-    _check_rule(entry, path, mark)
-    to = cast("list[str]", as_list(entry["to"]))
-    reshape = tuple(entry["reshape"]) if "reshape" in entry else None
-    layout = Layout(entry.get("transpose", False), entry.get("groups", 1), entry.get("axis", 0), reshape)
-    source, *targets = (NamePattern(_substitute(context, text, mark)) for text in (name, *to))
-    extra = {index for target in targets for index in target.indices} - source.indices
-    if extra:
-        raise HuggingFaceError.at(mark, f"index {{{min(extra)}}} occurs in 'to' but not in the tensor's name", path)
-    if len(source.indices - targets[0].indices) > 1:
-        raise HuggingFaceError.at(mark, "at most one index of the tensor's name may be missing from 'to'", path)
-    yield TensorRule(source, tuple(targets), layout, entry.get("otherwise"), mark)
-
-
-def _check_rule(entry: Mapping[str, Any], path: str, mark: Mark) -> None:
-    for key, value in entry.items():
-        if key not in _RULE_KEYS:
-            hint = nearest(key, _RULE_KEYS) or f"known: {', '.join(_RULE_KEYS)}"
-            raise HuggingFaceError.at(mark, f"unknown key {key!r} in a rule; {hint}", path)
-        kind, description = _RULE_KEYS[key]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise HuggingFaceError.at(mark, f"{key} must be {description}, not {quoted(value)}", path)
-    if not entry.get("to"):
-        raise HuggingFaceError.at(mark, "'to' is missing: name the parameters that the tensor holds", path)
-
-
-def tensor_names(context: TemplateContext) -> TensorNames:
-    """The tied, unused and respelled names of a family, for one config."""
-    family = context.family
-    tied = family.section("tied")
-    rendered = {
-        _substitute(context, name, tied.marks[name]): str(value)
-        for name in tied
-        if (value := context.render(tied[name], f"tied.{name}", tied.marks[name])) not in (None, OMITTED)
-    }
-    mark = family.tree.marks.get("unused", Mark(str(family.path)))
-    return TensorNames(
-        {name: _substitute(context, value, mark) for name, value in rendered.items()},
-        [_substitute(context, pattern, mark) for pattern in family.list_section("unused")],
-        dict(family.section("leaves")),
-    )
-
-
-def _substitute(context: TemplateContext, text: str, mark: Mark) -> str:
-    """A tensor's name with names from ``let`` replaced by their values; what remains in braces is an index."""
-    for name in _PLACEHOLDER.findall(text):
-        if name in context.family.templates:
-            value = context.evaluate(name, f"tensors.{text}", mark)
-            if not isinstance(value, str | int):
-                raise HuggingFaceError.at(mark, f"{{{name}}} must be text or a number, not {quoted(value)}", text)
-            text = text.replace(f"{{{name}}}", str(value))
-    return text
+    known = prod(size for size in reshape if size != -1)
+    shape = tuple(numel // max(known, 1) if size == -1 else size for size in reshape)
+    if prod(shape) != numel:
+        raise ValueError(f"cannot be {list(reshape)}: its parameters have {numel:,} elements")
+    return shape

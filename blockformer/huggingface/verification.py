@@ -1,9 +1,10 @@
 """Compare a model with the original in transformers, on the same inputs."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from math import isnan
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +17,11 @@ from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.family import as_list
 from blockformer.huggingface.folder import file_in, read_config
 from blockformer.huggingface.importer import ImportedModel
+from blockformer.huggingface.verification_inputs import MOST_TOKENS, output_mask, trials
 from blocks.models.base import Model
 from registry.text import shortened
 
 TOLERANCE = 2e-5  # relative; float32 rounding of sums in another order stays below it for models of any size
-_PADDING = 5  # tokens of padding at the end of the second row
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,12 @@ class Verification:
         logits: difference of the logits.
         layers: difference of the output of each layer, by its name here, from the embedding on; empty if the original
             does not return hidden states.
+        untried: what the texts did not contain, such as padding that the model does not support.
     """
 
     logits: float
     layers: Mapping[str, float]
+    untried: Sequence[str] = ()
 
     @property
     def agrees(self) -> bool:
@@ -47,12 +50,14 @@ class Verification:
         return next((name for name, difference in self.layers.items() if not difference <= TOLERANCE), None)
 
 
-def verify(imported: ImportedModel, length: int = 32) -> Verification:
+def verify(imported: ImportedModel, length: int = 32, longest: int = MOST_TOKENS) -> Verification:
     """Compare an imported model with the original in transformers, in float32 on the CPU.
 
     Args:
         imported: the result of :func:`blockformer.huggingface.read_folder`.
-        length: tokens per text; at most the model's ``max_length`` are used.
+        length: tokens per text; at most the model's ``max_length`` are used, and more if a window or a trained length
+            would otherwise have no effect.
+        longest: tokens per text at most.
 
     Raises:
         HuggingFaceError: transformers is not installed, or cannot load the folder.
@@ -61,17 +66,37 @@ def verify(imported: ImportedModel, length: int = 32) -> Verification:
     model = check(imported.recipe)
     model.load_state_dict({name: tensor.float() for name, tensor in imported.parameters.items()}, assign=True)
     model.eval()
-    inputs = random_inputs(model, read_config(imported.folder / "config.json"), min(length, model.max_length))
+    config = read_config(imported.folder / "config.json")
+    tried = trials(model, imported.recipe, config, imported.folder, length, longest)
+    results = [_compare(imported.folder, model, original, inputs) for inputs in tried.batches]
+    layers: dict[str, float] = {}
+    for _, differences in results:
+        for name, difference in differences.items():
+            layers[name] = _larger(layers.get(name, 0.0), difference)
+    logits = 0.0
+    for difference, _ in results:
+        logits = _larger(logits, difference)
+    return Verification(logits, layers, tried.untried)
+
+
+def _larger(one: float, other: float) -> float:
+    """The larger of two differences; one that is not a number counts as the largest."""
+    return one if isnan(one) or one >= other else other
+
+
+def _compare(folder: Path, model: Model, original: Any, inputs: dict[str, Tensor]) -> tuple[float, dict[str, float]]:
+    """The difference of the logits and of each layer, for one batch."""
     recorder = _Recorder(model)
     options = {} if model.kind == "encoder_only" else {"use_cache": False}  # with a cache some do not mask causally
-    with torch.no_grad(), _refusals(imported.folder, "run"):
+    with torch.no_grad(), _refusals(folder, "run"):
         theirs = original(**inputs, **options, output_hidden_states=True)
     with torch.no_grad():
         ours = HuggingFaceNames(model)(**inputs)
+    recorder.remove()
     mask = output_mask(inputs)
     layers = dict(_compare_layers(recorder, theirs, inputs["attention_mask"].bool(), mask))
     rows = mask.any(dim=1) if model.pooled else mask
-    return Verification(relative_difference(ours, theirs.logits, rows), layers)
+    return relative_difference(ours, theirs.logits, rows), layers
 
 
 @contextmanager
@@ -95,7 +120,8 @@ def _load_original(imported: ImportedModel) -> Any:
     transformers.utils.logging.disable_progress_bar()
     classes = as_list(read_config(folder / "config.json").get("architectures"))
     name = next((one for one in classes if one in imported.family.architectures), None)
-    original: Any = getattr(transformers, name or "", None)
+    with _refusals(folder, "load"):  # a class may need a package that is not installed
+        original: Any = getattr(transformers, name or "", None)
     if original is None:
         message = f"transformers {transformers.__version__} has no class {name}"
         raise HuggingFaceError.at(folder, message)
@@ -114,44 +140,13 @@ def _load_original(imported: ImportedModel) -> Any:
         return loaded.eval()
 
 
-def random_inputs(model: Model, config: Mapping[str, Any], length: int) -> dict[str, Tensor]:
-    """Two texts of random tokens, by the names of transformers; the second is padded if the model supports padding."""
-    generator = torch.Generator().manual_seed(0)
-    found, sources = config.get("pad_token_id"), config.get("src_vocab_size")
-    padding = found if isinstance(found, int) and 0 <= found < model.vocab_size else 0
-    ids = _random_ids(
-        sources if isinstance(sources, int) and sources > 0 else model.vocab_size, padding, (2, length), generator
-    )
-    mask = torch.ones_like(ids)
-    if length > _PADDING and model.allows("padding"):
-        mask[1, -_PADDING:] = 0
-        ids[1, -_PADDING:] = padding
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if model.kind == "encoder_decoder":
-        inputs["decoder_input_ids"] = _random_ids(model.vocab_size, padding, (2, max(1, length * 3 // 4)), generator)
-    elif getattr(model.embedding, "segments", None) is not None and config.get("type_vocab_size", 1) > 1:
-        inputs["token_type_ids"] = (torch.arange(length) >= length // 2).long().expand(2, -1) * mask
-    return inputs
-
-
-def output_mask(inputs: Mapping[str, Tensor]) -> Tensor:
-    """(B, T), True where the logits of :func:`random_inputs` belong to a token and not to padding."""
-    target = inputs.get("decoder_input_ids")
-    return inputs["attention_mask"].bool() if target is None else torch.ones_like(target).bool()
-
-
-def _random_ids(size: int, padding: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Random ids other than that of padding, as some originals derive the mask from the ids."""
-    ids = torch.randint(0, max(size - 1, 1), shape, generator=generator)
-    return ids + (ids >= padding) if size > 1 else ids
-
-
 class _Recorder:
     """Records the outputs of the embeddings, layers and stacks of a model, in the order in which they run."""
 
     def __init__(self, model: Model) -> None:
         self.outputs: dict[str, list[tuple[str, Tensor]]] = {"encoder": [], "decoder": []}
         self.stack_output: dict[str, Tensor] = {}
+        self._hooks: list[Any] = []
         for side in self.outputs:
             if hasattr(model, side):
                 embedding = "target_embedding" if side == "decoder" and hasattr(model, "encoder") else "embedding"
@@ -168,7 +163,12 @@ class _Recorder:
             else:
                 self.outputs[side].append((name, output))
 
-        module.register_forward_hook(hook)
+        self._hooks.append(module.register_forward_hook(hook))
+
+    def remove(self) -> None:
+        """Stop recording."""
+        for hook in self._hooks:
+            hook.remove()
 
 
 def _compare_layers(

@@ -92,7 +92,8 @@ def test_transformers_generates_the_same_text(
     assert export(path, out) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[1].startswith("largest relative difference of the logits: ")
-    assert said[2] == "tokenizer: 38 texts compared, all ids agree"
+    assert said[2].startswith("not tried: padding before a text")
+    assert said[3] == "tokenizer: 38 texts compared, all ids agree"
     ours = "".join(TextModel.load(path).stream("Once more", max_new_tokens=24))
     assert written(out, "Once more", 24) == f"Once more{ours}"
 

@@ -35,7 +35,12 @@ def test_the_default_output_folder_is_in_the_current_folder(
 
 def test_verify_prints_the_largest_difference(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", str(folder), "--verify", "--out", str(tmp_path / "out")]) == 0
-    assert "largest relative difference of the logits: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "largest relative difference of the logits: " in said
+    assert "not tried: padding before a text" in said
+    with pytest.raises(SystemExit):
+        main(["import", str(folder), "--verify", "--longest", "0"])
+    assert "--longest must be at least 1, not 0" in capsys.readouterr().err
 
 
 def test_a_model_that_differs_is_not_written_and_its_first_layer_is_named(

@@ -41,6 +41,10 @@ def value(text: str) -> Any:
         ("[kind for i in range(2) for kind in kinds if kind != 'local']", ["global", "global"]),
         ("max([len(kinds), heads])", 4),
         ("kinds[:1]", ["local"]),
+        ("kinds[0] + '_' + kinds[1]", "local_global"),
+        ("at(kinds, 1)", "global"),
+        ("at(heads, 1)", 4),
+        ("at(kinds[0], 1)", "local"),
         ("part(heads, 2)", ["part", 4, 2]),
     ],
 )
@@ -96,3 +100,4 @@ def test_an_expression_that_fails_raises_an_error(text: str) -> None:
 
 def test_names_are_those_that_the_scope_must_have() -> None:
     assert names(parse("max(a, [b for b in c if d])")) == {"a", "c", "d"}
+    assert names(parse("activation(activation)")) == {"activation"}

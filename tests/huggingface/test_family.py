@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from blockformer.huggingface import HuggingFaceError, families, load_family, read_folder
+from blockformer.huggingface import HuggingFaceError, export_folder, families, load_family, read_folder
 from blockformer.huggingface.family import family_of
 from registry import RecipeError
 from tests.huggingface.conftest import Folder
@@ -102,7 +102,7 @@ let:
             "unknown key 'transposed' in a rule; did you mean 'transpose'?",
         ),
         ("tensors: {model.norm: {groups: 2}}", "'to' is missing: name the parameters that the tensor holds"),
-        ("tensors: {model.norm: 'decoder.{where}.norm'}", "index {where} occurs in 'to' but not in the tensor's name"),
+        ("tensors: {model.norm: 'decoder.{where}.norm'}", "model.norm.weight: is decoder.{where}.norm by the rule at"),
         ("fixed: {rms_norm_eps: 0.5}", "rms_norm_eps: is 1e-06; family 'mine' supports only 0.5"),
         (
             "require: {num_hidden_layers > 2: too shallow}",
@@ -137,3 +137,95 @@ def test_another_architecture_of_a_known_model_type_is_rejected(tmp_path: Path) 
         "architecture LlamaForSequenceClassification is not supported; model_type 'llama' supports LlamaForCausalLM"
         in str(caught.value)
     )
+
+
+BIDIRECTIONAL = """
+extends: llama
+match: {model_type: llama, architectures: LlamaForCausalLM}
+let: {stack: encoder}
+recipe: {type: encoder_only, inherit: true}
+"""
+
+
+def test_the_same_model_but_bidirectional_takes_two_lines(llama: Folder, tmp_path: Path) -> None:
+    imported = read_folder(llama.path, family(tmp_path, BIDIRECTIONAL))
+    recipe = imported.recipe.dump()
+    assert recipe["type"] == "encoder_only"
+    assert recipe["encoder"]["layer"]["mixer"]["kv_heads"] == 2
+    out = export_folder(imported.recipe, imported.parameters, tmp_path / "out", imported.family)
+    assert read_folder(out, imported.family.path).recipe.hash == imported.recipe.hash
+
+
+def test_a_child_may_write_the_name_of_the_stack_itself(llama: Folder, tmp_path: Path) -> None:
+    text = BIDIRECTIONAL.replace("inherit: true}", "inherit: true, encoder: {norm: none}}")
+    path = family(tmp_path, text + "unused: [model.norm.*]")
+    assert read_folder(llama.path, path).recipe.dump()["encoder"]["norm"]["type"] == "none"
+
+
+def test_a_block_of_another_type_may_keep_the_inherited_keys(tmp_path: Path) -> None:
+    family(tmp_path, "let: {mixer: {type: attention, heads: 4}}", "base")
+    kept = load_family(family(tmp_path, "extends: base\nlet: {mixer: {type: differential, inherit: true}}"))
+    assert kept.section("let")["mixer"] == {"type": "differential", "heads": 4}
+    afresh = load_family(family(tmp_path, "extends: base\nlet: {mixer: {type: differential}}"))
+    assert afresh.section("let")["mixer"] == {"type": "differential"}
+
+
+def test_text_is_joined(llama: Folder, tmp_path: Path) -> None:
+    text = HEAD + "let: {part: ='model.' + 'norm'}\ntensors: {'{part}': decoder.norm}"
+    assert "decoder.norm.weight" in read_folder(llama.path, family(tmp_path, text)).parameters
+
+
+HEAD = "extends: llama\nmatch: {model_type: llama, architectures: LlamaForCausalLM}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("let: {window: =a, a: =b, b: =a}", "let.b: a -> b -> a is a circle"),
+        ("defaults: {x: =y, y: =x}\nlet: {window: =x}", "defaults.y: x -> y -> x is a circle"),
+        ("let: {window: =window}", "the config has no key 'window', and the family has no default for it"),
+    ],
+)
+def test_a_circle_is_named(text: str, message: str, llama: Folder, tmp_path: Path) -> None:
+    with pytest.raises(HuggingFaceError) as caught:
+        read_folder(llama.path, family(tmp_path, HEAD + text))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "let: {window: =layer_types[layer]}",
+        "let: {local: =f(a, b)}",
+        "tensors:\n  {base}norm: decoder.norm",
+        "tensors: {model.norm: {to: decoder.layers.{layer}.norm}}",
+        "recipe:\n  dim: =max([a # comment",
+    ],
+)
+def test_text_without_quotes_is_explained(text: str, tmp_path: Path) -> None:
+    assert "quote" in problems(family(tmp_path, text))
+
+
+def test_a_family_without_a_match_is_explained(llama: Folder, tmp_path: Path) -> None:
+    with pytest.raises(HuggingFaceError) as caught:
+        read_folder(llama.path, family(tmp_path, "extends: llama"))
+    message = (
+        "family 'mine' has no section 'match', which is not inherited; add `match: {model_type: llama, architectures: "
+    )
+    assert str(caught.value) == f"{tmp_path}/mine.yaml: {message}LlamaForCausalLM}}`"
+
+
+def test_the_nearest_families_are_those_with_the_same_keys(llama: Folder) -> None:
+    llama.configure(model_type="gpt3", architectures=["Gpt3"])
+    with pytest.raises(HuggingFaceError, match=r"no family supports model_type 'gpt3'; nearest: .*llama"):
+        read_folder(llama.path)
+
+
+def test_a_kind_of_layer_that_a_family_does_not_have_is_an_error(llama: Folder) -> None:
+    folder = llama.configure(
+        model_type="qwen2", architectures=["Qwen2ForCausalLM"], layer_types=["chunked", "full_attention"]
+    )
+    with pytest.raises(
+        HuggingFaceError, match=r"layer_types.0: is chunked; family 'qwen2' supports only full_attention or"
+    ):
+        read_folder(folder)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from blockformer.huggingface.rearrangement import Rearrangement
 from blockformer.huggingface.tensor_layout import Layout
 
 D, HEAD = 6, 4
@@ -23,6 +24,10 @@ def rows(count: int, offset: int = 0) -> torch.Tensor:
         (Layout(axis=1), [(3, 8, D), (3, 8, D)]),
         (Layout(axis=1, groups=8, transpose=True), [(3, 8, D), (3, 8, D)]),
         (Layout(reshape=(1, -1)), [(7,)]),
+        (Layout(reshape=(-1, 8), transpose=True), [(3, 8, D)]),
+        (Layout(reshape=(3, 2, -1)), [(8, D), (4, D)]),
+        (Layout(rearrange=Rearrangement("(e f) d -> e f d", {"e": 3}), transpose=True), [(3, 8, D)]),
+        (Layout(times=0.5), [(4, D), (8, D)]),
     ],
 )
 def test_split_is_the_inverse_of_join(layout: Layout, shapes: list[tuple[int, ...]]) -> None:
@@ -46,6 +51,18 @@ def test_each_group_holds_the_query_key_and_value_of_a_head() -> None:
     assert torch.equal(stored[0, 2], v[:HEAD])
 
 
+def test_experts_below_one_another_are_viewed_before_they_are_transposed() -> None:
+    experts = torch.randn(3, 4, D)  # each (in, out)
+    layout = Layout(reshape=(-1, D), transpose=True)
+    (parameter,) = layout.split(experts.flatten(0, 1), [(3, D, 4)])
+    assert torch.equal(parameter, experts.mT)
+
+
+def test_a_parameter_is_the_stored_tensor_times_a_number() -> None:
+    (parameter,) = Layout(times=4.0).split(torch.ones(2, 3), [(2, 3)])
+    assert torch.equal(parameter, torch.full((2, 3), 4.0))
+
+
 def test_one_group_per_row_interleaves_rows() -> None:
     gate, up = rows(3), rows(3, 100)
     stored = Layout(groups=3).join([gate, up])
@@ -58,6 +75,11 @@ def test_one_group_per_row_interleaves_rows() -> None:
     [
         (Layout(), (5, D), [(4, D)], r"has shape \(5, 6\); expected \(4, 6\)"),
         (Layout(), (5, D), [(4, D), (4, D)], r"has size 5 on axis 0; expected 4 \+ 4"),
+        (Layout(reshape=(7, 13)), (5, D), [(5, D)], r"cannot be \[7, 13\]: its parameters have 30 elements"),
+        (Layout(reshape=(-1,)), (5, D), [(5, D)], r"has shape \(5, 6\); expected \(30,\)"),
+        (Layout(reshape=(-1,), transpose=True), (5, D), [(5, D)], r"has shape \(5, 6\); expected \(30,\)"),
+        (Layout(axis=2), (5, D), [(5, D), (5, D)], "cannot be split along axis 2"),
+        (Layout(), (9, D), [(4, D), (5, 7)], "holds parameters of shapes"),
         (Layout(groups=3), (8, D), [(4, D), (4, D)], "size 4 is not divisible by groups=3"),
     ],
 )

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import blockformer as bf
+from blockformer.huggingface.config import Config
 from blockformer.huggingface.family import family_of
 from blockformer.huggingface.importer import recipe_from_config, unread_keys
-from blockformer.huggingface.template import MAX_LAYERS, Config, TemplateContext
+from blockformer.huggingface.template import MAX_LAYERS, TemplateContext
 from registry import Recipe, builtin_recipes, load_recipe
 from tests.recipes.releases import FOLDERS, RELEASES, SIZES, Release
 

@@ -17,7 +17,8 @@ from blockformer.huggingface.custom.copied_modules import CopiedModules
 from blockformer.huggingface.custom.modeling_code import CLASSES, modeling_code
 from blockformer.huggingface.exporter import ExportSource, write_generation_config
 from blockformer.huggingface.folder import main_dtype, read_config, write_json, write_tensor_files
-from blockformer.huggingface.verification import Verification, output_mask, random_inputs, relative_difference
+from blockformer.huggingface.verification import Verification, relative_difference
+from blockformer.huggingface.verification_inputs import output_mask, random_inputs
 from blocks.models.base import Model
 
 _MODELING = "modeling_blockformer"  # transformers expects the prefix modeling_

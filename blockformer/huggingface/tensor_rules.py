@@ -1,0 +1,216 @@
+"""Which stored tensor holds which parameters: the section ``tensors`` of a family."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import isfinite
+from typing import Any, cast
+
+from blockformer.huggingface.errors import HuggingFaceError
+from blockformer.huggingface.family import as_list
+from blockformer.huggingface.name_pattern import NamePattern, substituted
+from blockformer.huggingface.rearrangement import Rearrangement
+from blockformer.huggingface.template import OMITTED, TemplateContext
+from blockformer.huggingface.tensor_layout import Layout
+from registry import Mark
+from registry.errors import nearest, quoted
+
+_RULE_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "to": ((str, list), "a parameter or a list of parameters"),
+    "transpose": (bool, "true or false"),
+    "groups": (int, "a whole number"),
+    "axis": (int, "a whole number"),
+    "reshape": (list, "a list of sizes"),
+    "rearrange": (str, "text such as '(expert f) d -> expert d f'"),
+    "sizes": (Mapping, "a mapping of axes to sizes"),
+    "times": ((int, float), "a number"),
+    "otherwise": ((int, float), "a number"),
+    "where": (str, "a condition"),
+    "constant": ((int, float), "a number"),
+    "shape": (list, "a list of sizes"),
+    "for": (str, "a parameter"),
+}
+_OF_CONSTANTS = ("constant", "shape", "for")
+
+
+@dataclass(frozen=True)
+class TensorRule:
+    """Maps a stored tensor, or one for each value of an index (such as an expert's), to parameters.
+
+    Attributes:
+        source: the name of the stored tensor.
+        targets: the parameters that it holds, in order.
+        layout: how it holds them.
+        otherwise: the value of all elements of the parameters if the tensor is missing; None: it is required.
+        mark: file and line of the rule.
+        generation: 0 for a rule of the family itself, 1 for one of the family that it extends, and so on.
+        where: whether the rule applies at some indices; None: at all.
+    """
+
+    source: NamePattern
+    targets: tuple[NamePattern, ...]
+    layout: Layout
+    otherwise: float | None
+    mark: Mark
+    generation: int = 0
+    where: Callable[[Mapping[str, int]], bool] | None = None
+
+    def applies(self, indices: Mapping[str, int]) -> bool:
+        """Whether the rule is for a tensor or parameter with these indices."""
+        return self.where is None or self.where(indices)
+
+    @property
+    def stacked_index(self) -> str | None:
+        """The index over which stored tensors are stacked into one parameter."""
+        return next(iter(self.source.indices - self.targets[0].indices), None)
+
+    def places(self, indices: Mapping[str, int], suffix: str, names: Iterable[str]) -> list[Mapping[str, int]]:
+        """The indices of the parameters that one stored tensor is for: of several layers if only ``to`` has an index.
+
+        Args:
+            indices: those of the stored tensor.
+            suffix: the part of its name after the rule's.
+            names: of all parameters.
+        """
+        target = self.targets[0]
+        if not target.indices - self.source.indices:
+            return [indices]
+        found = [match for name in names if (match := target.match(name)) and match.suffix == suffix]
+        shared = target.indices & set(indices)
+        return [match.indices for match in found if all(match.indices[key] == indices[key] for key in shared)]
+
+
+@dataclass(frozen=True)
+class ConstantTensor:
+    """A stored tensor for which the model has no parameter, because all its elements have one value.
+
+    Attributes:
+        source: its name.
+        value: of all elements.
+        shape: its shape.
+        place: a parameter; the tensor exists for each value of the indices with which the model has that.
+        mark: file and line of the rule.
+    """
+
+    source: NamePattern
+    value: float
+    shape: tuple[int, ...]
+    place: NamePattern | None
+    mark: Mark
+
+    def names(self, parameters: Iterable[str]) -> list[str]:
+        """The names of the tensors of a model with these parameters."""
+        if self.place is None:
+            return [self.source.text]
+        found = [match for name in parameters if (match := self.place.match(name)) and not match.suffix]
+        return list(dict.fromkeys(self.source.name(match.indices) for match in found))
+
+
+def tensor_rules(context: TemplateContext) -> list[TensorRule]:
+    """The rules of a family for one config, without those whose condition does not hold.
+
+    Raises:
+        HuggingFaceError: a rule is malformed.
+    """
+    return [rule for rule in _rules(context) if isinstance(rule, TensorRule)]
+
+
+def constant_tensors(context: TemplateContext) -> list[ConstantTensor]:
+    """The tensors of a family that have one value, for one config.
+
+    Raises:
+        HuggingFaceError: a rule is malformed.
+    """
+    return [rule for rule in _rules(context) if isinstance(rule, ConstantTensor)]
+
+
+def _rules(context: TemplateContext) -> Iterator[TensorRule | ConstantTensor]:
+    section = context.family.section("tensors")
+    for name in section:
+        mark, path = section.marks[name], f"tensors.{name}"
+        rendered = context.render(section[name], path, mark)
+        if rendered is None or rendered is OMITTED:
+            continue
+        entry = cast("dict[str, Any]", rendered) if isinstance(rendered, Mapping) else {"to": rendered}
+        _check_rule(entry, path, mark)
+        source = NamePattern(substituted(context, name, mark))
+        yield (_constant if "constant" in entry else _rule)(context, source, entry, path, mark)
+
+
+def _rule(context: TemplateContext, source: NamePattern, entry: Mapping[str, Any], path: str, mark: Mark) -> TensorRule:
+    targets = [NamePattern(substituted(context, text, mark)) for text in cast("list[str]", as_list(entry["to"]))]
+    if len(source.indices - targets[0].indices) > 1:
+        raise HuggingFaceError.at(mark, "at most one index of the tensor's name may be missing from 'to'", path)
+    if another := next((target for target in targets if target.indices != targets[0].indices), None):
+        raise HuggingFaceError.at(mark, f"the parameters {targets[0]} and {another} have different indices", path)
+    generation, layout = context.family.generation(mark), _layout(entry, path, mark)
+    where = partial(_holds, context, entry["where"], f"{path}.where", mark) if "where" in entry else None
+    return TensorRule(source, tuple(targets), layout, entry.get("otherwise"), mark, generation, where)
+
+
+def _holds(context: TemplateContext, condition: str, path: str, mark: Mark, indices: Mapping[str, int]) -> bool:
+    with context.assigned(indices):
+        return bool(context.evaluate(condition, path, mark))
+
+
+def _layout(entry: Mapping[str, Any], path: str, mark: Mark) -> Layout:
+    if "reshape" in entry and "rearrange" in entry:
+        raise HuggingFaceError.at(mark, "reshape and rearrange cannot be combined: rearrange gives both shapes", path)
+    sizes = cast("dict[str, int]", entry.get("sizes", {}))
+    try:
+        rearrange = Rearrangement(entry["rearrange"], sizes) if "rearrange" in entry else None
+    except ValueError as error:
+        raise HuggingFaceError.at(mark, str(error), f"{path}.rearrange") from None
+    if sizes and rearrange is None:
+        raise HuggingFaceError.at(mark, "sizes are those of the axes in 'rearrange', which is missing", path)
+    reshape = tuple(entry["reshape"]) if "reshape" in entry else None
+    return Layout(
+        entry.get("transpose", False), entry.get("groups", 1), entry.get("axis", 0), reshape, rearrange,
+        float(entry.get("times", 1.0)),
+    )  # fmt: skip
+
+
+def _constant(
+    context: TemplateContext, source: NamePattern, entry: Mapping[str, Any], path: str, mark: Mark
+) -> ConstantTensor:
+    if others := [key for key in entry if key not in _OF_CONSTANTS]:
+        raise HuggingFaceError.at(
+            mark, f"{others[0]} has no effect beside 'constant': the model has no parameter", path
+        )
+    if "shape" not in entry:
+        raise HuggingFaceError.at(mark, "'shape' is missing: the export writes a constant tensor of this shape", path)
+    place = NamePattern(substituted(context, entry["for"], mark)) if "for" in entry else None
+    if missing := source.indices - (place.indices if place else set()):
+        reason = f"'for' must name a parameter with the index {{{min(missing)}}}, so that its values are known"
+        raise HuggingFaceError.at(mark, reason, path)
+    return ConstantTensor(source, float(entry["constant"]), tuple(entry["shape"]), place, mark)
+
+
+def _check_rule(entry: Mapping[str, Any], path: str, mark: Mark) -> None:
+    for key, value in entry.items():
+        if key not in _RULE_KEYS:
+            hint = nearest(key, _RULE_KEYS) or f"known: {', '.join(_RULE_KEYS)}"
+            raise HuggingFaceError.at(mark, f"unknown key {key!r} in a rule; {hint}", path)
+        kind, description = _RULE_KEYS[key]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise HuggingFaceError.at(mark, f"{key} must be {description}, not {quoted(value)}", path)
+    if not entry.get("to") and "constant" not in entry:
+        raise HuggingFaceError.at(mark, "'to' is missing: name the parameters that the tensor holds", path)
+    if not all(isinstance(target, str) for target in as_list(entry.get("to"))):
+        raise HuggingFaceError.at(
+            mark, f"to must be a parameter or a list of parameters, not {quoted(entry['to'])}", path
+        )
+    for key in ("reshape", "shape", "sizes"):
+        _check_sizes(key, entry.get(key, []), path, mark)
+    if entry.get("groups", 1) < 1:
+        raise HuggingFaceError.at(mark, f"groups must be at least 1, not {entry['groups']}", path)
+    if entry.get("times", 1) == 0 or not isfinite(entry.get("times", 1)):
+        raise HuggingFaceError.at(mark, f"times must be a number other than 0, not {entry['times']}", path)
+
+
+def _check_sizes(key: str, sizes: Any, path: str, mark: Mark) -> None:
+    values = list(sizes.values()) if isinstance(sizes, Mapping) else list(sizes)
+    rest = values.count(-1) if key == "reshape" else 0
+    if rest > 1 or not all(type(size) is int and (size > 0 or (size == -1 and rest)) for size in values):
+        also = ", one of which may be -1 for the rest" if key == "reshape" else ""
+        raise HuggingFaceError.at(mark, f"{key} must have whole numbers above 0{also}, not {quoted(sizes)}", path)
