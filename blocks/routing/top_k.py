@@ -52,6 +52,9 @@ class TopKRouter(Router):
             learn.
         scale: factor on the weights.
         bias: add a learned bias to W x.
+        softcap: bound c on W x, as c * tanh(W x / c); null: disabled.
+        choose_by: choose by the scores, or by W x before the function (logits); they differ in what is chosen with the
+            bias of ``balance_rate`` and with ``group_score`` top2.
         groups: number of groups of consecutive experts, a divisor of the number of experts.
         top_groups: number of groups from which a token's experts are chosen; null: all.
         group_score: score of a group: its highest score (max) or the sum of its two highest scores (top2).
@@ -77,6 +80,8 @@ class TopKRouter(Router):
         weights: Literal["scores", "normalised", "softmax"] = "normalised",
         scale: PositiveFloat = 1.0,
         bias: bool = False,
+        softcap: PositiveFloat | None = None,
+        choose_by: Literal["scores", "logits"] = "scores",
         groups: Positive = 1,
         top_groups: Positive | None = None,
         group_score: Literal["max", "top2"] = "max",
@@ -91,10 +96,12 @@ class TopKRouter(Router):
                 "weights=normalised divides by the sum of scores, which can be 0 for logits; choose weights=softmax"
             )
         self.top_k, self.scale = top_k, scale
-        self.scores, self.weights = scores, weights
+        self.scores, self.weights, self.softcap = scores, weights, softcap
         if top_groups is None or top_groups == groups:  # all groups: any experts can be chosen
             groups, top_groups, group_score = 1, 1, "max"
         self.groups, self.top_groups, self.group_score = groups, top_groups, group_score
+        in_order = balance_rate is None and group_score == "max"  # then scores are in the order of the logits
+        self.choose_by = "scores" if scores == "logits" or in_order else choose_by
         self.linear = nn.Linear(site.dim, experts, bias=bias)
         self.rate, self.selection_bias = balance_rate, None
         if balance_rate is not None:
@@ -116,7 +123,7 @@ class TopKRouter(Router):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits = self._logits(x)
         scores = _SCORES[self.scores](logits)
-        chosen = self._choose(scores.detach())
+        chosen = self._choose((logits if self.choose_by == "logits" else scores).detach())
         if self.balance is not None and self.training:
             self.balance.record(logits, chosen)
         return _WEIGHTS[self.weights](scores.gather(1, chosen)) * self.scale, chosen
@@ -126,7 +133,8 @@ class TopKRouter(Router):
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.linear.weight.to(dtype), cast("Tensor | None", self.linear.bias)
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.to(dtype), weight, None if bias is None else bias.to(dtype))
+            logits = F.linear(x.to(dtype), weight, None if bias is None else bias.to(dtype))
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def _choose(self, scores: Tensor) -> Tensor:
         if self.selection_bias is not None:

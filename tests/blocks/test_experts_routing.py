@@ -60,6 +60,26 @@ def test_a_selection_bias_changes_the_choice_and_no_weight() -> None:
     torch.testing.assert_close(weights, of.linear(x).sigmoid().gather(1, chosen))
 
 
+def test_a_choice_by_logits_adds_the_selection_bias_before_the_function() -> None:
+    x, of = tokens(), router(scores="sigmoid", weights="scores", balance_rate=0.0, choose_by="logits")
+    by_scores = router(scores="sigmoid", weights="scores", balance_rate=0.0)
+    bias = torch.linspace(-1.0, 1.0, EXPERTS)
+    with torch.no_grad():
+        for one in (of, by_scores):
+            assert one.selection_bias is not None
+            one.selection_bias.copy_(bias)
+    weights, chosen = of(x)
+    assert torch.equal(chosen, (of.linear(x) + bias).topk(2).indices)
+    torch.testing.assert_close(weights, of.linear(x).sigmoid().gather(1, chosen))
+    assert not torch.equal(chosen, by_scores(x)[1])
+
+
+def test_a_softcap_bounds_the_logits() -> None:
+    x, of = tokens(), router(scores="sigmoid", weights="scores", softcap=0.5)
+    weights, chosen = of(x)
+    torch.testing.assert_close(weights, (0.5 * torch.tanh(of.linear(x) / 0.5)).sigmoid().gather(1, chosen))
+
+
 @pytest.mark.parametrize("score", ["max", "top2"])
 def test_experts_come_from_the_best_groups(score: str) -> None:
     x, of = tokens(200), router(scores="sigmoid", groups=3, top_groups=1, group_score=score)
