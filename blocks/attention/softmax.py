@@ -158,8 +158,15 @@ class MultiHeadAttention(Mixer):
         return {} if "projection" in (self.over, self.out_over) else super().shards()
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        norms = {"q_norm": (self.q_norm, self.over), "k_norm": (self.k_norm, self.over)}
-        return grouped_axes(self.q, self.k, self.value_dim, self.gate, **norms, out_norm=(self.out_norm, self.out_over))
+        return grouped_axes(
+            self.q,
+            self.k,
+            self.value_dim,
+            self.gate,
+            q_norm=(self.q_norm, self.over),
+            k_norm=(self.k_norm, self.over),
+            out_norm=(self.out_norm, self.out_over),
+        )
 
     def prepare(self, context: Context) -> None:
         cached_window = context.cached_window(self.window)

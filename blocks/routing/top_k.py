@@ -1,15 +1,14 @@
 """Top-k routing."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from typing import Literal, Self, cast
+from typing import Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.base import Axis, Context, Fixed, Router, Site
-from blocks.routing.balance import Balance
+from blocks.routing.balance import Balance, counted_tokens
+from blocks.routing.logits import router_logits
 from registry import NonNegativeFloat, Positive, PositiveFloat, register
 
 Function = Callable[[Tensor], Tensor]
@@ -117,24 +116,17 @@ class TopKRouter(Router):
 
     def prepare(self, context: Context) -> None:
         if self.balance is not None and self.training:
-            mask = context.attention_mask
-            self.balance.begin(None if mask is None else mask[:, mask.shape[1] - context.length :].flatten())
+            self.balance.begin(counted_tokens(context))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._logits(x)
+        logits = router_logits(self.linear, x)
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
         scores = _SCORES[self.scores](logits)
         chosen = self._choose((logits if self.choose_by == "logits" else scores).detach())
         if self.balance is not None and self.training:
             self.balance.record(logits, chosen)
         return _WEIGHTS[self.weights](scores.gather(1, chosen)) * self.scale, chosen
-
-    def _logits(self, x: Tensor) -> Tensor:
-        """(N, E) in float32 or wider, because rounding to 16 bits would change the choice."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = self.linear.weight.to(dtype), cast("Tensor | None", self.linear.bias)
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(x.to(dtype), weight, None if bias is None else bias.to(dtype))
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def _choose(self, scores: Tensor) -> Tensor:
         if self.selection_bias is not None:

@@ -334,6 +334,9 @@ case("bitnet with another activation", "BitNetForCausalLM", "bitnet", LLAMA, hid
 AFMOE = {**LAYERED, **EXPERTS, "num_experts": 5, "num_shared_experts": 2, "num_dense_layers": 1, "route_scale": 1.4}
 case("afmoe", "AfmoeForCausalLM", "afmoe", LLAMA, AFMOE, WIDE, mup_enabled=True, global_attn_every_n_layers=2)
 case("afmoe not scaled", "AfmoeForCausalLM", "afmoe", LLAMA, AFMOE, WIDE, num_dense_layers=2, attention_bias=True)
+MIXED = {"num_local_experts": 5, "num_experts_per_tok": 2, "router_jitter_noise": 0.2}
+case("phimoe", "PhimoeForCausalLM", "phimoe", LLAMA, MIXED, attention_bias=True, lm_head_bias=True)
+case("phimoe with windows", "PhimoeForCausalLM", "phimoe", LLAMA, MIXED, sliding_window=5)
 case("nanochat", "NanoChatForCausalLM", "nanochat", LLAMA, final_logit_softcapping=2.0)
 case("nanochat not capped", "NanoChatForCausalLM", "nanochat", LLAMA, final_logit_softcapping=None, attention_bias=True)
 KINDS = {"full_attention": rope(900.0, partial_rotary_factor=0.5), "sliding_attention": rope(90.0)}
