@@ -8,6 +8,11 @@ from blocks.base import Activation
 from registry import register
 
 
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)); torch.compile computes wrong gradients of F.softplus for transposed tensors."""
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
 @register("relu")
 class ReLU(Activation):
     """max(x, 0), as in the original Transformer."""
@@ -102,6 +107,19 @@ class Sigmoid(Activation):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x)
+
+
+@register("softplus")
+class Softplus(Activation):
+    """log(1 + exp(x)), a smooth approximation of ReLU."""
+
+    paper = "Dugas et al., 2000"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return softplus(x)
 
 
 @register("tanh")

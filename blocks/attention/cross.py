@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from blocks.attention.backends import BACKENDS, Backend, choose
 from blocks.attention.projection import (
     GROUPED_SHARDS,
+    GateOver,
     HeadProjection,
     NormOver,
     grouped_axes,
@@ -45,6 +46,9 @@ class CrossAttention(Mixer):
         qk_norm_over: normalise each head with shared weights (head), each head with its own weights (heads), or all
             heads together (projection).
         gate: multiply the heads' outputs by this activation of another projection of the input; null: disabled.
+        gate_over: one gate for each channel of each head (channel), or one for each head (head).
+        out_norm: norm of the heads' outputs, before the gate and ``out``; null: disabled.
+        out_norm_over: as ``qk_norm_over``.
         dropout: probability of dropping an attention weight during training.
         backend: implementation; auto: the fastest one that supports the other options. All give equal results.
     """
@@ -68,6 +72,9 @@ class CrossAttention(Mixer):
         qk_norm: Factory[Norm] | None = None,
         qk_norm_over: NormOver = "head",
         gate: SitelessFactory[Activation] | None = None,
+        gate_over: GateOver = "channel",
+        out_norm: Factory[Norm] | None = None,
+        out_norm_over: NormOver = "projection",
         dropout: Probability = 0.0,
         backend: Annotated[Backend, Runtime()] = "auto",
     ) -> None:
@@ -87,17 +94,29 @@ class CrossAttention(Mixer):
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
         self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
-        self.gate, self.gate_activation = (Linear(site, site.dim, inner, bias=False), gate()) if gate else (None, None)
+        gate_dim = self.head_dim if gate_over == "channel" else 1
+        self.gate = HeadProjection(site, site.dim, heads, gate_dim, bias=False) if gate else None
+        self.gate_activation = gate() if gate else None
+        self.out_over: NormOver = out_norm_over if out_norm else "head"
+        self.out_norm = head_norm(out_norm, site, heads, self.head_dim, out_norm_over)
 
     def constants(self) -> Mapping[str, float]:
         return {"sinks": 0.0}
 
     def shards(self) -> Mapping[str, Cut]:
         """Nothing where one norm covers all heads: each process would normalise over its own heads only."""
-        return {} if self.q_norm is not None and self.over == "projection" else super().shards()
+        return {} if "projection" in (self.over, self.out_over) else super().shards()
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        return grouped_axes(self.heads, self.kv_heads, self.head_dim, self.q_norm, self.k_norm, self.over)
+        return grouped_axes(
+            self.q,
+            self.k,
+            self.head_dim,
+            self.gate,
+            q_norm=(self.q_norm, self.over),
+            k_norm=(self.k_norm, self.over),
+            out_norm=(self.out_norm, self.out_over),
+        )
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         q = self._project(self.q, self.q_norm, x)  # (B, H, T, K)
@@ -112,10 +131,10 @@ class CrossAttention(Mixer):
         dropout = self.dropout if self.training else 0.0
         scoring = Scoring(self.scale, dropout, self.softcap, sinks=self.sinks)
         y = self.attend(q, k, v, memory_visibility(context, q.shape[2], k.shape[2]), scoring)  # (B, H, T, K)
-        y = y.transpose(1, 2).flatten(2)
+        y = normalise(y, self.out_norm, self.out_over)
         if self.gate is not None and self.gate_activation is not None:
-            y = y * self.gate_activation(self.gate(x))
-        return self.out(y)
+            y = y * self.gate_activation(self.gate(x))  # (B, H, T, K) or (B, H, T, 1)
+        return self.out(y.transpose(1, 2).flatten(2))
 
     def _project(self, projection: HeadProjection, norm: Norm | None, x: Tensor) -> Tensor:
         y = normalise(projection(x), norm, self.over)

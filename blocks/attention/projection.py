@@ -10,6 +10,8 @@ from blocks.base import Axis, Factory, Heads, KeyHeads, Linear, Norm, Site
 from registry import Cut
 
 NormOver = Literal["head", "heads", "projection"]
+GateOver = Literal["channel", "head"]
+NormedHeads = tuple[Norm | None, NormOver]
 Axes = Mapping[str, tuple[Axis | None, ...]]
 
 GROUPED_SHARDS: Mapping[str, Cut] = {
@@ -20,6 +22,7 @@ GROUPED_SHARDS: Mapping[str, Cut] = {
     "sinks": "columns",
     "q_norm": "between",
     "k_norm": "between",
+    "out_norm": "between",
     "out": "rows",
 }
 """How tensor parallelism cuts an attention with grouped queries."""
@@ -98,19 +101,31 @@ def projection_axes(names: tuple[str, ...], heads: Axis) -> Axes:
 
 
 def grouped_axes(
-    heads: int, kv_heads: int, head_dim: int, q_norm: Norm | None, k_norm: Norm | None, over: NormOver
+    q: HeadProjection, k: HeadProjection, value_dim: int, gate: HeadProjection | None, **norms: NormedHeads
 ) -> Axes:
-    """Axes of the parameters of an attention in which each of ``kv_heads`` key heads serves a group of query heads."""
-    queries = Heads(heads, head_dim, keys=kv_heads)
-    keys = KeyHeads(kv_heads, head_dim, queries=heads)
-    return {
-        **projection_axes(("q", "gate"), queries),
-        **projection_axes(("k", "v"), keys),
-        **_norm_axes("q_norm", q_norm, queries, over),
-        **_norm_axes("k_norm", k_norm, keys, over),
-        "out.weight": (None, replace(queries, zero_new=True)),
+    """Axes of the parameters of an attention in which each key and value head serves a group of query heads.
+
+    Args:
+        q: projection to the query heads.
+        k: projection to the key heads.
+        value_dim: width of each head's values.
+        gate: projection to the gates of the outputs; None: no gate.
+        norms: ``q_norm``, ``k_norm`` and ``out_norm``, each with what it normalises.
+    """
+    queries = Heads(q.heads, q.head_dim, keys=k.heads)
+    outputs, keys = replace(queries, each=value_dim), KeyHeads(k.heads, k.head_dim, queries=q.heads)
+    axes: dict[str, tuple[Axis | None, ...]] = {
+        **projection_axes(("q",), queries),
+        **projection_axes(("k",), keys),
+        **projection_axes(("v",), replace(keys, each=value_dim)),
+        **projection_axes(("gate",), replace(queries, each=gate.head_dim if gate else 1)),
+        "out.weight": (None, replace(outputs, zero_new=True)),
         "sinks": (replace(queries, each=1),),
     }
+    for name, (norm, over) in norms.items():
+        heads = {"q_norm": queries, "k_norm": keys, "out_norm": outputs}[name]
+        axes |= _norm_axes(name, norm, heads, over)
+    return axes
 
 
 def _norm_axes(name: str, norm: Norm | None, heads: Axis, over: NormOver) -> Axes:

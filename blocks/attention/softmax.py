@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from blocks.attention.backends import BACKENDS, Backend, choose
 from blocks.attention.projection import (
     GROUPED_SHARDS,
+    GateOver,
     HeadProjection,
     NormOver,
     grouped_axes,
@@ -49,7 +50,9 @@ class MultiHeadAttention(Mixer):
     Args:
         heads: number of query heads.
         kv_heads: number of key and value heads, a divisor of ``heads``; null: equal to ``heads``; 1: multi-query.
-        head_dim: width of each head; null: dim / heads.
+        head_dim: width of each head's queries and keys; null: dim / heads.
+        value_dim: width of each head's values; null: ``head_dim``.
+        shared_kv: use the projected keys, before their norm and positions, as values, too.
         bias: biases in all projections, or a list of the projections that have one, out of q, k, v, out.
         scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim).
         softcap: bound c on the scores, as c * tanh(score / c); null: disabled.
@@ -60,7 +63,12 @@ class MultiHeadAttention(Mixer):
         qk_norm_over: normalise each head with shared weights (head), each head with its own weights (heads), or all
             heads together (projection).
         qk_norm_after: normalise after positions are applied instead of before.
+        v_norm: norm of the values of each head; null: disabled.
+        value_scale: factor on the values.
         gate: multiply the heads' outputs by this activation of another projection of the input; null: disabled.
+        gate_over: one gate for each channel of each head (channel), or one for each head (head).
+        out_norm: norm of the heads' outputs, before the gate and ``out``; null: disabled.
+        out_norm_over: as ``qk_norm_over``.
         positions: positions applied to queries and keys, or added to the scores.
         dropout: probability of dropping an attention weight during training.
         backend: implementation; auto: the fastest one that supports the other options. All give equal results.
@@ -69,14 +77,15 @@ class MultiHeadAttention(Mixer):
     paper = (
         "Vaswani et al., 2017, arXiv:1706.03762; multi-query: Shazeer, 2019, arXiv:1911.02150; grouped-query: Ainslie "
         "et al., 2023, arXiv:2305.13245; qk-norm: Henry et al., 2020, arXiv:2010.04245; softcap: Gemma Team, 2024, "
-        "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708"
+        "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708; "
+        "out_norm: Wang et al., 2022, arXiv:2210.06423"
     )
     outputs = ("out",)
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         backends=BACKENDS,
         positions=frozenset({"rotation", "bias"}),
-        shards={**GROUPED_SHARDS, "local_heads": "columns"},
+        shards={**GROUPED_SHARDS, "v_norm": "between", "local_heads": "columns"},
     )
 
     def __init__(
@@ -86,6 +95,8 @@ class MultiHeadAttention(Mixer):
         heads: Positive = 8,
         kv_heads: Positive | None = None,
         head_dim: Positive | None = None,
+        value_dim: Positive | None = None,
+        shared_kv: bool = False,
         bias: bool | tuple[Projection, ...] = False,
         scale: NonNegativeFloat | None = None,
         softcap: PositiveFloat | None = None,
@@ -95,7 +106,12 @@ class MultiHeadAttention(Mixer):
         qk_norm: Factory[Norm] | None = None,
         qk_norm_over: NormOver = "head",
         qk_norm_after: bool = False,
+        v_norm: Factory[Norm] | None = None,
+        value_scale: PositiveFloat = 1.0,
         gate: SitelessFactory[Activation] | None = None,
+        gate_over: GateOver = "channel",
+        out_norm: Factory[Norm] | None = None,
+        out_norm_over: NormOver = "projection",
         positions: Factory[AttentionPositions] = NoAttentionPositions,
         dropout: Probability = 0.0,
         backend: Annotated[Backend, Runtime()] = "auto",
@@ -103,6 +119,7 @@ class MultiHeadAttention(Mixer):
         super().__init__(site)
         self.heads, self.kv_heads = heads, groups_of(heads, kv_heads)
         self.head_dim = head_dim or site.head_dim(heads)
+        self.value_dim, self.value_scale = value_dim or self.head_dim, value_scale
         if qk_norm_after and qk_norm_over == "projection":
             raise ValueError("qk_norm_after does not work with qk_norm_over=projection; choose head or heads")
         self.causal, self.window, self.clip = site.causal, window, clip
@@ -110,16 +127,24 @@ class MultiHeadAttention(Mixer):
         self.softcap, self.dropout = softcap, dropout
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)
         biased = ("q", "k", "v", "out") if bias is True else bias or ()
-        inner = heads * self.head_dim
+        if shared_kv:
+            _check_shared(bias, self.value_dim, self.head_dim)
         self.q = HeadProjection(site, site.dim, heads, self.head_dim, bias="q" in biased)
         self.k = HeadProjection(site, site.dim, self.kv_heads, self.head_dim, bias="k" in biased)
-        self.v = HeadProjection(site, site.dim, self.kv_heads, self.head_dim, bias="v" in biased)
-        self.out = Linear(site, inner, site.dim, bias="out" in biased)
+        self.v: HeadProjection | None = None
+        if not shared_kv:
+            self.v = HeadProjection(site, site.dim, self.kv_heads, self.value_dim, bias="v" in biased)
+        self.out = Linear(site, heads * self.value_dim, site.dim, bias="out" in biased)
         self.over: NormOver = qk_norm_over if qk_norm else "head"
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
         self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
+        self.v_norm = head_norm(v_norm, site, self.kv_heads, self.value_dim, "head")
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
-        self.gate, self.gate_activation = (Linear(site, site.dim, inner, bias=False), gate()) if gate else (None, None)
+        gate_dim = self.value_dim if gate_over == "channel" else 1
+        self.gate = HeadProjection(site, site.dim, heads, gate_dim, bias=False) if gate else None
+        self.gate_activation = gate() if gate else None
+        self.out_over: NormOver = out_norm_over if out_norm else "head"
+        self.out_norm = head_norm(out_norm, site, heads, self.value_dim, out_norm_over)
         self.positions = positions(site.resized(self.head_dim, heads))
         rotates = "rotation" in self.positions.capabilities.needs  # without rotation, before and after are the same
         self.norm_after = qk_norm_after and qk_norm is not None and rotates
@@ -130,10 +155,18 @@ class MultiHeadAttention(Mixer):
 
     def shards(self) -> Mapping[str, Cut]:
         """Nothing where one norm covers all heads: each process would normalise over its own heads only."""
-        return {} if self.q_norm is not None and self.over == "projection" else super().shards()
+        return {} if "projection" in (self.over, self.out_over) else super().shards()
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        return grouped_axes(self.heads, self.kv_heads, self.head_dim, self.q_norm, self.k_norm, self.over)
+        return grouped_axes(
+            self.q,
+            self.k,
+            self.value_dim,
+            self.gate,
+            q_norm=(self.q_norm, self.over),
+            k_norm=(self.k_norm, self.over),
+            out_norm=(self.out_norm, self.out_over),
+        )
 
     def prepare(self, context: Context) -> None:
         cached_window = context.cached_window(self.window)
@@ -141,11 +174,14 @@ class MultiHeadAttention(Mixer):
         self.positions.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k, v = self.q(x), self.k(x), self.v(x)  # (B, H, T, K), (B, G, T, K), (B, G, T, K)
+        q, k = self.q(x), self.k(x)  # (B, H, T, K), (B, G, T, K)
+        v = k if self.v is None else self.v(x)  # (B, G, T, V)
         if not self.norm_after:
             q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
+        v = normalise(v, self.v_norm, "head")
         if self.clip is not None:
             q, k, v = (y.clamp(-self.clip, self.clip) for y in (q, k, v))
+        v = v if self.value_scale == 1.0 else v * self.value_scale
         q, k = self.positions.rotate(q, context), self.positions.rotate(k, context)
         if self.norm_after:
             q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
@@ -158,15 +194,15 @@ class MultiHeadAttention(Mixer):
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
         dropout = self.dropout if self.training else 0.0
-        y = self.attend(q, k, v, visible, Scoring(self.scale, dropout, self.softcap, bias, self.sinks))  # (B, H, T, K)
-        y = y.transpose(1, 2).flatten(2)
+        y = self.attend(q, k, v, visible, Scoring(self.scale, dropout, self.softcap, bias, self.sinks))  # (B, H, T, V)
+        y = normalise(y, self.out_norm, self.out_over)
         if self.gate is not None and self.gate_activation is not None:
-            y = y * self.gate_activation(self.gate(x))
-        return self.out(y)
+            y = y * self.gate_activation(self.gate(x))  # (B, H, T, V) or (B, H, T, 1)
+        return self.out(y.transpose(1, 2).flatten(2))
 
     def flops_per_token(self, length: int) -> float:
         span = min(length, self.window) if self.window else length
-        return super().flops_per_token(length) + 4 * self.heads * self.head_dim * span
+        return super().flops_per_token(length) + 2 * self.heads * (self.head_dim + self.value_dim) * span
 
     @property
     def scored_heads(self) -> int:
@@ -174,4 +210,11 @@ class MultiHeadAttention(Mixer):
 
     @property
     def cached_per_token(self) -> int:
-        return 2 * self.kv_heads * self.head_dim
+        return self.kv_heads * (self.head_dim + self.value_dim)
+
+
+def _check_shared(bias: bool | tuple[Projection, ...], value_dim: int, head_dim: int) -> None:
+    if value_dim != head_dim:
+        raise ValueError(f"shared_kv needs keys and values of one width, but value_dim={value_dim} is not {head_dim}")
+    if not isinstance(bias, bool) and "v" in bias:
+        raise ValueError("bias lists v, but with shared_kv there is no such projection; leave v out")

@@ -10,6 +10,7 @@ from blocks.base.axes import Axis, Experts, Hidden
 from blocks.base.component import Component
 from blocks.base.context import Context
 from blocks.base.site import Site
+from blocks.base.slots import Factory, Norm
 from registry import Slot, UnfitError
 
 
@@ -38,8 +39,8 @@ class FeedForward(Component, ABC):
 class Expert(FeedForward, ABC):
     """A feed-forward that computes all experts at a site with ``site.experts``.
 
-    Its projections are :class:`~blocks.base.Linear`, called with ``offsets``; operations between them are pointwise and
-    have no parameters.
+    Its projections are :class:`~blocks.base.Linear`, called with ``offsets``; operations between them work on each row
+    alone and have no parameters.
     """
 
     @abstractmethod
@@ -51,16 +52,33 @@ class Expert(FeedForward, ABC):
             offsets: (experts,) int32, end of each expert's rows; None: no experts.
         """
 
+    def norm_between(self, norm: Factory[Norm] | None, size: int) -> Norm | None:
+        """Build a norm of ``size`` hidden units; None: no norm.
+
+        Raises:
+            ValueError: it has parameters, of which experts would need one set each.
+        """
+        if norm is None or self.site is None:
+            return None
+        built = norm(self.site.resized(size))
+        if self.site.experts is not None and next(built.parameters(), None) is not None:
+            raise ValueError(
+                "inner_norm has parameters, which experts cannot have; choose a norm without weights, or none"
+            )
+        return built
+
     def between(
-        self, size: int, into: tuple[str, ...], out_of: tuple[str, ...]
+        self, size: int, into: tuple[str, ...], out_of: tuple[str, ...], norm: Norm | None = None
     ) -> Mapping[str, tuple[Axis | None, ...]]:
-        """Axes of projections to ``size`` hidden units and back, for :meth:`axes`."""
+        """Axes of projections to ``size`` hidden units and back, and of their ``inner_norm``, for :meth:`axes`."""
         experts = self.site.experts if self.site is not None else None
         leading = () if experts is None else (Experts(experts),)
         reads, writes = Hidden(size), Hidden(size, zero_new=True)
         axes: dict[str, tuple[Axis | None, ...]] = {f"{name}.bias": (*leading, None) for name in out_of}
         for name in into:
             axes |= {f"{name}.weight": (*leading, reads, None), f"{name}.bias": (*leading, reads)}
+        for name, parameter in norm.named_parameters() if norm else ():
+            axes |= {f"inner_norm.{name}": (reads,)} if parameter.shape == (size,) else {}
         return axes | {f"{name}.weight": (*leading, None, writes) for name in out_of}
 
     if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU
-from blocks.base import Activation, Axis, Expert, Linear, Site, SitelessFactory
-from registry import Capabilities, Positive, PositiveFloat, Probability, register
+from blocks.base import Activation, Axis, Expert, Factory, Linear, Norm, Site, SitelessFactory
+from registry import Capabilities, Cut, Positive, PositiveFloat, Probability, register
 
 Projection = Literal["gate", "up", "down"]
 
@@ -23,10 +23,14 @@ class GLU(Expert):
         bias: biases in all projections, or a list of the projections that have one, out of gate, up, down.
         limit: clamp gate(x) to at most this and up(x) to [-limit, limit]; null: disabled.
         up_offset: added to up(x), after clamping.
+        inner_norm: norm of the hidden channels before down, without weights in experts; null: disabled.
         dropout: probability of zeroing a hidden channel during training.
     """
 
-    paper = "Shazeer, 2020, arXiv:2002.05202; limit and offset: OpenAI, 2025, arXiv:2508.10925"
+    paper = (
+        "Shazeer, 2020, arXiv:2002.05202; limit and offset: OpenAI, 2025, arXiv:2508.10925; "
+        "inner norm: Wang et al., 2022, arXiv:2210.06423"
+    )
     outputs = ("down",)
     capabilities = Capabilities(shards={"gate": "columns", "up": "columns", "down": "rows"})
 
@@ -39,6 +43,7 @@ class GLU(Expert):
         bias: bool | tuple[Projection, ...] = False,
         limit: PositiveFloat | None = None,
         up_offset: float = 0.0,
+        inner_norm: Factory[Norm] | None = None,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
@@ -47,11 +52,16 @@ class GLU(Expert):
         self.gate = Linear(site, site.dim, hidden, bias="gate" in biased)
         self.up = Linear(site, site.dim, hidden, bias="up" in biased)
         self.activation, self.limit, self.up_offset = activation(), limit, up_offset
+        self.inner_norm = self.norm_between(inner_norm, hidden)
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(site, hidden, site.dim, bias="down" in biased)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        return self.between(self.up.out_features, ("gate", "up"), ("down",))
+        return self.between(self.up.out_features, ("gate", "up"), ("down",), self.inner_norm)
+
+    def shards(self) -> Mapping[str, Cut]:
+        """Nothing with a norm: each process would normalise over its own channels only."""
+        return {} if self.inner_norm is not None else super().shards()
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
         gate, up = self.gate(x, offsets), self.up(x, offsets)
@@ -59,4 +69,6 @@ class GLU(Expert):
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
         if self.up_offset:
             up = up + self.up_offset
-        return self.down(self.dropout(self.activation(gate) * up), offsets)
+        y = self.activation(gate) * up
+        y = y if self.inner_norm is None else self.inner_norm(y)
+        return self.down(self.dropout(y), offsets)

@@ -6,8 +6,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import ReLU
-from blocks.base import Activation, Axis, Expert, Linear, Site, SitelessFactory
-from registry import Capabilities, Positive, Probability, register
+from blocks.base import Activation, Axis, Expert, Factory, Linear, Norm, Site, SitelessFactory
+from registry import Capabilities, Cut, Positive, Probability, register
 
 Projection = Literal["up", "down"]
 
@@ -20,10 +20,11 @@ class MLP(Expert):
         hidden: width between the two projections; null: 4 * dim.
         activation: non-linearity between the projections.
         bias: biases in both projections, or a list of the projections that have one, out of up, down.
+        inner_norm: norm of the hidden channels before down, without weights in experts; null: disabled.
         dropout: probability of zeroing a hidden channel during training.
     """
 
-    paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.3"
+    paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.3; inner norm: Wang et al., 2022, arXiv:2210.06423"
     outputs = ("down",)
     capabilities = Capabilities(shards={"up": "columns", "down": "rows"})
 
@@ -34,6 +35,7 @@ class MLP(Expert):
         hidden: Positive | None = None,
         activation: SitelessFactory[Activation] = ReLU,
         bias: bool | tuple[Projection, ...] = True,
+        inner_norm: Factory[Norm] | None = None,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
@@ -41,11 +43,18 @@ class MLP(Expert):
         biased = ("up", "down") if bias is True else bias or ()
         self.up = Linear(site, site.dim, hidden, bias="up" in biased)
         self.activation = activation()
+        self.inner_norm = self.norm_between(inner_norm, hidden)
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(site, hidden, site.dim, bias="down" in biased)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        return self.between(self.up.out_features, ("up",), ("down",))
+        return self.between(self.up.out_features, ("up",), ("down",), self.inner_norm)
+
+    def shards(self) -> Mapping[str, Cut]:
+        """Nothing with a norm: each process would normalise over its own channels only."""
+        return {} if self.inner_norm is not None else super().shards()
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
-        return self.down(self.dropout(self.activation(self.up(x, offsets))), offsets)
+        y = self.activation(self.up(x, offsets))
+        y = y if self.inner_norm is None else self.inner_norm(y)
+        return self.down(self.dropout(y), offsets)

@@ -1,4 +1,4 @@
-"""Normalisation to a learned length."""
+"""Normalisation to a learned length, or to length 1."""
 
 from collections.abc import Mapping
 
@@ -17,22 +17,24 @@ class ScaleNorm(Norm):
 
     Args:
         eps: lower bound on the length in the division.
+        weight: learn g; otherwise it is 1.
     """
 
     paper = "Nguyen & Salazar, 2019, arXiv:1910.05895"
 
-    def __init__(self, site: Site, *, eps: PositiveFloat = 1e-5) -> None:
+    def __init__(self, site: Site, *, eps: PositiveFloat = 1e-5, weight: bool = True) -> None:
         super().__init__(site)
-        self.eps, self.factor = eps, site.width_multiplier**0.5
-        self.initial = (site.dim / site.width_multiplier) ** 0.5
-        self.weight = nn.Parameter(torch.full((1,) if site.heads is None else (site.heads, 1), self.initial))
+        self.eps, self.factor = eps, site.width_multiplier**0.5 if weight else 1.0
+        self.initial = (site.dim / site.width_multiplier) ** 0.5 if weight else 1.0
+        shape = (1,) if site.heads is None else (site.heads, 1)
+        self.weight = nn.Parameter(torch.full(shape, self.initial)) if weight else None
 
     def constants(self) -> Mapping[str, float]:
         return {"weight": self.initial}
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        return {"weight": (*(None,) * (self.weight.ndim - 1), Fixed(1))}
+        return {} if self.weight is None else {"weight": (*(None,) * (self.weight.ndim - 1), Fixed(1))}
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight if self.factor == 1 else self.weight * self.factor
-        return x * weight / x.square().sum(dim=-1, keepdim=True).clamp(min=self.eps**2).sqrt()
+        y = x if self.weight is None else x * (self.weight if self.factor == 1 else self.weight * self.factor)
+        return y / x.square().sum(dim=-1, keepdim=True).clamp(min=self.eps**2).sqrt()

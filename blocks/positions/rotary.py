@@ -18,6 +18,7 @@ class RotaryPositions(AttentionPositions):
         fraction: fraction of each head's channels to rotate.
         interleaved: pair neighbouring channels (the paper, GPT-J) instead of channels of the two halves (GPT-NeoX,
             Llama).
+        reverse: rotate by the negative angles.
         scaling: extends the angles to longer sequences; null: disabled.
     """
 
@@ -31,6 +32,7 @@ class RotaryPositions(AttentionPositions):
         theta: PositiveFloat = 10000.0,
         fraction: Share = 1.0,
         interleaved: bool = False,
+        reverse: bool = False,
         scaling: ScalingFactory | None = None,
     ) -> None:
         super().__init__(site)
@@ -40,9 +42,9 @@ class RotaryPositions(AttentionPositions):
                 f"rotary positions pair channels, but fraction={fraction} of head_dim={site.dim} is {self.width}; "
                 "choose values that give an even number"
             )
-        self.theta, self.interleaved = theta, interleaved
+        self.theta, self.interleaved, self.reverse = theta, interleaved, reverse
         self.scaling = scaling(self.width, theta) if scaling else None
-        self._key = ("rotary", theta, self.width, None if self.scaling is None else self.scaling.key)
+        self._key = ("rotary", theta, self.width, reverse, None if self.scaling is None else self.scaling.key)
 
     def prepare(self, context: Context) -> None:
         self.tables(context)
@@ -59,7 +61,7 @@ class RotaryPositions(AttentionPositions):
             _check_cached_keys(self.scaling, context)
             frequencies, magnitude = self.scaling.scaled_frequencies(frequencies, context), self.scaling.magnitude()
             frequencies = frequencies[:, None] if frequencies.ndim == 3 else frequencies
-        angles = positions[:, None, :, None] * frequencies
+        angles = positions[:, None, :, None] * (-frequencies if self.reverse else frequencies)
         return angles.cos() * magnitude, angles.sin() * magnitude
 
     def rotate(self, x: Tensor, context: Context) -> Tensor:

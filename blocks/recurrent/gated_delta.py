@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.activations.pointwise import SiLU
+from blocks.activations.pointwise import SiLU, softplus
 from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory
 from blocks.norms.rms import RMSNorm
 from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
@@ -150,8 +150,3 @@ class GatedDelta(Mixer):
 def unit(x: Tensor) -> Tensor:
     """Normalise (..., K) to length 1; 0 stays 0."""
     return x * (x.square().sum(dim=-1, keepdim=True) + 1e-6).rsqrt()
-
-
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)); torch.compile computes wrong gradients of F.softplus for transposed tensors."""
-    return torch.logaddexp(x, torch.zeros_like(x))

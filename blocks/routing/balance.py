@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blocks.base import Context
+
 Function = Callable[[Tensor], Tensor]
+
+
+def counted_tokens(context: Context) -> Tensor | None:
+    """(N,) bool over the tokens of a forward, False for padding; None: no padding."""
+    mask = context.attention_mask
+    return None if mask is None else mask[:, mask.shape[1] - context.length :].flatten()
 
 
 def tokens_per_expert(chosen: Tensor, experts: int, mask: Tensor | None = None) -> Tensor:

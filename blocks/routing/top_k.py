@@ -1,15 +1,14 @@
 """Top-k routing."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from typing import Literal, Self, cast
+from typing import Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.base import Axis, Context, Fixed, Router, Site
-from blocks.routing.balance import Balance
+from blocks.routing.balance import Balance, counted_tokens
+from blocks.routing.logits import router_logits
 from registry import NonNegativeFloat, Positive, PositiveFloat, register
 
 Function = Callable[[Tensor], Tensor]
@@ -52,6 +51,9 @@ class TopKRouter(Router):
             learn.
         scale: factor on the weights.
         bias: add a learned bias to W x.
+        softcap: bound c on W x, as c * tanh(W x / c); null: disabled.
+        choose_by: choose by the scores, or by W x before the function (logits); they differ in what is chosen with the
+            bias of ``balance_rate`` and with ``group_score`` top2.
         groups: number of groups of consecutive experts, a divisor of the number of experts.
         top_groups: number of groups from which a token's experts are chosen; null: all.
         group_score: score of a group: its highest score (max) or the sum of its two highest scores (top2).
@@ -77,6 +79,8 @@ class TopKRouter(Router):
         weights: Literal["scores", "normalised", "softmax"] = "normalised",
         scale: PositiveFloat = 1.0,
         bias: bool = False,
+        softcap: PositiveFloat | None = None,
+        choose_by: Literal["scores", "logits"] = "scores",
         groups: Positive = 1,
         top_groups: Positive | None = None,
         group_score: Literal["max", "top2"] = "max",
@@ -91,10 +95,12 @@ class TopKRouter(Router):
                 "weights=normalised divides by the sum of scores, which can be 0 for logits; choose weights=softmax"
             )
         self.top_k, self.scale = top_k, scale
-        self.scores, self.weights = scores, weights
+        self.scores, self.weights, self.softcap = scores, weights, softcap
         if top_groups is None or top_groups == groups:  # all groups: any experts can be chosen
             groups, top_groups, group_score = 1, 1, "max"
         self.groups, self.top_groups, self.group_score = groups, top_groups, group_score
+        in_order = balance_rate is None and group_score == "max"  # then scores are in the order of the logits
+        self.choose_by = "scores" if scores == "logits" or in_order else choose_by
         self.linear = nn.Linear(site.dim, experts, bias=bias)
         self.rate, self.selection_bias = balance_rate, None
         if balance_rate is not None:
@@ -110,23 +116,17 @@ class TopKRouter(Router):
 
     def prepare(self, context: Context) -> None:
         if self.balance is not None and self.training:
-            mask = context.attention_mask
-            self.balance.begin(None if mask is None else mask[:, mask.shape[1] - context.length :].flatten())
+            self.balance.begin(counted_tokens(context))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._logits(x)
+        logits = router_logits(self.linear, x)
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
         scores = _SCORES[self.scores](logits)
-        chosen = self._choose(scores.detach())
+        chosen = self._choose((logits if self.choose_by == "logits" else scores).detach())
         if self.balance is not None and self.training:
             self.balance.record(logits, chosen)
         return _WEIGHTS[self.weights](scores.gather(1, chosen)) * self.scale, chosen
-
-    def _logits(self, x: Tensor) -> Tensor:
-        """(N, E) in float32 or wider, because rounding to 16 bits would change the choice."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = self.linear.weight.to(dtype), cast("Tensor | None", self.linear.bias)
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.to(dtype), weight, None if bias is None else bias.to(dtype))
 
     def _choose(self, scores: Tensor) -> Tensor:
         if self.selection_bias is not None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.activations.pointwise import SiLU
+from blocks.activations.pointwise import SiLU, Softplus
 from blocks.attention.cross import CrossAttention
 from blocks.attention.softmax import MultiHeadAttention
 from blocks.base import Cache, Context, Mixer, Site
@@ -189,6 +189,66 @@ def test_sinks_of_no_weight_change_nothing_and_heavy_ones_take_all() -> None:
     with torch.no_grad():
         sunk.sinks.fill_(1e9)
     close(run(sunk, vectors()), torch.zeros(2, TIME, DIM, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("over", ["head", "heads", "projection"])
+def test_outputs_are_normed_and_then_gated(over: str) -> None:
+    gated, plain, x = attention(gate=SiLU, out_norm=RMSNorm, out_norm_over=over), attention(), vectors()
+    plain.load_state_dict({name: gated.state_dict()[name] for name in plain.state_dict()})
+    plain.out = nn.Identity()
+    heads = run(plain, x).unflatten(2, (HEADS, -1))
+    assert gated.out_norm is not None
+    normed = gated.out_norm(heads.flatten(2) if over == "projection" else heads).view_as(x)
+    close(run(gated, x), gated.out(normed * F.silu(x @ gated.gate.weight.T)))
+
+
+@pytest.mark.parametrize("make", [attention, partial(cross_attention, DIM)])
+def test_a_gate_over_heads_is_a_gate_over_channels_with_equal_rows(make: Any) -> None:
+    few, many, x = make(gate=Softplus, gate_over="head"), make(gate=Softplus), vectors()
+    state = few.state_dict()
+    assert state["gate.weight"].shape == (HEADS, DIM)
+    many.load_state_dict(state | {"gate.weight": state["gate.weight"].repeat_interleave(few.head_dim, dim=0)})
+    contexts = [Context.of(x), Context.of(x)]
+    for context in contexts:
+        context.memory = x
+    close(few(x, contexts[0]), many(x, contexts[1]))
+
+
+def test_values_have_a_width_a_norm_and_a_factor_of_their_own() -> None:
+    block, x = attention(value_dim=5, v_norm=RMSNorm, value_scale=0.6, kv_heads=2, qk_norm=RMSNorm), vectors()
+    assert block.v is not None
+    assert block.q_norm is not None
+    assert block.k_norm is not None
+    assert block.v_norm is not None
+    q, k, v = block.q_norm(block.q(x)), block.k_norm(block.k(x)), 0.6 * block.v_norm(block.v(x))
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    assert expected.shape == (2, HEADS, TIME, 5)
+    close(run(block, x), block.out(expected.transpose(1, 2).flatten(2)))
+
+
+def test_shared_keys_and_values_are_two_equal_projections() -> None:
+    options = {"kv_heads": 2, "qk_norm": RMSNorm, "positions": RotaryPositions}
+    shared, apart = attention(shared_kv=True, **options), attention(**options)
+    state = shared.state_dict()
+    apart.load_state_dict(state | {"v.weight": state["k.weight"]})
+    close(run(shared, vectors()), run(apart, vectors()))
+
+
+def test_shared_keys_and_values_cannot_differ() -> None:
+    with pytest.raises(ValueError, match="value_dim=5 is not 8"):
+        attention(shared_kv=True, value_dim=5)
+    with pytest.raises(ValueError, match="leave v out"):
+        attention(shared_kv=True, bias=("q", "v"))
+
+
+def test_reversed_positions_are_negative_positions() -> None:
+    forward, backward = (
+        attention(positions=RotaryPositions),
+        attention(positions=partial(RotaryPositions, reverse=True)),
+    )
+    y = run(backward, vectors())
+    close(y, run(forward, vectors(), positions=-torch.arange(TIME)))
+    assert not torch.allclose(y, run(forward, vectors()), atol=1e-3)
 
 
 def test_rotary_scores_see_only_distances() -> None:

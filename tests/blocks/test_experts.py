@@ -30,6 +30,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
         "expert": SMALL,
         "router": {"scores": "sigmoid", "groups": 3, "top_groups": 2, "group_score": "top2"},
     },
+    "normed inside": {"expert": {**SMALL, "inner_norm": {"type": "rms", "weight": False}}},
     "top-k, then softmax": {"expert": SMALL, "router": {"scores": "logits", "weights": "softmax", "top_k": 3}},
 }
 
@@ -209,6 +210,11 @@ def test_a_limited_glu_cuts_off_before_it_multiplies() -> None:
     x = 9 * tokens(2, 5)
     gate, up = block.gate(x).clamp(max=0.5), block.up(x).clamp(-0.5, 0.5)
     torch.testing.assert_close(block(x), block.down(F.silu(gate) * (up + 1)))
+
+
+def test_a_norm_with_weights_inside_experts_is_refused() -> None:
+    with pytest.raises(ValueError, match="inner_norm has parameters"):
+        moe(expert={**SMALL, "inner_norm": "rms"})
 
 
 VARIANTS = [

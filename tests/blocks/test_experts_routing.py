@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from blocks.base import Site
+from blocks.routing.sparse_mixer import SparseMixerRouter
 from blocks.routing.top_k import TopKRouter
 from registry import parse
 
@@ -60,12 +61,76 @@ def test_a_selection_bias_changes_the_choice_and_no_weight() -> None:
     torch.testing.assert_close(weights, of.linear(x).sigmoid().gather(1, chosen))
 
 
+def test_a_choice_by_logits_adds_the_selection_bias_before_the_function() -> None:
+    x, of = tokens(), router(scores="sigmoid", weights="scores", balance_rate=0.0, choose_by="logits")
+    by_scores = router(scores="sigmoid", weights="scores", balance_rate=0.0)
+    bias = torch.linspace(-1.0, 1.0, EXPERTS)
+    with torch.no_grad():
+        for one in (of, by_scores):
+            assert one.selection_bias is not None
+            one.selection_bias.copy_(bias)
+    weights, chosen = of(x)
+    assert torch.equal(chosen, (of.linear(x) + bias).topk(2).indices)
+    torch.testing.assert_close(weights, of.linear(x).sigmoid().gather(1, chosen))
+    assert not torch.equal(chosen, by_scores(x)[1])
+
+
+def test_a_softcap_bounds_the_logits() -> None:
+    x, of = tokens(), router(scores="sigmoid", weights="scores", softcap=0.5)
+    weights, chosen = of(x)
+    torch.testing.assert_close(weights, (0.5 * torch.tanh(of.linear(x) / 0.5)).sigmoid().gather(1, chosen))
+
+
 @pytest.mark.parametrize("score", ["max", "top2"])
 def test_experts_come_from_the_best_groups(score: str) -> None:
     x, of = tokens(200), router(scores="sigmoid", groups=3, top_groups=1, group_score=score)
     pairs = of.linear(x).sigmoid().view(-1, 3, 2)
     best = (pairs.amax(-1) if score == "max" else pairs.sum(-1)).argmax(-1)
     assert torch.equal(of(x)[1] // 2, best[:, None].expand(-1, 2))
+
+
+def mixed(logits: Tensor, **settings: Any) -> SparseMixerRouter:
+    """A router whose logits of the unit vectors are given, (tokens, experts)."""
+    site = Site(dim=len(logits), experts=logits.shape[1])
+    made = cast("SparseMixerRouter", parse("router", {"type": "sparse_mixer", **settings})(site))
+    with torch.no_grad():
+        made.linear.weight.copy_(logits.T)
+    return made
+
+
+def test_sparse_mixer_weighs_the_best_among_those_that_are_nearly_as_good() -> None:
+    logits = torch.tensor([[1.0, 0.9, 0.5, -3.0], [1.0, 0.1, 0.2, 0.19]])
+    weights, chosen = mixed(logits, jitter=0.1).eval()(torch.eye(2))
+    assert chosen.tolist() == [[0, 1], [0, 2]]
+    share, other = torch.tensor([1.0, 0.9]).softmax(0)[0], torch.tensor([0.2, 0.19]).softmax(0)[0]
+    torch.testing.assert_close(weights, torch.tensor([[float(share), 1.0], [1.0, float(other)]]))
+
+
+def test_sparse_mixer_samples_in_training_as_often_as_the_softmax_says() -> None:
+    logits = torch.tensor([[1.0, 0.5, 0.3, -3.0]])
+    block, x = mixed(logits, top_k=1, jitter=0.3).train(), torch.ones(4000, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights, chosen = block(x)
+    shares = torch.bincount(chosen[:, 0], minlength=4) / 4000
+    expected = torch.cat([logits[0, :2].softmax(0), torch.zeros(2)])
+    torch.testing.assert_close(shares, expected, atol=0.03, rtol=0.0)
+    best = weights[chosen == 0]
+    torch.testing.assert_close(best, expected[0].expand_as(best))
+    others = weights[chosen == 1].detach()
+    whole = (others > 0.5 * expected[1]).float()
+    assert float(whole.mean()) == pytest.approx(0.25, abs=0.04)
+    torch.testing.assert_close(others, expected[1] * (whole + 0.5) / 1.5)
+
+
+def test_sparse_mixer_has_the_gradient_of_the_probability() -> None:
+    logits = torch.tensor([[1.0, 0.9, 0.95, -3.0]])
+    block = mixed(logits, top_k=1, jitter=0.1).train()
+    weights, chosen = block(torch.ones(1, 1))
+    (found,) = torch.autograd.grad(weights.sum(), block.linear.weight)
+    known = logits[0, :3].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(known.softmax(0)[int(chosen)], known)
+    torch.testing.assert_close(found[:, 0], torch.cat([expected, torch.zeros(1)]))
 
 
 def test_chooses_in_float32_under_autocast_too() -> None:

@@ -43,6 +43,12 @@ def test_rms_norm_is_torch_s() -> None:
     torch.testing.assert_close(ours(wide()), copied(ours, nn.RMSNorm(32, eps=1e-3).double())(wide()))
 
 
+def test_a_scale_norm_without_a_weight_gives_unit_length() -> None:
+    block, x = perturbed("norm", "scale", weight=False), wide()
+    assert not list(block.parameters())
+    torch.testing.assert_close(block(x), torch.nn.functional.normalize(x, dim=-1))
+
+
 @pytest.mark.parametrize("name", ["layer", "rms"])
 def test_a_norm_with_an_offset_starts_as_one_without(name: str) -> None:
     plain, shifted = (BlockCase("norm", name, {"offset": offset}).construct() for offset in (0.0, 1.0))
@@ -58,6 +64,7 @@ FORMULAS = {
     "silu": lambda x: x / (1 + torch.exp(-x)),
     "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
     "tanh": lambda x: (torch.exp(x) - torch.exp(-x)) / (torch.exp(x) + torch.exp(-x)),
+    "softplus": lambda x: torch.log1p(torch.exp(x)),
     "identity": lambda x: x,
 }
 
@@ -79,6 +86,14 @@ def test_a_gated_feedforward_multiplies_its_gate() -> None:
     block = perturbed("feedforward", "glu", activation="sigmoid")
     expected = (torch.sigmoid(wide() @ block.gate.weight.T) * (wide() @ block.up.weight.T)) @ block.down.weight.T
     torch.testing.assert_close(block(wide()), expected)
+
+
+def test_hidden_channels_are_normed_before_the_last_projection() -> None:
+    norm = {"type": "rms", "eps": 0.1}
+    gated, plain = (perturbed("feedforward", name, inner_norm=norm) for name in ("glu", "mlp"))
+    hidden = torch.nn.functional.silu(gated.gate(wide())) * gated.up(wide())
+    torch.testing.assert_close(gated(wide()), gated.down(gated.inner_norm(hidden)))
+    torch.testing.assert_close(plain(wide()), plain.down(plain.inner_norm(plain.up(wide()).relu())))
 
 
 def test_a_gated_feedforward_costs_what_a_plain_one_costs() -> None:

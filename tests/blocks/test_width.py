@@ -28,6 +28,13 @@ LAYERS: Mapping[str, Mapping[str, Any]] = {
     },
     "norms of each head": {"mixer": {"qk_norm": "layer", "qk_norm_over": "heads"}},
     "a norm of all heads": {"mixer": {"qk_norm": "scale", "qk_norm_over": "projection"}},
+    "norms of outputs and hidden units": {
+        "mixer": {"out_norm": "rms", "gate": "softplus"},
+        "feedforward": {"type": "mlp", "inner_norm": "layer"},
+    },
+    "norms of values and of each head's outputs": {
+        "mixer": {"v_norm": "rms", "out_norm": "layer", "out_norm_over": "heads"}
+    },
     "latents for queries": {"mixer": {"type": "latent", "q_rank": 24, "bias": True}},
     "experts": {"feedforward": MOE},
     "macaron": {"type": "parallel"},

@@ -269,9 +269,11 @@ def check_dropout_acts_only_in_training(case: BlockCase) -> None:
 
 
 def check_training_equals_evaluation_without_dropout(case: BlockCase) -> None:
-    """Without dropout, training and evaluation mode compute the same."""
+    """Without dropout and sampling, training and evaluation mode compute the same."""
     for path in dropout_paths(case):
         case = case.put(path, 0.0)
+    for path in case.keys("sampling"):
+        case = case.put(path, False)
     block, given = case.build_perturbed(), example(case)
     expected = run(block, given)
     assert_same(run(block.train(), given), expected, "in training mode", EXACT)

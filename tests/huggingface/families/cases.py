@@ -331,6 +331,54 @@ EXAONE = {**LAYERED, **EXPERTS, "num_experts": 5, "num_shared_experts": 2, "firs
 case("exaone_moe", "ExaoneMoeForCausalLM", "exaone_moe", LLAMA, EXAONE, sliding_window_pattern=2)
 DOTS = {**EXPERTS, "n_routed_experts": 5, "n_shared_experts": 2, "first_k_dense_replace": 1, "sliding_window": 5}
 case("dots1", "Dots1ForCausalLM", "dots1", LLAMA, FOUR, DOTS, max_window_layers=2, norm_topk_prob=True)
+case("bitnet", "BitNetForCausalLM", "bitnet", LLAMA)
+case("bitnet with another activation", "BitNetForCausalLM", "bitnet", LLAMA, hidden_act="silu", attention_bias=True)
+AFMOE = {**LAYERED, **EXPERTS, "num_experts": 5, "num_shared_experts": 2, "num_dense_layers": 1, "route_scale": 1.4}
+case("afmoe", "AfmoeForCausalLM", "afmoe", LLAMA, AFMOE, WIDE, mup_enabled=True, global_attn_every_n_layers=2)
+case("afmoe not scaled", "AfmoeForCausalLM", "afmoe", LLAMA, AFMOE, WIDE, num_dense_layers=2, attention_bias=True)
+MIXED = {"num_local_experts": 5, "num_experts_per_tok": 2, "router_jitter_noise": 0.2}
+case("phimoe", "PhimoeForCausalLM", "phimoe", LLAMA, MIXED, attention_bias=True, lm_head_bias=True)
+case("phimoe with windows", "PhimoeForCausalLM", "phimoe", LLAMA, MIXED, sliding_window=5)
+case("nanochat", "NanoChatForCausalLM", "nanochat", LLAMA, final_logit_softcapping=2.0)
+case("nanochat not capped", "NanoChatForCausalLM", "nanochat", LLAMA, final_logit_softcapping=None, attention_bias=True)
+KINDS = {"full_attention": rope(900.0, partial_rotary_factor=0.5), "sliding_attention": rope(90.0)}
+SHARED = {"num_experts": 5, **EXPERTS, "shared_expert_intermediate_size": 44}
+case("kolibri1", "Kolibri1ForCausalLM", "kolibri1", LLAMA, LAYERED, SHARED, WIDE, ALTERNATING, norm_topk_prob=True)
+case("kolibri1 not normalised", "Kolibri1ForCausalLM", "kolibri1", LLAMA, LAYERED, SHARED, WIDE)
+LAGUNA = {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "moe_routed_scaling_factor": 1.7}
+LAGUNA |= {"num_attention_heads_per_layer": [4, 6, 4, 2], "moe_router_logit_softcapping": 1.5, **WIDE}
+case("laguna", "LagunaForCausalLM", "laguna", LLAMA, LAYERED, SHARED, LAGUNA, ALTERNATING, rope_parameters=KINDS)
+case(
+    "laguna by channel", "LagunaForCausalLM", "laguna", LLAMA, SHARED, WIDE, gating="per-element", rope_parameters=KINDS
+)
+VALUES = {"head_dim": 24, "v_head_dim": 10, "attention_value_scale": 0.6, "attention_bias": True}
+VALUES |= {"n_routed_experts": 6, "n_group": 3, "topk_group": 2, **EXPERTS, "routed_scaling_factor": 1.4}
+PARTS = {
+    kind: rope(theta, partial_rotary_factor=0.34)
+    for kind, theta in (("full_attention", 900.0), ("sliding_attention", 90.0))
+}
+case(
+    "mimo_v2_flash",
+    "MiMoV2FlashForCausalLM",
+    "mimo_v2_flash",
+    LLAMA,
+    LAYERED,
+    VALUES,
+    ALTERNATING,
+    rope_parameters=PARTS,
+)
+case(
+    "mimo_v2_flash not scaled",
+    "MiMoV2FlashForCausalLM",
+    "mimo_v2_flash",
+    LLAMA,
+    LAYERED,
+    VALUES,
+    rope_parameters=PARTS,
+    attention_value_scale=None,
+    attention_bias=False,
+    norm_topk_prob=False,
+)
 
 # encoders
 case("bert", "BertForMaskedLM", "bert", BERT)

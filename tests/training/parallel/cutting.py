@@ -27,6 +27,13 @@ TOGETHER = (
     {"qk_norm": "rms", "qk_norm_over": "heads", "qk_norm_after": True, "positions": "rotary"},
     {"qk_norm": "dynamic_tanh", "qk_norm_over": "heads", "positions": "t5", "backend": "eager"},
     {"qk_norm": {"type": "layer", "bias": True}, "positions": "t5", "clip": 0.5},
+    {"heads": 4, "kv_heads": 2, "value_dim": 6, "v_norm": "rms", "gate": "softplus", "gate_over": "head"},
+    {
+        "shared_kv": True,
+        "out_norm": "layer",
+        "out_norm_over": "heads",
+        "positions": {"type": "rotary", "reverse": True},
+    },
 )
 ADAPTED_STACKS: dict[str, dict[str, Any]] = {
     "attention": {"mixer": {"type": "attention", "heads": 4, "kv_heads": 2, "bias": True, "gate": "silu"}},
