@@ -165,7 +165,7 @@ def tensors_from_parameters(rules: list[TensorRule], parameters: Mapping[str, Te
     """The tensors of a folder from the parameters of a model; the inverse of :func:`parameters_from_tensors`.
 
     Args:
-        rules: of the family; if several write the same parameter, the first is used.
+        rules: of the family; if several write the same parameter, the first that applies is used.
         parameters: of the model, by name.
 
     Raises:
@@ -174,7 +174,9 @@ def tensors_from_parameters(rules: list[TensorRule], parameters: Mapping[str, Te
     uses: dict[RuleUse, None] = {}
     missing: list[str] = []
     for name in parameters:
-        found = next(_rules_for(rules, name), None)
+        candidates = list(_rules_for(rules, name))
+        applicable = (one for one in candidates if one[0].applies(one[1], parameters))
+        found = next(applicable, candidates[0] if candidates else None)
         if found is None:
             missing.append(name)
         else:

@@ -1,7 +1,7 @@
 """Which stored tensor holds which parameters, and in what layout: the ``tensors`` and ``tied`` sections of a family."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -25,6 +25,7 @@ _RULE_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "axis": (int, "a whole number"),
     "reshape": (list, "a list of sizes"),
     "otherwise": ((int, float), "a number"),
+    "beside": (str, "a parameter"),
 }
 
 
@@ -145,6 +146,8 @@ class TensorRule:
         targets: the parameters that it holds, in order.
         layout: how it holds them.
         otherwise: the value of all elements of the parameters if the tensor is missing; None: it is required.
+        beside: a parameter that the model has wherever the rule applies, for rules of layers of different kinds with
+            parameters of the same name; None: the rule applies everywhere.
         mark: file and line of the rule.
     """
 
@@ -152,7 +155,15 @@ class TensorRule:
     targets: tuple[NamePattern, ...]
     layout: Layout
     otherwise: float | None
+    beside: NamePattern | None
     mark: Mark
+
+    def applies(self, match: NameMatch, parameters: Container[str]) -> bool:
+        """Whether a model with these parameters has the targets, and the one ``beside`` them."""
+        names = [target.name(match.indices, match.suffix) for target in self.targets]
+        if self.beside is not None:
+            names.append(self.beside.name(match.indices))
+        return all(name in parameters for name in names)
 
     @property
     def stacked_index(self) -> str | None:
@@ -201,7 +212,8 @@ def _rules(context: TemplateContext, section: Map, name: str) -> Iterator[Tensor
         raise HuggingFaceError.at(mark, f"index {{{min(extra)}}} occurs in 'to' but not in the tensor's name", path)
     if len(source.indices - targets[0].indices) > 1:
         raise HuggingFaceError.at(mark, "at most one index of the tensor's name may be missing from 'to'", path)
-    yield TensorRule(source, tuple(targets), layout, entry.get("otherwise"), mark)
+    beside = NamePattern(_substitute(context, entry["beside"], mark)) if "beside" in entry else None
+    yield TensorRule(source, tuple(targets), layout, entry.get("otherwise"), beside, mark)
 
 
 def _check_rule(entry: Mapping[str, Any], path: str, mark: Mark) -> None:

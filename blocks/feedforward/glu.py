@@ -23,6 +23,7 @@ class GLU(Expert):
         bias: biases in all projections, or a list of the projections that have one, out of gate, up, down.
         limit: clamp gate(x) to at most this and up(x) to [-limit, limit]; null: disabled.
         up_offset: added to up(x), after clamping.
+        gate_scale: constant factor on gate(x), before clamping.
         dropout: probability of zeroing a hidden channel during training.
     """
 
@@ -39,6 +40,7 @@ class GLU(Expert):
         bias: bool | tuple[Projection, ...] = False,
         limit: PositiveFloat | None = None,
         up_offset: float = 0.0,
+        gate_scale: PositiveFloat = 1.0,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
@@ -47,6 +49,7 @@ class GLU(Expert):
         self.gate = Linear(site, site.dim, hidden, bias="gate" in biased)
         self.up = Linear(site, site.dim, hidden, bias="up" in biased)
         self.activation, self.limit, self.up_offset = activation(), limit, up_offset
+        self.gate_scale = gate_scale
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(site, hidden, site.dim, bias="down" in biased)
 
@@ -55,6 +58,8 @@ class GLU(Expert):
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
         gate, up = self.gate(x, offsets), self.up(x, offsets)
+        if self.gate_scale != 1:
+            gate = gate * self.gate_scale
         if self.limit is not None:
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
         if self.up_offset:

@@ -121,7 +121,7 @@ class RealGatedLinearRecurrence(Mixer):
 
     def _by_head(self, v: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Multiply each head's part of (B, T, D) by a matrix of its own (H, out, in)."""
-        parts = v.unflatten(-1, (self.heads, -1)).flatten(0, 1).transpose(0, 1)  # (H, B * T, D / H)
+        parts = v.reshape(-1, self.heads, self.channels // self.heads).transpose(0, 1)  # (H, B * T, D / H)
         y = (parts @ weight.transpose(1, 2)).transpose(0, 1) + bias
         return y.reshape(v.shape)
 

@@ -152,10 +152,10 @@ class StateSpaceDual(Mixer):
         if self.convolution_bias is not None:
             mixed = mixed + self.convolution_bias
         mixed = at_least_float32(self.activation(mixed))
-        inner, keys = self.heads * self.head_dim, self.groups * self.state_dim
-        values, *shared = mixed.split([inner, keys, keys], dim=-1)
-        keyed, queries = (y.unflatten(-1, (self.groups, self.state_dim)).transpose(1, 2) for y in shared)
-        return queries, keyed, values.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        inner = self.heads * self.head_dim
+        values, shared = mixed[..., :inner], mixed[..., inner:].reshape(*x.shape[:2], 2, self.groups, self.state_dim)
+        values = values.reshape(*x.shape[:2], self.heads, self.head_dim).transpose(1, 2)
+        return shared[:, :, 1].transpose(1, 2), shared[:, :, 0].transpose(1, 2), values
 
     def _steps(self, x: Tensor, rows: Rows) -> Tensor:
         """d, (B, H, T); 0 for padding, which then neither writes nor decays."""
@@ -167,10 +167,10 @@ class StateSpaceDual(Mixer):
 
     def _gated(self, y: Tensor, x: Tensor) -> Tensor:
         gate = F.silu(_times(self.gate(x), self.multipliers[0]))
-        parts = (self.norm_groups, -1) if self.norm_groups > 1 else (-1,)
+        parts = (*y.shape[:2], self.norm_groups, y.shape[-1] // self.norm_groups) if self.norm_groups > 1 else y.shape
         if self.gating == "before_norm":
-            return self.norm((y * gate).unflatten(-1, parts)).view_as(y)
-        return self.norm(y.unflatten(-1, parts)).view_as(y) * gate
+            return self.norm((y * gate).view(parts)).view_as(y)
+        return self.norm(y.view(parts)).view_as(y) * gate
 
     def flops_per_token(self, length: int) -> float:
         sizes = self.heads, self.groups, self.state_dim, self.head_dim

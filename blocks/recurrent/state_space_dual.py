@@ -37,19 +37,22 @@ def state_space_dual(
         before.append(held)
         held = held * whole + write
     earlier = _by_head(q @ _by_group(torch.stack(before, dim=2), groups), heads)
-    between = left.between.unflatten(1, (groups, heads // groups))
-    scores = ((q @ k.transpose(-2, -1))[:, :, None] * between).flatten(1, 2)  # (B, H, N, C, C)
+    scores = (q @ k.transpose(-2, -1)).repeat_interleave(heads // groups, dim=1) * left.between  # (B, H, N, C, C)
     return joined(earlier * left.from_start + scores @ v, length), held
 
 
 def _by_group(x: Tensor, groups: int) -> Tensor:
     """(B, H, N, C, V) -> (B, G, N, C, H / G * V), so that one product serves all heads of a group."""
-    return x.unflatten(1, (groups, x.shape[1] // groups)).permute(0, 1, 3, 4, 2, 5).flatten(4)
+    batch, heads, count, size, width = x.shape
+    y = x.view(batch, groups, heads // groups, count, size, width)
+    return y.permute(0, 1, 3, 4, 2, 5).reshape(batch, groups, count, size, heads // groups * width)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
     """The inverse of :func:`_by_group`."""
-    return x.unflatten(-1, (heads // x.shape[1], -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
+    batch, groups, count, size, width = x.shape
+    y = x.view(batch, groups, count, size, heads // groups, width * groups // heads)
+    return y.permute(0, 1, 4, 2, 3, 5).reshape(batch, heads, count, size, width * groups // heads)
 
 
 def state_space_dual_flops(length: int, heads: int, groups: int, key_dim: int, value_dim: int) -> float:

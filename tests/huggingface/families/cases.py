@@ -329,6 +329,64 @@ EXAONE = {**LAYERED, **EXPERTS, "num_experts": 5, "num_shared_experts": 2, "firs
 case("exaone_moe", "ExaoneMoeForCausalLM", "exaone_moe", LLAMA, EXAONE, sliding_window_pattern=2)
 DOTS = {**EXPERTS, "n_routed_experts": 5, "n_shared_experts": 2, "first_k_dense_replace": 1, "sliding_window": 5}
 case("dots1", "Dots1ForCausalLM", "dots1", LLAMA, FOUR, DOTS, max_window_layers=2, norm_topk_prob=True)
+MAMBA = {"vocab_size": VOCAB, "hidden_size": 48, "num_hidden_layers": 3, "layer_norm_epsilon": 2e-3, **IDS}
+HEADED = {"num_heads": 8, "head_dim": 12, "state_size": 10, "n_groups": 2}
+case("mamba2", "Mamba2ForCausalLM", "mamba2", MAMBA, HEADED)
+FLAGGED = {"use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "n_groups": 1, "tie_word_embeddings": True}
+case("mamba2 with limits", "Mamba2ForCausalLM", "mamba2", MAMBA, HEADED, FLAGGED, time_step_limit=[0.02, 0.3])
+STATED = {"state_size": 10, "time_step_rank": 5}
+case("mamba", "MambaForCausalLM", "mamba", MAMBA, STATED)
+case("mamba with biases", "MambaForCausalLM", "mamba", MAMBA, FLAGGED, expand=3, tie_word_embeddings=False)
+case("falcon_mamba", "FalconMambaForCausalLM", "falcon_mamba", MAMBA, STATED, mixer_rms_eps=2e-2)
+JAMBA = {**FOUR, "mamba_d_state": 10, "mamba_dt_rank": 5, "attn_layer_period": 4, "attn_layer_offset": 2}
+case("jamba", "JambaForCausalLM", "jamba", LLAMA, JAMBA, num_experts=5, expert_layer_offset=1)
+case(
+    "jamba without experts",
+    "JambaForCausalLM",
+    "jamba",
+    LLAMA,
+    num_experts=1,
+    attn_layer_offset=1,
+    mamba_proj_bias=True,
+    tie_word_embeddings=True,
+)
+GRIFFIN = {**LLAMA, **FOUR, "num_key_value_heads": 1, "attention_window_size": 5, "logits_soft_cap": 3.0}
+HALF = {"rope_parameters": rope(partial_rotary_factor=0.5)}
+case("recurrent_gemma", "RecurrentGemmaForCausalLM", "recurrent_gemma", GRIFFIN, HALF, lru_width=40)
+case(
+    "recurrent_gemma in another order",
+    "RecurrentGemmaForCausalLM",
+    "recurrent_gemma",
+    GRIFFIN,
+    HALF,
+    attention_bias=True,
+    block_types=["attention", "recurrent"],
+    hidden_activation="gelu",
+)
+FALCON_H1 = {"mamba_d_ssm": 60, "mamba_n_heads": 6, "mamba_d_head": 10, "mamba_d_state": 7}
+SCALED = {
+    "embedding_multiplier": 2.5,
+    "lm_head_multiplier": 0.4,
+    "key_multiplier": 0.7,
+    "attention_in_multiplier": 1.2,
+    "attention_out_multiplier": 0.8,
+    "ssm_in_multiplier": 1.3,
+    "ssm_out_multiplier": 0.6,
+    "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7],
+    "mlp_multipliers": [0.9, 0.7],
+}
+case("falcon_h1", "FalconH1ForCausalLM", "falcon_h1", LLAMA, FALCON_H1, SCALED)
+case(
+    "falcon_h1 with a norm",
+    "FalconH1ForCausalLM",
+    "falcon_h1",
+    LLAMA,
+    FALCON_H1,
+    mamba_n_groups=2,
+    mamba_rms_norm=True,
+    projectors_bias=True,
+    mamba_conv_bias=False,
+)
 
 # encoders
 case("bert", "BertForMaskedLM", "bert", BERT)
