@@ -93,8 +93,10 @@ class StateSpaceDual(Mixer):
         self.k = Linear(site, site.dim, keys, bias="k" in biased)
         self.q = Linear(site, site.dim, keys, bias="q" in biased)
         self.step = Linear(site, site.dim, heads, bias="step" in biased)
-        self.convolution = nn.Parameter(torch.zeros(inner + 2 * keys, kernel))
-        self.convolution_bias = nn.Parameter(torch.zeros(inner + 2 * keys)) if convolution_bias else None
+        self.convolution = nn.Parameter(torch.zeros(inner, kernel))  # of v
+        self.convolution_bias = nn.Parameter(torch.zeros(inner)) if convolution_bias else None
+        self.key_convolution = nn.Parameter(torch.zeros(2 * keys, kernel))  # of k and q
+        self.key_convolution_bias = nn.Parameter(torch.zeros(2 * keys)) if convolution_bias else None
         self.activation = activation()
         self.step_bias = nn.Parameter(torch.zeros(heads))
         self.log_rate = nn.Parameter(torch.zeros(heads))
@@ -107,9 +109,12 @@ class StateSpaceDual(Mixer):
         """The convolution starts as the identity, and the heads' time constants range from 1 to 1000 tokens."""
         shares = [head / max(1, self.heads - 1) for head in range(self.heads)]
         steps = [10 ** (-1 - 2 * share) for share in shares]  # 0.1 to 0.001
+        identity = [0.0] * (self.convolution.shape[1] - 1) + [1.0]
         return {
-            "convolution": [0.0] * (self.convolution.shape[1] - 1) + [1.0],
+            "convolution": identity,
             "convolution_bias": 0.0,
+            "key_convolution": identity,
+            "key_convolution_bias": 0.0,
             "step_bias": [math.log(math.expm1(step)) for step in steps],  # the inverse of softplus
             "log_rate": [math.log(10.0) * (1 - share) for share in shares],  # rates of 10 to 1
             "skip": 1.0,
@@ -117,12 +122,15 @@ class StateSpaceDual(Mixer):
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         heads, keys = Fixed(self.heads), Fixed(self.groups * self.state_dim)
+        both, kernel = Fixed(2 * self.groups * self.state_dim), Fixed(self.convolution.shape[1])
         return {
             **{f"{name}.weight": (None, None) for name in ("gate", "v", "out")},
             **{f"{name}.weight": (keys, None) for name in ("k", "q")},
             "step.weight": (heads, None),
-            "convolution": (None, Fixed(self.convolution.shape[1])),
+            "convolution": (None, kernel),
             "convolution_bias": (None,),
+            "key_convolution": (both, kernel),
+            "key_convolution_bias": (both,),
             **dict.fromkeys(("step_bias", "log_rate", "skip"), (heads,)),
         }
 
@@ -148,9 +156,9 @@ class StateSpaceDual(Mixer):
         """Queries and keys (B, G, T, K) of every group and values (B, H, T, V) of every head."""
         _, v, k, q, _ = self.multipliers
         mixed = torch.cat([_times(self.v(x), v), _times(self.k(x), k), _times(self.q(x), q)], dim=-1)
-        mixed = short_convolution(mixed, self.convolution, rows, state)
-        if self.convolution_bias is not None:
-            mixed = mixed + self.convolution_bias
+        mixed = short_convolution(mixed, torch.cat([self.convolution, self.key_convolution]), rows, state)
+        if self.convolution_bias is not None and self.key_convolution_bias is not None:
+            mixed = mixed + torch.cat([self.convolution_bias, self.key_convolution_bias])
         mixed = at_least_float32(self.activation(mixed))
         inner = self.heads * self.head_dim
         values, shared = mixed[..., :inner], mixed[..., inner:].reshape(*x.shape[:2], 2, self.groups, self.state_dim)
@@ -178,8 +186,8 @@ class StateSpaceDual(Mixer):
 
     @property
     def cached_per_sequence(self) -> int:
-        channels, kernel = self.convolution.shape
-        return self.heads * self.state_dim * self.head_dim + channels * (kernel - 1)
+        channels = self.convolution.shape[0] + self.key_convolution.shape[0]
+        return self.heads * self.state_dim * self.head_dim + channels * (self.convolution.shape[1] - 1)
 
 
 def _times(x: Tensor, factor: float) -> Tensor:
