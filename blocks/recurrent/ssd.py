@@ -50,6 +50,13 @@ class StateSpaceDual(Mixer):
     paper = "Dao & Gu, 2024, arXiv:2405.21060"
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
+    expected_failures = dict.fromkeys(
+        (
+            "mixer/ssd/causal[step_min=2.0]: gradients_reach_every_parameter",
+            "mixer/ssd/causal[step_min=2.0]: projections_take_adapters",
+        ),
+        "the limit is above every step of the tests",
+    )
 
     def __init__(
         self,
