@@ -88,14 +88,19 @@ def as_json(value: Any, **options: Any) -> str:
         return json.dumps(_finite(value), allow_nan=False, **options)
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, constant: Callable[[str], Any] | None = None) -> Any:
     """Read JSON whose numbers are finite and fit into 64 bits.
+
+    Args:
+        text: the JSON.
+        constant: returns what ``Infinity``, ``-Infinity`` and ``NaN`` are read as; None: they are refused.
 
     Raises:
         ValueError: it is none, or is nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite_number, parse_int=_integer)
+        constant = constant or _no_number
+        return json.loads(text, parse_constant=constant, parse_float=_finite_number, parse_int=_integer)
     except RecursionError:
         raise ValueError("is too deeply nested") from None
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -103,14 +103,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, most: int) -> dict[str, Any]:
+def read_json(path: Path, most: int, constant: Callable[[str], Any] | None = None) -> dict[str, Any]:
     """Read a JSON object from a file of at most ``most`` bytes; its numbers are finite and fit into 64 bits.
+
+    Args:
+        path: the file.
+        most: the size up to which it is read.
+        constant: see :func:`blockformer.files.parse_json`.
 
     Raises:
         HuggingFaceError: the file cannot be read or does not contain a JSON object.
     """
     try:
-        values = parse_json(read_bytes(path, most).decode("utf-8"))
+        values = parse_json(read_bytes(path, most).decode("utf-8"), constant)
     except OSError as error:
         raise HuggingFaceError.at(path, f"cannot be read: {error.strerror or error}") from None
     except ValueError as error:
@@ -121,12 +126,12 @@ def read_json(path: Path, most: int) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a config.json.
+    """Read a config.json; infinite numbers are ``{"__float__": "Infinity"}``, as transformers 5 writes them.
 
     Raises:
         HuggingFaceError: the file cannot be read or does not contain a JSON object.
     """
-    return read_json(file_in(path.parent, path.name, MAX_CONFIG), MAX_CONFIG)
+    return read_json(file_in(path.parent, path.name, MAX_CONFIG), MAX_CONFIG, lambda name: {"__float__": name})
 
 
 class TensorFiles(Mapping[str, Tensor]):

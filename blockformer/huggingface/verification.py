@@ -180,6 +180,8 @@ def _compare_layers(
         if not outputs or states is None or len(states) < len(outputs):
             continue
         mask = source_mask if side == "encoder" else target_mask
+        if len(outputs) > 1 and _leaves_out_the_embedding(outputs, states, mask):
+            outputs = outputs[1:]
         runs: dict[str, int] = {}  # a layer with shared weights runs several times
         for index, (name, ours) in enumerate(outputs):
             runs[name] = runs.get(name, 0) + 1
@@ -187,6 +189,12 @@ def _compare_layers(
             if index == len(outputs) - 1:  # most originals return the last state after the norm of the stack
                 difference = min(difference, relative_difference(recorder.stack_output[side], states[-1], mask))
             yield name if runs[name] == 1 else f"{name} (run {runs[name]})", difference
+
+
+def _leaves_out_the_embedding(outputs: list[tuple[str, Tensor]], states: tuple[Tensor, ...], mask: Tensor) -> bool:
+    """Whether the first state of the original is the output of the first layer."""
+    (_, embedding), (_, first) = outputs[:2]
+    return relative_difference(first, states[0], mask) <= TOLERANCE < relative_difference(embedding, states[0], mask)
 
 
 def relative_difference(ours: Tensor, theirs: Tensor, mask: Tensor) -> float:

@@ -30,6 +30,7 @@ class Context:
         cache: cache of earlier tokens while decoding; None: no cache.
         layer: index of the running layer, updated only with a cache.
         bias: the stack's bias, added to the scores of its self-attention mixers.
+        scope: prefix of the names of cached states, for mixers inside another.
     """
 
     positions: Tensor
@@ -42,6 +43,7 @@ class Context:
     cache: Cache | None = None
     layer: int = 0
     bias: DistanceBias | None = None
+    scope: str = ""
     shared: dict[Hashable, Any] = field(default_factory=lambda: {})  # noqa: PIE807 (dict[...] stops torch.compile)
 
     @property
@@ -103,7 +105,7 @@ class Context:
 
     def state(self, name: str, make: Callable[[], S]) -> S | None:
         """The cached state ``name`` of the running layer; None: no cache."""
-        return None if self.cache is None else self.cache.state(self.layer, name, make)
+        return None if self.cache is None else self.cache.state(self.layer, self.scope + name, make)
 
     @classmethod
     def of(

@@ -24,6 +24,7 @@ class GLU(Expert):
         limit: clamp gate(x) to at most this and up(x) to [-limit, limit]; null: disabled.
         up_offset: added to up(x), after clamping.
         inner_norm: norm of the hidden channels before down, without weights in experts; null: disabled.
+        gate_scale: constant factor on gate(x), before clamping.
         dropout: probability of zeroing a hidden channel during training.
     """
 
@@ -44,6 +45,7 @@ class GLU(Expert):
         limit: PositiveFloat | None = None,
         up_offset: float = 0.0,
         inner_norm: Factory[Norm] | None = None,
+        gate_scale: PositiveFloat = 1.0,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
@@ -53,6 +55,7 @@ class GLU(Expert):
         self.up = Linear(site, site.dim, hidden, bias="up" in biased)
         self.activation, self.limit, self.up_offset = activation(), limit, up_offset
         self.inner_norm = self.norm_between(inner_norm, hidden)
+        self.gate_scale = gate_scale
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(site, hidden, site.dim, bias="down" in biased)
 
@@ -65,6 +68,8 @@ class GLU(Expert):
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
         gate, up = self.gate(x, offsets), self.up(x, offsets)
+        if self.gate_scale != 1:
+            gate = gate * self.gate_scale
         if self.limit is not None:
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
         if self.up_offset:

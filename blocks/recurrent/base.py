@@ -13,7 +13,7 @@ class RecurrentState:
     """The cached state of a recurrent mixer, of fixed size; mixers replace its tensors and never write into them.
 
     Attributes:
-        memory: (B, H, K, V), the state of the recurrence; None: no token so far.
+        memory: the state of the recurrence, (B, H, K, V) or without heads (B, ...); None: no token so far.
         recent: (B, kernel - 1, C), the last inputs of a short convolution; None: no token so far.
     """
 

@@ -25,6 +25,10 @@ LENGTHS = [1, 5, 64, 65, 150]
 DELTA: dict[str, Any] = {"type": "gated_delta", "heads": 2, "value_heads": 4, "head_dim": 8, "value_dim": 6}
 REVERSING: dict[str, Any] = {**DELTA, "negative_eigenvalues": True}
 MIXERS: list[dict[str, Any]] = [DELTA, {**DELTA, "kernel": 1}, REVERSING, {"type": "linear", "heads": 4}]
+SSD: dict[str, Any] = {"type": "ssd", "heads": 4, "head_dim": 6, "groups": 2, "state_dim": 5}
+SELECTIVE: dict[str, Any] = {"type": "selective_scan", "channels": 24, "state_dim": 5}
+RG_LRU: dict[str, Any] = {"type": "rg_lru", "channels": 24, "heads": 3}
+MIXERS += [SSD, {**SELECTIVE, "norm": "rms"}, RG_LRU]
 
 
 def mixer(recipe: dict[str, Any], site: Site = SITE, dtype: torch.dtype = torch.float64) -> Any:

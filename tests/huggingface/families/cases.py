@@ -379,6 +379,39 @@ case(
     attention_bias=False,
     norm_topk_prob=False,
 )
+MAMBA = {"vocab_size": VOCAB, "hidden_size": 48, "num_hidden_layers": 3, "layer_norm_epsilon": 2e-3, **IDS}
+HEADED = {"num_heads": 8, "head_dim": 12, "state_size": 10, "n_groups": 2}
+case("mamba2", "Mamba2ForCausalLM", "mamba2", MAMBA, HEADED)
+FLAGGED = {"use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "n_groups": 1, "tie_word_embeddings": True}
+case("mamba2 with limits", "Mamba2ForCausalLM", "mamba2", MAMBA, HEADED, FLAGGED, time_step_limit=[0.02, 0.3])
+STATED = {"state_size": 10, "time_step_rank": 5}
+case("mamba", "MambaForCausalLM", "mamba", MAMBA, STATED)
+case("mamba with biases", "MambaForCausalLM", "mamba", MAMBA, FLAGGED, expand=3, tie_word_embeddings=False)
+case("falcon_mamba", "FalconMambaForCausalLM", "falcon_mamba", MAMBA, STATED, mixer_rms_eps=2e-2)
+FALCON_H1 = {"mamba_d_ssm": 60, "mamba_n_heads": 6, "mamba_d_head": 10, "mamba_d_state": 7}
+SCALED = {
+    "embedding_multiplier": 2.5,
+    "lm_head_multiplier": 0.4,
+    "key_multiplier": 0.7,
+    "attention_in_multiplier": 1.2,
+    "attention_out_multiplier": 0.8,
+    "ssm_in_multiplier": 1.3,
+    "ssm_out_multiplier": 0.6,
+    "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7],
+    "mlp_multipliers": [0.9, 0.7],
+}
+case("falcon_h1", "FalconH1ForCausalLM", "falcon_h1", LLAMA, FALCON_H1, SCALED)
+case(
+    "falcon_h1 with a norm",
+    "FalconH1ForCausalLM",
+    "falcon_h1",
+    LLAMA,
+    FALCON_H1,
+    mamba_n_groups=2,
+    mamba_rms_norm=True,
+    projectors_bias=True,
+    mamba_conv_bias=False,
+)
 
 # encoders
 case("bert", "BertForMaskedLM", "bert", BERT)

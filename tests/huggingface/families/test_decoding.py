@@ -12,7 +12,12 @@ from blockformer.huggingface import read_folder, write_folder
 from tests.huggingface.families.cases import CASES, Case, by_cost
 from tests.huggingface.families.originals import original, saved
 
-GENERATIVE = [case for case in CASES if not case.model.endswith(("MaskedLM", "SequenceClassification"))]
+UNLIKE = ("mamba2 with limits",)  # transformers limits the steps of prompts, but not those of later tokens
+GENERATIVE = [
+    case
+    for case in CASES
+    if not case.model.endswith(("MaskedLM", "SequenceClassification")) and case.name not in UNLIKE
+]
 PROMPT, NEW = 9, 6
 
 

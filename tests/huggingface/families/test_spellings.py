@@ -67,6 +67,11 @@ def without_layers(config: Config) -> None:
     del config["layer_types"]
 
 
+def mamba2(config: Config) -> None:
+    assert config["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+    config["time_step_limit"] = [0.0, float("inf")]  # which json writes as Infinity
+
+
 def t5(config: Config) -> None:
     for key in ("scale_decoder_outputs", "dense_act_fn", "is_gated_act", "tie_word_embeddings", "num_decoder_layers"):
         config.pop(key, None)
@@ -89,6 +94,7 @@ def t5(config: Config) -> None:
         ("qwen2", without_layers),
         ("dots1", without_layers),
         ("exaone_moe", without_layers),
+        ("mamba2", mamba2),
         ("t5", t5),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
