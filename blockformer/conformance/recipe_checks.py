@@ -28,7 +28,6 @@ ALWAYS = frozenset(
         "accepts_one_token",
         "accepts_empty_inputs",
         "accepts_max_length",
-        "hidden_states_give_the_logits",
         "decodes_token_by_token",
         "decodes_in_chunks",
         "decodes_a_padded_batch",

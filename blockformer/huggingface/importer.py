@@ -156,6 +156,8 @@ def unread_keys(context: TemplateContext, file: Path) -> Iterator[Problem]:
         if own is not None and own in family.section("fixed"):
             yield from _unsupported(context, own, key, Mark(str(file)))
         elif key in family.section("defaults") and "." not in key:
+            if config.get(key) == family.default(key):
+                continue  # says what would hold without it
             message = f"family {family.name!r} has a default for this key, but nothing in it reads the key"
             yield Problem(Mark(str(file)), key, message)
         elif "." in key and key.rpartition(".")[2] in family.inner_keys:

@@ -9,9 +9,10 @@ import time
 from typing import Any
 
 import torch.distributed as dist
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from blockformer import signals
@@ -138,9 +139,10 @@ def connect_started_again(strategy: Any) -> None:
     if again == "0" or not isinstance(environment, TorchElasticEnvironment) or dist.is_initialized():
         return
     world = environment.world_size()
-    store = dist.TCPStore(environment.main_address, environment.main_port, world, is_master=False)
+    stores: Any = dist  # typed as private there
+    store = stores.TCPStore(environment.main_address, environment.main_port, world, is_master=False)
     backend, timeout = strategy._get_process_group_backend(), strategy._timeout
-    names = dist.PrefixStore(f"started again {again}", store)
+    names = stores.PrefixStore(f"started again {again}", store)
     dist.init_process_group(backend, store=names, rank=environment.global_rank(), world_size=world, timeout=timeout)
 
 
