@@ -64,7 +64,7 @@ class MultiHeadAttention(Mixer):
             heads together (projection).
         qk_norm_after: normalise after positions are applied instead of before.
         v_norm: norm of the values of each head; null: disabled.
-        value_scale: factor on the values.
+        value_scale: factor on the values; null: disabled.
         gate: multiply the heads' outputs by this activation of another projection of the input; null: disabled.
         gate_over: one gate for each channel of each head (channel), or one for each head (head).
         out_norm: norm of the heads' outputs, before the gate and ``out``; null: disabled.
@@ -107,7 +107,7 @@ class MultiHeadAttention(Mixer):
         qk_norm_over: NormOver = "head",
         qk_norm_after: bool = False,
         v_norm: Factory[Norm] | None = None,
-        value_scale: PositiveFloat = 1.0,
+        value_scale: PositiveFloat | None = None,
         gate: SitelessFactory[Activation] | None = None,
         gate_over: GateOver = "channel",
         out_norm: Factory[Norm] | None = None,
@@ -181,7 +181,7 @@ class MultiHeadAttention(Mixer):
         v = normalise(v, self.v_norm, "head")
         if self.clip is not None:
             q, k, v = (y.clamp(-self.clip, self.clip) for y in (q, k, v))
-        v = v if self.value_scale == 1.0 else v * self.value_scale
+        v = v if self.value_scale is None else v * self.value_scale
         q, k = self.positions.rotate(q, context), self.positions.rotate(k, context)
         if self.norm_after:
             q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)

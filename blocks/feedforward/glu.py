@@ -24,7 +24,7 @@ class GLU(Expert):
         limit: clamp gate(x) to at most this and up(x) to [-limit, limit]; null: disabled.
         up_offset: added to up(x), after clamping.
         inner_norm: norm of the hidden channels before down, without weights in experts; null: disabled.
-        gate_scale: constant factor on gate(x), before clamping.
+        gate_scale: constant factor on gate(x), before clamping; null: disabled.
         dropout: probability of zeroing a hidden channel during training.
     """
 
@@ -45,7 +45,7 @@ class GLU(Expert):
         limit: PositiveFloat | None = None,
         up_offset: float = 0.0,
         inner_norm: Factory[Norm] | None = None,
-        gate_scale: PositiveFloat = 1.0,
+        gate_scale: PositiveFloat | None = None,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
@@ -68,7 +68,7 @@ class GLU(Expert):
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
         gate, up = self.gate(x, offsets), self.up(x, offsets)
-        if self.gate_scale != 1:
+        if self.gate_scale is not None:
             gate = gate * self.gate_scale
         if self.limit is not None:
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
