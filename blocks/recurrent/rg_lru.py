@@ -7,11 +7,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from blocks.activations.pointwise import GELUTanh
+from blocks.activations.pointwise import GELUTanh, softplus
 from blocks.base import Activation, Axis, Context, Fixed, Linear, Mixer, Site, SitelessFactory
 from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
 from blocks.recurrent.convolution import short_convolution
-from blocks.recurrent.gated_delta import softplus
 from blocks.recurrent.scan import linear_scan
 from registry import Capabilities, Positive, PositiveFloat, register
 

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.activations.pointwise import SiLU
+from blocks.activations.pointwise import SiLU, softplus
 from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory
 from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
 from blocks.recurrent.convolution import short_convolution
-from blocks.recurrent.gated_delta import softplus
 from blocks.recurrent.selective import selective_flops, selective_recurrence
 from registry import Capabilities, Positive, register
 

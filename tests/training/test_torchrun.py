@@ -18,7 +18,7 @@ from tests.conftest import last_of_each
 from tests.training.waiting import wait_for
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
-SLURM = {"SLURM_NTASKS": "6", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}
+SLURM = {"SLURM_NTASKS": "6", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_NUM_NODES": "2", "SLURM_JOB_NAME": "train"}
 UNSAID = {"devices": "auto", "num_nodes": 1}
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,8 @@ def nothing_started(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (TORCHRUN, {"devices": 4, "num_nodes": 2}),
         (SLURM, {"devices": 3, "num_nodes": 2}),
-        (SLURM | {"SLURM_NTASKS": "1", "SLURM_NNODES": "1"}, UNSAID),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1"}, UNSAID),
+        ({"SLURM_NTASKS": "6", "SLURM_JOB_NAME": "train"}, UNSAID),  # in the script of sbatch, without srun
         ({}, UNSAID),
     ],
 )
@@ -69,6 +70,14 @@ def test_another_number_is_refused(other: dict[str, Any], message: str, monkeypa
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
         take_processes_of_starter(UNSAID | other)
+
+
+@pytest.mark.parametrize("environment", [SLURM | {"SLURM_STEP_NUM_TASKS": "7"}, TORCHRUN | {"WORLD_SIZE": "7"}])
+def test_nodes_with_unequally_many_are_refused(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="has started 7 processes, not equally many on each node"):
+        take_processes_of_starter(dict(UNSAID))
 
 
 @pytest.fixture

@@ -110,13 +110,19 @@ def take_processes_of_starter(settings: dict[str, Any]) -> None:
     """
     given = os.environ
     if TorchElasticEnvironment.detect():
-        starter, world, local = "torchrun", int(given["WORLD_SIZE"]), int(given["LOCAL_WORLD_SIZE"])
-    elif SLURMEnvironment.detect() and int(given["SLURM_NTASKS"]) > 1:
-        starter, world = "SLURM", int(given["SLURM_NTASKS"])
-        local = world // int(given.get("SLURM_NNODES", "1"))
+        starter, world = "torchrun", int(given["WORLD_SIZE"])
+        nodes = max(1, world // int(given["LOCAL_WORLD_SIZE"]))
+    elif SLURMEnvironment.detect() and int(given.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # by srun; sbatch starts one
+        starter, world = "SLURM", int(given["SLURM_STEP_NUM_TASKS"])
+        nodes = int(given.get("SLURM_STEP_NUM_NODES", "1"))
     else:
         return
-    started = {"devices": local, "num_nodes": world // local}
+    if world % nodes or (starter == "torchrun" and world // nodes != int(given["LOCAL_WORLD_SIZE"])):
+        raise UserError(
+            f"{starter} has started {world} processes, not equally many on each node: start as many on each"
+        )
+    local = world // nodes
+    started = {"devices": local, "num_nodes": nodes}
     for option, count in started.items():
         wanted = settings[option]
         number = len(wanted) if isinstance(wanted, list) else wanted
