@@ -20,7 +20,7 @@ def block_mask(visible: Visibility) -> BlockMask | None:
     some, whole = seen_blocks(visible)
     counts, indices = _ordered(some & ~whole)
     full_counts, full_indices = _ordered(whole)
-    return BlockMask.from_kv_blocks(
+    mask = BlockMask.from_kv_blocks(
         counts,
         indices,
         full_counts,
@@ -29,6 +29,18 @@ def block_mask(visible: Visibility) -> BlockMask | None:
         mask_mod=mask_mod(visible),
         seq_lengths=(visible.queries, visible.keys),
     )
+    if visible.device.type == "cuda" and not torch.compiler.is_compiling():
+        _let_blocks_vary(mask)
+    return mask
+
+
+def _let_blocks_vary(mask: BlockMask) -> None:
+    """What is compiled with the mask serves any number of blocks, or it would be compiled again for the first other."""
+    from torch._dynamo import maybe_mark_dynamic  # which imports for seconds
+
+    for name in ("kv_num_blocks", "kv_indices", "q_num_blocks", "q_indices"):
+        for tensor in (getattr(mask, name), getattr(mask, f"full_{name}")):
+            maybe_mark_dynamic(tensor, list(range(2, tensor.dim())))
 
 
 def seen_blocks(visible: Visibility) -> tuple[Tensor, Tensor]:

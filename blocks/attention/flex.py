@@ -31,8 +31,12 @@ def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring)
         return value if bias is None else value + bias[h, start[i] + j]
 
     settings: dict[str, Any] = {"scale": scoring.scale, "enable_gqa": q.shape[1] != k.shape[1]}
-    if q.is_cuda and bias is not None:
-        settings["kernel_options"] = {"num_stages": 1}  # with more, parts of the bias fill the shared memory
+    if q.is_cuda:
+        settings["kernel_options"] = options = dict[str, Any]()
+        if bias is not None:
+            options["num_stages"] = 1  # with more, parts of the bias fill the shared memory
+        if q.shape[2] > 1:  # the kernel for few queries has no blocks for 128 and more of a group of heads
+            options["FORCE_USE_FLEX_ATTENTION"] = True
     settings["block_mask"] = visible.once("block mask", lambda: block_mask(visible))
     if cap is not None or bias is not None:
         settings["score_mod"] = score

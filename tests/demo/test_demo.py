@@ -124,16 +124,8 @@ def test_a_run_that_fails_ends_the_demo_with_status_2(tmp_path, monkeypatch, cap
 def test_a_demo_runs_from_its_first_word_to_its_last_twice(demo, shown, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(CONFIGS.parents[1]))
-    command = [
-        sys.executable,
-        "-m",
-        "blockformer.demo",
-        demo,
-        "--trainer.max_steps",
-        "4",
-        "--trainer.val_check_interval",
-        "2",
-    ]
+    steps = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "5"]
+    command = [sys.executable, "-m", "blockformer.demo", demo, *steps]
     for number in (1, 2):
         result = subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL

@@ -16,7 +16,7 @@ from tests.gpu.comparison import GPU, Values, assert_near
 
 pytestmark = pytest.mark.gpu
 BATCH, HEADS = 2, 4
-LENGTHS = {"self": (200, 200), "cross": (72, 130)}
+LENGTHS = {"self": (200, 200), "short": (40, 40), "cross": (72, 130)}
 SHAPES = [(HEADS, (16, 16)), (2, (64, 64)), (1, (8, 8)), (HEADS, (48, 32))]
 """Key heads; widths of queries and keys, and of values."""
 SCORES = ("plain", "bias", "learned bias", "sinks", "softcap")
@@ -44,12 +44,13 @@ def memory_masks(queries: int, keys: int, device: torch.device) -> dict[str, Vis
 
 
 CPU = torch.device("cpu")
-CASES = [("self", mask) for mask in masks(4, CPU)] + [("cross", mask) for mask in memory_masks(4, 4, CPU)]
+CASES = [("self", mask) for mask in masks(4, CPU)] + [("short", "causal"), ("short", "documents")]
+CASES += [("cross", mask) for mask in memory_masks(4, 4, CPU)]
 
 
 def visible_of(place: str, mask: str, device: torch.device) -> Visibility:
     queries, keys = LENGTHS[place]
-    return (masks(queries, device) if place == "self" else memory_masks(queries, keys, device))[mask]
+    return (memory_masks(queries, keys, device) if place == "cross" else masks(queries, device))[mask]
 
 
 class Inputs:

@@ -92,10 +92,12 @@ def test_a_study_says_what_its_answer_does_not_hold_for(path: Path) -> None:
 def test_the_quick_tier_of_a_study_comes_to_verdicts(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first task, where there are several: the others differ in data and sizes alone."""
+    """Its first task, where there are several: the others differ in data and sizes alone. A few steps of each run."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     first = [f"--task={part.name.rpartition('/')[2]}" for part in read_study(path).tasks[:1]]
     options = ["--tier", "quick", "--out", str(tmp_path / "out"), "--no-speed", "--run.wandb", "disabled"]
+    options += ["--seeds", "2", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
+    options += ["--trainer.limit_val_batches", "2"]
     assert main(["compare", str(path), *first, *options]) == 0
     (part,) = tasks_of(results_of(tmp_path / "out" / "results.json")).values()
     assert all(verdict["seeds"] >= 2 for verdict in part["verdicts"].values())
