@@ -247,7 +247,7 @@ def _expressions_in(node: Any, path: str) -> Iterator[tuple[Mark, str, str]]:
         return
     for key, value, mark in items:
         inner = f"{path}.{key}" if path else str(key)
-        if is_expression(value) or (key == "if" and isinstance(value, str)):
+        if is_expression(value) or (key in ("if", "where") and isinstance(value, str)):
             yield mark, inner, value
         else:
             yield from _expressions_in(value, inner)

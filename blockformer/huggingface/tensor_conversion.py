@@ -116,6 +116,7 @@ def _best_rule(rules: list[TensorRule], name: str, shapes: Shapes) -> tuple[Tens
     """Of the rules that match a name and whose parameters the model has, the one with the longest pattern."""
     found = [(rule, match) for rule in rules if (match := rule.source.match(name))]
     known = [(r, m) for r, m in found if any(target.name(m.indices, m.suffix) in shapes for target in r.targets)]
+    known = [(rule, match) for rule, match in known if rule.applies(match.indices)]
     return max(known, key=lambda pair: len(pair[0].source.text), default=None)
 
 
@@ -150,7 +151,7 @@ def _fill_missing(rules: list[TensorRule], shapes: Shapes, result: Conversion) -
     for name, shape in shapes.items():
         if name in result.parameters or name in result.refused:
             continue
-        found = [rule for rule in rules if any(target.match(name) for target in rule.targets)]
+        found = [rule for rule, _ in _rules_for(rules, name)]
         values = [rule.otherwise for rule in found if rule.otherwise is not None]
         if values:
             require_free(prod(shape) * 4, f"the parameter {name}, which the folder lacks,")
@@ -189,7 +190,8 @@ def _rules_for(rules: list[TensorRule], name: str) -> Iterator[tuple[TensorRule,
     """The rules that have a parameter among their targets, the one with the longest pattern first."""
     found = [(rule, target, match) for rule in rules for target in rule.targets if (match := target.match(name))]
     for rule, _, match in sorted(found, key=lambda item: -len(item[1].text)):
-        yield rule, match
+        if rule.applies(match.indices):
+            yield rule, match
 
 
 def _tensors(use: RuleUse, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -1,9 +1,9 @@
 """Which stored tensor holds which parameters, and in what layout: the ``tensors`` and ``tied`` sections of a family."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any, NamedTuple, cast
 
@@ -25,6 +25,7 @@ _RULE_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "axis": (int, "a whole number"),
     "reshape": (list, "a list of sizes"),
     "otherwise": ((int, float), "a number"),
+    "where": (str, "a condition"),
 }
 
 
@@ -146,6 +147,7 @@ class TensorRule:
         layout: how it holds them.
         otherwise: the value of all elements of the parameters if the tensor is missing; None: it is required.
         mark: file and line of the rule.
+        where: whether the rule applies at some indices; None: at all.
     """
 
     source: NamePattern
@@ -153,6 +155,11 @@ class TensorRule:
     layout: Layout
     otherwise: float | None
     mark: Mark
+    where: Callable[[Mapping[str, int]], bool] | None = None
+
+    def applies(self, indices: Mapping[str, int]) -> bool:
+        """Whether the rule is for a tensor or parameter with these indices."""
+        return self.where is None or self.where(indices)
 
     @property
     def stacked_index(self) -> str | None:
@@ -201,7 +208,13 @@ def _rules(context: TemplateContext, section: Map, name: str) -> Iterator[Tensor
         raise HuggingFaceError.at(mark, f"index {{{min(extra)}}} occurs in 'to' but not in the tensor's name", path)
     if len(source.indices - targets[0].indices) > 1:
         raise HuggingFaceError.at(mark, "at most one index of the tensor's name may be missing from 'to'", path)
-    yield TensorRule(source, tuple(targets), layout, entry.get("otherwise"), mark)
+    where = partial(_holds, context, entry["where"], f"{path}.where", mark) if "where" in entry else None
+    yield TensorRule(source, tuple(targets), layout, entry.get("otherwise"), mark, where)
+
+
+def _holds(context: TemplateContext, condition: str, path: str, mark: Mark, indices: Mapping[str, int]) -> bool:
+    with context.assigned(indices):
+        return bool(context.evaluate(condition, path, mark))
 
 
 def _check_rule(entry: Mapping[str, Any], path: str, mark: Mark) -> None:

@@ -24,7 +24,8 @@ SITE = Site(dim=32)
 LENGTHS = [1, 5, 64, 65, 150]
 DELTA: dict[str, Any] = {"type": "gated_delta", "heads": 2, "value_heads": 4, "head_dim": 8, "value_dim": 6}
 REVERSING: dict[str, Any] = {**DELTA, "negative_eigenvalues": True}
-MIXERS: list[dict[str, Any]] = [DELTA, {**DELTA, "kernel": 1}, REVERSING, {"type": "linear", "heads": 4}]
+CONVOLUTION: dict[str, Any] = {"type": "gated_convolution", "kernel": 4, "bias": True}
+MIXERS: list[dict[str, Any]] = [DELTA, {**DELTA, "kernel": 1}, REVERSING, {"type": "linear", "heads": 4}, CONVOLUTION]
 
 
 def mixer(recipe: dict[str, Any], site: Site = SITE, dtype: torch.dtype = torch.float64) -> Any:
@@ -283,6 +284,11 @@ def test_an_encoder_with_a_gated_memory_is_refused() -> None:
 def test_gated_delta_refuses_what_does_not_fit(params: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse("mixer", {"type": "gated_delta", **params})(SITE)
+
+
+def test_a_convolution_that_mixes_no_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="kernel=1 mixes no tokens"):
+        parse("mixer", {"type": "gated_convolution", "kernel": 1})(SITE)
 
 
 @torch.no_grad()

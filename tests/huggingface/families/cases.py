@@ -329,6 +329,22 @@ EXAONE = {**LAYERED, **EXPERTS, "num_experts": 5, "num_shared_experts": 2, "firs
 case("exaone_moe", "ExaoneMoeForCausalLM", "exaone_moe", LLAMA, EXAONE, sliding_window_pattern=2)
 DOTS = {**EXPERTS, "n_routed_experts": 5, "n_shared_experts": 2, "first_k_dense_replace": 1, "sliding_window": 5}
 case("dots1", "Dots1ForCausalLM", "dots1", LLAMA, FOUR, DOTS, max_window_layers=2, norm_topk_prob=True)
+CONVOLUTIONS = {"norm_eps": 2e-3, "block_multiple_of": 8, "block_ffn_dim_multiplier": 1.1}
+KINDS = {"layer_types": ["conv", "full_attention", "conv"]}
+LFM = {key: value for key, value in LLAMA.items() if key != "rms_norm_eps"}
+case("lfm2", "Lfm2ForCausalLM", "lfm2", LFM, CONVOLUTIONS, KINDS)
+case(
+    "lfm2 with biases",
+    "Lfm2ForCausalLM",
+    "lfm2",
+    LFM,
+    CONVOLUTIONS,
+    full_attn_idxs=[0, 2],
+    conv_bias=True,
+    conv_L_cache=4,
+    block_auto_adjust_ff_dim=False,
+    tie_word_embeddings=False,
+)
 
 # encoders
 case("bert", "BertForMaskedLM", "bert", BERT)
