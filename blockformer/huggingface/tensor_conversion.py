@@ -127,7 +127,9 @@ def _convert(use: RuleUse, tensors: Mapping[int, Tensor], shapes: Shapes, result
         raise ValueError(f"contains {absent[0]}, which the model does not have")
     if rule.stacked_index and sorted(tensors) != list(range(len(tensors))):
         raise ValueError(f"the values of {{{rule.stacked_index}}} are {sorted(tensors)}; expected 0, 1, 2, ...")
-    whole = torch.stack([tensors[index] for index in range(len(tensors))]) if rule.stacked_index else tensors[0]
+    parts = [tensors[index] for index in range(len(tensors))]
+    join = torch.cat if rule.sizes else torch.stack
+    whole = join(parts) if rule.stacked_index else parts[0]
     for name, tensor in zip(targets, rule.layout.split(whole, [shapes[name] for name in targets]), strict=True):
         if name in result.parameters:
             raise ValueError(f"contains {name}, which another tensor contains too")
@@ -200,6 +202,7 @@ def _tensors(use: RuleUse, parameters: Mapping[str, Tensor]) -> Iterator[tuple[s
     if rule.stacked_index is None:
         yield rule.source.name(indices, use.suffix), rule.layout.join(parts).contiguous()
         return
-    for index in range(len(parts[0])):
-        tensor = rule.layout.join([part[index] for part in parts])
+    split = zip(*(part.split(rule.sizes) if rule.sizes else part for part in parts), strict=True)
+    for index, pieces in enumerate(split):
+        tensor = rule.layout.join(pieces)
         yield rule.source.name({**indices, rule.stacked_index: index}, use.suffix), tensor.contiguous()

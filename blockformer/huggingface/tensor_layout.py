@@ -26,6 +26,7 @@ _RULE_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "reshape": (list, "a list of sizes"),
     "otherwise": ((int, float), "a number"),
     "where": (str, "a condition"),
+    "parts": (dict, "a mapping of names to sizes"),
 }
 
 
@@ -43,10 +44,12 @@ class NamePattern:
 
     Args:
         text: the name, with each index as ``{name}``.
+        parts: the values of the index that stands for words; None: all stand for numbers.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, parts: Mapping[str, Sequence[str]] | None = None) -> None:
         self.text = text
+        self._parts = parts or {}
 
     @property
     def indices(self) -> set[str]:
@@ -58,7 +61,8 @@ class NamePattern:
         parts, seen = _PLACEHOLDER.split(self.text), set[str]()
         regex = re.escape(parts[0])
         for name, literal in zip(parts[1::2], parts[2::2], strict=True):
-            regex += (f"(?P={name})" if name in seen else rf"(?P<{name}>[0-9]{{1,9}})") + re.escape(literal)
+            values = "|".join(map(re.escape, self._parts.get(name, ()))) or "[0-9]{1,9}"
+            regex += (f"(?P={name})" if name in seen else f"(?P<{name}>{values})") + re.escape(literal)
             seen.add(name)
         return re.compile(regex + r"(?P<_suffix>(?:\..+)?)")
 
@@ -69,11 +73,15 @@ class NamePattern:
             return None
         groups = found.groupdict()
         suffix = groups.pop("_suffix")
-        return NameMatch({index: int(value) for index, value in groups.items()}, suffix)
+        words = {name: [*values] for name, values in self._parts.items()}
+        indices = {name: words[name].index(text) if name in words else int(text) for name, text in groups.items()}
+        return NameMatch(indices, suffix)
 
     def name(self, indices: Mapping[str, int], suffix: str = "") -> str:
         """The name with these indices."""
-        return _PLACEHOLDER.sub(lambda found: str(indices[found[1]]), self.text) + suffix
+        texts = {name: str(index) for name, index in indices.items()}
+        texts |= {name: values[indices[name]] for name, values in self._parts.items()}
+        return _PLACEHOLDER.sub(lambda found: texts[found[1]], self.text) + suffix
 
     def __repr__(self) -> str:
         return self.text
@@ -148,6 +156,8 @@ class TensorRule:
         otherwise: the value of all elements of the parameters if the tensor is missing; None: it is required.
         mark: file and line of the rule.
         where: whether the rule applies at some indices; None: at all.
+        sizes: lengths of the parts that several stored tensors hold of the parameter, which is joined; None: each
+            value of an index is a tensor of its own.
     """
 
     source: NamePattern
@@ -156,6 +166,7 @@ class TensorRule:
     otherwise: float | None
     mark: Mark
     where: Callable[[Mapping[str, int]], bool] | None = None
+    sizes: tuple[int, ...] | None = None
 
     def applies(self, indices: Mapping[str, int]) -> bool:
         """Whether the rule is for a tensor or parameter with these indices."""
@@ -197,19 +208,32 @@ def _rules(context: TemplateContext, section: Map, name: str) -> Iterator[Tensor
     rendered = context.render(section[name], path, mark)
     if rendered is None or rendered is OMITTED:
         return
-    entry = cast("dict[str, Any]", rendered) if isinstance(rendered, Mapping) else {"to": rendered}
+    several = isinstance(rendered, list) and all(isinstance(one, Mapping) for one in cast("list[Any]", rendered))
+    for one in cast("list[Any]", rendered) if several else [rendered]:
+        yield _rule(context, name, one if isinstance(one, Mapping) else {"to": one}, path, mark)
+
+
+def _rule(context: TemplateContext, name: str, rendered: Any, path: str, mark: Mark) -> TensorRule:
+    entry = cast("dict[str, Any]", rendered)
     _check_rule(entry, path, mark)
     to = cast("list[str]", as_list(entry["to"]))
     reshape = tuple(entry["reshape"]) if "reshape" in entry else None
     layout = Layout(entry.get("transpose", False), entry.get("groups", 1), entry.get("axis", 0), reshape)
-    source, *targets = (NamePattern(_substitute(context, text, mark)) for text in (name, *to))
+    targets = [NamePattern(_substitute(context, text, mark)) for text in to]
+    source = NamePattern(_substitute(context, name, mark))
     extra = {index for target in targets for index in target.indices} - source.indices
     if extra:
         raise HuggingFaceError.at(mark, f"index {{{min(extra)}}} occurs in 'to' but not in the tensor's name", path)
     if len(source.indices - targets[0].indices) > 1:
         raise HuggingFaceError.at(mark, "at most one index of the tensor's name may be missing from 'to'", path)
+    parts, sizes = cast("dict[str, int]", entry.get("parts", {})), None
+    if parts:
+        joined = source.indices - targets[0].indices
+        if not joined or len(targets) > 1:
+            raise HuggingFaceError.at(mark, "a rule with parts has an index that 'to', one parameter, lacks", path)
+        source, sizes = NamePattern(source.text, {joined.pop(): [*parts]}), tuple(parts.values())
     where = partial(_holds, context, entry["where"], f"{path}.where", mark) if "where" in entry else None
-    yield TensorRule(source, tuple(targets), layout, entry.get("otherwise"), mark, where)
+    return TensorRule(source, tuple(targets), layout, entry.get("otherwise"), mark, where, sizes)
 
 
 def _holds(context: TemplateContext, condition: str, path: str, mark: Mark, indices: Mapping[str, int]) -> bool:

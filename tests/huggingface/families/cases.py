@@ -345,6 +345,22 @@ case(
     block_auto_adjust_ff_dim=False,
     tie_word_embeddings=False,
 )
+DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 4}
+HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+case("olmo_hybrid", "OlmoHybridForCausalLM", "olmo_hybrid", LLAMA, DELTA, HYBRID)
+case(
+    "olmo_hybrid without positions",
+    "OlmoHybridForCausalLM",
+    "olmo_hybrid",
+    LLAMA,
+    rope_parameters={"rope_type": "default", "rope_theta": None},
+    linear_num_key_heads=3,
+    linear_num_value_heads=3,
+    linear_value_head_dim=12,
+    linear_conv_kernel_dim=3,
+    linear_allow_neg_eigval=False,
+    attention_bias=True,
+)
 
 # encoders
 case("bert", "BertForMaskedLM", "bert", BERT)
