@@ -361,6 +361,55 @@ case(
     linear_allow_neg_eigval=False,
     attention_bias=True,
 )
+NEXT = {"shared_expert_intermediate_size": 44, "mlp_only_layers": [1], "num_experts": 5, "linear_value_head_dim": 6}
+case("qwen3_next", "Qwen3NextForCausalLM", "qwen3_next", LLAMA, DELTA, HYBRID, EXPERTS, NEXT, head_dim=24)
+case(
+    "minimax",
+    "MiniMaxForCausalLM",
+    "minimax",
+    LLAMA,
+    WIDE,
+    HYBRID,
+    num_local_experts=5,
+    block_size=8,
+    full_attn_alpha_factor=1.3,
+    full_attn_beta_factor=0.8,
+    linear_attn_alpha_factor=1.2,
+    linear_attn_beta_factor=0.7,
+    mlp_alpha_factor=1.1,
+    mlp_beta_factor=0.9,
+)
+KIMI = {key: value for key, value in LLAMA.items() if key not in ("rope_parameters", "max_position_embeddings")}
+KIMI |= {
+    **MLA,
+    "model_max_length": POSITIONS,
+    "moe_intermediate_size": 36,
+    "num_experts": 6,
+    "num_experts_per_token": 2,
+}
+KIMI |= {"linear_head_dim": 12, "linear_num_heads": 3}
+case(
+    "kimi_linear",
+    "KimiLinearForCausalLM",
+    "kimi_linear",
+    KIMI,
+    HYBRID,
+    mlp_layer_types=["dense", "sparse", "sparse"],
+    num_expert_group=3,
+    topk_group=2,
+    num_shared_experts=2,
+)
+case(
+    "kimi_linear with narrow queries",
+    "KimiLinearForCausalLM",
+    "kimi_linear",
+    KIMI,
+    num_hidden_layers=2,
+    layer_types=["linear_attention", "full_attention"],
+    q_lora_rank=22,
+    linear_conv_kernel_dim=3,
+    moe_renormalize=False,
+)
 
 # encoders
 case("bert", "BertForMaskedLM", "bert", BERT)

@@ -11,7 +11,7 @@ from blockformer.huggingface import export_folder, read_folder
 from tests.huggingface.families.cases import CASES, Case
 from tests.huggingface.families.originals import original, saved
 
-COMPUTED = "embed_positions.weight"  # sinusoids, which some originals store although they are computed
+COMPUTED = ("embed_positions.weight", ".slope_rate", "_decay")  # which some originals store although they are computed
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
