@@ -82,12 +82,13 @@ def _by_halves(rows: Tensor, columns: Tensor, total: Tensor) -> Tensor:
     """
     blocks, half = (rows * columns).sum(dim=-1)[..., None, None], 1  # each token with itself, (B, H, N, C, 1, 1)
     while half < rows.shape[-2]:
-        halves = (rows.shape[-2] // (2 * half), 2, half)
-        reads, writes = rows.unflatten(-2, halves)[..., 1, :, :], columns.unflatten(-2, halves)[..., 0, :, :]
-        before, after = total.unflatten(-2, halves).unbind(-3)
+        pairs = (*rows.shape[:-2], rows.shape[-2] // (2 * half), 2, half)
+        reads = rows.reshape(*pairs, rows.shape[-1])[..., 1, :, :]
+        writes = columns.reshape(*pairs, columns.shape[-1])[..., 0, :, :]
+        before, after = total.reshape(*pairs, total.shape[-1]).unbind(-3)
         middle = before[..., -1:, :]
         across = (reads * (after - middle).exp()) @ (writes * (middle - before).exp()).transpose(-2, -1)
-        first, second = blocks.unflatten(-3, (-1, 2)).unbind(-3)
+        first, second = blocks.reshape(*pairs, half).unbind(-3)
         blocks = torch.cat([F.pad(first, (0, half)), torch.cat([across, second], dim=-1)], dim=-2)
         half *= 2
     return blocks.squeeze(-3)
