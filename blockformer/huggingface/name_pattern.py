@@ -1,7 +1,7 @@
 """Names of tensors with indices, such as ``model.layers.{layer}.mlp.up_proj``."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -27,10 +27,12 @@ class NamePattern:
 
     Args:
         text: the name, with each index as ``{name}``.
+        words: of indices that stand for words, the words in order; other indices stand for numbers.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, words: Mapping[str, Sequence[str]] | None = None) -> None:
         self.text = text
+        self._words = words or {}
 
     @property
     def indices(self) -> set[str]:
@@ -42,7 +44,8 @@ class NamePattern:
         parts, seen = PLACEHOLDER.split(self.text), set[str]()
         regex = re.escape(parts[0])
         for name, literal in zip(parts[1::2], parts[2::2], strict=True):
-            regex += (f"(?P={name})" if name in seen else rf"(?P<{name}>[0-9]{{1,9}})") + re.escape(literal)
+            values = "|".join(map(re.escape, self._words.get(name, ()))) or "[0-9]{1,9}"
+            regex += (f"(?P={name})" if name in seen else f"(?P<{name}>{values})") + re.escape(literal)
             seen.add(name)
         return re.compile(regex + r"(?P<_suffix>(?:\..+)?)")
 
@@ -53,11 +56,18 @@ class NamePattern:
             return None
         groups = found.groupdict()
         suffix = groups.pop("_suffix")
-        return NameMatch({index: int(value) for index, value in groups.items()}, suffix)
+        return NameMatch({index: self._number(index, text) for index, text in groups.items()}, suffix)
+
+    def _number(self, index: str, text: str) -> int:
+        return list(self._words[index]).index(text) if index in self._words else int(text)
+
+    def value(self, index: str, number: int) -> str:
+        """How a value of an index is written in a name."""
+        return self._words[index][number] if index in self._words else str(number)
 
     def name(self, indices: Mapping[str, int], suffix: str = "") -> str:
         """The name with these indices."""
-        return PLACEHOLDER.sub(lambda found: str(indices[found[1]]), self.text) + suffix
+        return PLACEHOLDER.sub(lambda found: self.value(found[1], indices[found[1]]), self.text) + suffix
 
     def __repr__(self) -> str:
         return self.text

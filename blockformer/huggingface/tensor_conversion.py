@@ -146,18 +146,10 @@ def _targets(use: RuleUse, names: Iterable[str]) -> list[list[str]]:
 
 
 def _convert(use: RuleUse, tensors: Mapping[int, Tensor], shapes: Shapes, result: Conversion) -> None:
-    index = use.rule.stacked_index
     for targets in _targets(use, shapes):
         if absent := [name for name in targets if name not in shapes]:
             raise ValueError(f"contains {absent[0]}, which the model does not have{_hint(absent[0], shapes, result)}")
-        wanted = [shapes[name] for name in targets]
-        if index is None:
-            parts = use.rule.layout.split(tensors[0], wanted)
-        else:
-            if sorted(tensors) != list(range(wanted[0][0])):
-                raise ValueError(f"the values of {{{index}}} are {sorted(tensors)}; expected 0 to {wanted[0][0] - 1}")
-            columns = [use.rule.layout.split(tensors[one], [shape[1:] for shape in wanted]) for one in sorted(tensors)]
-            parts = [torch.stack(column) for column in zip(*columns, strict=True)]
+        parts = use.rule.parameters(tensors, [shapes[name] for name in targets])
         for name, tensor in zip(targets, parts, strict=True):
             if name in result.parameters:
                 raise ValueError(f"contains {name}, which another tensor contains too")
@@ -193,6 +185,8 @@ def _sort_out(
         if tuple(tensor.shape) != constant.shape or not torch.all(tensor == constant.value):
             reason = f"must be {constant.value:g} everywhere, of shape {constant.shape}; it is no parameter"
             result.problems.append(f"{file_name}: {reason}")
+    elif names.computes(name):
+        return
     elif names.ignores(name):
         result.unused.append(file_name)
     elif matching:
@@ -277,10 +271,6 @@ def _tensors(use: RuleUse, parameters: Mapping[str, Tensor]) -> Iterator[tuple[s
     for left, right in ((left, right) for other in others for left, right in zip(first, other, strict=True)):
         if not torch.equal(parameters[left], parameters[right]):
             raise ValueError(f"{rule.source} is one tensor for all layers, but {left} and {right} differ")
-    parts = [parameters[target] for target in first]
-    if rule.stacked_index is None:
-        yield rule.source.name(indices, use.suffix), rule.layout.join(parts).contiguous()
-        return
-    for index in range(len(parts[0])):
-        tensor = rule.layout.join([part[index] for part in parts])
-        yield rule.source.name({**indices, rule.stacked_index: index}, use.suffix), tensor.contiguous()
+    for index, tensor in use.rule.tensors([parameters[target] for target in first]):
+        stacked = {} if rule.stacked_index is None else {rule.stacked_index: index}
+        yield rule.source.name(indices | stacked, use.suffix), tensor.contiguous()

@@ -1,4 +1,4 @@
-"""Names of stored tensors besides the rules: the sections ``tied``, ``unused`` and ``leaves`` of a family."""
+"""Names of stored tensors besides the rules: ``tied``, ``unused``, ``computed`` and ``leaves`` of a family."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,18 +16,20 @@ from registry.errors import quoted
 class TensorNames:
     """Names of tensors in a family file besides its rules.
 
-    A stored name is respelled by ``leaves`` first; rules, ``tied``, ``constants`` and ``unused`` then apply to the new
-    name, in this order: a tensor that a rule reads is not unused, whatever pattern matches it.
+    A stored name is respelled by ``leaves`` first; rules, ``tied``, ``constants``, ``computed`` and ``unused`` apply
+    to the new name, in this order: a tensor that a rule reads is not unused, whatever pattern matches it.
 
     Attributes:
         tied: tensors that repeat another tensor, and the name of that.
-        unused: patterns of tensors that the model does not use.
+        unused: patterns of tensors that the model does not use; the import keeps them for an export.
+        computed: patterns of tensors that the original computes from its config; the import drops them.
         leaves: alternative spellings of the last part of a name.
         constants: tensors that have one value everywhere.
     """
 
     tied: Mapping[str, str]
     unused: list[str]
+    computed: list[str]
     leaves: Mapping[str, str]
     constants: list[ConstantTensor]
 
@@ -39,6 +41,10 @@ class TensorNames:
     def ignores(self, name: str) -> bool:
         """Whether the model does not use a tensor, by its respelled name."""
         return any(fnmatchcase(name, pattern) for pattern in self.unused)
+
+    def computes(self, name: str) -> bool:
+        """Whether the original computes a tensor from its config, by its respelled name."""
+        return any(fnmatchcase(name, pattern) for pattern in self.computed)
 
 
 def tensor_names(context: TemplateContext) -> TensorNames:
@@ -54,11 +60,16 @@ def tensor_names(context: TemplateContext) -> TensorNames:
         for name in tied
         if (value := context.render(tied[name], f"tied.{name}", tied.marks[name])) not in (None, OMITTED)
     }
-    mark = family.tree.marks.get("unused", Mark(str(family.path)))
+    mark = Mark(str(family.path))
+
+    def patterns(section: str) -> list[str]:
+        return [substituted(context, one, family.tree.marks.get(section, mark)) for one in family.list_section(section)]
+
     leaves = _leaves(context)
     return TensorNames(
         {name: substituted(context, value, mark) for name, value in rendered.items()},
-        [substituted(context, pattern, mark) for pattern in family.list_section("unused")],
+        patterns("unused"),
+        patterns("computed"),
         leaves,
         constant_tensors(context),
     )

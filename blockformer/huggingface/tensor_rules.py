@@ -1,10 +1,13 @@
 """Which stored tensor holds which parameters: the section ``tensors`` of a family."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from typing import Any, cast
+
+import torch
+from torch import Tensor
 
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.family import as_list
@@ -26,6 +29,7 @@ _RULE_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "times": ((int, float), "a number"),
     "otherwise": ((int, float), "a number"),
     "where": (str, "a condition"),
+    "parts": (Mapping, "a mapping of names to lengths"),
     "constant": ((int, float), "a number"),
     "shape": (list, "a list of sizes"),
     "for": (str, "a parameter"),
@@ -45,6 +49,8 @@ class TensorRule:
         mark: file and line of the rule.
         generation: 0 for a rule of the family itself, 1 for one of the family that it extends, and so on.
         where: whether the rule applies at some indices; None: at all.
+        lengths: of the parts of a parameter, along its first axis, that several stored tensors hold; None: each value
+            of an index that the parameter lacks is one item of its first axis.
     """
 
     source: NamePattern
@@ -54,6 +60,7 @@ class TensorRule:
     mark: Mark
     generation: int = 0
     where: Callable[[Mapping[str, int]], bool] | None = None
+    lengths: tuple[int, ...] | None = None
 
     def applies(self, indices: Mapping[str, int]) -> bool:
         """Whether the rule is for a tensor or parameter with these indices."""
@@ -63,6 +70,37 @@ class TensorRule:
     def stacked_index(self) -> str | None:
         """The index over which stored tensors are stacked into one parameter."""
         return next(iter(self.source.indices - self.targets[0].indices), None)
+
+    def parameters(self, tensors: Mapping[int, Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """The parameters from the stored tensors, by the value of the index over which they are stacked, or 0.
+
+        Raises:
+            ValueError: some are missing or too many, or their shapes do not fit those of the parameters.
+        """
+        if self.stacked_index is None:
+            return self.layout.split(tensors[0], shapes)
+        count = len(self.lengths or ()) or shapes[0][0]
+        if sorted(tensors) != list(range(count)):
+            found, last = [self.source.value(self.stacked_index, index) for index in sorted(tensors)], count - 1
+            expected = [self.source.value(self.stacked_index, index) for index in (0, last)]
+            reason = f"{expected[0]} to {expected[1]}" if last else expected[0]
+            raise ValueError(f"the values of {{{self.stacked_index}}} are {', '.join(found)}; expected {reason}")
+        if self.lengths is None:
+            columns = [self.layout.split(tensors[index], [shape[1:] for shape in shapes]) for index in range(count)]
+            return [torch.stack(column) for column in zip(*columns, strict=True)]
+        if sum(self.lengths) != shapes[0][0]:
+            raise ValueError(f"the parts have {sum(self.lengths)} rows together; the parameter has shape {shapes[0]}")
+        parts = [(tensors[index], (length, *shapes[0][1:])) for index, length in enumerate(self.lengths)]
+        return [torch.cat([self.layout.split(tensor, [shape])[0] for tensor, shape in parts])]
+
+    def tensors(self, parameters: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """The inverse of :meth:`parameters`."""
+        if self.stacked_index is None:
+            yield 0, self.layout.join(parameters)
+            return
+        rows = [one.split(self.lengths) if self.lengths else one.unbind() for one in parameters]
+        for index, pieces in enumerate(zip(*rows, strict=True)):
+            yield index, self.layout.join(pieces)
 
     def places(self, indices: Mapping[str, int], suffix: str, names: Iterable[str]) -> list[Mapping[str, int]]:
         """The indices of the parameters that one stored tensor is for: of several layers if only ``to`` has an index.
@@ -126,15 +164,28 @@ def constant_tensors(context: TemplateContext) -> list[ConstantTensor]:
 
 def _rules(context: TemplateContext) -> Iterator[TensorRule | ConstantTensor]:
     section = context.family.section("tensors")
-    for name in section:
+    for name in sorted(section, key=lambda name: _rank(context, section.marks[name])):
         mark, path = section.marks[name], f"tensors.{name}"
         rendered = context.render(section[name], path, mark)
         if rendered is None or rendered is OMITTED:
             continue
-        entry = cast("dict[str, Any]", rendered) if isinstance(rendered, Mapping) else {"to": rendered}
-        _check_rule(entry, path, mark)
-        source = NamePattern(substituted(context, name, mark))
-        yield (_constant if "constant" in entry else _rule)(context, source, entry, path, mark)
+        for one in _entries(rendered):
+            _check_rule(one, path, mark)
+            source = NamePattern(substituted(context, name, mark))
+            yield (_constant if "constant" in one else _rule)(context, source, one, path, mark)
+
+
+def _rank(context: TemplateContext, mark: Mark) -> tuple[int, int]:
+    """Rules of the family itself come before inherited ones, each in the order of the file."""
+    return context.family.generation(mark), mark.line
+
+
+def _entries(rendered: Any) -> list[Mapping[str, Any]]:
+    """The rules of one tensor: a mapping, a list of mappings, or what is short for a mapping with ``to``."""
+    if isinstance(rendered, Mapping):
+        return [cast("Mapping[str, Any]", rendered)]
+    items = cast("list[Any]", rendered) if isinstance(rendered, list) else []
+    return items if items and all(isinstance(one, Mapping) for one in items) else [{"to": rendered}]
 
 
 def _rule(context: TemplateContext, source: NamePattern, entry: Mapping[str, Any], path: str, mark: Mark) -> TensorRule:
@@ -144,8 +195,16 @@ def _rule(context: TemplateContext, source: NamePattern, entry: Mapping[str, Any
     if another := next((target for target in targets if target.indices != targets[0].indices), None):
         raise HuggingFaceError.at(mark, f"the parameters {targets[0]} and {another} have different indices", path)
     generation, layout = context.family.generation(mark), _layout(entry, path, mark)
+    parts: Mapping[str, int] = entry.get("parts", {})
+    if parts:
+        joined = source.indices - targets[0].indices
+        if not joined or len(targets) > 1:
+            reason = "with 'parts', 'to' is one parameter, and the tensor's name has an index that it lacks"
+            raise HuggingFaceError.at(mark, reason, path)
+        source = NamePattern(source.text, {joined.pop(): list(parts)})
     where = partial(_holds, context, entry["where"], f"{path}.where", mark) if "where" in entry else None
-    return TensorRule(source, tuple(targets), layout, entry.get("otherwise"), mark, generation, where)
+    lengths = tuple(parts.values()) or None
+    return TensorRule(source, tuple(targets), layout, entry.get("otherwise"), mark, generation, where, lengths)
 
 
 def _holds(context: TemplateContext, condition: str, path: str, mark: Mark, indices: Mapping[str, int]) -> bool:
@@ -200,7 +259,7 @@ def _check_rule(entry: Mapping[str, Any], path: str, mark: Mark) -> None:
         raise HuggingFaceError.at(
             mark, f"to must be a parameter or a list of parameters, not {quoted(entry['to'])}", path
         )
-    for key in ("reshape", "shape", "sizes"):
+    for key in ("reshape", "shape", "sizes", "parts"):
         _check_sizes(key, entry.get(key, []), path, mark)
     if entry.get("groups", 1) < 1:
         raise HuggingFaceError.at(mark, f"groups must be at least 1, not {entry['groups']}", path)

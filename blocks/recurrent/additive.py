@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from blocks.recurrent.chunks import decays, joined, layout, split
+from blocks.recurrent.chunks import decays, joined, layout, products_flops, split
 
 
 def additive_rule(
@@ -13,9 +13,10 @@ def additive_rule(
     documents: Tensor | None = None,
     memory: Tensor | None = None,
     *,
+    logs: Tensor | None = None,
     itself: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Compute M_t = M_(t-1) + k_t v_t^T and y_t = M_t^T q_t.
+    """Compute M_t = a_t M_(t-1) + k_t v_t^T and y_t = M_t^T q_t.
 
     Args:
         q: (B, H, T, K) queries.
@@ -23,14 +24,15 @@ def additive_rule(
         v: (B, H, T, V) values.
         documents: (B, T) int; the memory is reset where another document begins; None: one document.
         memory: (B, H, K, V) before the first token; None: zeros.
+        logs: (B or 1, H, T), logarithm of the decay a; None: nothing decays.
         itself: y_t includes the token's own k_t v_t^T.
 
     Returns:
         y (B, H, T, V), and the memory after the last token.
     """
-    length = q.shape[2]
-    left = decays(q.new_zeros(1, 1, length), documents)
-    q, k, v = split(q), split(k), split(v)
+    length, chunks = q.shape[2], layout(q.shape[2])
+    left = decays((q.new_zeros(1, 1, length) if logs is None else logs)[..., None], chunks, documents)
+    q, k, v = split(q, chunks), split(k, chunks), split(v, chunks)
     writes = (k * left.to_end).transpose(-2, -1) @ v  # (B, H, N, K, V)
     if memory is None:
         memory = torch.zeros_like(writes[:, :, 0])
@@ -38,7 +40,7 @@ def additive_rule(
     for write, whole in zip(writes.unbind(2), left.whole.unbind(2), strict=True):
         before.append(memory)
         memory = memory * whole + write
-    scores = (q @ k.transpose(-2, -1)) * (left.between if itself else left.between.tril(-1))
+    scores = left.products(q, k) if itself else left.products(q, k).tril(-1)
     y = (q * left.from_start) @ torch.stack(before, dim=2) + scores @ v
     return joined(y, length), memory
 
@@ -46,4 +48,5 @@ def additive_rule(
 def additive_rule_flops(length: int, key_dim: int, value_dim: int) -> float:
     """FLOPs of the matrix products per token and head in a sequence of ``length``."""
     count, size = layout(length)
-    return 2 * (size * (key_dim + value_dim) + 2 * key_dim * value_dim) * count * size / length
+    rest = 2 * size * value_dim * (size + 2 * key_dim)
+    return (products_flops(size, key_dim) + rest) * count / length

@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from blocks.recurrent.chunks import decays, joined, layout, split
+from blocks.recurrent.chunks import decays, joined, layout, products_flops, split
 
 
 def gated_delta_rule(
@@ -27,17 +27,17 @@ def gated_delta_rule(
         k: (B, H, T, K) keys, of length 1 or less.
         v: (B, H, T, V) values.
         beta: (B, H, T), b, the fraction of the old value that is replaced, 0 to 1; up to 2, which reverses it.
-        logs: (B, H, T), logarithm of the decay a.
+        logs: (B, H, T), logarithm of the decay a; (B, H, T, K) if it differs between the key channels.
         documents: (B, T) int; the memory is reset where another document begins; None: one document.
         memory: (B, H, K, V) before the first token; None: zeros.
 
     Returns:
         y (B, H, T, V), and the memory after the last token.
     """
-    length = q.shape[2]
-    left = decays(logs, documents)
-    q, k, v, beta = split(q), split(k), split(v), split(beta)[..., None]
-    added, replaced = _solved(k, v, beta, left.between, left.from_start)
+    length, chunks = q.shape[2], layout(q.shape[2], channels=logs.ndim == 4)
+    left = decays(logs if logs.ndim == 4 else logs[..., None], chunks, documents)
+    q, k, v, beta = (split(part, chunks) for part in (q, k, v, beta[..., None]))
+    added, replaced = _solved(left.products(k * beta, k), v * beta, k * (beta * left.from_start))
     reads = torch.cat([replaced, q * left.from_start], dim=-2)  # both are products with the memory before the chunk
     writes = (k * left.to_end).transpose(-2, -1)
     held = q.new_zeros(*q.shape[:2], k.shape[-1], v.shape[-1]) if memory is None else memory
@@ -49,20 +49,27 @@ def gated_delta_rule(
         before.append(earlier)
         news.append(add - known)
         held = held * whole + write @ news[-1]
-    scores = (q @ k.transpose(-2, -1)) * left.between
-    y = torch.stack(before, dim=2) + scores @ torch.stack(news, dim=2)
+    y = torch.stack(before, dim=2) + left.products(q, k) @ torch.stack(news, dim=2)
     return joined(y, length), held
 
 
-def _solved(k: Tensor, v: Tensor, beta: Tensor, between: Tensor, from_start: Tensor) -> tuple[Tensor, Tensor]:
+def _solved(overlap: Tensor, values: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """The values that a chunk adds to an empty memory, and the keys that read the memory before the chunk."""
-    overlap = ((k * beta) @ k.transpose(-2, -1)) * between
-    sides = torch.cat([v * beta, k * (beta * from_start)], dim=-1)
+    sides = torch.cat([values, keys], dim=-1)
     solved: Tensor = cast("Any", torch.linalg).solve_triangular(overlap, sides, upper=False, unitriangular=True)
-    return solved[..., : v.shape[-1]], solved[..., v.shape[-1] :]
+    return solved[..., : values.shape[-1]], solved[..., values.shape[-1] :]
 
 
-def delta_rule_flops(length: int, key_dim: int, value_dim: int) -> float:
-    """FLOPs of the matrix products per token and head in a sequence of ``length``, without the triangular solves."""
-    count, size = layout(length)
-    return 2 * (2 * size * key_dim + size * value_dim + 3 * key_dim * value_dim) * count * size / length
+def delta_rule_flops(length: int, key_dim: int, value_dim: int, *, channels: bool = False) -> float:
+    """FLOPs of the matrix products per token and head in a sequence of ``length``, without the triangular solves.
+
+    Args:
+        length: number of tokens.
+        key_dim: K.
+        value_dim: V.
+        channels: each key channel has a decay of its own.
+    """
+    count, size = layout(length, channels=channels)
+    rest = 2 * size * value_dim * (size + 3 * key_dim)
+    products = products_flops(size, key_dim, channels=channels and key_dim > 1)
+    return (2 * products + rest) * count / length

@@ -15,6 +15,7 @@ from blocks.init.schemes import Normal, Xavier
 from blocks.recurrent import additive, chunks
 from blocks.recurrent.additive import additive_rule
 from blocks.recurrent.base import rows_of
+from blocks.recurrent.decaying_linear import DecayingLinear
 from blocks.recurrent.delta_rule import gated_delta_rule
 from blocks.recurrent.gated_delta import GatedDelta
 from blocks.recurrent.linear import LinearAttention
@@ -22,13 +23,29 @@ from registry import RecipeError, parse
 
 SITE = Site(dim=32)
 LENGTHS = [1, 5, 64, 65, 150]
+CHANNEL_LENGTHS = [1, 2, 16, 17, 150]
 DELTA: dict[str, Any] = {"type": "gated_delta", "heads": 2, "value_heads": 4, "head_dim": 8, "value_dim": 6}
 REVERSING: dict[str, Any] = {**DELTA, "negative_eigenvalues": True}
-MIXERS: list[dict[str, Any]] = [DELTA, {**DELTA, "kernel": 1}, REVERSING, {"type": "linear", "heads": 4}]
 SSD: dict[str, Any] = {"type": "ssd", "heads": 4, "head_dim": 6, "groups": 2, "state_dim": 5}
 SELECTIVE: dict[str, Any] = {"type": "selective_scan", "channels": 24, "state_dim": 5}
 RG_LRU: dict[str, Any] = {"type": "rg_lru", "channels": 24, "heads": 3}
-MIXERS += [SSD, {**SELECTIVE, "norm": "rms"}, RG_LRU]
+CHANNELS: dict[str, Any] = {**DELTA, "decay": "channel", "decay_rank": 5, "gate": "sigmoid", "gate_rank": 3}
+LIMITED: dict[str, Any] = {**DELTA, "decay": "channel", "decay_limit": 5.0}
+DECAYING: dict[str, Any] = {"type": "decaying_linear", "heads": 4}
+CONVOLUTION: dict[str, Any] = {"type": "gated_convolution", "kernel": 4, "bias": True}
+MIXERS: list[dict[str, Any]] = [
+    DELTA,
+    {**DELTA, "kernel": 1},
+    REVERSING,
+    CHANNELS,
+    LIMITED,
+    {"type": "linear", "heads": 4},
+    DECAYING,
+    CONVOLUTION,
+    SSD,
+    {**SELECTIVE, "norm": "rms"},
+    RG_LRU,
+]
 
 
 def mixer(recipe: dict[str, Any], site: Site = SITE, dtype: torch.dtype = torch.float64) -> Any:
@@ -64,7 +81,7 @@ def delta_by_token(
     memory = torch.zeros(2, 3, 8, 6, dtype=q.dtype) if memory is None else memory
     found: list[Tensor] = []
     for t in range(q.shape[2]):
-        memory = memory * logs[:, :, t, None, None].exp()
+        memory = memory * logs[:, :, t].reshape(2, 3, -1, 1).exp()
         held = torch.einsum("bhk,bhkv->bhv", k[:, :, t], memory)
         memory = memory + torch.einsum("bhk,bhv->bhkv", k[:, :, t], beta[:, :, t, None] * (v[:, :, t] - held))
         found.append(torch.einsum("bhk,bhkv->bhv", q[:, :, t], memory))
@@ -79,6 +96,45 @@ def test_the_delta_rule_by_chunks_is_the_one_by_tokens(length: int, continued: b
         gated_delta_rule(*written(length), memory=memory), delta_by_token(*written(length), memory), strict=True
     ):
         torch.testing.assert_close(ours, plain, rtol=0.0, atol=1e-11)
+
+
+def by_channel(logs: Tensor) -> Tensor:
+    """(B, H, T, K): decays of channels, some of which forget at once and some never."""
+    return logs[..., None] * torch.tensor([0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 20.0, 200.0], dtype=logs.dtype)
+
+
+@pytest.mark.parametrize("length", CHANNEL_LENGTHS)
+@pytest.mark.parametrize("continued", [False, True])
+def test_channels_that_decay_by_themselves_are_exact_in_chunks(length: int, continued: bool) -> None:
+    memory = normal(2, 3, 8, 6, seed=9) if continued else None
+    q, k, v, beta, logs = written(length)
+    inputs = (q, k, v, beta, by_channel(logs))
+    for ours, plain in zip(gated_delta_rule(*inputs, memory=memory), delta_by_token(*inputs, memory), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0.0, atol=1e-11)
+    same = gated_delta_rule(q, k, v, beta, logs[..., None].expand(-1, -1, -1, 8), memory=memory)
+    torch.testing.assert_close(same, gated_delta_rule(q, k, v, beta, logs, memory=memory), rtol=0.0, atol=1e-11)
+
+
+def test_channels_start_anew_with_each_text() -> None:
+    q, k, v, beta, logs = written(150)
+    inputs = (q, k, v, beta, by_channel(logs))
+    documents = torch.tensor([0] * 3 + [1] * 80 + [2] * 1 + [3] * 66).expand(2, -1)
+    y, _ = gated_delta_rule(*inputs, documents=documents)
+    for text in range(4):
+        part = documents[0] == text
+        alone, _ = delta_by_token(*(tensor[:, :, part] for tensor in inputs))
+        torch.testing.assert_close(y[:, :, part], alone, rtol=0.0, atol=1e-11)
+
+
+def test_channels_that_fade_at_once_have_finite_gradients_in_float32() -> None:
+    q, k, v, beta, logs = (tensor.float() for tensor in written(70))
+    decays = by_channel(logs).requires_grad_()
+    y, _ = gated_delta_rule(q, k, v, beta, decays)
+    expected, _ = delta_by_token(q.double(), k.double(), v.double(), beta.double(), decays.detach().double())
+    torch.testing.assert_close(y.double(), expected, rtol=0.0, atol=2e-5)
+    (slope,) = torch.autograd.grad(y.square().sum(), decays)
+    assert bool(slope.isfinite().all())
+    assert slope.any()
 
 
 def test_a_key_is_reversed_exactly_with_beta_up_to_2() -> None:
@@ -136,6 +192,31 @@ def test_sums_by_chunks_are_those_over_all_earlier_tokens(length: int, itself: b
     torch.testing.assert_close(memory, normal(2, 3, 8, 6, seed=9) + k.transpose(-2, -1) @ v, rtol=0.0, atol=1e-11)
 
 
+def test_sums_that_decay_are_those_over_all_earlier_tokens() -> None:
+    q, k, v, _, logs = written(150)
+    total = logs.cumsum(dim=-1)
+    faded = (total[..., :, None] - total[..., None, :]).exp().tril()
+    y, memory = additive_rule(q, k, v, logs=logs)
+    torch.testing.assert_close(y, ((q @ k.transpose(-2, -1)) * faded) @ v, rtol=0.0, atol=1e-11)
+    left = k * faded[:, :, -1, :, None]
+    torch.testing.assert_close(memory, left.transpose(-2, -1) @ v, rtol=0.0, atol=1e-11)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_heads_forget_at_fixed_rates(by_layer: bool) -> None:
+    site = replace(SITE, depth=5, layer=2)
+    block = mixer({**DECAYING, "norm_over": "head", "by_layer": by_layer}, site)
+    x = normal(2, 40, 32)
+    q, k, v = (F.silu(layer(x)).view(2, 40, 4, 8).transpose(1, 2) for layer in (block.q, block.k, block.v))
+    rates = torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8], dtype=x.dtype) * (0.5 if by_layer else 1.0)
+    times = torch.arange(40, dtype=x.dtype)
+    faded = (-rates[:, None, None] * (times[:, None] - times)).exp().tril()
+    y = ((q @ k.transpose(-2, -1)) * faded) @ v
+    expected = block.out(block.norm(y.transpose(1, 2)).flatten(2) * block.gate(x).sigmoid())
+    torch.testing.assert_close(run(block, x), expected, rtol=0.0, atol=2e-3 if by_layer else 1e-11)  # 1e-5 in the rate
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("feature", ["elu", "relu"])
@@ -177,11 +258,7 @@ def test_gated_delta_equals_qwen3_next(heads: tuple[int, int]) -> None:
     theirs = modelling.Qwen3NextGatedDeltaNet(config, 0).eval()
     ours = mixer({**DELTA, "heads": heads[0], "value_heads": heads[1]}, dtype=torch.float32)
     theirs.load_state_dict(weights_of_qwen3_next(ours), strict=True)
-    x, mask = normal(2, 150, 32).float(), torch.ones(2, 150, dtype=torch.bool)
-    mask[1, :9] = False
-    expected = theirs(x, attention_mask=mask)
-    y = run(ours, x, attention_mask=mask)
-    assert float((y - expected)[mask].abs().max()) <= 2e-5 * float(expected.abs().max())
+    assert_equal(ours, theirs)
 
 
 def weights_of_qwen3_next(ours: GatedDelta) -> dict[str, Tensor]:
@@ -199,6 +276,66 @@ def weights_of_qwen3_next(ours: GatedDelta) -> dict[str, Tensor]:
         "norm.weight": ours.norm.get_parameter("weight"),
         "out_proj.weight": ours.out.weight,
     }
+
+
+@torch.no_grad()
+def test_gated_delta_equals_qwen3_5() -> None:
+    modelling = pytest.importorskip("transformers.models.qwen3_5.modeling_qwen3_5")
+    config = modelling.Qwen3_5TextConfig(
+        hidden_size=32,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=6,
+        num_hidden_layers=1,
+        layer_types=["linear_attention"],
+    )
+    theirs, ours = modelling.Qwen3_5GatedDeltaNet(config, 0).eval(), mixer(DELTA, dtype=torch.float32)
+    weights = {
+        "in_proj_qkv.weight": torch.cat([ours.q.weight, ours.k.weight, ours.v.weight]),
+        "in_proj_z.weight": ours.gate.weight,
+        "in_proj_b.weight": ours.beta.weight,
+        "in_proj_a.weight": ours.step.weight,
+        "conv1d.weight": ours.convolution[:, None],
+        "dt_bias": ours.step_bias,
+        "A_log": ours.log_rate,
+        "norm.weight": ours.norm.get_parameter("weight"),
+        "out_proj.weight": ours.out.weight,
+    }
+    theirs.load_state_dict(weights, strict=True)
+    assert_equal(ours, theirs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("limit", [None, 3.0])
+def test_full_rank_decays_of_channels_equal_bailing_hybrid(limit: float | None) -> None:
+    modelling = pytest.importorskip("transformers.models.bailing_hybrid.modeling_bailing_hybrid")
+    config = modelling.BailingHybridConfig(
+        hidden_size=32,
+        linear_num_heads=3,
+        linear_head_dim=8,
+        kda_safe_gate=limit is not None,
+        kda_lower_bound=-(limit or 3.0),
+        rms_norm_eps=1e-6,
+    )
+    theirs = modelling.BailingHybridDeltaAttention(config, 0).eval()
+    options = {"heads": 3, "head_dim": 8, "decay": "channel", "gate": "sigmoid", "decay_limit": limit}
+    ours = mixer({"type": "gated_delta", **options}, dtype=torch.float32)
+    names = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "b_proj": "beta", "g_proj": "gate", "o_proj": "out"}
+    names |= {"o_norm": "norm", "forget_gate.f_proj": "step"}
+    weights = {f"{their}.weight": ours.get_parameter(f"{our}.weight") for their, our in names.items()}
+    weights |= {"conv1d.weight": ours.convolution[:, None], "forget_gate.dt_bias": ours.step_bias}
+    theirs.load_state_dict(weights | {"forget_gate.A_log": ours.log_rate}, strict=True)
+    assert_equal(ours, theirs)
+
+
+def assert_equal(ours: Mixer, theirs: Any) -> None:
+    """Two blocks give the same, also beside padding."""
+    x, mask = normal(2, 150, 32).float(), torch.ones(2, 150, dtype=torch.bool)
+    mask[1, :9] = False
+    expected = theirs(x, attention_mask=mask)
+    y = run(ours, x, attention_mask=mask)
+    assert float((y - expected)[mask].abs().max()) <= 2e-5 * float(expected.abs().max())
 
 
 @torch.no_grad()
@@ -264,8 +401,17 @@ def test_heads_start_with_memories_of_different_spans() -> None:
     assert not block.convolution[:, :-1].any()
 
 
+def test_channels_start_with_memories_of_different_spans() -> None:
+    options: dict[str, Any] = {"heads": 2, "head_dim": 4, "decay": "channel"}
+    for limit in (None, 5.0):
+        block = GatedDelta(Site(dim=32), **options, decay_limit=limit)
+        initialise(block, Normal(), 0)
+        steps = F.softplus(block.step_bias) if limit is None else limit * block.step_bias.sigmoid()
+        torch.testing.assert_close(steps, torch.tensor([1.0, 0.1, 0.01, 0.001] * 2))
+
+
 def test_cost_for_a_token_grows_up_to_a_chunk_only() -> None:
-    for block in (LinearAttention(SITE), GatedDelta(SITE)):
+    for block in (LinearAttention(SITE), GatedDelta(SITE), GatedDelta(SITE, decay="channel"), DecayingLinear(SITE)):
         assert block.flops_per_token(8) < block.flops_per_token(64) == block.flops_per_token(4096)
 
 
@@ -287,6 +433,11 @@ def test_an_encoder_with_a_gated_memory_is_refused() -> None:
 def test_gated_delta_refuses_what_does_not_fit(params: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse("mixer", {"type": "gated_delta", **params})(SITE)
+
+
+def test_a_convolution_that_mixes_no_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="kernel=1 mixes no tokens"):
+        parse("mixer", {"type": "gated_convolution", "kernel": 1})(SITE)
 
 
 @torch.no_grad()

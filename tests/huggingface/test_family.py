@@ -31,6 +31,10 @@ def problems(path: Path) -> str:
         ),
         ("recipe:\n  dim: =a.b", "mine.yaml:2: recipe.dim: 'a.b' uses Attribute, which expressions do not allow"),
         ("recipe:\n  dim: =maxx(a)", "mine.yaml:2: recipe.dim: unknown function 'maxx'; did you mean 'max'?"),
+        (
+            "tensors:\n  a: {to: b, where: maxx(a)}",
+            "mine.yaml:2: tensors.a.where: unknown function 'maxx'; did you mean 'max'?",
+        ),
         ("require:\n  a ==: why", "mine.yaml:2: require: 'a ==' is not a valid expression"),
         ("let:\n  a-b: 1", "mine.yaml:2: let: 'a-b' is neither a name nor name(parameter, ...)"),
         ("extends: lama", "mine.yaml:1: extends: unknown family 'lama'; did you mean 'llama'?"),

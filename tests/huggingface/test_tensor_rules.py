@@ -83,6 +83,73 @@ def test_a_constant_tensor_is_written_and_checked(llama: Folder, family: Any, tm
     assert f"{name.format(1)}: must be 0 everywhere, of shape (16,); it is no parameter" in problems(llama.path, rule)
 
 
+PARTS = """
+let: {heads: =num_attention_heads * head_dim}
+tensors:
+  model.layers.{layer}.self_attn.q_proj:
+    - {to: "decoder.layers.{layer}.mixer.q", where: layer > 0}
+    - {to: "decoder.layers.{layer}.mixer.k", where: layer == 0}
+  model.layers.{layer}.self_attn.k_proj:
+    - {to: "decoder.layers.{layer}.mixer.k", where: layer > 0}
+    - {to: "decoder.layers.{layer}.mixer.q", where: layer == 0}
+  model.layers.{layer}.mlp.{half}.up.weight:
+    to: decoder.layers.{layer}.feedforward.up.weight
+    parts: {left: 5, right: =intermediate_size - 5}
+"""
+
+
+def test_several_tensors_hold_parts_of_a_parameter_and_a_rule_depends_on_the_layer(
+    llama: Folder, family: Any, tmp_path: Path
+) -> None:
+    plain, rule = read_folder(llama.path), family(PARTS)
+
+    def renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for name, tensor in tensors.items():
+            if "up_proj" in name:
+                for half, part in (("left", tensor[:5]), ("right", tensor[5:])):
+                    found[name.replace("up_proj", f"{half}.up")] = part.clone()
+            elif ".0.self_attn" in name:
+                swapped = name.replace("q_proj", "?").replace("k_proj", "q_proj").replace("?", "k_proj")
+                found[swapped] = tensor
+            else:
+                found[name] = tensor
+        return found
+
+    llama.change(renamed)
+    imported = read_folder(llama.path, rule)
+    assert all(torch.equal(imported.parameters[name], tensor) for name, tensor in plain.parameters.items())
+    before, after = load_file(llama.path / "model.safetensors"), exported(llama.path, rule, tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    llama.change(lambda tensors: {name: t for name, t in tensors.items() if "1.mlp.right" not in name})
+    assert "the values of {half} are left; expected left to right" in problems(llama.path, rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (
+            "{to: decoder.norm, parts: {a: 3}}",
+            "'to' is one parameter, and the tensor's name has an index that it lacks",
+        ),
+        ("{to: decoder.norm, parts: {a: 0}}", "parts must have whole numbers above 0"),
+        ("{to: decoder.norm, parts: 3}", "parts must be a mapping of names to lengths"),
+        ("[{to: decoder.norm}, {too: decoder.norm}]", "unknown key 'too' in a rule"),
+    ],
+)
+def test_a_wrong_rule_with_parts_is_one_line(rule: str, reason: str, llama: Folder, family: Any) -> None:
+    assert reason in problems(llama.path, family(f"tensors: {{model.norm: {rule}}}"))
+
+
+def test_computed_tensors_are_neither_kept_nor_written(llama: Folder, family: Any, tmp_path: Path) -> None:
+    rule = family("computed: [tables.*]")
+    plain = load_file(llama.path / "model.safetensors")
+    llama.change(lambda tensors: {**tensors, "tables.sin": torch.ones(3)})
+    assert not read_folder(llama.path, rule).unused
+    assert exported(llama.path, rule, tmp_path / "out").keys() == plain.keys()
+
+
 def test_tensors_without_a_use_come_back_on_export(llama: Folder, family: Any, tmp_path: Path) -> None:
     rule = family("unused: [pooler.*]")
     llama.change(lambda tensors: {**tensors, "pooler.weight": torch.ones(3), "pooler.steps": torch.arange(4)})
@@ -178,6 +245,6 @@ def test_experts_that_are_fused_one_by_one_come_back(tmp_path: Path) -> None:
     tensors = tensors_from_parameters([rule], parameters)
     assert tensors["experts.1.w"].shape == (8, 5)
     shapes = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
-    result = parameters_from_tensors([rule], TensorNames({}, [], {}, []), tensors, shapes)
+    result = parameters_from_tensors([rule], TensorNames({}, [], [], {}, []), tensors, shapes)
     assert not result.problems
     assert all(torch.equal(result.parameters[name], tensor) for name, tensor in parameters.items())

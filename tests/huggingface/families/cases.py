@@ -412,6 +412,87 @@ case(
     projectors_bias=True,
     mamba_conv_bias=False,
 )
+CONVOLUTIONS = {"norm_eps": 2e-3, "block_multiple_of": 8, "block_ffn_dim_multiplier": 1.1}
+CONVOLVED = {"layer_types": ["conv", "full_attention", "conv"]}
+LFM = {key: value for key, value in LLAMA.items() if key != "rms_norm_eps"}
+case("lfm2", "Lfm2ForCausalLM", "lfm2", LFM, CONVOLUTIONS, CONVOLVED)
+case(
+    "lfm2 with biases",
+    "Lfm2ForCausalLM",
+    "lfm2",
+    LFM,
+    CONVOLUTIONS,
+    full_attn_idxs=[0, 2],
+    conv_bias=True,
+    conv_L_cache=4,
+    block_auto_adjust_ff_dim=False,
+    tie_word_embeddings=False,
+)
+DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 4}
+HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+case("olmo_hybrid", "OlmoHybridForCausalLM", "olmo_hybrid", LLAMA, DELTA, HYBRID)
+case(
+    "olmo_hybrid without positions",
+    "OlmoHybridForCausalLM",
+    "olmo_hybrid",
+    LLAMA,
+    rope_parameters={"rope_type": "default", "rope_theta": None},
+    linear_num_key_heads=3,
+    linear_num_value_heads=3,
+    linear_value_head_dim=12,
+    linear_conv_kernel_dim=3,
+    linear_allow_neg_eigval=False,
+    attention_bias=True,
+)
+NEXT = {"shared_expert_intermediate_size": 44, "mlp_only_layers": [1], "num_experts": 5, "linear_value_head_dim": 6}
+case("qwen3_next", "Qwen3NextForCausalLM", "qwen3_next", LLAMA, DELTA, HYBRID, EXPERTS, NEXT, head_dim=24)
+case(
+    "minimax",
+    "MiniMaxForCausalLM",
+    "minimax",
+    LLAMA,
+    WIDE,
+    HYBRID,
+    num_local_experts=5,
+    block_size=8,
+    full_attn_alpha_factor=1.3,
+    full_attn_beta_factor=0.8,
+    linear_attn_alpha_factor=1.2,
+    linear_attn_beta_factor=0.7,
+    mlp_alpha_factor=1.1,
+    mlp_beta_factor=0.9,
+)
+KIMI = {key: value for key, value in LLAMA.items() if key not in ("rope_parameters", "max_position_embeddings")}
+KIMI |= {
+    **MLA,
+    "model_max_length": POSITIONS,
+    "moe_intermediate_size": 36,
+    "num_experts": 6,
+    "num_experts_per_token": 2,
+}
+KIMI |= {"linear_head_dim": 12, "linear_num_heads": 3}
+case(
+    "kimi_linear",
+    "KimiLinearForCausalLM",
+    "kimi_linear",
+    KIMI,
+    HYBRID,
+    mlp_layer_types=["dense", "sparse", "sparse"],
+    num_expert_group=3,
+    topk_group=2,
+    num_shared_experts=2,
+)
+case(
+    "kimi_linear with narrow queries",
+    "KimiLinearForCausalLM",
+    "kimi_linear",
+    KIMI,
+    num_hidden_layers=2,
+    layer_types=["linear_attention", "full_attention"],
+    q_lora_rank=22,
+    linear_conv_kernel_dim=3,
+    moe_renormalize=False,
+)
 
 # encoders
 case("bert", "BertForMaskedLM", "bert", BERT)
