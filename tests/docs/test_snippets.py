@@ -9,6 +9,8 @@ from tests.docs.snippets import ROOT, Page, Snippet, agrees, conversation, needs
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 
+LONG = ("docs/add-a-block.md", "docs/inspect.md")  # half a minute each, also without what trains
+
 
 def fast(found: list[Snippet]) -> list[Snippet]:
     """The snippets before the first that trains."""
@@ -25,7 +27,9 @@ def tell(name: str, found: list[Snippet], folder: Path) -> None:
             raise AssertionError(f"{name}:{snippet.line}: {error}") from error
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in NAMES]
+)
 def test_a_page_does_what_it_says(name: str, tmp_path: Path) -> None:
     tell(name, fast(snippets((ROOT / name).read_text())), tmp_path)
 

@@ -68,6 +68,7 @@ def whole(command: Callable[..., list[str]]) -> tuple[Path, int]:
     return folder_of(command("whole")), passed
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_is_finished_by_the_same_command(
     command: Callable[..., list[str]], whole: tuple[Path, int], faults: int, tally: Tally
 ) -> None:

@@ -83,6 +83,7 @@ def damage_in(folder: Path) -> str | None:
     return None
 
 
+@pytest.mark.slow
 def test_a_signal_at_any_time_leaves_whole_files(
     faults: int, tally: Callable[[str, str], None], victim: Path, arguments: list[str], tmp_path: Path
 ) -> None:
