@@ -69,9 +69,12 @@ class Decays(NamedTuple):
         """
         if self.total.shape[-1] > 1:
             return _by_halves(rows, columns, self.total) * self.visible
+        return (rows @ columns.transpose(-2, -1)) * self.between()
+
+    def between(self) -> Tensor:
+        """With one decay per head: from the writing token (last axis) to the reading one, (B, H, N, C, C)."""
         total = self.total[..., 0]
-        between = (total[..., :, None] - total[..., None, :]).masked_fill(~self.visible, -torch.inf).exp()
-        return (rows @ columns.transpose(-2, -1)) * between
+        return (total[..., :, None] - total[..., None, :]).masked_fill(~self.visible, -torch.inf).exp()
 
 
 def _by_halves(rows: Tensor, columns: Tensor, total: Tensor) -> Tensor:

@@ -28,8 +28,9 @@ def state_space_dual(
         y (B, H, T, V), and the memory after the last token.
     """
     length, groups, heads = q.shape[2], q.shape[1], v.shape[1]
-    left = decays(logs, documents)
-    q, k, v = split(q), split(k), split(v)
+    chunks = layout(length)
+    left = decays(logs[..., None], chunks, documents)
+    q, k, v = split(q, chunks), split(k, chunks), split(v, chunks)
     writes = _by_head(k.transpose(-2, -1) @ _by_group(v * left.to_end, groups), heads)  # (B, H, N, K, V)
     held = torch.zeros_like(writes[:, :, 0]) if memory is None else memory
     before: list[Tensor] = []
@@ -37,7 +38,7 @@ def state_space_dual(
         before.append(held)
         held = held * whole + write
     earlier = _by_head(q @ _by_group(torch.stack(before, dim=2), groups), heads)
-    scores = (q @ k.transpose(-2, -1)).repeat_interleave(heads // groups, dim=1) * left.between  # (B, H, N, C, C)
+    scores = (q @ k.transpose(-2, -1)).repeat_interleave(heads // groups, dim=1) * left.between()  # (B, H, N, C, C)
     return joined(earlier * left.from_start + scores @ v, length), held
 
 
