@@ -4,19 +4,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import pytest
+from safetensors.torch import save_model
 
 import blockformer.data.datasets
 import blockformer.data.tokenizers
 import blockformer.training.evaluations
 import blockformer.training.objectives
 import blockformer.training.optimizers  # noqa: F401  (importing registers)
+from blockformer.assembly.loading import RECIPE, WEIGHTS
 from blockformer.conformance import BlockCase, Check, NotApplicable, block_cases, parametrize_checks, run_checks
 from blockformer.conformance.block_case import NEEDS
 from blockformer.conformance.components import table
-from blockformer.conformance.components.examples import TEXTS
+from blockformer.conformance.components.examples import TEXTS, example_model
 from blockformer.conformance.table import check_name
-from registry import entries, option_slots
+from blockformer.training.objectives import CausalLM
+from registry import entries, option_slots, spec_of
+from registry.text import as_yaml
 from tests.data.chats import SYSTEM, write_tokenizer
 
 SMALL: dict[tuple[str, str], dict[str, Any]] = {
@@ -64,6 +70,32 @@ def chat(number: int, text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": f"{number} {text}"}, {"role": "assistant", "content": text}]}
 
 
+def write_teacher(folder: Path) -> str:
+    """An imported folder with the model that an objective is tried on."""
+    folder.mkdir()
+    model = example_model(CausalLM())
+    (folder / RECIPE).write_text(as_yaml(spec_of(model).dump()))
+    save_model(model, str(folder / WEIGHTS))
+    return str(folder)
+
+
+def write_task(folder: Path, rows: str) -> str:
+    """A folder with a task of the harness."""
+    folder.mkdir()
+    task = {
+        "task": "own",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": rows}},
+        "test_split": "test",
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "bits_per_byte"}],
+    }
+    (folder / "own.yaml").write_text(json.dumps(task))
+    return str(folder)
+
+
 def of_files(folder: Path) -> list[BlockCase]:
     """Components that read files."""
     rows = write_rows(folder / "rows.jsonl", lambda n, text: {"text": f"{n} {text}", "label": n % 3, "score": n})
@@ -82,13 +114,23 @@ def of_files(folder: Path) -> list[BlockCase]:
         "table_scores": {"files": rows},
         "text": {"files": str(text)},
     }
-    folder = write_tokenizer(folder / "tokenizer", None)
-    made = BlockCase("tokenizer", "file", {"tokenizer_path": str(folder)})
-    return [*(BlockCase("dataset", name, params) for name, params in given.items()), made]
+    np.save(folder / "ids.npy", np.random.default_rng(0).integers(0, 50, 4000).astype(np.uint16))
+    given["token_files"] = {"files": str(folder / "ids.npy"), "vocab_size": 50, "separator": 7}
+    datasets.Dataset.from_dict({"text": list(TEXTS)}).save_to_disk(folder / "saved")
+    given["hub"] = {"path": str(folder / "saved")}
+    others = [
+        ("tokenizer", "file", {"tokenizer_path": str(write_tokenizer(folder / "tokenizer", None))}),
+        ("objective", "distillation", {"teacher": write_teacher(folder / "teacher")}),
+        ("evaluation", "harness", {"tasks": ("own",), "include": write_task(folder / "tasks", rows)}),
+    ]
+    cases = [("dataset", name, params) for name, params in given.items()]
+    return [BlockCase(*one) for one in (*cases, *others)]
 
 
 @pytest.mark.slow
-def test_components_of_files(tmp_path: Path) -> None:
+def test_components_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "1")
     report = run_checks(of_files(tmp_path))
     assert [f"{one.id}: {one.reason}" for one in report.outcomes if not one.good] == []
     assert not [one.id for one in report.outcomes if one.reason.startswith(NEEDS)]
