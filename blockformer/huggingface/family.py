@@ -73,7 +73,7 @@ class Family:
     @cached_property
     def keys(self) -> set[str]:
         """Every config key that an expression reads, or that is fixed; ``a.b`` is key b of the mapping a."""
-        return self._mentioned | set(self.section("fixed"))
+        return self.mentioned | set(self.section("fixed"))
 
     @cached_property
     def inner_keys(self) -> set[str]:
@@ -81,7 +81,8 @@ class Family:
         return {key for tree in self._expressions for key in items(tree)}
 
     @cached_property
-    def _mentioned(self) -> set[str]:
+    def mentioned(self) -> set[str]:
+        """Every config key that an expression reads."""
         parameters = {parameter for template in self.templates.values() for parameter in template.parameters}
         return {name for tree in self._expressions for name in names(tree)} - parameters - _PREDEFINED
 
@@ -99,7 +100,7 @@ class Family:
     def distance(self, config: Mapping[str, Any]) -> int:
         """Number of keys that either the config or the family has alone; few for a similar architecture."""
         given = {key for key in config if not self.ignores(key)} - {"model_type"}
-        needed = {key for key in self._mentioned if not self.has_default(key)} - set(self.templates)
+        needed = {key for key in self.mentioned if not self.has_default(key)} - set(self.templates)
         return len(given - self.keys - set(self.section("defaults"))) + len(needed - set(config))
 
 

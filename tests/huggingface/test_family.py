@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from blockformer.huggingface import HuggingFaceError, export_folder, families, load_family, read_folder
-from blockformer.huggingface.family import family_of
+from blockformer.huggingface.family import builtin_families, family_of
 from registry import RecipeError
 from tests.huggingface.conftest import Folder
 
@@ -233,3 +233,11 @@ def test_a_kind_of_layer_that_a_family_does_not_have_is_an_error(llama: Folder) 
         HuggingFaceError, match=r"layer_types.0: is chunked; family 'qwen2' supports only full_attention or"
     ):
         read_folder(folder)
+
+
+@pytest.mark.parametrize("name", builtin_families())
+def test_a_key_that_may_have_any_value_and_is_read_has_a_default(name: str) -> None:
+    """Or neither a config that omits it nor the export would have a value for it."""
+    known = load_family(name)
+    read = [key for key, value in known.section("fixed").items() if value == "*" and key in known.mentioned]
+    assert [key for key in read if not known.has_default(key)] == []
