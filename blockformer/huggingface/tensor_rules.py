@@ -177,7 +177,7 @@ def _rules(context: TemplateContext) -> Iterator[TensorRule | ConstantTensor]:
 
 def _rank(context: TemplateContext, mark: Mark) -> tuple[int, int]:
     """Rules of the family itself come before inherited ones, each in the order of the file."""
-    return context.family.generation(mark), mark.line
+    return context.family.generation(mark), mark.line or 0
 
 
 def _entries(rendered: Any) -> list[Mapping[str, Any]]:
