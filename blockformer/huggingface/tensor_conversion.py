@@ -228,7 +228,7 @@ def tensors_from_parameters(rules: list[TensorRule], parameters: Mapping[str, Te
     uses: dict[RuleUse, None] = {}
     missing: list[str] = []
     for name in parameters:
-        found = _rule_for(rules, name)
+        found = _rule_for(rules, name, parameters)
         if found is None:
             missing.append(name)
         else:
@@ -252,9 +252,18 @@ def constants_from_parameters(
     }
 
 
-def _rule_for(rules: list[TensorRule], name: str) -> tuple[TensorRule, NameMatch] | None:
-    """The rule that writes a parameter: the family's own before inherited ones, then the longest pattern."""
-    found = _writing(rules, name)
+def _rule_for(
+    rules: list[TensorRule], name: str, parameters: Mapping[str, Tensor]
+) -> tuple[TensorRule, NameMatch] | None:
+    """The rule that writes a parameter: the family's own before inherited ones, then the longest pattern.
+
+    A rule that needs another parameter, which the model does not have, writes none.
+    """
+    found = [
+        (rule, target, match)
+        for rule, target, match in _writing(rules, name)
+        if all(other.name(match.indices, match.suffix) in parameters for other in rule.targets)
+    ]
     best = min(found, key=lambda item: (item[0].generation, -len(item[1].text)), default=None)
     return None if best is None else (best[0], best[2])
 

@@ -248,3 +248,13 @@ def test_experts_that_are_fused_one_by_one_come_back(tmp_path: Path) -> None:
     result = parameters_from_tensors([rule], TensorNames({}, [], [], {}, []), tensors, shapes)
     assert not result.problems
     assert all(torch.equal(result.parameters[name], tensor) for name, tensor in parameters.items())
+
+
+def test_a_rule_that_needs_a_parameter_which_the_model_lacks_writes_none(
+    llama: Folder, family: Any, tmp_path: Path
+) -> None:
+    both = '["decoder.layers.{layer}.mixer.q", "decoder.layers.{layer}.mixer.none"]'
+    rule = load_family(family(f"tensors: {{'model.layers.{{layer}}.both': {{to: {both}}}}}"))
+    imported = read_folder(llama.path)
+    out = export_folder(imported.recipe, imported.parameters, tmp_path / "out", rule)
+    assert load_file(out / "model.safetensors").keys() == load_file(llama.path / "model.safetensors").keys()

@@ -388,6 +388,31 @@ STATED = {"state_size": 10, "time_step_rank": 5}
 case("mamba", "MambaForCausalLM", "mamba", MAMBA, STATED)
 case("mamba with biases", "MambaForCausalLM", "mamba", MAMBA, FLAGGED, expand=3, tie_word_embeddings=False)
 case("falcon_mamba", "FalconMambaForCausalLM", "falcon_mamba", MAMBA, STATED, mixer_rms_eps=2e-2)
+JAMBA = {**FOUR, "mamba_d_state": 10, "mamba_dt_rank": 5, "attn_layer_period": 4, "attn_layer_offset": 2}
+case("jamba", "JambaForCausalLM", "jamba", LLAMA, JAMBA, num_experts=5, expert_layer_offset=1)
+case(
+    "jamba without experts",
+    "JambaForCausalLM",
+    "jamba",
+    LLAMA,
+    num_experts=1,
+    attn_layer_offset=1,
+    mamba_proj_bias=True,
+    tie_word_embeddings=True,
+)
+GRIFFIN = {**LLAMA, **FOUR, "num_key_value_heads": 1, "attention_window_size": 5, "logits_soft_cap": 3.0}
+HALF = {"rope_parameters": rope(partial_rotary_factor=0.5)}
+case("recurrent_gemma", "RecurrentGemmaForCausalLM", "recurrent_gemma", GRIFFIN, HALF, lru_width=40)
+case(
+    "recurrent_gemma in another order",
+    "RecurrentGemmaForCausalLM",
+    "recurrent_gemma",
+    GRIFFIN,
+    HALF,
+    attention_bias=True,
+    block_types=["attention", "recurrent"],
+    hidden_activation="gelu",
+)
 FALCON_H1 = {"mamba_d_ssm": 60, "mamba_n_heads": 6, "mamba_d_head": 10, "mamba_d_state": 7}
 SCALED = {
     "embedding_multiplier": 2.5,
