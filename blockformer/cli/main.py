@@ -77,20 +77,35 @@ def _status(words: list[str]) -> int:
         status = _run([word for word in words if word != "--debug"])
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit succeeds
+        _discard_output()
         return PIPE_CLOSED
     except KeyboardInterrupt as interrupt:  # raised by other code than our handler
         raise signals.Stopped(signal.SIGINT) from interrupt
     except Exception as error:
         if stopped := signals.received():  # in the middle of an import, for example, which hides it
             raise stopped from error
-        with suppress(OSError, ValueError, AttributeError):
-            sys.stdout.flush()
+        _flush_output()
         if debug:
             _say("".join(traceback.format_exception(error)).rstrip())
         status, message = _explained(error, words, debug)
         _say(message)
     return status
+
+
+def _flush_output() -> None:
+    """Write what is waiting for stdout, if it can be written."""
+    try:
+        sys.stdout.flush()
+    except (ValueError, AttributeError):  # it is closed, or there is none
+        pass
+    except OSError:
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """What is waiting for stdout goes nowhere, or the interpreter tries again at exit and ends with status 120."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(message: str) -> None:

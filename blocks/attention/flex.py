@@ -32,7 +32,8 @@ def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring)
 
     settings: dict[str, Any] = {"scale": scoring.scale, "enable_gqa": q.shape[1] != k.shape[1]}
     if q.is_cuda:
-        settings["kernel_options"] = options = dict[str, Any]()
+        options: dict[str, Any] = {}  # dict[str, Any]() would stop torch.compile
+        settings["kernel_options"] = options
         if bias is not None:
             options["num_stages"] = 1  # with more, parts of the bias fill the shared memory
         if q.shape[2] > 1:  # the kernel for few queries has no blocks for 128 and more of a group of heads

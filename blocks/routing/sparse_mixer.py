@@ -55,7 +55,8 @@ class SparseMixerRouter(Router):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits = left = router_logits(self.linear, x)
-        weights, chosen = list[Tensor](), list[Tensor]()
+        weights: list[Tensor] = []  # list[Tensor]() would stop torch.compile
+        chosen: list[Tensor] = []
         for _ in range(self.top_k):
             weight, index = self._pick(logits, left)
             left = left.scatter(1, index, -torch.inf)

@@ -312,10 +312,18 @@ def test_closed_streams_are_no_error() -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_behind_standard_output_is_named() -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_behind_standard_output_is_named(buffered: bool) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     with Path("/dev/full").open("w") as full:
         answer = subprocess.run(
-            [*BLOCKFORMER, "blocks"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [*BLOCKFORMER, "blocks"],
+            cwd=ROOT,
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     assert answer.returncode == 1
     assert "No space left on device" in answer.stderr
