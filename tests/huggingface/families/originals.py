@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def _known_original(name: str) -> Any:
 
 def new_original(case: Case) -> Any:
     """:func:`original` of a case that may be none of the list."""
-    config = transformers.AutoConfig.for_model(case.model_type, **case.config)
+    config = transformers.AutoConfig.for_model(case.model_type, **deepcopy(case.config))  # which it may change
     config.architectures = [case.model]
     with torch.random.fork_rng():
         torch.manual_seed(0)
