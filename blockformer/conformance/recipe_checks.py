@@ -18,7 +18,6 @@ from registry import Recipe, RecipeError, load_recipe
 
 ALWAYS = frozenset(
     {
-        "hidden_states_give_the_logits",
         "is_causal",
         "is_causal_with_a_cache",
         "ignores_padding",

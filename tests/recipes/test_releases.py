@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def test_says_its_size_and_its_source(release: Release) -> None:
 def test_transformers_reads_the_config_as_we_do(release: Release) -> None:
     """Its classes fill in what a config.json leaves out, and write all of it in the spelling of today."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.AutoConfig.for_model(**release.config)
+    config = transformers.AutoConfig.for_model(**deepcopy(release.config))
     written = json.loads(config.to_json_string(use_diff=False))
     ours, theirs = imported_release(release).dump(), imported(written, has_head(release)).dump()
     assert with_head_dim(ours, ours["dim"]) == with_head_dim(theirs, theirs["dim"])
@@ -120,7 +121,7 @@ def test_transformers_reads_the_config_as_we_do(release: Release) -> None:
 @one_size_each
 def test_transformers_model_has_as_many_parameters(release: Release) -> None:
     transformers = pytest.importorskip("transformers")
-    config = transformers.AutoConfig.for_model(**release.config)
+    config = transformers.AutoConfig.for_model(**deepcopy(release.config))
     with torch.device("meta"):
         model = getattr(transformers, release.config["architectures"][0])(config)
     size = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
