@@ -114,19 +114,19 @@ def test_a_run_that_fails_ends_the_demo_with_status_2(tmp_path, monkeypatch, cap
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("demo", "shown"),
+    ("demo", "shown", "times"),
     [
-        ("lm", ["bits per byte", "xz", "demo_lm_no_feedforward continues"]),
-        ("translation", ["exact match", "chrF", "expected, if different"]),
-        ("masked", ["always predicting the most common byte", "Return the num"]),
+        ("lm", ["bits per byte", "xz", "demo_lm_no_feedforward continues"], 2),  # the second time beside the first
+        ("translation", ["exact match", "chrF", "expected, if different"], 1),
+        ("masked", ["always predicting the most common byte", "Return the num"], 1),
     ],
 )
-def test_a_demo_runs_from_its_first_word_to_its_last_twice(demo, shown, tmp_path, monkeypatch) -> None:
+def test_a_demo_runs_from_its_first_word_to_its_last(demo, shown, times, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(CONFIGS.parents[1]))
     steps = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "5"]
     command = [sys.executable, "-m", "blockformer.demo", demo, *steps]
-    for number in (1, 2):
+    for number in range(1, times + 1):
         result = subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL
         )
