@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
+from math import isfinite, prod
 from typing import Any, cast
 
 import torch
@@ -49,8 +49,8 @@ class TensorRule:
         mark: file and line of the rule.
         generation: 0 for a rule of the family itself, 1 for one of the family that it extends, and so on.
         where: whether the rule applies at some indices; None: at all.
-        lengths: of the parts of a parameter, along its first axis, that several stored tensors hold; None: each value
-            of an index that the parameter lacks is one item of its first axis.
+        lengths: of the parts of a parameter, along its first axis, that the export writes as tensors of their own; the
+            import takes any. None: each value of an index that the parameter lacks is one item of its first axis.
     """
 
     source: NamePattern
@@ -88,9 +88,10 @@ class TensorRule:
         if self.lengths is None:
             columns = [self.layout.split(tensors[index], [shape[1:] for shape in shapes]) for index in range(count)]
             return [torch.stack(column) for column in zip(*columns, strict=True)]
-        if sum(self.lengths) != shapes[0][0]:
-            raise ValueError(f"the parts have {sum(self.lengths)} rows together; the parameter has shape {shapes[0]}")
-        parts = [(tensors[index], (length, *shapes[0][1:])) for index, length in enumerate(self.lengths)]
+        rest, lengths = shapes[0][1:], [tensors[index].numel() // prod(shapes[0][1:]) for index in range(count)]
+        if sum(lengths) != shapes[0][0]:
+            raise ValueError(f"the parts have {sum(lengths)} rows together; the parameter has shape {shapes[0]}")
+        parts = [(tensors[index], (length, *rest)) for index, length in enumerate(lengths)]
         return [torch.cat([self.layout.split(tensor, [shape])[0] for tensor, shape in parts])]
 
     def tensors(self, parameters: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:

@@ -128,6 +128,7 @@ def of_files(folder: Path) -> list[BlockCase]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Use TaskManager.load:DeprecationWarning")  # of the harness, by itself
 def test_components_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "1")

@@ -122,6 +122,9 @@ def test_several_tensors_hold_parts_of_a_parameter_and_a_rule_depends_on_the_lay
     before, after = load_file(llama.path / "model.safetensors"), exported(llama.path, rule, tmp_path / "out")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    other = family(PARTS.replace("left: 5", "left: 9").replace("size - 5", "size - 9"))  # the import takes any lengths
+    assert torch.equal(read_folder(llama.path, other).parameters["decoder.layers.0.feedforward.up.weight"],
+                       plain.parameters["decoder.layers.0.feedforward.up.weight"])  # fmt: skip
     llama.change(lambda tensors: {name: t for name, t in tensors.items() if "1.mlp.right" not in name})
     assert "the values of {half} are left; expected left to right" in problems(llama.path, rule)
 
