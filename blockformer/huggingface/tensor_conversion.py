@@ -230,7 +230,7 @@ def tensors_from_parameters(rules: list[TensorRule], parameters: Mapping[str, Te
     for name in parameters:
         found = _rule_for(rules, name, parameters)
         if found is None:
-            missing.append(name)
+            missing.append(name + _needed_too(rules, name, parameters))
         else:
             rule, match = found
             stored = tuple(sorted((key, value) for key, value in match.indices.items() if key in rule.source.indices))
@@ -266,6 +266,15 @@ def _rule_for(
     ]
     best = min(found, key=lambda item: (item[0].generation, -len(item[1].text)), default=None)
     return None if best is None else (best[0], best[2])
+
+
+def _needed_too(rules: list[TensorRule], name: str, parameters: Mapping[str, Tensor]) -> str:
+    """Which parameter a rule for this one needs too, although the model does not have it; empty: there is no rule."""
+    for rule, _, match in _writing(rules, name):
+        for other in (target.name(match.indices, match.suffix) for target in rule.targets):
+            if other not in parameters:
+                return f" (the rule at {rule.mark} needs {other} too, which the model does not have)"
+    return ""
 
 
 def _writing(rules: list[TensorRule], name: str) -> list[tuple[TensorRule, NamePattern, NameMatch]]:

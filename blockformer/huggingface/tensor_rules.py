@@ -197,10 +197,10 @@ def _rule(context: TemplateContext, source: NamePattern, entry: Mapping[str, Any
         raise HuggingFaceError.at(mark, f"the parameters {targets[0]} and {another} have different indices", path)
     generation, layout = context.family.generation(mark), _layout(entry, path, mark)
     parts: Mapping[str, int] = entry.get("parts", {})
-    if parts:
+    if "parts" in entry:
         joined = source.indices - targets[0].indices
-        if not joined or len(targets) > 1:
-            reason = "with 'parts', 'to' is one parameter, and the tensor's name has an index that it lacks"
+        if not parts or not joined or len(targets) > 1:
+            reason = "'parts' names at least one part; 'to' is one parameter, which lacks an index of the tensor's name"
             raise HuggingFaceError.at(mark, reason, path)
         source = NamePattern(source.text, {joined.pop(): list(parts)})
     where = partial(_holds, context, entry["where"], f"{path}.where", mark) if "where" in entry else None

@@ -134,8 +134,9 @@ def test_several_tensors_hold_parts_of_a_parameter_and_a_rule_depends_on_the_lay
     [
         (
             "{to: decoder.norm, parts: {a: 3}}",
-            "'to' is one parameter, and the tensor's name has an index that it lacks",
+            "'to' is one parameter, which lacks an index of the tensor's name",
         ),
+        ("{to: decoder.norm, parts: {}}", "'parts' names at least one part"),
         ("{to: decoder.norm, parts: {a: 0}}", "parts must have whole numbers above 0"),
         ("{to: decoder.norm, parts: 3}", "parts must be a mapping of names to lengths"),
         ("[{to: decoder.norm}, {too: decoder.norm}]", "unknown key 'too' in a rule"),
@@ -261,3 +262,8 @@ def test_a_rule_that_needs_a_parameter_which_the_model_lacks_writes_none(
     imported = read_folder(llama.path)
     out = export_folder(imported.recipe, imported.parameters, tmp_path / "out", rule)
     assert load_file(out / "model.safetensors").keys() == load_file(llama.path / "model.safetensors").keys()
+    text = (
+        f"tensors: {{'model.layers.{{layer}}.both': {{to: {both}}}, 'model.layers.{{layer}}.self_attn.q_proj': null}}"
+    )
+    with pytest.raises(HuggingFaceError, match=r"mine.yaml:3 needs decoder.layers.0.mixer.none.weight too"):
+        export_folder(imported.recipe, imported.parameters, tmp_path / "no", load_family(family(text)))

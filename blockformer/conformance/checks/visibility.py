@@ -112,9 +112,8 @@ def _reach(block: Component, causal: bool) -> int | None:
     """The largest distance of a token that a block attends to; None: any."""
     repeats = [module.repeats for module in block.modules() if isinstance(module, Stack)]
     mixers = [module for module in block.modules() if isinstance(module, Mixer)]
-    inner = {
-        part for mixer in mixers for part in mixer.modules() if part is not mixer
-    }  # the outer one has their window
+    # Mixers inside others are left out: the outer one has their window.
+    inner = {part for mixer in mixers for part in mixer.modules() if part is not mixer}
     windows = [mixer.window for mixer in mixers if mixer not in inner and _is_self_attention(mixer, causal)]
     found = [window for window in windows if window is not None]
     return None if len(found) < len(windows) else sum(window - 1 for window in found) * max(repeats, default=1)
