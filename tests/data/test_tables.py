@@ -3,8 +3,11 @@
 import gzip
 import json
 import re
-from collections.abc import Callable, Sequence
+import tracemalloc
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -15,6 +18,7 @@ from pyarrow import parquet
 from blockformer.data.corpora import table_readers, table_rows, tables
 from blockformer.data.corpora.corpus import Corpus
 from blockformer.data.corpora.files import Files
+from blockformer.data.corpora.unpacked_size import LONGEST, unpacked_size
 from blockformer.data.module import TextData
 from blockformer.errors import DataError
 from blockformer.training.objectives import CausalLM, SequenceToSequence
@@ -258,3 +262,88 @@ def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> Non
     path.write_text(path.read_text() + '{"text": "more"}\n')
     with pytest.raises(DataError, match=re.escape(f"{path}: was changed while it was read")):
         list(found)
+
+
+BIG = "x" * 3_000_000
+REPEATED = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 900, pyarrow.int32()), [BIG])
+LISTED = pyarrow.ListArray.from_arrays(pyarrow.array([0, 450, 900], pyarrow.int32()), REPEATED)
+VIEWS = pyarrow.ListViewArray.from_arrays(
+    pyarrow.array([0] * 900, pyarrow.int32()), pyarrow.array([3] * 900, pyarrow.int32()), pyarrow.array([BIG] * 3)
+)
+RUNS = pyarrow.RunEndEncodedArray.from_arrays(pyarrow.array([900], pyarrow.int32()), pyarrow.array([BIG]))
+
+
+@pytest.mark.parametrize(
+    ("ending", "column"),
+    [("parquet", REPEATED), ("arrow", REPEATED), ("arrow", RUNS), ("arrow", VIEWS)],
+    ids=["parquet", "dictionary", "runs", "views"],
+)
+def test_a_value_that_a_small_file_repeats_fills_no_memory(ending: str, column: pyarrow.Array, tmp_path: Path) -> None:
+    path = tmp_path / f"t.{ending}"
+    write_columns(path, {"text": column})
+    assert path.stat().st_size < 10_000_000 < 900 * len(BIG)
+    before = pyarrow.total_allocated_bytes()
+    rows = table_readers.reader_of(path)(path, ["text"], [], lambda count: None)
+    with peak_of_python() as peak:
+        assert sum(1 for _ in rows) == 900
+    assert peak() < 2 * LONGEST
+    assert pyarrow.total_allocated_bytes() - before < LONGEST
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_row_that_would_fill_the_memory_is_refused(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t.{ending}"
+    write_columns(path, {"text": LISTED})
+    assert path.stat().st_size < 10_000_000
+    with pytest.raises(DataError, match=rf"t\.{ending}, row 1: takes more than 256 MiB once it is unpacked"):
+        list(table_readers.reader_of(path)(path, ["text"], [], lambda count: None))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pyarrow.array(["abc", None, "de"]),
+        pyarrow.array(["abc", None, "de"], pyarrow.string_view()),
+        pyarrow.array(["abc", "abc", None, "de"]).dictionary_encode(),
+        pyarrow.array([["abc", "de"], None, [], ["f"]]),
+        pyarrow.array([{"a": "abc", "b": ["de"]}, {"a": None, "b": None}]),
+        pyarrow.array([[("k", "value")], []], pyarrow.map_(pyarrow.string(), pyarrow.string())),
+        pyarrow.array([["abc", "de"]], pyarrow.list_(pyarrow.string(), 2)),
+        pyarrow.array([["abc"], ["de", "f"]], pyarrow.list_view(pyarrow.string())),
+    ],
+    ids=lambda column: str(column.type)[:30],
+)
+def test_the_unpacked_size_counts_every_character(column: pyarrow.Array) -> None:
+    for array in (column, column.slice(0, len(column) - 1)):
+        exact = characters(array.to_pylist())
+        assert exact <= unpacked_size(array) <= exact + 4 * (len(array) + 4)
+
+
+def characters(value: Any) -> int:
+    match value:
+        case str():
+            return len(value)
+        case list() | tuple():
+            return sum(map(characters, value))
+        case dict():
+            return sum(map(characters, value.values()))
+        case _:
+            return 0
+
+
+def write_columns(path: Path, columns: dict[str, pyarrow.Array]) -> None:
+    table = pyarrow.table(columns)
+    if path.suffix == ".parquet":
+        parquet.write_table(table, path, compression="zstd")
+    else:
+        with pyarrow.ipc.new_file(str(path), table.schema) as file:
+            file.write_table(table)
+
+
+@contextmanager
+def peak_of_python() -> Generator[Callable[[], int]]:
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

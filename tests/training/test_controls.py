@@ -34,7 +34,7 @@ CONTROLS: dict[str, tuple[dict[str, Any], int, dict[str, Any], dict[str, Any]]] 
     "induction: two layers of attention, and one": (INDUCTION, 600, {}, {"decoder.depth": 1}),
     "copy: attention, and a linear mixer with a small state": (COPY, 400, {}, LINEAR),
     "selective copy: attention, and a linear mixer with a small state": (SELECTIVE, 400, {}, LINEAR),
-    "parity beyond the trained length: beta up to 2, and up to 1": (PARITY, 600, REVERSING, DELTA),
+    "parity beyond the trained length: beta up to 2, and up to 1": (PARITY, 900, REVERSING, DELTA),
     "memorisation: with a feed-forward, and without": (
         *(FACTS, 500),
         ONE | {"decoder.layer.feedforward.hidden": 128},

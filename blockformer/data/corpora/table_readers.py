@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import IO, Any
 
+from blockformer.data.corpora.unpacked_size import LONGEST, parquet_batches, small_parts
 from blockformer.errors import DataError
 from registry.errors import nearest
 from registry.text import shortened
@@ -19,8 +20,6 @@ Counter = Callable[[int], object]
 Reader = Callable[[Path, Sequence[str], Collection[str], Counter], Values]
 """Reads these columns of a file, some of which may be missing; then their values are None."""
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
-LONGEST = 2**28
-"""Bytes of a line at most."""
 _AT_ONCE = 1024  # rows of a Parquet or Arrow file
 
 
@@ -171,10 +170,13 @@ def _parquet_rows(path: Path, columns: Sequence[str], optional: Collection[str],
     try:
         with parquet.ParquetFile(path, pre_buffer=False) as file:
             there = _columns_in(path, file.schema_arrow.names, columns, optional)
+            leaves = map(file.schema.column, range(len(file.schema)))
+            text = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
             each = path.stat().st_size / max(1, file.metadata.num_rows)
-            batches = file.iter_batches(_AT_ONCE, columns=there)
-            sized = ((batch, round(each * batch.num_rows)) for batch in batches)
-            yield from _batches(path, columns, sized, count)
+            with parquet.ParquetFile(path, pre_buffer=False, read_dictionary=text) as repeats:
+                batches = parquet_batches(file, repeats, there, _AT_ONCE)
+                sized = ((batch, round(each * batch.num_rows)) for batch in batches)
+                yield from _batches(path, columns, sized, count)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a Parquet file: {shortened(str(error))}") from None
 
@@ -226,12 +228,12 @@ def _batches(path: Path, columns: Sequence[str], batches: Iterator[tuple[Any, in
             if name in there:
                 _validate(path, batch, name)
         for start in range(0, batch.num_rows, _AT_ONCE):
-            part = batch.slice(start, _AT_ONCE)
-            missing = [None] * part.num_rows
-            values = (_values(path, part, name) if name in there else missing for name in columns)
-            for row in zip(*values, strict=True):
-                number += 1
-                yield f"{path}, row {number}", row
+            for part in small_parts(path, batch.slice(start, _AT_ONCE), [*there & {*columns}], number):
+                missing = [None] * part.num_rows
+                values = (_values(path, part, name) if name in there else missing for name in columns)
+                for row in zip(*values, strict=True):
+                    number += 1
+                    yield f"{path}, row {number}", row
         count(size)
 
 
