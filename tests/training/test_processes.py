@@ -128,3 +128,12 @@ def test_a_store_that_does_not_answer_means_the_first_process(monkeypatch: pytes
     lines = [line for line in ended(monkeypatch, silence, 2.5) if line != "without a word"]
     assert set(lines) == {lines[0]}
     assert lines[0].startswith("the run failed: process 0 of 3")
+
+
+def test_a_silent_store_makes_no_other_process_missing() -> None:
+    beat = Heartbeat(2, 3, Store(), 1.0)
+    beat._answered, beat._seen = 100.0, {0: (b"5", 99.5), 1: (b"5", 99.2)}
+    assert beat.missing(100.5) == []
+    assert beat.missing(101.1) == [0]
+    beat._answered = 100.5
+    assert beat.missing(100.6) == [1]

@@ -63,10 +63,11 @@ class Heartbeat:
                 thread.join(LAST_ANSWER)
 
     def missing(self, now: float) -> list[int]:
-        """The processes that have not answered within the timeout."""
+        """The processes that have not answered within the timeout, as far as the store has told."""
         if now - self._answered > self._seconds and self._rank != 0:
             return [0]
-        return [rank for rank, (beat, at) in self._seen.items() if beat != DONE and now - at > self._seconds]
+        heard = self._answered  # what was not heard since then may be the store's silence
+        return [rank for rank, (beat, at) in self._seen.items() if beat != DONE and heard - at > self._seconds]
 
     def _beat(self) -> None:
         count = 0
