@@ -3,9 +3,11 @@
 import hashlib
 import posixpath
 from functools import cache
-from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from figures import FIGURES
 from mkdocs.structure.files import File
 
 from blockformer.reference.pictures import picture_of_block, picture_of_model
@@ -40,12 +42,27 @@ class Pictures:
         """The address of a picture of the first kind of layer of a model."""
         return self.add(f"{recipe}-layer", _layer(recipe))
 
+    def figure(self, name: str, caption: str) -> str:
+        """A figure of :mod:`figures`, with a caption."""
+        return _figure(self.add(f"figure-{name}", FIGURES[name]()), name, caption)
+
+    def figure_of_text(self, recipe: str, caption: str) -> str:
+        """A picture of the model of a recipe in YAML, with a caption."""
+        name = f"recipe-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "recipe.yaml"
+            path.write_text(recipe)
+            return _figure(self.add(name, picture_of_model(load_recipe(path))), "the model", caption)
+
     def figure_of_model(self, recipe: str, changes: list[str], caption: str) -> str:
         """A picture of a whole model, with a caption."""
-        address = self.model(recipe, tuple(changes))
-        below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        image = f"![Diagram of {recipe}]({address}){{ loading=lazy }}"
-        return f'<figure class="picture" markdown="span">{image}{below}</figure>'
+        return _figure(self.model(recipe, tuple(changes)), recipe, caption)
+
+
+def _figure(address: str, what: str, caption: str) -> str:
+    below = f"<figcaption>{caption}</figcaption>" if caption else ""
+    image = f"![Figure: {what}]({address}){{ loading=lazy }}"
+    return f'<figure class="picture" markdown="span">{image}{below}</figure>'
 
 
 @cache

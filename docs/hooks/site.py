@@ -12,6 +12,8 @@ import gallery
 import pictures
 from mkdocs.structure.files import File
 
+ABOVE = re.compile(r"^```yaml\b[^\n]*\n((?:(?!^```).)*?)^```\n\n<!-- diagram: above(?: -- (.*?))? -->$", re.M | re.S)
+FIGURE = re.compile(r"^<!-- figure: (\w+)(?: -- (.*?))? -->$", re.M)
 DIAGRAM = re.compile(r"^<!-- diagram: (?P<recipe>\S+)(?P<changes>(?: [\w.]+=\S+)*)(?: -- (?P<caption>.*?))? -->$", re.M)
 
 
@@ -49,7 +51,16 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         markdown = gallery.with_cards(markdown, drawn)
     elif uri.startswith("models/"):
         markdown = gallery.with_pictures(markdown, drawn)
+    markdown = FIGURE.sub(lambda found: drawn.figure(found[1], found[2] or ""), markdown)
+    markdown = ABOVE.sub(lambda found: _beside(found, drawn), markdown)
     return DIAGRAM.sub(lambda found: _diagram(found, drawn), markdown)
+
+
+def _beside(found: re.Match[str], drawn: pictures.Pictures) -> str:
+    """A recipe, and beside it the model that it describes."""
+    whole, recipe, caption = found[0], found[1], found[2] or ""
+    code = whole[: whole.rindex("\n\n<!--")]
+    return f'<div class="sides" markdown>\n\n{code}\n\n{drawn.figure_of_text(recipe, caption)}\n\n</div>'
 
 
 def _diagram(found: re.Match[str], drawn: pictures.Pictures) -> str:
