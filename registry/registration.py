@@ -30,12 +30,14 @@ class Block:
     Attributes:
         slot: the slot that it fills.
         paper: the source of the idea.
+        formula: what it computes, in the notation of :mod:`registry.formula`; empty where words say more.
         capabilities: what it supports: places, padding, documents, caches, backends, ....
         expected_failures: checks of the conformance suite, by name, that it does not pass, each with the reason.
     """
 
     slot: ClassVar[Slot]
     paper: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
     capabilities: ClassVar[Capabilities] = Capabilities()
     expected_failures: ClassVar[Mapping[str, str]] = {}
     _spec: Any = None

@@ -19,7 +19,6 @@ def main(arguments: Sequence[str]) -> int:
     import blockformer.training.optimizers  # noqa: F401
     import blocks  # noqa: F401  (importing registers; imported late: --help then needs no torch)
     from blockformer.files import write_text
-    from registry.reference import pages
     from registry.schema import schema
 
     text = json.dumps(schema(), indent=1) + "\n"
@@ -29,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
 
         files[options.studies] = json.dumps(study_schema(), indent=1) + "\n"
     if options.reference:
+        from blockformer.reference.pages import pages
+
         files |= {options.reference / name: page for name, page in pages().items()}
     for path, content in files.items():
         try:

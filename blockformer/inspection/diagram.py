@@ -32,6 +32,24 @@ def diagram(recipe: Recipe, model: Model) -> Drawing:
     return Drawing(head.width, head.height + 1 + body.height, 0, (*head.marks, *body.moved(0, head.height + 1)))
 
 
+def layer_diagram(model: Model, slot: str, name: str) -> Drawing | None:
+    """The first kind of layer that has a block, alone; None if the block is in no layer.
+
+    Args:
+        model: built from a recipe.
+        slot: of the block.
+        name: of the block.
+    """
+    for _, stack in model.components():
+        for index, layer in enumerate(layers_of(stack)):
+            spec = spec_of(layer)
+            if spec and any((inner.entry.slot, inner.entry.name) == (slot, name) for _, inner in spec.walk()):
+                return framed(
+                    [f"layer {index}: {entry_of(type(layer)).name}"], _inside(layer, ONE_STACK), ONE_STACK + 4
+                )
+    return None
+
+
 def _beside(columns: list[Drawing]) -> Drawing:
     """Columns side by side; a line leads from the first, the encoder, to each cross mixer in the others."""
     marks: list[Mark] = list(columns[0].marks)

@@ -18,6 +18,7 @@ class ReLU(Activation):
     """max(x, 0), as in the original Transformer."""
 
     paper = "Nair & Hinton, 2010"
+    formula = "y = max(x, 0)"
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,6 +32,7 @@ class ReLUSquared(Activation):
     """max(x, 0)^2."""
 
     paper = "So et al., 2021, arXiv:2109.08668"
+    formula = "y = max(x, 0)^2"
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +46,7 @@ class GELU(Activation):
     """x * Phi(x), where Phi is the normal distribution's cumulative distribution function."""
 
     paper = "Hendrycks & Gimpel, 2016, arXiv:1606.08415"
+    formula = "y = x Phi(x)"
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,6 +60,7 @@ class GELUTanh(Activation):
     """GELU with Phi approximated by a tanh, as in GPT-2."""
 
     paper = "Hendrycks & Gimpel, 2016, arXiv:1606.08415"
+    formula = "y = x / 2 * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))"
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,6 +74,7 @@ class SiLU(Activation):
     """x * sigmoid(x), also called swish."""
 
     paper = "Elfwing et al., 2017, arXiv:1702.03118; Ramachandran et al., 2017, arXiv:1710.05941"
+    formula = "y = x / (1 + exp(-x))"
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,6 +92,7 @@ class Swish(Activation):
     """
 
     paper = "Ramachandran et al., 2017, arXiv:1710.05941; Hendrycks & Gimpel, 2016, arXiv:1606.08415"
+    formula = "y = x / (1 + exp(-beta x))"
 
     def __init__(self, *, beta: float = 1.702) -> None:
         super().__init__()
@@ -101,6 +107,7 @@ class Sigmoid(Activation):
     """1 / (1 + exp(-x)); in a gated feed-forward it gives the original GLU."""
 
     paper = "Dauphin et al., 2016, arXiv:1612.08083"
+    formula = "y = 1 / (1 + exp(-x))"
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,6 +121,7 @@ class Softplus(Activation):
     """log(1 + exp(x)), a smooth approximation of ReLU."""
 
     paper = "Dugas et al., 2000"
+    formula = "y = log(1 + exp(x))"
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,6 +134,8 @@ class Softplus(Activation):
 class Tanh(Activation):
     """tanh(x)."""
 
+    formula = "y = tanh(x) = (exp(x) - exp(-x)) / (exp(x) + exp(-x))"
+
     def __init__(self) -> None:
         super().__init__()
 
@@ -136,6 +146,8 @@ class Tanh(Activation):
 @register("identity")
 class Identity(Activation):
     """x: makes a feed-forward linear, or bilinear if it is gated."""
+
+    formula = "y = x"
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,6 +26,7 @@ class LoRA(Adapter):
     """
 
     paper = "Hu et al., 2021, arXiv:2106.09685; scaling by sqrt_rank: Kalajdzievski, 2023, arXiv:2312.03732"
+    formula = "y = W x + factor * B A x"
 
     def __init__(
         self,

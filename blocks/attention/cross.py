@@ -54,6 +54,7 @@ class CrossAttention(Mixer):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.2.3"
+    formula = "q = q(x), k = k(memory), v = v(memory); A_h = softmax(scale * q_h k_h^T) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"cross"}), backends=BACKENDS, shards=GROUPED_SHARDS)
 

@@ -20,6 +20,7 @@ class FourierMixing(Mixer):
     """
 
     paper = "Lee-Thorp et al., 2021, arXiv:2105.03824"
+    formula = "y = Re(F_time(F_width(x)))"
     capabilities = Capabilities(places=frozenset({"bidirectional"}), padding=False, documents=False, ordered=True)
 
     def __init__(self, site: Site, *, orthonormal: bool = True) -> None:

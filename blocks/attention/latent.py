@@ -59,6 +59,12 @@ class LatentAttention(Mixer):
     """
 
     paper = "DeepSeek-AI, 2024, arXiv:2405.04434, section 2.1"
+    formula = (
+        "c = norm(kv_down(x)); "
+        "k_h = [k_h(c), R k_rotary(x)], v_h = v_h(c); "
+        "A_h = softmax(scale * q_h k_h^T) v_h; "
+        "y = out([A_1, ..., A_H])"
+    )
     outputs = ("out",)
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),

@@ -80,6 +80,7 @@ class MultiHeadAttention(Mixer):
         "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708; "
         "out_norm: Wang et al., 2022, arXiv:2210.06423"
     )
+    formula = "A_h = softmax(scale * q_h k_h^T + bias) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),

@@ -25,6 +25,7 @@ class TokenEmbedding(Embedding):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.4; Devlin et al., 2018, arXiv:1810.04805"
+    formula = "x_t = norm(scale * table[token_t] + positions_t + segments_t)"
 
     def __init__(
         self,

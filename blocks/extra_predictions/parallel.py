@@ -20,6 +20,7 @@ class ParallelPrediction(ExtraPrediction):
     """
 
     paper = "Gloeckle et al., 2024, Better & Faster Large Language Models via Multi-token Prediction, arXiv:2404.19737"
+    formula = "y = norm(layer(x))"
 
     def __init__(self, site: Site, *, layer: Factory[Layer] = SequentialLayer, norm: Factory[Norm] = RMSNorm) -> None:
         super().__init__(site)

@@ -21,6 +21,7 @@ class SequentialPrediction(ExtraPrediction):
     """
 
     paper = "DeepSeek-AI, 2024, DeepSeek-V3 Technical Report, arXiv:2412.19437, section 2.2"
+    formula = "y = norm(layer(W [norm(previous), norm(ahead)]))"
 
     def __init__(self, site: Site, *, layer: Factory[Layer] = SequentialLayer, norm: Factory[Norm] = RMSNorm) -> None:
         super().__init__(site)

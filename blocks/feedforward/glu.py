@@ -32,6 +32,7 @@ class GLU(Expert):
         "Shazeer, 2020, arXiv:2002.05202; limit and offset: OpenAI, 2025, arXiv:2508.10925; "
         "inner norm: Wang et al., 2022, arXiv:2210.06423"
     )
+    formula = "y = down(activation(gate(x)) ⊙ up(x))"
     outputs = ("down",)
     capabilities = Capabilities(shards={"gate": "columns", "up": "columns", "down": "rows"})
 

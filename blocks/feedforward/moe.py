@@ -30,6 +30,7 @@ class MixtureOfExperts(FeedForward):
         "Shazeer et al., 2017, arXiv:1701.06538; Jiang et al., 2024, arXiv:2401.04088; "
         "shared experts: Dai et al., 2024, arXiv:2401.06066"
     )
+    formula = "y = sum_(e ∈ chosen(x)) w_e(x) expert_e(x)"
 
     def __init__(
         self,

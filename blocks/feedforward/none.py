@@ -10,6 +10,8 @@ from registry import register
 class NoFeedForward(FeedForward):
     """No sublayer, norm or residual: for ablations of the feed-forward."""
 
+    formula = "y = x"
+
     is_noop = True
 
     def __init__(self, site: Site) -> None:

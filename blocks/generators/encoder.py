@@ -27,6 +27,7 @@ class EncoderGenerator(Generator):
     """
 
     paper = "Clark et al., 2020, ELECTRA: Pre-training Text Encoders as Discriminators, arXiv:2003.10555, section 3.2"
+    formula = "y = head(encoder(W x + b))"
     capabilities = Capabilities(places=frozenset({"bidirectional"}))
 
     def __init__(

@@ -19,6 +19,7 @@ class DenseTransform(Transform):
     """
 
     paper = "Devlin et al., 2018, arXiv:1810.04805"
+    formula = "y = activation(W x + b)"
 
     def __init__(
         self, site: Site, width: int, *, activation: SitelessFactory[Activation] = Tanh, bias: bool = True

@@ -22,6 +22,7 @@ class MLMTransform(Transform):
     """
 
     paper = "Devlin et al., 2018, arXiv:1810.04805"
+    formula = "y = norm(activation(dense(x)))"
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ class OwnHead(Head):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.4"
+    formula = "logits = W transform(x) + b"
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ class PerTokenHead(Head):
     """
 
     paper = "Clark et al., 2020, ELECTRA: Pre-training Text Encoders as Discriminators, arXiv:2003.10555"
+    formula = "logits = W transform(x) + b"
     per_token = True
 
     def __init__(

@@ -22,6 +22,7 @@ class PooledHead(Head):
     """
 
     paper = "Devlin et al., 2018, arXiv:1810.04805, section 4.1; Reimers & Gurevych, 2019, arXiv:1908.10084"
+    formula = "logits = W transform(pooling(x_1, ..., x_T)) + b"
     capabilities = Capabilities(documents=False, cache=False)
     pooled = True
 

@@ -24,6 +24,7 @@ class TiedHead(Head):
     """
 
     paper = "Press & Wolf, 2016, arXiv:1608.05859"
+    formula = "logits = scale * table * transform(x)"
 
     def __init__(
         self,

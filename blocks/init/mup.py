@@ -31,6 +31,7 @@ class MaximalUpdate(Init):
         "Yang et al., 2022, arXiv:2203.03466, table 3; as a condition on spectral norms: Yang et al., 2023, "
         "arXiv:2310.17813"
     )
+    formula = "m = dim / base_width; w ~ N(0, std^2 / m); lr_hidden = lr / m"
 
     def __init__(self, *, base_width: Positive = 256, inner: SitelessFactory[Init] = Normal) -> None:
         self.base_width, self.inner = base_width, inner()

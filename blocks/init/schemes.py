@@ -17,6 +17,7 @@ class Normal(Init):
     """
 
     paper = "Devlin et al., 2018, arXiv:1810.04805 (std 0.02)"
+    formula = "w ~ N(0, std^2)"
 
     def __init__(self, *, std: PositiveFloat = 0.02) -> None:
         self.std = std
@@ -37,6 +38,7 @@ class DepthScaled(Init):
     """
 
     paper = "Radford et al., 2019 (GPT-2), section 2.3"
+    formula = "w ~ N(0, std^2); w_out ~ N(0, std^2 / (2 depth))"
 
     def __init__(self, *, std: PositiveFloat = 0.02) -> None:
         self.std = std
@@ -53,6 +55,7 @@ class Xavier(Init):
     """Draw matrices uniformly so that variance is preserved, embeddings from a normal distribution, std width^-0.5."""
 
     paper = "Glorot & Bengio, 2010"
+    formula = "w ~ U(-a, a), a = sqrt(6 / (in + out))"
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ class ParallelLayer(Layer):
     """
 
     paper = "Wang & Komatsuzaki, 2021 (GPT-J); two norms: Black et al., 2022, arXiv:2204.06745"
+    formula = "y = x + mixer(norm(x)) + feedforward(norm(x))"
 
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}))
 

@@ -27,6 +27,7 @@ class SequentialLayer(Layer):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1"
+    formula = "x' = residual(x, mixer); x'' = residual(x', cross); y = residual(x'', feedforward)"
 
     def __init__(
         self,

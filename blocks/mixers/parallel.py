@@ -20,6 +20,7 @@ class ParallelMixers(Mixer):
     """
 
     paper = "Dong et al., 2024, arXiv:2411.13676"
+    formula = "y = sum_m mixer_m(x)"
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}))
 
     def __init__(

@@ -18,6 +18,7 @@ class ScaledMixer(Mixer):
     """
 
     paper = "Zuo et al., 2025, arXiv:2507.22448; Yang et al., 2022, arXiv:2203.03466"
+    formula = "y = by * inner(input_by * x)"
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}))
 
     def __init__(

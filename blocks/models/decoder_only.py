@@ -48,6 +48,7 @@ class DecoderOnly(Model):
     """
 
     paper = "Liu et al., 2018, arXiv:1801.10198; Radford et al., 2018"
+    formula = "h_t = decoder(x_1, ..., x_t); p(x_(t+1)) = softmax(head(h_t))"
     kind = "decoder_only"
 
     def __init__(

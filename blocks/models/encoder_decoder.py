@@ -46,6 +46,7 @@ class EncoderDecoder(Model):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762"
+    formula = "h_t = decoder(y_1, ..., y_t, encoder(x)); p(y_(t+1)) = softmax(head(h_t))"
     kind = "encoder_decoder"
 
     def __init__(

@@ -44,6 +44,7 @@ class EncoderOnly(Model):
     """
 
     paper = "Devlin et al., 2018, arXiv:1810.04805"
+    formula = "h_1, ..., h_T = encoder(x_1, ..., x_T); p(x_t) = softmax(head(h_t))"
     kind = "encoder_only"
 
     def __init__(

@@ -20,6 +20,7 @@ class DynamicTanh(Norm):
     """
 
     paper = "Zhu et al., 2025, arXiv:2503.10622"
+    formula = "y = tanh(alpha x) ⊙ weight + bias"
 
     def __init__(self, site: Site, *, alpha: PositiveFloat = 0.5, bias: bool = True) -> None:
         super().__init__(site)

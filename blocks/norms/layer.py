@@ -23,6 +23,7 @@ class LayerNorm(Norm):
     """
 
     paper = "Ba et al., 2016, arXiv:1607.06450"
+    formula = "y = (x - mean(x)) / sqrt(var(x) + eps) ⊙ (offset + weight) + bias"
 
     def __init__(
         self, site: Site, *, eps: PositiveFloat = 1e-5, weight: bool = True, bias: bool = True, offset: float = 0.0

@@ -10,6 +10,8 @@ from registry import register
 class NoNorm(Norm):
     """The identity: for ablations of a norm."""
 
+    formula = "y = x"
+
     def __init__(self, site: Site) -> None:
         super().__init__(site)
 

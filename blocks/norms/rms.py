@@ -23,6 +23,7 @@ class RMSNorm(Norm):
     """
 
     paper = "Zhang & Sennrich, 2019, arXiv:1910.07467"
+    formula = "y = x / sqrt(mean(x^2) + eps) ⊙ (offset + weight) + bias"
 
     def __init__(
         self, site: Site, *, eps: PositiveFloat = 1e-6, weight: bool = True, bias: bool = False, offset: float = 0.0

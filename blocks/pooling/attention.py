@@ -18,6 +18,7 @@ class AttentionPooling(Pooling):
     """
 
     paper = "Yang et al., 2016, Hierarchical Attention Networks for Document Classification, NAACL, section 2.2"
+    formula = "y = sum_t a_t x_t; a = softmax(v^T tanh(W x_1 + b), ..., v^T tanh(W x_T + b))"
 
     def __init__(self, site: Site, *, hidden: Positive | None = None) -> None:
         super().__init__(site)

@@ -15,6 +15,7 @@ class FirstToken(Pooling):
     """
 
     paper = "Devlin et al., 2018, arXiv:1810.04805, section 4.1"
+    formula = "y = x_1"
     capabilities = Capabilities(places=frozenset({"bidirectional"}), documents=False, cache=False)
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -26,6 +27,7 @@ class LastToken(Pooling):
     """The vector of the last token, which in a causal model is the only one that sees the whole text."""
 
     paper = "Radford et al., 2018, Improving Language Understanding by Generative Pre-Training, section 3.2"
+    formula = "y = x_T"
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
         places = torch.arange(1, x.shape[1] + 1, device=x.device)

@@ -12,6 +12,7 @@ class MeanPooling(Pooling):
     """The mean of the tokens' vectors."""
 
     paper = "Reimers & Gurevych, 2019, Sentence-BERT, arXiv:1908.10084, section 3"
+    formula = "y = 1 / T * sum_(t=1)^T x_t"
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
         exact = torch.promote_types(x.dtype, torch.float32)

@@ -22,6 +22,7 @@ class ALiBi(AttentionPositions):
     """
 
     paper = "Press et al., 2021, arXiv:2108.12409"
+    formula = "s_(h,t,u) = scale * q_(h,t)^T k_(h,u) - slope_h |t - u|; slope_h = 2^(-8 h / H)"
     capabilities = Capabilities(needs=frozenset({"bias"}))
 
     def __init__(self, site: Site, *, heads: Positive | None = None) -> None:

@@ -17,6 +17,7 @@ class LearnedPositions(InputPositions):
     """
 
     paper = "Gehring et al., 2017, arXiv:1705.03122; used by BERT and GPT-2"
+    formula = "y_t = x_t + table[t]"
     capabilities = Capabilities(any_length=False)
 
     def __init__(self, site: Site, *, offset: NonNegative = 0) -> None:

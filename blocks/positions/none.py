@@ -10,6 +10,8 @@ from registry import register
 class NoInputPositions(InputPositions):
     """No position encoding of the embeddings: positions come from the mixers or the causal mask."""
 
+    formula = "y_t = x_t"
+
     absolute = False
 
     def __init__(self, site: Site) -> None:
@@ -22,6 +24,8 @@ class NoInputPositions(InputPositions):
 @register("none")
 class NoAttentionPositions(AttentionPositions):
     """No positions in the mixer: positions come from the embeddings or the causal mask."""
+
+    formula = "s_(t,u) = scale * q_t^T k_u"
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

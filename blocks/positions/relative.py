@@ -26,6 +26,7 @@ class RelativeBias(AttentionPositions):
     """
 
     paper = "Raffel et al., 2019, arXiv:1910.10683, section 2.1"
+    formula = "s_(h,t,u) = scale * q_(h,t)^T k_(h,u) + table_h[bucket(t - u)]"
     capabilities = Capabilities(needs=frozenset({"bias"}))
 
     def __init__(

@@ -23,6 +23,10 @@ class RotaryPositions(AttentionPositions):
     """
 
     paper = "Su et al., 2021, arXiv:2104.09864"
+    formula = (
+        "s_(t,u) = scale * (R_t q_t)^T R_u k_u = scale * q_t^T R_(u-t) k_u; "
+        'R_t "turns the pair" i "by the angle" t theta^(-2i/K)'
+    )
     capabilities = Capabilities(needs=frozenset({"rotation"}))
 
     def __init__(

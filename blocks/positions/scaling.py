@@ -18,6 +18,7 @@ class LinearScaling(RotaryScaling):
     """
 
     paper = "Chen et al., 2023, arXiv:2306.15595"
+    formula = "f′_i = f_i / factor"
 
     def __init__(self, width: int, theta: float, *, factor: PositiveFloat = 1.0) -> None:
         super().__init__()
@@ -39,6 +40,7 @@ class DynamicScaling(RotaryScaling):
     """
 
     paper = "Peng et al., 2023, arXiv:2309.00071, section 3.3"
+    formula = "theta′ = theta (factor * T / trained_length - factor + 1)^(K/(K-2)); T = max(length, trained_length)"
     depends_on_length = True
 
     def __init__(
@@ -71,6 +73,10 @@ class Llama3Scaling(RotaryScaling):
     """
 
     paper = "Grattafiori et al., 2024, arXiv:2407.21783"
+    formula = (
+        's_i = (trained_length * f_i / (2 pi) - low) / (high - low) "within" [0, 1]; '
+        "f′_i = (1 - s_i) f_i / factor + s_i f_i"
+    )
 
     def __init__(
         self,
@@ -107,6 +113,11 @@ class YarnScaling(RotaryScaling):
     """
 
     paper = "Peng et al., 2023, arXiv:2309.00071"
+    formula = (
+        'r_i = (i - first) / (last - first) "within" [0, 1]; '
+        "f′_i = r_i f_i / factor + (1 - r_i) f_i; "
+        "q′ = magnitude * q, k′ = magnitude * k"
+    )
 
     def __init__(
         self,
@@ -160,6 +171,7 @@ class LongRopeScaling(RotaryScaling):
     """
 
     paper = "Ding et al., 2024, arXiv:2402.13753"
+    formula = 'f′_i = f_i / short_i "for" T <= trained_length; f′_i = f_i / long_i "for" T > trained_length'
     depends_on_length = True
 
     def __init__(

@@ -22,6 +22,7 @@ class SinusoidalPositions(InputPositions):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.5"
+    formula = "y_t = x_t + PE(t); PE(t, 2i) = sin(t / theta^(2i/D)); PE(t, 2i+1) = cos(t / theta^(2i/D))"
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ class GatedConvolution(Mixer):
     """
 
     paper = "Liquid AI, 2025, arXiv:2511.23404; gates around a convolution: Fu et al., 2022, arXiv:2212.14052"
+    formula = "y = out(output_gate(x) ⊙ convolution(input_gate(x) ⊙ value(x)))"
     outputs = ("out",)
     capabilities = Capabilities(
         places=frozenset({"causal"}),

@@ -29,6 +29,7 @@ class LinearAttention(Mixer):
     """
 
     paper = "Katharopoulos et al., 2020, arXiv:2006.16236"
+    formula = "y_t = out((f(q_t)^T sum_(s<=t) f(k_s) v_s^T) / (f(q_t)^T sum_(s<=t) f(k_s)))"
     outputs = ("out",)
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),

@@ -37,6 +37,9 @@ class RealGatedLinearRecurrence(Mixer):
     """
 
     paper = "De et al., 2024, arXiv:2402.19427"
+    formula = (
+        "h_t = a_t ⊙ h_(t-1) + sqrt(1 - a_t^2) ⊙ sigmoid(input_gate(v_t)) ⊙ v_t; y_t = out(h_t ⊙ activation(gate(x_t)))"
+    )
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
 

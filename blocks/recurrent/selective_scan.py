@@ -37,6 +37,9 @@ class SelectiveScan(Mixer):
     """
 
     paper = "Gu & Dao, 2023, arXiv:2312.00752; norms: Lieber et al., 2024, arXiv:2403.19887"
+    formula = (
+        "h_t = exp(-d_t exp(log_rate)) ⊙ h_(t-1) + d_t v_t k_t^T; y_t = out((h_t q_t + skip ⊙ v_t) ⊙ silu(gate(x_t)))"
+    )
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
 

@@ -47,6 +47,7 @@ class StateSpaceDual(Mixer):
     """
 
     paper = "Dao & Gu, 2024, arXiv:2405.21060"
+    formula = "M_t = a_t M_(t-1) + d_t k_t v_t^T; y_t = out(norm((M_t^T q_t + skip ⊙ v_t) ⊙ silu(gate(x_t))))"
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
     expected_failures = dict.fromkeys(

@@ -21,6 +21,7 @@ class Scaled(Residual):
     """
 
     paper = "IBM Granite Team, 2024 (residual multiplier); Yang et al., 2022, arXiv:2203.03466"
+    formula = "y = inner(x, by * f)"
 
     def __init__(self, site: Site, *, by: float = 1.0, inner: Factory[Residual] = PreNorm) -> None:
         super().__init__(site)
@@ -44,6 +45,7 @@ class LayerScale(Residual):
     """
 
     paper = "Touvron et al., 2021, arXiv:2103.17239; from 0: Bachlechner et al., 2020, arXiv:2003.04887"
+    formula = "y = inner(x, gain ⊙ f)"
 
     def __init__(self, site: Site, *, initial: float = 1e-4, inner: Factory[Residual] = PreNorm) -> None:
         super().__init__(site)
@@ -77,6 +79,7 @@ class StochasticDepth(Residual):
     """
 
     paper = "Huang et al., 2016, arXiv:1603.09382"
+    formula = "y = inner(x, b / (1 - p) * f), b ~ Bernoulli(1 - p); p = rate * (l + 1) / L"
 
     def __init__(self, site: Site, *, rate: Probability = 0.1, inner: Factory[Residual] = PreNorm) -> None:
         super().__init__(site)

@@ -20,6 +20,7 @@ class DeepNorm(Residual):
     """
 
     paper = "Wang et al., 2022, arXiv:2203.00555"
+    formula = "y = norm(alpha x + dropout(f(x)))"
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class OutputNorm(Residual):
     """
 
     paper = "Liu et al., 2021, arXiv:2111.09883; OLMo Team, 2025, arXiv:2501.00656"
+    formula = "y = x + dropout(norm(f(x)))"
 
     def __init__(self, site: Site, *, norm: Factory[Norm] = LayerNorm, dropout: Probability = 0.0) -> None:
         super().__init__(site)

@@ -19,6 +19,7 @@ class PostNorm(Residual):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1"
+    formula = "y = norm(x + dropout(f(x)))"
 
     def __init__(self, site: Site, *, norm: Factory[Norm] = LayerNorm, dropout: Probability = 0.0) -> None:
         super().__init__(site)

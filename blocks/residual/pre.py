@@ -19,6 +19,7 @@ class PreNorm(Residual):
     """
 
     paper = "Xiong et al., 2020, arXiv:2002.04745"
+    formula = "y = x + dropout(f(norm(x)))"
 
     def __init__(self, site: Site, *, norm: Factory[Norm] = LayerNorm, dropout: Probability = 0.0) -> None:
         super().__init__(site)

@@ -20,6 +20,7 @@ class SandwichNorm(Residual):
     """
 
     paper = "Ding et al., 2021, arXiv:2105.13290; used by Gemma 2"
+    formula = "y = x + dropout(after(f(norm(x))))"
 
     def __init__(
         self,

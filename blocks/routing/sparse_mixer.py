@@ -28,6 +28,7 @@ class SparseMixerRouter(Router):
     """
 
     paper = "Liu et al., 2024, arXiv:2409.12136, section 2"
+    formula = 'e_1 = argmax_e (W x)_e; w_e = softmax(W x "over the experts that are nearly the best")_e'
 
     def __init__(
         self,

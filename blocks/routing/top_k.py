@@ -69,6 +69,7 @@ class TopKRouter(Router):
         "Shazeer et al., 2017, arXiv:1701.06538; loss: Fedus et al., 2021, arXiv:2101.03961; loss-free: Wang et al., "
         "2024, arXiv:2408.15664; sigmoid and groups: DeepSeek-AI, 2024, arXiv:2412.19437"
     )
+    formula = "chosen(x) = top_k(scores(W x)); w_e = scores(W x)_e / sum_(j ∈ chosen(x)) scores(W x)_j"
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class LayerStack(Stack):
     """
 
     paper = "sharing of layers: Lan et al., 2019, arXiv:1909.11942"
+    formula = "y = norm(layer_L(... layer_2(layer_1(x))))"
     capabilities = Capabilities(positions=frozenset({"bias"}))
 
     def __init__(

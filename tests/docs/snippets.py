@@ -6,7 +6,7 @@ A page is one story: its snippets run in order, in one empty folder.
 * ```python runs; with a title it is saved only, for later snippets to import.
 * ```bash runs and must succeed. ```console has `$ command` lines, each followed by exactly what it prints; `...` stands
   for anything, and where nothing follows the command must succeed. `make TARGET` is not run; it must exist.
-* ```toml and ```json must parse. ```text is not looked at.
+* ```toml and ```json must parse, and so must the formulas in ```formula. ```text is not looked at.
 
 A comment right above a snippet says that it is something else:
 
@@ -49,6 +49,7 @@ import blockformer.training.lightning_cli
 import registry
 from blockformer.cli.main import main
 from blockformer.studies.processes import Server
+from registry.formula import mathml
 from registry.strict_yaml import parse_text
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ _LONG = "compare|evaluate|find-lr|fit|validate|test|predict|generate|import|expo
 SLOW = re.compile(rf"^(?:\$ )?(?:blockformer (?:{_LONG})\b(?!.*--help)|python -m pytest)", re.M)
 QUOTED = re.compile(r"""'[^']*'|"[^"$`]*\"""")
 SHELL = re.compile(r"[|&;<>$`*?~]")
-LANGUAGES = {"yaml", "python", "bash", "console", "toml", "json", "text"}
+LANGUAGES = {"yaml", "python", "bash", "console", "toml", "json", "formula", "text"}
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,9 @@ class Page:
 
     def _json(self, snippet: Snippet) -> None:
         json.loads(snippet.code)
+
+    def _formula(self, snippet: Snippet) -> None:
+        mathml(snippet.code)
 
     def _yaml(self, snippet: Snippet) -> None:
         tree = parse_text(snippet.code, f"line {snippet.line}")

@@ -3,16 +3,23 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import blockformer as bf
 import registry
 from blockformer.cli.recipes import page
-from registry.reference import pages
+from blockformer.reference.pages import IN_A_MODEL, pages
 from registry.strict_yaml import parse_text
 from tests.docs.snippets import ROOT, snippets
 from tests.recipes.releases import RELEASES
+
+
+def examples_of(slot: str, *, in_a_model: bool = False) -> list[dict[str, Any]]:
+    """The YAML of a page of the reference: blocks with their defaults, or whole recipes."""
+    found = [snippet for snippet in snippets(pages()[f"{slot}.md"]) if snippet.language == "yaml"]
+    return [parse_text(snippet.code, slot) for snippet in found if (snippet.title == IN_A_MODEL) is in_a_model]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,7 @@ def test_the_page_of_models_is_not_stale() -> None:
 
 
 def test_the_example_of_every_dataset_has_its_defaults() -> None:
-    examples = [parse_text(snippet.code, "dataset")["data"] for snippet in snippets(pages()["dataset.md"])]
+    examples = [example["data"] for example in examples_of("dataset")]
     assert {example["dataset"] for example in examples} == set(registry.entries("dataset"))
     for example in examples:
         given = {"type": example.pop("dataset"), **example}
@@ -58,10 +65,19 @@ def test_the_example_of_every_dataset_has_its_defaults() -> None:
 
 @pytest.mark.parametrize("slot", registry.slots())
 def test_the_example_of_every_block_builds_that_block_with_its_defaults(slot: str) -> None:
-    examples = [parse_text(snippet.code, slot) for snippet in snippets(pages()[f"{slot}.md"])]
+    examples = examples_of(slot)
     trees = examples if slot == "model" else [tree for example in examples for tree in example.values()]
     trees = [tree[0] if isinstance(tree, list) else tree.get("NAME", tree) for tree in trees]  # a list, or by name
     assert {tree["type"] for tree in trees} == set(registry.entries(slot))
     for tree in trees:
         written = registry.parse(slot, registry.strict_yaml.as_plain(tree))
         assert written.dump() == registry.parse(slot, tree["type"]).dump()
+
+
+@pytest.mark.parametrize("slot", registry.slots())
+def test_every_block_is_shown_in_a_model_that_builds(slot: str) -> None:
+    recipes = [registry.load_recipe(tree) for tree in examples_of(slot, in_a_model=True)]
+    assert len(recipes) == len(registry.entries(slot))
+    for name, recipe in zip(sorted(registry.entries(slot)), recipes, strict=True):
+        bf.check(recipe)
+        assert (slot, name) in {(spec.entry.slot, spec.entry.name) for _, spec in recipe.spec.walk()}

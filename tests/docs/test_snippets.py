@@ -6,7 +6,8 @@ import pytest
 
 from tests.docs.snippets import ROOT, Page, Snippet, agrees, conversation, needs_shell, snippets
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOUR = sorted((ROOT / "docs" / "tour").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *TOUR]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 
 LONG = ("docs/add-a-block.md", "docs/inspect.md")  # half a minute each, also without what trains

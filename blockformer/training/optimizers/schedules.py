@@ -19,6 +19,8 @@ Phase = Annotated[Callable[[], Schedule], AsRecipe()]
 class Constant(Schedule):
     """The peak, to the end."""
 
+    formula = "lr(t) = lr"
+
     def __init__(self) -> None:
         pass
 
@@ -56,6 +58,7 @@ class Cosine(_Falling):
     """
 
     paper = "Loshchilov and Hutter, 2017, SGDR: Stochastic Gradient Descent with Warm Restarts, arXiv:1608.03983"
+    formula = "lr(t) = lr (end + (1 - end) (1 + cos(pi t / T)) / 2)"
 
     def curve(self, progress: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * progress))
@@ -71,6 +74,7 @@ class Linear(_Falling):
     """
 
     paper = "Devlin et al., 2019, BERT, arXiv:1810.04805"
+    formula = "lr(t) = lr (1 - (1 - end) t / T)"
 
     def curve(self, progress: float) -> float:
         return 1 - progress
@@ -81,6 +85,7 @@ class InverseSqrt(Schedule):
     """Proportional to 1/sqrt(step)."""
 
     paper = "Vaswani et al., 2017, Attention Is All You Need, section 5.3, arXiv:1706.03762"
+    formula = "lr(t) = lr sqrt(warmup / t)"
 
     def __init__(self) -> None:
         pass
@@ -103,6 +108,7 @@ class WarmupStableDecay(Schedule):
     """
 
     paper = "Hägele et al., 2024, Scaling Laws ... Beyond Fixed Training Durations, arXiv:2405.18392"
+    formula = 'lr(t) = lr "for" t < T - decay, "then falling to" end * lr'
 
     def __init__(
         self,
