@@ -31,6 +31,7 @@ class HuggingFaceNames(nn.Module):
         token_type_ids: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
+        **features: Tensor,
     ) -> Tensor:
         """Logits (B, T, V).
 
@@ -40,6 +41,7 @@ class HuggingFaceNames(nn.Module):
             token_type_ids: (B, T) segment ids, for an encoder_only with segments.
             decoder_input_ids: (B, T) ids of the target of an encoder_decoder, beginning with the start token.
             decoder_attention_mask: (B, T), 1 for a token of the target, 0 for padding.
+            features: ids besides those of the tokens that an encoder_only reads.
 
         Raises:
             ValueError: an argument is missing, or this kind of model does not take it.
@@ -51,10 +53,14 @@ class HuggingFaceNames(nn.Module):
             raise ValueError(f"decoder_input_ids cannot be used with a model of kind {kind}")
         if kind != "encoder_only" and token_type_ids is not None:
             raise ValueError(f"token_type_ids cannot be used with a model of kind {kind}")
+        if kind != "encoder_only" and features:
+            raise ValueError(f"{next(iter(features))} cannot be used with a model of kind {kind}")
         if kind == "decoder_only":
             return cast("DecoderOnly", self.model)(input_ids, attention_mask=mask)
         if kind == "encoder_only":
-            return cast("EncoderOnly", self.model)(input_ids, segments=token_type_ids, attention_mask=mask)
+            return cast("EncoderOnly", self.model)(
+                input_ids, segments=token_type_ids, attention_mask=mask, features=features
+            )
         target_mask = self.model.mask(decoder_attention_mask)
         return cast("EncoderDecoder", self.model)(
             input_ids, cast("Tensor", decoder_input_ids), source_mask=mask, target_mask=target_mask

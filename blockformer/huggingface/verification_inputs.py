@@ -113,6 +113,9 @@ def random_inputs(
         inputs["decoder_input_ids"] = _random_ids(model.vocab_size, padding, shape, tokens, generator)
     elif getattr(model.embedding, "segments", None) is not None and config.get("type_vocab_size", 1) > 1:
         inputs["token_type_ids"] = (torch.arange(length) >= length // 2).long().expand(2, -1) * mask
+    for name, feature in model.features.items():
+        shape = ids.shape if feature.per == "token" else ids.shape[:1]
+        inputs[name] = torch.randint(0, feature.size, shape, generator=generator)
     return inputs
 
 

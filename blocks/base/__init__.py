@@ -34,6 +34,7 @@ from blocks.base.ends import (
     Transform,
     TransformFactory,
 )
+from blocks.base.features import Feature, check_features
 from blocks.base.feedforward import Expert, FeedForward, Router
 from blocks.base.init import Init, Role
 from blocks.base.key_values import KeyValues
@@ -62,6 +63,7 @@ __all__ = [
     "Experts",
     "ExtraPrediction",
     "Factory",
+    "Feature",
     "FeedForward",
     "Fixed",
     "Generator",
@@ -94,5 +96,6 @@ __all__ = [
     "TransformFactory",
     "Vocabulary",
     "WidthMultipliers",
+    "check_features",
     "growth",
 ]

@@ -6,6 +6,7 @@ from typing import ClassVar, Self, cast
 from torch import nn
 
 from blocks.base.axes import Axis
+from blocks.base.features import Feature
 from blocks.base.site import Site
 from registry import PLACES, Ability, Block, Cut, UnfitError
 
@@ -51,6 +52,10 @@ class Component(nn.Module, Block):
 
     def fallback_names(self) -> Mapping[str, str]:
         """For a warm start, parameter name -> other name to try in the old block if the first is missing."""
+        return {}
+
+    def read_features(self) -> Mapping[str, Feature]:
+        """The features that it reads from ``context.features``, by name, without those of blocks in it."""
         return {}
 
     def shards(self) -> Mapping[str, Cut]:

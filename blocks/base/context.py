@@ -1,6 +1,6 @@
 """Inputs of a forward pass that blocks share."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -31,6 +31,7 @@ class Context:
         layer: index of the running layer, updated only with a cache.
         bias: the stack's bias, added to the scores of its self-attention mixers.
         scope: prefix of the names of cached states, for mixers inside another.
+        features: ids besides those of the tokens, by name; see :class:`~blocks.base.Feature`.
     """
 
     positions: Tensor
@@ -44,6 +45,7 @@ class Context:
     layer: int = 0
     bias: DistanceBias | None = None
     scope: str = ""
+    features: Mapping[str, Tensor] = field(default_factory=lambda: {})  # noqa: PIE807 (dict[...] stops torch.compile)
     shared: dict[Hashable, Any] = field(default_factory=lambda: {})  # noqa: PIE807 (dict[...] stops torch.compile)
 
     @property

@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from blocks.base import AdapterFactory, Component, Embedding, Head, Init, Linear, Mixer, Router, Stack
+from blocks.base import AdapterFactory, Component, Embedding, Feature, Head, Init, Linear, Mixer, Router, Stack
 from blocks.init.keyed import initialise
 from registry import Slot
 from registry.errors import ParameterError, nearest
@@ -48,6 +48,11 @@ class Model(Component, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) logits of the vectors (..., D) that a forward with `hidden=True` returns."""
         return self.head(hidden, self.table)
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """The ids besides those of the tokens that its blocks read."""
+        return {name: one for _, part in self.components() for name, one in part.read_features().items()}
 
     @property
     def pooled(self) -> bool:

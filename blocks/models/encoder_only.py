@@ -16,6 +16,7 @@ from blocks.base import (
     Site,
     SitelessFactory,
     Stack,
+    check_features,
 )
 from blocks.embeddings.token import TokenEmbedding
 from blocks.heads.tied import TiedHead
@@ -82,6 +83,7 @@ class EncoderOnly(Model):
         positions: Tensor | None = None,
         hidden: bool = False,
         propose: bool = False,
+        features: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Logits of the token at each position.
 
@@ -93,11 +95,15 @@ class EncoderOnly(Model):
             positions: (B, T) or (T,) int; None: counted from 0.
             hidden: return the vectors before the head.
             propose: run the generator in place of the encoder and the head.
+            features: ids besides those of the tokens that blocks of the model read, by name; None: all 0.
 
         Returns:
             (B, T, V), or with `hidden` (B, T, D); of the generator (B, T, V), or with `hidden` (B, T, d).
         """
         context = Context.of(tokens, attention_mask=attention_mask, documents=documents, positions=positions)
+        if features is not None:
+            check_features(features, self.features)
+            context.features = features
         embedded = self.embedding(tokens, context, segments)
         if propose:
             return self._proposed(embedded, context, hidden=hidden)

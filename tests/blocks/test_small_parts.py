@@ -1,16 +1,20 @@
 """Norms, feed-forwards, embeddings, heads and initial values against second implementations."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import blockformer as bf
 from blockformer.conformance import BlockCase
 from blocks.base import Activation, Component, Context, Embedding, Site
+from blocks.embeddings.token import TokenEmbedding
 from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import DepthScaled, Normal, Xavier
+from blocks.positions.none import NoInputPositions
 from registry import entries
 
 DIM = 12
@@ -114,6 +118,42 @@ def test_an_embedding_is_the_scaled_row_and_what_is_added() -> None:
     expected = block.table[tokens] * 32**0.5 + block.positions.table.weight[:3] + block.segments.weight[segments]
     torch.testing.assert_close(embedded(block, tokens, segments), expected)
     torch.testing.assert_close(embedded(block, tokens), embedded(block, tokens, torch.zeros_like(segments)))
+
+
+def test_features_are_added_or_joined_and_projected() -> None:
+    options = {"features": {"shape": 7, "task": 3}, "feature_widths": {"shape": 5}, "positions": "none"}
+    block = perturbed("embedding", "token", **options)
+    tokens, shape, task = torch.tensor([[5, 2, 5]]), torch.tensor([[6, 0, 1]]), torch.tensor([[2, 1, 0]])
+    given = {"shape": shape, "task": task}
+    y = block(tokens, replace(Context.of(tokens), features=given))
+    joined = torch.cat([block.table[tokens], block.features["shape"].weight[shape]], dim=-1)
+    torch.testing.assert_close(y, block.project(joined) + block.features["task"].weight[task])
+    zeros = {name: torch.zeros_like(ids) for name, ids in given.items()}
+    torch.testing.assert_close(embedded(block, tokens), block(tokens, replace(Context.of(tokens), features=zeros)))
+
+
+def test_neighbors_are_joined_from_the_last_to_the_first() -> None:
+    site = Site(dim=32, causal=False)
+    block = TokenEmbedding(site, 11, None, neighbors=1, positions=NoInputPositions, width=8)
+    tokens = torch.tensor([[5, 2, 7, 3]])
+    x = F.pad(block.table[tokens], (0, 0, 1, 1))
+    torch.testing.assert_close(embedded(block, tokens), block.project(torch.cat([x[:, 2:], x[:, 1:-1], x[:, :-2]], -1)))
+    apart = replace(Context.of(tokens), documents=torch.tensor([[0, 0, 1, 1]]))
+    pairs = torch.cat([embedded(block, tokens[:, :2]), embedded(block, tokens[:, 2:])], dim=1)
+    torch.testing.assert_close(block(tokens, apart), pairs)
+
+
+def test_a_norm_first_leaves_the_positions_as_they_are() -> None:
+    block = perturbed("embedding", "token", positions="learned", norm="layer", norm_first=True)
+    tokens = torch.tensor([[5, 2, 5]])
+    expected = block.norm(block.table[tokens]) + block.positions.table.weight[:3]
+    torch.testing.assert_close(embedded(block, tokens), expected)
+
+
+def test_features_that_no_block_reads_are_refused() -> None:
+    model = bf.build("tiny_encoder")
+    with pytest.raises(ValueError, match=r"no block of the model reads the feature 'task'"):
+        model(torch.tensor([[1, 2]]), features={"task": torch.tensor([[0, 0]])})
 
 
 def test_segments_that_an_embedding_has_not_are_refused() -> None:

@@ -561,6 +561,12 @@ case(
     layer_types=["sliding_attention"] * 4,
 )
 case("gte", "GteForMaskedLM", "gte", BERT, rope_parameters=rope(), hidden_act="silu")
+FNET = {key: value for key, value in BERT.items() if key != "num_attention_heads"}
+case("fnet", "FNetForMaskedLM", "fnet", FNET, hidden_act="gelu_new")
+case("ernie", "ErnieForMaskedLM", "ernie", BERT, use_task_id=True, task_type_vocab_size=5)
+case("ernie without tasks", "ErnieForMaskedLM", "ernie", BERT)
+LOOKS = {"shape_vocab_size": 17, "shape_embed_dim": 10, "pronunciation_vocab_size": 13, "pronunciation_embed_dim": 14}
+case("roc_bert", "RoCBertForMaskedLM", "roc_bert", BERT, LOOKS)
 
 # encoder-decoders
 T5 = {
@@ -606,6 +612,7 @@ case(
     activation_function="relu",
 )
 case("plbart", "PLBartForConditionalGeneration", "plbart", BART)
+case("blenderbot_small", "BlenderbotSmallForConditionalGeneration", "blenderbot-small", BART, scale_embedding=True)
 case("mbart", "MBartForConditionalGeneration", "mbart", BART, scale_embedding=True)
 case("m2m_100", "M2M100ForConditionalGeneration", "m2m_100", BART, scale_embedding=True, pad_token_id=3)
 case("marian", "MarianMTModel", "marian", BART, scale_embedding=True, activation_function="swish")
