@@ -36,6 +36,7 @@ from blocks.base.ends import (
 )
 from blocks.base.feedforward import Expert, FeedForward, Router
 from blocks.base.init import Init, Role
+from blocks.base.intermediates import Intermediate, described, listening
 from blocks.base.key_values import KeyValues
 from blocks.base.linear import Linear
 from blocks.base.local_heads import LocalHeads
@@ -72,6 +73,7 @@ __all__ = [
     "Hidden",
     "Init",
     "InputPositions",
+    "Intermediate",
     "KeyHeads",
     "KeyValues",
     "Layer",
@@ -94,5 +96,7 @@ __all__ = [
     "TransformFactory",
     "Vocabulary",
     "WidthMultipliers",
+    "described",
     "growth",
+    "listening",
 ]

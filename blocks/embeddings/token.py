@@ -6,7 +6,20 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from blocks.base import Axis, Context, Embedding, Factory, Fixed, InputPositions, Linear, Norm, Site, Vocabulary
+from blocks.base import (
+    Axis,
+    Context,
+    Embedding,
+    Factory,
+    Fixed,
+    InputPositions,
+    Intermediate,
+    Linear,
+    Norm,
+    Site,
+    Vocabulary,
+    described,
+)
 from blocks.positions.sinusoidal import SinusoidalPositions
 from registry import NonNegative, Positive, PositiveFloat, Probability, register
 
@@ -25,6 +38,12 @@ class TokenEmbedding(Embedding):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.4; Devlin et al., 2018, arXiv:1810.04805"
+    intermediates = described(
+        vectors=Intermediate(
+            "Each token id is looked up in a table of learned vectors.", ("token", "width"), "{scale:root} E_(id)"
+        ),
+        output=Intermediate("The vectors with which the first layer begins.", ("token", "width")),
+    )
 
     def __init__(
         self,
@@ -78,6 +97,7 @@ class TokenEmbedding(Embedding):
         x = self._tokens(tokens)
         if self.scale != 1.0:
             x = x * self.scale
+        self.record(vectors=x)
         x = self.positions(x, context)
         if self.segments is not None:
             x = x + (self.segments(segments) if segments is not None else self.segments.weight[0])

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from blocks.base import Context, InputPositions, Site
+from blocks.base import Context, InputPositions, Intermediate, Site, described
 from registry import NonNegative, PositiveFloat, register
 
 
@@ -22,6 +22,19 @@ class SinusoidalPositions(InputPositions):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.5"
+    intermediates = described(
+        encoding=Intermediate(
+            "A vector for each position: sines and cosines of many wavelengths.",
+            ("token", "width"),
+            "P_(pos, 2i) = sin(pos / {theta}^(2i / D))",
+        ),
+        output=Intermediate(
+            "Vectors of tokens and of their positions are added.",
+            ("token", "width"),
+            "E_(id) + P_(pos)",
+            ("input", "encoding"),
+        ),
+    )
 
     def __init__(
         self,
@@ -39,7 +52,9 @@ class SinusoidalPositions(InputPositions):
         self.steps = self.pairs if spacing == "paper" else max(self.pairs - 1, 1)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return x + self.encode(context.positions).to(x.dtype).expand_as(x)
+        encoding = self.encode(context.positions).to(x.dtype).expand_as(x)
+        self.record(encoding=encoding)
+        return x + encoding
 
     def encode(self, positions: Tensor) -> Tensor:
         """(B, T) positions -> (B, T, D) float32"""

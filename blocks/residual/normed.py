@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from blocks.base import Factory, Norm, Residual, Site
 from blocks.norms.layer import LayerNorm
+from blocks.residual.update import sum_of
 from registry import Probability, register
 
 
@@ -22,6 +23,8 @@ class NormedStream(Residual):
 
     paper = "MiniMax, 2025, arXiv:2501.08313"
 
+    intermediates = sum_of("{stream} norm(x) + {branch} f(norm(x))")
+
     def __init__(
         self,
         site: Site,
@@ -37,4 +40,6 @@ class NormedStream(Residual):
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         normed = self.norm(x)
-        return self.stream * normed + self.branch * self.dropout(sublayer(normed))
+        update = self.branch * self.dropout(sublayer(normed))
+        self.record(update=update)
+        return self.stream * normed + update

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from blocks.base import Axis, Context, Fixed, Router, Site
 from blocks.routing.balance import Balance, counted_tokens
+from blocks.routing.choice import CHOICE
 from blocks.routing.logits import router_logits
 from registry import NonNegativeFloat, Positive, PositiveFloat, register
 
@@ -69,6 +70,7 @@ class TopKRouter(Router):
         "Shazeer et al., 2017, arXiv:1701.06538; loss: Fedus et al., 2021, arXiv:2101.03961; loss-free: Wang et al., "
         "2024, arXiv:2408.15664; sigmoid and groups: DeepSeek-AI, 2024, arXiv:2412.19437"
     )
+    intermediates = CHOICE
 
     def __init__(
         self,
@@ -126,7 +128,9 @@ class TopKRouter(Router):
         chosen = self._choose((logits if self.choose_by == "logits" else scores).detach())
         if self.balance is not None and self.training:
             self.balance.record(logits, chosen)
-        return _WEIGHTS[self.weights](scores.gather(1, chosen)) * self.scale, chosen
+        weights = _WEIGHTS[self.weights](scores.gather(1, chosen)) * self.scale
+        self.record(logits=logits, scores=scores, chosen=chosen, weights=weights)
+        return weights, chosen
 
     def _choose(self, scores: Tensor) -> Tensor:
         if self.selection_bias is not None:
