@@ -18,7 +18,7 @@ from blocks.attention.projection import (
     normalise,
     score_scale,
 )
-from blocks.attention.score_steps import CAPPED_ATTENTION, record_scores
+from blocks.attention.score_steps import CROSS_ATTENTION, record_scores
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import memory_visibility
 from blocks.base import Activation, Axis, Context, Factory, KeyValues, Linear, Mixer, Norm, Site, SitelessFactory
@@ -56,7 +56,7 @@ class CrossAttention(Mixer):
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.2.3"
     outputs = ("out",)
-    intermediates = CAPPED_ATTENTION
+    intermediates = CROSS_ATTENTION
     capabilities = Capabilities(places=frozenset({"cross"}), backends=BACKENDS, shards=GROUPED_SHARDS)
 
     def __init__(
@@ -127,6 +127,7 @@ class CrossAttention(Mixer):
             k, v = state.keys, state.values
         else:
             memory = _memory(context, batch=x.shape[0])
+            self.record(memory=memory)
             k, v = self._project(self.k, self.k_norm, memory), self._project(self.v, None, memory)  # (B, G, S, K)
             if state is not None:
                 state.append(k, v)

@@ -1,6 +1,7 @@
 """The steps from queries and keys to attention weights, recorded one by one where somebody listens."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ HEADS, KEYS, SCORES = ("head", "token", "channel"), ("kv_head", "key", "channel"
 PROJECTED: Mapping[str, Intermediate] = {
     "q": Intermediate("The query of each token: what it looks for in other tokens.", HEADS, "Q = X W_Q", ("input",)),
     "k": Intermediate("The key of each token: what it is found by.", KEYS, "K = X W_K", ("input",)),
-    "v": Intermediate("The value of each token: what it gives to those that attend to it.", KEYS, "V = X W_V"),
+    "v": Intermediate(
+        "The value of each token: what it gives to those that attend to it.", KEYS, "V = X W_V", ("input",)
+    ),
     "placed_q": Intermediate("The queries after norm, clipping and positions.", HEADS, "Q' = place(Q)", ("q",)),
     "placed_k": Intermediate("The keys after norm, clipping and positions.", KEYS, "K' = place(K)", ("k",)),
     "placed_v": Intermediate("The values after norm, clipping and scaling.", KEYS, "V' = place(V)", ("v",)),
@@ -36,7 +39,7 @@ SCORED: Mapping[str, Intermediate] = {
         ("scores",),
     ),
     "biased": Intermediate(
-        "The scores plus a bias that depends on the distance between the two tokens.", SCORES, "S' + B", ("capped",)
+        "The scores plus a bias that depends on the distance between the two tokens.", SCORES, "S' + B", ("scaled",)
     ),
     "masked": Intermediate(
         "The scores of keys that a query may not see are minus infinity.",
@@ -59,8 +62,9 @@ SCORED: Mapping[str, Intermediate] = {
     "gated": Intermediate("The outputs of the heads times their gates.", HEADS, "Y * gate(X)", ("weighted",)),
     "joined": Intermediate(
         "The outputs of the heads side by side, in one vector for each token.",
-        ("token", "width"),
+        ("token", "feature"),
         "(Y_1, ..., Y_{heads})",
+        ("gated",),
     ),
 }
 """From the scores to the output of all heads."""
@@ -75,8 +79,19 @@ PROJECTED_BACK = Intermediate(
 CAPPED = Intermediate("The scores, bounded smoothly.", SCORES, "{softcap} tanh(S' / {softcap})", ("scaled",))
 
 SOFTMAX_ATTENTION: Mapping[str, Intermediate] = {**PROJECTED, **SCORED, "output": PROJECTED_BACK}
-CAPPED_ATTENTION: Mapping[str, Intermediate] = {**SOFTMAX_ATTENTION, "capped": CAPPED}
+CAPPED_ATTENTION: Mapping[str, Intermediate] = {
+    **SOFTMAX_ATTENTION,
+    "capped": CAPPED,
+    "biased": replace(SCORED["biased"], of=("capped",)),
+}
 """Of an attention that can bound its scores."""
+CROSS_ATTENTION: Mapping[str, Intermediate] = {
+    **CAPPED_ATTENTION,
+    "memory": Intermediate("The encoder's output, a vector for each token of the source.", ("key", "width"), "M"),
+    "k": Intermediate("The key of each token of the source: what it is found by.", KEYS, "K = M W_K", ("memory",)),
+    "v": Intermediate("The value of each token of the source: what it gives.", KEYS, "V = M W_V", ("memory",)),
+}
+"""Of a decoder's attention to the encoder's output."""
 
 
 def record_scores(block: Component, q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) -> None:

@@ -52,7 +52,7 @@ class Component(nn.Module, Block):
         """
         if self.listener is not None:
             for name, value in values.items():
-                self.listener(self, name, value.detach())
+                self.listener(self, name, value)
 
     def constants(self) -> Mapping[str, float | Sequence[float]]:
         """Initial values of parameters that the init does not draw, by the parameter's name in this block.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 INPUT, OUTPUT = "input", "output"
 AXES = frozenset(
     {
-        *("token", "key", "head", "kv_head", "channel", "width", "unit", "expert", "choice", "state", "row"),
+        *("token", "key", "head", "kv_head", "channel", "width", "feature", "unit", "expert", "choice", "state", "row"),
         *("vocabulary", "value", "..."),
     }
 )
@@ -66,7 +66,7 @@ class _Numbers(Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         if not isinstance(value, int | float):
             return str(cast("object", value))
-        return as_root(value) if format_spec == "root" else f"{value:.6g}"
+        return as_root(value) if format_spec == "root" else _as_decimal(value)
 
 
 def as_root(value: float) -> str:
@@ -75,7 +75,14 @@ def as_root(value: float) -> str:
         whole = round(square)
         if value > 0 and whole > 1 and abs(square - whole) < 1e-9 * whole and value != int(value):
             return text.format(whole)
-    return f"{value:.6g}"
+    return _as_decimal(value)
+
+
+def _as_decimal(value: float) -> str:
+    """Six digits; a very small or large number with a power of ten: ``10^(-6)``."""
+    digits, _, exponent = f"{value:.6g}".partition("e")
+    factor = "" if digits == "1" else f"{digits} * "
+    return f"{factor}10^({int(exponent)})" if exponent else digits
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class TokenEmbedding(Embedding):
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.4; Devlin et al., 2018, arXiv:1810.04805"
     intermediates = described(
         vectors=Intermediate(
-            "Each token id is looked up in a table of learned vectors.", ("token", "width"), "{scale:root} E_(id)"
+            "Each token id is looked up in a table of learned vectors.", ("token", "width"), "E_(id) * {scale:root}"
         ),
         output=Intermediate("The vectors with which the first layer begins.", ("token", "width")),
     )

@@ -94,7 +94,8 @@ class GLU(Expert):
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
         if self.up_offset:
             up = up + self.up_offset
+        self.record(gate_input=gate, hidden=up)
         y = self.activation(gate) * up
-        self.record(gate_input=gate, hidden=up, activated=y)
+        self.record(activated=y)
         y = y if self.inner_norm is None else self.inner_norm(y)
         return self.down(self.dropout(y), offsets)

@@ -39,5 +39,6 @@ class DeepNorm(Residual):
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         update = self.dropout(sublayer(x))
-        self.record(update=update)
-        return self.norm(self.alpha * x + update)
+        total = self.alpha * x + update
+        self.record(update=update, total=total)
+        return self.norm(total)

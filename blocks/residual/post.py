@@ -30,5 +30,6 @@ class PostNorm(Residual):
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         update = self.dropout(sublayer(x))
-        self.record(update=update)
-        return self.norm(x + update)
+        total = x + update
+        self.record(update=update, total=total)
+        return self.norm(total)

@@ -11,6 +11,12 @@ def sum_of(formula: str) -> Mapping[str, Intermediate]:
         "update": Intermediate(
             "What the sublayer adds to the stream, a vector for each token.", ("token", "width"), "Delta"
         ),
+        "total": Intermediate(
+            "The vectors that came in, plus the sublayer's update, before the norm.",
+            ("token", "width"),
+            "x + Delta",
+            ("input", "update"),
+        ),
         "output": Intermediate(
             "The stream after the sublayer: the vectors that came in, plus the sublayer's update.",
             ("token", "width"),
