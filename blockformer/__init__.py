@@ -29,6 +29,7 @@ if is_the_command() and signal.getsignal(signal.SIGINT) is signal.default_int_ha
 
 if TYPE_CHECKING:
     from blockformer.assembly import build, check, load, load_recipe, merge, warm_start
+    from blockformer.explanation import explain
     from blockformer.generation import generate
     from blockformer.studies import compare
     from blockformer.training.run import train
@@ -37,6 +38,7 @@ _HOMES = {
     "build": "blockformer.assembly",
     "check": "blockformer.assembly",
     "compare": "blockformer.studies",
+    "explain": "blockformer.explanation",
     "generate": "blockformer.generation",
     "load": "blockformer.assembly",
     "load_recipe": "blockformer.assembly",
@@ -45,7 +47,7 @@ _HOMES = {
     "warm_start": "blockformer.assembly",
 }
 
-__all__ = ["build", "check", "compare", "generate", "load", "load_recipe", "merge", "train", "warm_start"]
+__all__ = ["build", "check", "compare", "explain", "generate", "load", "load_recipe", "merge", "train", "warm_start"]
 
 
 def _foreign_module() -> str:

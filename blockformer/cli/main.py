@@ -33,6 +33,7 @@ VERBS = {
     "recipes": "list the built-in recipes, published models among them",
     "check": "check recipes and list every problem",
     "show": "show the model of a recipe: blocks, shapes, parameters, FLOPs, cache, memory",
+    "explain": "show what a model computes for a text, step by step, as a page",
     "plan": "say which strategies fit on some devices, and how long a step takes",
     "diff": "compare two models: blocks, parameters, FLOPs, cache",
     "blocks": "list the slots, the blocks in them and their parameters",

@@ -15,6 +15,7 @@ from blockformer.conformance.checks import (
     construction,
     effects,
     initialisation,
+    recording,
     shapes,
     training,
     visibility,
@@ -64,6 +65,8 @@ MODULE: Checks = (
     compilation.check_compiles_once_for_all_lengths,
     compilation.check_exports,
     adapters.check_projections_take_adapters,
+    recording.check_records_what_it_declares,
+    recording.check_recording_changes_nothing,
     effects.check_no_op_values_change_nothing,
     effects.check_every_stored_setting_has_an_effect,
 )

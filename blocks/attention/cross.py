@@ -18,6 +18,7 @@ from blocks.attention.projection import (
     normalise,
     score_scale,
 )
+from blocks.attention.score_steps import CROSS_ATTENTION, record_scores
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import memory_visibility
 from blocks.base import Activation, Axis, Context, Factory, KeyValues, Linear, Mixer, Norm, Site, SitelessFactory
@@ -56,6 +57,7 @@ class CrossAttention(Mixer):
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.2.3"
     formula = "q = q(x), k = k(memory), v = v(memory); A_h = softmax(scale * q_h k_h^T) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
+    intermediates = CROSS_ATTENTION
     capabilities = Capabilities(places=frozenset({"cross"}), backends=BACKENDS, shards=GROUPED_SHARDS)
 
     def __init__(
@@ -126,16 +128,24 @@ class CrossAttention(Mixer):
             k, v = state.keys, state.values
         else:
             memory = _memory(context, batch=x.shape[0])
+            self.record(memory=memory)
             k, v = self._project(self.k, self.k_norm, memory), self._project(self.v, None, memory)  # (B, G, S, K)
             if state is not None:
                 state.append(k, v)
         dropout = self.dropout if self.training else 0.0
         scoring = Scoring(self.scale, dropout, self.softcap, sinks=self.sinks)
-        y = self.attend(q, k, v, memory_visibility(context, q.shape[2], k.shape[2]), scoring)  # (B, H, T, K)
+        visible = memory_visibility(context, q.shape[2], k.shape[2])
+        self.record(q=q, k=k, v=v, placed_q=q, placed_k=k, placed_v=v)
+        record_scores(self, q, k, visible, scoring)
+        y = self.attend(q, k, v, visible, scoring)  # (B, H, T, K)
+        self.record(weighted=y)
         y = normalise(y, self.out_norm, self.out_over)
         if self.gate is not None and self.gate_activation is not None:
             y = y * self.gate_activation(self.gate(x))  # (B, H, T, K) or (B, H, T, 1)
-        return self.out(y.transpose(1, 2).flatten(2))
+            self.record(gated=y)
+        joined = y.transpose(1, 2).flatten(2)
+        self.record(joined=joined)
+        return self.out(joined)
 
     def _project(self, projection: HeadProjection, norm: Norm | None, x: Tensor) -> Tensor:
         y = normalise(projection(x), norm, self.over)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blocks.attention.backends import BACKENDS, Backend, choose
 from blocks.attention.projection import HeadProjection, projection_axes, score_scale
+from blocks.attention.score_steps import KEYS, SOFTMAX_ATTENTION, record_scores
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import score_bias, visibility
 from blocks.base import (
@@ -19,6 +20,7 @@ from blocks.base import (
     DistanceBias,
     Factory,
     Heads,
+    Intermediate,
     KeyValues,
     Linear,
     LocalHeads,
@@ -32,6 +34,26 @@ from registry import Capabilities, Positive, PositiveFloat, Probability, Runtime
 
 Projection = Literal["q_down", "q", "kv_down", "k", "k_rotary", "v", "out"]
 PAIRWISE = partial(RotaryPositions, interleaved=True)
+
+LATENT: Mapping[str, Intermediate] = {
+    **SOFTMAX_ATTENTION,
+    "latent": Intermediate(
+        "One narrow vector for each token, from which all heads make their keys and values; it is what is cached.",
+        ("token", "state"),
+        "C = norm(X W_C)",
+        ("input",),
+    ),
+    "rotary_key": Intermediate(
+        "The part of the keys that has positions, shared by all heads.", ("token", "channel"), "K_R = rotate(X W_R)"
+    ),
+    "placed_k": Intermediate(
+        "The keys: a part from the latent, and the part with positions.",
+        KEYS,
+        "K' = (C W_K, K_R)",
+        ("latent", "rotary_key"),
+    ),
+    "v": Intermediate("The values, from the latent.", KEYS, "V = C W_V", ("latent",)),
+}
 
 
 @register("latent")
@@ -66,6 +88,7 @@ class LatentAttention(Mixer):
         "y = out([A_1, ..., A_H])"
     )
     outputs = ("out",)
+    intermediates = LATENT
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         backends=BACKENDS,
@@ -157,7 +180,9 @@ class LatentAttention(Mixer):
         one = state is not None and context.length == 1
         read = self._absorbed if one and self.can_absorb and not self.training else self._expanded
         y = read(q, latent, k_rotary, context)  # (B, H, T, value_dim)
-        return self.out(y.transpose(1, 2).flatten(2))
+        joined = y.transpose(1, 2).flatten(2)
+        self.record(weighted=y, joined=joined)
+        return self.out(joined)
 
     def _queries(self, x: Tensor, context: Context) -> Tensor:
         """(B, T, D) -> (B, H, T, head_dim + rotary_dim), with the last ``rotary_dim`` channels rotated."""
@@ -170,7 +195,9 @@ class LatentAttention(Mixer):
     def _expanded(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
         """Compute the keys and values of every head: the fewest operations for many queries."""
         k, v = self.k(latent[:, 0]), self.v(latent[:, 0])  # (B, H, S, ...)
-        return self._attend(q, torch.cat([k, k_rotary.expand(-1, k.shape[1], -1, -1)], dim=-1), v, context)
+        k = torch.cat([k, k_rotary.expand(-1, k.shape[1], -1, -1)], dim=-1)
+        self.record(placed_q=q, latent=latent[:, 0], rotary_key=k_rotary[:, 0], placed_k=k, v=v, placed_v=v)
+        return self._attend(q, k, v, context)
 
     def _absorbed(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
         """Project the query instead of the keys, q (k c) = (q k) c: the fewest operations for one query."""
@@ -186,7 +213,9 @@ class LatentAttention(Mixer):
         bias = score_bias(self.positions, context, cached_window)
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
-        return self.attend(q, k, v, visible, Scoring(self.scale, self.dropout if self.training else 0.0, bias=bias))
+        scoring = Scoring(self.scale, self.dropout if self.training else 0.0, bias=bias)
+        record_scores(self, q, k, visible, scoring)
+        return self.attend(q, k, v, visible, scoring)
 
     def flops_per_token(self, length: int) -> float:
         span = min(length, self.window) if self.window else length

@@ -18,6 +18,7 @@ from blocks.attention.projection import (
     normalise,
     score_scale,
 )
+from blocks.attention.score_steps import CAPPED_ATTENTION, record_scores
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import score_bias, visibility
 from blocks.base import (
@@ -82,6 +83,7 @@ class MultiHeadAttention(Mixer):
     )
     formula = "A_h = softmax(scale * q_h k_h^T + bias) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
+    intermediates = CAPPED_ATTENTION
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         backends=BACKENDS,
@@ -177,6 +179,7 @@ class MultiHeadAttention(Mixer):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         q, k = self.q(x), self.k(x)  # (B, H, T, K), (B, G, T, K)
         v = k if self.v is None else self.v(x)  # (B, G, T, V)
+        self.record(q=q, k=k, v=v)
         if not self.norm_after:
             q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
         v = normalise(v, self.v_norm, "head")
@@ -186,6 +189,7 @@ class MultiHeadAttention(Mixer):
         q, k = self.positions.rotate(q, context), self.positions.rotate(k, context)
         if self.norm_after:
             q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
+        self.record(placed_q=q, placed_k=k, placed_v=v)
         cached_window = context.cached_window(self.window)
         state = context.state("mixer", lambda: KeyValues(cached_window))
         if state is not None:
@@ -195,11 +199,21 @@ class MultiHeadAttention(Mixer):
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
         dropout = self.dropout if self.training else 0.0
-        y = self.attend(q, k, v, visible, Scoring(self.scale, dropout, self.softcap, bias, self.sinks))  # (B, H, T, V)
+        scoring = Scoring(self.scale, dropout, self.softcap, bias, self.sinks)
+        record_scores(self, q, k, visible, scoring)
+        y = self.attend(q, k, v, visible, scoring)  # (B, H, T, V)
+        self.record(weighted=y)
+        return self.out(self._joined(y, x))
+
+    def _joined(self, y: Tensor, x: Tensor) -> Tensor:
+        """(B, H, T, V) -> (B, T, H * V), after norm and gate."""
         y = normalise(y, self.out_norm, self.out_over)
         if self.gate is not None and self.gate_activation is not None:
             y = y * self.gate_activation(self.gate(x))  # (B, H, T, V) or (B, H, T, 1)
-        return self.out(y.transpose(1, 2).flatten(2))
+            self.record(gated=y)
+        joined = y.transpose(1, 2).flatten(2)
+        self.record(joined=joined)
+        return joined
 
     def flops_per_token(self, length: int) -> float:
         span = min(length, self.window) if self.window else length

@@ -37,6 +37,7 @@ from blocks.base.ends import (
 from blocks.base.features import Feature, check_features
 from blocks.base.feedforward import Expert, FeedForward, Router
 from blocks.base.init import Init, Role
+from blocks.base.intermediates import Intermediate, described, listening
 from blocks.base.key_values import KeyValues
 from blocks.base.linear import Linear
 from blocks.base.local_heads import LocalHeads
@@ -74,6 +75,7 @@ __all__ = [
     "Hidden",
     "Init",
     "InputPositions",
+    "Intermediate",
     "KeyHeads",
     "KeyValues",
     "Layer",
@@ -97,5 +99,7 @@ __all__ = [
     "Vocabulary",
     "WidthMultipliers",
     "check_features",
+    "described",
     "growth",
+    "listening",
 ]

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Self, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from blocks.base.axes import Axis
 from blocks.base.features import Feature
+from blocks.base.intermediates import Intermediate, Listener
 from blocks.base.site import Site
 from registry import PLACES, Ability, Block, Cut, UnfitError
 
@@ -17,10 +18,14 @@ class Component(nn.Module, Block):
     Attributes:
         outputs: names of child modules whose output is added to the residual stream, which some inits scale by depth.
         is_noop: True for a block that does nothing, so that its parent leaves the sublayer out.
+        intermediates: what the values mean that its forward pass gives to :meth:`record`, by name, and its ``output``.
+        listener: takes the recorded values; None: nobody listens.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ()
     is_noop: ClassVar[bool] = False
+    intermediates: ClassVar[Mapping[str, Intermediate]] = {}
+    listener: Listener | None = None
 
     def __init__(self, site: Site | None = None) -> None:
         super().__init__()
@@ -33,6 +38,22 @@ class Component(nn.Module, Block):
         block = cls.__new__(cls)
         nn.Module.__init__(block)
         return block
+
+    @property
+    def recording(self) -> bool:
+        """Whether somebody listens, for values that are computed to be recorded only."""
+        return self.listener is not None
+
+    def record(self, **values: Tensor) -> None:
+        """Give intermediate values to whoever listens, see :func:`~blocks.base.listening`; else do nothing.
+
+        Args:
+            values: by the names in ``intermediates``, (B, ...) with the axes that are declared there, or without B
+                where the block takes rows of tokens.
+        """
+        if self.listener is not None:
+            for name, value in values.items():
+                self.listener(self, name, value)
 
     def constants(self) -> Mapping[str, float | Sequence[float]]:
         """Initial values of parameters that the init does not draw, by the parameter's name in this block.

@@ -15,10 +15,12 @@ from blocks.base import (
     Feature,
     Fixed,
     InputPositions,
+    Intermediate,
     Linear,
     Norm,
     Site,
     Vocabulary,
+    described,
 )
 from blocks.positions.sinusoidal import SinusoidalPositions
 from registry import NonNegative, Positive, PositiveFloat, Probability, register
@@ -54,6 +56,12 @@ class TokenEmbedding(Embedding):
         "RoCBert, ACL"
     )
     formula = "x_t = norm(scale * table[token_t] + positions_t + segments_t)"
+    intermediates = described(
+        vectors=Intermediate(
+            "Each token id is looked up in a table of learned vectors.", ("token", "width"), "E_(id) * {scale:root}"
+        ),
+        output=Intermediate("The vectors with which the first layer begins.", ("token", "width")),
+    )
 
     def __init__(
         self,
@@ -148,6 +156,7 @@ class TokenEmbedding(Embedding):
             x = self.project(x)
         if self.norm is not None and self.norm_first:
             x = self.norm(x)
+        self.record(vectors=x)
         x = self.positions(x, context)
         if self.segments is not None:
             x = x + (self.segments(segments) if segments is not None else self.segments.weight[0])

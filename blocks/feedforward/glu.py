@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU
-from blocks.base import Activation, Axis, Expert, Factory, Linear, Norm, Site, SitelessFactory
+from blocks.base import Activation, Axis, Expert, Factory, Intermediate, Linear, Norm, Site, SitelessFactory, described
 from registry import Capabilities, Cut, Positive, PositiveFloat, Probability, register
 
 Projection = Literal["gate", "up", "down"]
@@ -34,6 +34,26 @@ class GLU(Expert):
     )
     formula = "y = down(activation(gate(x)) ⊙ up(x))"
     outputs = ("down",)
+    intermediates = described(
+        gate_input=Intermediate(
+            "The gate of each hidden unit, before the activation.", ("token", "unit"), "G = X W_gate", ("input",)
+        ),
+        hidden=Intermediate(
+            "What each hidden unit passes on where its gate is open.", ("token", "unit"), "H = X W_up", ("input",)
+        ),
+        activated=Intermediate(
+            "The gate decides which hidden units fire for which token.",
+            ("token", "unit"),
+            "A = activation(G) * H",
+            ("gate_input", "hidden"),
+        ),
+        output=Intermediate(
+            "The units that fire write their vectors, weighted, into the update of the stream.",
+            ("token", "width"),
+            "A W_down",
+            ("activated",),
+        ),
+    )
     capabilities = Capabilities(shards={"gate": "columns", "up": "columns", "down": "rows"})
 
     def __init__(
@@ -75,6 +95,8 @@ class GLU(Expert):
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
         if self.up_offset:
             up = up + self.up_offset
+        self.record(gate_input=gate, hidden=up)
         y = self.activation(gate) * up
+        self.record(activated=y)
         y = y if self.inner_norm is None else self.inner_norm(y)
         return self.down(self.dropout(y), offsets)

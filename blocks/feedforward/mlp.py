@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import ReLU
-from blocks.base import Activation, Axis, Expert, Factory, Linear, Norm, Site, SitelessFactory
+from blocks.base import Activation, Axis, Expert, Factory, Intermediate, Linear, Norm, Site, SitelessFactory, described
 from registry import Capabilities, Cut, Positive, Probability, register
 
 Projection = Literal["up", "down"]
@@ -27,6 +27,26 @@ class MLP(Expert):
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.3; inner norm: Wang et al., 2022, arXiv:2210.06423"
     formula = "y = down(activation(up(x)))"
     outputs = ("down",)
+    intermediates = described(
+        hidden=Intermediate(
+            "Each hidden unit is a weighted sum of the channels of a token's vector.",
+            ("token", "unit"),
+            "H = X W_up",
+            ("input",),
+        ),
+        activated=Intermediate(
+            "The activation decides which hidden units fire for which token.",
+            ("token", "unit"),
+            "A = activation(H)",
+            ("hidden",),
+        ),
+        output=Intermediate(
+            "The units that fire write their vectors, weighted, into the update of the stream.",
+            ("token", "width"),
+            "A W_down",
+            ("activated",),
+        ),
+    )
     capabilities = Capabilities(shards={"up": "columns", "down": "rows"})
 
     def __init__(
@@ -56,6 +76,8 @@ class MLP(Expert):
         return {} if self.inner_norm is not None else super().shards()
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
-        y = self.activation(self.up(x, offsets))
+        hidden = self.up(x, offsets)
+        y = self.activation(hidden)
+        self.record(hidden=hidden, activated=y)
         y = y if self.inner_norm is None else self.inner_norm(y)
         return self.down(self.dropout(y), offsets)

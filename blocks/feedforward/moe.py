@@ -6,7 +6,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from blocks.base import Axis, Context, Expert, Factory, FeedForward, Fixed, Linear, Router, Site
+from blocks.base import (
+    Axis,
+    Context,
+    Expert,
+    Factory,
+    FeedForward,
+    Fixed,
+    Intermediate,
+    Linear,
+    Router,
+    Site,
+    described,
+)
 from blocks.base.component import flops_per_token
 from blocks.feedforward.dispatch import ExpertOrder
 from blocks.feedforward.glu import GLU
@@ -31,6 +43,21 @@ class MixtureOfExperts(FeedForward):
         "shared experts: Dai et al., 2024, arXiv:2401.06066"
     )
     formula = "y = sum_(e ∈ chosen(x)) w_e(x) expert_e(x)"
+    intermediates = described(
+        rows=Intermediate(
+            "The token and the expert of each row: a token goes to the experts that the router chose.",
+            ("row", "value"),
+        ),
+        expert_outputs=Intermediate(
+            "What each chosen expert makes of its token.", ("token", "choice", "width"), "expert_e(x)"
+        ),
+        output=Intermediate(
+            "The outputs of a token's experts, summed with the router's weights.",
+            ("token", "width"),
+            "sum_e w_e expert_e(x)",
+            ("expert_outputs",),
+        ),
+    )
 
     def __init__(
         self,
@@ -68,7 +95,10 @@ class MixtureOfExperts(FeedForward):
         rows = x.flatten(0, -2)  # (N, D)
         weights, chosen = self.router(rows)
         order = ExpertOrder(chosen, self.size)
-        y = order.gather(self.experts(order.spread(rows), order.offsets), weights).view(x.shape)
+        self.record(rows=torch.stack([order.order // order.top_k, chosen.flatten()[order.order]], dim=1))
+        written = self.experts(order.spread(rows), order.offsets)
+        self.record(expert_outputs=written[order.places].view(*chosen.shape, written.shape[1]))
+        y = order.gather(written, weights).view(x.shape)
         if self.shared is None:
             return y
         shared = self.shared(x)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from blocks.base import Axis, Fixed, Head, Linear, Site, TransformFactory, Vocabulary
+from blocks.base import Axis, Fixed, Head, Intermediate, Linear, Site, TransformFactory, Vocabulary, described
 from blocks.heads.logit_scaling import LogitScaling
 from registry import PositiveFloat, register
 
@@ -23,6 +23,11 @@ class OwnHead(Head):
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.4"
     formula = "logits = W transform(x) + b"
+    intermediates = described(
+        output=Intermediate(
+            "The logits: a score of each token of the vocabulary.", ("token", "vocabulary"), "L = x W", ("input",)
+        )
+    )
 
     def __init__(
         self,

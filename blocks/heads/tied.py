@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.base import Axis, Head, Site, TransformFactory, Vocabulary
+from blocks.base import Axis, Head, Intermediate, Site, TransformFactory, Vocabulary, described
 from blocks.heads.logit_scaling import LogitScaling
 from registry import PositiveFloat, register
 
@@ -25,6 +25,11 @@ class TiedHead(Head):
 
     paper = "Press & Wolf, 2016, arXiv:1608.05859"
     formula = "logits = scale * table * transform(x)"
+    intermediates = described(
+        output=Intermediate(
+            "The logits: a score of each token of the vocabulary.", ("token", "vocabulary"), "L = x E^T", ("input",)
+        )
+    )
 
     def __init__(
         self,

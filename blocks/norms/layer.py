@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.base import Axis, Norm, Site
+from blocks.base import Axis, Intermediate, Norm, Site, described
 from blocks.norms.affine import affine, channel_axes
 from registry import PositiveFloat, register
 
@@ -24,6 +24,22 @@ class LayerNorm(Norm):
 
     paper = "Ba et al., 2016, arXiv:1607.06450"
     formula = "y = (x - mean(x)) / sqrt(var(x) + eps) ⊙ (offset + weight) + bias"
+    intermediates = described(
+        mean=Intermediate("The mean over the channels of each vector.", ("...",), "mu = mean(x)", ("input",)),
+        deviation=Intermediate(
+            "The standard deviation over the channels of each vector.",
+            ("...",),
+            "sigma = sqrt(mean((x - mu)^2) + {eps})",
+            ("input", "mean"),
+        ),
+        output=Intermediate(
+            "Each vector is centred and scaled to mean 0 and deviation 1; then each channel has a learned scale and "
+            "shift.",
+            ("...", "width"),
+            "(x - mu) / sigma * w + b",
+            ("input", "mean", "deviation"),
+        ),
+    )
 
     def __init__(
         self, site: Site, *, eps: PositiveFloat = 1e-5, weight: bool = True, bias: bool = True, offset: float = 0.0
@@ -41,6 +57,9 @@ class LayerNorm(Norm):
         return {"weight": channel_axes(self.weight, self.offset)}
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.recording:
+            variance, mean = torch.var_mean(x, dim=-1, correction=0)
+            self.record(mean=mean, deviation=(variance + self.eps).sqrt())
         weight = self.weight + self.offset if self.weight is not None and self.offset else self.weight
         if self.site is not None and self.site.heads is not None:
             return affine(F.layer_norm(x, x.shape[-1:], eps=self.eps), weight, self.bias)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blocks.base import Axis, Norm, Site
+from blocks.base import Axis, Intermediate, Norm, Site, described
 from blocks.norms.affine import affine, channel_axes
 from registry import PositiveFloat, register
 
@@ -24,6 +24,20 @@ class RMSNorm(Norm):
 
     paper = "Zhang & Sennrich, 2019, arXiv:1910.07467"
     formula = "y = x / sqrt(mean(x^2) + eps) ⊙ (offset + weight) + bias"
+    intermediates = described(
+        rms=Intermediate(
+            "The root mean square over the channels of each vector.",
+            ("...",),
+            "r = sqrt(mean(x^2) + {eps})",
+            ("input",),
+        ),
+        output=Intermediate(
+            "Each vector is scaled to a root mean square of 1; then each channel has a learned scale.",
+            ("...", "width"),
+            "x / r * w",
+            ("input", "rms"),
+        ),
+    )
 
     def __init__(
         self, site: Site, *, eps: PositiveFloat = 1e-6, weight: bool = True, bias: bool = False, offset: float = 0.0
@@ -41,6 +55,8 @@ class RMSNorm(Norm):
         return {"weight": channel_axes(self.weight, self.offset)}
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.recording:
+            self.record(rms=(x.square().mean(dim=-1) + self.eps).sqrt())
         weight = self.weight + self.offset if self.weight is not None and self.offset else self.weight
         if self.bias is not None or (self.site is not None and self.site.heads is not None):
             return affine(F.rms_norm(x, x.shape[-1:], eps=self.eps), weight, self.bias)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from blocks.base import Axis, Fixed, Norm, Site
+from blocks.base import Axis, Fixed, Intermediate, Norm, Site, described
 from registry import PositiveFloat, register
 
 
@@ -22,6 +22,7 @@ class ScaleNorm(Norm):
 
     paper = "Nguyen & Salazar, 2019, arXiv:1910.05895"
     formula = "y = g x / max(|x|, eps)"
+    intermediates = described(length=Intermediate("The length of each vector.", ("...",), "|x|", ("input",)))
 
     def __init__(self, site: Site, *, eps: PositiveFloat = 1e-5, weight: bool = True) -> None:
         super().__init__(site)
@@ -38,4 +39,6 @@ class ScaleNorm(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.weight is None else x * (self.weight if self.factor == 1 else self.weight * self.factor)
-        return y / x.square().sum(dim=-1, keepdim=True).clamp(min=self.eps**2).sqrt()
+        length = x.square().sum(dim=-1, keepdim=True).clamp(min=self.eps**2).sqrt()
+        self.record(length=length[..., 0])
+        return y / length

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from blocks.base import Axis, Context, InputPositions, PositionAxis, Site
+from blocks.base import Axis, Context, InputPositions, Intermediate, PositionAxis, Site, described
 from registry import Capabilities, NonNegative, register
 
 
@@ -19,6 +19,15 @@ class LearnedPositions(InputPositions):
     paper = "Gehring et al., 2017, arXiv:1705.03122; used by BERT and GPT-2"
     formula = "y_t = x_t + table[t]"
     capabilities = Capabilities(any_length=False)
+    intermediates = described(
+        encoding=Intermediate("A learned vector for each position.", ("token", "width"), "P_(pos)"),
+        output=Intermediate(
+            "Vectors of tokens and of their positions are added.",
+            ("token", "width"),
+            "E_(id) + P_(pos)",
+            ("input", "encoding"),
+        ),
+    )
 
     def __init__(self, site: Site, *, offset: NonNegative = 0) -> None:
         super().__init__(site)
@@ -38,4 +47,6 @@ class LearnedPositions(InputPositions):
                 "learned positions; shorten it"
             )
         found = self.table(context.positions + self.offset if self.offset else context.positions)
-        return x + found.expand_as(x)
+        found = found.expand_as(x)
+        self.record(encoding=found)
+        return x + found

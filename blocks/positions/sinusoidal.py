@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from blocks.base import Context, InputPositions, Site
+from blocks.base import Context, InputPositions, Intermediate, Site, described
 from registry import NonNegative, PositiveFloat, register
 
 
@@ -23,6 +23,19 @@ class SinusoidalPositions(InputPositions):
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.5"
     formula = "y_t = x_t + PE(t); PE(t, 2i) = sin(t / theta^(2i/D)); PE(t, 2i+1) = cos(t / theta^(2i/D))"
+    intermediates = described(
+        encoding=Intermediate(
+            "A vector for each position: sines and cosines of many wavelengths.",
+            ("token", "width"),
+            "P_(pos, 2i) = sin(pos / {theta}^(2i / D))",
+        ),
+        output=Intermediate(
+            "Vectors of tokens and of their positions are added.",
+            ("token", "width"),
+            "E_(id) + P_(pos)",
+            ("input", "encoding"),
+        ),
+    )
 
     def __init__(
         self,
@@ -40,7 +53,9 @@ class SinusoidalPositions(InputPositions):
         self.steps = self.pairs if spacing == "paper" else max(self.pairs - 1, 1)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return x + self.encode(context.positions).to(x.dtype).expand_as(x)
+        encoding = self.encode(context.positions).to(x.dtype).expand_as(x)
+        self.record(encoding=encoding)
+        return x + encoding
 
     def encode(self, positions: Tensor) -> Tensor:
         """(B, T) positions -> (B, T, D) float32"""

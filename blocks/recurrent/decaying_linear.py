@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from blocks.activations.pointwise import Sigmoid, SiLU
-from blocks.base import Activation, Axis, Context, Factory, Linear, Mixer, Norm, Site, SitelessFactory
+from blocks.base import Activation, Axis, Context, Factory, Linear, Mixer, Norm, Site, SitelessFactory, described
 from blocks.norms.rms import RMSNorm
 from blocks.recurrent.additive import additive_rule, additive_rule_flops
 from blocks.recurrent.base import RecurrentState, at_least_float32, rows_of, without_autocast
+from blocks.recurrent.state_steps import RECURRENT, state_by
 from registry import Capabilities, Positive, register
 
 MOST_HEADS = 2**16
@@ -36,6 +37,7 @@ class DecayingLinear(Mixer):
     paper = "Qin et al., 2024, arXiv:2401.04658; fixed decays: Sun et al., 2023, arXiv:2307.08621"
     formula = "M_t = e^(-r) M_(t-1) + k_t v_t^T; y_t = out(norm(M_t^T q_t) ⊙ gate(x_t))"
     outputs = ("out",)
+    intermediates = described(**RECURRENT, memory=state_by("M_t = a M_(t-1) + k_t v_t^T"))
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
 
     def __init__(
@@ -90,6 +92,7 @@ class DecayingLinear(Mixer):
             k, logs = k * tokens[:, None, :, None], logs * tokens[:, None]
         with without_autocast(x):
             y, memory = additive_rule(q, k, v, rows.documents, None if state is None else state.memory, logs=logs)
+        self.record(q=q, k=k, v=v, read=y)
         if state is not None:
             state.memory = memory
         y = rows.restore(y.transpose(1, 2)).to(x.dtype)  # (B, T, H, K)

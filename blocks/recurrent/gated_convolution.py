@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from blocks.base import Axis, Context, Fixed, Linear, Mixer, Site
 from blocks.recurrent.base import RecurrentState, rows_of
 from blocks.recurrent.convolution import short_convolution
+from blocks.recurrent.state_steps import CHANNELS
 from registry import Capabilities, Positive, register
 
 
@@ -26,6 +27,7 @@ class GatedConvolution(Mixer):
     paper = "Liquid AI, 2025, arXiv:2511.23404; gates around a convolution: Fu et al., 2022, arXiv:2212.14052"
     formula = "y = out(output_gate(x) ⊙ convolution(input_gate(x) ⊙ value(x)))"
     outputs = ("out",)
+    intermediates = CHANNELS
     capabilities = Capabilities(
         places=frozenset({"causal"}),
         prefix=False,
@@ -70,6 +72,7 @@ class GatedConvolution(Mixer):
         inputs = rows.arrange(self.input_gate(x) * self.value(x))
         y = rows.restore(short_convolution(inputs, self.convolution, rows, state))
         y = y if self.convolution_bias is None else y + self.convolution_bias
+        self.record(written=inputs, convolved=y)
         return self.out((self.output_gate(x) * y).to(x.dtype))
 
     @property

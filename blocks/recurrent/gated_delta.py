@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU, softplus
-from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory
+from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory, described
 from blocks.norms.rms import RMSNorm
 from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
 from blocks.recurrent.convolution import short_convolution
 from blocks.recurrent.delta_rule import delta_rule_flops, gated_delta_rule
+from blocks.recurrent.state_steps import RECURRENT, state_by
 from registry import Capabilities, Positive, PositiveFloat, register
 
 MOST_DECAYS = 2**16
@@ -50,6 +51,7 @@ class GatedDelta(Mixer):
     paper = "Yang et al., 2024, arXiv:2412.06464; decay of each channel: Kimi Team, 2025, arXiv:2510.26692"
     formula = "M_t = a_t M_(t-1) + k_t (b_t (v_t - a_t M_(t-1)^T k_t))^T; y_t = out(norm(M_t^T q_t) ⊙ silu(gate(x_t)))"
     outputs = ("out",)
+    intermediates = described(**RECURRENT, memory=state_by("M_t = a_t M_(t-1) + k_t (b_t (v_t - a_t M_(t-1)^T k_t))^T"))
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
 
     def __init__(
@@ -143,6 +145,8 @@ class GatedDelta(Mixer):
         beta, logs = self._gates(arranged, rows)
         with without_autocast(x):
             y, memory = gated_delta_rule(q, k, v, beta, logs, rows.documents, None if state is None else state.memory)
+        self.record(q=q, k=k, v=v, strength=beta, read=y)
+        self.record(**({"channel_decay": logs.exp()} if self.per_channel else {"decay": logs.exp()}))
         if state is not None:
             state.memory = memory
         y = self.norm(rows.restore(y.transpose(1, 2)).to(x.dtype))  # (B, T, H, V)

@@ -7,9 +7,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.base import Axis, Context, Heads, KeyHeads, Linear, Mixer, Site
+from blocks.base import Axis, Context, Heads, KeyHeads, Linear, Mixer, Site, described
 from blocks.recurrent.additive import additive_rule, additive_rule_flops
 from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
+from blocks.recurrent.state_steps import RECURRENT, state_by
 from registry import Capabilities, Positive, PositiveFloat, register
 
 
@@ -31,6 +32,7 @@ class LinearAttention(Mixer):
     paper = "Katharopoulos et al., 2020, arXiv:2006.16236"
     formula = "y_t = out((f(q_t)^T sum_(s<=t) f(k_s) v_s^T) / (f(q_t)^T sum_(s<=t) f(k_s)))"
     outputs = ("out",)
+    intermediates = described(**RECURRENT, memory=state_by("M_t = M_(t-1) + f(k_t) (v_t, 1)^T"))
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         prefix=False,
@@ -82,6 +84,7 @@ class LinearAttention(Mixer):
         with without_autocast(x):
             y = self._read(q, k, F.pad(v, (0, 1), value=1.0), rows, state)  # a further value of 1, to sum the weights
         y = y[..., :-1] / (y[..., -1:] + self.eps)
+        self.record(q=q, k=k, v=v, read=y)
         return self.out(rows.restore(y.transpose(1, 2).flatten(2)).to(x.dtype))
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from blocks.base import Activation, Axis, Context, Fixed, Linear, Mixer, Site, S
 from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
 from blocks.recurrent.convolution import short_convolution
 from blocks.recurrent.scan import linear_scan
+from blocks.recurrent.state_steps import CHANNELS
 from registry import Capabilities, Positive, PositiveFloat, register
 
 MOST_CHANNELS = 2**16
@@ -41,6 +42,7 @@ class RealGatedLinearRecurrence(Mixer):
         "h_t = a_t ⊙ h_(t-1) + sqrt(1 - a_t^2) ⊙ sigmoid(input_gate(v_t)) ⊙ v_t; y_t = out(h_t ⊙ activation(gate(x_t)))"
     )
     outputs = ("out",)
+    intermediates = CHANNELS
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
 
     def __init__(
@@ -117,6 +119,7 @@ class RealGatedLinearRecurrence(Mixer):
             before = write.new_zeros(write.shape[0], self.channels) if state is None else state.memory
             before = write.new_zeros(write.shape[0], self.channels) if before is None else before
             h = linear_scan(decay, write, before)
+        self.record(convolved=v, written=write, decays=decay, states=h)
         if state is not None:
             state.memory = h[:, -1].clone() if h.shape[1] else before
         return self.out(rows.restore(h).to(x.dtype) * self.activation(self.gate(x)))

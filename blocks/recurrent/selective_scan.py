@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU, softplus
-from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory
+from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory, described
 from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
 from blocks.recurrent.convolution import short_convolution
 from blocks.recurrent.selective import selective_flops, selective_recurrence
+from blocks.recurrent.state_steps import CHANNEL_STATES, CHANNELS
 from registry import Capabilities, Positive, register
 
 MOST_CHANNELS = 2**16
@@ -41,6 +42,7 @@ class SelectiveScan(Mixer):
         "h_t = exp(-d_t exp(log_rate)) ⊙ h_(t-1) + d_t v_t k_t^T; y_t = out((h_t q_t + skip ⊙ v_t) ⊙ silu(gate(x_t)))"
     )
     outputs = ("out",)
+    intermediates = described(**CHANNELS, memory=CHANNEL_STATES)
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
 
     def __init__(
@@ -119,6 +121,7 @@ class SelectiveScan(Mixer):
                 memory = v.new_zeros(v.shape[0], self.channels, self.state_dim)
             y, memory = selective_recurrence(v, steps, rates, k, q, _begins(rows), memory)
             y = y + self.skip * v
+        self.record(convolved=v, steps=steps, write=k, read_by=q, read=y)
         if state is not None:
             state.memory = memory
         return self.out(rows.restore(y).to(x.dtype) * F.silu(self.gate(x)))

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU, softplus
-from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory
+from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory, described
 from blocks.norms.rms import RMSNorm
 from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
 from blocks.recurrent.convolution import short_convolution
 from blocks.recurrent.state_space_dual import state_space_dual, state_space_dual_flops
+from blocks.recurrent.state_steps import RECURRENT, state_by
 from registry import Capabilities, NonNegativeFloat, Positive, PositiveFloat, register
 
 MOST_HEADS = 2**16
@@ -49,6 +50,7 @@ class StateSpaceDual(Mixer):
     paper = "Dao & Gu, 2024, arXiv:2405.21060"
     formula = "M_t = a_t M_(t-1) + d_t k_t v_t^T; y_t = out(norm((M_t^T q_t + skip ⊙ v_t) ⊙ silu(gate(x_t))))"
     outputs = ("out",)
+    intermediates = described(**RECURRENT, memory=state_by("M_t = a_t M_(t-1) + d_t k_t v_t^T"))
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
     expected_failures = dict.fromkeys(
         (
@@ -155,6 +157,7 @@ class StateSpaceDual(Mixer):
             memory = None if state is None else state.memory
             y, memory = state_space_dual(q, k, v * steps[..., None], logs, rows.documents, memory)
             y = y + self.skip[:, None, None] * v
+        self.record(q=q, k=k, v=v, strength=steps, decay=logs.exp(), read=y)
         if state is not None:
             state.memory = memory
         return self.out(self._gated(rows.restore(y.transpose(1, 2)).to(x.dtype).flatten(2), x))

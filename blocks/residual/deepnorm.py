@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from blocks.base import Factory, Norm, Residual, Site
 from blocks.norms.layer import LayerNorm
+from blocks.residual.update import sum_of
 from registry import PositiveFloat, Probability, register
 
 
@@ -22,6 +23,8 @@ class DeepNorm(Residual):
     paper = "Wang et al., 2022, arXiv:2203.00555"
     formula = "y = norm(alpha x + dropout(f(x)))"
 
+    intermediates = sum_of("norm({alpha} x + f(x))")
+
     def __init__(
         self,
         site: Site,
@@ -36,4 +39,7 @@ class DeepNorm(Residual):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.norm(self.alpha * x + self.dropout(sublayer(x)))
+        update = self.dropout(sublayer(x))
+        total = self.alpha * x + update
+        self.record(update=update, total=total)
+        return self.norm(total)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from blocks.base import Factory, Norm, Residual, Site
 from blocks.norms.layer import LayerNorm
+from blocks.residual.update import sum_of
 from registry import Probability, register
 
 
@@ -23,6 +24,8 @@ class NormedStream(Residual):
     paper = "MiniMax, 2025, arXiv:2501.08313"
     formula = "y = stream * norm(x) + branch * dropout(f(norm(x)))"
 
+    intermediates = sum_of("{stream} norm(x) + {branch} f(norm(x))")
+
     def __init__(
         self,
         site: Site,
@@ -38,4 +41,6 @@ class NormedStream(Residual):
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         normed = self.norm(x)
-        return self.stream * normed + self.branch * self.dropout(sublayer(normed))
+        update = self.branch * self.dropout(sublayer(normed))
+        self.record(update=update)
+        return self.stream * normed + update

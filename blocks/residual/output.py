@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from blocks.base import Factory, Norm, Residual, Site
 from blocks.norms.layer import LayerNorm
+from blocks.residual.update import sum_of
 from registry import Probability, register
 
 
@@ -21,10 +22,14 @@ class OutputNorm(Residual):
     paper = "Liu et al., 2021, arXiv:2111.09883; OLMo Team, 2025, arXiv:2501.00656"
     formula = "y = x + dropout(norm(f(x)))"
 
+    intermediates = sum_of("x + norm(f(x))")
+
     def __init__(self, site: Site, *, norm: Factory[Norm] = LayerNorm, dropout: Probability = 0.0) -> None:
         super().__init__(site)
         self.norm = norm(site)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return x + self.dropout(self.norm(sublayer(x)))
+        update = self.dropout(self.norm(sublayer(x)))
+        self.record(update=update)
+        return x + update

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from blocks.base import Factory, Norm, Residual, Site
 from blocks.norms.layer import LayerNorm
+from blocks.residual.update import sum_of
 from registry import Probability, register
 
 
@@ -21,6 +22,8 @@ class PreNorm(Residual):
     paper = "Xiong et al., 2020, arXiv:2002.04745"
     formula = "y = x + dropout(f(norm(x)))"
 
+    intermediates = sum_of("x + f(norm(x))")
+
     def __init__(self, site: Site, *, norm: Factory[Norm] = LayerNorm, dropout: Probability = 0.0) -> None:
         super().__init__(site)
         self.norm = norm(site)
@@ -31,4 +34,6 @@ class PreNorm(Residual):
         return True
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return x + self.dropout(sublayer(self.norm(x)))
+        update = self.dropout(sublayer(self.norm(x)))
+        self.record(update=update)
+        return x + update

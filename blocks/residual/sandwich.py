@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from blocks.base import Factory, Norm, Residual, Site
 from blocks.norms.layer import LayerNorm
+from blocks.residual.update import sum_of
 from registry import Probability, register
 
 
@@ -22,6 +23,8 @@ class SandwichNorm(Residual):
     paper = "Ding et al., 2021, arXiv:2105.13290; used by Gemma 2"
     formula = "y = x + dropout(after(f(norm(x))))"
 
+    intermediates = sum_of("x + after(f(norm(x)))")
+
     def __init__(
         self,
         site: Site,
@@ -36,4 +39,6 @@ class SandwichNorm(Residual):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return x + self.dropout(self.after(sublayer(self.norm(x))))
+        update = self.dropout(self.after(sublayer(self.norm(x))))
+        self.record(update=update)
+        return x + update

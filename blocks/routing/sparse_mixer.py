@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from blocks.base import Axis, Context, Fixed, Router, Site
 from blocks.routing.balance import Balance, counted_tokens
+from blocks.routing.choice import CHOICE
 from blocks.routing.logits import router_logits
 from registry import NonNegativeFloat, Positive, register
 
@@ -29,6 +30,7 @@ class SparseMixerRouter(Router):
 
     paper = "Liu et al., 2024, arXiv:2409.12136, section 2"
     formula = 'e_1 = argmax_e (W x)_e; w_e = softmax(W x "over the experts that are nearly the best")_e'
+    intermediates = CHOICE
 
     def __init__(
         self,
@@ -66,7 +68,9 @@ class SparseMixerRouter(Router):
         indices = torch.cat(chosen, dim=1)
         if self.balance is not None and self.training:
             self.balance.record(logits, indices)
-        return torch.cat(weights, dim=1), indices
+        found = torch.cat(weights, dim=1)
+        self.record(logits=logits, chosen=indices, weights=found)
+        return found, indices
 
     def _pick(self, logits: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
         """The weight of an expert of those left, and its index, (N, 1) each."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from blocks.base import Axis, Context, Fixed, Router, Site
 from blocks.routing.balance import Balance, counted_tokens
+from blocks.routing.choice import CHOICE
 from blocks.routing.logits import router_logits
 from registry import NonNegativeFloat, Positive, PositiveFloat, register
 
@@ -70,6 +71,7 @@ class TopKRouter(Router):
         "2024, arXiv:2408.15664; sigmoid and groups: DeepSeek-AI, 2024, arXiv:2412.19437"
     )
     formula = "chosen(x) = top_k(scores(W x)); w_e = scores(W x)_e / sum_(j ∈ chosen(x)) scores(W x)_j"
+    intermediates = CHOICE
 
     def __init__(
         self,
@@ -127,7 +129,9 @@ class TopKRouter(Router):
         chosen = self._choose((logits if self.choose_by == "logits" else scores).detach())
         if self.balance is not None and self.training:
             self.balance.record(logits, chosen)
-        return _WEIGHTS[self.weights](scores.gather(1, chosen)) * self.scale, chosen
+        weights = _WEIGHTS[self.weights](scores.gather(1, chosen)) * self.scale
+        self.record(logits=logits, scores=scores, chosen=chosen, weights=weights)
+        return weights, chosen
 
     def _choose(self, scores: Tensor) -> Tensor:
         if self.selection_bias is not None:

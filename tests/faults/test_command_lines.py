@@ -160,6 +160,14 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--batch-size": NUMBERS,
         "--device": ("cpu", "meta", "cuda:99", *TEXTS),
     },
+    "explain": {
+        "": ("RUN", "tiny_decoder", "tiny_encoder", "tiny_encoder_decoder", *PLACES, *TEXTS),
+        "--text": TEXTS,
+        "--source": TEXTS,
+        "--out": ("OUT", *PLACES),
+        "--language": ("en", "zh", "x"),
+        "--compare": ("tiny_decoder", *PLACES, *TEXTS),
+    },
     "plan": {
         "": RECIPES + PLACES,
         "--set": OVERRIDES,

@@ -1,0 +1,134 @@
+"""What the cache keeps for the next token, and the states of recurrent mixers after each token."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blockformer.explanation.explanation import CacheEntry
+from blockformer.explanation.recorder import summary_of
+from blockformer.explanation.sampling import Limits, chosen, sampled
+from blockformer.explanation.steps import Step
+from blockformer.explanation.subject import Subject
+from blockformer.generation.session import DecodingSession
+from blocks.base import Cache, KeyValues, Mixer, Stack
+from blocks.models.base import Model
+from registry import entry_of
+
+Place = tuple[int, str, str]
+"""Index of the layer, name of the state, name of the tensor."""
+
+
+def kept_for_the_next_token(
+    subject: Subject, rows: list[list[int]], logits: Tensor, limits: Limits
+) -> tuple[list[Step], list[CacheEntry]]:
+    """Read the text with a cache, up to each token that is kept, and then the most probable next token.
+
+    Args:
+        subject: what is explained.
+        rows: ids of the source, in an encoder-decoder, and of the text.
+        logits: (T, V) of the text.
+        limits: what is kept of large values.
+
+    Returns:
+        The states of mixers that have a state of fixed size, over time; and what the cache keeps.
+    """
+    model, ids = subject.model, rows[-1]
+    if model.kind == "encoder_only" or model.pooled or model.per_token or not model.allows("cache"):
+        return [], []
+    places = chosen(len(ids), "token", limits)
+    if subject.bidirectional_prompt:
+        places = [len(ids) - 1]
+    sources = rows[:-1] or None
+    prompt = [ids[: places[0] + 1]]
+    session = DecodingSession(model, prompt, sources, bidirectional_prompt=subject.bidirectional_prompt)
+    session.begin()
+    over_time: dict[Place, list[Tensor]] = {}
+    for number, at in enumerate(places):
+        if number:
+            session.extend(torch.tensor([ids[places[number - 1] + 1 : at + 1]]))
+        for place, tensor in _fixed_states(session.cache):
+            over_time.setdefault(place, []).append(tensor[0].float().cpu())
+    before = _sizes(session.cache)
+    if len(ids) < model.max_length:
+        session.advance(logits[-1].argmax()[None])
+    cache = list(_entries(before, session.cache))
+    return [_state_step(subject, place, tensors, places, limits) for place, tensors in over_time.items()], cache
+
+
+def _fixed_states(cache: Cache | None) -> Iterator[tuple[Place, Tensor]]:
+    """The tensors of all states that are no keys and values; of a short convolution's inputs none."""
+    for layer, states in enumerate(cache.layers if cache else ()):
+        for name, state in states.items():
+            if not isinstance(state, KeyValues):
+                for part, tensor in vars(state).items():
+                    if isinstance(tensor, Tensor) and part != "recent":
+                        yield (layer, name, part), tensor
+
+
+def _sizes(cache: Cache | None) -> dict[tuple[int, str], int]:
+    return {
+        (layer, name): _size(state)
+        for layer, states in enumerate(cache.layers if cache else ())
+        for name, state in states.items()
+    }
+
+
+def _size(state: Any) -> int:
+    """The number of elements in use."""
+    tensors = [tensor for tensor in vars(state).values() if isinstance(tensor, Tensor)]
+    if isinstance(state, KeyValues):
+        return sum(tensor[:, :, : state.end].numel() for tensor in tensors)
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _entries(before: dict[tuple[int, str], int], cache: Cache | None) -> Iterator[CacheEntry]:
+    for (layer, name), size in _sizes(cache).items():
+        state: Any = cache.layers[layer][name] if cache else None
+        tokens = state.end if isinstance(state, KeyValues) else None
+        yield CacheEntry(layer, name, type(state).__name__, before.get((layer, name), 0), size, tokens)
+
+
+def _state_step(subject: Subject, place: Place, tensors: list[Tensor], places: list[int], limits: Limits) -> Step:
+    layer, name, part = place
+    path, mixer = _mixer(subject.model, layer, name)
+    declared = None if mixer is None else mixer.intermediates.get(part)
+    whole = torch.stack(tensors)
+    axes = tuple(f"axis {number}" for number in range(1, whole.ndim)) if declared is None else declared.axes
+    if len(axes) != whole.ndim - 1:
+        axes = tuple(f"axis {number}" for number in range(1, whole.ndim))
+    value = sampled(whole, ("token", *axes), limits)
+    texts = 1 if subject.model.kind == "encoder_decoder" else 0
+    value = type(value)(value.axes, (places[-1] + 1, *value.shape[1:]), (tuple(places), *value.index[1:]), value.data)
+    return Step(
+        path,
+        "" if mixer is None else f"{mixer.slot.name}/{entry_of(type(mixer)).name}",
+        part,
+        value,
+        summary_of(mixer) if declared is None and mixer is not None else declared.caption if declared else "",
+        declared.formula_of(mixer) if declared is not None and mixer is not None else "",
+        "" if mixer is None else mixer.paper,
+        texts,
+        texts,
+        path.rpartition(".layers.")[0],
+        layer,
+    )
+
+
+def _mixer(model: Model, layer: int, name: str) -> tuple[str, Mixer | None]:
+    """The mixer of a cached state, and its path: a state inside another mixer has its name before a dot."""
+    stack_path, stack = [(path, one) for path, one in model.components() if isinstance(one, Stack)][-1]
+    layers: Any = getattr(stack, "layers", None)
+    if layers is None:
+        return f"{stack_path}.{layer}", None
+    index = layer // stack.repeats
+    scope, _, last = name.rpartition(".")
+    found: Any = getattr(layers[index], "cross" if last == "cross" else "mixer", None)
+    path = f"{stack_path}.layers.{index}.{'cross' if last == 'cross' else 'mixer'}"
+    inner = {one: part for one, part in found.named_modules() if isinstance(part, Mixer)} if found is not None else {}
+    wanted = [one for one in inner if one.endswith(scope)] if scope else list(inner)
+    if not wanted:
+        return path, None
+    one = max(wanted, key=len)
+    return f"{path}.{one}" if one else path, inner[one]

@@ -1,0 +1,205 @@
+"""Explain a text: run the model, record its steps, and what it predicts and keeps for the next token."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from blockformer.data.tokenizer import Tokenizer
+from blockformer.errors import UserError
+from blockformer.explanation.decoding import kept_for_the_next_token
+from blockformer.explanation.explanation import Explanation, Prediction, Token
+from blockformer.explanation.page import in_a_notebook
+from blockformer.explanation.recorder import Recorder
+from blockformer.explanation.sampling import Limits, chosen, sampled
+from blockformer.explanation.steps import Step
+from blockformer.explanation.subject import Subject, subject_of
+from blockformer.generation.streaming import generate
+from blockformer.generation.text_model import TextModel
+from blockformer.inspection.diagram import diagram
+from blockformer.inspection.rendering import as_svg
+from blocks.base.intermediates import OUTPUT
+from blocks.models.base import Model
+
+BLANK = "_"
+"""Stands for a masked token in the text of an encoder."""
+BEST, WRITTEN = 8, 16
+
+
+def explain(
+    model: str | Path | Model | TextModel,
+    text: str,
+    *,
+    source: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    limits: Limits | None = None,
+    seed: int = 0,
+) -> Explanation:
+    """Each step of a model's forward pass for a text; shown as a page in Jupyter.
+
+    Args:
+        model: a run, a checkpoint or an imported folder; a recipe, which is explained with initial values; or a model.
+        text: what the model reads. In that of an encoder, ``_`` is a masked token. Of an encoder-decoder, the target so
+            far if there is a ``source``, else the source, whose target the model writes.
+        source: what an encoder-decoder's encoder reads.
+        tokenizer: of the text; None: the one that is stored with the model, else one token for each byte.
+        limits: what is kept of long texts and wide tensors; None: the usual ones.
+        seed: of the initial values of a recipe.
+
+    Raises:
+        UserError: the model cannot be loaded, or the text is empty or too long.
+        RecipeError: the recipe is wrong.
+    """
+    return explain_subject(subject_of(model, tokenizer, seed=seed), text, source=source, limits=limits)
+
+
+@torch.inference_mode()
+def explain_subject(
+    subject: Subject, text: str, *, source: str | None = None, limits: Limits | None = None
+) -> Explanation:
+    """:func:`explain` of a model that is loaded."""
+    limits, model = limits or Limits(), subject.model
+    rows = _ids(subject, text, source)
+    recorder = Recorder(model, limits)
+    with recorder.recording():
+        logits = _run(subject, recorder, rows)
+    steps = recorder.steps
+    tokens = [tuple(Token(one, subject.tokenizer.name(one)) for one in row) for row in rows]
+    predictions: list[Prediction] = []
+    if not model.pooled and not model.per_token:
+        steps.append(_probabilities(steps, logits, len(rows) - 1))
+        predictions = _predictions(subject, logits, limits)
+    states, cache = kept_for_the_next_token(subject, rows, logits, limits)
+    _insert(steps, states)
+    drawing = ""
+    if subject.recipe is not None:
+        title = f"{subject.name}, {model.kind}, {model.size:,} parameters"
+        drawing = as_svg(diagram(subject.recipe, model), title, f"The blocks of {subject.name}, from tokens to logits.")
+    written = Token(int(logits[-1].argmax()), "") if predictions and model.kind != "encoder_only" else None
+    return Explanation(
+        name=subject.name,
+        text=source or text,
+        kind=model.kind,
+        parameters=model.size,
+        texts=tuple(tokens),
+        steps=tuple(steps),
+        predictions=tuple(predictions),
+        cache=tuple(cache),
+        vocabulary=_vocabulary(subject, steps),
+        written=None if written is None else Token(written.id, subject.tokenizer.name(written.id)),
+        trained=subject.trained,
+        own_tokenizer=subject.own_tokenizer,
+        drawing=drawing,
+        limits=limits,
+        left_out=recorder.left_out,
+        as_html=in_a_notebook,
+    )
+
+
+def _ids(subject: Subject, text: str, source: str | None) -> list[list[int]]:
+    """The ids of the source, in an encoder-decoder, and of the text.
+
+    Raises:
+        UserError: there is no text, it is too long, or a source has no place.
+    """
+    model, tokenizer = subject.model, subject.tokenizer
+    before, after = tokenizer.around("pooled" if model.pooled else model.kind)
+    if model.kind != "encoder_decoder":
+        if source is not None:
+            raise UserError(f"{subject.name}: a model of kind {model.kind} reads one text: leave the source out")
+        if not text:
+            raise UserError("the text is empty; give at least one character")
+        rows = [[*before, *_with_masks(subject, text), *after]]
+    else:
+        if not (source or text):
+            raise UserError("the text is empty; give at least one character")
+        read = [*before, *tokenizer.encode(text if source is None else source), *after]
+        _check_length(subject, read)
+        begin = [tokenizer.bos, *tokenizer.encode("" if source is None else text)]
+        rows = [read, begin if source is not None else [*begin, *_translation(subject, read, begin)]]
+    for row in rows:
+        _check_length(subject, row)
+    return rows
+
+
+def _check_length(subject: Subject, row: Sequence[int]) -> None:
+    if len(row) > subject.model.max_length:
+        raise UserError(
+            f"{subject.name}: the text has {len(row)} tokens, but the model's max_length is "
+            f"{subject.model.max_length}; shorten it"
+        )
+
+
+def _with_masks(subject: Subject, text: str) -> list[int]:
+    tokenizer = subject.tokenizer
+    if subject.model.kind != "encoder_only" or BLANK not in text or tokenizer.special.mask is None:
+        return tokenizer.encode(text)
+    first, *others = text.split(BLANK)
+    ids = tokenizer.encode(first)
+    for piece in others:
+        ids += [tokenizer.special.mask, *tokenizer.encode(piece)]
+    return ids
+
+
+def _translation(subject: Subject, read: list[int], begin: list[int]) -> list[int]:
+    """What an encoder-decoder writes greedily, without the token that ends it; a few tokens at most."""
+    most = min(WRITTEN, subject.model.max_length - len(begin))
+    if most < 1 or not subject.trained:
+        return []
+    (row,) = generate(subject.model, [begin], sources=[read], max_new_tokens=most, eos=subject.tokenizer.eos)
+    return [one for one in row if one != subject.tokenizer.eos]
+
+
+def _run(subject: Subject, recorder: Recorder, rows: list[list[int]]) -> Tensor:
+    """The forward pass: logits (T, V), or what the head gives instead."""
+    model = subject.model
+    ids = [torch.tensor([row], device=next(model.parameters()).device) for row in rows]
+    if model.kind == "encoder_decoder":
+        memory = model.encode(ids[0])  # pyright: ignore[reportCallIssue]
+        recorder.sequence = 1
+        return model.decode(ids[1], memory)[0]  # pyright: ignore[reportCallIssue]
+    given = {"prefix": torch.ones_like(ids[0], dtype=torch.bool)} if subject.bidirectional_prompt else {}
+    return model(*ids, **given)[0]
+
+
+def _probabilities(steps: list[Step], logits: Tensor, sequence: int) -> Step:
+    """The softmax of the logits, over all ids, for the ids that are kept of the logits."""
+    found = next(step for step in reversed(steps) if step.value.axes == ("token", "vocabulary"))
+    tokens, ids = found.value.index
+    given = {"token": tokens, "vocabulary": ids}
+    value = sampled(logits.softmax(dim=-1), found.value.axes, Limits(), given)
+    caption = "The softmax over the whole vocabulary turns logits into probabilities."
+    return Step("head", found.block, "probabilities", value, caption, "softmax(L)", found.paper, sequence, of=[found])
+
+
+def _predictions(subject: Subject, logits: Tensor, limits: Limits) -> list[Prediction]:
+    best = logits.softmax(dim=-1).topk(min(BEST, logits.shape[-1]), dim=-1)
+    found: list[Prediction] = []
+    for at in chosen(len(logits), "token", limits):
+        pairs = zip(best.indices[at].tolist(), best.values[at].tolist(), strict=True)
+        named = tuple((Token(one, subject.tokenizer.name(one)), share) for one, share in pairs)
+        found.append(Prediction(at, named))
+    return found
+
+
+def _vocabulary(subject: Subject, steps: list[Step]) -> dict[int, str]:
+    ids = {
+        one
+        for step in steps
+        for axis, index in zip(step.value.axes, step.value.index, strict=True)
+        if axis == "vocabulary"
+        for one in index
+    }
+    return {one: subject.tokenizer.name(one) for one in sorted(ids)}
+
+
+def _insert(steps: list[Step], states: list[Step]) -> None:
+    """Put the states of mixers before what these return."""
+    for state in states:
+        at = next((n for n, step in enumerate(steps) if (step.path, step.layer) == (state.path, state.layer)), None)
+        ends = [
+            n for n, step in enumerate(steps) if (step.path, step.layer, step.name) == (state.path, state.layer, OUTPUT)
+        ]
+        place = ends[-1] if ends else len(steps) if at is None else at
+        steps.insert(place, state)

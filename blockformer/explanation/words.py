@@ -1,0 +1,49 @@
+"""The page's words in each language, from one table."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LANGUAGES = ("en", "zh")
+TABLE, CAPTIONS = (Path(__file__).with_name(name) for name in ("words.yaml", "captions.yaml"))
+
+
+@cache
+def tables() -> dict[str, dict[str, dict[str, str]]]:
+    """The words by table (``page``, ``names``), key and language."""
+    found: dict[str, Any] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return found
+
+
+@cache
+def captions() -> dict[str, str]:
+    """The Chinese of the captions of the blocks of this project, by the English."""
+    found: dict[str, str] = yaml.safe_load(CAPTIONS.read_text(encoding="utf-8"))
+    return found
+
+
+class Words:
+    """The words of one language.
+
+    Args:
+        language: one of ``LANGUAGES``.
+    """
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self.page, self.names = (
+            {key: words[language] for key, words in tables()[table].items()} for table in ("page", "names")
+        )
+
+    def __call__(self, key: str, **values: object) -> str:
+        """A text with its values filled in."""
+        text = self.page[key]
+        for name, value in values.items():
+            text = text.replace(f"{{{name}}}", str(value))
+        return text
+
+    def caption(self, text: str) -> str:
+        """A block's caption; that of a plug-in is shown as it is written."""
+        return text if self.language == "en" else captions().get(text, text)

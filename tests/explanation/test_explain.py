@@ -1,0 +1,108 @@
+"""Texts, limits and errors of explanations."""
+
+import pytest
+import torch
+
+import blockformer as bf
+from blockformer.errors import UserError
+from blockformer.explanation import Limits, explain
+from blockformer.explanation.comparison import compared
+from blockformer.explanation.formula import mathml
+from blockformer.explanation.page import fitted
+from blockformer.explanation.sampling import sampled
+
+
+def test_the_first_and_last_tokens_and_evenly_spaced_channels_are_kept() -> None:
+    value = torch.arange(30 * 100.0).view(30, 100)
+    found = sampled(value, ("token", "width"), Limits(tokens=12, channels=5))
+    assert found.shape == (30, 100)
+    assert found.index == ((0, 1, 2, 3, 4, 5, *range(24, 30)), (0, 25, 50, 74, 99))
+    assert torch.equal(found.data, value[list(found.index[0])][:, list(found.index[1])])
+    assert not found.whole
+    assert sampled(value, ("token", "width"), Limits(tokens=30, channels=100)).whole
+
+
+def test_smaller_limits_keep_the_same_numbers_at_fewer_places() -> None:
+    explanation = explain("tiny_local_global", "cat eats fish and the dog sleeps", limits=Limits())
+    small = explanation.within(Limits(tokens=6, heads=2, channels=3, vocabulary=4, layers=2))
+    assert small.numbers < explanation.numbers / 10
+    assert set(small.left_out["decoder"]) == {0, 5}
+    assert {step.layer for step in small.steps if step.stack} <= {0, 5, None}
+    step, whole = small.find("decoder.layers.0.mixer", "weights"), explanation.find("decoder.layers.0.mixer", "weights")
+    rows = [whole.value.index[1].index(at) for at in step.value.index[1]]
+    columns = [whole.value.index[2].index(at) for at in step.value.index[2]]
+    heads = [whole.value.index[0].index(at) for at in step.value.index[0]]
+    assert torch.equal(step.value.data, whole.value.data[heads][:, rows][:, :, columns])
+
+
+def test_a_page_has_at_most_the_given_number_of_numbers() -> None:
+    explanation = explain("tiny_decoder", "cat eats fish, dog eats meat, cow eats grass, what do I eat")
+    assert repr(explanation).endswith(f"{len(explanation.steps)} steps>")
+    assert fitted(explanation, 10**9) is explanation
+    small = fitted(explanation, explanation.numbers // 3)
+    assert small.numbers <= explanation.numbers // 3
+    assert small.sampled
+
+
+def test_deep_stacks_are_recorded_at_some_layers_only() -> None:
+    explanation = explain("tiny_local_global", "cat", limits=Limits(layers=2))
+    assert explanation.left_out == {"decoder": (0, 5)}
+    assert {step.layer for step in explanation.steps if step.stack} == {0, 5}
+
+
+def test_a_blank_in_the_text_of_an_encoder_is_a_masked_token() -> None:
+    explanation = explain("tiny_encoder", "c_t")
+    assert [token.text for token in explanation.texts[0]] == ["c", "<mask>", "t"]
+
+
+def test_an_encoder_decoder_without_training_writes_nothing_and_continues_a_given_target() -> None:
+    alone = explain("tiny_encoder_decoder", "cat")
+    assert [[token.text for token in text] for text in alone.texts] == [["c", "a", "t", "<eos>"], ["<bos>"]]
+    given = explain("tiny_encoder_decoder", "Ka", source="cat")
+    assert [token.text for token in given.texts[1]] == ["<bos>", "K", "a"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text", "source", "said"),
+    [
+        ("tiny_decoder", "", None, "the text is empty"),
+        ("tiny_decoder", "x" * 64, None, "the text has 65 tokens, but the model's max_length is 64"),
+        ("tiny_decoder", "x", "y", "a model of kind decoder_only reads one text"),
+        ("tiny_encoder_decoder", "", None, "the text is empty"),
+        ("tiny_encoder_decoder", "", "x" * 64, "the text has 65 tokens"),
+    ],
+)
+def test_texts_that_cannot_be_explained_are_refused(recipe: str, text: str, source: str | None, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        explain(recipe, text, source=source)
+
+
+def test_a_model_with_fewer_ids_than_bytes_needs_a_tokenizer() -> None:
+    with pytest.raises(UserError, match="each byte of the text is a token, which takes 260 ids, but vocab_size is 100"):
+        explain(bf.build("tiny_decoder", {"vocab_size": 100}), "x")
+
+
+def test_the_same_model_has_no_differences_and_a_window_changes_what_it_should() -> None:
+    first = explain("tiny_decoder", "cat eats fish")
+    assert set(compared(first, explain("tiny_decoder", "cat eats fish")).differences) == {0.0}
+    model = bf.build("tiny_decoder", {"decoder.layer.mixer.window": 3})
+    found = compared(first, explain(model, "cat eats fish"))
+    by_name = {(step.layer, step.name): gap for step, gap in zip(first.steps, found.differences, strict=True)}
+    assert by_name[0, "scaled"] == 0.0
+    assert by_name[0, "weights"] != 0.0
+    other = compared(first, explain("tiny_hybrid", "cat eats fish"))
+    assert None in other.differences
+    assert None in other.partners
+
+
+def test_formulas_become_mathml_and_what_is_none_stays_text() -> None:
+    assert "<mfrac><mrow><mn>1</mn></mrow><mrow><msqrt><mn>64</mn></msqrt></mrow></mfrac>" in mathml("S * 1/sqrt(64)")
+    assert "<msubsup><mi>M</mi>" in mathml("M_(t-1)^T k_t")
+    assert "<mtext>a ) &lt;b&gt;</mtext>" in mathml("a ) <b>")
+    assert "<script" not in mathml("<script>")
+
+
+def test_jupyter_shows_the_page_in_a_frame() -> None:
+    shown = explain("tiny_decoder", "cat")._repr_html_() or ""
+    assert shown.startswith("<iframe srcdoc=")
+    assert "<script" not in shown  # escaped inside the attribute

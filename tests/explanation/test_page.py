@@ -1,0 +1,135 @@
+"""The page: its words, its size, and what it does in a browser."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockformer.explanation import explain
+from blockformer.explanation.page import FOLDER, SCRIPTS, as_html, write_page
+from blockformer.explanation.words import LANGUAGES, captions, tables
+from registry import entries, slots
+from tests.studies.browser import CHROMIUM, Tab, browser
+
+in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium, such as Debian's package of that name")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    hybrid, decoder = explain("tiny_hybrid", "cat eats <b>fish</b>"), explain("tiny_decoder", "cat eats <b>fish</b>")
+    write_page(folder / "hybrid.html", hybrid)
+    write_page(folder / "experts.html", explain("tiny_experts", "cat eats fish"))
+    write_page(folder / "encoder.html", explain("tiny_encoder", "c_t"), language="zh")
+    write_page(folder / "translation.html", explain("tiny_encoder_decoder", "Katze", source="cat"), language="zh")
+    write_page(folder / "compared.html", decoder, hybrid)
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Tab]:
+    with browser() as opened:
+        yield opened
+
+
+def test_every_word_of_the_page_is_there_in_every_language() -> None:
+    for table in tables().values():
+        for key, words in table.items():
+            assert set(words) == set(LANGUAGES), key
+            assert all(words.values()), key
+            assert len({tuple(sorted(re.findall(r"\{\w+\}", text))) for text in words.values()}) == 1, key
+
+
+def test_every_word_that_the_script_says_is_in_the_table() -> None:
+    script = "".join((FOLDER / name).read_text() for name in (*SCRIPTS, "page.html"))
+    said = set(re.findall(r'say\("([^"]+)"', script)) | set(re.findall(r'data-word="([^"]+)"', script))
+    assert len(said) > 20
+    assert said <= set(tables()["page"])
+
+
+def test_captions_and_names_of_all_our_blocks_are_there_in_chinese() -> None:
+    values = {
+        (name, value.caption)
+        for slot in slots()
+        for entry in entries(slot).values()
+        if entry.block.__module__.startswith("blocks.")
+        for name, value in getattr(entry.block, "intermediates", {}).items()
+    }
+    assert {caption for _, caption in values} == set(captions())
+    assert {name for name, _ in values} - {"output"} <= set(tables()["names"])
+    axes = {
+        axis
+        for slot in slots()
+        for entry in entries(slot).values()
+        for value in getattr(entry.block, "intermediates", {}).values()
+        for axis in value.axes
+    }
+    assert {f"axis {axis}" for axis in axes - {"..."}} <= set(tables()["page"])
+
+
+def test_texts_from_outside_are_no_markup(pages: dict[str, Path]) -> None:
+    page = pages["hybrid"].read_text()
+    assert "<b>fish" not in page
+    assert page.count("<script") == 2
+    assert "https://" not in re.sub(r"http://www\.w3\.org/\S+", "", page)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_page_of_each_language_says_it(language: str) -> None:
+    page = as_html(explain("tiny_decoder", "cat"), language=language)
+    assert f'<html lang="{language}">' in page
+    assert ("没有训练过的权重" in page) == (language == "zh")
+    assert ("has no trained weights here" in page) == (language == "en")
+
+
+@in_a_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 800, 1300])
+@pytest.mark.parametrize("name", ["hybrid", "experts", "encoder", "translation", "compared"])
+def test_pages_open_without_errors_at_any_width(
+    pages: dict[str, Path], tab: Tab, name: str, width: int, dark: bool
+) -> None:
+    tab.open(pages[name], width=width, dark=dark)
+    assert tab.run("document.documentElement.dataset.ready") == "yes"
+    assert tab.run("document.documentElement.scrollWidth") <= width
+    assert tab.problems() == []
+    assert tab.requests() == []
+
+
+@in_a_browser
+@pytest.mark.slow
+def test_a_reader_moves_through_steps_layers_and_cells_by_keyboard(pages: dict[str, Path], tab: Tab) -> None:
+    tab.open(pages["compared"])
+    tab.run("document.getElementById('next').focus()")
+    tab.press("Enter")
+    assert tab.run("document.querySelector('.step.current').id") == "step-1"
+    assert tab.run("document.getElementById('progress').textContent").startswith("step 2 of")
+    tab.run("setLayer('decoder', 1)")
+    shown = "[...document.querySelectorAll('.step[id^=step-]')].filter(e => !e.hidden).map(e => e.innerText).join('')"
+    assert "1.mixer" in tab.run(shown)
+    assert "0.mixer" not in tab.run(shown)
+    step = "first.steps.find(one => one.name === 'scores' && one.layer === 1)"
+    said = tab.run(
+        f"(() => {{ const own = cards.find(one => one.step === {step}).owns[0]; own.canvas.focus();"
+        "own.canvas.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));"
+        "return document.getElementById('inspector').innerText; })()"
+    )
+    assert "Scores = " in said
+    assert "The products of the two rows sum to" in said
+    tab.run("document.querySelectorAll('.token')[3].focus()")
+    tab.press(" ")
+    assert tab.run("document.querySelector('.token[aria-pressed=true]').dataset.index") == "3"
+    assert "After “t”" in tab.run("document.getElementById('predicted').innerText")
+    assert tab.problems() == []
+
+
+@in_a_browser
+@pytest.mark.slow
+def test_the_number_of_a_cell_is_that_of_the_explanation(pages: dict[str, Path], tab: Tab) -> None:
+    tab.open(pages["experts"])
+    explanation = explain("tiny_experts", "cat eats fish")
+    for number in (0, 9, 40, len(explanation.steps) - 1):
+        found = tab.run(f"Array.from(numbersOf(first.steps[{number}]), value => String(value))")
+        assert [float(one) for one in found] == explanation.steps[number].value.data.flatten().tolist()
