@@ -143,7 +143,8 @@ def blocks_in(slot: str, tree: Any, path: Path = ()) -> Iterator[tuple[Path, Ent
         if parameter.arity == "one":
             yield from blocks_in(parameter.slot, inner, (*path, key))
             continue
-        for suffix, item in inner.items() if isinstance(inner, Map) else enumerate(inner):
+        items = inner.items() if isinstance(inner, Map) else enumerate(inner) if isinstance(inner, Seq) else ()
+        for suffix, item in items:
             yield from blocks_in(parameter.slot, item, (*path, key, suffix))
 
 

@@ -37,8 +37,11 @@ class Config(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def __or__(self, other: Mapping[str, Any]) -> "Config":
+    def __or__(self, other: object) -> "Config":
         """Both merged, with the other's values where both have a key; merging does not count as reading."""
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        other = cast("Mapping[str, Any]", other)
         values, paths = dict(self._values), dict(self._paths)
         for key, value in other.items() if not isinstance(other, Config) else other._values.items():
             values[key] = value
@@ -47,8 +50,10 @@ class Config(Mapping[str, Any]):
             paths |= other._paths
         return Config(values, paths, self.read)
 
-    def __ror__(self, other: Mapping[str, Any]) -> "Config":
-        return Config(other, {}, self.read) | self
+    def __ror__(self, other: object) -> "Config":
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return Config(cast("Mapping[str, Any]", other), {}, self.read) | self
 
     @property
     def plain(self) -> Mapping[str, Any]:

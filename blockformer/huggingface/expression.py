@@ -109,7 +109,7 @@ def evaluate(tree: ast.expr, scope: Scope) -> Any:
         return _Evaluator(scope).visit(tree)
     except (ExpressionError, RecipeError):
         raise
-    except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
         reason = f"unknown key {error}" if isinstance(error, KeyError) else str(error)
         raise ExpressionError(f"{ast.unparse(tree)!r} cannot be evaluated: {reason}") from None
 

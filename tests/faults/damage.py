@@ -62,10 +62,10 @@ def damaged_values(content: dict[str, Any], draw: Random) -> tuple[str, dict[str
             del parent[key]
             return f"{path}.{key} removed", changed
         case "new key" if isinstance(parent, dict):
-            parent["strange"] = draw.choice(STRANGE)
+            parent["strange"] = copy.deepcopy(draw.choice(STRANGE))  # what reads it may change it
             return f"{path}.strange", changed
         case _:
-            parent[key] = draw.choice(STRANGE)
+            parent[key] = copy.deepcopy(draw.choice(STRANGE))
             return f"{path}.{key} = {parent[key]!r}", changed
 
 

@@ -1,5 +1,6 @@
 """Damaged, malformed and malicious checkpoints, tokenizers and imported folders."""
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -213,7 +214,7 @@ def test_links_in_a_strange_run_lead_no_command_out_of_its_folder(
 
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "unigram", "wordpiece"])
-def test_a_damaged_tokenizer_is_refused_in_one_line_or_encodes_the_same(kind: str, faults: int, tally: Tally) -> None:
+def test_a_damaged_tokenizer_is_refused_in_one_line_or_is_what_is_stored(kind: str, faults: int, tally: Tally) -> None:
     texts = ["the cat sat on the mat, the cat ate the rat"] * 3
     size = {} if kind == "bytes" else {"vocab_size": 300}
     component = DATA.make({"tokenizer": kind}, size)["tokenizer"]
@@ -222,7 +223,8 @@ def test_a_damaged_tokenizer_is_refused_in_one_line_or_encodes_the_same(kind: st
         what, dumped = damaged_values(made.dump(), Random(number))
         found, refusal = attempt(partial(stored.from_dump, dumped))
         if refusal is None:
-            assert found.dump() == made.dump(), what
+            another_piece = re.fullmatch(r"\.library\.model\.vocab\.\d+\.0 = '.+'", what)  # of a unigram vocabulary
+            assert found.dump() == (dumped if another_piece else made.dump()), what
         else:
             assert "\n" not in refusal, what
         tally("tokenizer", "refused" if refusal else "without effect")

@@ -65,7 +65,7 @@ def problem_of(status: int, errors: str, signum: int, delay: float) -> str | Non
     before_us = status in (1, -signum) and delay < 0.5 and "cli/main.py" not in errors
     if status not in (0, 128 + signum) and not before_us:
         return f"status {status}"
-    lines = [line for line in errors.splitlines() if not line.startswith("note: ")]
+    lines = [line for line in errors.splitlines() if not line.startswith("note: ") and " generated, " not in line]
     if status == 128 + signum and (len(lines) != 1 or f"stopped by {signal.Signals(signum).name}" not in lines[0]):
         return f"{len(lines)} lines"
     return None

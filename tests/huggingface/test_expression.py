@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from blockformer.huggingface.config import Config
 from blockformer.huggingface.expression import ExpressionError, evaluate, names, parse
 
 CONFIG = {"heads": 4, "dim": 64, "kinds": ["local", "global"], "scaling": {"factor": 2.0}, "nothing": None, "yes": True}
@@ -88,6 +89,19 @@ def test_syntax_that_is_not_allowed_is_rejected_when_parsed(text: str, reason: s
 def test_the_work_of_an_expression_is_bounded(text: str) -> None:
     with pytest.raises(ExpressionError):
         value(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["{**heads}", "{**rope, **kinds}", "{**heads, **rope}", "rope | heads", "heads | rope"]
+)
+def test_what_is_no_mapping_is_merged_with_none(text: str) -> None:
+    class Given(Scope):
+        def value(self, name: str) -> Any:
+            return Config({"a": 1}) if name == "rope" else super().value(name)
+
+    assert evaluate(parse("{**rope, **scaling}"), Given()).plain == {"a": 1, "factor": 2.0}
+    with pytest.raises(ExpressionError):
+        evaluate(parse(text), Given())
 
 
 @pytest.mark.parametrize(

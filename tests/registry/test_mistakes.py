@@ -31,6 +31,8 @@ MISTAKES = {
         "'decoder.layer.mixer.kv_heads'",
     ),
     "a key too deep": (BASE + "decoder:\n  dim: 64\n", "r.yaml:5: decoder.dim:", "it belongs at the top level"),
+    "true for named blocks": (BASE + "adapters: true\n", "r.yaml:4: adapters:", "dictionary, not true"),
+    "a number for a list of blocks": (BASE + "extra_predictions: 1\n", "r.yaml:4: extra_predictions:", "a list, not 1"),
     "a word for a number": (BASE + "decoder:\n  depth: six\n", "r.yaml:5: decoder.depth:", 'an integer, not "six"'),
     "yes for a number": (BASE + "decoder:\n  depth: yes\n", "r.yaml:5: decoder.depth:", 'an integer, not "yes"'),
     "no for false": (layer("feedforward: {bias: no}"), "feedforward.bias:", 'true or false or a list, not "no"'),
