@@ -12,6 +12,7 @@ from blockformer.errors import UserError
 DEMOS = {
     "lm": "a small language model, and the same without feed-forward layers",
     "translation": "the article's encoder-decoder translates English to German",
+    "explain": "a model of each architecture, trained in a minute, and a page that shows what it computes",
     "masked": "an encoder fills in blanked letters",
 }
 

@@ -52,7 +52,8 @@ def _draw(path: Path, explanation: Explanation, step: Step) -> None:
         if place >= len(panels):
             panel.axis("off")
             continue
-        image = _panel(panel, panels[place], names, 1.0 if step.name in SHARES else most, shares=step.name in SHARES)
+        known = names[0], names[1] if place % across == 0 else []
+        image = _panel(panel, panels[place], known, 1.0 if step.name in SHARES else most, shares=step.name in SHARES)
         if several:
             panel.set_title(titles[place], fontsize=8)
     figure.suptitle(f"{step.label}, {' x '.join(map(str, step.value.shape))}", fontsize=9)

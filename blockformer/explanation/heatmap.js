@@ -129,6 +129,17 @@ const draw = (canvas, explanation, step, chosen, followed, cursor) => {
   }
 };
 
+// One head without labels, a few pixels for each cell.
+const drawSmall = (canvas, step, head) => {
+  const g = grid(step), size = Math.max(1, Math.min(8, Math.floor(96 / Math.max(g.rows, g.columns)))), colours = paint(), scale = scaleOf(step);
+  canvas.width = g.columns * size; canvas.height = g.rows * size;
+  const pen = canvas.getContext("2d");
+  for (let row = 0; row < g.rows; row++) for (let column = 0; column < g.columns; column++) {
+    pen.fillStyle = colour(valueAt(step, [head, row, column]), scale, colours);
+    pen.fillRect(column * size, row * size, size, size);
+  }
+};
+
 const cellAt = (canvas, explanation, step, x, y) => {
   const at = layoutOf(explanation, step, canvas.parentElement.clientWidth);
   const row = Math.floor((y - at.top) / at.line), column = Math.floor((x - at.label) / at.cell);

@@ -69,7 +69,27 @@ const mapOf = (explanation, step, name) => {
   holder.append(...(name ? [make("p", {class: "variant", text: name})] : []), make("div", {class: "scroll"}, canvas), details);
   return [holder, own];
 };
-const redraw = own => { own.drawn = true; draw(own.canvas, own.explanation, own.step, chooser(own.step), state.followed, own.cursor); };
+// The same grid of every head, small; a click chooses the head.
+const thumbnails = step => {
+  const row = make("div", {class: "heads"}), owns = step.index[0].map((head, place) => {
+    const canvas = make("canvas", {"aria-hidden": "true"}), button = make("button", {type: "button", "data-head": place}, canvas, `${say("head")} ${head}`);
+    button.addEventListener("click", () => setHead(place));
+    row.append(button);
+    return {canvas, step, small: place, details: {open: false}};
+  });
+  return {row, owns};
+};
+const setHead = head => {
+  state.head = head;
+  const input = document.getElementById("head");
+  if (input) input.value = String(head);
+  refresh();
+};
+const redraw = own => {
+  own.drawn = true;
+  if (own.small !== undefined) return drawSmall(own.canvas, own.step, own.small);
+  draw(own.canvas, own.explanation, own.step, chooser(own.step), state.followed, own.cursor);
+};
 
 const shapeOf = step => step.axes.map((axis, at) => `${say(`axis ${axis}`)} ${step.shape[at].toLocaleString()}`).join(" × ");
 const leftOut = step => step.axes.filter((_, at) => step.index[at].length < step.shape[at]).map(axis => say("kept", {axis: say(`axis ${axis}`), kept: sizeOf(step, axis), all: step.shape[step.axes.indexOf(axis)].toLocaleString()}));
@@ -99,6 +119,7 @@ const card = step => {
     title.append(make("span", {class: `badge ${difference === 0 ? "same" : "differs"}`, text: badge}));
     if (other) { const [two, its] = mapOf(second, other, second.name); maps.append(two); owns.push(its); }
   }
+  if (step.name === "weights" && step.axes[0] === "head" && step.index[0].length > 1) { const all = thumbnails(step); section.append(all.row); owns.push(...all.owns); }
   section.append(maps);
   if (step.paper) section.append(make("details", {class: "paper"}, make("summary", {text: say("paper")}), make("p", {text: step.paper})));
   cards.push({step, section, owns});
@@ -112,6 +133,7 @@ const refresh = () => {
   for (const {step, section, owns} of cards) {
     const visible = isVisible(step);
     section.hidden = !visible;
+    section.querySelectorAll("[data-head]").forEach(button => button.setAttribute("aria-pressed", String(Number(button.dataset.head) === headOf(step, "head"))));
     const time = section.querySelector(".time");
     if (time) time.textContent = say("after token", {token: nameOf(first, step, "token", timeOf(step))});
     for (const own of owns) {

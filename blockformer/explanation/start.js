@@ -19,7 +19,11 @@ for (const stack of Object.keys(state.layers)) {
   input.dataset.stack = stack;
   controls.append(label);
 }
-if (data.heads > 1) controls.append(selector(say("head"), Array.from({length: data.heads}, (_, head) => [head, head]), head => { state.head = head; refresh(); })[0]);
+if (data.heads > 1) {
+  const [label, input] = selector(say("head"), Array.from({length: data.heads}, (_, head) => [head, head]), setHead);
+  input.id = "head";
+  controls.append(label);
+}
 
 const tokens = document.getElementById("tokens");
 first.texts.forEach((text, which) => {
@@ -51,7 +55,7 @@ const predict = () => {
   const last = first.texts.length - 1, followed = state.followed && state.followed.text === last ? state.followed.index : first.texts[last].length - 1;
   const rows = [first, ...(second ? [second] : [])].map(explanation => {
     const found = explanation.predictions.find(one => one.at === followed) ?? explanation.predictions[explanation.predictions.length - 1];
-    const bars = found.best.map(([text, id, share]) => make("li", {}, make("span", {class: "name", text: shown(text)}), make("span", {class: "bar"}, Object.assign(make("i"), {style: `width: ${100 * share}%`})), make("span", {class: "share", text: `${(100 * share).toPrecision(3)} %`}), make("small", {text: id})));
+    const bars = found.best.map(([text, id, share]) => make("li", {}, make("span", {class: "name", text: shown(text)}), make("span", {class: "bar"}, Object.assign(make("i"), {style: `width: ${100 * share}%`})), make("span", {class: "share", text: share < 1e-4 ? "< 0.01 %" : `${(100 * share).toPrecision(3)} %`}), make("small", {text: id})));
     const after = shown(explanation.texts[last][found.at].text);
     return make("div", {}, make("p", {text: `${second ? `${explanation.name}: ` : ""}${say(first.kind === "encoder_only" ? "predicted at" : "predicted after", {token: after})}`}), make("ol", {class: "bars"}, ...bars));
   });

@@ -118,6 +118,7 @@ def test_a_run_that_fails_ends_the_demo_with_status_2(tmp_path, monkeypatch, cap
     [
         ("lm", ["bits per byte", "xz", "demo_lm_no_feedforward continues"], 2),  # the second time beside the first
         ("translation", ["exact match", "chrF", "expected, if different"], 1),
+        ("explain", ["The pages", "runs/explain/encoder_decoder.html"], 1),
         ("masked", ["always predicting the most common byte", "Return the num"], 1),
     ],
 )
@@ -133,4 +134,4 @@ def test_a_demo_runs_from_its_first_word_to_its_last(demo, shown, times, tmp_pat
         assert result.returncode == 0, result.stderr
         for text in [*shown, "wandb leet", "wandb sync"]:
             assert text in result.stdout
-        assert len(list((tmp_path / "runs").glob("*/metrics.jsonl"))) == number * (2 if demo == "lm" else 1)
+        assert len(list((tmp_path / "runs").glob("*/metrics.jsonl"))) == number * {"lm": 2, "explain": 3}.get(demo, 1)

@@ -118,6 +118,9 @@ def test_a_reader_moves_through_steps_layers_and_cells_by_keyboard(pages: dict[s
     )
     assert "Scores = " in said
     assert "The products of the two rows sum to" in said
+    tab.run("document.querySelector('.step:not([hidden]) .heads button:last-child').focus()")
+    tab.press("Enter")
+    assert tab.run("document.getElementById('head').value") == "3"
     tab.run("document.querySelectorAll('.token')[3].focus()")
     tab.press(" ")
     assert tab.run("document.querySelector('.token[aria-pressed=true]').dataset.index") == "3"
