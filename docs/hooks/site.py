@@ -47,6 +47,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     drawn = pictures.Pictures(uri, config, files)
     if uri.startswith("blocks/") and uri != "blocks/index.md":
         markdown = blocks_page.completed(markdown, page.file.name, drawn)
+    elif uri == "changelog.md":  # its links are those of the repository
+        return (Path(config.docs_dir).parent / "CHANGELOG.md").read_text().replace("](docs/", "](")
     elif uri == "models.md":
         markdown = gallery.with_cards(markdown, drawn)
     elif uri.startswith("models/"):

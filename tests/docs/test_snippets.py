@@ -6,7 +6,7 @@ import pytest
 
 from tests.docs.snippets import ROOT, Page, Snippet, agrees, conversation, needs_shell, snippets
 
-TOUR = sorted((ROOT / "docs" / "tour").glob("*.md"))
+TOUR = [path for folder in ("tour", "zh") for path in sorted((ROOT / "docs" / folder).glob("*.md"))]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *TOUR]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 

@@ -45,13 +45,21 @@ class Tab:
 
     def open(self, path: Path, *, width: int = 1100, dark: bool = False) -> None:
         """Show a file at this width, and wait until it is loaded."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.visit(path.as_uri(), width=width, dark=dark)
+
+    def visit(self, url: str, *, width: int = 1100, dark: bool = False) -> None:
+        """Show a page at this width, and wait until it is loaded."""
+        self.resize(width)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=url)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._message()
+
+    def resize(self, width: int) -> None:
+        """Change the width of the window."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
 
     def run(self, script: str) -> Any:
         """The value of a script, awaited."""
