@@ -5,7 +5,7 @@ import math
 import torch
 
 from blocks.base import AttentionPositions, Context, DistanceBias, Site
-from registry import Capabilities, Positive, register
+from registry import Capabilities, Positive, PositiveFloat, register
 
 MOST_HEADS = 2**16
 
@@ -19,21 +19,23 @@ class ALiBi(AttentionPositions):
 
     Args:
         heads: number of heads, required where a stack shares it; null: the mixer's.
+        factor: factor on the slopes.
     """
 
     paper = "Press et al., 2021, arXiv:2108.12409"
     capabilities = Capabilities(needs=frozenset({"bias"}))
 
-    def __init__(self, site: Site, *, heads: Positive | None = None) -> None:
+    def __init__(self, site: Site, *, heads: Positive | None = None, factor: PositiveFloat = 1.0) -> None:
         super().__init__(site)
         self.heads = count = heads_of(site, heads)
-        self.slopes = alibi_slopes(count)
+        self.slopes = [factor * slope for slope in alibi_slopes(count)]
+        self.factor = factor
 
     def prepare(self, context: Context) -> None:
         self.bias(context)
 
     def bias(self, context: Context) -> DistanceBias:
-        return context.once(("alibi", self.heads), lambda: self._bias(context))
+        return context.once(("alibi", self.heads, self.factor), lambda: self._bias(context))
 
     def _bias(self, context: Context) -> DistanceBias:
         slopes = torch.tensor(self.slopes, device=context.positions.device)

@@ -114,6 +114,8 @@ FALCON = {
 }
 case("falcon", "FalconForCausalLM", "falcon", FALCON, multi_query=True, parallel_attn=True)
 case("falcon with all heads", "FalconForCausalLM", "falcon", FALCON, multi_query=False, parallel_attn=False, bias=True)
+ALIBI = {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}
+case("falcon with alibi", "FalconForCausalLM", "falcon", FALCON, ALIBI)
 NEWER = {"new_decoder_architecture": True, "num_kv_heads": 2}
 case("falcon of the newer design", "FalconForCausalLM", "falcon", FALCON, NEWER)
 case(
@@ -561,10 +563,14 @@ case(
     layer_types=["sliding_attention"] * 4,
 )
 case("gte", "GteForMaskedLM", "gte", BERT, rope_parameters=rope(), hidden_act="silu")
+ULTRA = {"sliding_window": 5, "prediction_head_size": 30, "rope_parameters": PER_KIND["rope_parameters"]}
+KINDS_OF_THREE = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+case("ultrabert", "UltrabertForMaskedLM", "ultrabert", LLAMA, ULTRA, KINDS_OF_THREE)
 FNET = {key: value for key, value in BERT.items() if key != "num_attention_heads"}
 case("fnet", "FNetForMaskedLM", "fnet", FNET, hidden_act="gelu_new")
 case("ernie", "ErnieForMaskedLM", "ernie", BERT, use_task_id=True, task_type_vocab_size=5)
 case("ernie without tasks", "ErnieForMaskedLM", "ernie", BERT)
+case("luke", "LukeForMaskedLM", "luke", BERT, pad_token_id=1, entity_vocab_size=11, entity_emb_size=20)
 LOOKS = {"shape_vocab_size": 17, "shape_embed_dim": 10, "pronunciation_vocab_size": 13, "pronunciation_embed_dim": 14}
 case("roc_bert", "RoCBertForMaskedLM", "roc_bert", BERT, LOOKS)
 
