@@ -69,8 +69,9 @@ class SpanConvolution(Mixer):
         span = self.pointwise((_windows(x, self.width) * self.depthwise).sum(-1))  # (B, T, H * K)
         kernel = self.kernel(span * q.transpose(1, 2).flatten(2))
         kernel = kernel.unflatten(-1, (self.heads, self.width)).softmax(dim=-1)  # (B, T, H, kernel)
-        values = _windows(self.conv_v(x), self.width).unflatten(2, (self.heads, self.head_dim))
-        convolved = (values @ kernel[..., None])[..., 0]  # (B, T, H, K)
+        windows = _windows(self.conv_v(x), self.width)
+        values = windows.view(*windows.shape[:2], self.heads, self.head_dim, self.width)
+        convolved = torch.matmul(values, kernel[..., None]).squeeze(-1)  # (B, T, H, K)
         return self.out(torch.cat([attended.transpose(1, 2), convolved], dim=2).flatten(2))
 
     def flops_per_token(self, length: int) -> float:
@@ -80,4 +81,5 @@ class SpanConvolution(Mixer):
 
 def _windows(x: Tensor, width: int) -> Tensor:
     """(B, T, C) -> (B, T, C, width): the values from ``width // 2`` tokens before each to as many after it."""
-    return F.pad(x, (0, 0, width // 2, width // 2)).unfold(1, width, 1)
+    padded: Tensor = F.pad(x, (0, 0, width // 2, width // 2))
+    return padded.unfold(1, width, 1)
