@@ -53,6 +53,11 @@ class Family:
         return str(self.tree.get("about", ""))
 
     @property
+    def reference(self) -> str:
+        """The implementation of attention in transformers that models of the family are compared with."""
+        return str(self.tree.get("reference", "eager"))
+
+    @property
     def model_types(self) -> list[str]:
         """The values of ``model_type`` that the family supports; empty if it exists only to be extended."""
         return as_list(self.section("match").get("model_type"))

@@ -13,7 +13,7 @@ from registry.strict_yaml import Map, Seq, read_yaml
 _FOLDER = Path(__file__).parent / "families"
 MAPPINGS = ("match", "defaults", "fixed", "require", "let", "recipe", "tensors", "tied", "leaves", "export")
 LISTS = ("ignore", "unused", "computed")
-TEXTS = ("extends", "about", "source")
+TEXTS = ("extends", "about", "source", "reference")
 ANY = "*"  # in the section `fixed`: any value is supported
 INHERIT = "inherit"  # in a block of another type: `inherit: true` keeps the inherited keys
 _NAME = re.compile(r"\{(\w+)\}")

@@ -133,7 +133,7 @@ def _load_original(imported: ImportedModel) -> Any:
         loaded = original.from_pretrained(
             folder,
             dtype=torch.float32,
-            attn_implementation="eager",
+            attn_implementation=imported.family.reference,
             local_files_only=True,
             trust_remote_code=False,
         )

@@ -31,14 +31,25 @@ GROUPED_SHARDS: Mapping[str, Cut] = {
 class HeadProjection(Linear):
     """A linear projection whose output is split into ``heads`` heads."""
 
-    def __init__(self, site: Site, width: int, heads: int, head_dim: int, *, bias: bool) -> None:
-        super().__init__(site, width, heads * head_dim, bias=bias)
+    def __init__(self, site: Site, width: int, heads: int, head_dim: int, *, bias: bool, groups: int = 1) -> None:
+        super().__init__(site, width, heads * head_dim, bias=bias, groups=groups)
         self.heads, self.head_dim = heads, head_dim
 
     def forward(self, input: Tensor, offsets: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, H, T, K); under tensor parallelism H counts the heads of this process only."""
         y = super().forward(input, offsets)
         return y.view(*y.shape[:2], y.shape[2] // self.head_dim, self.head_dim).transpose(1, 2)
+
+
+def grouped(groups: Mapping[str, int] | None, projections: tuple[str, ...]) -> Mapping[str, int]:
+    """The number of groups of each block-diagonal projection.
+
+    Raises:
+        ValueError: one of the projections does not exist.
+    """
+    if unknown := [name for name in groups or {} if name not in projections]:
+        raise ValueError(f"groups has {unknown[0]!r}, but the projections are {', '.join(projections)}")
+    return {name: count for name, count in (groups or {}).items() if count > 1}
 
 
 def groups_of(heads: int, kv_heads: int | None) -> int:

@@ -12,6 +12,7 @@ from blocks.attention.projection import (
     GateOver,
     HeadProjection,
     NormOver,
+    grouped,
     grouped_axes,
     groups_of,
     head_norm,
@@ -55,6 +56,7 @@ class MultiHeadAttention(Mixer):
         value_dim: width of each head's values; null: ``head_dim``.
         shared_kv: use the projected keys, before their norm and positions, as values, too.
         bias: biases in all projections, or a list of the projections that have one, out of q, k, v, out.
+        groups: number of blocks of each projection that is block-diagonal, by its name out of q, k, v, out.
         scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim).
         softcap: bound c on the scores, as c * tanh(score / c); null: disabled.
         window: attend only to tokens less than this many tokens away, so that 1 is the token itself; null: disabled.
@@ -101,6 +103,7 @@ class MultiHeadAttention(Mixer):
         value_dim: Positive | None = None,
         shared_kv: bool = False,
         bias: bool | tuple[Projection, ...] = False,
+        groups: Mapping[str, Positive] | None = None,
         scale: NonNegativeFloat | None = None,
         softcap: PositiveFloat | None = None,
         window: Positive | None = None,
@@ -132,12 +135,15 @@ class MultiHeadAttention(Mixer):
         biased = ("q", "k", "v", "out") if bias is True else bias or ()
         if shared_kv:
             _check_shared(bias, self.value_dim, self.head_dim)
-        self.q = HeadProjection(site, site.dim, heads, self.head_dim, bias="q" in biased)
-        self.k = HeadProjection(site, site.dim, self.kv_heads, self.head_dim, bias="k" in biased)
+        self.groups = blocks = grouped(groups, ("q", "k", "v", "out"))
+        self.q = HeadProjection(site, site.dim, heads, self.head_dim, bias="q" in biased, groups=blocks.get("q", 1))
+        kv, width = self.kv_heads, site.dim
+        self.k = HeadProjection(site, width, kv, self.head_dim, bias="k" in biased, groups=blocks.get("k", 1))
         self.v: HeadProjection | None = None
         if not shared_kv:
-            self.v = HeadProjection(site, site.dim, self.kv_heads, self.value_dim, bias="v" in biased)
-        self.out = Linear(site, heads * self.value_dim, site.dim, bias="out" in biased)
+            self.v = HeadProjection(site, width, kv, self.value_dim, bias="v" in biased, groups=blocks.get("v", 1))
+        inner = heads * self.value_dim
+        self.out = Linear(site, inner, site.dim, bias="out" in biased, groups=blocks.get("out", 1))
         self.over: NormOver = qk_norm_over if qk_norm else "head"
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
         self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
@@ -158,9 +164,11 @@ class MultiHeadAttention(Mixer):
 
     def shards(self) -> Mapping[str, Cut]:
         """Nothing where one norm covers all heads: each process would normalise over its own heads only."""
-        return {} if "projection" in (self.over, self.out_over) else super().shards()
+        return {} if self.groups or "projection" in (self.over, self.out_over) else super().shards()
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        if self.groups:
+            return {}  # heads and groups do not grow together
         return grouped_axes(
             self.q,
             self.k,

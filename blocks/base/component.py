@@ -112,5 +112,7 @@ def flops_per_token(module: nn.Module, length: int) -> float:
     """As :meth:`Component.flops_per_token`, for any module: the sum over children, and the product of a Linear."""
     if isinstance(module, Component):
         return module.flops_per_token(length)
-    own = 2 * module.in_features * module.out_features if isinstance(module, nn.Linear) else 0
+    own = 0
+    if isinstance(module, nn.Linear):  # a block-diagonal one has several groups
+        own = 2 * module.in_features * module.out_features // int(getattr(module, "groups", 1))
     return own + sum(flops_per_token(child, length) for child in module.children())

@@ -19,17 +19,20 @@ class Linear(nn.Linear):
         in_features: width of the input.
         out_features: width of the output.
         bias: add a learned bias.
+        groups: number of groups of inputs, each of which makes an equal share of the outputs (a block-diagonal matrix).
 
     Attributes:
-        weight: (out, in), or (experts, out, in).
+        weight: (out, in / groups), or (experts, out, in).
         bias: (out,), or (experts, out).
         adapter: a trained change that is added to x W^T; None: none.
         reduce: sums the results of all processes under tensor parallelism by rows; None: not cut.
     """
 
-    def __init__(self, site: Site, in_features: int, out_features: int, *, bias: bool = True) -> None:
+    def __init__(self, site: Site, in_features: int, out_features: int, *, bias: bool = True, groups: int = 1) -> None:
         super().__init__(in_features, out_features, bias=bias)  # pyright: ignore[reportUnknownMemberType]
-        self.experts = site.experts
+        self.experts, self.groups = site.experts, groups
+        if groups > 1:
+            self._group()
         self.adapter: Adapter | None = None
         self.reduce: Callable[[Tensor], Tensor] | None = None
         if site.experts is not None:
@@ -37,8 +40,17 @@ class Linear(nn.Linear):
             self.bias = nn.Parameter(self.weight.new_empty(site.experts, out_features)) if bias else None
             self.reset_parameters()
 
+    def _group(self) -> None:
+        if self.experts is not None or self.in_features % self.groups or self.out_features % self.groups:
+            raise ValueError(
+                f"{self.groups} groups must divide the {self.in_features} inputs and {self.out_features} outputs of a "
+                "projection, which is none of several experts; choose another number"
+            )
+        self.weight = nn.Parameter(self.weight.new_empty(self.out_features, self.in_features // self.groups))
+        self.reset_parameters()
+
     def reset_parameters(self) -> None:
-        bound = self.in_features**-0.5
+        bound = self.weight.shape[-1] ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
@@ -50,7 +62,7 @@ class Linear(nn.Linear):
             input: for experts, rows sorted by expert.
             offsets: (experts,) int32, end of each expert's rows; required with experts.
         """
-        if self.experts is None and self.reduce is None:
+        if self.experts is None and self.reduce is None and self.groups == 1:
             y = super().forward(input)
             return y if self.adapter is None else y + self.adapter(input)
         y = self.product(input, offsets)
@@ -58,13 +70,20 @@ class Linear(nn.Linear):
 
     def product(self, input: Tensor, offsets: Tensor | None = None) -> Tensor:
         """:meth:`forward` without the bias, and without the sum over processes."""
-        if self.experts is None:
+        if self.groups > 1:
+            y = self._grouped_product(input)
+        elif self.experts is None:
             y = F.linear(input, self.weight)
         elif offsets is None:
             raise ValueError(f"offsets is required: this projection has {self.experts} experts")
         else:
             y = grouped_linear(input, self.weight, offsets)
         return y if self.adapter is None else y + self.adapter(input, offsets)
+
+    def _grouped_product(self, input: Tensor) -> Tensor:
+        x = input.reshape(-1, self.groups, self.in_features // self.groups).transpose(0, 1)  # (groups, N, in / groups)
+        weight = self.weight.view(self.groups, -1, x.shape[-1]).transpose(1, 2)
+        return torch.bmm(x, weight).transpose(0, 1).reshape(*input.shape[:-1], self.out_features)
 
     def merged_weight(self) -> Tensor:
         """The weight with the adapter's change folded in, rounded once to the weight's dtype."""

@@ -20,6 +20,7 @@ class MLP(Expert):
         hidden: width between the two projections; null: 4 * dim.
         activation: non-linearity between the projections.
         bias: biases in both projections, or a list of the projections that have one, out of up, down.
+        groups: number of blocks of each projection that is block-diagonal, by its name out of up, down.
         inner_norm: norm of the hidden channels before down, without weights in experts; null: disabled.
         dropout: probability of zeroing a hidden channel during training.
     """
@@ -56,24 +57,30 @@ class MLP(Expert):
         hidden: Positive | None = None,
         activation: SitelessFactory[Activation] = ReLU,
         bias: bool | tuple[Projection, ...] = True,
+        groups: Mapping[str, Positive] | None = None,
         inner_norm: Factory[Norm] | None = None,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
         hidden = hidden or 4 * site.dim
         biased = ("up", "down") if bias is True else bias or ()
-        self.up = Linear(site, site.dim, hidden, bias="up" in biased)
+        if unknown := set(groups or {}) - {"up", "down"}:
+            raise ValueError(f"groups has {min(unknown)!r}, but the projections are up, down")
+        self.groups = {name: count for name, count in (groups or {}).items() if count > 1}
+        self.up = Linear(site, site.dim, hidden, bias="up" in biased, groups=self.groups.get("up", 1))
         self.activation = activation()
         self.inner_norm = self.norm_between(inner_norm, hidden)
         self.dropout = nn.Dropout(dropout)
-        self.down = Linear(site, hidden, site.dim, bias="down" in biased)
+        self.down = Linear(site, hidden, site.dim, bias="down" in biased, groups=self.groups.get("down", 1))
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        if self.groups:
+            return {}  # units and groups do not grow together
         return self.between(self.up.out_features, ("up",), ("down",), self.inner_norm)
 
     def shards(self) -> Mapping[str, Cut]:
         """Nothing with a norm: each process would normalise over its own channels only."""
-        return {} if self.inner_norm is not None else super().shards()
+        return {} if self.inner_norm is not None or self.groups else super().shards()
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
         hidden = self.up(x, offsets)

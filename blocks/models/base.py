@@ -91,9 +91,9 @@ class Model(Component, ABC):
 
     @property
     def projections(self) -> dict[str, Linear]:
-        """All projections that can have an adapter, by name."""
+        """All projections that can have an adapter, by name: those that are not block-diagonal."""
         modules = cast("Iterator[tuple[str, nn.Module]]", self.named_modules())
-        return {name: module for name, module in modules if isinstance(module, Linear)}
+        return {name: module for name, module in modules if isinstance(module, Linear) and module.groups == 1}
 
     def _without_match(self, pattern: str) -> str:
         """Why no projection matches a pattern of :meth:`adapt`, and what to do."""

@@ -5,7 +5,7 @@ import math
 import torch
 
 from blocks.base import AttentionPositions, Context, DistanceBias, Site
-from registry import Capabilities, Positive, register
+from registry import Capabilities, Positive, PositiveFloat, register
 
 MOST_HEADS = 2**16
 
@@ -19,22 +19,24 @@ class ALiBi(AttentionPositions):
 
     Args:
         heads: number of heads, required where a stack shares it; null: the mixer's.
+        factor: factor on the slopes.
     """
 
     paper = "Press et al., 2021, arXiv:2108.12409"
     formula = "s_(h,t,u) = scale * q_(h,t)^T k_(h,u) - slope_h |t - u|; slope_h = 2^(-8 h / H)"
     capabilities = Capabilities(needs=frozenset({"bias"}))
 
-    def __init__(self, site: Site, *, heads: Positive | None = None) -> None:
+    def __init__(self, site: Site, *, heads: Positive | None = None, factor: PositiveFloat = 1.0) -> None:
         super().__init__(site)
         self.heads = count = heads_of(site, heads)
-        self.slopes = alibi_slopes(count)
+        self.slopes = [factor * slope for slope in alibi_slopes(count)]
+        self.factor = factor
 
     def prepare(self, context: Context) -> None:
         self.bias(context)
 
     def bias(self, context: Context) -> DistanceBias:
-        return context.once(("alibi", self.heads), lambda: self._bias(context))
+        return context.once(("alibi", self.heads, self.factor), lambda: self._bias(context))
 
     def _bias(self, context: Context) -> DistanceBias:
         slopes = torch.tensor(self.slopes, device=context.positions.device)

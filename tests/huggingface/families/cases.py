@@ -114,6 +114,8 @@ FALCON = {
 }
 case("falcon", "FalconForCausalLM", "falcon", FALCON, multi_query=True, parallel_attn=True)
 case("falcon with all heads", "FalconForCausalLM", "falcon", FALCON, multi_query=False, parallel_attn=False, bias=True)
+ALIBI = {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}
+case("falcon with alibi", "FalconForCausalLM", "falcon", FALCON, ALIBI)
 NEWER = {"new_decoder_architecture": True, "num_kv_heads": 2}
 case("falcon of the newer design", "FalconForCausalLM", "falcon", FALCON, NEWER)
 case(
@@ -561,10 +563,28 @@ case(
     layer_types=["sliding_attention"] * 4,
 )
 case("gte", "GteForMaskedLM", "gte", BERT, rope_parameters=rope(), hidden_act="silu")
+ULTRA = {"sliding_window": 5, "prediction_head_size": 30, "rope_parameters": PER_KIND["rope_parameters"]}
+KINDS_OF_THREE = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+case("ultrabert", "UltrabertForMaskedLM", "ultrabert", LLAMA, ULTRA, KINDS_OF_THREE)
 FNET = {key: value for key, value in BERT.items() if key != "num_attention_heads"}
 case("fnet", "FNetForMaskedLM", "fnet", FNET, hidden_act="gelu_new")
 case("ernie", "ErnieForMaskedLM", "ernie", BERT, use_task_id=True, task_type_vocab_size=5)
 case("ernie without tasks", "ErnieForMaskedLM", "ernie", BERT)
+case("luke", "LukeForMaskedLM", "luke", BERT, pad_token_id=1, entity_vocab_size=11, entity_emb_size=20)
+SPARSE = {"q_groups": 4, "k_groups": 2, "v_groups": 3, "intermediate_groups": 4, "output_groups": 2}
+case("squeezebert", "SqueezeBertForMaskedLM", "squeezebert", BERT, SPARSE, embedding_size=48)
+CONV = {"conv_kernel_size": 5, "hidden_act": "relu"}
+case("convbert", "ConvBertForMaskedLM", "convbert", BERT, CONV, embedding_size=48)
+case("convbert of narrow embeddings", "ConvBertForMaskedLM", "convbert", BERT, embedding_size=20)
+NEARBY = {**BERT, "type_vocab_size": 0, "relative_attention": True, "position_biased_input": False}
+NEARBY |= {"pos_att_type": ["c2p", "p2c"], "max_relative_positions": 9}
+case("deberta", "DebertaForMaskedLM", "deberta", NEARBY)
+case("deberta-v2", "DebertaV2ForMaskedLM", "deberta-v2", NEARBY)
+V3 = {"max_relative_positions": 17, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+case("deberta-v2 with buckets", "DebertaV2ForMaskedLM", "deberta-v2", NEARBY, V3)
+XLNET = {"vocab_size": VOCAB, "d_model": 48, "n_layer": 3, "n_head": 4, "d_inner": 56, "pad_token_id": 5, **IDS}
+case("xlnet", "XLNetLMHeadModel", "xlnet", XLNET, layer_norm_eps=2e-3)
+case("longformer", "LongformerForMaskedLM", "longformer", BERT, pad_token_id=1, attention_window=[4, 4, 8])
 LOOKS = {"shape_vocab_size": 17, "shape_embed_dim": 10, "pronunciation_vocab_size": 13, "pronunciation_embed_dim": 14}
 case("roc_bert", "RoCBertForMaskedLM", "roc_bert", BERT, LOOKS)
 
@@ -594,6 +614,8 @@ case(
 case("t5 gated by silu", "T5ForConditionalGeneration", "t5", T5, BUCKETS, STARTS, feed_forward_proj="gated-silu")
 case("t5 with another activation", "T5ForConditionalGeneration", "t5", T5, BUCKETS, STARTS, dense_act_fn="silu")
 case("umt5", "UMT5ForConditionalGeneration", "umt5", T5, BUCKETS, STARTS)
+NARROW = {"encoder_attention_type": "local", "local_radius": 3}
+case("longt5", "LongT5ForConditionalGeneration", "longt5", T5, BUCKETS, STARTS, NARROW, feed_forward_proj="gated-gelu")
 BART = {"vocab_size": VOCAB, "d_model": 48, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4}
 BART |= {
     "decoder_attention_heads": 6,
@@ -613,6 +635,8 @@ case(
 )
 case("plbart", "PLBartForConditionalGeneration", "plbart", BART)
 case("blenderbot_small", "BlenderbotSmallForConditionalGeneration", "blenderbot-small", BART, scale_embedding=True)
+LED = {"attention_window": 8, "max_encoder_position_embeddings": 48, "max_decoder_position_embeddings": POSITIONS}
+case("led", "LEDForConditionalGeneration", "led", BART, LED)
 case("mbart", "MBartForConditionalGeneration", "mbart", BART, scale_embedding=True)
 case("m2m_100", "M2M100ForConditionalGeneration", "m2m_100", BART, scale_embedding=True, pad_token_id=3)
 case("marian", "MarianMTModel", "marian", BART, scale_embedding=True, activation_function="swish")

@@ -1,0 +1,85 @@
+"""Attention beside convolutions whose kernels depend on the text."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blocks.attention.eager import attention_weights
+from blocks.attention.projection import HeadProjection, score_scale
+from blocks.attention.scoring import Scoring
+from blocks.base import Context, Linear, Mixer, Site
+from registry import Capabilities, Positive, Probability, register
+
+
+@register("span_convolution")
+class SpanConvolution(Mixer):
+    """Softmax attention in half of the heads, convolutions of conv_v(x) in the others.
+
+    The kernel of a head and token is softmax(kernel(q * span(x))), where span convolves within, then across channels.
+
+    The convolutions read the tokens beside each token whether they are padding or not, so padding is not supported.
+
+    Args:
+        heads: number of heads of each half.
+        head_dim: width of each head; null: dim / (2 * heads).
+        kernel: number of tokens that a convolution reads, an odd number.
+        bias: use biases in all projections.
+        dropout: probability of dropping an attention weight during training.
+    """
+
+    paper = "Jiang et al., 2020, arXiv:2008.02496"
+    outputs = ("out",)
+    capabilities = Capabilities(places=frozenset({"bidirectional"}), padding=False, documents=False, ordered=True)
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        heads: Positive = 4,
+        head_dim: Positive | None = None,
+        kernel: Positive = 9,
+        bias: bool = True,
+        dropout: Probability = 0.0,
+    ) -> None:
+        super().__init__(site)
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel={kernel} has no token in its middle; choose an odd number")
+        self.heads, self.head_dim = heads, head_dim or site.head_dim(2 * heads)
+        self.width, self.dropout = kernel, dropout
+        self.scale = score_scale(site, None, self.head_dim, grows=head_dim is None)
+        inner = heads * self.head_dim
+        self.q = HeadProjection(site, site.dim, heads, self.head_dim, bias=bias)
+        self.k = HeadProjection(site, site.dim, heads, self.head_dim, bias=bias)
+        self.v = HeadProjection(site, site.dim, heads, self.head_dim, bias=bias)
+        self.depthwise = nn.Parameter(torch.empty(site.dim, kernel))
+        self.pointwise = Linear(site, site.dim, inner, bias=bias)
+        self.kernel = Linear(site, inner, heads * kernel, bias=bias)
+        self.conv_v = Linear(site, site.dim, inner, bias=bias)
+        self.out = Linear(site, 2 * inner, site.dim, bias=bias)
+
+    def constants(self) -> Mapping[str, float]:
+        return {"depthwise": 1 / self.width}
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q = self.q(x)  # (B, H, T, K)
+        weights = attention_weights(q, self.k(x), None, Scoring(self.scale))
+        attended = F.dropout(weights, self.dropout if self.training else 0.0) @ self.v(x)
+        span = self.pointwise((_windows(x, self.width) * self.depthwise).sum(-1))  # (B, T, H * K)
+        kernel = self.kernel(span * q.transpose(1, 2).flatten(2))
+        kernel = kernel.unflatten(-1, (self.heads, self.width)).softmax(dim=-1)  # (B, T, H, kernel)
+        windows = _windows(self.conv_v(x), self.width)
+        values = windows.view(*windows.shape[:2], self.heads, self.head_dim, self.width)
+        convolved = torch.matmul(values, kernel[..., None]).squeeze(-1)  # (B, T, H, K)
+        return self.out(torch.cat([attended.transpose(1, 2), convolved], dim=2).flatten(2))
+
+    def flops_per_token(self, length: int) -> float:
+        inner = self.heads * self.head_dim
+        return super().flops_per_token(length) + 4 * inner * length + 2 * inner * self.width
+
+
+def _windows(x: Tensor, width: int) -> Tensor:
+    """(B, T, C) -> (B, T, C, width): the values from ``width // 2`` tokens before each to as many after it."""
+    padded: Tensor = F.pad(x, (0, 0, width // 2, width // 2))
+    return padded.unfold(1, width, 1)
