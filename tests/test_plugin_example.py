@@ -64,6 +64,16 @@ def test_a_recipe_can_name_them(installed: Installed) -> None:
 
 
 @pytest.mark.slow
+def test_its_blocks_explain_themselves(installed: Installed) -> None:
+    recipe = installed.work / "fading.yaml"
+    recipe.write_text("extends: tiny_decoder\ndecoder: {layer: {mixer: {type: fading, heads: 2}}}\n")
+    assert "steps of fading" in installed.blockformer("explain", str(recipe), "--text", "cat", "--out", "page.html")
+    page = (installed.work / "page.html").read_text()
+    assert "with a learned a between 0 and 1 for each head." in page
+    assert '"name":"sums"' in page  # its state after each token
+
+
+@pytest.mark.slow
 def test_its_blocks_conform(installed: Installed) -> None:
     printed = installed.blockformer("test-block", "fading", "--report", "report.md")
     lines = printed.splitlines()

@@ -47,7 +47,7 @@ def kept_for_the_next_token(
     over_time: dict[Place, list[Tensor]] = {}
     for number, at in enumerate(places):
         if number:
-            session.extend(torch.tensor([ids[places[number - 1] + 1 : at + 1]]))
+            session.extend(torch.tensor([ids[places[number - 1] + 1 : at + 1]], device=logits.device))
         for place, tensor in _fixed_states(session.cache):
             over_time.setdefault(place, []).append(tensor[0].float().cpu())
     before = _sizes(session.cache)
@@ -63,7 +63,7 @@ def _fixed_states(cache: Cache | None) -> Iterator[tuple[Place, Tensor]]:
         for name, state in states.items():
             if not isinstance(state, KeyValues):
                 for part, tensor in vars(state).items():
-                    if isinstance(tensor, Tensor) and part != "recent":
+                    if isinstance(tensor, Tensor) and tensor.is_floating_point() and part != "recent":
                         yield (layer, name, part), tensor
 
 

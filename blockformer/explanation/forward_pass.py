@@ -54,12 +54,22 @@ def explain(
     return explain_subject(subject_of(model, tokenizer, seed=seed), text, source=source, limits=limits)
 
 
-@torch.inference_mode()
 def explain_subject(
     subject: Subject, text: str, *, source: str | None = None, limits: Limits | None = None
 ) -> Explanation:
     """:func:`explain` of a model that is loaded."""
-    limits, model = limits or Limits(), subject.model
+    training = [part for part in subject.model.modules() if part.training]
+    try:
+        subject.model.eval()
+        with torch.inference_mode():
+            return _explained(subject, text, source, limits or Limits())
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _explained(subject: Subject, text: str, source: str | None, limits: Limits) -> Explanation:
+    model = subject.model
     rows = _ids(subject, text, source)
     recorder = Recorder(model, limits)
     with recorder.recording():
@@ -168,13 +178,13 @@ def _probabilities(steps: list[Step], logits: Tensor, sequence: int) -> Step:
     found = next(step for step in reversed(steps) if step.value.axes == ("token", "vocabulary"))
     tokens, ids = found.value.index
     given = {"token": tokens, "vocabulary": ids}
-    value = sampled(logits.softmax(dim=-1), found.value.axes, Limits(), given)
+    value = sampled(logits.float().softmax(dim=-1), found.value.axes, Limits(), given)
     caption = "The softmax over the whole vocabulary turns logits into probabilities."
     return Step("head", found.block, "probabilities", value, caption, "softmax(L)", found.paper, sequence, of=[found])
 
 
 def _predictions(subject: Subject, logits: Tensor, limits: Limits) -> list[Prediction]:
-    best = logits.softmax(dim=-1).topk(min(BEST, logits.shape[-1]), dim=-1)
+    best = logits.float().softmax(dim=-1).topk(min(BEST, logits.shape[-1]), dim=-1)
     found: list[Prediction] = []
     for at in chosen(len(logits), "token", limits):
         pairs = zip(best.indices[at].tolist(), best.values[at].tolist(), strict=True)

@@ -96,6 +96,14 @@ const draw = (canvas, explanation, step, chosen, followed, cursor) => {
       pen.fillRect(at.label + column * at.cell, at.top + row * at.line, at.cell - gap, at.line - 1);
     }
   }
+  if (step.name === "chosen" || step.name === "rows") {  // numbers of experts and tokens, not amounts
+    pen.textAlign = "center"; pen.textBaseline = "middle";
+    for (let row = 0; row < at.rows; row++) for (let column = 0; column < at.columns; column++) {
+      const value = valueAt(step, placesOf(step, chosen, row, column));
+      pen.fillStyle = value > scale.most / 3 ? `rgb(${colours.zero.join(" ")})` : colours.text;
+      pen.fillText(String(value), at.label + (column + 0.5) * at.cell, at.top + (row + 0.5) * at.line);
+    }
+  }
   const isFollowed = (axis, place) => followed && ["token", "key"].includes(axis) && followed.text === (axis === "key" ? step.keys : step.sequence)
     && step.index[step.axes.indexOf(axis)][place] === followed.index;
   pen.textAlign = "right"; pen.textBaseline = "middle";
@@ -117,8 +125,11 @@ const draw = (canvas, explanation, step, chosen, followed, cursor) => {
       pen.save(); pen.translate(at.label + column * at.cell + at.cell / 2, at.top - 5); pen.rotate(-Math.PI / 3.2);
       const name = nameOf(explanation, step, axis, column);
       pen.fillText(name.length > 9 ? `${name.slice(0, 8)}…` : name, 0, 0); pen.restore();
+    } else if (!at.words && at.cell >= 20) {
+      pen.textAlign = "center";
+      pen.fillText(String(step.index[at.column][column]), at.label + (column + 0.5) * at.cell, 6);
     } else if (!at.words && (column === 0 || column === at.columns - 1)) {
-      pen.textAlign = column && at.columns > 1 ? "right" : "left";
+      pen.textAlign = column ? "right" : "left";
       pen.fillText(String(step.index[at.column][column]), at.label + (column ? (column + 1) * at.cell : 0), 6);
     }
     if (mine) { pen.strokeStyle = colours.mark; pen.lineWidth = 2; pen.strokeRect(at.label + column * at.cell - 1, at.top - 1, at.cell + 1, at.rows * at.line + 1); }

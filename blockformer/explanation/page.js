@@ -22,6 +22,7 @@ const timeOf = step => {
 };
 const chooser = step => axis => axis === "kv_head" || axis === "head" ? headOf(step, axis) : axis === "token" ? timeOf(step) : chosen(axis);
 for (const step of first.steps) if (step.stack && !(step.stack in state.layers) && step.layer !== null) state.layers[step.stack] = step.layer;
+const axisOf = axis => word[`axis ${axis}`] ?? axis;
 const titleOf = step => {
   const block = data.names[`slot ${step.block.split("/")[0]}`] ?? step.block;
   if (step.name === "output" || step.name === "input") return say(`${step.name} of`, {block});
@@ -91,8 +92,8 @@ const redraw = own => {
   draw(own.canvas, own.explanation, own.step, chooser(own.step), state.followed, own.cursor);
 };
 
-const shapeOf = step => step.axes.map((axis, at) => `${say(`axis ${axis}`)} ${step.shape[at].toLocaleString()}`).join(" × ");
-const leftOut = step => step.axes.filter((_, at) => step.index[at].length < step.shape[at]).map(axis => say("kept", {axis: say(`axis ${axis}`), kept: sizeOf(step, axis), all: step.shape[step.axes.indexOf(axis)].toLocaleString()}));
+const shapeOf = step => step.axes.map((axis, at) => `${axisOf(axis)} ${step.shape[at].toLocaleString()}`).join(" × ");
+const leftOut = step => step.axes.filter((_, at) => step.index[at].length < step.shape[at]).map(axis => say("kept", {axis: axisOf(axis), kept: sizeOf(step, axis), all: step.shape[step.axes.indexOf(axis)].toLocaleString()}));
 
 const card = step => {
   const other = pairOf(step), section = make("section", {class: "step", id: `step-${step.number}`, "aria-labelledby": `title-${step.number}`, tabindex: "-1"});
@@ -155,7 +156,7 @@ const strip = (vector, scale) => {
 const inspector = document.getElementById("inspector");
 const inspect = ({explanation, step, cursor}) => {
   const places = placesOf(step, chooser(step), cursor.row, cursor.column), value = valueAt(step, places);
-  const where = step.axes.map((axis, at) => `${say(`axis ${axis}`)} ${nameOf(explanation, step, axis, places[at])}`).join(", ");
+  const where = step.axes.map((axis, at) => `${axisOf(axis)} ${nameOf(explanation, step, axis, places[at])}`).join(", ");
   const lines = [make("p", {}, make("strong", {text: `${titleOf(step)} = ${value === -Infinity ? `−∞ (${say("hidden")})` : number(value)}`}), ` ${where}`)];
   const found = sourcesOf(explanation, step, places).filter(one => one.vector);
   for (const one of found) {
@@ -179,7 +180,7 @@ const follow = (token, toggle = false) => {
   document.querySelectorAll(".token").forEach(chip => chip.setAttribute("aria-pressed", String(Boolean(state.followed) && Number(chip.dataset.text) === state.followed.text && Number(chip.dataset.index) === state.followed.index)));
   refresh(); predict();
 };
-const visibleCards = () => cards.filter(({step}) => isVisible(step));
+const visibleCards = () => cards.filter(({step, foreign}) => !foreign && isVisible(step));
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const goTo = (number, focus = true) => {
   const step = first.steps[number];

@@ -26,7 +26,7 @@ class Subject:
 
     Attributes:
         name: for people.
-        model: in evaluation mode.
+        model: in any mode; it is explained in evaluation mode.
         tokenizer: of its texts.
         recipe: of the model; None: it was made otherwise.
         trained: whether it has weights of a file; else its initial values.
@@ -57,11 +57,11 @@ def subject_of(source: str | Path | Model | TextModel, tokenizer: Tokenizer | No
         RecipeError: the recipe is wrong or does not exist.
     """
     if isinstance(source, TextModel):
-        return Subject(source.model.kind, source.model.eval(), tokenizer or source.tokenizer, _recipe_of(source.model))
+        return Subject(source.model.kind, source.model, tokenizer or source.tokenizer, _recipe_of(source.model))
     if isinstance(source, Model):
         own = tokenizer is not None
         found = tokenizer or _bytes(source, source.kind)
-        return Subject(source.kind, source.eval(), found, _recipe_of(source), own_tokenizer=own)
+        return Subject(source.kind, source, found, _recipe_of(source), own_tokenizer=own)
     path = Path(source)
     if str(source) in builtin_recipes() or path.suffix in YAML or not os.path.exists(source):  # noqa: PTH110
         return _untrained(str(source), tokenizer, seed)

@@ -102,6 +102,14 @@ def test_formulas_become_mathml_and_what_is_none_stays_text() -> None:
     assert "<script" not in mathml("<script>")
 
 
+def test_a_model_in_training_is_explained_without_dropout_and_goes_on_training() -> None:
+    model = bf.build("tiny_decoder", {"decoder.layer.residual.dropout": 0.5}).train()
+    first, again = explain(model, "cat"), explain(model, "cat")
+    assert set(compared(first, again).differences) == {0.0}
+    assert model.training
+    assert all(part.training for part in model.modules())
+
+
 def test_jupyter_shows_the_page_in_a_frame() -> None:
     shown = explain("tiny_decoder", "cat")._repr_html_() or ""
     assert shown.startswith("<iframe srcdoc=")

@@ -107,6 +107,7 @@ def test_a_reader_moves_through_steps_layers_and_cells_by_keyboard(pages: dict[s
     assert tab.run("document.querySelector('.step.current').id") == "step-1"
     assert tab.run("document.getElementById('progress').textContent").startswith("step 2 of")
     tab.run("setLayer('decoder', 1)")
+    assert "only in tiny_hybrid" in tab.run("document.getElementById('steps').innerText")
     shown = "[...document.querySelectorAll('.step[id^=step-]')].filter(e => !e.hidden).map(e => e.innerText).join('')"
     assert "1.mixer" in tab.run(shown)
     assert "0.mixer" not in tab.run(shown)
