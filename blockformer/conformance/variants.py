@@ -11,7 +11,7 @@ from blockformer.conformance.block_case import SMALL, BlockCase
 from registry import Parameter, entries, slot_named
 from registry.diagnosis import unsupported_positions
 
-FIXED = {*SMALL, "source_vocab_size"}
+FIXED = {*SMALL, "source_vocab_size", "target_max_length"}
 WITHOUT_VARIANTS = ("dataset", "evaluation", "tokenizer")
 INTEGERS, NUMBERS = (1, 2, 3), (0.5, 2.0)
 

@@ -1,15 +1,16 @@
 """Attention beside convolutions whose kernels depend on the text."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.attention.eager import attention_weights
-from blocks.attention.projection import HeadProjection, score_scale
+from blocks.attention.projection import HeadProjection, projection_axes, score_scale
 from blocks.attention.scoring import Scoring
-from blocks.base import Context, Linear, Mixer, Site
+from blocks.base import Axis, Context, Fixed, Heads, Linear, Mixer, Site
 from registry import Capabilities, Positive, Probability, register
 
 
@@ -62,6 +63,18 @@ class SpanConvolution(Mixer):
     def constants(self) -> Mapping[str, float]:
         return {"depthwise": 1 / self.width}
 
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        heads = Heads(self.heads, self.head_dim, keys=self.heads)
+        kernels, writes = replace(heads, each=self.width), Heads(2 * self.heads, self.head_dim, zero_new=True)
+        return {
+            **projection_axes(("q", "k", "v", "pointwise", "conv_v"), heads),
+            "depthwise": (None, Fixed(self.width)),
+            "kernel.weight": (kernels, heads),
+            "kernel.bias": (kernels,),
+            "out.weight": (None, writes),
+            "out.bias": (None,),
+        }
+
     def forward(self, x: Tensor, context: Context) -> Tensor:
         q = self.q(x)  # (B, H, T, K)
         weights = attention_weights(q, self.k(x), None, Scoring(self.scale))
@@ -81,5 +94,5 @@ class SpanConvolution(Mixer):
 
 def _windows(x: Tensor, width: int) -> Tensor:
     """(B, T, C) -> (B, T, C, width): the values from ``width // 2`` tokens before each to as many after it."""
-    padded: Tensor = F.pad(x, (0, 0, width // 2, width // 2))
-    return padded.unfold(1, width, 1)
+    padded: Tensor = F.pad(x, (0, 0, width // 2, width // 2 + 1))  # one more, for sequences without a token
+    return padded.unfold(1, width, 1)[:, : x.shape[1]]
