@@ -36,6 +36,7 @@ class DisentangledAttention(Mixer):
     """
 
     paper = "He et al., 2020, arXiv:2006.03654; buckets and shared projections: He et al., 2021, arXiv:2111.09543"
+    formula = "A_h = softmax(scale * (q_h k_h^T + q_h pos_k^T + pos_q k_h^T)) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}), ordered=True)
 

@@ -24,6 +24,7 @@ class RelativeAttention(Mixer):
     """
 
     paper = "Dai et al., 2019, arXiv:1901.02860, section 3.3"
+    formula = "A_h = softmax(scale * ((q_h + u_h) k_h^T + (q_h + w_h) r_h^T)) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}), ordered=True)
 

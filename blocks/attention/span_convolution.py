@@ -31,6 +31,10 @@ class SpanConvolution(Mixer):
     """
 
     paper = "Jiang et al., 2020, arXiv:2008.02496"
+    formula = (
+        "A = softmax(scale * q k^T) v; kernel_t = softmax(W (q_t ⊙ span(x)_t)); "
+        "c_t = sum_j kernel_(t,j) conv_v(x)_(t+j); y = out([A, c])"
+    )
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"bidirectional"}), padding=False, documents=False, ordered=True)
 

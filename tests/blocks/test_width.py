@@ -105,7 +105,7 @@ def test_axes_grow_as_the_shapes_of_a_model_of_twice_the_width(parts: Mapping[st
         ratios = [new / old for new, old in zip(shape, shapes[name], strict=True)]
         assert len(width.axes) == len(shape), name
         if name.endswith(("sinks", "content_bias", "position_bias")):
-            continue  # one, or one vector, per head: whether more heads or wider heads make a model wider is not declared
+            continue  # of each head: whether more heads or wider heads make a model wider is not declared
         per_head = "norm" in name
         assert ratios[-1:] == list(width.axes[-1:]) if per_head else ratios == list(width.axes), name
         assert per_head or width.base_shape(shape) == shapes[name], name

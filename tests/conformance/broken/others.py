@@ -1,15 +1,17 @@
 """Broken blocks: initial values, capabilities, compilation, settings."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
-from blocks.base import Context, Expert, Init, Linear, Norm, Role, Site
+from blocks.base import Context, Expert, Init, Intermediate, Linear, Norm, Role, Site
 from registry import Capabilities, Positive, Runtime
 from tests.conformance.broken.base import AlteredModel, CausalMean, Projection, caught_by
 from tests.conformance.broken.caching import DecodesBeyondMaxLength
+
+DOUBLED = Intermediate("Twice the input.", ("...", "width"))
 
 
 @caught_by("normalises_each_head_with_its_own_weights")
@@ -215,3 +217,30 @@ class IgnoresUnfittingInputs(AlteredModel):
     @staticmethod
     def fits(value: Tensor, tokens: Tensor) -> bool:
         return value.shape[-1] == tokens.shape[1]
+
+
+@caught_by("records_what_it_declares")
+class RecordsWhatItDoesNotDeclare(Norm):
+    """Records a value that its intermediates do not name."""
+
+    intermediates: ClassVar[Mapping[str, Intermediate]] = {
+        "doubled": Intermediate("Twice the input.", ("...", "width"))
+    }
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.record(twice=2 * x)
+        return 2 * x
+
+
+@caught_by("recording_changes_nothing")
+class ChangesWhileSomebodyListens(Norm):
+    """Gives another output while its values are recorded."""
+
+    intermediates: ClassVar[Mapping[str, Intermediate]] = {
+        "doubled": Intermediate("Twice the input.", ("...", "width"))
+    }
+
+    def forward(self, x: Tensor) -> Tensor:
+        doubled = 2 * x
+        self.record(doubled=doubled)
+        return doubled + 1 if self.recording else doubled
