@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
+from blockformer.errors import UserError
 from blockformer.reference.small_recipe import small_recipe
 from blockformer.reference.uses import families_by_block, groups_by_block
 from registry import entries, slot_named, slots
-from registry.formula import mathml
+from registry.formula import FormulaError, mathml
 from registry.reference import DescribedBlock, DescribedParameter, catalogue, keys_of
 from registry.text import as_yaml
 
@@ -57,7 +58,7 @@ def _block(block: DescribedBlock, path: list[str], *, listed: bool) -> Iterator[
     yield f"## {block.name}"
     yield " ".join(filter(None, [_escaped(block.summary), _escaped(block.details)]))
     if block.formula:
-        mathml(block.formula)  # refused here if it cannot be read
+        _check_formula(block)
         yield f"```formula\n{block.formula.replace('; ', chr(10))}\n```"
     if block.paper:
         yield f"*Source: {_escaped(block.paper)}*"
@@ -69,6 +70,13 @@ def _block(block: DescribedBlock, path: list[str], *, listed: bool) -> Iterator[
         if recipe := small_recipe(block.slot, block.name):
             yield f'```yaml title="{IN_A_MODEL}"\n{recipe}```'
         yield from _uses(block)
+
+
+def _check_formula(block: DescribedBlock) -> None:
+    try:
+        mathml(block.formula)
+    except FormulaError as error:
+        raise UserError(f"{block.slot} {block.name}: formula: {error}") from None
 
 
 def _uses(block: DescribedBlock) -> Iterator[str]:

@@ -43,7 +43,7 @@ def small_recipe(slot: str, name: str) -> str:
     """
     if slot == "model":
         return _written(_tree(name, (), name)) if name in MODELS and _valid(_tree(name, (), name)) else ""
-    for kind in entries("model"):
+    for kind in [*MODELS, *(other for other in entries("model") if other not in MODELS)]:
         for place in islice(sorted(_places(slot, kind), key=lambda found: found.cost), TRIES):
             tree = _tree(kind, place.steps, name)
             if _valid(tree):

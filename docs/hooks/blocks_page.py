@@ -70,9 +70,10 @@ def _costs(slot: str, name: str) -> Iterator[str]:
     if rows:
         row = rows[0]
         yield (
-            f"Measured: {row['milliseconds']:.1f} ms for forward and backward of {found['length']:,} tokens of width "
-            f"{found['dim']}, {row['time_ratio']:.2f} times `{row['against']}`; {row['kept_mib']:.1f} MiB kept for the "
-            f"backward pass ({found['machine']})."
+            f"Measured, two layers with it: {row['milliseconds']:.0f} ms for forward and backward of "
+            f"{found['length']:,} tokens of width {found['dim']}, {row['time_ratio']:.2f} times as long as with "
+            f"`{row['against']}` (noise: up to {found['noise']:.0%}); {row['kept_mib']:.1f} MiB kept for the backward "
+            f"pass. {found['machine']}."
         )
 
 
