@@ -1,7 +1,6 @@
 """Attention beside convolutions whose kernels depend on the text."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +68,7 @@ class SpanConvolution(Mixer):
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         heads = Heads(self.heads, self.head_dim, keys=self.heads)
-        kernels, writes = replace(heads, each=self.width), Heads(2 * self.heads, self.head_dim, zero_new=True)
+        kernels, writes = Fixed(self.heads * self.width), Heads(2 * self.heads, self.head_dim, zero_new=True)
         return {
             **projection_axes(("q", "k", "v", "pointwise", "conv_v"), heads),
             "depthwise": (None, Fixed(self.width)),
