@@ -82,11 +82,6 @@ def _explained(subject: Subject, text: str, source: str | None, limits: Limits) 
         predictions = _predictions(subject, logits, limits)
     states, cache = kept_for_the_next_token(subject, rows, logits, limits)
     _insert(steps, states)
-    drawing = ""
-    if subject.recipe is not None:
-        title = f"{subject.name}, {model.kind}, {model.size:,} parameters"
-        drawing = as_svg(diagram(subject.recipe, model), title, f"The blocks of {subject.name}, from tokens to logits.")
-    written = Token(int(logits[-1].argmax()), "") if predictions and model.kind != "encoder_only" else None
     return Explanation(
         name=subject.name,
         text=source or text,
@@ -97,14 +92,23 @@ def _explained(subject: Subject, text: str, source: str | None, limits: Limits) 
         predictions=tuple(predictions),
         cache=tuple(cache),
         vocabulary=_vocabulary(subject, steps),
-        written=None if written is None else Token(written.id, subject.tokenizer.name(written.id)),
+        written=predictions[-1].best[0][0] if predictions and model.kind != "encoder_only" else None,
         trained=subject.trained,
         own_tokenizer=subject.own_tokenizer,
-        drawing=drawing,
+        drawing=_drawing(subject),
         limits=limits,
         left_out=recorder.left_out,
         as_html=in_a_notebook,
     )
+
+
+def _drawing(subject: Subject) -> str:
+    """The model as `show --format svg` draws it; empty for one that no recipe describes."""
+    if subject.recipe is None:
+        return ""
+    title = f"{subject.name}, {subject.model.kind}, {subject.model.size:,} parameters"
+    description = f"The blocks of {subject.name}, from tokens to logits."
+    return as_svg(diagram(subject.recipe, subject.model), title, description)
 
 
 def _ids(subject: Subject, text: str, source: str | None) -> list[list[int]]:

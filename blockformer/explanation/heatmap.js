@@ -160,9 +160,10 @@ const cellAt = (canvas, explanation, step, x, y) => {
 
 // What a cell was computed from: for each source the number at the same place, or the vector over its one other axis.
 const sourcesOf = (explanation, step, places) => {
+  const normalised = ["weights", "probabilities"].includes(step.name) ? step.axes[step.axes.length - 1] : null;  // over a whole row
   const full = axis => {
     const at = step.axes.indexOf(axis);
-    return at < 0 ? undefined : step.index[at][places[at]];
+    return at < 0 || axis === normalised ? undefined : step.index[at][places[at]];
   };
   return step.of.map(number => explanation.steps[number]).map(source => {
     const free = [], fixed = source.axes.map((axis, at) => {
