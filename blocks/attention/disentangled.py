@@ -38,6 +38,9 @@ class DisentangledAttention(Mixer):
     paper = "He et al., 2020, arXiv:2006.03654; buckets and shared projections: He et al., 2021, arXiv:2111.09543"
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}), ordered=True)
+    expected_failures = dict.fromkeys(
+        ("flops_match_torch",), "all rows of a batch share the projected vectors of distances"
+    )
 
     def __init__(
         self,

@@ -81,5 +81,7 @@ class SpanConvolution(Mixer):
 
 def _windows(x: Tensor, width: int) -> Tensor:
     """(B, T, C) -> (B, T, C, width): the values from ``width // 2`` tokens before each to as many after it."""
+    if not x.shape[1]:
+        return x.new_empty(*x.shape, width)
     padded: Tensor = F.pad(x, (0, 0, width // 2, width // 2))
     return padded.unfold(1, width, 1)
