@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,17 @@ class BlockSparseAttention(Mixer):
 
     paper = "Zaheer et al., 2020, arXiv:2007.14062"
     outputs = ("out",)
-    capabilities = Capabilities(places=frozenset({"bidirectional"}), padding=False, documents=False, ordered=True)
+    capabilities = Capabilities(places=frozenset({"bidirectional"}), padding=False, documents=False)
+    expected_failures: ClassVar[Mapping[str, str]] = {
+        "every_stored_setting_has_an_effect": "random blocks exist in texts of more than five blocks only",
+        **dict.fromkeys(
+            (
+                "mixer/block_sparse/bidirectional[block=1]: attends_exactly_its_window",
+                "mixer/block_sparse/bidirectional[block=1]: token_order_matters_only_if_declared",
+            ),
+            "texts of more than five blocks are attended to in part, by the order of blocks",
+        ),
+    }
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from registry import Capabilities, NonNegativeFloat, Positive, Probability, regi
 
 @register("transient_global")
 class TransientGlobalAttention(Mixer):
-    """Attention to the tokens of a window and, by the same softmax, to a summary of each block of tokens.
+    """Attention to the tokens nearby and, by the same softmax, to a summary of each block of tokens.
 
     A summary is norm(sum of the block's inputs), with keys and values of the same projections. Tokens after the last
     full block belong to it. Scores of summaries have a bias of the distance in blocks.
@@ -28,7 +28,7 @@ class TransientGlobalAttention(Mixer):
         heads: number of heads.
         head_dim: width of each head; null: dim / heads.
         scale: factor on the scores; null: 1 / sqrt(head_dim).
-        window: attend to tokens less than this many tokens away.
+        radius: attend to tokens at most this many tokens away.
         block: number of tokens of a summary.
         norm: norm of the summaries.
         buckets: number of buckets of distances in blocks, as in the positions t5.
@@ -50,8 +50,8 @@ class TransientGlobalAttention(Mixer):
         heads: Positive = 8,
         head_dim: Positive | None = None,
         scale: NonNegativeFloat | None = None,
-        window: Positive = 128,
-        block: Positive = 16,
+        radius: Positive = 127,
+        block: Positive = 4,
         norm: Factory[Norm] = RMSNorm,
         buckets: Positive = 32,
         max_distance: Positive = 128,
@@ -60,7 +60,7 @@ class TransientGlobalAttention(Mixer):
     ) -> None:
         super().__init__(site)
         self.heads, self.head_dim = heads, head_dim or site.head_dim(heads)
-        self.near, self.block, self.dropout = window, block, dropout
+        self.near, self.block, self.dropout = radius + 1, block, dropout
         self.scale = score_scale(site, scale, self.head_dim, grows=head_dim is None)
         self.q = HeadProjection(site, site.dim, heads, self.head_dim, bias=False)
         self.k = HeadProjection(site, site.dim, heads, self.head_dim, bias=False)
