@@ -94,7 +94,7 @@ class BlockSparseAttention(Mixer):
             drawn = torch.rand(self.heads, count, count, device=x.device).masked_fill(seen, -1.0)
             seen = seen | torch.zeros_like(drawn, dtype=torch.bool).scatter(-1, drawn.topk(self.random).indices, True)
         elif self.random:
-            bias = bias + math.log(1 + self.random) * (middle[:, None] & (blocks == 0))
+            bias = bias + math.log(1 + self.random) * (middle[:, None] & (blocks == 0)).to(x.dtype)
         return bias.masked_fill(~seen, torch.finfo(x.dtype).min)
 
     def flops_per_token(self, length: int) -> float:

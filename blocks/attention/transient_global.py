@@ -29,7 +29,7 @@ class TransientGlobalAttention(Mixer):
         head_dim: width of each head; null: dim / heads.
         scale: factor on the scores; null: 1 / sqrt(head_dim).
         radius: attend to tokens at most this many tokens away.
-        block: number of tokens of a summary.
+        block: number of tokens of a summary, 16 in the paper.
         norm: norm of the summaries.
         buckets: number of buckets of distances in blocks, as in the positions t5.
         max_distance: distances of at least this many blocks share the last bucket.
@@ -51,7 +51,7 @@ class TransientGlobalAttention(Mixer):
         head_dim: Positive | None = None,
         scale: NonNegativeFloat | None = None,
         radius: Positive = 127,
-        block: Positive = 4,
+        block: Positive = 2,
         norm: Factory[Norm] = RMSNorm,
         buckets: Positive = 32,
         max_distance: Positive = 128,
