@@ -21,6 +21,7 @@ _TOKENIZER = "tokenizer.json"
 _BY_LENGTH = ("dynamic", "longrope")
 _REACHES = {  # recipe keys whose effect depends on the length of a text, with their names for messages
     "window": "window",
+    "radius": "radius",
     "trained_length": "trained length",
     "max_distance": "largest distance",
     "capacity": "capacity",

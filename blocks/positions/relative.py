@@ -49,14 +49,14 @@ class RelativeBias(AttentionPositions):
 
     def bias(self, context: Context) -> DistanceBias:
         key = ("buckets", self.buckets, self.max_distance, self.causal)
-        buckets = context.once(key, lambda: self._bucket(context.every_distance()))
+        buckets = context.once(key, lambda: self.bucket(context.every_distance()))
         return DistanceBias(self.table(buckets).T[None], self.max_distance)
 
     def _exact(self) -> int:
         """Number of distances with their own bucket."""
         return self.buckets // 2 if self.causal else self.buckets // 4
 
-    def _bucket(self, distances: Tensor) -> Tensor:
+    def bucket(self, distances: Tensor) -> Tensor:
         """Distances, key minus query -> their buckets."""
         if self.causal:
             count, ahead, far = self.buckets, 0, (-distances).clamp(min=0)

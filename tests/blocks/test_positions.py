@@ -88,7 +88,7 @@ def test_input_positions_add_what_belongs_to_the_position(block: InputPositions)
 
 
 def bucket_of(block: RelativeBias, distance: int) -> int:
-    return int(block._bucket(torch.tensor([[-distance]])))
+    return int(block.bucket(torch.tensor([[-distance]])))
 
 
 def test_relative_buckets_are_exact_near_by_and_logarithmic_far_away() -> None:
@@ -117,7 +117,7 @@ def test_relative_biases_are_t5_s() -> None:
     for causal in (True, False):
         block: AttentionPositions = RelativeBias(Site(dim=4, heads=2, causal=causal))
         theirs = t5.T5Attention._relative_position_bucket(distances, not causal, 32, 128)
-        assert torch.equal(block._bucket(distances), theirs)
+        assert torch.equal(block.bucket(distances), theirs)
 
 
 @pytest.mark.parametrize(

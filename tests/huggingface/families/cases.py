@@ -585,6 +585,9 @@ case("deberta-v2 with buckets", "DebertaV2ForMaskedLM", "deberta-v2", NEARBY, V3
 XLNET = {"vocab_size": VOCAB, "d_model": 48, "n_layer": 3, "n_head": 4, "d_inner": 56, "pad_token_id": 5, **IDS}
 case("xlnet", "XLNetLMHeadModel", "xlnet", XLNET, layer_norm_eps=2e-3)
 case("longformer", "LongformerForMaskedLM", "longformer", BERT, pad_token_id=1, attention_window=[4, 4, 8])
+BLOCKED = {"attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 2, "rescale_embeddings": True}
+case("big_bird", "BigBirdForMaskedLM", "big_bird", BERT, BLOCKED)
+case("big_bird of all keys", "BigBirdForMaskedLM", "big_bird", BERT, attention_type="original_full", use_bias=False)
 LOOKS = {"shape_vocab_size": 17, "shape_embed_dim": 10, "pronunciation_vocab_size": 13, "pronunciation_embed_dim": 14}
 case("roc_bert", "RoCBertForMaskedLM", "roc_bert", BERT, LOOKS)
 
@@ -616,6 +619,8 @@ case("t5 with another activation", "T5ForConditionalGeneration", "t5", T5, BUCKE
 case("umt5", "UMT5ForConditionalGeneration", "umt5", T5, BUCKETS, STARTS)
 NARROW = {"encoder_attention_type": "local", "local_radius": 3}
 case("longt5", "LongT5ForConditionalGeneration", "longt5", T5, BUCKETS, STARTS, NARROW, feed_forward_proj="gated-gelu")
+SUMMED = {**NARROW, "encoder_attention_type": "transient-global", "global_block_size": 4}
+case("longt5 with summaries", "LongT5ForConditionalGeneration", "longt5", T5, BUCKETS, STARTS, SUMMED)
 BART = {"vocab_size": VOCAB, "d_model": 48, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4}
 BART |= {
     "decoder_attention_heads": 6,

@@ -14,7 +14,10 @@ from tests.huggingface.families.originals import original, saved
 COMPUTED = (".slope_rate", "_decay")  # which an original stores although it computes them from its config
 
 
-@pytest.mark.parametrize("case", by_cost(CASES))
+UNLIKE = ("luke",)  # the sizes of the tables of entities, which our model does not have, are in no recipe
+
+
+@pytest.mark.parametrize("case", by_cost([case for case in CASES if case.name not in UNLIKE]))
 def test_an_exported_model_is_the_original(case: Case, originals: Path, tmp_path: Path) -> None:
     source = saved(case, originals)
     imported = read_folder(source)
