@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from torch import Tensor
@@ -23,7 +23,7 @@ class Rearrangement:
     """
 
     text: str
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, int] = field(hash=False)
 
     def __post_init__(self) -> None:
         before, after = (sorted(name for group in side for name in group) for side in self._sides)

@@ -33,7 +33,7 @@ class GLU(Expert):
         "inner norm: Wang et al., 2022, arXiv:2210.06423"
     )
     outputs = ("down",)
-    capabilities = Capabilities(shards={"gate": "columns", "up": "columns", "down": "rows"})
+    capabilities = Capabilities(shards={"gate": "columns", "up": "columns", "activation": "between", "down": "rows"})
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ class MLP(Expert):
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.3; inner norm: Wang et al., 2022, arXiv:2210.06423"
     outputs = ("down",)
-    capabilities = Capabilities(shards={"up": "columns", "down": "rows"})
+    capabilities = Capabilities(shards={"up": "columns", "activation": "between", "down": "rows"})
 
     def __init__(
         self,

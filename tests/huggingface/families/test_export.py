@@ -11,7 +11,12 @@ from blockformer.huggingface import export_folder, read_folder
 from tests.huggingface.families.cases import CASES, Case, by_cost
 from tests.huggingface.families.originals import original, saved
 
-COMPUTED = (".slope_rate", "_decay")  # which an original stores although it computes them from its config
+COMPUTED = (
+    ".slope_rate",
+    ".query_decay",
+    ".key_decay",
+    ".diagonal_decay",
+)  # which an original stores although it computes them from its config
 
 
 @pytest.mark.parametrize("case", by_cost(CASES))
