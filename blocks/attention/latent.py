@@ -30,7 +30,7 @@ from blocks.base import (
 )
 from blocks.norms.rms import RMSNorm
 from blocks.positions.rotary import RotaryPositions
-from registry import Capabilities, Positive, PositiveFloat, Probability, Runtime, register
+from registry import Capabilities, Cut, Positive, PositiveFloat, Probability, Runtime, register
 
 Projection = Literal["q_down", "q", "kv_down", "k", "k_rotary", "v", "out"]
 PAIRWISE = partial(RotaryPositions, interleaved=True)
@@ -148,6 +148,13 @@ class LatentAttention(Mixer):
         self.k_rotary = HeadProjection(site, site.dim, 1, self.rotary_dim, bias=biased("k_rotary"))
         self.out = Linear(site, self.heads * self.value_dim, site.dim, bias=biased("out"))
         self.can_absorb = not biased("k") and not biased("v")
+
+    def shards(self) -> Mapping[str, Cut]:
+        """With a norm after it, k_rotary is whole on each process, and gradients are summed after the norm only."""
+        cuts = dict(super().shards())
+        if self.rotary_norm is not None:
+            del cuts["k_rotary"]
+        return cuts
 
     def constants(self) -> Mapping[str, float]:
         return {"sinks": 0.0}
