@@ -64,7 +64,10 @@ class TensorRule:
 
     def applies(self, indices: Mapping[str, int]) -> bool:
         """Whether the rule is for a tensor or parameter with these indices."""
-        return self.where is None or self.where(indices)
+        if self.where is None:
+            return True
+        first = {} if self.stacked_index is None else {self.stacked_index: 0}  # stands for all in an export
+        return self.where({**first, **indices})
 
     @property
     def stacked_index(self) -> str | None:

@@ -65,8 +65,14 @@ def mask_mod(visible: Visibility) -> MaskMod:
     if visible.plainly_causal:
         return lambda b, h, i, j: j <= i
     padding, documents, prefix = visible.padding, visible.documents, visible.prefix
+    of_queries = torch.empty(0)
     first, last = (x.to(torch.int32) for x in visible.ranges())
-    batch = next((x.shape[0] for x in (padding, documents, prefix) if x is not None), 1)
+    batch = max((x.shape[0] for x in (padding, documents, prefix) if x is not None), default=1)
+    if documents is not None:
+        documents, of_queries = (
+            documents.expand(batch, -1),
+            documents[:, visible.keys - visible.queries :].expand(batch, -1),
+        )
     first, last = first.expand(batch, -1), last.expand(batch, -1)
     index = torch.arange(visible.keys - visible.queries, visible.keys, device=visible.device)
 
@@ -76,7 +82,7 @@ def mask_mod(visible: Visibility) -> MaskMod:
         if padding is not None:
             seen = seen & padding[row, j]
         if documents is not None:
-            seen = seen & (documents[row, i] == documents[row, j])
+            seen = seen & (of_queries[row, i] == documents[row, j])
         if prefix is not None:
             seen = seen & ((j <= index[i]) | prefix[row, j])
         return seen

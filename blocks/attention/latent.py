@@ -6,14 +6,15 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocks.attention.backends import BACKENDS, Backend, choose
-from blocks.attention.projection import HeadProjection, projection_axes, score_scale
+from blocks.attention.projection import GateOver, HeadProjection, projection_axes, score_scale
 from blocks.attention.score_steps import KEYS, SOFTMAX_ATTENTION, record_scores
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import score_bias, visibility
 from blocks.base import (
+    Activation,
     AttentionPositions,
     Axis,
     Context,
@@ -27,10 +28,11 @@ from blocks.base import (
     Mixer,
     Norm,
     Site,
+    SitelessFactory,
 )
 from blocks.norms.rms import RMSNorm
 from blocks.positions.rotary import RotaryPositions
-from registry import Capabilities, Positive, PositiveFloat, Probability, Runtime, register
+from registry import Capabilities, Cut, Positive, PositiveFloat, Probability, Runtime, register
 
 Projection = Literal["q_down", "q", "kv_down", "k", "k_rotary", "v", "out"]
 PAIRWISE = partial(RotaryPositions, interleaved=True)
@@ -71,10 +73,16 @@ class LatentAttention(Mixer):
         kv_rank: width of the latent; null: 4 * ``head_dim``.
         q_rank: width of a latent for the queries; null: queries are projected from the input.
         norm: norm of the latents.
+        q_scale: factor on the queries' latent, after its norm, or on the input without ``q_rank``.
+        kv_scale: factor on the latent, after its norm.
+        rotary_norm: norm of k_rotary(x), before positions; null: disabled.
         positions: positions applied to the rotary part of queries and keys, or added to the scores.
         scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim + rotary_dim).
         bias: biases in all projections, or a list of the projections that have one, out of q_down, q, kv_down, k,
             k_rotary, v, out.
+        sinks: learn one extra score per head that joins the softmax, so that a head can attend to no token.
+        gate: multiply the heads' outputs by this activation of another projection of the input; null: disabled.
+        gate_over: one gate for each channel of each head (channel), or one for each head (head).
         window: attend only to tokens less than this many tokens away, so that 1 is the token itself; null: disabled.
         dropout: probability of dropping an attention weight during training.
         backend: implementation; auto: the fastest one that supports the other options. All give equal results.
@@ -99,6 +107,10 @@ class LatentAttention(Mixer):
             "v": "columns",
             "local_heads": "columns",
             "k_rotary": "common",
+            "rotary_norm": "common",
+            "sinks": "columns",
+            "gate": "columns",
+            "gate_activation": "between",
             "out": "rows",
         },
     )
@@ -114,9 +126,15 @@ class LatentAttention(Mixer):
         kv_rank: Positive | None = None,
         q_rank: Positive | None = None,
         norm: Factory[Norm] = RMSNorm,
+        q_scale: PositiveFloat = 1.0,
+        kv_scale: PositiveFloat = 1.0,
+        rotary_norm: Factory[Norm] | None = None,
         positions: Factory[AttentionPositions] = PAIRWISE,
         scale: PositiveFloat | None = None,
         bias: bool | tuple[Projection, ...] = False,
+        sinks: bool = False,
+        gate: SitelessFactory[Activation] | None = None,
+        gate_over: GateOver = "channel",
         window: Positive | None = None,
         dropout: Probability = 0.0,
         backend: Annotated[Backend, Runtime()] = "auto",
@@ -130,7 +148,13 @@ class LatentAttention(Mixer):
         self.attend = choose(backend, softcap=False, dropout=dropout > 0)
         self.positions = positions(site.resized(self.rotary_dim, heads))
         self.local_heads = LocalHeads()
+        self.q_scale, self.kv_scale = q_scale, kv_scale
         self._project(site, q_rank, norm, bias)
+        self.rotary_norm = rotary_norm(site.resized(self.rotary_dim)) if rotary_norm else None
+        self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
+        gate_dim = self.value_dim if gate_over == "channel" else 1
+        self.gate = HeadProjection(site, site.dim, heads, gate_dim, bias=False) if gate else None
+        self.gate_activation = gate() if gate else None
 
     def _project(
         self, site: Site, q_rank: int | None, norm: Factory[Norm], bias: bool | tuple[Projection, ...]
@@ -154,6 +178,16 @@ class LatentAttention(Mixer):
         self.out = Linear(site, self.heads * self.value_dim, site.dim, bias=biased("out"))
         self.can_absorb = not biased("k") and not biased("v")
 
+    def shards(self) -> Mapping[str, Cut]:
+        """With a norm after it, k_rotary is whole on each process, and gradients are summed after the norm only."""
+        cuts = dict(super().shards())
+        if self.rotary_norm is not None:
+            del cuts["k_rotary"]
+        return cuts
+
+    def constants(self) -> Mapping[str, float]:
+        return {"sinks": 0.0}
+
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         heads = Heads(self.heads, self.head_dim, keys=self.heads)
         values = replace(heads, each=self.value_dim)
@@ -161,6 +195,8 @@ class LatentAttention(Mixer):
             **projection_axes(("q",), replace(heads, each=self.head_dim + self.rotary_dim)),
             **projection_axes(("k",), heads),
             **projection_axes(("v",), values),
+            **projection_axes(("gate",), replace(heads, each=self.gate.head_dim if self.gate else 1)),
+            "sinks": (replace(heads, each=1),),
             "out.weight": (None, replace(values, zero_new=True)),
             **dict.fromkeys(("q_down.weight", "kv_down.weight", "k_rotary.weight"), (None, None)),
         }
@@ -172,23 +208,28 @@ class LatentAttention(Mixer):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         q = self._queries(x, context)
-        latent = self.kv_norm(self.kv_down(x))[:, None]  # (B, 1, T, R)
-        k_rotary = self.positions.rotate(self.k_rotary(x), context)  # (B, 1, T, rotary_dim)
+        latent = self.kv_norm(self.kv_down(x))[:, None] * self.kv_scale  # (B, 1, T, R)
+        k_rotary = self.k_rotary(x)  # (B, 1, T, rotary_dim)
+        k_rotary = self.positions.rotate(k_rotary if self.rotary_norm is None else self.rotary_norm(k_rotary), context)
         state = context.state("mixer", lambda: KeyValues(context.cached_window(self.window)))
         if state is not None:
             latent, k_rotary = state.append(latent, k_rotary)  # (B, 1, S, ...), with those of earlier tokens
         one = state is not None and context.length == 1
         read = self._absorbed if one and self.can_absorb and not self.training else self._expanded
         y = read(q, latent, k_rotary, context)  # (B, H, T, value_dim)
+        self.record(weighted=y)
+        if self.gate is not None and self.gate_activation is not None:
+            y = y * self.gate_activation(self.gate(x))  # (B, H, T, value_dim) or (B, H, T, 1)
+            self.record(gated=y)
         joined = y.transpose(1, 2).flatten(2)
-        self.record(weighted=y, joined=joined)
+        self.record(joined=joined)
         return self.out(joined)
 
     def _queries(self, x: Tensor, context: Context) -> Tensor:
         """(B, T, D) -> (B, H, T, head_dim + rotary_dim), with the last ``rotary_dim`` channels rotated."""
         if self.q_down is not None and self.q_norm is not None:
             x = self.q_norm(self.q_down(x))
-        q: Tensor = self.q(x)
+        q: Tensor = self.q(x * self.q_scale)
         rotated = self.positions.rotate(q[..., self.head_dim :], context)
         return torch.cat([q[..., : self.head_dim], rotated], dim=-1)
 
@@ -213,7 +254,7 @@ class LatentAttention(Mixer):
         bias = score_bias(self.positions, context, cached_window)
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
-        scoring = Scoring(self.scale, self.dropout if self.training else 0.0, bias=bias)
+        scoring = Scoring(self.scale, self.dropout if self.training else 0.0, bias=bias, sinks=self.sinks)
         record_scores(self, q, k, visible, scoring)
         return self.attend(q, k, v, visible, scoring)
 

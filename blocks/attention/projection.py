@@ -19,6 +19,7 @@ GROUPED_SHARDS: Mapping[str, Cut] = {
     "k": "columns",
     "v": "columns",
     "gate": "columns",
+    "gate_activation": "between",
     "sinks": "columns",
     "q_norm": "between",
     "k_norm": "between",

@@ -21,7 +21,7 @@ from blocks.attention.projection import (
 )
 from blocks.attention.score_steps import CAPPED_ATTENTION, record_scores
 from blocks.attention.scoring import Scoring
-from blocks.attention.visibility import score_bias, visibility
+from blocks.attention.visibility import Visibility, score_bias, visibility
 from blocks.base import (
     Activation,
     AttentionPositions,
@@ -60,6 +60,7 @@ class MultiHeadAttention(Mixer):
         scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim).
         softcap: bound c on the scores, as c * tanh(score / c); null: disabled.
         window: attend only to tokens less than this many tokens away, so that 1 is the token itself; null: disabled.
+        chunk: attend only within one's own chunk of this many positions; null: disabled.
         sinks: learn one extra score per head that joins the softmax, so that a head can attend to no token.
         clip: clamp queries, keys and values to [-clip, clip] before positions are applied; null: disabled.
         qk_norm: norm of the queries and of the keys; null: disabled.
@@ -73,6 +74,9 @@ class MultiHeadAttention(Mixer):
         out_norm: norm of the heads' outputs, before the gate and ``out``; null: disabled.
         out_norm_over: as ``qk_norm_over``.
         positions: positions applied to queries and keys, or added to the scores.
+        temperature: a in the factor 1 + a ln(1 + floor((p + 1) / temperature_step)) on the queries at position p, from
+            0, which keeps attention as sharp in long texts; 0: disabled.
+        temperature_step: number of tokens over which this factor stays the same.
         dropout: probability of dropping an attention weight during training.
         backend: implementation; auto: the fastest one that supports the other options. All give equal results.
     """
@@ -81,7 +85,8 @@ class MultiHeadAttention(Mixer):
         "Vaswani et al., 2017, arXiv:1706.03762; multi-query: Shazeer, 2019, arXiv:1911.02150; grouped-query: Ainslie "
         "et al., 2023, arXiv:2305.13245; qk-norm: Henry et al., 2020, arXiv:2010.04245; softcap: Gemma Team, 2024, "
         "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708; "
-        "out_norm: Wang et al., 2022, arXiv:2210.06423"
+        "out_norm: Wang et al., 2022, arXiv:2210.06423; chunk: Meta, 2025 (Llama 4); temperature: Nakanishi, 2025, "
+        "arXiv:2501.19399"
     )
     formula = "A_h = softmax(scale * q_h k_h^T + bias) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
@@ -107,6 +112,7 @@ class MultiHeadAttention(Mixer):
         scale: NonNegativeFloat | None = None,
         softcap: PositiveFloat | None = None,
         window: Positive | None = None,
+        chunk: Positive | None = None,
         sinks: bool = False,
         clip: PositiveFloat | None = None,
         qk_norm: Factory[Norm] | None = None,
@@ -119,6 +125,8 @@ class MultiHeadAttention(Mixer):
         out_norm: Factory[Norm] | None = None,
         out_norm_over: NormOver = "projection",
         positions: Factory[AttentionPositions] = NoAttentionPositions,
+        temperature: NonNegativeFloat = 0.0,
+        temperature_step: Positive = 1,
         dropout: Probability = 0.0,
         backend: Annotated[Backend, Runtime()] = "auto",
     ) -> None:
@@ -128,7 +136,8 @@ class MultiHeadAttention(Mixer):
         self.value_dim, self.value_scale = value_dim or self.head_dim, value_scale
         if qk_norm_after and qk_norm_over == "projection":
             raise ValueError("qk_norm_after does not work with qk_norm_over=projection; choose head or heads")
-        self.causal, self.window, self.clip = site.causal, window, clip
+        self.causal, self.window, self.chunk, self.clip = site.causal, window, chunk, clip
+        self.temperature, self.temperature_step = temperature, temperature_step if temperature else 1
         self.scale = score_scale(site, scale, self.head_dim, grows=head_dim is None)
         self.softcap, self.dropout = softcap, dropout
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)
@@ -180,8 +189,7 @@ class MultiHeadAttention(Mixer):
         )
 
     def prepare(self, context: Context) -> None:
-        cached_window = context.cached_window(self.window)
-        visibility(context, causal=self.causal, window=self.window, cached_window=cached_window)
+        self._visible(context)
         self.positions.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -197,12 +205,14 @@ class MultiHeadAttention(Mixer):
         q, k = self.positions.rotate(q, context), self.positions.rotate(k, context)
         if self.norm_after:
             q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
+        if self.temperature:
+            q = q * self._sharpness(context).to(q.dtype)
         self.record(placed_q=q, placed_k=k, placed_v=v)
         cached_window = context.cached_window(self.window)
         state = context.state("mixer", lambda: KeyValues(cached_window))
         if state is not None:
             k, v = state.append(k, v)  # (B, G, S, K), with those of earlier tokens
-        visible = visibility(context, causal=self.causal, window=self.window, cached_window=cached_window)
+        visible = self._visible(context)
         bias = score_bias(self.positions, context, cached_window)
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
@@ -223,8 +233,19 @@ class MultiHeadAttention(Mixer):
         self.record(joined=joined)
         return joined
 
+    def _visible(self, context: Context) -> Visibility:
+        cached_window = context.cached_window(self.window)
+        return visibility(
+            context, causal=self.causal, window=self.window, cached_window=cached_window, chunk=self.chunk
+        )
+
+    def _sharpness(self, context: Context) -> Tensor:
+        """(B or 1, 1, T, 1), the factor of ``temperature``."""
+        steps = (context.positions + 1) // self.temperature_step
+        return (1 + self.temperature * steps.float().log1p())[:, None, :, None]
+
     def flops_per_token(self, length: int) -> float:
-        span = min(length, self.window) if self.window else length
+        span = min(length, self.window or length, self.chunk or length)
         return super().flops_per_token(length) + 2 * self.heads * (self.head_dim + self.value_dim) * span
 
     @property

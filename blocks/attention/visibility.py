@@ -25,8 +25,8 @@ class Visibility:
         causal: whether a query attends to no later key.
         window: a query attends to keys less than this many tokens away; None: no window.
         padding: (B, S) bool, False for padding, which nothing attends to; None: no padding.
-        documents: (B, S) int, for T = S, equal for tokens of the same document, which attend to each other only; None:
-            one document.
+        documents: (B or 1, S) int, equal for tokens of the same document, or chunk of it, which attend to each other
+            only; None: one document.
         prefix: (B, S) bool, for T = S, True for keys that earlier queries attend to, too; None: no prefix.
     """
 
@@ -83,7 +83,9 @@ class Visibility:
         if self.padding is not None:
             parts.append(self.padding[rows, None, None, begin:end])
         if self.documents is not None:
-            parts.append((self.documents[rows, first:last, None] == self.documents[rows, None, begin:end])[:, None])
+            offset, rows_of = self.keys - self.queries, rows if self.documents.shape[0] > 1 else slice(None)
+            own = self.documents[rows_of, first + offset : last + offset, None]
+            parts.append((own == self.documents[rows_of, None, begin:end])[:, None])
         if by_distance and (self.causal or self.window is not None):
             parts.append(self._band(rows, queries, keys))
         mask: Tensor | None = None
@@ -121,7 +123,7 @@ class Visibility:
         if self.window is not None:
             first, last = first.clamp(min=index - self.window + 1), last.clamp(max=index + self.window)
         if self.documents is not None:
-            begins, ends = document_ranges(self.documents)
+            begins, ends = (border[:, self.keys - self.queries :] for border in document_ranges(self.documents))
             first, last = torch.maximum(first, begins), torch.minimum(last, ends)
         if self.padding is not None:
             first = torch.maximum(first, self.keys - _after_last(self.padding.flip(1)))
@@ -168,26 +170,47 @@ def document_ranges(documents: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def visibility(
-    context: Context, *, causal: bool, window: int | None = None, cached_window: int | None = None
+    context: Context,
+    *,
+    causal: bool,
+    window: int | None = None,
+    cached_window: int | None = None,
+    chunk: int | None = None,
 ) -> Visibility:
-    """Self-attention: padding, documents, causality, the prefix and the window; described once per forward.
+    """Self-attention: padding, documents, causality, the prefix, the window and chunks; described once per forward.
 
     Args:
         context: of the forward.
         causal: whether a query attends to no later key.
         window: a query attends to keys less than this many tokens away; None: no window.
         cached_window: the window of the mixer's :class:`KeyValues`, which drop older keys; None: they have all keys.
+        chunk: a query attends to keys in its own chunk of this many positions of its document only; None: no chunks.
     """
 
     def describe() -> Visibility:
         keys, device, padding = context.keys(cached_window), context.positions.device, context.attention_mask
         if context.fixed is not None:
-            return Visibility(1, keys, device, padding=context.fixed.visible(window))
+            seen = context.fixed.visible(window)
+            if chunk is not None:
+                positions = context.fixed.tokens.long().cumsum(dim=1) - 1
+                seen = seen & (positions // chunk == context.positions // chunk)
+            return Visibility(1, keys, device, padding=seen)
         if padding is not None and cached_window is not None:
             padding = padding[:, padding.shape[1] - keys :]
-        return Visibility(context.length, keys, device, causal, window, padding, context.documents, context.prefix)
+        documents = context.documents if chunk is None else _chunks(context, chunk)
+        return Visibility(context.length, keys, device, causal, window, padding, documents, context.prefix)
 
-    return context.once(("visibility", causal, window, cached_window), describe)
+    return context.once(("visibility", causal, window, cached_window, chunk), describe)
+
+
+def _chunks(context: Context, chunk: int) -> Tensor:
+    """(B or 1, S) int, equal for tokens of the same chunk of ``chunk`` positions of the same document."""
+    if context.documents is not None:
+        number = context.positions // chunk
+        return context.documents * (context.length // chunk + 2) + number
+    if context.attention_mask is not None:
+        return (context.attention_mask.long().cumsum(dim=1) - 1).clamp(min=0) // chunk
+    return torch.arange(context.offset + context.length, device=context.positions.device)[None] // chunk
 
 
 def memory_visibility(context: Context, queries: int, keys: int) -> Visibility:

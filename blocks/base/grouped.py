@@ -21,10 +21,11 @@ def grouped_linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     Args:
         x: (N, in), sorted by group.
         weight: (E, out, in).
-        offsets: (E,) int32, end of each group's rows, the last is N; groups may be empty.
+        offsets: (E,) int32, end of each group's rows, the last is N; groups may be empty. (E + 1,): the rows of the
+            last group have no matrix.
 
     Returns:
-        (N, out)
+        (N, out), 0 in rows without a matrix.
     """
     device = x.device.type
     if not x.is_meta and torch.is_autocast_enabled(device):  # there is no autocast of the meta device
@@ -50,7 +51,11 @@ def fits_kernel(rows: Tensor, *others: Tensor) -> bool:
 
 def kernel_product(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """:func:`grouped_linear` by torch's grouped kernel."""
-    return F.grouped_mm(x, weight.mT, offs=offsets)
+    y = F.grouped_mm(x, weight.mT, offs=offsets[: len(weight)])
+    if len(offsets) == len(weight):
+        return y
+    index = torch.arange(len(y), device=y.device, dtype=offsets.dtype)  # the kernel leaves other rows undefined
+    return y.masked_fill((index >= offsets[-2])[:, None], 0)
 
 
 def kernel_outer(g: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
@@ -61,10 +66,11 @@ def kernel_outer(g: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
 def looped_product(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """:func:`grouped_linear` by one product a group."""
     y, start = x.new_empty(x.shape[0], weight.shape[1]), 0
-    for group, end in enumerate(_numbers(offsets)):
+    for group, end in enumerate(_numbers(offsets[: len(weight)])):
         if end > start:
             torch.mm(x[start:end], weight[group].mT, out=y[start:end])
         start = end
+    y[start:] = 0
     return y
 
 
@@ -107,7 +113,8 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     x, weight, offsets = ctx.saved_tensors
     by_x, by_weight, _ = ctx.needs_input_grad
-    return _product(g, weight.mT, offsets) if by_x else None, _outer(g, x, offsets) if by_weight else None, None
+    with_weight = offsets[: len(weight)]
+    return _product(g, weight.mT, offsets) if by_x else None, _outer(g, x, with_weight) if by_weight else None, None
 
 
 def _product_flops(x: Any, weight: Any, *_: Any, **__: Any) -> int:

@@ -60,7 +60,8 @@ class Linear(nn.Linear):
 
         Args:
             input: for experts, rows sorted by expert.
-            offsets: (experts,) int32, end of each expert's rows; required with experts.
+            offsets: (experts,) int32, end of each expert's rows; required with experts. (experts + 1,): the rows of the
+                last group belong to no expert and become 0.
         """
         if self.experts is None and self.reduce is None and self.groups == 1:
             y = super().forward(input)
@@ -102,7 +103,10 @@ class Linear(nn.Linear):
     def _plus_bias(self, y: Tensor, offsets: Tensor | None = None) -> Tensor:
         if self.bias is None:
             return y
-        bias = self.bias if offsets is None else F.embedding(group_of_rows(len(y), offsets), self.bias)
+        bias = self.bias
+        if offsets is not None:
+            bias = F.pad(bias, (0, 0, 0, len(offsets) - len(bias)))
+            bias = F.embedding(group_of_rows(len(y), offsets), bias)
         return y + bias.to(y.dtype)
 
     def extra_repr(self) -> str:

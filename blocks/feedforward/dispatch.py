@@ -47,6 +47,10 @@ class ExpertOrder:
         """(N, D) -> (N * k, D), one copy of a token per chosen expert, sorted by expert."""
         return _taken(x, self.order // self.top_k, self.places)
 
+    def sorted(self, values: Tensor) -> Tensor:
+        """(N, k) -> (N * k,), one value of each token and chosen expert, sorted by expert."""
+        return _taken(values.reshape(-1, 1), self.order, self.places)[:, 0]
+
     def gather(self, y: Tensor, weights: Tensor) -> Tensor:
         """(N * k, D) -> (N, D), the sum over a token's experts of their outputs times ``weights`` (N, k)."""
         of_tokens = _taken(y, self.places, self.order).view(*weights.shape, y.shape[1])

@@ -54,7 +54,7 @@ class GLU(Expert):
             ("activated",),
         ),
     )
-    capabilities = Capabilities(shards={"gate": "columns", "up": "columns", "down": "rows"})
+    capabilities = Capabilities(shards={"gate": "columns", "up": "columns", "activation": "between", "down": "rows"})
 
     def __init__(
         self,

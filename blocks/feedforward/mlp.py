@@ -48,7 +48,7 @@ class MLP(Expert):
             ("activated",),
         ),
     )
-    capabilities = Capabilities(shards={"up": "columns", "down": "rows"})
+    capabilities = Capabilities(shards={"up": "columns", "activation": "between", "down": "rows"})
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from blocks.base.component import flops_per_token
 from blocks.feedforward.dispatch import ExpertOrder
 from blocks.feedforward.glu import GLU
 from blocks.routing.top_k import TopKRouter
-from registry import Positive, register
+from registry import NonNegative, Positive, register
 
 
 @register("moe")
@@ -35,12 +35,17 @@ class MixtureOfExperts(FeedForward):
         expert: the feed-forward of every expert; each has its own weights.
         router: chooses the experts of each token and their weights.
         shared: a feed-forward that is applied to every token and added to the experts' output; null: disabled.
+        latent: width of a projection of the input that the experts work on, whose sum is projected back; null: dim.
+        latent_bias: add learned biases to these two projections.
+        identities: number of further experts without weights, which return their input and are chosen like the others.
+        scale_inputs: multiply the experts' inputs by the weights w_e(x) instead of their outputs.
         shared_gate: multiply the shared feed-forward's output by sigmoid(w x), with a learned w.
     """
 
     paper = (
         "Shazeer et al., 2017, arXiv:1701.06538; Jiang et al., 2024, arXiv:2401.04088; "
-        "shared experts: Dai et al., 2024, arXiv:2401.06066"
+        "shared experts: Dai et al., 2024, arXiv:2401.06066; latent: NVIDIA, 2025, arXiv:2512.20856; identities: "
+        "Meituan LongCat Team, 2025, arXiv:2509.01322; scaled inputs: Meta, 2025 (Llama 4)"
     )
     formula = "y = sum_(e ∈ chosen(x)) w_e(x) expert_e(x)"
     intermediates = described(
@@ -68,11 +73,20 @@ class MixtureOfExperts(FeedForward):
         router: Factory[Router] = TopKRouter,
         shared: Factory[FeedForward] | None = None,
         shared_gate: bool = False,
+        latent: Positive | None = None,
+        latent_bias: bool = False,
+        identities: NonNegative = 0,
+        scale_inputs: bool = False,
     ) -> None:
         super().__init__(site)
-        choice = replace(site, experts=experts)
-        self.size = experts
-        self.router, self.experts = router(choice), expert(choice)
+        if latent_bias and latent is None:
+            raise ValueError("latent_bias needs latent, which is null; set latent or leave latent_bias out")
+        self.size, self.identities, self.scale_inputs = experts, identities, scale_inputs
+        self.router = router(replace(site, experts=experts + identities))
+        width = latent or site.dim
+        self.experts = expert(replace(site.resized(width), experts=experts))
+        self.latent_down = Linear(site, site.dim, width, bias=latent_bias) if latent else None
+        self.latent_up = Linear(site, width, site.dim, bias=latent_bias) if latent else None
         built = shared(site) if shared else None
         self.shared = None if built is None or built.is_noop else built
         if shared_gate and self.shared is None:
@@ -80,7 +94,12 @@ class MixtureOfExperts(FeedForward):
         self.shared_gate = Linear(site, site.dim, 1, bias=False) if shared_gate else None
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        return {"shared_gate.weight": (Fixed(1), None)}
+        width = None if self.latent_down is None else Fixed(self.latent_down.out_features)
+        return {
+            "shared_gate.weight": (Fixed(1), None),
+            "latent_down.weight": (width, None),
+            "latent_up.weight": (None, width),
+        }
 
     def fallback_names(self) -> Mapping[str, str]:
         """From a plain feed-forward, each expert starts as a copy of it."""
@@ -94,15 +113,31 @@ class MixtureOfExperts(FeedForward):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)  # (N, D)
         weights, chosen = self.router(rows)
-        order = ExpertOrder(chosen, self.size)
-        self.record(rows=torch.stack([order.order // order.top_k, chosen.flatten()[order.order]], dim=1))
-        written = self.experts(order.spread(rows), order.offsets)
-        self.record(expert_outputs=written[order.places].view(*chosen.shape, written.shape[1]))
-        y = order.gather(written, weights).view(x.shape)
+        y = self._routed(rows if self.latent_down is None else self.latent_down(rows), weights, chosen)
+        y = (y if self.latent_up is None else self.latent_up(y)).view(x.shape)
         if self.shared is None:
             return y
         shared = self.shared(x)
         return y + (shared if self.shared_gate is None else torch.sigmoid(self.shared_gate(x)) * shared)
+
+    def _routed(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """(N, D') -> (N, D'): the weighted sum of the chosen experts' outputs."""
+        order = (
+            ExpertOrder(chosen.clamp(max=self.size), self.size + 1)
+            if self.identities
+            else ExpertOrder(chosen, self.size)
+        )
+        inputs = order.spread(x)
+        if self.scale_inputs:
+            inputs = inputs * order.sorted(weights).to(x.dtype)[:, None]
+            weights = torch.ones_like(weights)
+        self.record(rows=torch.stack([order.order // order.top_k, chosen.flatten()[order.order]], dim=1))
+        y = self.experts(inputs, order.offsets)
+        if self.identities:
+            index = torch.arange(len(y), device=y.device)
+            y = torch.where((index >= order.offsets[-2])[:, None], inputs, y)
+        self.record(expert_outputs=y[order.places].view(*chosen.shape, y.shape[1]))
+        return order.gather(y, weights)
 
     def flops_per_token(self, length: int) -> float:
         inactive = flops_per_token(self.experts, length) * (self.router.top_k - 1)

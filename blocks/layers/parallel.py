@@ -37,7 +37,8 @@ class ParallelLayer(Layer):
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
-        self.mixer, self.norm = mixer(site), norm(site)
+        mixing = mixer(site)
+        self.mixer, self.norm = None if mixing.is_noop else mixing, norm(site)
         built = feedforward(site)
         self.feedforward = None if built.is_noop else built
         self.feedforward_norm = feedforward_norm(site) if feedforward_norm and not built.is_noop else None
@@ -48,13 +49,14 @@ class ParallelLayer(Layer):
         return True
 
     def prepare(self, context: Context) -> None:
-        self.mixer.prepare(context)
+        if self.mixer is not None:
+            self.mixer.prepare(context)
         if self.feedforward is not None:
             self.feedforward.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y = self.norm(x)
-        mixed = x + self.dropout(self.mixer(y, context))
+        mixed = x if self.mixer is None else x + self.dropout(self.mixer(y, context))
         if self.feedforward is None:
             return mixed
         return mixed + self.dropout(self.feedforward(y if self.feedforward_norm is None else self.feedforward_norm(x)))

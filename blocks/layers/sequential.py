@@ -43,7 +43,10 @@ class SequentialLayer(Layer):
     ) -> None:
         super().__init__(site)
         own = replace(site, memory_dim=None)
-        self.mixer, self.mixer_residual = mixer(own), (mixer_residual or residual)(own)
+        mixing = mixer(own)
+        self.mixer, self.mixer_residual = (
+            (None, None) if mixing.is_noop else (mixing, (mixer_residual or residual)(own))
+        )
         crosses = site.memory_dim is not None
         self.cross, self.cross_residual = (cross(site), (cross_residual or residual)(own)) if crosses else (None, None)
         built = feedforward(own)
@@ -56,14 +59,16 @@ class SequentialLayer(Layer):
         return all(wiring.identity_at_zero for wiring in wirings if wiring is not None)
 
     def prepare(self, context: Context) -> None:
-        self.mixer.prepare(context)
+        if self.mixer is not None:
+            self.mixer.prepare(context)
         if self.feedforward is not None:
             self.feedforward.prepare(context)
         if self.cross is not None:
             self.cross.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = self.mixer_residual(x, lambda y: self.mixer(y, context))
+        if (mixer := self.mixer) is not None and self.mixer_residual is not None:
+            x = self.mixer_residual(x, lambda y: mixer(y, context))
         if (cross := self.cross) is not None and self.cross_residual is not None:
             x = self.cross_residual(x, lambda y: cross(y, context))
         if self.feedforward is not None and self.feedforward_residual is not None:

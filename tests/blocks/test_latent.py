@@ -201,3 +201,19 @@ def test_refuses_what_does_not_fit(params: dict[str, Any], words: str) -> None:
 def test_refuses_to_stand_where_there_is_a_memory() -> None:
     with pytest.raises(ValueError, match="does not support cross-attention"):
         LatentAttention(Site(dim=32, memory_dim=32))
+
+
+def test_decodes_with_sinks_gates_scales_and_a_norm_of_the_rotary_part() -> None:
+    given = {"sinks": True, "gate": "sigmoid", "rotary_norm": "rms", "q_scale": 1.5, "kv_scale": 2.0, "q_rank": 12}
+    block, x, cache = mixer(**given), inputs(), Cache(1)
+    parts = [run(block, part, cache) for part in x.split([10, 1, 1, 12], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), run(block, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sinks", "gate", "rotary_norm", "q_scale", "kv_scale"])
+def test_each_option_changes_the_output(name: str) -> None:
+    value = {"sinks": True, "gate": "sigmoid", "rotary_norm": "rms", "q_scale": 1.5, "kv_scale": 2.0}[name]
+    changed, x = mixer(**{name: value}), inputs()
+    plain = mixer()
+    plain.load_state_dict({key: changed.state_dict()[key] for key in plain.state_dict()})
+    assert (run(changed, x) - run(plain, x)).abs().max() > 1e-3

@@ -521,6 +521,72 @@ case(
     moe_renormalize=False,
 )
 
+case("apertus", "ApertusForCausalLM", "apertus", LLAMA, hidden_act="xielu")
+case("diffllama", "DiffLlamaForCausalLM", "diffllama", LLAMA, WIDE, num_attention_heads=8, num_key_value_heads=4)
+case("diffllama with biases", "DiffLlamaForCausalLM", "diffllama", LLAMA, attention_bias=True)
+case("axk1", "AXK1ForCausalLM", "axk1", DEEPSEEK, q_lora_rank=22, mlp_layer_types=["dense", "sparse", "sparse"])
+LONGCAT = {
+    **LLAMA,
+    **MLA,
+    "num_key_value_heads": 4,
+    "head_dim": MLA["qk_rope_head_dim"],
+    "n_routed_experts": 6,
+    "q_lora_rank": 22,
+    "num_layers": 2,
+    "ffn_hidden_size": 56,
+    "expert_ffn_hidden_size": 36,
+}
+LONGCAT = {key: value for key, value in LONGCAT.items() if key not in {"num_hidden_layers", "intermediate_size"}}
+case("longcat_flash", "LongcatFlashForCausalLM", "longcat_flash", LONGCAT, moe_topk=3, zero_expert_num=2)
+CHUNKED = {"attention_chunk_size": 5, "floor_scale": 4, "attn_scale": 0.4, "num_local_experts": 4}
+LLAMA4 = {**LLAMA, **FOUR, "intermediate_size": 36, "intermediate_size_mlp": 56, **CHUNKED}
+MIXED = {"no_rope_layers": [1, 0, 1, 0], "moe_layers": [1, 2]}
+case("llama4_text", "Llama4ForCausalLM", "llama4_text", LLAMA4, WIDE, MIXED)
+PLAIN = {"use_qk_norm": False, "attn_temperature_tuning": False, "interleave_moe_layer_step": 2}
+case("llama4_text without norms", "Llama4ForCausalLM", "llama4_text", LLAMA4, PLAIN, num_experts_per_tok=2)
+RWKV = {"vocab_size": VOCAB, "context_length": POSITIONS, "hidden_size": 48, "num_hidden_layers": 3, "rescale_every": 0}
+case("rwkv", "RwkvForCausalLM", "rwkv", RWKV, attention_hidden_size=48, intermediate_size=56, layer_norm_epsilon=2e-3)
+XLSTM = {
+    **SIZES,
+    "hidden_size": 128,
+    "num_heads": 4,
+    "ffn_round_up_to_multiple_of": 8,
+    "norm_eps": 2e-3,
+    "chunk_size": 8,
+}
+XLSTM = {key: value for key, value in XLSTM.items() if key not in {"intermediate_size", "num_attention_heads"}}
+XLSTM |= {"mode": "inference", "autocast_kernel_dtype": "float32", "gate_soft_cap": 4.0, "output_logit_soft_cap": 3.0}
+case("xlstm", "xLSTMForCausalLM", "xlstm", XLSTM, return_last_states=False, weight_mode="single", **IDS)
+NEMOTRON = {
+    **{key: value for key, value in SIZES.items() if key != "num_hidden_layers"},
+    **LONG,
+    "num_key_value_heads": 2,
+    "head_dim": 20,
+    "layers_block_type": ["mamba", "mlp", "attention", "moe"],
+    "layer_norm_epsilon": 2e-3,
+    "use_mamba_kernels": False,
+    "ssm_state_size": 6,
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 16,
+    "n_groups": 2,
+    "n_routed_experts": 6,
+    "moe_intermediate_size": 36,
+    "moe_shared_expert_intermediate_size": 28,
+}
+case("nemotron_h", "NemotronHForCausalLM", "nemotron_h", NEMOTRON, moe_latent_size=24, n_group=2, topk_group=1)
+case("nemotron_h with biases", "NemotronHForCausalLM", "nemotron_h", NEMOTRON, mlp_bias=True, use_bias=True)
+BAILING = {key: value for key, value in KIMI.items() if not key.startswith("linear_")}
+BAILING |= {
+    "rope_parameters": rope(),
+    "head_dim": 12,
+    "num_expert_group": 3,
+    "topk_group": 2,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+}
+HALF = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+case("bailing_hybrid", "BailingHybridForCausalLM", "bailing_hybrid", BAILING, HALF, kda_lower_bound=-2.0)
+case("bailing_hybrid without bound", "BailingHybridForCausalLM", "bailing_hybrid", BAILING, HALF, kda_safe_gate=False)
+
 # encoders
 case("bert", "BertForMaskedLM", "bert", BERT)
 case("bert with another activation", "BertForMaskedLM", "bert", BERT, hidden_act="relu")

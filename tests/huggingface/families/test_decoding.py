@@ -27,7 +27,8 @@ def generated(model: Any, inputs: torch.Tensor) -> torch.Tensor:
     settings.eos_token_id = settings.forced_eos_token_id = settings.forced_bos_token_id = None
     settings.num_beams, settings.length_penalty, settings.early_stopping = 1, 1.0, False
     settings.max_length = None
-    cached = "t5" not in model.config.model_type  # transformers sizes T5's cache by the depth of the encoder
+    # transformers sizes T5's cache by the depth of the encoder, and does not hand that of RWKV on
+    cached = not any(name in model.config.model_type for name in ("t5", "rwkv"))
     tokens = model.generate(inputs, do_sample=False, max_new_tokens=NEW, pad_token_id=0, use_cache=cached)
     return tokens[:, -NEW:]
 

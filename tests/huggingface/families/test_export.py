@@ -11,7 +11,12 @@ from blockformer.huggingface import export_folder, read_folder
 from tests.huggingface.families.cases import CASES, Case, by_cost
 from tests.huggingface.families.originals import original, saved
 
-COMPUTED = (".slope_rate", "_decay")  # which an original stores although it computes them from its config
+COMPUTED = (
+    ".slope_rate",
+    ".query_decay",
+    ".key_decay",
+    ".diagonal_decay",
+)  # which an original stores although it computes them from its config
 
 
 UNLIKE = ("luke",)  # the sizes of the tables of entities, which our model does not have, are in no recipe
@@ -37,4 +42,5 @@ def test_an_exported_model_is_the_original(case: Case, originals: Path, tmp_path
     if theirs.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = inputs["input_ids"][:, :20]
     with torch.no_grad():
-        torch.testing.assert_close(theirs(**inputs).logits, original(case)(**inputs).logits, rtol=1e-6, atol=1e-6)
+        close = 1e-5 if case.name == "xlstm" else 1e-6  # whose quotients of small sums make rounding visible
+        torch.testing.assert_close(theirs(**inputs).logits, original(case)(**inputs).logits, rtol=close, atol=close)

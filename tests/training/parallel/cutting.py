@@ -53,6 +53,10 @@ def cuttable() -> list[BlockCase]:
     found += [
         BlockCase("feedforward", "moe", {"expert": "mlp", "shared": "glu", "shared_gate": True}),
         BlockCase("mixer", "latent", {"q_rank": 12, "bias": ["q", "k", "v", "k_rotary", "out"], "positions": "t5"}),
+        BlockCase(
+            "mixer", "latent", {"gate": "sigmoid", "sinks": True, "rotary_norm": "rms", "q_scale": 1.5, "kv_scale": 2.0}
+        ),
+        BlockCase("feedforward", "mlp", {"activation": "xielu"}),
         BlockCase("stack", "layers", {"depth": 2, "positions": {"type": "t5", "heads": 8}}),
         *(_adapted(name, layer) for name, layer in ADAPTED_STACKS.items()),
     ]

@@ -1,0 +1,21 @@
+"""No mixer."""
+
+from torch import Tensor
+
+from blocks.base import Context, Mixer, Site
+from registry import Capabilities, register
+
+
+@register("none")
+class NoMixer(Mixer):
+    """No sublayer, norm or residual: for layers that only have a feed-forward."""
+
+    capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}))
+    is_noop = True
+    window = 1
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return x
