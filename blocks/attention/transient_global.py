@@ -104,10 +104,10 @@ class TransientGlobalAttention(Mixer):
         """The block of each token, (B or 1, T), -1 for padding and without full blocks; which are full, (B or 1, G)."""
 
         def make() -> tuple[Tensor, Tensor]:
-            full = context.lengths() // self.block  # (B or 1, 1)
-            blocks = torch.minimum(context.positions // self.block, full - 1)
-            if (mask := context.attention_mask) is not None:
-                blocks = torch.where(mask, blocks, -1)
+            full, mask = context.lengths() // self.block, context.attention_mask  # (B or 1, 1)
+            index = torch.arange(context.length, device=full.device)[None] if mask is None else mask.cumsum(1) - 1
+            blocks = torch.minimum(index // self.block, full - 1)
+            blocks = blocks if mask is None else torch.where(mask, blocks, -1)
             return blocks, torch.arange(context.length // self.block, device=full.device) < full
 
         return context.once(("summarised blocks", self.block), make)
