@@ -25,6 +25,7 @@ class XIELU(Activation):
     """
 
     paper = "Huang & Schlag, 2024, arXiv:2411.13010"
+    formula = 'y = a x^2 + beta x "for x > 0"; y = b (exp(x) - 1 - x) + beta x "else"'
 
     def __init__(self, *, beta: PositiveFloat = 0.5, initial: PositiveFloat = 0.8) -> None:
         super().__init__()

@@ -34,6 +34,7 @@ class BlockSparseAttention(Mixer):
     """
 
     paper = "Zaheer et al., 2020, arXiv:2007.14062"
+    formula = 'A_h = softmax(scale * q_h k_h^T "over the blocks in sight") v_h; y = out([A_1, ..., A_H])'
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"bidirectional"}), padding=False, documents=False)
     expected_failures: ClassVar[Mapping[str, str]] = {

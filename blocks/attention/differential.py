@@ -58,6 +58,10 @@ class DifferentialAttention(Mixer):
     """
 
     paper = "Ye et al., 2024, arXiv:2410.05258"
+    formula = (
+        "A_h = (softmax(scale * q_1 k_1^T) - lambda * softmax(scale * q_2 k_2^T)) v; "
+        "y = out((1 - initial) [norm(A_1), ..., norm(A_H)])"
+    )
     outputs = ("out",)
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}), backends=BACKENDS, positions=frozenset({"rotation", "bias"})

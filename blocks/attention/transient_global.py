@@ -38,6 +38,7 @@ class TransientGlobalAttention(Mixer):
     """
 
     paper = "Guo et al., 2021, arXiv:2112.07916, section 3.1.2"
+    formula = "A_h = softmax(scale * q_h [k_h, g_h]^T + bias) [v_h, u_h]; y = out([A_1, ..., A_H])"
     outputs = ("out",)
     capabilities = Capabilities(
         places=frozenset({"bidirectional"}), documents=False, ordered=True, positions=frozenset({"bias"})

@@ -25,6 +25,7 @@ class ConsecutiveLayer(Layer):
     """
 
     paper = "Gulati et al., 2020, arXiv:2005.08100; Peng et al., 2023, arXiv:2305.13048"
+    formula = "x_1 = residual(x, mixer_1); x_2 = residual(x_1, mixer_2); ...; y = residual(x_n, feedforward)"
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}))
 
     def __init__(

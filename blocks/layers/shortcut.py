@@ -28,6 +28,10 @@ class ShortcutLayer(Layer):
     """
 
     paper = "Cai et al., 2024, arXiv:2404.05019; Meituan LongCat Team, 2025, arXiv:2509.01322"
+    formula = (
+        "x_1 = residual(x, mixer_1); x_2 = residual(x_1, feedforward_1); x_3 = residual(x_2, mixer_2); "
+        "y = residual(x_3, feedforward_2) + shortcut(x_1)"
+    )
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}))
 
     def __init__(

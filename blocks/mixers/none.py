@@ -10,6 +10,8 @@ from registry import Capabilities, register
 class NoMixer(Mixer):
     """No sublayer, norm or residual: for layers that only have a feed-forward."""
 
+    formula = "y = x"
+
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}))
     is_noop = True
     window = 1

@@ -49,6 +49,10 @@ class WKV(TokenShift):
     """
 
     paper = "Peng et al., 2023, arXiv:2305.13048"
+    formula = (
+        "y_t = (sum_(i<t) exp(k_i - (t - 1 - i) w) v_i + exp(u + k_t) v_t)"
+        " / (sum_(i<t) exp(k_i - (t - 1 - i) w) + exp(u + k_t))"
+    )
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
 
@@ -132,6 +136,7 @@ class ChannelMix(TokenShift):
     """
 
     paper = "Peng et al., 2023, arXiv:2305.13048"
+    formula = "y = gate_activation(gate(x)) ⊙ down(activation(up(x)))"
     outputs = ("down",)
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
 
