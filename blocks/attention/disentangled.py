@@ -39,9 +39,6 @@ class DisentangledAttention(Mixer):
     formula = "A_h = softmax(scale * (q_h k_h^T + q_h pos_k^T + pos_q k_h^T)) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}), ordered=True)
-    expected_failures = dict.fromkeys(
-        ("flops_match_torch",), "all rows of a batch share the projected vectors of distances"
-    )
 
     def __init__(
         self,

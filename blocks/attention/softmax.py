@@ -76,7 +76,7 @@ class MultiHeadAttention(Mixer):
         positions: positions applied to queries and keys, or added to the scores.
         temperature: a in the factor 1 + a ln(1 + floor((p + 1) / temperature_step)) on the queries at position p, from
             0, which keeps attention as sharp in long texts; 0: disabled.
-        temperature_step: number of tokens over which this factor stays the same.
+        temperature_step: number of tokens over which this factor stays the same; null: 1.
         dropout: probability of dropping an attention weight during training.
         backend: implementation; auto: the fastest one that supports the other options. All give equal results.
     """
@@ -126,7 +126,7 @@ class MultiHeadAttention(Mixer):
         out_norm_over: NormOver = "projection",
         positions: Factory[AttentionPositions] = NoAttentionPositions,
         temperature: NonNegativeFloat = 0.0,
-        temperature_step: Positive = 1,
+        temperature_step: Positive | None = None,
         dropout: Probability = 0.0,
         backend: Annotated[Backend, Runtime()] = "auto",
     ) -> None:
@@ -137,7 +137,7 @@ class MultiHeadAttention(Mixer):
         if qk_norm_after and qk_norm_over == "projection":
             raise ValueError("qk_norm_after does not work with qk_norm_over=projection; choose head or heads")
         self.causal, self.window, self.chunk, self.clip = site.causal, window, chunk, clip
-        self.temperature, self.temperature_step = temperature, temperature_step if temperature else 1
+        self.temperature, self.temperature_step = temperature, (temperature_step or 1) if temperature else 1
         self.scale = score_scale(site, scale, self.head_dim, grows=head_dim is None)
         self.softcap, self.dropout = softcap, dropout
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)

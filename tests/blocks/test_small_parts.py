@@ -220,4 +220,4 @@ def test_blocks_without_a_paper_are_those_that_are_nobody_s_idea() -> None:
         for name, entry in entries(slot).items()
         if not entry.block.paper and entry.block.__module__.startswith("blocks.")
     }
-    assert silent == {"activation/identity", "activation/tanh", "feedforward/none", "norm/none"}
+    assert silent == {"activation/identity", "activation/tanh", "feedforward/none", "mixer/none", "norm/none"}
