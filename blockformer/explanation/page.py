@@ -7,10 +7,10 @@ from typing import Any
 
 from blockformer.explanation.comparison import Comparison, compared
 from blockformer.explanation.explanation import Explanation
-from blockformer.explanation.formula import mathml
 from blockformer.explanation.steps import Step
 from blockformer.explanation.words import Words
 from blockformer.files import as_json, write_text
+from registry.formula import FormulaError, mathml
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("heatmap.js", "page.js", "start.js")
@@ -136,7 +136,7 @@ def _step(step: Step, numbers: dict[int, int], words: Words) -> dict[str, Any]:
         "block": step.block,
         "name": step.name,
         "caption": words.caption(step.caption),
-        "formula": mathml(step.formula) if step.formula else "",
+        "formula": _typeset(step.formula),
         "paper": step.paper,
         "sequence": step.sequence,
         "keys": step.keys,
@@ -149,3 +149,12 @@ def _step(step: Step, numbers: dict[int, int], words: Words) -> dict[str, Any]:
         "rows": step.rows,
         "data": base64.b64encode(value.data.numpy().astype("<f4").tobytes()).decode("ascii"),
     }
+
+
+def _typeset(formula: str) -> str:
+    """The formula as MathML; one that cannot be read, of a block that was not tested, as it was written."""
+    formula = formula.removesuffix(" * 1")
+    try:
+        return mathml(formula) if formula else ""
+    except FormulaError:
+        return f"<code>{escape(formula)}</code>"

@@ -17,7 +17,7 @@ NEAREST = -1e-6  # exp(x) - 1 of what is nearer to 0 has no digits left in 16 bi
 class XIELU(Activation):
     """a x^2 + beta x for x > 0, and b (exp(x) - 1 - x) + beta x elsewhere, with two trained numbers a and b.
 
-    a = softplus(above) and b = beta + softplus(below), one of each for all channels.
+    a = softplus(above) and b = beta + softplus(below), one of each for all channels, and for all experts.
 
     Args:
         beta: slope at 0.

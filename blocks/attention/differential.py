@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,21 @@ class DifferentialAttention(Mixer):
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}), backends=BACKENDS, positions=frozenset({"rotation", "bias"})
     )
+
+    expected_failures: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            (
+                "mixer/differential/causal[window=1]: gradients_reach_every_parameter",
+                "mixer/differential/causal[window=1]: projections_take_adapters",
+                "mixer/differential/bidirectional[window=1]: gradients_reach_every_parameter",
+                "mixer/differential/bidirectional[window=1]: projections_take_adapters",
+            ),
+            "a single key has the weight 1 whatever its score",
+        ),
+        "mixer/differential/causal[value_dim=1]: bfloat16_gradients_match_float64": (
+            "the norm of one channel is a sign, whose gradient is a rounding error"
+        ),
+    }
 
     def __init__(
         self,

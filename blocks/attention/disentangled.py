@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocks.attention.eager import masked_softmax
 from blocks.attention.projection import HeadProjection, projection_axes, score_scale
 from blocks.attention.visibility import visibility
 from blocks.base import Axis, Context, Factory, Fixed, Heads, KeyValues, Linear, Mixer, Norm, Site
@@ -95,11 +96,7 @@ class DisentangledAttention(Mixer):
             k, v = state.append(k, v)  # (B, H, S, K)
         scores = (q @ k.transpose(-2, -1) + self._positional(q, k, context)) * self.scale  # (B, H, T, S)
         mask = visibility(context, causal=self.causal).mask()
-        if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(dim=-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
-        if mask is not None:
-            weights = weights.masked_fill(~mask, 0.0)  # a query with no visible key attends to nothing
+        weights = masked_softmax(scores, mask)
         y = F.dropout(weights, self.dropout if self.training else 0.0) @ v
         return self.out(y.transpose(1, 2).flatten(2))
 

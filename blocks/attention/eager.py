@@ -23,13 +23,26 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, scoring: Scorin
         mask: (B or 1, 1, T or 1, S) bool, True where a query attends to a key; None: everywhere.
         scoring: the options of the scores.
     """
-    scores = attention_scores(q, k, scoring)
+    return masked_softmax(attention_scores(q, k, scoring), mask, scoring.sinks)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None, sinks: Tensor | None = None) -> Tensor:
+    """(B, H, T, S) scores -> weights, in float32 at least, and rounded; all 0 for a query with no visible key.
+
+    Args:
+        scores: (B, H, T, S).
+        mask: (B or 1, 1, T or 1, S) bool, True where a query attends to a key; None: everywhere.
+        sinks: (H,), the score of a further key without a value; None: none.
+    """
+    keys = scores.shape[-1]
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    if scoring.sinks is not None:
-        column = scoring.sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:3], 1)
+    if sinks is not None:
+        column = sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, column], dim=-1)  # (B, H, T, S + 1)
-    weights = scores.softmax(dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))[..., : k.shape[2]].to(q.dtype)
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))[..., :keys].to(
+        scores.dtype
+    )
     if mask is not None:
         weights = weights.masked_fill(~mask, 0.0)  # a query with no visible key would otherwise attend to all keys
     return weights

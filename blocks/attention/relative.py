@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocks.attention.eager import masked_softmax
 from blocks.attention.projection import HeadProjection, projection_axes, score_scale
 from blocks.attention.visibility import visibility
 from blocks.base import Axis, Context, Heads, KeyValues, Linear, Mixer, Site
@@ -75,11 +76,7 @@ class RelativeAttention(Mixer):
         rows = context.distances() - every[:1]  # (T, S): the place of each distance among all of them
         scores = (content + positions.gather(-1, rows.expand(*q.shape[:2], *rows.shape))) * self.scale
         mask = visibility(context, causal=self.causal).mask()
-        if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(dim=-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
-        if mask is not None:
-            weights = weights.masked_fill(~mask, 0.0)  # a query with no visible key attends to nothing
+        weights = masked_softmax(scores, mask)
         y = F.dropout(weights, self.dropout if self.training else 0.0) @ v
         return self.out(y.transpose(1, 2).flatten(2))
 

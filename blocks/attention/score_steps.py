@@ -1,4 +1,4 @@
-"""The steps from queries and keys to attention weights, recorded one by one where somebody listens."""
+"""The steps from queries and keys to attention weights, recorded one by one where there is a listener."""
 
 from collections.abc import Mapping
 from dataclasses import replace

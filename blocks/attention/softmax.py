@@ -138,6 +138,7 @@ class MultiHeadAttention(Mixer):
             raise ValueError("qk_norm_after does not work with qk_norm_over=projection; choose head or heads")
         self.causal, self.window, self.chunk, self.clip = site.causal, window, chunk, clip
         self.temperature, self.temperature_step = temperature, (temperature_step or 1) if temperature else 1
+        self.absolute = temperature > 0
         self.scale = score_scale(site, scale, self.head_dim, grows=head_dim is None)
         self.softcap, self.dropout = softcap, dropout
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)

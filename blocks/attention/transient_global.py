@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.attention.eager import attention_scores
+from blocks.attention.eager import attention_scores, masked_softmax
 from blocks.attention.projection import HeadProjection, projection_axes, score_scale
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import score_bias, visibility
@@ -95,8 +95,7 @@ class TransientGlobalAttention(Mixer):
         side_bias = self.side.table(self.side.bucket(distances)).permute(0, 3, 1, 2).to(scores.dtype)
         side = q @ side_k.transpose(-2, -1) * self.scale + side_bias  # (B, H, T, G)
         side = side.masked_fill(~visible[:, None, None], torch.finfo(scores.dtype).min)
-        weights = torch.cat([scores, side], dim=-1)
-        weights = weights.softmax(dim=-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
+        weights = masked_softmax(torch.cat([scores, side], dim=-1), None)
         weights = F.dropout(weights, self.dropout if self.training else 0.0)
         y = weights @ torch.cat([v, side_v], dim=2)
         return self.out(y.transpose(1, 2).flatten(2))

@@ -19,7 +19,7 @@ class Component(nn.Module, Block):
         outputs: names of child modules whose output is added to the residual stream, which some inits scale by depth.
         is_noop: True for a block that does nothing, so that its parent leaves the sublayer out.
         intermediates: what the values mean that its forward pass gives to :meth:`record`, by name, and its ``output``.
-        listener: takes the recorded values; None: nobody listens.
+        listener: takes the recorded values; None: they are not recorded.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ()
@@ -41,11 +41,11 @@ class Component(nn.Module, Block):
 
     @property
     def recording(self) -> bool:
-        """Whether somebody listens, for values that are computed to be recorded only."""
+        """Whether there is a listener: a value that only it needs is computed only then."""
         return self.listener is not None
 
     def record(self, **values: Tensor) -> None:
-        """Give intermediate values to whoever listens, see :func:`~blocks.base.listening`; else do nothing.
+        """Give intermediate values to the listener of :func:`~blocks.base.listening`; without one, do nothing.
 
         Args:
             values: by the names in ``intermediates``, (B, ...) with the axes that are declared there, or without B

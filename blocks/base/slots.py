@@ -52,10 +52,14 @@ class Mixer(Component, ABC):
 
     Attributes:
         window: outputs depend only on tokens less than this many tokens away; None: no limit.
+        chunk: outputs depend only on tokens of the same chunk, of this many tokens; None: no limit.
+        absolute: False if shifting all positions by the same amount changes nothing but what its positions do.
     """
 
     slot = Slot("mixer", "Mixes information across tokens.")
     window: int | None = None
+    chunk: int | None = None
+    absolute: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> Tensor:

@@ -1,39 +1,19 @@
-"""The mixers of RWKV-4: WKV and the channel mix."""
+"""The time mix of RWKV-4."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from blocks.activations.pointwise import ReLUSquared, Sigmoid
-from blocks.base import Activation, Axis, Context, Linear, Mixer, Site, SitelessFactory
-from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
-from blocks.recurrent.convolution import short_convolution
+from blocks.base import Axis, Context, Linear, Site
+from blocks.recurrent.base import Rows, at_least_float32, rows_of, without_autocast
 from blocks.recurrent.maximum import StabilisedState, first_tokens, last_token, running_maximum
 from blocks.recurrent.scan import linear_scan
+from blocks.recurrent.token_shift import MOST_CHANNELS, TokenShift
 from registry import Capabilities, Positive, register
 
 NOTHING = -1e38
-MOST_CHANNELS = 2**16
-
-
-class TokenShift(Mixer):
-    """Parts of mixers whose projections read a mixture of each token and the one before it."""
-
-    def arranged(self, x: Tensor, rows: Rows, width: int) -> Tensor:
-        """(B, T, D) in the order of ``rows``."""
-        checked = cast("Tensor", x.unflatten(-1, (width,)))  # plain broadcasting would repeat vectors of one channel
-        return rows.arrange(checked)
-
-    def shifted(self, x: Tensor, rows: Rows, state: RecurrentState | None) -> Tensor:
-        """(B, T, D) -> the vector before each, 0 at the start of a document."""
-        weight = x.new_tensor([1.0, 0.0]).expand(x.shape[2], 2)
-        return short_convolution(x, weight, rows, state)
-
-    def prepare(self, context: Context) -> None:
-        super().prepare(context)
-        rows_of(context)
+"""The maximum before the first token."""
 
 
 @register("wkv")
@@ -121,60 +101,3 @@ class WKV(TokenShift):
     @property
     def cached_per_sequence(self) -> int:
         return 3 * self.channels + self.k.in_features
-
-
-@register("channel_mix")
-class ChannelMix(TokenShift):
-    """gate_activation(gate(x)) * down(activation(up(x))): a feed-forward that also reads the token before.
-
-    up and gate read mu x_t + (1 - mu) x_(t-1) with a mu of their own.
-
-    Args:
-        hidden: width between up and down; null: 4 * dim.
-        activation: non-linearity between up and down.
-        gate: activation of the gate.
-    """
-
-    paper = "Peng et al., 2023, arXiv:2305.13048"
-    formula = "y = gate_activation(gate(x)) ⊙ down(activation(up(x)))"
-    outputs = ("down",)
-    capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
-
-    def __init__(
-        self,
-        site: Site,
-        *,
-        hidden: Positive | None = None,
-        activation: SitelessFactory[Activation] = ReLUSquared,
-        gate: SitelessFactory[Activation] = Sigmoid,
-    ) -> None:
-        super().__init__(site)
-        hidden = hidden or 4 * site.dim
-        self.window = 2
-        if site.dim > MOST_CHANNELS:
-            raise ValueError(f"dim={site.dim} is above {MOST_CHANNELS}, the most that are supported")
-        self.up = Linear(site, site.dim, hidden, bias=False)
-        self.gate = Linear(site, site.dim, site.dim, bias=False)
-        self.down = Linear(site, hidden, site.dim, bias=False)
-        self.up_mix, self.gate_mix = (nn.Parameter(torch.zeros(site.dim)) for _ in range(2))
-        self.activation, self.gate_activation = activation(), gate()
-
-    def constants(self) -> Mapping[str, float | Sequence[float]]:
-        width = len(self.up_mix)
-        read = [(channel + 1) / (width + 1) for channel in range(width)]
-        return {"up_mix": read, "gate_mix": read}
-
-    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        weights = {f"{name}.weight": (None, None) for name in ("up", "gate", "down")}
-        return {**weights, "up_mix": (None,), "gate_mix": (None,)}
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        rows, state = rows_of(context), context.state("mixer", RecurrentState)
-        x = self.arranged(x, rows, len(self.up_mix))
-        change = self.shifted(x, rows, state) - x
-        y = self.down(self.activation(self.up(x + (1 - self.up_mix) * change)))
-        return rows.restore(self.gate_activation(self.gate(x + (1 - self.gate_mix) * change)) * y)
-
-    @property
-    def cached_per_sequence(self) -> int:
-        return self.up.in_features

@@ -7,7 +7,6 @@ import blockformer as bf
 from blockformer.errors import UserError
 from blockformer.explanation import Limits, explain
 from blockformer.explanation.comparison import compared
-from blockformer.explanation.formula import mathml
 from blockformer.explanation.page import fitted
 from blockformer.explanation.sampling import sampled
 
@@ -93,13 +92,6 @@ def test_the_same_model_has_no_differences_and_a_window_changes_what_it_should()
     other = compared(first, explain("tiny_hybrid", "cat eats fish"))
     assert None in other.differences
     assert None in other.partners
-
-
-def test_formulas_become_mathml_and_what_is_none_stays_text() -> None:
-    assert "<mfrac><mrow><mn>1</mn></mrow><mrow><msqrt><mn>64</mn></msqrt></mrow></mfrac>" in mathml("S * 1/sqrt(64)")
-    assert "<msubsup><mi>M</mi>" in mathml("M_(t-1)^T k_t")
-    assert "<mtext>a ) &lt;b&gt;</mtext>" in mathml("a ) <b>")
-    assert "<script" not in mathml("<script>")
 
 
 def test_a_model_in_training_is_explained_without_dropout_and_goes_on_training() -> None:

@@ -8,6 +8,7 @@ from blockformer.conformance.block_case import BlockCase, NotApplicable
 from blockformer.conformance.example import EXACT, assert_same, example, run
 from blocks.base import Component, listening
 from blocks.base.intermediates import INPUT, OUTPUT
+from registry.formula import FormulaError, mathml
 
 
 def check_records_what_it_declares(case: BlockCase) -> None:
@@ -44,15 +45,18 @@ def _check_declarations(block: Component) -> None:
         unknown = set(value.of) - {*block.intermediates, INPUT}
         assert not unknown, f"{where}: it is computed from {min(unknown, default='')!r}, which is not declared"
         formula = value.formula_of(block)
-        assert formula.count("(") == formula.count(")"), f"{where}: its brackets do not match: {formula}"
+        try:
+            _ = mathml(formula) if formula else ""
+        except FormulaError as error:
+            raise AssertionError(f"{where}: its formula cannot be read: {error}") from None
 
 
 def check_recording_changes_nothing(case: BlockCase) -> None:
-    """The output is the same, to the last bit, whether somebody listens or not."""
+    """The output is the same, to the last bit, with and without a listener."""
     block, given = case.build_perturbed(), example(case)
     if not block.intermediates:
         raise NotApplicable("it declares no intermediate values")
     expected = run(block, given)
     with listening(block, lambda *_: None):
-        assert_same(run(block, given), expected, "while somebody listens", EXACT)
-    assert not block.recording, "it goes on recording when nobody listens"
+        assert_same(run(block, given), expected, "with a listener", EXACT)
+    assert not block.recording, "it still records after the listener was removed"

@@ -105,16 +105,23 @@ def _declared(case: BlockCase, block: Component) -> Tensor:
     causal = case.place != "bidirectional"
     reach = _reach(block, causal)
     near = distance.abs() <= (LENGTH if reach is None else reach)
+    chunks = {mixer.chunk for mixer in _self_attentions(block, causal)}
+    if len(chunks) == 1 and (chunk := chunks.pop()) is not None:
+        near = near & (index[:, None] // chunk == index // chunk)
     return near & (distance >= 0) if causal else near
+
+
+def _self_attentions(block: Component, causal: bool) -> list[Mixer]:
+    """Those of a block; mixers inside others are left out: the outer one has their window."""
+    mixers = [module for module in block.modules() if isinstance(module, Mixer)]
+    inner = {part for mixer in mixers for part in mixer.modules() if part is not mixer}
+    return [mixer for mixer in mixers if mixer not in inner and _is_self_attention(mixer, causal)]
 
 
 def _reach(block: Component, causal: bool) -> int | None:
     """The largest distance of a token that a block attends to; None: any."""
     repeats = [module.repeats for module in block.modules() if isinstance(module, Stack)]
-    mixers = [module for module in block.modules() if isinstance(module, Mixer)]
-    # Mixers inside others are left out: the outer one has their window.
-    inner = {part for mixer in mixers for part in mixer.modules() if part is not mixer}
-    windows = [mixer.window for mixer in mixers if mixer not in inner and _is_self_attention(mixer, causal)]
+    windows = [mixer.window for mixer in _self_attentions(block, causal)]
     found = [window for window in windows if window is not None]
     return None if len(found) < len(windows) else sum(window - 1 for window in found) * max(repeats, default=1)
 
@@ -132,7 +139,7 @@ def check_position_shift_has_the_declared_effect(case: BlockCase) -> None:
     block, given = case.build_perturbed(), example(case)
     usual = torch.arange(given.x.shape[1])
     before, after = (run(block, _at(given, positions)) for positions in (usual, usual + SHIFT))
-    kinds = (InputPositions, AttentionPositions)
+    kinds = (InputPositions, AttentionPositions, Mixer)
     absolute = [type(m).__name__ for m in block.modules() if isinstance(m, kinds) and m.absolute]
     if not absolute:
         assert_same(after, before, f"all positions shifted by {SHIFT}", 10 * COARSE)
@@ -146,8 +153,9 @@ def check_token_order_matters_only_if_declared(case: BlockCase) -> None:
     canonical = case
     for path in case.keys("positions"):
         canonical = canonical.put(path, {"type": "none"}) if case.at(path) else canonical
-    for path in case.keys("window"):
-        canonical = canonical.put(path, None)
+    for key, off in (("window", None), ("chunk", None), ("temperature", 0.0)):
+        for path in case.keys(key):
+            canonical = canonical.put(path, off)
     block, given = canonical.build_perturbed(), example(canonical)
     order = [3, 0, 4, 1, 2]
     shuffled = Example(given.x[:, order], memory=given.memory)
