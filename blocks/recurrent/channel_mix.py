@@ -1,6 +1,7 @@
 """The channel mix of RWKV-4."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ class ChannelMix(TokenShift):
     formula = "y = gate_activation(gate(x)) ⊙ down(activation(up(x)))"
     outputs = ("down",)
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
+
+    expected_failures: ClassVar[Mapping[str, str]] = {
+        "mixer/channel_mix/causal[hidden=1]: attends_exactly_its_window": "the one hidden unit is 0 for some tokens",
+    }
 
     def __init__(
         self,
