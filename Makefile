@@ -37,7 +37,7 @@ demo-translation: $(STAMP) ## train the original encoder-decoder to translate En
 demo-masked: $(STAMP) ## train an encoder to fill in blanked characters
 	$(BIN)/python -m blockformer.demo masked
 
-explain: $(STAMP) ## train three small models in a minute, and write a page for each that shows what it computes
+explain: $(STAMP) ## train three small models in three minutes, and write a page for each that shows what it computes
 	$(BIN)/python -m blockformer.demo explain
 
 compare: $(STAMP) ## a quick study, from nothing to its report: a model with and without its feed-forward

@@ -1,6 +1,7 @@
 """Attention beside convolutions whose kernels depend on the text."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,15 @@ class SpanConvolution(Mixer):
     )
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"bidirectional"}), padding=False, documents=False, ordered=True)
+
+    expected_failures: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        (
+            "mixer/span_convolution/bidirectional[kernel=1]: gradients_reach_every_parameter",
+            "mixer/span_convolution/bidirectional[kernel=1]: projections_take_adapters",
+            "mixer/span_convolution/bidirectional[kernel=1]: token_order_matters_only_if_declared",
+        ),
+        "a kernel of one token has the weight 1 whatever it is made from",
+    )
 
     def __init__(
         self,

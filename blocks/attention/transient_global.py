@@ -1,6 +1,7 @@
 """Local attention beside summaries of all parts of the text."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,11 @@ class TransientGlobalAttention(Mixer):
     outputs = ("out",)
     capabilities = Capabilities(
         places=frozenset({"bidirectional"}), documents=False, ordered=True, positions=frozenset({"bias"})
+    )
+
+    expected_failures: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("mixer/transient_global/bidirectional[block=3]: token_order_matters_only_if_declared",),
+        "all tokens of the text are in one block",
     )
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,15 @@ class MLSTM(Mixer):
     )
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
+
+    expected_failures: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        (
+            "mixer/mlstm/causal[value_dim=1]: gradients_reach_every_parameter",
+            "mixer/mlstm/causal[value_dim=1]: projections_take_adapters",
+            "mixer/mlstm/causal[value_dim=1]: attends_exactly_its_window",
+        ),
+        "the norm of a head of one channel gives the same for any text",
+    )
 
     def __init__(
         self,
