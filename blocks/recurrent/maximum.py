@@ -35,7 +35,10 @@ class StabilisedState(RecurrentState):
 
 @torch.no_grad()
 def running_maximum(x: Tensor, drop: Tensor, rows: Rows, before: Tensor, start: float) -> tuple[Tensor, Tensor]:
-    """All m_t = max(m_(t-1) - drop_t, x_t) and m_(t-1), without a gradient, in log2(T) steps.
+    """All m_t = max(m_(t-1) - drop_t, x_t) and m_(t-1), without a gradient.
+
+    With D_t the sum of ``drop`` up to t, m_t + D_t is the largest x_s + D_s so far. m is exact up to the spacing of
+    floats at the size of D; who uses the same m in all places cancels it.
 
     Args:
         x: (B, T, C), in the order of ``rows``.
@@ -52,14 +55,13 @@ def running_maximum(x: Tensor, drop: Tensor, rows: Rows, before: Tensor, start: 
     begins = first_tokens(rows, x)
     earlier = torch.full_like(x, start)
     earlier[:, 0] = before
-    m = torch.where(begins, torch.maximum(x, earlier - drop), x)
-    drop = drop.expand_as(x).masked_fill(begins, torch.inf)
-    step = 1
-    while step < x.shape[1]:
-        shift = [0, 0, step, 0]
-        m = torch.maximum(m, F.pad(m[:, :-step], shift, value=-torch.inf) - drop)
-        drop = drop + F.pad(drop[:, :-step], shift)
-        step *= 2
+    dropped = drop.expand_as(x).cumsum(dim=1)
+    raised = torch.where(begins, torch.maximum(x, earlier - drop), x) + dropped
+    if rows.documents is not None:  # each document is raised above those before it
+        spread = raised.amax(dim=1, keepdim=True) - raised.amin(dim=1, keepdim=True) + 1
+        dropped = dropped + spread * begins.cumsum(dim=1)
+        raised = raised + spread * begins.cumsum(dim=1)
+    m = raised.cummax(dim=1).values - dropped
     previous = torch.where(begins, earlier, F.pad(m[:, :-1], [0, 0, 1, 0]))
     return m, previous
 
