@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from yaml.composer import Composer
+from yaml.resolver import Resolver
 
 from registry.errors import Mark, Problem, RecipeError
 from registry.files import read_bytes
@@ -41,11 +43,15 @@ class _RefusedError(yaml.MarkedYAMLError):
     """The document is YAML, but not of a kind that recipes may be."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Composer(Composer, Resolver):
     """YAML 1.2 core schema without tags: `1e-3` is a number, `no` and `12:30` are strings."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (the base class's table, replaced)
     nodes = depth = 0
+
+    def __init__(self) -> None:
+        Composer.__init__(self)
+        Resolver.__init__(self)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Read a node, unless it has a tag or the document becomes too large."""
@@ -62,8 +68,40 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+class _Loader(_Composer, yaml.SafeLoader):
+    """Reads with PyYAML's own parser, whose errors say most."""
+
+    def __init__(self, text: str) -> None:
+        yaml.SafeLoader.__init__(self, text)
+        _Composer.__init__(self)
+
+
+if yaml.__with_libyaml__:
+    from yaml.cyaml import CParser
+
+    class _QuickLoader(_Composer, CParser):
+        """Reads with libyaml's parser, several times as fast."""
+
+        def __init__(self, text: str) -> None:
+            CParser.__init__(self, text)
+            _Composer.__init__(self)
+
+else:
+    _QuickLoader = _Loader
+
+
+def _compose(text: str) -> yaml.Node | None:
+    try:
+        return cast("Any", yaml).compose(text, Loader=_QuickLoader)
+    except _RefusedError:
+        raise
+    except (yaml.YAMLError, UnicodeError):  # read again for the sake of its message
+        return cast("Any", yaml).compose(text, Loader=_Loader)
+
+
 def _resolve(tag: str, pattern: str, first: str) -> None:
-    cast("Any", _Loader).add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), list(first))
+    resolver = re.compile(f"^(?:{pattern})$")
+    cast("Any", _Composer).add_implicit_resolver(f"tag:yaml.org,2002:{tag}", resolver, list(first))
 
 
 _resolve("null", r"~|null|Null|NULL|", "~nN")
@@ -74,7 +112,7 @@ _resolve(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
     "-+0123456789.",
 )
-cast("Any", _Loader).yaml_implicit_resolvers.setdefault("", []).append(("tag:yaml.org,2002:null", re.compile("^$")))
+cast("Any", _Composer).yaml_implicit_resolvers.setdefault("", []).append(("tag:yaml.org,2002:null", re.compile("^$")))
 
 
 def read_yaml(path: Path) -> Map:
@@ -102,7 +140,7 @@ def parse_text(text: str, source: str, *, lines: bool = True) -> Any:
         RecipeError: the text is not YAML, or uses a feature that recipes do not have.
     """
     try:
-        node = cast("yaml.Node | None", cast("Any", yaml).compose(text, Loader=_Loader))
+        node = _compose(text)
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         remedy = "; indent with spaces, not tabs" if error.problem and "'\\t'" in error.problem else ""

@@ -23,9 +23,10 @@ def main(further: Sequence[str]) -> None:
     size = ["--recipe.vocab_size", "424"]  # what the tokenizer learns of both languages
     text = [*size, "--data.dataset", "table", "--data.files", str(sentences), "--data.column", "text"]
     pair = [*size, "--data.dataset", "pairs", "--data.files", str(translations)]
+    longer = [] if any(one.startswith("--trainer.max_steps") for one in further) else ["--trainer.max_steps", "900"]
     explained = (
         (fit("tiny_decoder", CONFIG, [*text, *further]), TEXT),
-        (fit("tiny_encoder", CONFIG, [*text, "--trainer.max_steps", "900", *further]), BLANK),
+        (fit("tiny_encoder", CONFIG, [*text, *longer, *further]), BLANK),
         (fit("tiny_encoder_decoder", CONFIG, [*pair, *further]), TEXT),
     )
     pages = [_page(run, text) for run, text in explained]

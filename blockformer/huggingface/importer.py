@@ -45,7 +45,7 @@ class ImportedModel:
         family: the family that was used.
         recipe: the model.
         parameters: of the model, by name, with the dtypes of the stored tensors.
-        tokens: ids of special tokens, by their key in the config.
+        tokens: what an export writes into its config again: ids of special tokens, and sizes of unused tensors.
         unused: tensors of the folder that the model does not use, for an export.
     """
 
@@ -85,7 +85,8 @@ def read_folder(folder: str | Path, family: str | Path | None = None) -> Importe
     if problems:
         raise HuggingFaceError(problems)
     unused = {name: stored[name] for name in conversion.unused}
-    return ImportedModel(folder, chosen, recipe, conversion.parameters, _tokens(values, file), unused)
+    sizes = {key: value for key, value in values.items() if unused and chosen.ignores(key) and type(value) is int}
+    return ImportedModel(folder, chosen, recipe, conversion.parameters, sizes | _tokens(values, file), unused)
 
 
 def write_folder(imported: ImportedModel, out: str | Path) -> Path:

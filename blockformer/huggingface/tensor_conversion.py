@@ -146,14 +146,14 @@ def _targets(use: RuleUse, names: Iterable[str]) -> list[list[str]]:
 
 
 def _convert(use: RuleUse, tensors: Mapping[int, Tensor], shapes: Shapes, result: Conversion) -> None:
-    for targets in _targets(use, shapes):
+    for number, targets in enumerate(_targets(use, shapes)):
         if absent := [name for name in targets if name not in shapes]:
             raise ValueError(f"contains {absent[0]}, which the model does not have{_hint(absent[0], shapes, result)}")
         parts = use.rule.parameters(tensors, [shapes[name] for name in targets])
         for name, tensor in zip(targets, parts, strict=True):
             if name in result.parameters:
                 raise ValueError(f"contains {name}, which another tensor contains too")
-            result.parameters[name] = tensor.contiguous()
+            result.parameters[name] = tensor.clone() if number else tensor.contiguous()  # layers share no memory
 
 
 def _hint(name: str, shapes: Shapes, result: Conversion) -> str:

@@ -57,7 +57,5 @@ def test_json_is_the_same_catalogue(capsys: pytest.CaptureFixture[str], place: s
 def test_the_schema_is_printed_or_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     wanted = json.loads(json.dumps(schema()))
     assert json.loads(printed(capsys, "schema")) == wanted
-    assert printed(capsys, "schema", "--out", str(tmp_path / "s.json"), "--reference", str(tmp_path / "blocks")) == ""
+    assert printed(capsys, "schema", "--out", str(tmp_path / "s.json")) == ""
     assert json.loads((tmp_path / "s.json").read_text()) == wanted
-    pages = {path.name for path in (tmp_path / "blocks").iterdir()}
-    assert pages == {"index.md", *(f"{slot}.md" for slot in [*registry.slots(), *registry.option_slots()])}

@@ -17,8 +17,14 @@ def all_variants() -> list[BlockCase]:
     return [variant for variant in found.values() if variant.params.get("backend") is None]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Finding the variants takes seconds: it is left out where the slow tests are."""
+    if "case" in metafunc.fixturenames:
+        chosen = [] if metafunc.config.getoption("markexpr") == "not slow" else all_variants()
+        metafunc.parametrize("case", [pytest.param(variant, id=variant.id) for variant in chosen])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [pytest.param(v, id=v.id) for v in all_variants()])
 def test_an_option_breaks_nothing_at_any_place(case: BlockCase) -> None:
     expected = entries(case.slot)[case.name].block.expected_failures
     for _, check in pairs([case], without=ONCE):

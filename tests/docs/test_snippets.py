@@ -10,7 +10,8 @@ TOUR = [path for folder in ("tour", "zh") for path in sorted((ROOT / "docs" / fo
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *TOUR]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 
-LONG = ("docs/add-a-block.md", "docs/inspect.md")  # half a minute each, also without what trains
+LONG = {"docs/add-a-block.md", "docs/inspect.md", "docs/explain.md", "docs/add-a-family.md"}  # also without training
+LONG |= {f"docs/tour/{name}.md" for name in ("index", "models", "attention")}
 
 
 def fast(found: list[Snippet]) -> list[Snippet]:

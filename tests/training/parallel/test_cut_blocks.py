@@ -7,7 +7,12 @@ import torch
 from blockformer.conformance.block_case import BlockCase
 from tests.training.parallel.cutting import PARTS, cuttable, work
 
-CASES = cuttable()
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Finding the cases takes seconds: it is left out where the slow tests are."""
+    if "case" in metafunc.fixturenames:
+        chosen = [] if metafunc.config.getoption("markexpr") == "not slow" else cuttable()
+        metafunc.parametrize("case", chosen, ids=lambda case: case.id)
 
 
 @pytest.fixture(scope="session")
@@ -19,13 +24,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_gives_the_same_when_cut(case: BlockCase, found: dict[str, str]) -> None:
     assert not found[case.id], found[case.id]
 
 
+@pytest.mark.slow
 def test_what_can_be_cut_is_found() -> None:
-    known = {case.id.partition("[")[0] for case in CASES}
+    known = {case.id.partition("[")[0] for case in cuttable()}
     assert known >= {
         "mixer/attention/causal",
         "mixer/cross_attention/cross",
