@@ -92,20 +92,30 @@ class SpanConvolution(Mixer):
         q = self.q(x)  # (B, H, T, K)
         weights = attention_weights(q, self.k(x), None, Scoring(self.scale))
         attended = F.dropout(weights, self.dropout if self.training else 0.0) @ self.v(x)
-        span = self.pointwise((_windows(x, self.width) * self.depthwise).sum(-1))  # (B, T, H * K)
+        span = self.pointwise(self._depthwise(x))  # (B, T, H * K)
         kernel = self.kernel(span * q.transpose(1, 2).flatten(2))
         kernel = kernel.unflatten(-1, (self.heads, self.width)).softmax(dim=-1)  # (B, T, H, kernel)
-        windows = _windows(self.conv_v(x), self.width)
+        windows = torch.stack(_near(self.conv_v(x), self.width), dim=-1)
         values = windows.view(*windows.shape[:2], self.heads, self.head_dim, self.width)
         convolved = torch.matmul(values, kernel[..., None]).squeeze(-1)  # (B, T, H, K)
         return self.out(torch.cat([attended.transpose(1, 2), convolved], dim=2).flatten(2))
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        """The sum of each token's window in each channel, by the channel's weights."""
+        y = x.new_zeros(())
+        for place, near in enumerate(_near(x, self.width)):
+            y = torch.addcmul(y, near, self.depthwise[:, place])
+        return y
 
     def flops_per_token(self, length: int) -> float:
         inner = self.heads * self.head_dim
         return super().flops_per_token(length) + 4 * inner * length + 2 * inner * self.width
 
 
-def _windows(x: Tensor, width: int) -> Tensor:
-    """(B, T, C) -> (B, T, C, width): the values from ``width // 2`` tokens before each to as many after it."""
-    padded: Tensor = F.pad(x, (0, 0, width // 2, width // 2 + 1))  # one more, for sequences without a token
-    return padded.unfold(1, width, 1)[:, : x.shape[1]]
+def _near(x: Tensor, width: int) -> list[Tensor]:
+    """For each place of a window, from ``width // 2`` before to as many after: the token there, (B, T, C).
+
+    Slices, not ``unfold``, which torch.compile compiles anew for longer texts.
+    """
+    padded = F.pad(x, (0, 0, width // 2, width // 2))
+    return [padded[:, start : start + x.shape[1]] for start in range(width)]
