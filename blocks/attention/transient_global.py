@@ -89,7 +89,7 @@ class TransientGlobalAttention(Mixer):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         blocks, visible = self._blocks(context)  # (B or 1, T) and (B or 1, G)
-        members = F.one_hot(blocks + 1, visible.shape[1] + 1)[..., 1:].to(x.dtype)  # (B or 1, T, G)
+        members = (blocks[..., None] == torch.arange(visible.shape[1], device=x.device)).to(x.dtype)  # (B or 1, T, G)
         summaries = self.norm(members.transpose(1, 2) @ x)  # (B, G, D)
         q, k, v = self.q(x), self.k(x), self.v(x)  # (B, H, T, K)
         side_k, side_v = self.k(summaries), self.v(summaries)  # (B, H, G, K)
