@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,16 +42,16 @@ def replacing(path: Path) -> Generator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "is a folder, a device or a pipe, not a regular file", str(path))
-    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    draft = path.parent / f".{path.name}.{token_hex(4)}.tmp"  # named before it exists: a signal may come at any time
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | NOFOLLOW | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(draft, flags, 0o666), "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(draft).chmod(0o666 & ~_umask())  # mkstemp gives access to the owner only
-        Path(draft).replace(path)
+        draft.replace(path)
     except BaseException as error:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         # torch reports a full disk as a wrong position in its archive; the error of the system is its context.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
@@ -191,12 +190,6 @@ def is_name(text: str) -> bool:
     """Whether a text can name a file or folder: no path, no control characters or outer spaces, not too long."""
     plain = text.isprintable() and text == text.strip() and len(text.encode(errors="replace")) <= LONGEST_NAME
     return plain and bool(text) and text not in (".", "..") and not set(text) & {"/", "\\"}
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sync_folder(folder: Path) -> None:

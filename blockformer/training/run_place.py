@@ -85,6 +85,7 @@ def place_of_fit(
     os.environ[_SHARED] = str(lock.folder)
     try:
         remove_drafts(lock.folder, but=RESULTS)
+        remove_drafts(lock.folder / CHECKPOINTS)  # also of a run that has ended, which nothing else visits again
         if continues:
             assert checkpoint is not None
             return Place(lock.folder, checkpoint, lock, _keep_newest_state(lock.folder, checkpoint))

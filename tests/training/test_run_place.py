@@ -56,8 +56,11 @@ def test_a_command_recovers_before_and_after_the_first_checkpoint(
 def test_the_safe_command_may_be_given_first_and_last(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     folder = fit(*LAST, "--trainer.max_steps", "2", name="safe")
     assert f"{folder} has no checkpoint yet: the run begins at step 0" in capsys.readouterr().out
+    draft = folder / "checkpoints" / ".last.ckpt.0a1b2c3d.tmp"
+    draft.write_bytes(b"half of a checkpoint")
     fit(*LAST, "--trainer.max_steps", "2", name="safe")
     assert f"nothing to do: {folder} has made its 2 steps" in capsys.readouterr().out
+    assert not draft.exists()
 
 
 def test_other_settings_do_not_continue_a_run_by_its_name_alone(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
