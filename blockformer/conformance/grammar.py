@@ -129,13 +129,13 @@ class Grammar:
                 part = torch.zeros_like(every)
                 for choice, inside in _branches(slot, name, parameter, self.number, self.within):
                     here = _only(self.number, choice)
-                    table |= _crossed(here, inside)
+                    table[here] |= inside
                     part |= here | inside
                 if has_named_variant(slot, name, parameter):
-                    table |= _crossed(part, part)
-                table |= _crossed(part, every)
+                    table[part] |= part
+                table[part] |= every
                 every |= part
-        return table.triu(1)
+        return (table | table.T).triu(1)
 
     def numbers(self, choices: Iterable[Choice]) -> Tensor:
         """The sorted indices of the choices that the grammar has."""
@@ -200,11 +200,6 @@ def _only(number: Mapping[Choice, int], choice: Choice) -> Tensor:
     if choice in number:
         table[number[choice]] = True
     return table
-
-
-def _crossed(one: Tensor, other: Tensor) -> Tensor:
-    table = one[:, None] & other[None, :]
-    return table | table.T
 
 
 def _namesakes(key: str) -> Iterator[Parameter]:

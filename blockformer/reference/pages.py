@@ -20,6 +20,8 @@ NAMED = 8
 def pages() -> dict[str, str]:
     """Every page by its file name: an index of the slots, and one page a slot."""
     known = catalogue()
+    for block in (block for found in known.values() for block in found if block.formula):
+        _check_formula(block)
     return {"index.md": _index(known), **{f"{slot}.md": _page(slot, found) for slot, found in known.items()}}
 
 
@@ -58,7 +60,6 @@ def _block(block: DescribedBlock, path: list[str], *, listed: bool) -> Iterator[
     yield f"## {block.name}"
     yield " ".join(filter(None, [_escaped(block.summary), _escaped(block.details)]))
     if block.formula:
-        _check_formula(block)
         yield f"```formula\n{block.formula.replace('; ', chr(10))}\n```"
     if block.paper:
         yield f"*Source: {_escaped(block.paper)}*"

@@ -5,10 +5,11 @@ import pytest
 from blockformer.conformance import BlockCase, Check, checks_for, parametrize_checks, registered
 from blockformer.conformance.block_case import SMALL
 from blockformer.conformance.checks.compilation import check_compiles_without_graph_breaks
+from blockformer.conformance.checks.effects import check_every_stored_setting_has_an_effect
 from blockformer.conformance.table import LONG, WITHOUT_FORWARD, check_name, registered_checks
 from registry import entries, slots
 
-SLOW = LONG | {check_compiles_without_graph_breaks}
+SLOW = LONG | {check_compiles_without_graph_breaks, check_every_stored_setting_has_an_effect}
 
 
 @parametrize_checks(registered("blocks"), without=SLOW)

@@ -87,6 +87,9 @@ def test_a_study_says_what_its_answer_does_not_hold_for(path: Path) -> None:
     assert all(part.file.limits for part in (read_study(path).tasks or (read_study(path),)))
 
 
+TWICE = ("feedforward", "positions", "translation")  # their quick tiers are judged, too: two seeds of each run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_quick_tier_of_a_study_comes_to_verdicts(
@@ -96,10 +99,12 @@ def test_the_quick_tier_of_a_study_comes_to_verdicts(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     first = [f"--task={part.name.rpartition('/')[2]}" for part in read_study(path).tasks[:1]]
     options = ["--tier", "quick", "--out", str(tmp_path / "out"), "--no-speed", "--run.wandb", "disabled"]
-    options += ["--seeds", "2", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
+    seeds = 2 if path.stem in TWICE else 1
+    options += ["--seeds", str(seeds), "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
     options += ["--trainer.limit_val_batches", "2"]
     assert main(["compare", str(path), *first, *options]) == 0
     (part,) = tasks_of(results_of(tmp_path / "out" / "results.json")).values()
-    assert all(verdict["seeds"] >= 2 for verdict in part["verdicts"].values())
+    assert part["verdicts"] or seeds == 1
+    assert all(verdict["seeds"] == seeds for verdict in part["verdicts"].values())
     assert {run["status"] for run in part["runs"]} == {"finished"}
     assert "</html>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
