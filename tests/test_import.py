@@ -92,6 +92,24 @@ def test_training_loads_neither_the_demo_nor_what_only_other_datasets_need() -> 
     assert not modules & {"babel", "blockformer.demo", "blockformer.cli"}
 
 
+def test_training_loads_of_torchmetrics_what_lightning_needs() -> None:
+    found = loaded("import blockformer.training.module")
+    assert {"lightning.pytorch", "torchmetrics.metric"} <= found
+    assert not {"transformers", "scipy.signal", "torchmetrics.functional"} & found
+
+
+@pytest.mark.parametrize("lacks", ["", "del sys.modules['torchmetrics'].__dict__['_logger']"])
+def test_all_of_torchmetrics_is_there_once_it_is_used(lacks: str) -> None:
+    program = f"""import blockformer.training
+{lacks}
+from lightning.pytorch.core.module import Metric
+import torchmetrics
+assert torchmetrics.Metric is Metric is torchmetrics.metric.Metric
+assert issubclass(torchmetrics.Accuracy, Metric) and torchmetrics.functional.accuracy
+assert torchmetrics.__version__ and not hasattr(torchmetrics, "Acuracy")"""
+    assert "torchmetrics.functional" in loaded(program)
+
+
 def test_every_public_name_is_there() -> None:
     import blockformer as bf
 
