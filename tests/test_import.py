@@ -98,6 +98,7 @@ def test_training_loads_of_torchmetrics_what_lightning_needs() -> None:
     assert not {"transformers", "scipy.signal", "torchmetrics.functional"} & found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lacks", ["", "del sys.modules['torchmetrics'].__dict__['_logger']"])
 def test_all_of_torchmetrics_is_there_once_it_is_used(lacks: str) -> None:
     program = f"""import blockformer.training
