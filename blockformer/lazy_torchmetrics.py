@@ -1,4 +1,4 @@
-"""torchmetrics without what nobody has asked for.
+"""Import torchmetrics in parts: at the start only the two classes that Lightning needs.
 
 Lightning needs two classes of torchmetrics, but whoever imports it runs its package file, which imports every metric
 there is, and with them SciPy and, where it is installed, transformers: seconds at each start.

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,13 +94,16 @@ def _quick_loader() -> type[_Composer]:
 _QuickLoader = _quick_loader()
 
 
+_READ_DIFFERENTLY = re.compile(r"[?\t\ufeff]|[|>][-+0-9]*#")
+"""libyaml accepts more of these than PyYAML\'s own parser."""
+
+
 def _compose(text: str) -> yaml.Node | None:
-    try:
-        return cast("Any", yaml).compose(text, Loader=_QuickLoader)
-    except _RefusedError:
-        raise
-    except (yaml.YAMLError, UnicodeError):  # read again for the sake of its message
-        return cast("Any", yaml).compose(text, Loader=_Loader)
+    """The same document or error with and without libyaml."""
+    if _READ_DIFFERENTLY.search(text) is None:
+        with suppress(yaml.YAMLError, UnicodeError):  # read again for the sake of its message
+            return cast("Any", yaml).compose(text, Loader=_QuickLoader)
+    return cast("Any", yaml).compose(text, Loader=_Loader)
 
 
 def _resolve(tag: str, pattern: str, first: str) -> None:
