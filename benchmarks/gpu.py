@@ -1,6 +1,6 @@
 """Speed and memory on a GPU, against a model written by hand and against transformers, in one run.
 
-    python -m benchmarks.gpu [--limit 500] [--turns 7] [--out benchmarks/results/gpu.json] [--toy]
+    python -m benchmarks.gpu [--limit 500] [--turns 7] [--out benchmarks/results/gpu.json] [--only TEXT] [--toy]
 
 Measures attention alone with every backend, then training steps (forward, loss, backward) of GPT-2 124M, of a Llama
 shape with 1.3 billion parameters and of a mixture of 8 experts, on 8,192 tokens in bfloat16 autocast. The contestants
@@ -10,6 +10,7 @@ GPU, sizes are those of toys.
 
 import argparse
 import gc
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +31,7 @@ from blockformer.training.device_peak import peak_flops
 from blocks.attention.backends import IMPLEMENTATIONS
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility
+from blocks.base import DistanceBias
 
 TOKENS, TOY_SCALE, DOCUMENTS = 8192, 64, 5
 LENGTHS, NO_TIME = (2048, 8192), "no time left"
@@ -44,7 +46,7 @@ def documents(rows: int, length: int, device: torch.device) -> Tensor:
 
 
 def attention(length: int, shape: Shape, tokens: int, device: torch.device, turns: int) -> list[Result]:
-    """Time, memory and largest difference from eager of every backend, plain and with documents."""
+    """Time, memory and largest difference from eager of every backend, by what is visible and what changes scores."""
     rows, width, found = tokens // length, shape.dim // shape.heads, list[Result]()
     draw = torch.Generator(device).manual_seed(0)
 
@@ -55,16 +57,31 @@ def attention(length: int, shape: Shape, tokens: int, device: torch.device, turn
     q, k, v = normal(shape.heads), normal(shape.key_heads), normal(shape.key_heads)
     causal = Visibility(length, length, device, causal=True)
     in_documents = replace(causal, documents=documents(rows, length, device))
-    for what, visible in (("causal", causal), ("documents", in_documents)):
+    window = replace(causal, window=max(1, length // 8))
+    distances = torch.arange(1 - length, length, device=device)
+    slopes = torch.arange(1, shape.heads + 1, device=device)[:, None] / length
+    alibi = DistanceBias(-(slopes * distances.abs())[None])
+    plain = Scoring(width**-0.5)
+    cases = {
+        "causal": (causal, plain),
+        "documents": (in_documents, plain),
+        "window": (window, plain),
+        "ALiBi": (causal, plain._replace(bias=alibi)),
+        "softcap": (causal, plain._replace(softcap=30.0)),
+        "sinks": (causal, plain._replace(sinks=torch.zeros(shape.heads, device=device))),
+    }
+    for what, (visible, scoring) in cases.items():
         steps: dict[str, Step] = {}
         values: dict[str, list[Tensor]] = {}
         for name, attend in IMPLEMENTATIONS.items():
-            if name == "flex" and device.type == "cpu":
+            if name == ("flex" if device.type == "cpu" else "blocked"):
+                continue  # each is for the other device
+            if name == "sdpa" and scoring.softcap is not None:
                 continue
 
-            def step(attend: Any = attend, visible: Visibility = visible) -> None:
+            def step(attend: Any = attend, visible: Visibility = visible, scoring: Scoring = scoring) -> None:
                 q.grad = k.grad = v.grad = None
-                attend(q, k, v, visible, Scoring(width**-0.5)).sum().backward()
+                attend(q, k, v, visible, scoring).sum().backward()
                 _wait(device)
 
             step()
@@ -144,6 +161,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=500, help="seconds after which no further case begins")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
+    parser.add_argument("--only", default="", help="cases whose name contains this; others stay in OUT as they are")
     parser.add_argument("--toy", action="store_true", help="tiny sizes; always so without a GPU")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -151,16 +169,28 @@ def main() -> None:
     shapes, tokens = (TOY, TOKENS // TOY_SCALE) if toy else (FULL, TOKENS)
     results: Result = {"machine": machine(), "versions": _versions(), "toy": toy, "tokens": tokens}
     results |= {"peak_flops": peak_flops(device, torch.bfloat16), "attention": [], "training": []}
-    results["left_out"] = dict.fromkeys([*map(_attention, LENGTHS), *(case.name for case in CASES)], NO_TIME)
-    begun = time.perf_counter()
+    scale = TOY_SCALE if toy else 1
+    lengths = [length // scale for length in LENGTHS]
+    cases = [replace(case, length=case.length // scale) for case in CASES]
+    names = [*map(_attention, lengths), *(case.name for case in cases)]
+    if not any(options.only in name for name in names):
+        parser.error(f"--only {options.only!r} is in the name of no case; there are {', '.join(names)}")
+    results["left_out"] = dict.fromkeys(names, NO_TIME)
+    results["seconds"] = 0.0
+    begun, earlier = time.perf_counter(), _earlier(options.out, results) if options.only else None
+    if earlier is not None:
+        results = earlier
 
     def record(of: str, name: str, measure: Callable[..., Any], *given: Any) -> None:
+        if options.only not in name:
+            return
         try:
             if time.perf_counter() - begun > options.limit:
                 raise TimeoutError(NO_TIME)
             measured = measure(*given, tokens, device, options.turns)
-            results[of] += measured if isinstance(measured, list) else [measured]
-            del results["left_out"][name]
+            measured = measured if isinstance(measured, list) else [measured]
+            results[of] = [one for one in results[of] if _case(one) != name] + measured
+            results["left_out"].pop(name, None)
         except Exception as error:  # such as too little memory: the other cases are measured all the same
             results["left_out"][name] = (str(error).splitlines() or [type(error).__name__])[0][:200]
             _say(f"{name}: {results['left_out'][name]}")
@@ -168,12 +198,22 @@ def main() -> None:
         write_text(options.out, as_json(results, indent=1) + "\n")
         _forget(device)
 
-    scale = TOY_SCALE if toy else 1
-    for length in LENGTHS:
-        record("attention", _attention(length), attention, length // scale, shapes["llama"])
-    for case in CASES:
-        record("training", case.name, training, replace(case, length=case.length // scale), shapes[case.model])
+    for length in lengths:
+        record("attention", _attention(length), attention, length, shapes["llama"])
+    for case in cases:
+        record("training", case.name, training, case, shapes[case.model])
     _say(f"{results['machine']}; {results['seconds']:.0f} s; {options.out}")
+
+
+def _earlier(path: Path, now: Result) -> Result | None:
+    """Results of the same machine, versions and sizes; None: there are none."""
+    found: Result = json.loads(path.read_text()) if path.exists() else {}
+    same = ("machine", "versions", "toy", "tokens")
+    return found if found and all(found[key] == now[key] for key in same) else None
+
+
+def _case(result: Result) -> str:
+    return result["case"] if "case" in result else _attention(result["length"])
 
 
 def _attention(length: int) -> str:

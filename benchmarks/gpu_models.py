@@ -141,20 +141,20 @@ class Case:
 
 
 BOTH = ("by hand", "transformers")
-TWO = ("auto", "flex")
+THREE = ("auto", "flex", "sdpa")
 CASES = (
     Case("gpt2", 2048),
-    Case("gpt2", 2048, documents=True, backends=TWO, others=()),
+    Case("gpt2", 2048, documents=True, backends=THREE, others=()),
     Case("llama", 2048, others=BOTH),
     Case("mixtral", 2048),
     Case("gpt2", 8192),
     Case("llama", 8192, others=BOTH),
     Case("mixtral", 8192),
-    Case("llama", 8192, documents=True, backends=TWO, others=()),
+    Case("llama", 8192, documents=True, backends=THREE, others=()),
     Case("gpt2", 2048, compiled=True),
+    Case("gpt2", 2048, documents=True, compiled=True, backends=THREE, others=()),
     Case("llama", 2048, compiled=True, others=("by hand",)),
     Case("mixtral", 2048, compiled=True, others=()),  # transformers' one breaks into many graphs, which takes minutes
-    Case("gpt2", 2048, documents=True, compiled=True, backends=TWO, others=()),
     Case("llama", 8192, compiled=True, others=("by hand",)),
 )
 """Cheap ones first: where time runs out, the last ones are left out."""

@@ -67,7 +67,7 @@ def mask_mod(visible: Visibility) -> MaskMod:
     padding, documents, prefix = visible.padding, visible.documents, visible.prefix
     of_queries = torch.empty(0)
     first, last = (x.to(torch.int32) for x in visible.ranges())
-    batch = max((x.shape[0] for x in (padding, documents, prefix) if x is not None), default=1)
+    batch = max([1, *(x.shape[0] for x in (padding, documents, prefix) if x is not None)])
     if documents is not None:
         documents, of_queries = (
             documents.expand(batch, -1),

@@ -5,11 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blocks.attention.scoring import Scoring, repeat_heads
+from blocks.attention.varlen import fits_varlen, varlen
 from blocks.attention.visibility import Visibility
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
-    """One call of scaled_dot_product_attention; a mask of all scores is made where causality alone does not decide."""
+    """One call of a fused kernel; a mask of all scores is made where nothing else decides which keys are visible."""
+    if fits_varlen(q, v, visible, scoring):
+        return varlen(q, k, v, visible, scoring)
     width, seen = v.shape[-1], None
     mask, causal = (None, True) if visible.plainly_causal else (visible.mask(), False)
     if q.is_cuda and visible.padding is not None and mask is not None:

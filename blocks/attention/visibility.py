@@ -67,6 +67,11 @@ class Visibility:
         """Whether more than distances decides: padding, documents or a prefix."""
         return self.padding is not None or self.documents is not None or self.prefix is not None
 
+    @property
+    def needs_all_scores(self) -> bool:
+        """Whether :meth:`mask` has a value for each score, not only for each key."""
+        return not self.plainly_causal and (self.causal or self.window is not None or self.documents is not None)
+
     def mask(self) -> Tensor | None:
         """(B or 1, 1, T or 1, S) bool, True where a query attends to a key, computed once; None: everywhere."""
         return self.once("mask", lambda: self.part(slice(None), (0, self.queries), (0, self.keys)))

@@ -1,5 +1,6 @@
 """Every backend of attention equals the eager one for every option, values and gradients, over several blocks."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
-from blocks.attention import block_mask, query_blocks, tiles
+from blocks.attention import backends, block_mask, query_blocks, tiles, varlen
 from blocks.attention.backends import IMPLEMENTATIONS, fastest
 from blocks.attention.eager import eager
 from blocks.attention.scoring import Scoring
@@ -111,6 +112,55 @@ def test_a_backend_equals_eager(backend: str, name: str, score: str) -> None:
         slope = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).sin().view_as(y)
         found, right = (torch.autograd.grad(one, leaves, slope, retain_graph=True) for one in (y, expected))
         torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-9)
+
+
+def documents_by_themselves(
+    q: Tensor, k: Tensor, v: Tensor, borders: Tensor, others: Tensor, *longest: int, scale: float, window_size: Any
+) -> Tensor:
+    """What torch.nn.attention.varlen.varlen_attn is documented to compute; its kernel needs a GPU."""
+    assert borders.dtype == torch.int32
+    assert torch.equal(borders, others)
+    assert borders[-1] == len(q)
+    behind, ahead = (len(q) if size < 0 else size for size in window_size)
+    assert max(longest) >= int(borders.diff().max())
+    found: list[Tensor] = []
+    for begin, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
+        index = torch.arange(end - begin)
+        later = index - index[:, None]
+        parts = [x[begin:end].transpose(0, 1) for x in (q, k, v)]
+        mask = (later <= ahead) & (-later <= behind)
+        y = torch.nn.functional.scaled_dot_product_attention(*parts, mask, scale=scale, enable_gqa=True)
+        found.append(y.transpose(0, 1))
+    return torch.cat(found)
+
+
+UNBROKEN = torch.tensor([[0] * 3 + [1] * 6 + [2] * 4, [5] + [4] * 10 + [9] * 2])
+ONE_AFTER_ANOTHER = {
+    "window": VISIBLE["window"],
+    "window on both sides": VISIBLE["window on both sides"],
+    "documents": of(causal=True, documents=UNBROKEN),
+    "documents of the batch": of(causal=True, documents=UNBROKEN[1:]),
+    "bidirectional documents": of(documents=UNBROKEN),
+    "window in documents": of(causal=True, documents=UNBROKEN, window=2),
+}
+
+
+@pytest.mark.parametrize("name", ONE_AFTER_ANOTHER)
+def test_documents_one_after_another_equal_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    visible = ONE_AFTER_ANOTHER[name]
+    assert bool(visible.gapless().all())
+    monkeypatch.setattr(varlen, "_kernel", lambda: documents_by_themselves)
+    for shape in SHAPES:
+        given, scoring, leaves = inputs(visible, "plain", shape)
+        y, expected = varlen.varlen(*given, visible, scoring), eager(*given, visible, scoring)
+        torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
+        found, right = (torch.autograd.grad(one.square().sum(), leaves, retain_graph=True) for one in (y, expected))
+        torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-9)
+
+
+def test_documents_one_after_another_are_for_16_bits_on_a_gpu_only() -> None:
+    q, visible = torch.randn(B, H, T, 8, dtype=torch.bfloat16), VISIBLE["documents"]
+    assert not varlen.fits_varlen(q, q, visible, Scoring(0.5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -248,16 +298,49 @@ def test_auto_takes_blocks_where_scores_are_many(score: str, monkeypatch: pytest
     given, scoring, _ = inputs(visible, score, SHAPES[1])
     few = fastest(*given, visible, scoring)
     called: list[str] = []
+    blocked = IMPLEMENTATIONS["blocked"]
 
     def noted(*options: Any) -> Tensor:
         called.append("blocked")
-        return IMPLEMENTATIONS["blocked"](*options)
+        return blocked(*options)
 
-    monkeypatch.setattr("blocks.attention.backends.blocked", noted)
+    monkeypatch.setitem(IMPLEMENTATIONS, "blocked", noted)
     assert not called
     monkeypatch.setattr("blocks.attention.backends.FEW_SCORES", 4)
     torch.testing.assert_close(fastest(*given, visible, scoring), few, rtol=1e-9, atol=1e-9)
     assert called == ["blocked"]
+
+
+def on_a_gpu(length: int, dropout: float = 0.0, **options: Any) -> str:
+    """What auto takes on a GPU with Triton for causal attention of float32 heads of 64 channels."""
+    q, visible = torch.empty(1, 1, length, 64, device="meta"), Visibility(length, length, CPU, causal=True)
+    bias = DistanceBias(torch.empty(1, 1, 2 * length - 1, device="meta"))
+    scores = {"bias": {"bias": bias}, "softcap": {"softcap": 30.0}, "sinks": {"sinks": torch.zeros(1)}}
+    visible = replace(visible, **{k: v for k, v in options.items() if k != "score"})
+    return backends._on_a_gpu(q, q, visible, Scoring(0.1, dropout, **scores.get(options.get("score", ""), {})))
+
+
+def test_auto_takes_flex_on_a_gpu_where_all_scores_would_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "TRITON", True)
+    assert on_a_gpu(8192) == "sdpa"
+    assert [on_a_gpu(length, score="bias") for length in (2048, 8192)] == ["sdpa", "flex"]
+    assert [on_a_gpu(length, score="softcap") for length in (128, 512)] == ["eager", "flex"]
+    assert [on_a_gpu(length, score="sinks") for length in (128, 512)] == ["sdpa", "flex"]
+    assert [on_a_gpu(length, window=100) for length in (2048, 8192)] == ["sdpa", "flex"]
+    assert on_a_gpu(8192, window=100, dropout=0.1) == "sdpa", "flex has no dropout"
+    monkeypatch.setattr(backends, "TRITON", False)
+    assert on_a_gpu(8192, score="softcap") == "eager"
+
+
+def test_what_auto_takes_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    backends._log_once.cache_clear()
+    given, scoring, _ = inputs(VISIBLE["causal"], "plain", SHAPES[0])
+    with caplog.at_level("INFO", logger=backends.logger.name):
+        for _ in range(3):
+            fastest(*given, VISIBLE["causal"], scoring)
+    assert [record.getMessage() for record in caplog.records] == [
+        "attention in torch.float64 on cpu: backend auto takes sdpa"
+    ]
 
 
 @pytest.mark.slow

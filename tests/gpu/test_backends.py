@@ -31,6 +31,10 @@ def masks(length: int, device: torch.device) -> dict[str, Visibility]:
         "causal": causal(),
         "window": causal(window=50),
         "documents": causal(documents=torch.stack([index // 61, index // 150])),
+        "bidirectional documents": Visibility(length, length, device, documents=torch.stack([index // 61, index // 9])),
+        "documents of the batch": causal(documents=(index // 61)[None]),
+        "documents in pieces": causal(documents=torch.stack([index // 61 % 2, index // 150])),
+        "bidirectional window": Visibility(length, length, device, window=50),
         "padding": causal(padding=torch.stack([index >= 37, index < 0])),  # nothing of the second row is visible
         "prefix": causal(prefix=torch.stack([index < 140, index < 3])),
         "window in documents": causal(window=50, documents=torch.stack([index // 61, index // 150])),

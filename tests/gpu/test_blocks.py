@@ -46,9 +46,15 @@ def test_a_block_computes_the_same_with_each_of_its_options(case: BlockCase) -> 
 def drawn(kind: str) -> list[ValidRecipe]:
     generator, found = RecipeGenerator(Grammar.read(), Random(kind), OFTEN), list[ValidRecipe]()
     while len(found) < DRAWN:
-        if valid := repair(generator.recipe(model=kind), []):
+        valid = repair(generator.recipe(model=kind), [])
+        if valid and not large_values(valid):
             found.append(valid)
     return found
+
+
+def large_values(recipe: ValidRecipe) -> bool:
+    """Whether initial values are so large that rounding grows from layer to layer without bound."""
+    return "std: 2.0" in as_yaml(recipe.tree)
 
 
 @pytest.mark.parametrize("number", range(DRAWN))

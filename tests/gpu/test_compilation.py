@@ -96,6 +96,28 @@ def test_a_model_is_compiled_at_most_twice_for_all_lengths(name: str) -> None:
     assert counters["stats"]["unique_graphs"] <= GRAPHS.get(name, 2)
 
 
+@pytest.mark.parametrize("backend", ["auto", "flex", "sdpa"])
+def test_a_compiled_model_keeps_documents_apart(backend: str) -> None:
+    if GPU.type == "cpu" and backend == "flex":
+        pytest.skip("flex has no gradients on a CPU")
+    model = bf.build("tiny_decoder", SIZES | {"max_length": 512, "decoder.layer.mixer.backend": backend}, device=GPU)
+    tokens = torch.randint(SIZES["vocab_size"], (2, 400), device=GPU)
+    documents = (torch.arange(400, device=GPU) // torch.tensor([[61], [150]], device=GPU)).long()
+
+    def values() -> Values:
+        model.zero_grad()
+        y = model(tokens, documents=documents)
+        y.logsumexp(-1).sum().backward()
+        gradients = {n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None}
+        return {"output": y.detach().cpu(), **gradients}
+
+    expected = values()
+    model.compile()
+    assert_near(values(), expected, expected, base=1e-3)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"], dict(counters["graph_break"])
+
+
 @pytest.mark.parametrize("recipe", ["tiny_decoder", "tiny_experts"])
 def test_a_compiled_training_step_in_bfloat16_learns(recipe: str) -> None:
     model = bf.build(recipe, SIZES, device=GPU).train()
