@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -17,6 +17,9 @@ import blockformer.data.tokenizers
 import blockformer.training.optimizers  # noqa: F401
 import blocks  # noqa: F401  (registers all blocks, whichever tests run)
 from registry import register, registration
+
+if TYPE_CHECKING:
+    from tests.together import Together
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell sets it for what it starts in the background
@@ -125,6 +128,20 @@ def start() -> Callable[..., "subprocess.Popen[str]"]:
         }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "text": True}
         return subprocess.Popen(command, env=inherited | settings | environment, **pipes)
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def together() -> "Callable[..., Together]":
+    """Start the processes of one `blockformer` command as torchrun does, as forks of one that has loaded everything.
+
+    Their number is that of `--trainer.devices`. What starts processes by itself is tested with ``start``.
+    """
+    from tests.together import Together
+
+    def begin(*arguments: str, **environment: str) -> Together:
+        return Together(last_of_each(arguments) if arguments[0] == "fit" else list(arguments), environment)
 
     return begin
 

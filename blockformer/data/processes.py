@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple, cast
 
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -9,6 +10,11 @@ from lightning.pytorch.utilities import rank_zero_only
 def is_first() -> bool:
     """Whether this is the process that logs and writes files, according to the environment."""
     return cast("Any", rank_zero_only).rank == 0
+
+
+def read_rank() -> None:
+    """Read this process's rank from the environment, which may have changed since Lightning read it when imported."""
+    rank_zero_only.rank = _get_rank() or 0
 
 
 class DataProcesses(NamedTuple):

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from blockformer.assembly.capabilities import position_warnings
 from blockformer.assembly.checkpoint import read_metadata
-from blockformer.data.processes import is_first
+from blockformer.data.processes import is_first, read_rank
 from blockformer.errors import DataError, UserError
 from blockformer.phases import phases
 from blockformer.training.callbacks import EvaluationPhase, Predictions, WarmStart
@@ -69,6 +69,7 @@ class TrainingCLI(SettingsCLI):
     """
 
     def __init__(self, arguments: FitArguments) -> None:
+        read_rank()
         self.first = is_first()
         self.place: Place | None = None
         self._made = False  # whether a folder for results was

@@ -64,9 +64,9 @@ def check_alike(ours: Path, theirs: Path) -> None:
     "strategy", ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp2", "tensor_parallel"))]
 )
 def test_two_processes_train_like_one(
-    strategy: str, start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
+    strategy: str, together: Callable[..., Any], uneven: list[str], one: Path, runs: Path
 ) -> None:
-    process = start("fit", *uneven, "--run.name", strategy, *two(strategy))
+    process = together("fit", *uneven, "--run.name", strategy, *two(strategy))
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     check_alike(runs / strategy, one)
@@ -105,13 +105,13 @@ HARDER = {
 @pytest.mark.slow
 @pytest.mark.parametrize("model", HARDER)
 def test_other_models_and_settings_are_trained_alike(
-    model: str, fit: Callable[..., Path], start: Callable[..., Any], uneven: list[str], runs: Path
+    model: str, fit: Callable[..., Path], together: Callable[..., Any], uneven: list[str], runs: Path
 ) -> None:
     given, name = [*uneven, *HARDER[model]], model.replace(", ", "-").replace(" ", "-")
     watched = "watched" in model
     alone = fit(name=f"{name}-alone", given=[*given, "--trainer.enable_progress_bar", "false"])
     for strategy in ("fsdp2", "tensor_parallel", *(["ddp"] if watched else [])):
-        process = start("fit", *given, "--run.name", f"{name}-{strategy}", *two(strategy))
+        process = together("fit", *given, "--run.name", f"{name}-{strategy}", *two(strategy))
         output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output
         check_alike(runs / f"{name}-{strategy}", alone)
@@ -137,10 +137,10 @@ BREAKING = (
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "skips"), [("ddp", "0"), ("fsdp2", "2"), ("tensor_parallel", "0")])
 def test_all_processes_name_the_same_broken_layer(
-    strategy: str, skips: str, start: Callable[..., Any], uneven: list[str], runs: Path
+    strategy: str, skips: str, together: Callable[..., Any], uneven: list[str], runs: Path
 ) -> None:
     given = (*uneven, *BREAKING, *two(strategy), "--run.skip_non_finite", skips)
-    process = start("fit", *given, "--run.name", f"breaking-{strategy}-{skips}")
+    process = together("fit", *given, "--run.name", f"breaking-{strategy}-{skips}")
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 1, output
     assert "first in the output of encoder.layers.0" in output.splitlines()[-1], output
@@ -148,11 +148,11 @@ def test_all_processes_name_the_same_broken_layer(
 
 @pytest.mark.slow
 def test_four_processes_divide_the_model_both_ways(
-    start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
+    together: Callable[..., Any], uneven: list[str], one: Path, runs: Path
 ) -> None:
     both = ("class_path=blockformer.training.parallel.strategy.ShardedStrategy", "init_args.tensor_parallel=2")
     strategy = [f"--trainer.strategy.{item}" for item in both]
-    process = start("fit", *uneven, "--run.name", "four", "--trainer.devices", "4", *strategy)
+    process = together("fit", *uneven, "--run.name", "four", "--trainer.devices", "4", *strategy)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     check_alike(runs / "four", one)
@@ -162,10 +162,10 @@ def test_four_processes_divide_the_model_both_ways(
 @pytest.mark.filterwarnings("ignore:this run had 2 processes and now has 1")
 @pytest.mark.parametrize("strategy", ["fsdp2", "tensor_parallel"])
 def test_a_run_goes_on_from_its_checkpoint_also_in_one_process(
-    strategy: str, fit: Callable[..., Path], start: Callable[..., Any], uneven: list[str], one: Path, runs: Path
+    strategy: str, fit: Callable[..., Path], together: Callable[..., Any], uneven: list[str], one: Path, runs: Path
 ) -> None:
     def run(name: str, *more: str) -> Path:
-        process = start("fit", *uneven, "--run.name", f"{strategy}-{name}", *two(strategy), *more)
+        process = together("fit", *uneven, "--run.name", f"{strategy}-{name}", *two(strategy), *more)
         output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output
         return runs / f"{strategy}-{name}"
@@ -183,12 +183,12 @@ def test_a_run_goes_on_from_its_checkpoint_also_in_one_process(
 
 @pytest.mark.slow
 def test_a_callback_of_ones_own_saves_the_whole_model(
-    start: Callable[..., Any], uneven: list[str], runs: Path, tmp_path: Path
+    together: Callable[..., Any], uneven: list[str], runs: Path, tmp_path: Path
 ) -> None:
     """Also where the run's own checkpoints are written in parts, by all processes."""
     given = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": str(tmp_path)}}
     steps = ["--trainer.max_steps", "1", "--optimizer.decay_steps", "4", "--trainer.callbacks", json.dumps([given])]
-    process = start("fit", *uneven, "--run.name", "own-saver", *two("fsdp2"), *steps)
+    process = together("fit", *uneven, "--run.name", "own-saver", *two("fsdp2"), *steps)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     (path,) = tmp_path.glob("*.ckpt")
@@ -201,7 +201,7 @@ def test_a_callback_of_ones_own_saves_the_whole_model(
 @pytest.mark.slow
 def test_a_run_goes_through_all_strategies_as_through_one_process(
     fit: Callable[..., Path],
-    start: Callable[..., Any],
+    together: Callable[..., Any],
     uneven: list[str],
     runs: Path,
 ) -> None:
@@ -214,7 +214,7 @@ def test_a_run_goes_through_all_strategies_as_through_one_process(
     four = ["--trainer.devices", "4", *(f"--trainer.strategy.{item}" for item in both)]
     for step, strategy in enumerate((two("fsdp2"), two("tensor_parallel"), four), start=2):
         words = [*given, "--run.name", "moved", *strategy, "--trainer.max_steps", str(step), "--ckpt_path", "last"]
-        process = start("fit", *words)
+        process = together("fit", *words)
         output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output
         parts = parts_of(moved / "checkpoints" / "last.ckpt")
@@ -231,11 +231,11 @@ def test_a_run_goes_through_all_strategies_as_through_one_process(
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fsdp2", "tensor_parallel"])
 def test_other_processes_evaluate_a_checkpoint_alike(
-    strategy: str, start: Callable[..., Any], one: Path, runs: Path
+    strategy: str, together: Callable[..., Any], one: Path, runs: Path
 ) -> None:
     checkpoint = one / "checkpoints" / "last.ckpt"
     cpu = ("--trainer.accelerator", "cpu", *two(strategy))
-    process = start("validate", "--ckpt_path", str(checkpoint), *cpu)
+    process = together("validate", "--ckpt_path", str(checkpoint), *cpu)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     found = read_rows(one / "evaluations.jsonl")[-1]
@@ -244,10 +244,10 @@ def test_other_processes_evaluate_a_checkpoint_alike(
 
 @pytest.mark.slow
 def test_what_cannot_be_divided_is_refused_before_anything_is_written(
-    start: Callable[..., Any], uneven: list[str], runs: Path
+    together: Callable[..., Any], uneven: list[str], runs: Path
 ) -> None:
     odd = [*uneven, "--run.name", "odd", "--recipe.encoder.layer.mixer.heads=1"]
-    process = start("fit", *odd, *two("tensor_parallel"))
+    process = together("fit", *odd, *two("tensor_parallel"))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output
     assert "encoder.layers.0.mixer.q.weight has 1 heads, which is not a multiple of the 2 processes" in output

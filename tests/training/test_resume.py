@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from blockformer.training.loggers.sent_rows import CLOCKS
 from tests.training.wandb_log import history
 
 Fit = Callable[..., Path]
+_NUMBERS = count()
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--run.wandb", "disabled"]
 
 
@@ -53,8 +55,11 @@ def steps(accumulate: int) -> list[str]:
 
 @pytest.fixture(scope="module", params=[1, 2])
 def whole(fit: Fit, request: pytest.FixtureRequest) -> tuple[int, Path]:
-    """A run that nothing stopped, through epochs of 11 batches, with the batches that make a step."""
-    return request.param, fit(*steps(request.param), name=f"whole-{request.param}")
+    """A run that nothing stopped, through epochs of 11 batches, with the batches that make a step.
+
+    Tests may run in an order in which it is made again.
+    """
+    return request.param, fit(*steps(request.param), name=f"whole-{request.param}-{next(_NUMBERS)}")
 
 
 @pytest.mark.parametrize("step", [4, 7, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 6, 12))])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from blockformer.data.tokenizers.stored import from_dump
 from blockformer.generation.text_model import TextModel
 
 KINDS = {"unigram": ("tiny_decoder", 300), "wordpiece": ("tiny_encoder", 120)}
+_NUMBERS = count()
 ODD = "the quick brown <eos> fox,\n\tjumps  over 13 Größe 🙂"
 
 
@@ -21,7 +23,8 @@ def run(request: pytest.FixtureRequest, fit: Callable[..., Path]) -> tuple[str, 
     recipe, size = KINDS[request.param]
     depth = [f"--recipe.{'decoder' if recipe == 'tiny_decoder' else 'encoder'}.depth", "1"]
     given = ["--recipe", recipe, *depth, "--recipe.vocab_size", str(size), "--data.tokenizer", request.param]
-    return request.param, fit(*given, "--trainer.max_steps", "3", name=request.param, given=_shared(request))
+    name = f"{request.param}-{next(_NUMBERS)}"  # tests may run in an order in which it is made again
+    return request.param, fit(*given, "--trainer.max_steps", "3", name=name, given=_shared(request))
 
 
 def _shared(request: pytest.FixtureRequest) -> list[str]:

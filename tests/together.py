@@ -1,0 +1,62 @@
+"""Several processes of one command, forked from one that has loaded everything."""
+
+import atexit
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from blockformer.studies.processes import Forked, Server
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+class Together:
+    """The processes of a command, as torchrun would start them; used like :class:`subprocess.Popen`.
+
+    Args:
+        arguments: of the command, with `--trainer.devices`.
+        environment: of each process, besides that of this one.
+    """
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
+        world = int(arguments[arguments.index("--trainer.devices") + 1])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0, "MASTER_PORT": port}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests", **_environment(), **environment}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (read when the processes have ended)
+        self._processes: list[Forked] = []
+        for rank in range(world):
+            own = {key: str(value) for key, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+            self._processes.append(_server().begin(arguments, own, self._log, ())())
+        self.returncode: int | None = None
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """What they have printed when all have ended; :attr:`returncode` is the first exit status that is not 0."""
+        end = time.monotonic() + timeout
+        try:
+            statuses = [process.wait(max(0.0, end - time.monotonic())) for process in self._processes]
+        finally:
+            for process in self._processes:
+                process.kill()
+        self.returncode = next((status for status in statuses if status), 0)
+        self._log.seek(0)
+        return self._log.read().decode(), None
+
+
+def _environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "BLOCKFORMER_RUN"))}
+
+
+@cache
+def _server() -> Server:
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    server = Server({**_environment(), **SETTINGS, "PYTHONPATH": paths})
+    atexit.register(server.close)
+    return server
