@@ -12,6 +12,7 @@ from pathlib import Path
 from blockformer.studies.processes import Forked, Server
 
 ROOT = Path(__file__).parents[1]
+GRACE = 10.0  # seconds
 SETTINGS = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -38,14 +39,21 @@ class Together:
         self.returncode: int | None = None
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        """What they have printed when all have ended; :attr:`returncode` is the first exit status that is not 0."""
+        """What they have printed when all have ended; :attr:`returncode` is the first exit status that is not 0.
+
+        When one has failed, the others are killed soon, as torchrun does.
+        """
         end = time.monotonic() + timeout
         try:
-            statuses = [process.wait(max(0.0, end - time.monotonic())) for process in self._processes]
+            while any(process.runs for process in self._processes) and time.monotonic() < end:
+                if any(process.status for process in self._processes):
+                    end = min(end, time.monotonic() + GRACE)
+                time.sleep(0.05)
         finally:
             for process in self._processes:
                 process.kill()
-        self.returncode = next((status for status in statuses if status), 0)
+        statuses = [process.wait() for process in self._processes]
+        self.returncode = next((status for status in statuses if status > 0), min(statuses))
         self._log.seek(0)
         return self._log.read().decode(), None
 

@@ -310,12 +310,12 @@ def test_a_teacher_named_by_another_user_is_not_read(
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "tensor_parallel"])
 def test_two_processes_distil_like_one(
-    strategy: str, fit: Fit, start: Callable[..., Any], teacher: Path, arguments: list[str], runs: Path
+    strategy: str, fit: Fit, together: Callable[..., Any], teacher: Path, arguments: list[str], runs: Path
 ) -> None:
     given = [*arguments, "--recipe.embedding.dropout", "0", "--objective.type", "distillation"]
     given += ["--objective.teacher", str(teacher), "--objective.of.loss_chunk", "7", "--trainer.max_steps", "3"]
     given += ["--optimizer.eps", "1e-4", "--trainer.limit_val_batches", "1"]
-    process = start("fit", *given, "--run.root", str(runs), "--run.name", strategy, *two(strategy))
+    process = together("fit", *given, "--run.root", str(runs), "--run.name", strategy, *two(strategy))
     alone = fit(name=f"before-{strategy}", given=given)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output

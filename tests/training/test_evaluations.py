@@ -296,10 +296,10 @@ def test_a_task_of_the_harness_has_the_figures_of_the_command(
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_share_them(
-    strategy: str, start: Callable[..., Any], pairs: list[str], whole: Path, runs: Path
+    strategy: str, together: Callable[..., Any], pairs: list[str], whole: Path, runs: Path
 ) -> None:
     options = ["--run.root", str(runs), "--run.name", strategy, "--evaluations", json.dumps(CHOSEN)]
-    process = start("fit", *pairs, *options, *two(strategy))
+    process = together("fit", *pairs, *options, *two(strategy))
     output, _ = process.communicate(timeout=600)
     if strategy == "fsdp2":
         assert process.returncode == 2, output

@@ -78,7 +78,7 @@ def test_biases_move_once_after_each_step_against_the_load_of_all_its_parts() ->
 
 @pytest.mark.slow
 def test_two_processes_balance_like_one(
-    fit: Callable[..., Path], start: Callable[..., Any], text: Path, runs: Path
+    fit: Callable[..., Path], together: Callable[..., Any], text: Path, runs: Path
 ) -> None:
     balance = "{type: moe, experts: 4, expert: {hidden: 16}, router: {balance_rate: 0.01, balance_loss: 1.0}}"
     arguments = [
@@ -87,7 +87,7 @@ def test_two_processes_balance_like_one(
         *("--data.batch_size", "8", "--trainer.accelerator", "cpu", "--trainer.max_steps", "4"),
         *("--run.wandb", "disabled", "--run.root", str(runs), "--optimizer.warmup_steps", "0"),
     ]
-    process = start(
+    process = together(
         "fit", *arguments, "--run.name", "experts_two", "--trainer.devices", "2", "--trainer.strategy", "ddp"
     )
     one = fit(name="experts_one", given=[*arguments, "--trainer.enable_progress_bar", "false"])

@@ -171,10 +171,10 @@ def test_other_weights_need_permission_to_continue(whole: Path, fit: Fit) -> Non
 
 @pytest.mark.slow
 def test_two_processes_have_the_figures_of_one(
-    whole: Path, mixed: list[str], start: Callable[..., Any], runs: Path
+    whole: Path, mixed: list[str], together: Callable[..., Any], runs: Path
 ) -> None:
     options = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--run.root", str(runs), "--run.name", "two"]
-    process = start("fit", *mixed, *options)
+    process = together("fit", *mixed, *options)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     pairs = zip(read_rows(runs / "two" / "metrics.jsonl"), read_rows(whole / "metrics.jsonl"), strict=True)

@@ -223,12 +223,12 @@ def test_each_prediction_learns_the_alphabet_and_the_export_leaves_it_out(
 
 @pytest.mark.slow
 def test_two_processes_train_extra_predictions_like_one(
-    fit: Callable[..., Path], start: Callable[..., Any], runs: Path, tmp_path: Path
+    fit: Callable[..., Path], together: Callable[..., Any], runs: Path, tmp_path: Path
 ) -> None:
     _, *given = command(tmp_path, "--recipe.extra_predictions", "[sequential, sequential]", "--trainer.max_steps", "3")
     given += ["--optimizer.eps", "1e-4", "--objective.loss_chunk", "50", "--trainer.limit_val_batches", "1"]
     given[given.index("--run.root") + 1] = str(runs)
-    process = start("fit", *given, "--run.name", "both", *two("ddp"))
+    process = together("fit", *given, "--run.name", "both", *two("ddp"))
     alone = fit(name="alone", given=given)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output

@@ -332,11 +332,11 @@ def test_it_trains_a_model_to_a_known_level_whose_encoder_can_be_used(
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "tensor_parallel"])
 def test_two_processes_train_like_one(
-    strategy: str, start: Callable[..., Any], command: list[str], tmp_path: Path
+    strategy: str, together: Callable[..., Any], command: list[str], tmp_path: Path
 ) -> None:
     command += ["--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1", "--optimizer.eps", "1e-4"]
     assert main([*command, "--run.name", "one"]) == 0
-    process = start(*command, "--run.name", strategy, *two(strategy))
+    process = together(*command, "--run.name", strategy, *two(strategy))
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     check_alike(tmp_path / strategy, tmp_path / "one")

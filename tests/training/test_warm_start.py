@@ -225,11 +225,11 @@ def test_beginning_and_continuing_exclude_each_other(
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_begin_alike_and_report_once(
-    strategy: str, start: Callable[..., Any], fit: Fit, trained: Path, arguments: list[str], runs: Path
+    strategy: str, together: Callable[..., Any], fit: Fit, trained: Path, arguments: list[str], runs: Path
 ) -> None:
     options = [*GROWN, "--trainer.max_steps", "3", "--recipe.embedding.dropout=0", "--init-from", str(trained)]
     two = ["--trainer.devices", "2", "--trainer.strategy", strategy, "--run.root", str(runs)]
-    process = start("fit", *arguments, *options, *two, "--run.name", f"warm-{strategy}")
+    process = together("fit", *arguments, *options, *two, "--run.name", f"warm-{strategy}")
     one = fit(*options, name=f"warm-one-{strategy}")
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
