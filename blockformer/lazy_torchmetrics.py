@@ -1,16 +1,18 @@
 """Import torchmetrics in parts: at the start only the two classes that Lightning needs.
 
 Lightning needs two classes of torchmetrics, but whoever imports it runs its package file, which imports every metric
-there is, and with them SciPy and, where it is installed, transformers: seconds at each start.
+there is, and with them SciPy and, where they are installed, transformers and Matplotlib: seconds at each start.
 """
 
 import logging
 import sys
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
+from types import ModuleType
 from typing import Any
 
 _NAME = "torchmetrics"
+_PLOTS = f"{_NAME}.utilities.plot"
 _MODULES = {"Metric": "metric", "MetricCollection": "collections"}  # the two classes, and where they are defined
 
 
@@ -47,3 +49,27 @@ def install() -> None:
     # the only other name that modules of torchmetrics import from the package
     package.__dict__.update(__getattr__=attribute, _logger=logging.getLogger(_NAME))
     sys.modules[_NAME] = package
+    sys.modules[_PLOTS] = _plots_when_used()
+
+
+def _plots_when_used() -> ModuleType:
+    """Stands for the module of plots, which imports Matplotlib, until something is plotted."""
+    module = ModuleType(_PLOTS)
+
+    def whole() -> ModuleType:
+        if sys.modules.get(_PLOTS) is module:
+            del sys.modules[_PLOTS]
+        return import_module(_PLOTS)
+
+    def plot_single_or_multi_val(*args: Any, **kwargs: Any) -> Any:
+        return whole().plot_single_or_multi_val(*args, **kwargs)
+
+    def attribute(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(whole(), name)
+
+    # what the two classes import; the types stand in annotations only
+    names = {"plot_single_or_multi_val": plot_single_or_multi_val, "_AX_TYPE": object, "_PLOT_OUT_TYPE": object}
+    module.__dict__.update(names, __getattr__=attribute)
+    return module

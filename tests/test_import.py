@@ -95,7 +95,7 @@ def test_training_loads_neither_the_demo_nor_what_only_other_datasets_need() -> 
 def test_training_loads_of_torchmetrics_what_lightning_needs() -> None:
     found = loaded("import blockformer.training.module")
     assert {"lightning.pytorch", "torchmetrics.metric"} <= found
-    assert not {"transformers", "scipy.signal", "torchmetrics.functional"} & found
+    assert not {"transformers", "scipy.signal", "torchmetrics.functional", "matplotlib"} & found
 
 
 @pytest.mark.slow
@@ -109,6 +109,21 @@ assert torchmetrics.Metric is Metric is torchmetrics.metric.Metric
 assert issubclass(torchmetrics.Accuracy, Metric) and torchmetrics.functional.accuracy
 assert torchmetrics.__version__ and not hasattr(torchmetrics, "Acuracy")"""
     assert "torchmetrics.functional" in loaded(program)
+
+
+@pytest.mark.slow
+def test_metrics_of_torchmetrics_are_plotted() -> None:
+    pytest.importorskip("matplotlib")
+    program = """import blockformer.training, sys, torch
+from lightning.pytorch.core.module import Metric
+assert "matplotlib" not in sys.modules
+import torchmetrics
+metric = torchmetrics.MeanMetric()
+metric.update(torch.tensor([1.0, 2.0]))
+figure, _ = metric.plot()
+from torchmetrics.utilities.plot import plot_curve
+assert type(figure).__name__ == "Figure" and callable(plot_curve)"""
+    assert "matplotlib" in loaded(program)
 
 
 def test_every_public_name_is_there() -> None:

@@ -48,6 +48,30 @@ def test_cases_are_left_out_when_time_runs_out(tmp_path: Path, monkeypatch: pyte
     assert found["toy"]
 
 
+def test_some_cases_are_measured_again_and_the_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "gpu.json"
+    given = ["gpu", "--toy", "--out", str(out)]
+
+    def measured(rate: float) -> None:
+        def training(case: Case, *_: object) -> dict[str, object]:
+            return {"case": case.name, "rate": rate}
+
+        monkeypatch.setattr(gpu, "training", training)
+        monkeypatch.setattr(gpu, "attention", lambda length, *_: [{"length": length}])
+        gpu.main()
+
+    monkeypatch.setattr(sys, "argv", given)
+    measured(1.0)
+    monkeypatch.setattr(sys, "argv", [*given, "--only", "documents compiled"])
+    measured(2.0)
+    rates = {one["case"]: one["rate"] for one in json.loads(out.read_text())["training"]}
+    assert len(rates) == len(CASES)
+    assert {case for case, rate in rates.items() if rate == 2.0} == {"gpt2 32 documents compiled"}
+    monkeypatch.setattr(sys, "argv", [*given, "--only", "gpt3"])
+    with pytest.raises(SystemExit):
+        gpu.main()
+
+
 def test_the_documented_figures_are_the_published_ones() -> None:
     published = json.loads((ROOT / "benchmarks" / "results" / "gpu.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
