@@ -14,7 +14,7 @@ def is_first() -> bool:
 
 def read_rank() -> None:
     """Read this process's rank from the environment, which may have changed since Lightning read it when imported."""
-    rank_zero_only.rank = _get_rank() or 0
+    cast("Any", rank_zero_only).rank = _get_rank() or 0
 
 
 class DataProcesses(NamedTuple):
