@@ -28,10 +28,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def left_out(case: BlockCase) -> frozenset[Check]:
     """Checks that the options of a block need not repeat.
 
-    What does not depend on the place runs at the first of them. Only mixers compute scores.
+    What does not depend on the place runs at the first of them. So do comparisons of backends, which the block without
+    options has at all places. Only mixers compute scores.
     """
     first = case.place == block_cases(case.slot, case.name)[0].place
-    repeated = set() if first else set(MODULE)
+    repeated = set() if first else {*MODULE, check_backends_agree}
     return ONCE | repeated | (set() if case.slot == "mixer" else {check_backends_agree})
 
 
