@@ -206,10 +206,18 @@ def main() -> None:
 
 
 def _earlier(path: Path, now: Result) -> Result | None:
-    """Results of the same machine, versions and sizes; None: there are none."""
-    found: Result = json.loads(path.read_text()) if path.exists() else {}
-    same = ("machine", "versions", "toy", "tokens")
-    return found if found and all(found[key] == now[key] for key in same) else None
+    """Results of the same machine, versions and sizes; None: there are none.
+
+    Raises:
+        SystemExit: they are of others, and would be lost.
+    """
+    if not path.exists():
+        return None
+    found: Result = json.loads(path.read_text())
+    for key in ("machine", "versions", "toy", "tokens"):
+        if found[key] != now[key]:
+            raise SystemExit(f"{path} is of {key} {found[key]}, not {now[key]}: give another --out")
+    return found
 
 
 def _case(result: Result) -> str:

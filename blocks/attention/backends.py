@@ -12,7 +12,7 @@ from blocks.attention.blocked import blocked
 from blocks.attention.eager import eager
 from blocks.attention.flex import flex
 from blocks.attention.fused import sdpa
-from blocks.attention.scoring import Attend, Scoring
+from blocks.attention.scoring import Attend, Scoring, in_autocast
 from blocks.attention.varlen import WIDEST, fits_varlen
 from blocks.attention.visibility import Visibility
 
@@ -50,6 +50,7 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scori
     FlexAttention where scores are many and no fused kernel does without all of them, or more scores than fit. Elsewhere
     one fused call, or step by step with a softcap, which no fused kernel has.
     """
+    q, k, v = in_autocast(q, k, v)
     name = (_on_a_cpu if q.is_cpu else _on_a_gpu)(q, v, visible, scoring)
     if not torch.compiler.is_compiling():
         _log_once(name, q.device.type, q.dtype)
@@ -68,7 +69,7 @@ def _on_a_cpu(q: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Li
 def _on_a_gpu(q: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Literal["flex", "sdpa", "eager"]:
     """As measured by ``benchmarks.gpu``; a bias makes FlexAttention slow, so that only its memory counts there."""
     scores = visible.queries * visible.keys
-    possible = not scoring.dropout and max(q.shape[-1], v.shape[-1]) <= WIDEST and TRITON
+    possible = TRITON and not scoring.dropout and max(q.shape[-1], v.shape[-1]) <= WIDEST and q.dtype != torch.float64
     if scoring.bias is not None:
         gains = scores > FEW_BIASED_SCORES
     elif scoring.softcap is not None or scoring.sinks is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blocks.attention.block_attention import BlockOptions, attend, gradients
-from blocks.attention.scoring import Scoring
+from blocks.attention.scoring import Scoring, in_autocast
 from blocks.attention.visibility import Visibility
 
 LIBRARY = re.sub(r"\W", "_", __name__)  # an exported model has its own copy of this file, with operators of its own
@@ -18,9 +18,7 @@ LIBRARY = re.sub(r"\W", "_", __name__)  # an exported model has its own copy of 
 
 def blocked(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """Softmax attention whose time is linear in the length for windows and documents, and whose memory always is."""
-    if torch.is_autocast_enabled(q.device.type):
-        dtype = torch.get_autocast_dtype(q.device.type)
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    q, k, v = in_autocast(q, k, v)
     bias = None if scoring.bias is None else scoring.bias.values
     seed = torch.randint(2**62, ()) if scoring.dropout else None
     described = visible.causal, visible.window, visible.padding, visible.documents, visible.prefix

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
 from blocks.attention.block_mask import block_mask
-from blocks.attention.scoring import Scoring
+from blocks.attention.scoring import Scoring, in_autocast
 from blocks.attention.visibility import Visibility
 
 FLEX_WIDTH = 16  # the narrowest heads of FlexAttention's GPU kernels
@@ -18,6 +18,7 @@ FLEX_WIDTH = 16  # the narrowest heads of FlexAttention's GPU kernels
 
 def flex(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """FlexAttention with a mask of blocks, so that hidden blocks cost nothing. It has no backward pass on CPU."""
+    q, k, v = in_autocast(q, k, v)
     width = v.shape[-1]
     if q.is_cuda:
         q, k, v = (_at_least(FLEX_WIDTH, y) for y in (q, k, v))

@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.attention.scoring import Scoring, repeat_heads
+from blocks.attention.scoring import Scoring, in_autocast, repeat_heads
 from blocks.attention.varlen import fits_varlen, varlen
 from blocks.attention.visibility import Visibility
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """One call of a fused kernel; a mask of all scores is made where nothing else decides which keys are visible."""
+    q, k, v = in_autocast(q, k, v)
     if fits_varlen(q, v, visible, scoring):
         return varlen(q, k, v, visible, scoring)
     width, seen = v.shape[-1], None

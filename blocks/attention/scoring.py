@@ -7,6 +7,7 @@ Queries (B, H, T, K), keys (B, G, S, K) and values (B, G, S, K') with H a multip
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from blocks.attention.visibility import Visibility
@@ -33,6 +34,14 @@ class Scoring(NamedTuple):
 
 Attend = Callable[[Tensor, Tensor, Tensor, Visibility, Scoring], Tensor]
 """Takes queries, keys, values, what the queries see, and the options of the scores."""
+
+
+def in_autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values in autocast's type, where it is on: norms and rotations may have left it."""
+    if q.is_meta or not torch.is_autocast_enabled(q.device.type):
+        return q, k, v
+    dtype = torch.get_autocast_dtype(q.device.type)
+    return q.to(dtype), k.to(dtype), v.to(dtype)
 
 
 def repeat_heads(x: Tensor, heads: int) -> Tensor:

@@ -13,6 +13,8 @@ from blocks.attention.visibility import Visibility
 
 UNIT, WIDEST = 8, 256
 """Heads have a multiple of this many channels, and at most this many."""
+ALL_GPUS = 192
+"""Wider heads have :data:`WIDEST` channels: not all GPUs have the backward pass of widths between them."""
 AMPERE = (8, 0)
 """The first GPUs that FlashAttention supports, by compute capability."""
 
@@ -21,10 +23,15 @@ def fits_varlen(q: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> 
     """Whether the kernel computes this: documents or a window, in 16 bits on a GPU, and nothing that changes scores.
 
     Documents whose tokens stand in several places do not fit. Finding that out, and where documents begin, waits for
-    the GPU once per forward, which a compiled model cannot.
+    the GPU once per forward, which a compiled model cannot; there FlexAttention is compiled in.
     """
     in_16_bits = q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
-    if not in_16_bits or torch.cuda.get_device_capability(q.device) < AMPERE:
+    if (
+        not in_16_bits
+        or torch.compiler.is_compiling()
+        or not q.numel()
+        or torch.cuda.get_device_capability(q.device) < AMPERE
+    ):
         return False
     changed = scoring.dropout or scoring.softcap is not None or scoring.bias is not None or scoring.sinks is not None
     if changed or visible.queries != visible.keys or max(q.shape[-1], v.shape[-1]) > WIDEST:
@@ -33,13 +40,15 @@ def fits_varlen(q: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> 
         return False
     if visible.documents is None:
         return visible.window is not None
-    return not torch.compiler.is_compiling() and visible.once("unbroken", lambda: bool(visible.gapless().all()))
+    return visible.once("unbroken", lambda: bool(visible.gapless().all()))
 
 
 def varlen(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:
     """All documents of all rows one after another; see :func:`fits_varlen`."""
     rows, _, length, _ = q.shape
     width = -(-max(q.shape[-1], v.shape[-1]) // UNIT) * UNIT
+    if width > ALL_GPUS:
+        width = WIDEST
     borders = visible.once(f"borders of {rows} rows", lambda: document_borders(visible, rows))
     behind = -1 if visible.window is None else visible.window - 1
     ahead = 0 if visible.causal else behind

@@ -67,6 +67,9 @@ def test_some_cases_are_measured_again_and_the_others_stay(tmp_path: Path, monke
     rates = {one["case"]: one["rate"] for one in json.loads(out.read_text())["training"]}
     assert len(rates) == len(CASES)
     assert {case for case, rate in rates.items() if rate == 2.0} == {"gpt2 32 documents compiled"}
+    out.write_text(out.read_text().replace('"tokens": 128', '"tokens": 256'))
+    with pytest.raises(SystemExit, match="is of tokens 256, not 128: give another --out"):
+        gpu.main()
     monkeypatch.setattr(sys, "argv", [*given, "--only", "gpt3"])
     with pytest.raises(SystemExit):
         gpu.main()

@@ -114,6 +114,21 @@ def test_a_backend_equals_eager(backend: str, name: str, score: str) -> None:
         torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("score", ["plain", "sinks", "softcap"])
+@pytest.mark.parametrize("backend", IMPLEMENTATIONS)
+def test_queries_that_a_norm_has_left_in_float32_are_taken_in_autocast(backend: str, score: str) -> None:
+    if backend == "sdpa" and score == "softcap":
+        pytest.skip("sdpa has no softcap")
+    visible = VISIBLE["documents"]
+    given, scoring, _ = inputs(visible, score, (H, 8, 8))
+    q, k, v = (x.detach().float() for x in given)
+    expected = eager(q, k, v, visible, without_gradients(scoring, torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = IMPLEMENTATIONS[backend](q, k, v.bfloat16(), visible, without_gradients(scoring, torch.float32))
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=0.03, atol=0.03)
+
+
 def documents_by_themselves(
     q: Tensor, k: Tensor, v: Tensor, borders: Tensor, others: Tensor, *longest: int, scale: float, window_size: Any
 ) -> Tensor:
