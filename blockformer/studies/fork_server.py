@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from blockformer.studies.processes import HEADER, PROGRAM
+from blockformer.studies.processes import HEADER
 
 PRELOADED = ("blockformer.training.lightning_cli", "blockformer.cli.fit_command_line", "blockformer.cli.fit")
 MOST = 32  # descriptors in one request
@@ -21,8 +21,13 @@ KEPT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP
 """Signals that end no server: a scheduler sends them to all processes of a job, whose commands then save."""
 
 
-def serve(descriptor: int) -> int:
-    """Serve until the other end of the socket is closed; in each forked process run the command and give its status."""
+def serve(descriptor: int, program: str) -> int:
+    """Serve until the other end of the socket is closed; in each forked process run the command and give its status.
+
+    Args:
+        descriptor: of the socket.
+        program: the module whose ``main`` is run.
+    """
     for name in PRELOADED:
         import_module(name)
     before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in KEPT}
@@ -34,7 +39,7 @@ def serve(descriptor: int) -> int:
         return 0
     for signum, handler in before.items():
         signal.signal(signum, handler)
-    return _run(request)
+    return _run(program, request)
 
 
 class _Forks:
@@ -115,15 +120,15 @@ class _Forks:
                 connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
-def _run(request: Mapping[str, Any]) -> int:
-    """Run a command in a forked process, as `python -m blockformer.cli.main` would in a new one."""
+def _run(program: str, request: Mapping[str, Any]) -> int:
+    """Run a command in a forked process, as `python -m PROGRAM` would in a new one."""
     os.setsid()
     for stream in (1, 2):
         os.dup2(request["log"], stream)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
-    specification = importlib.util.find_spec(PROGRAM)
+    specification = importlib.util.find_spec(program)
     assert specification is not None
     sys.argv = [str(specification.origin), *request["arguments"]]
     sys.modules["__main__"].__spec__ = specification  # what starts further processes looks here for the command
-    return import_module(PROGRAM).main()
+    return import_module(program).main()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 PROGRAM = "blockformer.cli.main"
-SERVER = "import sys; from blockformer.studies.fork_server import serve; sys.exit(serve({descriptor}))"
+SERVER = "import sys; from blockformer.studies.fork_server import serve; sys.exit(serve({descriptor}, {program!r}))"
 LOST = -int(signal.SIGKILL)  # exit status reported for a command whose server ended before it could report the true one
 CLOSING = 60.0  # seconds until a server that does not end is killed; it may still be loading the packages
 HEADER = 8  # bytes: the length of a request
@@ -131,14 +131,15 @@ class Server:
 
     Args:
         environment: of the server; of a command, only what packages do not read when they are loaded may differ.
+        program: the module whose ``main`` is run for each command.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], program: str = PROGRAM) -> None:
         self.owner, self._begun, self._asked = os.getpid(), list[Forked](), 0
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", SERVER.format(descriptor=theirs.fileno())],
+                [sys.executable, "-c", SERVER.format(descriptor=theirs.fileno(), program=program)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,

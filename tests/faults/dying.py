@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from blockformer.cli.main import main
+from blockformer.cli.main import main as command
 from blockformer.training import lightning_cli
 from blockformer.training.callbacks import Checkpoints, MetricsLogger
 from blockformer.training.loggers import FileLogger
@@ -53,8 +53,13 @@ def install(die: Callable[[int], None], replace: Callable[[Any, str, Any], None]
         replace(owner, name, around(getattr(owner, name)))
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Run the command, which dies where its first three arguments say."""
     number, signum, rank = (int(word) for word in sys.argv[1:4])
     if rank == int(os.environ.get("LOCAL_RANK", "0")):
         install(lambda passed: os.kill(os.getpid(), signal.Signals(signum)) if passed == number else None)
-    sys.exit(main(sys.argv[4:]))
+    return command(sys.argv[4:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
