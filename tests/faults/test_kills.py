@@ -15,6 +15,13 @@ from tests.training.test_resume import figures, same, state
 
 Tally = Callable[[str, str], None]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+TASK = [
+    *("--recipe", "tiny_decoder", "--recipe.decoder.depth", "1", "--recipe.vocab_size", "10"),
+    *("--recipe.embedding.dropout", "0.1", "--data.dataset", "selective_copy", "--data.items", "6"),
+    *("--data.symbols", "8", "--data.length", "24", "--data.batch_size", "8", "--trainer.accelerator", "cpu"),
+    *("--trainer.enable_progress_bar", "false", "--run.wandb", "disabled", "--trainer.log_every_n_steps", "1"),
+    *("--trainer.limit_val_batches", "2", "--optimizer.warmup_steps", "2"),
+]
 TIMES = 3  # a run is killed at most
 
 
@@ -23,9 +30,10 @@ def command(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> C
     """The command that is safe to repeat, for a run of that name."""
     root = tmp_path_factory.mktemp("runs")
 
-    def of(name: str, *more: str) -> list[str]:
+    def of(name: str, *more: str, given: list[str] = arguments) -> list[str]:
         steps = ["--trainer.max_steps", "9", "--trainer.val_check_interval", "3", "--run.save_every", "2"]
-        return ["fit", *arguments, *steps, "--run.root", str(root), "--run.name", name, "--ckpt_path", "last", *more]
+        words = [*given, *steps, "--run.root", str(root), "--run.name", name, "--ckpt_path", "last", *more]
+        return last_of_each(["fit", *words])
 
     return of
 
@@ -50,9 +58,8 @@ def check_same(ours: Path, theirs: Path) -> None:
     assert not left, f"left behind: {left}"
 
 
-@pytest.fixture(scope="module")
-def whole(command: Callable[..., list[str]]) -> tuple[Path, int]:
-    """A run that nothing stopped, and how many places it passes."""
+def count_places(command: list[str]) -> int:
+    """How many places the command passes when nothing stops it."""
     passed = 0
 
     def count(number: int) -> None:
@@ -61,18 +68,20 @@ def whole(command: Callable[..., list[str]]) -> tuple[Path, int]:
 
     with pytest.MonkeyPatch.context() as patch:
         install(count, patch.setattr)
-        assert main(command("whole")) == 0
-    return folder_of(command("whole")), passed
+        assert main(command) == 0
+    return passed
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("data", ["text", "task"])
 def test_a_run_killed_anywhere_is_finished_by_the_same_command(
-    command: Callable[..., list[str]], whole: tuple[Path, int], faults: int, tally: Tally
+    data: str, command: Callable[..., list[str]], arguments: list[str], faults: int, tally: Tally
 ) -> None:
-    unbroken, places = whole
-    draw = random.Random(faults)
+    given = arguments if data == "text" else TASK
+    unbroken = command(f"whole-{data}", given=given)
+    places, draw = count_places(unbroken), random.Random(f"{faults} {data}")
     for index in range(max(1, min(faults // 25, 40))):
-        words = command(f"killed-{index}")
+        words = command(f"killed-{data}-{index}", given=given)
         ends: list[str] = []
         for _ in range(draw.randint(1, TIMES) if faults > 20 else 1):
             number, signum = draw.randint(1, places), draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
@@ -81,10 +90,10 @@ def test_a_run_killed_anywhere_is_finished_by_the_same_command(
             assert status in (-signal.SIGKILL, 128 + signal.SIGTERM, 0), output
             assert "Traceback" not in output
             assert "this is a bug" not in output
-            tally("killed run", f"ended by {signum.name}" if status else "done before the signal")
+            tally(f"killed run of {data}", f"ended by {signum.name}" if status else "done before the signal")
         assert main(words) == 0, ends
         try:
-            check_same(folder_of(words), unbroken)
+            check_same(folder_of(words), folder_of(unbroken))
         except AssertionError as error:
             raise AssertionError(f"{', '.join(ends)}: {error}") from error
 
