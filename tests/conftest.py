@@ -1,5 +1,6 @@
 """Fixtures of more than one area. Sizes in the tests are tiny: one thread is faster than several."""
 
+import gc
 import os
 import random
 import signal
@@ -39,6 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=GPU_REASON))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage less often, and never look for it in the packages and tests, which saves a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def last_of_each(arguments: Sequence[str]) -> list[str]:
