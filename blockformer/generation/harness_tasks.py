@@ -28,11 +28,22 @@ def task_manager(tasks: Sequence[str], include: Path | None, option: str = "--")
     if include is not None and not include.is_dir():
         raise UserError(f"{option}include {include}: is not a folder")
     with naming_bad_tasks():
-        known = TaskManager(include_path=None if include is None else str(include))
+        known = _own_tasks(tasks, include) or TaskManager(include_path=None if include is None else str(include))
     if unknown := [name for name in tasks if not known.match_tasks([name])]:
         missing = f"the harness has no task {', '.join(unknown)}"
         raise UserError(f"{option}tasks: {missing}; {option}include names a folder with others")
     return known
+
+
+def _own_tasks(tasks: Sequence[str], include: Path | None) -> TaskManager | None:
+    """What loads single tasks of one's own; None: others are asked for, too.
+
+    The harness reads thousands of files to know its own, which takes seconds.
+    """
+    if include is None:
+        return None
+    own = TaskManager(include_path=str(include), include_defaults=False)
+    return own if set(tasks) <= set(own.all_subtasks) else None
 
 
 def load_tasks(tasks: Sequence[str], include: Path | None, option: str = "--") -> dict[str, tuple[str, ...] | None]:

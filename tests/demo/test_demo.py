@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -122,16 +120,15 @@ def test_a_run_that_fails_ends_the_demo_with_status_2(tmp_path, monkeypatch, cap
         ("masked", ["always predicting the most common byte", "Return the num"], 1),
     ],
 )
-def test_a_demo_runs_from_its_first_word_to_its_last(demo, shown, times, tmp_path, monkeypatch) -> None:
+def test_a_demo_runs_from_its_first_word_to_its_last(demo, shown, times, tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(CONFIGS.parents[1]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(translation, "SCORED", 40)
     steps = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "5"]
-    command = [sys.executable, "-m", "blockformer.demo", demo, *steps]
     for number in range(1, times + 1):
-        result = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL
-        )
-        assert result.returncode == 0, result.stderr
+        assert main([demo, *steps]) == 0
+        out = capfd.readouterr().out
         for text in [*shown, "wandb leet", "wandb sync"]:
-            assert text in result.stdout
+            assert text in out
         assert len(list((tmp_path / "runs").glob("*/metrics.jsonl"))) == number * {"lm": 2, "explain": 3}.get(demo, 1)

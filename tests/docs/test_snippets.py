@@ -29,15 +29,19 @@ def tell(name: str, found: list[Snippet], folder: Path) -> None:
             raise AssertionError(f"{name}:{snippet.line}: {error}") from error
 
 
+TRAIN = [name for name in NAMES if any(snippet.slow for snippet in snippets((ROOT / name).read_text()))]
+WITHOUT_TRAINING = [name for name in NAMES if name not in LONG or name not in TRAIN]  # the others run whole, below
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in NAMES]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in WITHOUT_TRAINING]
 )
 def test_a_page_does_what_it_says(name: str, tmp_path: Path) -> None:
     tell(name, fast(snippets((ROOT / name).read_text())), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if any(s.slow for s in snippets((ROOT / name).read_text()))])
+@pytest.mark.parametrize("name", TRAIN)
 def test_a_page_that_trains_does_what_it_says(name: str, tmp_path: Path) -> None:
     tell(name, snippets((ROOT / name).read_text()), tmp_path)
 

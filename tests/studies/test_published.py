@@ -87,7 +87,7 @@ def test_a_study_says_what_its_answer_does_not_hold_for(path: Path) -> None:
     assert all(part.file.limits for part in (read_study(path).tasks or (read_study(path),)))
 
 
-TWICE = ("feedforward", "positions", "translation")  # their quick tiers are judged, too: two seeds of each run
+TWICE = ("feedforward",)  # its quick tier is judged, too: two seeds of each run
 
 
 @pytest.mark.slow

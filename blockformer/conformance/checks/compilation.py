@@ -15,7 +15,6 @@ from blocks.init.keyed import generator
 from registry import Spec, entries
 
 LENGTHS = (5, 7, 11)
-COMPILED = 2  # once for the first length, and once for every other
 
 
 def check_compiles_without_graph_breaks(case: BlockCase) -> None:
@@ -36,14 +35,17 @@ def check_compiles_without_graph_breaks(case: BlockCase) -> None:
 
 
 def check_compiles_once_for_all_lengths(case: BlockCase) -> None:
-    """Texts of other lengths cause at most one more compilation, and give the same values."""
+    """What is compiled for a length that may vary serves texts of other lengths, and gives the same values."""
+    from torch._dynamo import maybe_mark_dynamic  # which imports for seconds
+
     block, count = case.build_perturbed(), _Counting()
     torch.compiler.reset()
     compiled = cast("Any", torch).compile(run, backend=count, fullgraph=True)
     for length in LENGTHS:
         given = example(case, length=length)
+        maybe_mark_dynamic(given.x, 1)  # as torch.compile does by itself when a second length comes
         assert_same(compiled(block, given), run(block, given), f"compiled, {length} tokens", COARSE)
-    assert count.graphs <= COMPILED, f"compiled {count.graphs} times for the lengths {LENGTHS}; allowed: {COMPILED}"
+    assert count.graphs <= 1, f"compiled {count.graphs} times for the lengths {LENGTHS}, instead of once for all"
 
 
 def check_exports(case: BlockCase) -> None:
@@ -81,6 +83,7 @@ def _tensors(given: Example) -> tuple[Tensor, ...]:
 
 
 FORWARD_ONLY = frozenset({"flex"})  # on the CPU, where the checks run, PyTorch has no backward pass for it
+BRIEF = ("plain", "padded", "documents")  # what these get where options are tried: step by step, a call takes 30 ms
 
 
 def check_backends_agree(case: BlockCase) -> None:
@@ -101,7 +104,9 @@ def check_backends_agree(case: BlockCase) -> None:
         builds = _builds(case, path)
         assert builds, f"no backend supports {case.id}"
         for what, given in inputs_of_every_kind(case, next(iter(builds.values()))).items():
-            found = {name: _all_of(block, given, name not in FORWARD_ONLY) for name, block in builds.items()}
+            brief = case.params and what not in BRIEF
+            chosen = {name: block for name, block in builds.items() if not (brief and name in FORWARD_ONLY)}
+            found = {name: _all_of(block, given, name not in FORWARD_ONLY) for name, block in chosen.items()}
             reference = next(iter(found))
             largest = max([1.0, *(float(one.detach().abs().max()) for one in found[reference].values() if one.numel())])
             for name, tensors in found.items():

@@ -43,8 +43,11 @@ def draw_maps(path: Path, maps: Tensor, title: str) -> None:
     rows, heads = maps.shape[:2]
     across = min(heads, ACROSS)
     down = -(-heads // across)
-    figure = Figure(figsize=(1 + 1.6 * across, 0.8 + 1.75 * rows * down), layout="constrained")
-    panels = figure.subplots(rows * down, across, squeeze=False)
+    width, height = 1.4 + 1.6 * across, 1.1 + 1.75 * rows * down  # inches
+    figure = Figure(figsize=(width, height))
+    grid = {"left": 0.6 / width, "right": 1 - 0.8 / width, "bottom": 0.5 / height, "top": 1 - 0.6 / height}
+    gaps = {"wspace": 0.1, "hspace": 0.2}
+    panels = figure.subplots(rows * down, across, squeeze=False, sharex=True, sharey=True, gridspec_kw=grid | gaps)
     colours = colormaps["viridis"].with_extremes(bad="0.8")
     image = None
     for number in range(rows * down * across):
@@ -52,6 +55,7 @@ def draw_maps(path: Path, maps: Tensor, title: str) -> None:
         panel = panels[number // across][number % across]
         if head >= heads:
             panel.axis("off")
+            panels[number // across - 1][number % across].tick_params(labelbottom=True)
             continue
         scale = PowerNorm(0.5, vmin=0, vmax=1)
         image = panel.imshow(maps[row, head].numpy(), cmap=colours, norm=scale, interpolation="nearest", aspect="auto")
@@ -61,6 +65,7 @@ def draw_maps(path: Path, maps: Tensor, title: str) -> None:
     figure.supxlabel("key", fontsize=8)
     figure.supylabel("query", fontsize=8)
     if image is not None:
-        figure.colorbar(image, ax=panels, shrink=0.6).ax.tick_params(labelsize=6)
+        bar = figure.add_axes((1 - 0.6 / width, grid["bottom"], 0.12 / width, grid["top"] - grid["bottom"]))
+        figure.colorbar(image, cax=bar).ax.tick_params(labelsize=6)
     with replacing(path) as stream:
         figure.savefig(stream, format="png", dpi=100)
