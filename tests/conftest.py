@@ -89,8 +89,10 @@ def arguments(text: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Folders of the tests' own, and files that need not survive a power cut."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setenv("BLOCKFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -108,10 +110,7 @@ def fit(arguments: list[str], runs: Path) -> Callable[..., Path]:
     from blockformer.cli.fit import main
 
     def run(*more: str, name: str, given: list[str] = arguments) -> Path:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "fsync", lambda descriptor: None)  # the tests need no durable files
-            whole = last_of_each([*given, "--run.root", str(runs), "--run.name", name, *more])
-            status = main(["fit", *whole])
+        status = main(["fit", *last_of_each([*given, "--run.root", str(runs), "--run.name", name, *more])])
         assert status == 0
         return runs / name
 

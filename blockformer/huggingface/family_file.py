@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,8 @@ _QUOTES = (
 )
 
 
-def builtin_families() -> dict[str, Path]:
+@cache
+def builtin_families() -> Mapping[str, Path]:
     """The family files of this package, by name."""
     return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 

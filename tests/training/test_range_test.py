@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,7 +91,6 @@ def find(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     folder, out = tmp_path / "here", tmp_path / "curve.json"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
     def run(*more: str, status: int = 0) -> dict[str, Any]:
         assert main(["find-lr", *last_of_each([*arguments, *SHORT, "--out", str(out), *more])]) == status
