@@ -42,5 +42,6 @@ def test_an_exported_model_is_the_original(case: Case, originals: Path, tmp_path
     if theirs.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = inputs["input_ids"][:, :20]
     with torch.no_grad():
-        close = 1e-5 if case.name == "xlstm" else 1e-6  # whose quotients of small sums make rounding visible
-        torch.testing.assert_close(theirs(**inputs).logits, original(case)(**inputs).logits, rtol=close, atol=close)
+        expected = original(case)(**inputs).logits
+        close = 1e-5 * expected.abs().max().item()  # the same weights elsewhere in memory are rounded differently
+        torch.testing.assert_close(theirs(**inputs).logits, expected, rtol=0, atol=close)
