@@ -12,6 +12,7 @@ from registry.formula import FormulaError, inline_mathml, mathml
 
 CASES = {
     "a / b * c": "<mrow><mfrac><mi>a</mi><mi>b</mi></mfrac><mo>⋅</mo><mi>c</mi></mrow>",
+    "a * 1 / b": "<mrow><mi>a</mi><mo>⋅</mo><mfrac><mn>1</mn><mi>b</mi></mfrac></mrow>",
     "(a + b) / 2": "<mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow><mn>2</mn></mfrac>",
     "M_(t-1)^T": "<msubsup><mi>M</mi><mrow><mi>t</mi><mo>−</mo><mn>1</mn></mrow><mo>⊤</mo></msubsup>",
     "e^(-x/2)": (
@@ -20,6 +21,7 @@ CASES = {
     "sqrt(eps)": "<msqrt><mrow><mi>ε</mi></mrow></msqrt>",
     "max_t x": "<mrow><munder><mi>max</mi><mi>t</mi></munder>{thin}<mi>x</mi></mrow>",
     "sum_(t=1)^T": "<munderover><mo>∑</mo><mrow><mi>t</mi><mo>=</mo><mn>1</mn></mrow><mi>T</mi></munderover>",
+    "S'": '<mrow><mi>S</mi><mo lspace="0" rspace="0">′</mo></mrow>',
     "base_width": "<mi>base_width</mi>",
 }
 NAMES = [(slot, name) for slot in registry.slots() for name in registry.entries(slot)]
