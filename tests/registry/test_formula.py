@@ -25,6 +25,16 @@ CASES = {
     "base_width": "<mi>base_width</mi>",
 }
 NAMES = [(slot, name) for slot in registry.slots() for name in registry.entries(slot)]
+OPTIONS = [
+    (slot, name)
+    for slot in ("objective", "optimizer", "schedule", "tokenizer", "dataset")
+    for name in registry.entries(slot)
+]
+IN_WORDS = {  # what they do is no formula
+    *(("tokenizer", name) for name in ("bytes", "file", "wordpiece")),
+    *(("dataset", name) for name in ("chat", "cldr", "docstrings", "hub", "pairs", "text", "token_files")),
+    *(("dataset", name) for name in ("table", "table_classes", "table_pairs", "table_scores")),
+}
 
 
 @pytest.mark.parametrize("text", CASES)
@@ -54,3 +64,10 @@ def test_a_formula_that_cannot_be_read_is_refused(text: str) -> None:
 @pytest.mark.parametrize(("slot", "name"), NAMES, ids=[f"{slot}/{name}" for slot, name in NAMES])
 def test_every_block_of_a_recipe_has_a_formula(slot: str, name: str) -> None:
     assert ET.fromstring(mathml(registry.entries(slot)[name].block.formula)).tag == "math"
+
+
+@pytest.mark.parametrize(("slot", "name"), OPTIONS, ids=[f"{slot}/{name}" for slot, name in OPTIONS])
+def test_every_component_of_training_has_a_formula_unless_words_say_more(slot: str, name: str) -> None:
+    formula = registry.entries(slot)[name].block.formula
+    assert bool(formula) != ((slot, name) in IN_WORDS)
+    assert not formula or ET.fromstring(mathml(formula)).tag == "math"
