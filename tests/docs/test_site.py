@@ -44,7 +44,7 @@ LOADED = """Promise.all([...document.images].map(image => {
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 SEARCHED = """new Promise(found => {
     const input = document.querySelector("[data-md-component=search-query]"); input.focus()
-    input.value = "grouped-query"; input.dispatchEvent(new Event("keyup", {bubbles: true}))
+    input.value = "QUERY"; input.dispatchEvent(new Event("keyup", {bubbles: true}))
     const wait = setInterval(() => {
         const items = document.querySelectorAll(".md-search-result__item")
         if (items.length) { clearInterval(wait); found(items[0].textContent) }
@@ -152,6 +152,7 @@ def test_a_page_is_in_the_language_that_it_says(site: Path) -> None:
         assert f'<html lang="{"zh" if name.startswith("zh/") else "en"}"' in path.read_text(), name
 
 
-def test_search_finds_a_block(address: str, tab: Tab) -> None:
-    tab.visit(address)
-    assert "rouped" in tab.run(SEARCHED)
+@pytest.mark.parametrize(("page", "query", "found"), [("", "grouped-query", "rouped"), ("zh/", "注意力", "注意力")])
+def test_search_finds_a_block_and_chinese_words(page: str, query: str, found: str, address: str, tab: Tab) -> None:
+    tab.visit(address + page)
+    assert found in tab.run(SEARCHED.replace("QUERY", query))
