@@ -163,7 +163,9 @@ const cellAt = (canvas, explanation, step, x, y) => {
 };
 
 // What a cell was computed from: for each source the number at the same place, or the vector over its one other axis.
+// Of a block that does not say how it computes its output, only an activation's is known to come from the same place.
 const sourcesOf = (explanation, step, places) => {
+  if (!step.declared && !step.block.startsWith("activation/")) return [];
   const normalised = ["weights", "probabilities"].includes(step.name) ? step.axes[step.axes.length - 1] : null;  // over a whole row
   const full = axis => {
     const at = step.axes.indexOf(axis);

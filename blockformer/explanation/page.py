@@ -140,6 +140,7 @@ def _step(step: Step, numbers: dict[int, int], words: Words) -> dict[str, Any]:
         "caption": _caption(step, words),
         "formula": _typeset(step.formula),
         "paper": step.paper,
+        "declared": step.declared,
         "sequence": step.sequence,
         "keys": step.keys,
         "stack": step.stack,

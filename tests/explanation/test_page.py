@@ -183,3 +183,15 @@ def test_a_step_that_is_gone_to_stands_below_the_bar_and_above_the_inspector(
 def test_tokens_without_a_text_are_shown_by_their_number(pages: dict[str, Path], tab: Tab) -> None:
     tab.open(pages["experts"])
     assert tab.run(r"[shown('id 4659'), shown('\x1f'), shown(' cat'), shown('')]") == ["#4659", "\\x1f", "␣cat", "∅"]
+
+
+@in_a_browser
+@pytest.mark.slow
+def test_a_cell_names_no_source_that_its_block_does_not_declare(pages: dict[str, Path], tab: Tab) -> None:
+    tab.open(pages["hybrid"])
+    sources = "sourcesOf(first, first.steps.find(one => one.name === 'output' && one.block === '{}'), [3, 2]).length"
+    assert tab.run(sources.format("mixer/gated_delta")) == 0
+    assert tab.run(sources.format("activation/silu")) == tab.run(
+        "first.steps.find(one => one.name === 'output' && one.block === 'activation/silu').of.length"
+    )
+    assert tab.run(sources.format("feedforward/glu")) == 1
