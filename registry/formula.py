@@ -118,15 +118,15 @@ def _sign(word: str, *, prefix: bool = False) -> str:
 
 def _term(words: _Words) -> str:
     """Products by juxtaposition, joined by fraction bars and signs of multiplication, from the left."""
-    left = _product(words)
+    joined, last = "", _product(words)
     while (word := words.next()) in PRODUCTS or word == "/":
         words.take()
         right = _product(words)
         if word == "/" and not words.small:
-            left = f"<mfrac>{_bare(left)}{_bare(right)}</mfrac>"
+            last = f"<mfrac>{_bare(last)}{_bare(right)}</mfrac>"
         else:
-            left = f"<mrow>{left}{_sign(word)}{right}</mrow>"
-    return left
+            joined, last = f"{joined}{last}{_sign(word)}", right
+    return f"<mrow>{joined}{last}</mrow>" if joined else last
 
 
 def _product(words: _Words) -> str:
@@ -201,7 +201,10 @@ def _plain(word: str, words: _Words, *, power: bool) -> str:
         return "<mo>⊤</mo>"
     if word[0].isalpha():
         name = word.rstrip("'′")
-        return f"<mi>{GREEK.get(name, name)}{'′' * (len(word) - len(name))}</mi>"
+        shown, primes = GREEK.get(name, name), "′" * (len(word) - len(name))
+        if primes and len(shown) == 1:  # in one element with its primes a letter would stand upright
+            return f'<mrow><mi>{shown}</mi><mo lspace="0" rspace="0">{primes}</mo></mrow>'
+        return f"<mi>{shown}{primes}</mi>"
     if word in SIGNS or word in "∞∂":
         return _sign(word)
     raise FormulaError(f"{words.text!r}: {word!r} is not expected")

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from blockformer.explanation.explanation import CacheEntry
-from blockformer.explanation.recorder import summary_of
 from blockformer.explanation.sampling import Limits, chosen, sampled
 from blockformer.explanation.steps import Step
 from blockformer.explanation.subject import Subject
@@ -106,7 +105,7 @@ def _state_step(subject: Subject, place: Place, tensors: list[Tensor], places: l
         "" if mixer is None else f"{mixer.slot.name}/{entry_of(type(mixer)).name}",
         part,
         value,
-        summary_of(mixer) if declared is None and mixer is not None else declared.caption if declared else "",
+        "What the block keeps of the text up to this token." if declared is None else declared.caption,
         declared.formula_of(mixer) if declared is not None and mixer is not None else "",
         "" if mixer is None else mixer.paper,
         texts,

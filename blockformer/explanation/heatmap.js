@@ -1,7 +1,9 @@
 "use strict";
 // Numbers of a step, their colours, and drawing them as a grid of cells.
 const NARROW = 4, WIDE = 26, LOW = 13, HIGH = 22, LONGEST = 13;
-const shown = text => text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "∅";
+// A token as people read it; one that the tokenizer does not know is called "id N".
+const shown = text => text.replace(/^id (\d+)$/, "#$1").replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "␣")
+  .replace(/[\u0000-\u001f\u007f-\u009f]/g, one => `\\x${one.charCodeAt(0).toString(16).padStart(2, "0")}`) || "∅";
 const number = value => value === -Infinity ? "−∞" : Number.isNaN(value) ? "NaN"
   : (Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-4) ? value.toExponential(3) : String(Number(value.toPrecision(5)))).replace("-", "−");
 
@@ -76,11 +78,13 @@ const layoutOf = (explanation, step, width) => {
   const g = grid(step), words = ["token", "key", "vocabulary"].includes(step.axes[g.column]);
   let letters = 0;
   for (let row = 0; row < g.rows; row++) letters = Math.max(letters, nameOf(explanation, step, step.axes[g.row], row).length);
-  const label = 14 + 7 * Math.min(LONGEST, Math.max(letters, g.row < 0 ? 0 : 2)), room = Math.max(60, width - label - 4);
+  const label = 14 + 8 * Math.min(LONGEST, Math.max(letters, g.row < 0 ? 0 : 2)), room = Math.max(60, width - label - 4);
   const cell = Math.max(NARROW, Math.min(WIDE, Math.floor(room / g.columns)));
   const line = Math.max(LOW, Math.min(HIGH, Math.floor(420 / g.rows)));
   return {...g, label, cell, line, top: words ? 58 : 14, words, width: label + g.columns * cell + (words ? 34 : 4), height: (words ? 58 : 14) + g.rows * line + 2};
 };
+
+const smallCell = g => Math.max(1, Math.min(8, Math.floor(96 / Math.max(g.rows, g.columns))));
 
 const draw = (canvas, explanation, step, chosen, followed, cursor) => {
   const at = layoutOf(explanation, step, canvas.parentElement.clientWidth), ratio = window.devicePixelRatio || 1;
@@ -142,7 +146,7 @@ const draw = (canvas, explanation, step, chosen, followed, cursor) => {
 
 // One head without labels, a few pixels for each cell.
 const drawSmall = (canvas, step, head) => {
-  const g = grid(step), size = Math.max(1, Math.min(8, Math.floor(96 / Math.max(g.rows, g.columns)))), colours = paint(), scale = scaleOf(step);
+  const g = grid(step), size = smallCell(g), colours = paint(), scale = scaleOf(step);
   canvas.width = g.columns * size; canvas.height = g.rows * size;
   const pen = canvas.getContext("2d");
   for (let row = 0; row < g.rows; row++) for (let column = 0; column < g.columns; column++) {
@@ -159,7 +163,9 @@ const cellAt = (canvas, explanation, step, x, y) => {
 };
 
 // What a cell was computed from: for each source the number at the same place, or the vector over its one other axis.
+// Of a block that does not say how it computes its output, only an activation's is known to come from the same place.
 const sourcesOf = (explanation, step, places) => {
+  if (!step.declared && !step.block.startsWith("activation/")) return [];
   const normalised = ["weights", "probabilities"].includes(step.name) ? step.axes[step.axes.length - 1] : null;  // over a whole row
   const full = axis => {
     const at = step.axes.indexOf(axis);

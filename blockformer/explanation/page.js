@@ -130,7 +130,16 @@ const card = step => {
 const watcher = new IntersectionObserver(entries => {
   for (const entry of entries) if (entry.isIntersecting) cards.find(one => one.section === entry.target)?.owns.forEach(own => { if (!own.drawn) redraw(own); });
 }, {rootMargin: "600px"});
+// The height of the bar, below which steps and the diagram stand.
+const measureBar = () => document.documentElement.style.setProperty("--bar", `${document.querySelector(".bar-of-controls").offsetHeight}px`);
+// The sizes of grids before they are drawn, so that nothing moves when they are.
+const reserve = owns => owns.map(({canvas, explanation, step, small}) => {
+  if (small !== undefined) { const g = grid(step), cell = smallCell(g); return [canvas, g.columns * cell, g.rows * cell]; }
+  const at = layoutOf(explanation, step, canvas.parentElement.clientWidth);
+  return [canvas, at.width, at.height];
+}).forEach(([canvas, width, height]) => { canvas.style.width = `${width}px`; canvas.style.height = `${height}px`; });
 const refresh = () => {
+  measureBar();
   for (const {step, section, owns} of cards) {
     const visible = isVisible(step);
     section.hidden = !visible;
@@ -144,7 +153,8 @@ const refresh = () => {
     watcher.unobserve(section);
     if (visible) watcher.observe(section);
   }
-  document.querySelectorAll("h2[data-stack]").forEach(heading => { heading.textContent = say("layer of", {stack: heading.dataset.stack, layer: state.layers[heading.dataset.stack]}); });
+  reserve(cards.filter(({step}) => isVisible(step)).flatMap(({owns}) => owns));
+  document.querySelectorAll("h2[data-stack]").forEach(heading => { heading.textContent = say("layer of", {stack: data.names[heading.dataset.stack] ?? heading.dataset.stack, layer: state.layers[heading.dataset.stack]}); });
 };
 
 // --- the inspector ---
@@ -190,10 +200,11 @@ const goTo = (number, focus = true) => {
   const own = cards.find(one => one.step === step);
   own.section.classList.add("current");
   state.current = number;
+  document.getElementById("progress").textContent = say("progress", {at: visibleCards().indexOf(own) + 1, all: visibleCards().length, title: titleOf(step)});
+  measureBar();
   own.section.scrollIntoView({block: "start", behavior: calm.matches ? "auto" : "smooth"});
   if (focus) own.section.focus({preventScroll: true});
   highlight(step);
-  document.getElementById("progress").textContent = say("progress", {at: visibleCards().indexOf(own) + 1, all: visibleCards().length, title: titleOf(step)});
 };
 const moveBy = by => {
   const all = visibleCards(), at = all.findIndex(({step}) => step.number === state.current), next = all[Math.max(0, at + by)];

@@ -10,6 +10,8 @@ from blockformer.explanation.explanation import Explanation
 from blockformer.explanation.steps import Step
 from blockformer.explanation.words import Words
 from blockformer.files import as_json, write_text
+from blocks.base.intermediates import OUTPUT
+from registry import entries
 from registry.formula import FormulaError, mathml
 
 FOLDER = Path(__file__).parent
@@ -41,7 +43,7 @@ def as_html(explanation: Explanation, other: Explanation | None = None, *, langu
     first, second = fitted(explanation, room), None if other is None else fitted(other, room)
     pairs = None if second is None else compared(first, second)
     heading = words("heading", model=first.name, text=shortened(first.text))
-    kind = first.kind.replace("_", "-")
+    kind = words(f"kind {first.kind}") if f"kind {first.kind}" in words.page else first.kind
     parts = {
         "language": language,
         "title": escape(heading),
@@ -135,9 +137,10 @@ def _step(step: Step, numbers: dict[int, int], words: Words) -> dict[str, Any]:
         "path": step.path,
         "block": step.block,
         "name": step.name,
-        "caption": words.caption(step.caption),
+        "caption": _caption(step, words),
         "formula": _typeset(step.formula),
         "paper": step.paper,
+        "declared": step.declared,
         "sequence": step.sequence,
         "keys": step.keys,
         "stack": step.stack,
@@ -149,6 +152,15 @@ def _step(step: Step, numbers: dict[int, int], words: Words) -> dict[str, Any]:
         "rows": step.rows,
         "data": base64.b64encode(value.data.numpy().astype("<f4").tobytes()).decode("ascii"),
     }
+
+
+def _caption(step: Step, words: Words) -> str:
+    """What a step is; the Chinese page does not show the docstrings of this project's blocks, which are English."""
+    if not step.declared and step.name == OUTPUT and words.language != "en":
+        slot, _, name = step.block.partition("/")
+        if entries(slot)[name].block.__module__.startswith("blocks."):
+            return words("block output")
+    return words.caption(step.caption)
 
 
 def _typeset(formula: str) -> str:

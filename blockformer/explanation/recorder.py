@@ -122,7 +122,12 @@ class Recorder:
     def _step(self, run: _Run, name: str, value: Tensor) -> Step:
         block, declared = run.block, run.block.intermediates.get(name)
         if declared is None:
-            axes, caption, formula, of = output_axes(block, value, self.model, self._length), summary_of(block), "", []
+            axes, of = output_axes(block, value, self.model, self._length), list[Step]()
+            caption, formula = "What the block reads.", ""
+            if name == OUTPUT:
+                caption, formula = summary_of(block), block.formula
+                known = None if run.given is None else self._find(run.given)
+                of = [] if known is None else [known]
         else:
             axes, caption = named_axes(declared.axes, block, value, self.model, self._length), declared.caption
             formula, of = declared.formula_of(block), self._sources(run, declared.of)

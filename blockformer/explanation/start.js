@@ -15,7 +15,7 @@ const selector = (label, options, change) => {
 const controls = document.getElementById("selectors");
 for (const stack of Object.keys(state.layers)) {
   const layers = [...new Set(first.steps.filter(step => step.stack === stack && step.layer !== null).map(step => step.layer))];
-  const [label, input] = selector(say("layer selector", {stack}), layers.map(layer => [layer, layer]), layer => setLayer(stack, layer));
+  const [label, input] = selector(say("layer selector", {stack: data.names[stack] ?? stack}), layers.map(layer => [layer, layer]), layer => setLayer(stack, layer));
   input.dataset.stack = stack;
   controls.append(label);
 }

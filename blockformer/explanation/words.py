@@ -45,5 +45,11 @@ class Words:
         return text
 
     def caption(self, text: str) -> str:
-        """A block's caption; that of a plug-in is shown as it is written."""
-        return text if self.language == "en" else captions().get(text, text)
+        """A caption in this language; that of a plug-in is shown as it is written."""
+        return text if self.language == "en" else _chinese().get(text, text)
+
+
+@cache
+def _chinese() -> dict[str, str]:
+    """The Chinese of all captions by the English: of blocks, and of steps that no block declares."""
+    return captions() | {words["en"]: words["zh"] for words in tables()["page"].values()}

@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gallery
+import matrix_rows
 import pictures
 
 from blockformer.reference.pages import IN_A_MODEL
@@ -15,11 +15,18 @@ from blockformer.reference.pages import IN_A_MODEL
 ROOT = Path(__file__).parents[2]
 YAML = r'^```yaml title="{}"\n(.*?)^```$'
 DEFAULTS, MODEL = (re.compile(YAML.format(title), re.M | re.S) for title in ("with all defaults", IN_A_MODEL))
+COSTS = "benchmarks/results/blocks.json"
+TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 
 
 def completed(markdown: str, slot: str, drawn: pictures.Pictures) -> str:
-    """The page of a slot with, for each block, its picture and recipes as tabs, what it goes with, and its costs."""
+    """The page of a slot with, for each block, its picture and recipes as tabs, what it goes with, and its cost."""
     head, *sections = re.split(r"^(?=## )", markdown, flags=re.M)
+    if slot not in _measured():
+        head += (
+            f"What these cost is not measured: `python -m benchmarks.blocks` compares blocks of the slots "
+            f"{', '.join(sorted(_measured()))}.\n\n"
+        )
     return head + "".join(_section(section, slot, drawn) for section in sections)
 
 
@@ -35,7 +42,9 @@ def _section(section: str, slot: str, drawn: pictures.Pictures) -> str:
     ]
     text = section.replace(model[0], "").replace(defaults[0], "\n".join(_tab(*tab) for tab in tabs))
     text = re.sub(r"^Published models: .*$", _with_links, text, flags=re.M)
-    return "\n\n".join([text.rstrip(), *_matrix(slot, name), *_costs(slot, name)]) + "\n\n"
+    text = TABLE.sub('<div class="parameters" markdown>\n\n\\g<0>\n</div>\n', text)
+    rows = matrix_rows.rows_of(slot, name, _json("docs/matrix.json"))
+    return "\n\n".join(filter(None, [text.rstrip(), rows, _cost(slot, name)])) + "\n\n"
 
 
 def _tab(title: str, content: str) -> str:
@@ -50,34 +59,29 @@ def _with_links(line: re.Match[str]) -> str:
     )
 
 
-def _matrix(slot: str, name: str) -> Iterator[str]:
-    """Links to the tables of the last full conformance run that have the block."""
-    links = []
-    for title, rows in _json("docs/matrix.json")["cells"].items():
-        columns = {column for row in rows.values() for column in row}
-        if title == slot and name in columns:
-            links.append(f"[places of {slot} blocks](../matrix.md#blocks-of-slot-{slot})")
-        elif slot in title.split(" x ") and name in {*rows, *columns}:
-            links.append(f"[{title}](../matrix.md#{title.replace(' ', '-')})")
-    if links:
-        yield f"Which blocks go with it: {', '.join(links)}."
+def _cost(slot: str, name: str) -> str:
+    """What the block costs; empty if no block of its slot is measured."""
+    if not (rows := _measured().get(slot)):
+        return ""
+    if name not in rows:
+        return "Its cost is not measured: it is not in the results of `python -m benchmarks.blocks`."
+    found, row = _json(COSTS), rows[name]
+    ratio = f", {row['time_ratio']:.2f} times as long as with `{row['against']}` (noise: up to {found['noise']:.0%})"
+    return (
+        f"Measured, two layers with it: {row['milliseconds']:.0f} ms for forward and backward of {found['length']:,} "
+        f"tokens of width {found['dim']}{'' if name == row['against'] else ratio}; {row['kept_mib']:.1f} MiB kept for "
+        f"the backward pass. {found['machine']}."
+    )
 
 
-def _costs(slot: str, name: str) -> Iterator[str]:
-    """What the block costs, from the results of `python -m benchmarks.blocks`."""
-    found = _json("benchmarks/results/blocks.json")
-    rows = [row for row in found.get("measured", []) if (row["slot"], row["block"]) == (slot, name)]
-    if rows:
-        row = rows[0]
-        yield (
-            f"Measured, two layers with it: {row['milliseconds']:.0f} ms for forward and backward of "
-            f"{found['length']:,} tokens of width {found['dim']}, {row['time_ratio']:.2f} times as long as with "
-            f"`{row['against']}` (noise: up to {found['noise']:.0%}); {row['kept_mib']:.1f} MiB kept for the backward "
-            f"pass. {found['machine']}."
-        )
+def _measured() -> dict[str, dict[str, Any]]:
+    """The results of `python -m benchmarks.blocks` by slot and block."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in _json(COSTS)["measured"]:
+        found.setdefault(row["slot"], {})[row["block"]] = row
+    return found
 
 
 @cache
 def _json(path: str) -> Any:
-    file = ROOT / path
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads((ROOT / path).read_text())

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from figures import FIGURES
+import figures
 from mkdocs.structure.files import File
 
 from blockformer.reference.pictures import picture_of_block, picture_of_model
@@ -31,7 +31,7 @@ class Pictures:
     def block(self, slot: str, name: str, recipe: str) -> str:
         """A picture of a block in its small model."""
         address = self.add(f"{slot}-{name}", picture_of_block(load_recipe(parse_text(recipe, name)), slot, name))
-        return f"![A layer with the {slot} {name}]({address}){{ loading=lazy }}"
+        return _image(f"A layer with the {slot} {name}", address)
 
     def model(self, recipe: str, changes: tuple[str, ...] = ()) -> str:
         """The address of a picture of a whole model."""
@@ -44,7 +44,8 @@ class Pictures:
 
     def figure(self, name: str, caption: str) -> str:
         """A figure of :mod:`figures`, with a caption."""
-        return _figure(self.add(f"figure-{name}", FIGURES[name]()), name, caption)
+        language = "zh" if self._folder == "zh" else "en"
+        return _figure(self.add(f"figure-{name}-{language}", figures.figure(name, language)), name, caption)
 
     def figure_of_text(self, recipe: str, caption: str) -> str:
         """A picture of the model of a recipe in YAML, with a caption."""
@@ -61,8 +62,12 @@ class Pictures:
 
 def _figure(address: str, what: str, caption: str) -> str:
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
-    image = f"![Figure: {what}]({address}){{ loading=lazy }}"
-    return f'<figure class="picture" markdown="span">{image}{below}</figure>'
+    return f'<figure class="picture" markdown="span">{_image(f"Figure: {what}", address)}{below}</figure>'
+
+
+def _image(what: str, address: str) -> str:
+    """A picture that fits the page; a click opens it at its own size."""
+    return f"[![{what}]({address}){{ loading=lazy }}]({address})"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What the site shows beside the pages: pictures, the gallery of models, and links and costs on the pages of blocks.
+"""What the site shows beside the pages: pictures, the gallery of models, and with each block its matches and cost.
 
 MkDocs calls the functions `on_...`. Everything is made from recipes and results when the site is built.
 """
@@ -10,10 +10,17 @@ from typing import Any
 import blocks_page
 import gallery
 import pictures
+import trained
 from mkdocs.structure.files import File
 
 ABOVE = re.compile(r"^```yaml\b[^\n]*\n((?:(?!^```).)*?)^```\n\n<!-- diagram: above(?: -- (.*?))? -->$", re.M | re.S)
+ROOT = Path(__file__).parents[2]
+BROKEN = re.compile(
+    r"(?<=[\u3001-\u303f\u4e00-\u9fff\uff00-\uffef“”])\n(?=\*{0,2}[\u3001-\u303f\u4e00-\u9fff\uff00-\uffef“”])"
+)
+"""The end of a line inside a Chinese sentence, which browsers would show as a space."""
 FIGURE = re.compile(r"^<!-- figure: (\w+)(?: -- (.*?))? -->$", re.M)
+QUOTED = re.compile(r"^<!-- file: ((?:studies|recipes)/\S+\.yaml) -->$", re.M)
 DIAGRAM = re.compile(r"^<!-- diagram: (?P<recipe>\S+)(?P<changes>(?: [\w.]+=\S+)*)(?: -- (?P<caption>.*?))? -->$", re.M)
 
 
@@ -35,15 +42,25 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the page of each group of models."""
+    """Add the page of each group of models, and what the tour's trained model computes, in both languages."""
     for group in gallery.groups():
         files.append(File.generated(config, f"models/{group}.md", content=gallery.page(group)))
+    for folder, language in (("tour", "en"), ("zh", "zh")):
+        files.append(File.generated(config, f"{folder}/explained.html", content=trained.page(language)))
     return files
+
+
+def on_page_context(context: Any, page: Any, config: Any, nav: Any) -> Any:
+    """Set the language of a page, and of the theme's own words on it."""
+    config.theme["language"] = "zh" if page.file.src_uri.startswith("zh/") else "en"
+    return context
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Put pictures where a page asks for them, and the parts that are made into generated pages."""
     uri = page.file.src_uri
+    if uri.startswith("zh/"):
+        markdown = BROKEN.sub("", markdown)
     drawn = pictures.Pictures(uri, config, files)
     if uri.startswith("blocks/") and uri != "blocks/index.md":
         markdown = blocks_page.completed(markdown, page.file.name, drawn)
@@ -53,9 +70,18 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         markdown = gallery.with_cards(markdown, drawn)
     elif uri.startswith("models/"):
         markdown = gallery.with_pictures(markdown, drawn)
+    markdown = QUOTED.sub(_quoted, markdown)
     markdown = FIGURE.sub(lambda found: drawn.figure(found[1], found[2] or ""), markdown)
     markdown = ABOVE.sub(lambda found: _beside(found, drawn), markdown)
     return DIAGRAM.sub(lambda found: _diagram(found, drawn), markdown)
+
+
+def _quoted(found: re.Match[str]) -> str:
+    """A file of the repository, folded."""
+    lines = (ROOT / found[1]).read_text().splitlines()
+    return "\n".join(
+        [f'??? note "{found[1]}"', "", "    ```yaml", *(f"    {line}".rstrip() for line in lines), "    ```"]
+    )
 
 
 def _beside(found: re.Match[str], drawn: pictures.Pictures) -> str:

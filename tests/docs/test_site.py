@@ -21,8 +21,10 @@ pytestmark = pytest.mark.slow
 PAGES = (
     "",
     "zh/",
+    "zh/tour/",
     "tour/",
     "tour/attention/",
+    "tour/layer/",
     "getting-started/",
     "recipe-language/",
     "models/",
@@ -42,7 +44,7 @@ LOADED = """Promise.all([...document.images].map(image => {
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 SEARCHED = """new Promise(found => {
     const input = document.querySelector("[data-md-component=search-query]"); input.focus()
-    input.value = "grouped-query"; input.dispatchEvent(new Event("keyup", {bubbles: true}))
+    input.value = "QUERY"; input.dispatchEvent(new Event("keyup", {bubbles: true}))
     const wait = setInterval(() => {
         const items = document.querySelectorAll(".md-search-result__item")
         if (items.length) { clearInterval(wait); found(items[0].textContent) }
@@ -133,6 +135,24 @@ def test_a_page_fits_every_width_and_reports_no_problem(page: str, dark: bool, a
     assert [url for url in tab.requests() if not url.startswith(address)] == []
 
 
-def test_search_finds_a_block(address: str, tab: Tab) -> None:
-    tab.visit(address)
-    assert "rouped" in tab.run(SEARCHED)
+@pytest.mark.parametrize("page", ["tour/explained.html", "zh/explained.html"])
+def test_the_page_of_the_trained_model_opens_at_every_width(page: str, address: str, tab: Tab) -> None:
+    tab.visit(address + page, width=WIDTHS[0])
+    assert tab.run("document.documentElement.dataset.ready") == "yes"
+    for width in WIDTHS:
+        tab.resize(width)
+        assert tab.run(WIDER) <= 0, f"wider than {width}"
+    assert tab.run("document.querySelector('.bars .name').textContent") == "<end>"
+    assert tab.problems() == []
+
+
+def test_a_page_is_in_the_language_that_it_says(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        name = path.relative_to(site).as_posix()
+        assert f'<html lang="{"zh" if name.startswith("zh/") else "en"}"' in path.read_text(), name
+
+
+@pytest.mark.parametrize(("page", "query", "found"), [("", "grouped-query", "rouped"), ("zh/", "注意力", "注意力")])
+def test_search_finds_a_block_and_chinese_words(page: str, query: str, found: str, address: str, tab: Tab) -> None:
+    tab.visit(address + page)
+    assert found in tab.run(SEARCHED.replace("QUERY", query))

@@ -1,5 +1,6 @@
 """The page: its words, its size, and what it does in a browser."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from blockformer.explanation.words import LANGUAGES, captions, tables
 from registry import entries, slots
 from tests.studies.browser import CHROMIUM, Tab, browser
 
+RECIPES = ("tiny_decoder", "tiny_encoder", "tiny_encoder_decoder", "tiny_experts", "tiny_hybrid")
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium, such as Debian's package of that name")
 
 
@@ -83,6 +85,25 @@ def test_a_page_of_each_language_says_it(language: str) -> None:
     assert ("has no trained weights here" in page) == (language == "en")
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_all_that_a_chinese_page_says_of_a_step_is_chinese(recipe: str) -> None:
+    page = as_html(explain(recipe, "cat"), language="zh")
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    chinese = re.compile("[\u4e00-\u9fff]")
+    for step in data["explanations"][0]["steps"]:
+        assert chinese.search(step["caption"]), step["caption"]
+        assert step["name"] in {*data["names"], "input", "output"}
+        assert f"slot {step['block'].partition('/')[0]}" in data["names"]
+        assert {f"axis {axis}" for axis in step["axes"]} <= set(data["words"])
+
+
+def test_an_output_that_is_not_declared_has_the_formula_of_its_block_and_its_input() -> None:
+    explanation = explain("tiny_decoder", "cat")
+    step = explanation.find("decoder.layers.0.feedforward.activation", "output")
+    assert step.formula == "y = x / (1 + exp(-x))"
+    assert [one.label for one in step.of] == ["decoder.layers.0.feedforward.gate_input"]
+
+
 @in_a_browser
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -137,3 +158,40 @@ def test_the_number_of_a_cell_is_that_of_the_explanation(pages: dict[str, Path],
     for number in (0, 9, 40, len(explanation.steps) - 1):
         found = tab.run(f"Array.from(numbersOf(first.steps[{number}]), value => String(value))")
         assert [float(one) for one in found] == explanation.steps[number].value.data.flatten().tolist()
+
+
+@in_a_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1300])
+def test_a_step_that_is_gone_to_stands_below_the_bar_and_above_the_inspector(
+    pages: dict[str, Path], tab: Tab, width: int
+) -> None:
+    tab.open(pages["translation"], width=width)
+    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+    tab.run("goTo(30, false)")
+    tab.run("new Promise(done => setTimeout(done, 500))")
+    top = tab.run("document.querySelector('.step.current').getBoundingClientRect().top")
+    bar = tab.run("document.querySelector('.bar-of-controls').getBoundingClientRect().bottom")
+    assert bar <= top <= bar + 40
+    assert tab.run("document.querySelector('#drawing').getBoundingClientRect().bottom") <= tab.run(
+        "document.querySelector('#inspector').getBoundingClientRect().top"
+    )
+
+
+@in_a_browser
+@pytest.mark.slow
+def test_tokens_without_a_text_are_shown_by_their_number(pages: dict[str, Path], tab: Tab) -> None:
+    tab.open(pages["experts"])
+    assert tab.run(r"[shown('id 4659'), shown('\x1f'), shown(' cat'), shown('')]") == ["#4659", "\\x1f", "␣cat", "∅"]
+
+
+@in_a_browser
+@pytest.mark.slow
+def test_a_cell_names_no_source_that_its_block_does_not_declare(pages: dict[str, Path], tab: Tab) -> None:
+    tab.open(pages["hybrid"])
+    sources = "sourcesOf(first, first.steps.find(one => one.name === 'output' && one.block === '{}'), [3, 2]).length"
+    assert tab.run(sources.format("mixer/gated_delta")) == 0
+    assert tab.run(sources.format("activation/silu")) == tab.run(
+        "first.steps.find(one => one.name === 'output' && one.block === 'activation/silu').of.length"
+    )
+    assert tab.run(sources.format("feedforward/glu")) == 1

@@ -22,6 +22,7 @@ class Copy(Task):
     """
 
     paper = "Jelassi et al., 2024, Repeat After Me, arXiv:2402.01032"
+    formula = 'x = ["blank", ..., s_1, ..., s_n, "mark", s_1, ..., s_n]'
     least_length = 16
 
     def __init__(self, *, symbols: Positive = 26, evaluation_length: Positive | None = None) -> None:
@@ -58,6 +59,7 @@ class SelectiveCopy(Task):
     """
 
     paper = "Gu and Dao, 2023, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, arXiv:2312.00752"
+    formula = 'x = ["blank", s_1, "blank", "blank", s_2, ..., "mark", s_1, s_2, ...]'
 
     def __init__(
         self, *, items: Positive = 8, symbols: Positive = 16, evaluation_length: Positive | None = None

@@ -23,6 +23,7 @@ class Induction(Task):
     """
 
     paper = "Olsson et al., 2022, In-context Learning and Induction Heads, arXiv:2209.11895"
+    formula = "x = [..., a, b, ..., a, b, ...]"
 
     def __init__(
         self, *, context: Positive = 16, symbols: Positive = 32, evaluation_length: Positive | None = None

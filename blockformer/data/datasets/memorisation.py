@@ -26,6 +26,7 @@ class Memorisation(Task):
     """
 
     paper = "Poli et al., 2024, Mechanistic Design and Scaling of Hybrid Architectures (MAD), arXiv:2403.17844"
+    formula = "x = [a_1, b_1, a_2, b_2, ...]; y = [f(a_1, b_1), f(a_2, b_2), ...]"
     least_length = 8
 
     def __init__(self, *, symbols: Positive = 16, values: Positive = 16) -> None:

@@ -32,6 +32,8 @@ class Mixture(TextDataset):
             which it is read: `{code: {dataset: table, files: code.jsonl, weight: 3}, prose: {dataset: docstrings}}`.
     """
 
+    formula = "share_i = weight_i / sum_j weight_j"
+
     forms = ("documents", "pairs", "chats")
     reads = ("sources",)
 

@@ -26,6 +26,7 @@ class MQAR(Task):
     """
 
     paper = "Arora et al., 2023, Zoology: Measuring and Improving Recall in Efficient Language Models, arXiv:2312.04927"
+    formula = "x = [k_1, v_1, ..., k_n, v_n, ..., k_i, v_i, ...]"
 
     def __init__(
         self,

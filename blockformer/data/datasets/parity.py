@@ -22,6 +22,7 @@ class Parity(Task):
     paper = (
         "Grazzi et al., 2024, Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues, arXiv:2411.12537"
     )
+    formula = "y_t = (x_1 + ... + x_t) mod 2"
     vocab_size = 2
     least_length = 8
     chance = 0.5

@@ -46,6 +46,8 @@ class BPE(LearnedTokenizer):
             the recipe's, or 1024 without a recipe.
     """
 
+    formula = '"next merge:" argmax_(a,b) "count of" a "before" b'
+
     least, why = LEAST, WHY
 
     def __init__(self, *, vocab_size: Positive | None = None) -> None:

@@ -58,6 +58,8 @@ class Unigram(LearnedTokenizer):
             the recipe's, or 1024 without a recipe.
     """
 
+    formula = '"tokens of" x = argmax_(s_1 ... s_n = x) prod_i p(s_i)'
+
     least, why = LEAST, WHY
 
     def __init__(self, *, vocab_size: Positive | None = None) -> None:

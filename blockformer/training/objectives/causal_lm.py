@@ -39,6 +39,7 @@ class CausalLM(TokenObjective):
     """
 
     paper = "Radford et al., 2018, Improving Language Understanding by Generative Pre-Training"
+    formula = "loss = -mean_t log p(x_t ∣ x_1, ..., x_(t-1))"
     kinds = ("decoder_only",)
     forms = ("documents", "pairs", "answers", "ids", "chats")
     generates = ("pairs",)

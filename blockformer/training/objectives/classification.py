@@ -34,6 +34,7 @@ class Classification(LabelledObjective):
     """
 
     paper = "Devlin et al., 2019, BERT: Pre-training of Deep Bidirectional Transformers, arXiv:1810.04805, section 4.1"
+    formula = "loss = -log softmax(z)_c; z = head(x)"
     forms = ("classes",)
 
     def __init__(self, *, label_smoothing: Smoothing = 0.0) -> None:

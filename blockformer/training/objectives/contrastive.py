@@ -33,6 +33,12 @@ class Contrastive(PooledObjective):
         temperature: t; the lower, the more the nearest of the other texts count.
     """
 
+    formula = (
+        "loss = -mean_i(log P_(i,i) + log Q_(i,i)) / 2; "
+        "P_(i,j) = exp((a_i * b_j) / t) / sum_k exp((a_i * b_k) / t); "
+        "Q_(i,j) = exp((a_i * b_j) / t) / sum_k exp((a_k * b_j) / t)"
+    )
+
     expected_failures: ClassVar[Mapping[str, str]] = {
         "loss_is_the_sum_over_rows": "the negatives of a text are the other rows of its batch"
     }

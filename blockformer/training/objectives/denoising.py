@@ -37,6 +37,7 @@ class Denoising(SequenceToSequence):
     """
 
     paper = "Lewis et al., 2020, BART: Denoising Sequence-to-Sequence Pre-training, arXiv:1910.13461, section 2.2"
+    formula = "loss = -mean_t log p(x_t ∣ x_1, ..., x_(t-1), x′); x′ = noised(x)"
     forms = ("documents",)
 
     def __init__(

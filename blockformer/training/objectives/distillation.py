@@ -45,6 +45,7 @@ class Distillation(TokenObjective):
     """
 
     paper = "Hinton et al., 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531"
+    formula = "loss = (1 - weight) L + weight * T^2 D(p, q); p = softmax(teacher(x) / T); q = softmax(student(x) / T)"
     kinds = ("decoder_only", "encoder_only", "encoder_decoder")
     forms = ("documents", "pairs", "answers", "ids", "chats")
     reads = ("teacher",)

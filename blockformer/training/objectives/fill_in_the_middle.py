@@ -34,6 +34,10 @@ class FillInTheMiddle(CausalLM):
     """
 
     paper = "Bavarian et al., 2022, Efficient Training of Language Models to Fill in the Middle, arXiv:2207.14255"
+    formula = (
+        "loss = -mean_t log p(y_t ∣ y_1, ..., y_(t-1)); "
+        'y = ["<prefix>", a, "<suffix>", c, "<middle>", b, "<eos>"] "for" x = [a, b, c]'
+    )
     forms = ("documents",)
 
     def __init__(

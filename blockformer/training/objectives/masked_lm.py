@@ -36,6 +36,7 @@ class MaskedLM(TokenObjective):
     """
 
     paper = "Devlin et al., 2019, BERT: Pre-training of Deep Bidirectional Transformers, arXiv:1810.04805"
+    formula = 'loss = -mean_(t ∈ M) log p(x_t ∣ x′); x′ = x "with" M "masked"'
     kinds = ("encoder_only",)
     forms = ("documents",)
 

@@ -35,6 +35,7 @@ class MultiTokenPrediction(CausalLM):
     """
 
     paper = "Gloeckle et al., 2024, arXiv:2404.19737; DeepSeek-AI, 2024, arXiv:2412.19437, section 2.2"
+    formula = "loss = L_1 + extra_weight * mean_(i > 1) L_i; L_i = -(sum_t log p_i(x_(t+i) ∣ x_1, ..., x_t)) / N"
     forms = ("documents", "pairs", "ids")
     trains_extra = True
 

@@ -29,6 +29,7 @@ class PrefixLM(CausalLM):
     """
 
     paper = "Raffel et al., 2019, arXiv:1910.10683, section 3.2; Dong et al., 2019, arXiv:1905.03197"
+    formula = 'loss = -mean_(t > k) log p(x_t ∣ x_1, ..., x_(t-1)) "with prefix" x_1, ..., x_k'
     forms = ("documents", "pairs", "ids")
     bidirectional_prompt = True
 

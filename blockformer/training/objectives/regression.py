@@ -28,6 +28,7 @@ class Regression(LabelledObjective):
     """
 
     paper = "Cer et al., 2017, SemEval-2017 Task 1: Semantic Textual Similarity, arXiv:1708.00055, section 3"
+    formula = "loss = mean((head(x) - score)^2)"
     forms = ("scores",)
 
     def __init__(self) -> None:

@@ -44,6 +44,11 @@ class ReplacedTokenDetection(Objective):
     """
 
     paper = "Clark et al., 2020, ELECTRA: Pre-training Text Encoders as Discriminators, arXiv:2003.10555"
+    formula = (
+        "loss = (sum_(t ∈ M) G_t / mask_rate + weight * sum_t D_t) / N; "
+        'G_t = -log p_G(x_t ∣ x "with" M "masked"); D_t = -log p_D(x′_t = x_t ∣ x′); '
+        'x′_t ~ p_G "for" t ∈ M'
+    )
     kinds = ("encoder_only",)
     forms = ("documents",)
     keys = ("tokens", "targets", "draws")

@@ -28,6 +28,7 @@ class SequenceToSequence(TokenObjective):
     """
 
     paper = "Vaswani et al., 2017, Attention Is All You Need, arXiv:1706.03762"
+    formula = "loss = -mean_t log p(y_t ∣ y_1, ..., y_(t-1), x)"
     kinds = ("encoder_decoder",)
     forms = ("pairs",)
     keys = ("source", "target", "targets")

@@ -150,6 +150,10 @@ class SpanCorruption(_SpanObjective):
     """
 
     paper = "Raffel et al., 2020, Exploring the Limits of Transfer Learning with T5, arXiv:1910.10683, section 3.1.4"
+    formula = (
+        "loss = -mean_t log p(y_t ∣ y_1, ..., y_(t-1), x′); "
+        'x′ = [a, s_1, c, s_2, ...]; y = [s_1, b, s_2, ...] "for" x = [a, b, c, ...]'
+    )
 
     def __init__(
         self,
@@ -184,6 +188,10 @@ class MixtureOfDenoisers(_SpanObjective):
     """
 
     paper = "Tay et al., 2023, UL2: Unifying Language Learning Paradigms, arXiv:2205.05131, table 1"
+    formula = (
+        "loss = -mean_t log p(y_t ∣ y_1, ..., y_(t-1), x′); "
+        'x′ = [way, a, s_1, c, ...]; y = [s_1, b, ...] "for" x = [a, b, c, ...]; way ∈ {"<R>", "<S>", "<X>"}'
+    )
     denoisers = (
         Denoiser(0.15, 3.0, REGULAR),
         Denoiser(0.15, 8.0, REGULAR),

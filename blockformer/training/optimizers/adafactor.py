@@ -24,6 +24,12 @@ class Adafactor(OptimizerComponent):
     """
 
     paper = "Shazeer and Stern, 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, arXiv:1804.04235"
+    formula = (
+        'r_t = b_t r_(t-1) + (1 - b_t) "row means of" G_t^2; c_t = b_t c_(t-1) + (1 - b_t) "column means of" G_t^2; '
+        "U_t = G_t / sqrt(r_t c_t^T / mean(r_t)); b_t = 1 - t^c; "
+        "W_t = (1 - lr * decay) W_(t-1) - min(lr, 1 / sqrt(t)) max(smallest, rms(W_(t-1))) U_t / "
+        "max(1, rms(U_t) / clip)"
+    )
     elementwise = False
 
     def __init__(

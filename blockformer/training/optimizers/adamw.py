@@ -27,6 +27,10 @@ class AdamW(OptimizerComponent):
     """
 
     paper = "Loshchilov and Hutter, 2019, Decoupled Weight Decay Regularization, arXiv:1711.05101"
+    formula = (
+        "m_t = beta_1 m_(t-1) + (1 - beta_1) g_t; v_t = beta_2 v_(t-1) + (1 - beta_2) g_t^2; "
+        "w_t = (1 - lr * decay) w_(t-1) - lr * (m_t / (1 - beta_1^t)) / (sqrt(v_t / (1 - beta_2^t)) + eps)"
+    )
 
     def __init__(self, *, beta1: Decay = 0.9, beta2: Decay = 0.95, eps: Epsilon = 1e-8) -> None:
         self.betas, self.eps = (beta1, beta2), eps

@@ -25,6 +25,10 @@ class Lion(OptimizerComponent):
     """
 
     paper = "Chen et al., 2023, Symbolic Discovery of Optimization Algorithms, arXiv:2302.06675"
+    formula = (
+        "w_t = (1 - lr * decay) w_(t-1) - lr * sign(beta_1 m_(t-1) + (1 - beta_1) g_t); "
+        "m_t = beta_2 m_(t-1) + (1 - beta_2) g_t"
+    )
 
     def __init__(self, *, beta1: Decay = 0.9, beta2: Decay = 0.99) -> None:
         self.betas = (beta1, beta2)

@@ -38,6 +38,10 @@ class Muon(OptimizerComponent):
     """
 
     paper = "Jordan et al., 2024, Muon: An optimizer for hidden layers; match_rms: Liu et al., 2025, arXiv:2502.16982"
+    formula = (
+        "M_t = momentum * M_(t-1) + (1 - momentum) G_t; D_t = momentum * M_t + (1 - momentum) G_t; "
+        'W_t = (1 - lr * decay) W_(t-1) - lr * scale * U V^T "for" D_t = U S V^T'
+    )
     splits_matrices = True
 
     def __init__(

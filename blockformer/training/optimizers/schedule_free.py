@@ -27,6 +27,11 @@ class ScheduleFree(OptimizerComponent):
     """
 
     paper = "Defazio et al., 2024, The Road Less Scheduled, arXiv:2405.15682"
+    formula = (
+        "y_t = (1 - beta_1) z_t + beta_1 x_t; v_t = beta_2 v_(t-1) + (1 - beta_2) g(y_t)^2; "
+        "z_(t+1) = z_t - lr * (g(y_t) / (sqrt(v_t / (1 - beta_2^t)) + eps) + decay * y_t); "
+        "x_(t+1) = (1 - c) x_t + c z_(t+1); c = lr^2 / sum_(s<=t) lr_s^2"
+    )
     default_schedule = "constant"
     schedules = ("constant",)
 

@@ -139,6 +139,8 @@ class Sequential(Schedule):
         lengths: Optimizer steps of each phase but the last, which lasts to the end; the warm-up is in the first.
     """
 
+    formula = 'lr(t) = lr_i(t - b_i) "for" b_i <= t < b_(i+1); b_(i+1) = b_i + length_i'
+
     def __init__(
         self, *, phases: tuple[Phase, ...] = (Constant, Cosine), lengths: tuple[Positive, ...] = (100,)
     ) -> None:

@@ -20,6 +20,7 @@ class SGD(OptimizerComponent):
     """
 
     paper = "Sutskever et al., 2013, On the importance of initialization and momentum in deep learning, ICML"
+    formula = "m_t = momentum * m_(t-1) + g_t + decay * w_(t-1); w_t = w_(t-1) - lr * m_t"
 
     def __init__(self, *, momentum: Decay = 0.9, nesterov: bool = False) -> None:
         self.momentum, self.nesterov = momentum, nesterov and momentum > 0

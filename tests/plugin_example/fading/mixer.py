@@ -31,6 +31,7 @@ class FadingSum(Mixer):
     """
 
     paper = "a worked example; the idea of one rate a head is that of Sun et al., 2023, arXiv:2307.08621"
+    formula = "y_t = out(sum_(s<=t) a^(t-s) value(x_s))"
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False)
     outputs = ("out",)
 

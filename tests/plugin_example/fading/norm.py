@@ -17,6 +17,8 @@ class PeakNorm(Norm):
         eps: the least that is divided by.
     """
 
+    formula = "y = x ⊙ weight / max_i |x_i|"
+
     def __init__(self, site: Site, *, eps: PositiveFloat = 1e-6) -> None:
         super().__init__(site)
         shape = (site.dim,) if site.heads is None else (site.heads, site.dim)  # of heads, each has its own
