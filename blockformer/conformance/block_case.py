@@ -31,6 +31,7 @@ PLACES: Mapping[str, tuple[Place, ...]] = {
     "layer": ("causal", "bidirectional", "cross"),
     "stack": ("causal", "bidirectional", "cross"),
     "attention_positions": ("causal", "bidirectional"),
+    "key_selector": ("causal", "bidirectional"),
     "pooling": ("causal", "bidirectional"),
     "generator": ("bidirectional",),
 }
@@ -123,7 +124,7 @@ class BlockCase:
             ValueError: the parameters do not fit each other or the site.
         """
         given = {"site": self.site, "vocab_size": VOCABULARY, "tokens": None, "width": DIM, "theta": 10000.0}
-        given |= {"in_features": DIM, "out_features": DIM, "experts": None}
+        given |= {"in_features": DIM, "out_features": DIM, "experts": None, "query_dim": DIM}
         block = entries(self.slot)[self.name].block
         return cast("Component", self.spec(*(given[name] for name in block.slot.parent_arguments)))
 

@@ -61,6 +61,7 @@ OWN_CHECKS: dict[str, set[str]] = {
     "input_positions": {*POSITIONS, "decodes_token_by_token", "packed_documents_are_independent"},
     "attention_positions": {*POSITIONS, "rows_of_padding_give_finite_values"},
     "embedding": {*POSITIONS, "decodes_token_by_token", "packed_documents_are_independent"},
+    "key_selector": {*POSITIONS, "rows_of_padding_give_finite_values", "auxiliary_loss_reaches_every_parameter"},
     "mixer": {*CONTEXT, "backends_agree"},
     "layer": {*CONTEXT, "each_output_depends_on_its_own_token"},
     "extra_prediction": {*CONTEXT, "is_causal"},
