@@ -248,6 +248,8 @@ def checks_for(case: BlockCase) -> Checks:
         return components().checks_for(case)
     if case.slot in WITHOUT_FORWARD:
         return BY_SLOT[case.slot]
+    if case.slot == "key_selector" and getattr(case.spec.entry.block, "reuses", False):
+        return DOCUMENTED  # it is run after another layer
     slot = "pooling" if case.slot == "head" and case.pools else case.slot
     found = (*BY_SLOT[slot], *_checks_of_place(case))
     with torch.device("meta"):

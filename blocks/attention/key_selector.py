@@ -1,11 +1,11 @@
 """The slot key_selector: which of the visible keys a mixer attends to."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocks.attention.eager import attention_weights
 from blocks.attention.scoring import Scoring
@@ -37,6 +37,7 @@ class KeySelector(Component, ABC):
 
     Attributes:
         learns: whether it has an auxiliary loss.
+        reuses: whether it takes over the choice of an earlier layer.
     """
 
     slot = Slot(
@@ -45,6 +46,7 @@ class KeySelector(Component, ABC):
         parent_arguments=("site", "query_dim"),
     )
     learns: bool = False
+    reuses: ClassVar[bool] = False
 
     def prepare(self, context: Context) -> None:
         """Compute what all layers share and begin to record, before the first layer runs."""
@@ -92,6 +94,31 @@ class KeySelector(Component, ABC):
         def __call__(
             self, x: Tensor, queries: Tensor, visible: Visibility, context: Context, window: int | None = None
         ) -> Choice: ...
+
+
+def choice_of(context: Context, layer: int) -> Hashable:
+    """The key in ``context.shared`` of the ``keys`` that a layer has chosen.
+
+    With activation checkpointing a layer is computed again after all others: it finds what it needs by its place.
+    """
+    return "chosen keys", context.scope, layer
+
+
+def check_choices(layers: Iterable[nn.Module]) -> None:
+    """Check that each layer that takes over a choice comes after one that makes it.
+
+    Raises:
+        ValueError: there is none before it.
+    """
+    made = False
+    for index, layer in enumerate(layers):
+        reuse = [part.reuses for part in layer.modules() if isinstance(part, KeySelector)]
+        if any(reuse) and not made:
+            raise ValueError(
+                f"layer {index} attends to the keys that an earlier layer has chosen, but none has; give a layer "
+                "before it a selector that chooses, such as indexer"
+            )
+        made = made or not all(reuse)
 
 
 SelectorFactory = Annotated[Callable[[Site, int], KeySelector], AsRecipe()]

@@ -7,7 +7,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from blocks.attention.key_selector import Choice, KeySelector, RecordedLosses, mean_weights, parts_of_queries
+from blocks.attention.key_selector import (
+    Choice,
+    KeySelector,
+    RecordedLosses,
+    choice_of,
+    mean_weights,
+    parts_of_queries,
+)
 from blocks.attention.projection import HeadProjection, projection_axes
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility
@@ -117,6 +124,7 @@ class Indexer(KeySelector):
         loss_over: Literal["visible", "chosen"] = "visible",
     ) -> None:
         super().__init__(site)
+        self.layer = site.layer
         self.heads, self.head_dim = heads, head_dim or site.head_dim(heads)
         self.keep = keep or -(-site.max_length // 8)
         width = 2 * -(-self.head_dim // 4) if rotary_dim is None else rotary_dim
@@ -152,6 +160,11 @@ class Indexer(KeySelector):
     def forward(
         self, x: Tensor, queries: Tensor, visible: Visibility, context: Context, window: int | None = None
     ) -> Choice:
+        choice = self._choose(x, queries, visible, context, window)
+        context.shared[choice_of(context, self.layer)] = choice.keys
+        return choice
+
+    def _choose(self, x: Tensor, queries: Tensor, visible: Visibility, context: Context, window: int | None) -> Choice:
         learning = self.learns and self.training
         with nullcontext() if learning else torch.no_grad():
             k = self._placed(self.k_norm(self.k(x.detach())), context)  # (B, 1, T, K)

@@ -219,6 +219,48 @@ def test_without_a_loss_it_stays_as_it_is_and_can_be_cut() -> None:
     assert not mixer().shards(), "the loss needs the attention weights of all heads"
 
 
+def stack(names: str, **mixers: dict[str, Any]) -> Any:
+    """Layers whose mixers are called by one letter each."""
+    usual = {"type": "latent", "heads": 4, "selector": INDEX}
+    layers = {name: {"mixer": {**usual, **mixers.get(name, {})}} for name in dict.fromkeys(names)}
+    block: Any = parse("stack", {"depth": len(names), "layers": layers, "pattern": tuple(names)})(SITE)
+    initialise(block, Xavier(), 0)
+    return block.eval()
+
+
+def test_layers_share_the_choice_of_the_nearest_earlier_one() -> None:
+    block, x = stack("abab", b={"selector": "earlier"}), inputs()
+    seen: list[Any] = []
+    for layer in block.layers:
+        layer.mixer.selector.register_forward_hook(lambda _, given, choice: seen.append(choice.keys))
+    expected = block(x, Context.of(x))
+    assert seen[0].equal(seen[1])
+    assert seen[2].equal(seen[3])
+    assert not seen[0].equal(seen[2])
+    cache = Cache(4)
+    for begin, end in ((0, 9), (9, 10), (10, 24)):
+        y = block(x[:, begin:end], Context.of(x[:, begin:end], cache=cache))
+        cache.advance(end - begin)
+        torch.testing.assert_close(y, expected[:, begin:end])
+    assert [sorted(states) for states in cache.layers] == [["index", "mixer"], ["mixer"]] * 2
+
+
+@pytest.mark.parametrize("windows", [(9, None), (None, 9), (6, 9)])
+def test_a_choice_is_shared_between_windows(windows: tuple[int | None, int | None]) -> None:
+    first, second = windows
+    block, x = stack("ab", a={"window": first}, b={"selector": "earlier", "window": second}), inputs()
+    expected, cache = block(x, Context.of(x)), Cache(2)
+    for begin, end in ((0, 3), (3, 14), (14, 15), (15, 24)):
+        y = block(x[:, begin:end], Context.of(x[:, begin:end], cache=cache))
+        cache.advance(end - begin)
+        torch.testing.assert_close(y, expected[:, begin:end])
+
+
+def test_without_an_earlier_choice_a_stack_is_refused() -> None:
+    with pytest.raises(ValueError, match="layer 0 attends to the keys that an earlier layer has chosen, but none has"):
+        stack("ba", b={"selector": "earlier"})
+
+
 def test_the_rotated_part_fits_in_a_head() -> None:
     with pytest.raises(ValueError, match="rotary_dim=14 is more than head_dim=12"):
         mixer({"rotary_dim": 14})

@@ -527,6 +527,10 @@ case("diffllama with biases", "DiffLlamaForCausalLM", "diffllama", LLAMA, attent
 case("axk1", "AXK1ForCausalLM", "axk1", DEEPSEEK, q_lora_rank=22, mlp_layer_types=["dense", "sparse", "sparse"])
 INDEXED = {"index_n_heads": 3, "index_head_dim": 12, "index_topk": 6, "q_lora_rank": 22, "n_shared_experts": 1}
 case("deepseek_v32", "DeepseekV32ForCausalLM", "deepseek_v32", DEEPSEEK, YARN, INDEXED, first_k_dense_replace=1)
+case("deepseek_v32 not stretched", "DeepseekV32ForCausalLM", "deepseek_v32", DEEPSEEK, INDEXED, index_topk=4)
+SHARING = {**INDEXED, "indexer_types": ["full", "shared", "full", "shared"], "n_group": 1, "topk_group": 1}
+case("glm_moe_dsa", "GlmMoeDsaForCausalLM", "glm_moe_dsa", DEEPSEEK, SHARING, FOUR, first_k_dense_replace=1)
+case("glm_moe_dsa by frequency", "GlmMoeDsaForCausalLM", "glm_moe_dsa", DEEPSEEK, INDEXED, FOUR, index_topk_freq=3)
 NOTE = {
     "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
     "mlp_layer_types": ["dense", "sparse", "sparse"],
