@@ -64,7 +64,8 @@ def mask_mod(visible: Visibility) -> MaskMod:
     """Whether a query sees a key, by row of the batch, head, query and key; it captures no numbers, only tensors."""
     if visible.plainly_causal:
         return lambda b, h, i, j: j <= i
-    padding, documents, prefix, chosen = visible.padding, visible.documents, visible.prefix, visible.chosen
+    padding, documents, prefix = visible.padding, visible.documents, visible.prefix
+    chosen = None if visible.chosen is None else visible.chosen[:, 0]
     of_queries = torch.empty(0)
     first, last = (x.to(torch.int32) for x in visible.ranges())
     batch = max([1, *(x.shape[0] for x in (padding, documents, prefix, chosen) if x is not None)])
@@ -87,7 +88,7 @@ def mask_mod(visible: Visibility) -> MaskMod:
         if prefix is not None:
             seen = seen & ((j <= index[i]) | prefix[row, j])
         if chosen is not None:
-            seen = seen & chosen[row, 0, i, j]
+            seen = seen & chosen[row, i, j]
         return seen
 
     return sees
