@@ -31,6 +31,7 @@ PLACES: Mapping[str, tuple[Place, ...]] = {
     "layer": ("causal", "bidirectional", "cross"),
     "stack": ("causal", "bidirectional", "cross"),
     "attention_positions": ("causal", "bidirectional"),
+    "key_selector": ("causal", "bidirectional"),
     "pooling": ("causal", "bidirectional"),
     "generator": ("bidirectional",),
 }
@@ -123,7 +124,7 @@ class BlockCase:
             ValueError: the parameters do not fit each other or the site.
         """
         given = {"site": self.site, "vocab_size": VOCABULARY, "tokens": None, "width": DIM, "theta": 10000.0}
-        given |= {"in_features": DIM, "out_features": DIM, "experts": None}
+        given |= {"in_features": DIM, "out_features": DIM, "experts": None, "query_dim": DIM}
         block = entries(self.slot)[self.name].block
         return cast("Component", self.spec(*(given[name] for name in block.slot.parent_arguments)))
 
@@ -192,7 +193,16 @@ def block_cases(slot: str, name: str) -> list[BlockCase]:
     if slot == "rotary_scaling":
         host = BlockCase("attention_positions", "rotary", {"scaling": name})
         return [BlockCase(slot, name), host, replace(host, place="bidirectional")]
+    if getattr(block, "reuses", False):
+        return [BlockCase(slot, name), _after_a_choice(name)]
     return [case for place in PLACES.get(slot, ("causal",)) if _fits_its_place(case := small(slot, name, place))]
+
+
+def _after_a_choice(name: str) -> BlockCase:
+    """A stack whose second layer has a key selector that takes over the choice of the first."""
+    mixers = {which: {"type": "latent", "selector": selector} for which, selector in (("a", "indexer"), ("b", name))}
+    layers = {which: {"mixer": mixer} for which, mixer in mixers.items()}
+    return BlockCase("stack", "layers", {"depth": 3, "layers": layers, "pattern": ("a", "b"), "rest": "cut"})
 
 
 def registered(package: str) -> list[BlockCase]:

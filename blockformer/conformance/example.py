@@ -7,10 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from blockformer.conformance.block_case import DIM, EXPERTS, HEADS, MEMORY_DIM, VOCABULARY, BlockCase
-from blocks.attention.eager import eager
-from blocks.attention.scoring import Scoring
-from blocks.attention.visibility import visibility
+from blockformer.conformance.bare_attention import attention_to_chosen_keys, attention_with_positions
+from blockformer.conformance.block_case import DIM, EXPERTS, MEMORY_DIM, VOCABULARY, BlockCase
+from blocks.attention.key_selector import KeySelector
 from blocks.base import (
     Activation,
     Adapter,
@@ -24,7 +23,6 @@ from blocks.base import (
     Generator,
     Head,
     InputPositions,
-    KeyValues,
     Layer,
     Mixer,
     Norm,
@@ -181,23 +179,13 @@ def _run_with_context(block: Component, x: Tensor, context: Context) -> Tensor:
         case Generator():
             return block.logits(block(x, context), _table(x))
         case AttentionPositions():
-            return _bare_attention(block, x, context)
+            return attention_with_positions(block, x, context)
+        case KeySelector():
+            return attention_to_chosen_keys(block, x, context)
         case _:
             raise TypeError(
                 f"blockformer.conformance.example: blocks of slot {block.slot} cannot be called; add the slot to run()"
             )
-
-
-def _bare_attention(positions: AttentionPositions, x: Tensor, context: Context) -> Tensor:
-    """Softmax attention without projections, so that positions have an output to be tested by."""
-    positions.prepare(context)
-    heads = x.view(*x.shape[:2], HEADS, x.shape[2] // HEADS).transpose(1, 2)  # (B, H, T, K)
-    turned = positions.rotate(heads, context)
-    state = context.state("mixer", KeyValues)
-    keys, values = (turned, heads) if state is None else state.append(turned, heads)
-    visible = visibility(context, causal=positions.site is None or positions.site.causal)
-    y = eager(turned, keys, values, visible, Scoring(0.3, bias=positions.bias(context)))
-    return y.transpose(1, 2).flatten(2)
 
 
 def _expert_weights(router: Router, example: Example) -> Tensor:

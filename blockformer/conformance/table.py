@@ -144,6 +144,12 @@ BY_SLOT: Mapping[str, Checks] = {
     "input_positions": (*VECTORS, *TOKENWISE, *PADDING, *DECODING, *DOCUMENTS, *POSITIONS),
     "attention_positions": (*MODULE, *PADDING, *POSITIONS, visibility.check_rows_of_padding_give_finite_values),
     "embedding": (*MODULE, *TOKENWISE, *PADDING, *DECODING, *DOCUMENTS, *POSITIONS),
+    "key_selector": (
+        *(check for check in VECTORS if check is not shapes.check_bfloat16_matches_float64),  # it may choose otherwise
+        *PADDING,
+        visibility.check_rows_of_padding_give_finite_values,
+        training.check_auxiliary_loss_reaches_every_parameter,
+    ),
     "mixer": (*VECTORS, *CONTEXT, compilation.check_backends_agree),
     "layer": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),
     "generator": (*VECTORS, *CONTEXT, *DOCUMENTS),
@@ -242,6 +248,8 @@ def checks_for(case: BlockCase) -> Checks:
         return components().checks_for(case)
     if case.slot in WITHOUT_FORWARD:
         return BY_SLOT[case.slot]
+    if case.slot == "key_selector" and getattr(case.spec.entry.block, "reuses", False):
+        return DOCUMENTED  # it is run after another layer
     slot = "pooling" if case.slot == "head" and case.pools else case.slot
     found = (*BY_SLOT[slot], *_checks_of_place(case))
     with torch.device("meta"):
@@ -269,7 +277,7 @@ def runs_once(case: BlockCase, check: Check) -> bool:
 def _checks_of_place(case: BlockCase) -> Checks:
     """The checks that depend on whether the block is causal and whether it attends to a memory."""
     slot, memory = case.slot, has_memory(case)
-    if slot not in ("mixer", "layer", "stack", "model", "attention_positions"):
+    if slot not in ("mixer", "layer", "stack", "model", "attention_positions", "key_selector"):
         return ()
     found = MEMORY if memory else DOCUMENTS
     if memory and slot != "model":

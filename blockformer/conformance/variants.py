@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 import torch
 
 from blockformer.conformance.block_case import SMALL, BlockCase
+from blocks.attention.key_selector import check_choices
+from blocks.base import Layer, Mixer
 from registry import Parameter, entries, slot_named
 from registry.diagnosis import unsupported_positions
 
@@ -54,7 +56,9 @@ def allowed(case: BlockCase) -> bool:
         if any(unsupported_positions(case.spec)):
             return False
         with torch.device("meta"):
-            case.construct()
+            block = case.construct()
+        if isinstance(block, Mixer | Layer):
+            check_choices([block])
     except ValueError:
         return False
     return True

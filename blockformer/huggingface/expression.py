@@ -225,6 +225,10 @@ def _at(value: Any, index: int) -> Any:
     return value[index] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
+def _str(number: int) -> str:
+    return f"{number:d}"
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs,
     "all": all,
@@ -241,6 +245,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "range": _range,
     "round": round,
     "sqrt": math.sqrt,
+    "str": _str,
     "sum": sum,
 }
 """The functions that every expression may call."""

@@ -65,14 +65,16 @@ def mask_mod(visible: Visibility) -> MaskMod:
     if visible.plainly_causal:
         return lambda b, h, i, j: j <= i
     padding, documents, prefix = visible.padding, visible.documents, visible.prefix
+    chosen = None if visible.chosen is None else visible.chosen[:, 0]
     of_queries = torch.empty(0)
     first, last = (x.to(torch.int32) for x in visible.ranges())
-    batch = max([1, *(x.shape[0] for x in (padding, documents, prefix) if x is not None)])
+    batch = max([1, *(x.shape[0] for x in (padding, documents, prefix, chosen) if x is not None)])
     if documents is not None:
         documents, of_queries = (
             documents.expand(batch, -1),
             documents[:, visible.keys - visible.queries :].expand(batch, -1),
         )
+    padding = None if padding is None else padding.expand(batch, -1)
     first, last = first.expand(batch, -1), last.expand(batch, -1)
     index = torch.arange(visible.keys - visible.queries, visible.keys, device=visible.device)
 
@@ -85,6 +87,8 @@ def mask_mod(visible: Visibility) -> MaskMod:
             seen = seen & (of_queries[row, i] == documents[row, j])
         if prefix is not None:
             seen = seen & ((j <= index[i]) | prefix[row, j])
+        if chosen is not None:
+            seen = seen & chosen[row, i, j]
         return seen
 
     return sees

@@ -21,7 +21,7 @@ def blocked(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scori
     q, k, v = in_autocast(q, k, v)
     bias = None if scoring.bias is None else scoring.bias.values
     seed = torch.randint(2**62, ()) if scoring.dropout else None
-    described = visible.causal, visible.window, visible.padding, visible.documents, visible.prefix
+    described = visible.causal, visible.window, visible.padding, visible.documents, visible.prefix, visible.chosen
     numbers = scoring.scale, scoring.softcap, scoring.dropout, scoring.bias.reach if scoring.bias else None
     y, _ = _attention(q, k, v, bias, scoring.sinks, seed, *described, *numbers)
     return y
@@ -40,12 +40,13 @@ def _attention(
     padding: Tensor | None,
     documents: Tensor | None,
     prefix: Tensor | None,
+    chosen: Tensor | None,
     scale: float,
     softcap: float | None,
     dropout: float,
     reach: int | None,
 ) -> tuple[Tensor, Tensor]:
-    visible = Visibility(q.shape[2], k.shape[2], q.device, causal, window, padding, documents, prefix)
+    visible = Visibility(q.shape[2], k.shape[2], q.device, causal, window, padding, documents, prefix, chosen)
     with torch.autocast(q.device.type, enabled=False):  # products of parts are summed, in float32 or wider
         return attend(q, k, v, visible, BlockOptions(scale, softcap, dropout, seed, bias, reach, sinks))
 
@@ -72,13 +73,14 @@ def _attention_backward(
     padding: Tensor | None,
     documents: Tensor | None,
     prefix: Tensor | None,
+    chosen: Tensor | None,
     scale: float,
     softcap: float | None,
     dropout: float,
     reach: int | None,
     of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    visible = Visibility(q.shape[2], k.shape[2], q.device, causal, window, padding, documents, prefix)
+    visible = Visibility(q.shape[2], k.shape[2], q.device, causal, window, padding, documents, prefix, chosen)
     options = BlockOptions(scale, softcap, dropout, seed, bias, reach, sinks)
     found = gradients(slope, (q, k, v), (y, log), visible, options, of_bias=of_bias)
     nothing = q.new_empty(0)
@@ -102,18 +104,18 @@ def _(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tenso
 
 
 def _keep(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, bias, sinks, seed, causal, window, padding, documents, prefix, *numbers = inputs
-    ctx.save_for_backward(q, k, v, *output, bias, sinks, seed, padding, documents, prefix)
+    q, k, v, bias, sinks, seed, causal, window, padding, documents, prefix, chosen, *numbers = inputs
+    ctx.save_for_backward(q, k, v, *output, bias, sinks, seed, padding, documents, prefix, chosen)
     ctx.described, ctx.numbers = (causal, window), numbers
 
 
 def _gradients(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, y, log, bias, sinks, seed, padding, documents, prefix = ctx.saved_tensors
+    q, k, v, y, log, bias, sinks, seed, *masks = ctx.saved_tensors
     of_bias = bool(ctx.needs_input_grad[3])
-    described = *ctx.described, padding, documents, prefix
+    described = *ctx.described, *masks
     found = _attention_backward(slope, q, k, v, y, log, bias, sinks, seed, *described, *ctx.numbers, of_bias)
     dq, dk, dv, dbias, dsinks = found
-    return dq, dk, dv, dbias if of_bias else None, None if sinks is None else dsinks, *[None] * 10
+    return dq, dk, dv, dbias if of_bias else None, None if sinks is None else dsinks, *[None] * 11
 
 
 cast("Any", _attention).register_autograd(_gradients, setup_context=_keep)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from blocks.attention.backends import BACKENDS, Backend, choose
+from blocks.attention.key_selector import Choice, SelectorFactory
 from blocks.attention.projection import GateOver, HeadProjection, projection_axes, score_scale
 from blocks.attention.score_steps import KEYS, SOFTMAX_ATTENTION, record_scores
 from blocks.attention.scoring import Scoring
-from blocks.attention.visibility import score_bias, visibility
+from blocks.attention.visibility import Visibility, score_bias, visibility
 from blocks.base import (
     Activation,
     AttentionPositions,
@@ -84,6 +85,7 @@ class LatentAttention(Mixer):
         gate: multiply the heads' outputs by this activation of another projection of the input; null: disabled.
         gate_over: one gate for each channel of each head (channel), or one for each head (head).
         window: attend only to tokens less than this many tokens away, so that 1 is the token itself; null: disabled.
+        selector: chooses the keys that each query attends to; null: all that it sees.
         dropout: probability of dropping an attention weight during training.
         backend: implementation; auto: the fastest one that supports the other options. All give equal results.
     """
@@ -136,6 +138,7 @@ class LatentAttention(Mixer):
         gate: SitelessFactory[Activation] | None = None,
         gate_over: GateOver = "channel",
         window: Positive | None = None,
+        selector: SelectorFactory | None = None,
         dropout: Probability = 0.0,
         backend: Annotated[Backend, Runtime()] = "auto",
     ) -> None:
@@ -155,6 +158,7 @@ class LatentAttention(Mixer):
         gate_dim = self.value_dim if gate_over == "channel" else 1
         self.gate = HeadProjection(site, site.dim, heads, gate_dim, bias=False) if gate else None
         self.gate_activation = gate() if gate else None
+        self.selector = selector(site, q_rank or site.dim) if selector else None
 
     def _project(
         self, site: Site, q_rank: int | None, norm: Factory[Norm], bias: bool | tuple[Projection, ...]
@@ -179,7 +183,12 @@ class LatentAttention(Mixer):
         self.can_absorb = not biased("k") and not biased("v")
 
     def shards(self) -> Mapping[str, Cut]:
-        """With a norm after it, k_rotary is whole on each process, and gradients are summed after the norm only."""
+        """With a norm after it, k_rotary is whole on each process, and gradients are summed after the norm only.
+
+        A selector that learns needs the attention weights of all heads.
+        """
+        if self.selector is not None and self.selector.learns:
+            return {}
         cuts = dict(super().shards())
         if self.rotary_norm is not None:
             del cuts["k_rotary"]
@@ -202,12 +211,15 @@ class LatentAttention(Mixer):
         }
 
     def prepare(self, context: Context) -> None:
-        cached_window = context.cached_window(self.window)
-        visibility(context, causal=self.causal, window=self.window, cached_window=cached_window)
+        self._visible(context)
         self.positions.prepare(context)
+        if self.selector is not None:
+            self.selector.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q = self._queries(x, context)
+        queries = x if self.q_down is None or self.q_norm is None else self.q_norm(self.q_down(x))
+        queries = queries * self.q_scale  # (B, T, R) or (B, T, D)
+        q = self._placed(self.q(queries), context)  # (B, H, T, head_dim + rotary_dim)
         latent = self.kv_norm(self.kv_down(x))[:, None] * self.kv_scale  # (B, 1, T, R)
         k_rotary = self.k_rotary(x)  # (B, 1, T, rotary_dim)
         k_rotary = self.positions.rotate(k_rotary if self.rotary_norm is None else self.rotary_norm(k_rotary), context)
@@ -216,7 +228,10 @@ class LatentAttention(Mixer):
             latent, k_rotary = state.append(latent, k_rotary)  # (B, 1, S, ...), with those of earlier tokens
         one = state is not None and context.length == 1
         read = self._absorbed if one and self.can_absorb and not self.training else self._expanded
-        y = read(q, latent, k_rotary, context)  # (B, H, T, value_dim)
+        choice = Choice()
+        if self.selector is not None:
+            choice = self.selector(x, queries, self._visible(context), context, self.window)
+        y = read(q, latent, k_rotary, choice, context)  # (B, H, T, value_dim)
         self.record(weighted=y)
         if self.gate is not None and self.gate_activation is not None:
             y = y * self.gate_activation(self.gate(x))  # (B, H, T, value_dim) or (B, H, T, 1)
@@ -225,42 +240,46 @@ class LatentAttention(Mixer):
         self.record(joined=joined)
         return self.out(joined)
 
-    def _queries(self, x: Tensor, context: Context) -> Tensor:
-        """(B, T, D) -> (B, H, T, head_dim + rotary_dim), with the last ``rotary_dim`` channels rotated."""
-        if self.q_down is not None and self.q_norm is not None:
-            x = self.q_norm(self.q_down(x))
-        q: Tensor = self.q(x * self.q_scale)
-        rotated = self.positions.rotate(q[..., self.head_dim :], context)
-        return torch.cat([q[..., : self.head_dim], rotated], dim=-1)
+    def _placed(self, q: Tensor, context: Context) -> Tensor:
+        """(B, H, T, K) with the last ``rotary_dim`` channels rotated."""
+        return torch.cat([q[..., : self.head_dim], self.positions.rotate(q[..., self.head_dim :], context)], dim=-1)
 
-    def _expanded(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
+    def _expanded(self, q: Tensor, latent: Tensor, k_rotary: Tensor, choice: Choice, context: Context) -> Tensor:
         """Compute the keys and values of every head: the fewest operations for many queries."""
         k, v = self.k(latent[:, 0]), self.v(latent[:, 0])  # (B, H, S, ...)
         k = torch.cat([k, k_rotary.expand(-1, k.shape[1], -1, -1)], dim=-1)
         self.record(placed_q=q, latent=latent[:, 0], rotary_key=k_rotary[:, 0], placed_k=k, v=v, placed_v=v)
-        return self._attend(q, k, v, context)
+        return self._attend(q, k, v, choice, context)
 
-    def _absorbed(self, q: Tensor, latent: Tensor, k_rotary: Tensor, context: Context) -> Tensor:
+    def _absorbed(self, q: Tensor, latent: Tensor, k_rotary: Tensor, choice: Choice, context: Context) -> Tensor:
         """Project the query instead of the keys, q (k c) = (q k) c: the fewest operations for one query."""
         q_latent = q[..., : self.head_dim] @ self.k.merged_weight().view(-1, self.head_dim, self.kv_rank)
         q = torch.cat([q_latent, q[..., self.head_dim :]], dim=-1)
         k = torch.cat([latent, k_rotary], dim=-1)
-        y = self._attend(q, k, k, context)[..., : self.kv_rank]  # values are the latents; kernels need equal widths
-        return y @ self.v.merged_weight().view(-1, self.value_dim, self.kv_rank).transpose(1, 2)
+        y = self._attend(q, k, k, choice, context)  # values are the latents; kernels need equal widths
+        return y[..., : self.kv_rank] @ self.v.merged_weight().view(-1, self.value_dim, self.kv_rank).transpose(1, 2)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+    def _visible(self, context: Context) -> Visibility:
         cached_window = context.cached_window(self.window)
-        visible = visibility(context, causal=self.causal, window=self.window, cached_window=cached_window)
-        bias = score_bias(self.positions, context, cached_window)
+        return visibility(context, causal=self.causal, window=self.window, cached_window=cached_window)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, choice: Choice, context: Context) -> Tensor:
+        visible = self._visible(context)
+        bias = score_bias(self.positions, context, context.cached_window(self.window))
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
         scoring = Scoring(self.scale, self.dropout if self.training else 0.0, bias=bias, sinks=self.sinks)
+        if self.selector is not None:
+            self.selector.learn(choice, q, k, visible, scoring)
+            visible = visible.among(choice.keys)
         record_scores(self, q, k, visible, scoring)
         return self.attend(q, k, v, visible, scoring)
 
     def flops_per_token(self, length: int) -> float:
         span = min(length, self.window) if self.window else length
         widths = self.head_dim + self.rotary_dim + self.value_dim
+        if self.selector is not None and self.selector.learns and self.training:
+            widths += self.head_dim + self.rotary_dim  # the weights that its loss compares
         return super().flops_per_token(length) + 2 * self.heads * widths * span
 
     @property
@@ -269,4 +288,4 @@ class LatentAttention(Mixer):
 
     @property
     def cached_per_token(self) -> int:
-        return self.kv_rank + self.rotary_dim
+        return self.kv_rank + self.rotary_dim + (self.selector.cached_per_token if self.selector else 0)

@@ -36,7 +36,7 @@ def fits_varlen(q: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> 
     changed = scoring.dropout or scoring.softcap is not None or scoring.bias is not None or scoring.sinks is not None
     if changed or visible.queries != visible.keys or max(q.shape[-1], v.shape[-1]) > WIDEST:
         return False
-    if visible.padding is not None or visible.prefix is not None:
+    if visible.padding is not None or visible.prefix is not None or visible.chosen is not None:
         return False
     if visible.documents is None:
         return visible.window is not None

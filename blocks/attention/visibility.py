@@ -1,7 +1,7 @@
 """Which keys each query attends to, described instead of drawn, and the biases of the scores."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -28,6 +28,7 @@ class Visibility:
         documents: (B or 1, S) int, equal for tokens of the same document, or chunk of it, which attend to each other
             only; None: one document.
         prefix: (B, S) bool, for T = S, True for keys that earlier queries attend to, too; None: no prefix.
+        chosen: (B, 1, T, S) bool, False for keys that a query does not attend to though it could; None: all are chosen.
     """
 
     queries: int
@@ -38,6 +39,7 @@ class Visibility:
     padding: Tensor | None = None
     documents: Tensor | None = None
     prefix: Tensor | None = None
+    chosen: Tensor | None = None
     _known: dict[str, Any] = field(
         init=False,
         default_factory=lambda: {},  # noqa: PIE807 (dict[...] stops torch.compile)
@@ -64,13 +66,18 @@ class Visibility:
 
     @property
     def varies(self) -> bool:
-        """Whether more than distances decides: padding, documents or a prefix."""
-        return self.padding is not None or self.documents is not None or self.prefix is not None
+        """Whether more than distances decides: padding, documents, a prefix or a choice."""
+        return any(x is not None for x in (self.padding, self.documents, self.prefix, self.chosen))
 
     @property
     def needs_all_scores(self) -> bool:
         """Whether :meth:`mask` has a value for each score, not only for each key."""
-        return not self.plainly_causal and (self.causal or self.window is not None or self.documents is not None)
+        among_keys = self.causal or self.window is not None or self.documents is not None or self.chosen is not None
+        return not self.plainly_causal and among_keys
+
+    def among(self, chosen: Tensor | None) -> "Visibility":
+        """The same for one layer that attends to ``chosen`` keys only, (B, 1, T, S) bool; None: to all of them."""
+        return self if chosen is None else replace(self, chosen=chosen)
 
     def mask(self) -> Tensor | None:
         """(B or 1, 1, T or 1, S) bool, True where a query attends to a key, computed once; None: everywhere."""
@@ -93,6 +100,8 @@ class Visibility:
             parts.append((own == self.documents[rows_of, None, begin:end])[:, None])
         if by_distance and (self.causal or self.window is not None):
             parts.append(self._band(rows, queries, keys))
+        if self.chosen is not None:
+            parts.append(self.chosen[rows, :, first:last, begin:end])
         mask: Tensor | None = None
         for part in parts:
             mask = part if mask is None else mask & part
@@ -139,7 +148,7 @@ class Visibility:
     def gapless(self) -> Tensor:
         """Whether each row's queries see all keys of their :meth:`ranges`, (B or 1, 1) bool; False: perhaps not."""
         sure = torch.ones(1, 1, dtype=torch.bool, device=self.device)
-        if self.prefix is not None:
+        if self.prefix is not None or self.chosen is not None:
             return ~sure
         if self.padding is not None:
             between = _after_last(self.padding) + _after_last(self.padding.flip(1)) - self.keys

@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from blocks.attention.key_selector import KeySelector
 from blocks.base import AdapterFactory, Component, Embedding, Feature, Head, Init, Linear, Mixer, Router, Stack
 from blocks.init.keyed import initialise
 from registry import Slot
@@ -111,14 +112,14 @@ class Model(Component, ABC):
         initialise(self, self.init, seed)
 
     def auxiliary_loss(self, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
-        """Sum of the routers' auxiliary losses, a scalar to add to the loss; 0 without routers or in evaluation mode.
+        """Sum of the auxiliary losses of routers and key selectors, a scalar to add to the loss; 0 in evaluation mode.
 
         Call it once after each forward in training mode, before the backward pass.
 
         Args:
             reduce: sums a tensor over all processes of the training.
         """
-        found = [router.auxiliary_loss(reduce) for router in self.routers]
+        found = [part.auxiliary_loss(reduce) for part in self.modules() if isinstance(part, Router | KeySelector)]
         losses = [loss for loss in found if loss is not None]
         return torch.stack(losses).sum() if losses else torch.zeros((), device=next(self.parameters()).device)
 

@@ -6,6 +6,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
+from blocks.attention.key_selector import check_choices
 from blocks.base import AttentionPositions, Context, Factory, Layer, Mixer, Norm, Site, Stack
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.layer import LayerNorm
@@ -59,6 +60,7 @@ class LayerStack(Stack):
         self._uniform = len(set(plan)) == 1
         makers = [layer if name is None or layers is None else layers[name] for name in plan]
         self.layers = nn.ModuleList(make(replace(site, layer=index)) for index, make in enumerate(makers))
+        check_choices(self.layers)
         self.positions = positions(site) if positions else None
         if self.positions is not None:
             self._check_positions(self.positions)

@@ -61,6 +61,7 @@ OWN_CHECKS: dict[str, set[str]] = {
     "input_positions": {*POSITIONS, "decodes_token_by_token", "packed_documents_are_independent"},
     "attention_positions": {*POSITIONS, "rows_of_padding_give_finite_values"},
     "embedding": {*POSITIONS, "decodes_token_by_token", "packed_documents_are_independent"},
+    "key_selector": {*POSITIONS, "rows_of_padding_give_finite_values", "auxiliary_loss_reaches_every_parameter"},
     "mixer": {*CONTEXT, "backends_agree"},
     "layer": {*CONTEXT, "each_output_depends_on_its_own_token"},
     "extra_prediction": {*CONTEXT, "is_causal"},
@@ -89,6 +90,8 @@ def test_every_block_has_the_checks_of_its_slot(slot: str) -> None:
     cases = [case for case in registered("blocks") if case.slot == slot]
     assert cases, f"no block of slot {slot} is checked"
     for case in cases:
+        if getattr(entries(slot)[case.name].block, "reuses", False):
+            continue  # it is run after another layer
         capabilities = entries(slot)[case.name].block.capabilities
         wanted = OWN_CHECKS["pooling" if case.pools else slot] - (
             set() if capabilities.padding else {"ignores_padding"}

@@ -46,6 +46,7 @@ def value(text: str) -> Any:
         ("at(kinds, 1)", "global"),
         ("at(heads, 1)", 4),
         ("at(kinds[0], 1)", "local"),
+        ("str(heads) + kinds[0]", "4local"),
         ("part(heads, 2)", ["part", 4, 2]),
     ],
 )

@@ -25,6 +25,14 @@ from tests.inspection.test_memory import really_saved
 SOME: tuple[Checkpointing, ...] = ("layer", "selective")
 EXPERTS = {"type": "moe", "experts": 4, "expert": {"type": "glu", "hidden": 16}}
 """Their router has a balance loss, whose gradient does not come through the layer's output."""
+INDEXED = {"type": "latent", "heads": 4, "selector": {"type": "indexer", "heads": 4, "keep": 3}}
+"""Its loss is computed in the layers."""
+REUSING = {"mixer": {**INDEXED, "selector": "earlier"}}
+SHARED = {
+    "decoder.depth": 4,
+    "decoder.layers": {"a": {"mixer": INDEXED}, "b": REUSING},
+    "decoder.pattern": ["a", "b"],
+}
 T5 = {"decoder.positions": {"type": "t5", "heads": 4}, "extra_predictions": ["parallel"]}
 DROPOUT = {"embedding.dropout": 0.1, "decoder.layer.residual.dropout": 0.2, "decoder.layer.mixer.dropout": 0.2}
 MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -37,6 +45,8 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "stochastic depth": ("tiny_decoder", {"decoder.layer.residual": {"type": "stochastic_depth", "rate": 0.5}}),
     "blocks of queries": ("tiny_decoder", {"decoder.layer.mixer.backend": "blocked", **DROPOUT}),
     "hybrid": ("tiny_hybrid", {}),
+    "index of keys": ("tiny_decoder", {"decoder.layer.mixer": INDEXED}),
+    "an index for several layers": ("tiny_decoder", SHARED),
 }
 
 

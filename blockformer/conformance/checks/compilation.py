@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from blockformer.conformance.block_case import EXPERTS, BlockCase, NotApplicable, Path
-from blockformer.conformance.checks.training import backward, floating, gradients_of
+from blockformer.conformance.checks.training import backward, floating, gradients_of, reached_by_outputs
 from blockformer.conformance.example import COARSE, Example, assert_same, example, run
 from blocks.base import Component, Expert
 from blocks.init.keyed import generator
@@ -28,10 +28,9 @@ def check_compiles_without_graph_breaks(case: BlockCase) -> None:
     y = cast("Tensor", compiled(block, given))
     assert_same(y, expected, "compiled", COARSE)
     backward(y)
-    for name, parameter in block.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, f"compiled, {name} has no gradient"
-            assert_same(parameter.grad, gradients[name], f"compiled, the gradient of {name}", COARSE)
+    for name, parameter in reached_by_outputs(block).items():
+        assert parameter.grad is not None, f"compiled, {name} has no gradient"
+        assert_same(parameter.grad, gradients[name], f"compiled, the gradient of {name}", COARSE)
 
 
 def check_compiles_once_for_all_lengths(case: BlockCase) -> None:

@@ -12,6 +12,7 @@ from blockformer.conformance.block_case import DIM, MAX_LENGTH, BlockCase, NotAp
 from blockformer.conformance.checks.training import gradients_of
 from blockformer.conformance.example import CLOSE, assert_same, example, reset_rng, run
 from blockformer.conformance.variants import allowed, variants
+from blocks.attention.key_selector import KeySelector
 from blocks.base import Component, Router
 from blocks.init.keyed import initialise
 from blocks.init.schemes import Xavier
@@ -100,7 +101,8 @@ def _training_step(case: BlockCase, block: Component) -> list[Tensor]:
     reset_rng()
     result = run(block.train(), given)
     routers = [module for module in block.modules() if isinstance(module, Router)]
-    losses = [loss for router in routers if (loss := router.auxiliary_loss(lambda tensor: tensor)) is not None]
+    learners = [module for module in block.modules() if isinstance(module, Router | KeySelector)]
+    losses = [loss for part in learners if (loss := part.auxiliary_loss(lambda tensor: tensor)) is not None]
     for router in routers:
         router.update()
     return [result, *losses, *(value.clone() for value in block.state_dict().values())]

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from blockformer.assembly.unused_keys.module_equality import certainly_equal
 from blockformer.conformance.block_case import VOCABULARY, BlockCase, NotApplicable, dropout_paths
 from blockformer.conformance.example import EXACT, Example, assert_same, example, reset_rng, run
+from blocks.attention.key_selector import KeySelector
 from blocks.base import Component
 from blocks.models.base import Model
 
@@ -30,8 +31,8 @@ def check_gradients_reach_every_parameter(case: BlockCase) -> None:
 def check_gradients_match_finite_differences(case: BlockCase) -> None:
     """Gradients by inputs and parameters equal finite differences in float64."""
     block, given = case.build_perturbed(), example(case, batch=1, length=3)
-    learned = [(name, parameter) for name, parameter in block.named_parameters() if parameter.requires_grad]
-    names, values = [name for name, _ in learned], [parameter for _, parameter in learned]
+    learned = reached_by_outputs(block)
+    names, values = list(learned), list(learned.values())
     floats = () if case.reads_ids else (given.x,)
 
     def call(*tensors: Tensor) -> Tensor:
@@ -82,11 +83,39 @@ def gradients_of(block: Component, given: Example, *, again: bool = False) -> di
     # the module goes through an argument, so that the gradient reaches it even where no input needs one
     y = cast("Any", checkpoint)(run, block, given, use_reentrant=False) if again else run(block, given)
     backward(y)
-    learned = [(name, parameter) for name, parameter in block.named_parameters() if parameter.requires_grad]
-    unused = [name for name, parameter in learned if parameter.grad is None]
+    learned = reached_by_outputs(block)
+    unused = [name for name, parameter in learned.items() if parameter.grad is None]
     assert not unused, f"not used in the forward: {', '.join(unused)}"
     found = {name: parameter.grad.clone() for name, parameter in block.named_parameters() if parameter.grad is not None}
     return found if given.x.grad is None else {"x": given.x.grad, **found}
+
+
+def reached_by_outputs(block: Component) -> dict[str, nn.Parameter]:
+    """The parameters that have a gradient of the block's outputs, by name: not those of key selectors."""
+    apart = {id(one) for part in block.modules() if isinstance(part, KeySelector) for one in part.parameters()}
+    return {name: one for name, one in block.named_parameters() if one.requires_grad and id(one) not in apart}
+
+
+def check_auxiliary_loss_reaches_every_parameter(case: BlockCase) -> None:
+    """In training, a key selector has a loss with a gradient for each parameter and none for its inputs, or no loss.
+
+    Parameters of one without a loss have no gradients at all.
+    """
+    block, given = case.build_perturbed().train(), floating(example(case))
+    assert isinstance(block, KeySelector)
+    run(block, given)
+    loss = block.auxiliary_loss(lambda tensor: tensor)
+    assert (loss is not None) == block.learns, f"learns is {block.learns}, but the auxiliary loss is {loss}"
+    learned = [name for name, parameter in block.named_parameters() if parameter.requires_grad]
+    if loss is None:
+        assert not learned, f"without a loss, {learned[0]} stays as it is, but has requires_grad"
+        raise NotApplicable("the selector has no loss")
+    loss.backward()
+    assert given.x.grad is None, "the loss has a gradient for the inputs, which the model's own loss trains"
+    for name, parameter in block.named_parameters():
+        gradient = parameter.grad
+        reached = gradient is not None and bool(gradient.any()) and bool(torch.isfinite(gradient).all())
+        assert reached, f"the loss has no finite gradient for {name}"
 
 
 def floating(given: Example) -> Example:

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocks.attention.key_selector import Choice
+from blocks.attention.visibility import Visibility
 from blocks.base import Context, Norm, Site
+from blocks.selectors.indexer import Indexer
 from registry import Probability
 from tests.conformance.broken.base import AlteredModel, CausalMean, Projection, caught_by
 
@@ -123,3 +126,18 @@ class DividesByTheNorm(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         return x / x.norm(dim=-1, keepdim=True)
+
+
+@caught_by("auxiliary_loss_reaches_every_parameter")
+class TeachesItsInputs(Indexer):
+    """Lets the loss of the choice train what the choice is made from."""
+
+    def __init__(self, site: Site, query_dim: int) -> None:
+        super().__init__(site, query_dim)
+        self.weights.register_forward_pre_hook(lambda module, inputs: (self.given,))
+
+    def forward(
+        self, x: Tensor, queries: Tensor, visible: Visibility, context: Context, window: int | None = None
+    ) -> Choice:
+        self.given = x
+        return super().forward(x, queries, visible, context, window)

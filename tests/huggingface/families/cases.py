@@ -525,6 +525,50 @@ case("apertus", "ApertusForCausalLM", "apertus", LLAMA, hidden_act="xielu")
 case("diffllama", "DiffLlamaForCausalLM", "diffllama", LLAMA, WIDE, num_attention_heads=8, num_key_value_heads=4)
 case("diffllama with biases", "DiffLlamaForCausalLM", "diffllama", LLAMA, attention_bias=True)
 case("axk1", "AXK1ForCausalLM", "axk1", DEEPSEEK, q_lora_rank=22, mlp_layer_types=["dense", "sparse", "sparse"])
+INDEXED = {"index_n_heads": 3, "index_head_dim": 12, "index_topk": 6, "q_lora_rank": 22, "n_shared_experts": 1}
+case("deepseek_v32", "DeepseekV32ForCausalLM", "deepseek_v32", DEEPSEEK, YARN, INDEXED, first_k_dense_replace=1)
+case("deepseek_v32 not stretched", "DeepseekV32ForCausalLM", "deepseek_v32", DEEPSEEK, INDEXED, index_topk=4)
+SHARING = {**INDEXED, "indexer_types": ["full", "shared", "full", "shared"], "n_group": 1, "topk_group": 1}
+case("glm_moe_dsa", "GlmMoeDsaForCausalLM", "glm_moe_dsa", DEEPSEEK, SHARING, FOUR, first_k_dense_replace=1)
+case("glm_moe_dsa by frequency", "GlmMoeDsaForCausalLM", "glm_moe_dsa", DEEPSEEK, INDEXED, FOUR, index_topk_freq=3)
+NOTE = {
+    "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+    "head_dim": 20,
+    "n_group": 1,
+    "topk_group": 1,
+    "sliding_window": 5,
+    "shared_experts_intermediate_size": 44,
+    "rope_parameters": {"indexed_attention": rope(900.0), "sliding_attention": rope(90.0)},
+}
+SMALLER = {
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "q_lora_rank": 20,
+    "kv_lora_rank": 18,
+    "head_dim": 22,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 10,
+    "v_head_dim": 14,
+}
+case(
+    "dots3_note_text",
+    "Dots3NoteForCausalLM",
+    "dots3_note_text",
+    DEEPSEEK,
+    INDEXED,
+    NOTE,
+    per_layer_config={1: SMALLER},
+)
+case(
+    "dots3_note_text in earlier spelling",
+    "Dots3NoteForCausalLM",
+    "dots3_note_text",
+    DEEPSEEK,
+    INDEXED,
+    NOTE,
+    **{f"swa_{key}": value for key, value in SMALLER.items()},
+)
 LONGCAT = {
     **LLAMA,
     **MLA,

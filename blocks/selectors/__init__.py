@@ -1,0 +1,1 @@
+"""Key selectors, which choose the keys that each query attends to."""
