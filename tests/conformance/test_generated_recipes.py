@@ -155,4 +155,5 @@ def test_checks_that_need_usual_sizes_do_not_run_on_others() -> None:
         for window in (8, 1)
     )
     left_out = {check_name(check) for check in [*checks_of_recipe(usual)] if check not in checks_of_recipe(tiny)}
-    assert left_out == set(USUAL_SIZES) - {"depends_on_every_memory_token"}
+    of_other_models = {"depends_on_every_memory_token", "token_order_matters_only_if_declared"}
+    assert left_out == set(USUAL_SIZES) - of_other_models
