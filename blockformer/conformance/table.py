@@ -148,7 +148,7 @@ BY_SLOT: Mapping[str, Checks] = {
         *(check for check in VECTORS if check is not shapes.check_bfloat16_matches_float64),  # it may choose otherwise
         *PADDING,
         visibility.check_rows_of_padding_give_finite_values,
-        training.check_auxiliary_loss_reaches_every_parameter,
+        effects.check_auxiliary_loss_reaches_every_parameter,
     ),
     "mixer": (*VECTORS, *CONTEXT, compilation.check_backends_agree),
     "layer": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),

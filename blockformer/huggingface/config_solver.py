@@ -19,9 +19,8 @@ from blockformer.huggingface.nested_keys import values_at
 from blockformer.huggingface.partial_config import ConflictError, matches
 from registry.strict_yaml import Map
 
-TRAINING_ONLY = frozenset(
-    {"dropout", "init", "balance_loss", "index_loss", "loss_over"}
-)  # recipe keys that do not affect inference
+TRAINING_ONLY = frozenset({"dropout", "init", "balance_loss", "index_loss", "loss_over"})
+"""Recipe keys that do not affect inference."""
 
 
 class ConfigSolver(ExpressionSolver):

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -157,40 +157,3 @@ def mean_weights(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) ->
         weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
         found.append(weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny))
     return torch.cat(found, dim=1)
-
-
-class RecordedLosses:
-    """The losses of one forward in training.
-
-    With activation checkpointing, a forward that is computed again comes after the loss, when nothing is recorded.
-    """
-
-    def __init__(self) -> None:
-        self.losses: list[Tensor] | None = None  # None: not recording
-
-    def begin(self) -> None:
-        """Start recording a forward."""
-        self.losses = []
-
-    def record(self, loss: Tensor) -> None:
-        """Add a loss, a scalar."""
-        if self.losses is not None:
-            self.losses.append(loss)
-
-    def take(self) -> Tensor | None:
-        """Stop recording; the sum of what was recorded, None if there is nothing.
-
-        Raises:
-            RuntimeError: no forward was recorded since the last call.
-        """
-        if self.losses is None:
-            raise RuntimeError(
-                "no forward was recorded: call auxiliary_loss once after each forward in training mode, and call the "
-                "mixer's prepare in the layer's prepare"
-            )
-        losses, self.losses = self.losses, None
-        return torch.stack(losses).sum() if losses else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the tensors of a forward, which cannot be copied."""
-        return {"losses": None}

@@ -42,6 +42,7 @@ from blocks.base.key_values import KeyValues
 from blocks.base.linear import Linear
 from blocks.base.local_heads import LocalHeads
 from blocks.base.positions import AttentionPositions, InputPositions, RotaryScaling, ScalingFactory
+from blocks.base.recorded import Recorded
 from blocks.base.site import Site
 from blocks.base.slots import Activation, Factory, Layer, Mixer, Norm, Residual, SitelessFactory, Stack
 from blocks.base.width import WidthMultipliers
@@ -85,6 +86,7 @@ __all__ = [
     "Norm",
     "Pooling",
     "PositionAxis",
+    "Recorded",
     "Residual",
     "ResizeContext",
     "Role",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocks.base import Context
+from blocks.base import Context, Recorded
 
 Function = Callable[[Tensor], Tensor]
 
@@ -50,9 +50,6 @@ def balance_loss(probabilities: Tensor, share: Tensor, mask: Tensor | None = Non
 class Balance:
     """The choices of a router in one forward, and the load since the last update.
 
-    The loss is computed after the forward. With activation checkpointing, the recomputed forward comes after the loss,
-    when nothing is recorded, so that no token is counted twice.
-
     Args:
         experts: number of experts.
         coefficient: factor on the loss.
@@ -60,18 +57,18 @@ class Balance:
 
     def __init__(self, experts: int, coefficient: float) -> None:
         self.experts, self.coefficient = experts, coefficient
-        self.passes: list[tuple[Tensor, Tensor]] | None = None  # None: not recording
+        self.passes = Recorded[tuple[Tensor, Tensor]]("feed-forward")
         self.mask: Tensor | None = None
         self.load: Tensor | None = None
 
     def begin(self, mask: Tensor | None) -> None:
         """Start recording a forward; tokens where ``mask`` (N,) is False are not counted."""
-        self.passes, self.mask = [], mask
+        self.passes.begin()
+        self.mask = mask
 
     def record(self, logits: Tensor, chosen: Tensor) -> None:
         """Record the chosen experts (N, k) and the logits (N, E) of a forward."""
-        if self.passes is not None:
-            self.passes.append((logits, chosen))
+        self.passes.add((logits, chosen))
 
     def loss(self, probabilities: Function, reduce: Function) -> Tensor | None:
         """Stop recording, add the choices to the load and return the loss of the recorded forward.
@@ -83,14 +80,8 @@ class Balance:
         Raises:
             RuntimeError: no forward was recorded since the last loss.
         """
-        if self.passes is None:
-            raise RuntimeError(
-                "no forward was recorded: call auxiliary_loss once after each forward in training mode, and call the "
-                "feed-forward's prepare in the layer's prepare"
-            )
-        passes, self.passes = self.passes, None
         losses: list[Tensor] = []
-        for logits, chosen in passes:
+        for logits, chosen in self.passes.take():
             counts = reduce(tokens_per_expert(chosen, self.experts, self.mask))
             self.load = counts if self.load is None else self.load + counts
             if self.coefficient:
@@ -105,4 +96,4 @@ class Balance:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the tensors of a forward, which cannot be copied."""
-        return {**self.__dict__, "passes": None, "mask": None}
+        return {**self.__dict__, "mask": None}

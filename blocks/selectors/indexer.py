@@ -10,7 +10,6 @@ from torch import Tensor
 from blocks.attention.key_selector import (
     Choice,
     KeySelector,
-    RecordedLosses,
     choice_of,
     mean_weights,
     parts_of_queries,
@@ -29,6 +28,7 @@ from blocks.base import (
     KeyValues,
     Linear,
     Norm,
+    Recorded,
     Site,
 )
 from blocks.norms.layer import LayerNorm
@@ -142,7 +142,7 @@ class Indexer(KeySelector):
         self.last = ties == "last"
         self.index_loss, self.over_chosen = index_loss, loss_over == "chosen"
         self.learns = index_loss > 0
-        self.recorded, self.counted = RecordedLosses(), None
+        self.losses, self.counted = Recorded[Tensor]("mixer"), None
         if not self.learns:
             self.requires_grad_(False)
 
@@ -153,7 +153,7 @@ class Indexer(KeySelector):
     def prepare(self, context: Context) -> None:
         self.positions.prepare(context)
         if self.learns and self.training:
-            self.recorded.begin()
+            self.losses.begin()
             mask = context.attention_mask
             self.counted = None if mask is None else mask[:, mask.shape[1] - context.length :]
 
@@ -207,12 +207,13 @@ class Indexer(KeySelector):
             scores = scores.masked_fill(~mask[:, 0], torch.finfo(scores.dtype).min)
         divergence = (torch.xlogy(target, target) - target * scores.log_softmax(-1)).sum(-1)  # (B, T)
         if self.counted is None:
-            self.recorded.record(self.index_loss * divergence.sum() / max(divergence.numel(), 1))
+            self.losses.add(self.index_loss * divergence.sum() / max(divergence.numel(), 1))
         else:
-            self.recorded.record(self.index_loss * (divergence * self.counted).sum() / self.counted.sum().clamp(min=1))
+            self.losses.add(self.index_loss * (divergence * self.counted).sum() / self.counted.sum().clamp(min=1))
 
     def auxiliary_loss(self, reduce: Callable[[Tensor], Tensor]) -> Tensor | None:
-        return self.recorded.take() if self.learns and self.training else None
+        losses = self.losses.take() if self.learns and self.training else []
+        return torch.stack(losses).sum() if losses else None
 
     def flops_per_token(self, length: int) -> float:
         return super().flops_per_token(length) + 2 * self.heads * self.head_dim * length

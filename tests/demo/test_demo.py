@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +100,14 @@ def test_the_folder_of_a_demo_s_run_is_its_own(option, capsys, monkeypatch) -> N
     monkeypatch.setattr(lm, "prepare", lambda config: None)
     assert main(["lm", option, "x"]) == 2
     assert "names its own runs" in capsys.readouterr().err
+
+
+def test_demos_are_a_command(tmp_path) -> None:
+    command = [sys.executable, "-P", "-m", "blockformer.demo", "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parents[1])}
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert all(f"{demo}:" in answer.stdout for demo in DEMOS)
 
 
 @pytest.mark.slow

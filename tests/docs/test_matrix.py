@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 from blockformer.conformance.matrix import KINDS, page, tables
+from blockformer.conformance.recipe_checks import ALWAYS, USUAL_SIZES
 from tests.docs.snippets import ROOT
 
 FOUND: dict[str, Any] = json.loads((ROOT / "docs" / "matrix.json").read_text())
@@ -50,3 +51,11 @@ def test_the_last_full_run_found_nothing() -> None:
     assert run["recipes"] == run["count"] >= 2000
 
     assert set(map(len, run["never"].values())) - {0}, "a refusal without a reason"
+
+
+def test_the_readme_counts_the_checks_as_they_are() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f" {len(ALWAYS)} checks (causality" in text
+    assert (
+        f" {len(USUAL_SIZES)} checks of precision and dependencies run only where no number is set to 1, 2 or 3" in text
+    )

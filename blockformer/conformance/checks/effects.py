@@ -1,4 +1,4 @@
-"""Every stored setting has an effect, and no-op values have none."""
+"""Every stored setting and every auxiliary loss has an effect, and no-op values have none."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blockformer.assembly.unused_keys.module_equality import certainly_equal
 from blockformer.conformance.block_case import DIM, MAX_LENGTH, BlockCase, NotApplicable, Path
-from blockformer.conformance.checks.training import gradients_of
+from blockformer.conformance.checks.training import floating, gradients_of
 from blockformer.conformance.example import CLOSE, assert_same, example, reset_rng, run
 from blockformer.conformance.variants import allowed, variants
 from blocks.attention.key_selector import KeySelector
@@ -147,3 +147,25 @@ def _no_ops(case: BlockCase) -> Iterator[tuple[Path, Any]]:
             no_op = beside.get(value) if isinstance(value, str) else value
             if no_op is not None and beside[key] is None:
                 yield path, no_op
+
+
+def check_auxiliary_loss_reaches_every_parameter(case: BlockCase) -> None:
+    """In training, a key selector has a loss with a gradient for each parameter and none for its inputs, or no loss.
+
+    Parameters of one without a loss have no gradients at all.
+    """
+    block, given = case.build_perturbed().train(), floating(example(case))
+    assert isinstance(block, KeySelector)
+    run(block, given)
+    loss = block.auxiliary_loss(lambda tensor: tensor)
+    assert (loss is not None) == block.learns, f"learns is {block.learns}, but the auxiliary loss is {loss}"
+    learned = [name for name, parameter in block.named_parameters() if parameter.requires_grad]
+    if loss is None:
+        assert not learned, f"without a loss, {learned[0]} stays as it is, but has requires_grad"
+        raise NotApplicable("the selector has no loss")
+    loss.backward()
+    assert given.x.grad is None, "the loss has a gradient for the inputs, which the model's own loss trains"
+    for name, parameter in block.named_parameters():
+        gradient = parameter.grad
+        reached = gradient is not None and bool(gradient.any()) and bool(torch.isfinite(gradient).all())
+        assert reached, f"the loss has no finite gradient for {name}"

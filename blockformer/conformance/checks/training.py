@@ -96,28 +96,6 @@ def reached_by_outputs(block: Component) -> dict[str, nn.Parameter]:
     return {name: one for name, one in block.named_parameters() if one.requires_grad and id(one) not in apart}
 
 
-def check_auxiliary_loss_reaches_every_parameter(case: BlockCase) -> None:
-    """In training, a key selector has a loss with a gradient for each parameter and none for its inputs, or no loss.
-
-    Parameters of one without a loss have no gradients at all.
-    """
-    block, given = case.build_perturbed().train(), floating(example(case))
-    assert isinstance(block, KeySelector)
-    run(block, given)
-    loss = block.auxiliary_loss(lambda tensor: tensor)
-    assert (loss is not None) == block.learns, f"learns is {block.learns}, but the auxiliary loss is {loss}"
-    learned = [name for name, parameter in block.named_parameters() if parameter.requires_grad]
-    if loss is None:
-        assert not learned, f"without a loss, {learned[0]} stays as it is, but has requires_grad"
-        raise NotApplicable("the selector has no loss")
-    loss.backward()
-    assert given.x.grad is None, "the loss has a gradient for the inputs, which the model's own loss trains"
-    for name, parameter in block.named_parameters():
-        gradient = parameter.grad
-        reached = gradient is not None and bool(gradient.any()) and bool(torch.isfinite(gradient).all())
-        assert reached, f"the loss has no finite gradient for {name}"
-
-
 def floating(given: Example) -> Example:
     """A copy whose ``x`` requires its gradient, if it holds vectors."""
     x = given.x.detach().clone().requires_grad_(given.x.is_floating_point())
