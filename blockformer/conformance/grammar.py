@@ -11,6 +11,7 @@ from torch import Tensor
 
 from blockformer.conformance.block_case import MAX_LENGTH
 from blockformer.conformance.variants import is_training_only, options
+from blocks.base import Init
 from blocks.models.base import Model
 from registry import Parameter, Spec, entries, parse, slots
 from registry.spec import spec_of
@@ -64,8 +65,16 @@ def label(slot: str, name: str, key: str, value: Any) -> Choice:
 
 
 def built_from(model: Model) -> frozenset[int]:
-    """The ids of the specs that the modules of a model were built from."""
-    return frozenset(id(spec) for module in [*model.modules(), model.init] if (spec := spec_of(module)))
+    """The ids of the specs that the modules of a model, and its initial values, were built from."""
+    return frozenset(id(spec) for part in [*model.modules(), *_nested(model.init)] if (spec := spec_of(part)))
+
+
+def _nested(init: Init) -> Iterator[Init]:
+    """An init and those that it uses."""
+    yield init
+    for value in vars(init).values():
+        if isinstance(value, Init):
+            yield from _nested(value)
 
 
 def choices_of(spec: Spec[Any], used: frozenset[int] | None = None) -> frozenset[Choice]:

@@ -70,6 +70,11 @@ def test_a_block_that_is_left_out_because_it_does_nothing_is_a_choice_too() -> N
     assert {"feedforward/none", "layer/sequential.feedforward: none"} <= validate(chosen).choices
 
 
+def test_an_init_inside_another_is_a_choice_too() -> None:
+    chosen = {"type": "decoder_only", **SIZES, "init": {"type": "mup", "inner": "xavier"}}
+    assert {"init/xavier", "init/mup.inner: xavier"} <= validate(chosen).choices
+
+
 @pytest.mark.slow
 def test_a_block_that_no_recipe_has_is_left_out() -> None:
     found = Grammar.read(("feedforward/none",))
