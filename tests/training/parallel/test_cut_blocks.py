@@ -1,8 +1,8 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from blockformer.conformance.block_case import BlockCase
 from tests.training.parallel.cutting import PARTS, cuttable, work
@@ -16,11 +16,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What is wrong with each block; all are cut by one pair of processes, as starting one takes seconds."""
-    folder = tmp_path_factory.mktemp("meeting")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=PARTS)
-    return json.loads(Path(folder, "found.json").read_text())
+def found(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, str]:
+    """What is wrong with each block; all are cut by one pair of processes, as starting one takes seconds.
+
+    The pair works for all workers of pytest: those that come second wait for it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "cut_blocks"
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "found.json").exists():
+            folder.mkdir(exist_ok=True)
+            torch.multiprocessing.spawn(work, (str(folder),), nprocs=PARTS)
+    return json.loads((folder / "found.json").read_text())
 
 
 @pytest.mark.slow
