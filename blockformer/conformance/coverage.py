@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blockformer import signals
 from blockformer.conformance.generate import OFTEN, Refused, Search
-from blockformer.conformance.grammar import Choice, Grammar
+from blockformer.conformance.grammar import Choice, Grammar, holds_blocks
 from blockformer.conformance.validate import ValidRecipe
 
 ALONE, BLOCKS = 150, 100  # attempts for one choice, and for two blocks, before they count as refused
@@ -104,11 +104,13 @@ class CoveragePlan:
 
     def singles(self) -> Iterator[PlannedRecipe]:
         """Recipes that together make every choice; choices that none could make are left out from here on."""
-        for wanted, found in self._found("choice", ((choice,) for choice in self.grammar.choices), ALONE):
-            if isinstance(found, ValidRecipe):
-                yield self._recorded(PlannedRecipe("choice", wanted, found))
-            else:
-                self.never[wanted[0]] = found.reason if found else NOT_GENERATED
+        for outer in (True, False):  # a block's options are not looked for in places that cannot hold the block
+            chosen = [choice for choice in self.grammar.choices if holds_blocks(choice) is outer]
+            for wanted, found in self._found("choice", ((choice,) for choice in chosen), ALONE):
+                if isinstance(found, ValidRecipe):
+                    yield self._recorded(PlannedRecipe("choice", wanted, found))
+                else:
+                    self.never[wanted[0]] = found.reason if found else NOT_GENERATED
         met = [number for number, choice in enumerate(self.grammar.choices) if choice not in self.never]
         self.grammar, self.accepted = Grammar.read(self.never), self.accepted[met][:, met]
 

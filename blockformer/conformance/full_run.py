@@ -14,7 +14,8 @@ import torch
 
 from blockformer import signals
 from blockformer.conformance.coverage import CoveragePlan, PlannedRecipe
-from blockformer.conformance.recipe_checks import Failure, RecipeResult, fails_check, run_recipe_checks, shrink
+from blockformer.conformance.recipe_checks import Failure, RecipeResult, run_recipe_checks
+from blockformer.conformance.shrink import fails_check, shrink
 from blockformer.conformance.validate import Tree, as_yaml, validate
 from blockformer.files import as_json, write_text
 

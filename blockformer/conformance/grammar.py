@@ -25,6 +25,8 @@ PATTERNS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+AT_MOST: Mapping[str, int] = {"block": MAX_LENGTH // 2}
+"""Greatest value per key. A block longer than the text has no summary that anything attends to."""
 AT_LEAST: Mapping[str, int] = {"trained_length": MAX_LENGTH}
 """Least value per key. Beyond ``trained_length``, the angles of ``dynamic`` and ``longrope`` depend on the length of
 the text, and so change with padding and with every decoded token."""
@@ -42,6 +44,7 @@ def values(slot: str, name: str, key: str) -> tuple[Any, ...]:
         found += [other.default for other in _namesakes(key) if type(other.default) is int]
     found = list(dict.fromkeys(_plain(value) for value in [*found, parameter.default])) if found else []
     found = [value for value in found if parameter.slot or _valid(slot, name, key, value)]
+    found = [value for value in found if key not in AT_MOST or value <= AT_MOST[key]]
     return tuple(value for value in found if key not in AT_LEAST or value >= AT_LEAST[key])
 
 
@@ -62,6 +65,17 @@ def label(slot: str, name: str, key: str, value: Any) -> Choice:
     if isinstance(value, Mapping):
         value = cast("Mapping[str, Any]", value)["type"]
     return f"{slot}/{name}.{key}: {value.entry.name if isinstance(value, Spec) else value}"
+
+
+def holds_blocks(choice: Choice) -> bool:
+    """Whether a choice is a block, or a block for a parameter, that takes blocks itself."""
+    name, _, setting = choice.partition(".")
+    slot, _, block = name.partition("/")
+    if setting:
+        key, _, block = setting.partition(": ")
+        slot = entries(slot)[name.partition("/")[2]].parameters[key].slot or ""
+    found = entries(slot).get(block) if slot else None
+    return found is not None and any(blocks_of(parameter) for parameter in found.parameters.values())
 
 
 def built_from(model: Model) -> frozenset[int]:

@@ -257,6 +257,8 @@ def checks_for(case: BlockCase) -> Checks:
     missing: list[Ability] = [ability for ability in ABILITIES if not block.allows(ability)]
     removed = {check for ability in missing for check in REQUIRES[ability]} | (OF_TOKENS if case.pools else set())
     removed |= {training.check_learns_one_batch} if case.per_token else set()
+    if case.slot == "embedding" and case.place == "bidirectional":  # it may read the tokens beside each
+        removed |= {*DECODING, visibility.check_tokens_are_independent}
     instead = [WITHOUT[a] for a in missing if a in WITHOUT and not set(REQUIRES[a]).isdisjoint(found)]
     if any(caching.invalidating_lengths(block)) and set(REQUIRES["cache"]) & set(found) - removed:
         removed |= set(REQUIRES["cache"])

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import torch
 
-from blockformer.conformance.block_case import SMALL, BlockCase
+from blockformer.conformance.block_case import PLACES, SMALL, BlockCase
 from blocks.attention.key_selector import check_choices
 from blocks.base import Layer, Mixer
 from registry import Parameter, entries, slot_named
@@ -36,6 +36,7 @@ def is_training_only(parameter: Parameter) -> bool:
 def variants(case: BlockCase) -> list[BlockCase]:
     """The case with one parameter at another value, for each value that is valid at its place.
 
+    A block with one case is at one of the places that it works at: values that are invalid there are tried at another.
     Datasets, tokenizers and evaluations have none: their options name what is read, or how much.
     """
     if case.slot in WITHOUT_VARIANTS:
@@ -47,7 +48,13 @@ def variants(case: BlockCase) -> list[BlockCase]:
             changed = replace(case, params={**case.params, parameter.name: value}, varied=parameter.name)
             if value != canonical[parameter.name] and not _is_default(value, canonical[parameter.name]):
                 found.append(changed)
-    return [changed for changed in found if allowed(changed)]
+    return [placed for changed in found if (placed := _placed(changed)) is not None]
+
+
+def _placed(case: BlockCase) -> BlockCase | None:
+    """The case at its place or, if it has one case only and is invalid there, among bidirectional layers."""
+    elsewhere = () if case.slot in PLACES or case.slot == "model" else (replace(case, place="bidirectional"),)
+    return next((candidate for candidate in (case, *elsewhere) if allowed(candidate)), None)
 
 
 def allowed(case: BlockCase) -> bool:

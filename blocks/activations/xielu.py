@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import softplus
-from blocks.base import Activation
+from blocks.base import Activation, Axis, Fixed
 from registry import PositiveFloat, register
 
 NEAREST = -1e-6  # exp(x) - 1 of what is nearer to 0 has no digits left in 16 bits
@@ -38,6 +38,9 @@ class XIELU(Activation):
     def constants(self) -> Mapping[str, float]:
         """The inverse of softplus."""
         return {"above": math.log(math.expm1(self.initial)), "below": math.log(math.expm1(self.initial - self.beta))}
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"above": (Fixed(1),), "below": (Fixed(1),)}
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = softplus(self.above), self.beta + softplus(self.below)

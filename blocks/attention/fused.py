@@ -52,5 +52,5 @@ def _additive(q: Tensor, k: Tensor, mask: Tensor | None, scoring: Scoring) -> Te
         added = added.masked_fill(~mask, -torch.inf)
     if scoring.sinks is not None:
         column = scoring.sinks.view(1, -1, 1, 1).expand(added.shape[0], -1, q.shape[2], 1)
-        added = torch.cat([added.expand(-1, q.shape[1], -1, -1).to(column.dtype), column], dim=-1)
+        added = torch.cat([added.expand(-1, q.shape[1], q.shape[2], -1).to(column.dtype), column], dim=-1)
     return added.to(q.dtype)

@@ -212,6 +212,8 @@ def visibility(
         if padding is not None and cached_window is not None:
             padding = padding[:, padding.shape[1] - keys :]
         documents = context.documents if chunk is None else _chunks(context, chunk)
+        if documents is not None and cached_window is not None:
+            documents = documents[:, documents.shape[1] - keys :]
         return Visibility(context.length, keys, device, causal, window, padding, documents, context.prefix)
 
     return context.once(("visibility", causal, window, cached_window, chunk), describe)

@@ -122,8 +122,8 @@ class TokenEmbedding(Embedding):
         width = None if grown else Fixed(self.width)
         inner = None if self.projection == "first" else width
         axes: dict[str, tuple[Axis | None, ...]] = {}
-        if not self.joined and not self.neighbors:
-            axes["project.weight"] = (None, width)
+        if not self.joined and self.project is not None:
+            axes["project.weight"] = (None, None if grown else Fixed(self.project.in_features))
         if self.segments is not None:
             axes["segments.weight"] = (Fixed(self.segments.num_embeddings), inner)
         for name, table in self._features.items():
@@ -148,7 +148,7 @@ class TokenEmbedding(Embedding):
         if self.scale != 1.0:
             x = x * self.scale
         if self.neighbors:
-            x = _with_neighbors(x, self.neighbors, context.documents)
+            x = _with_neighbors(x, self.neighbors, context)
         features = {name: _vectors(table, context.features.get(name), x) for name, table in self._features.items()}
         if self.joined:
             x = torch.cat([x, *(features.pop(name) for name in self.joined)], dim=-1)
@@ -191,11 +191,16 @@ def _vectors(table: nn.Embedding, ids: Tensor | None, x: Tensor) -> Tensor:
     return table.weight[0].expand(*x.shape[:2], -1) if ids is None else table(ids)
 
 
-def _with_neighbors(x: Tensor, count: int, documents: Tensor | None) -> Tensor:
-    """(B, T, D) -> (B, T, (2 * count + 1) D): the vectors from ``count`` tokens after each to as many before it."""
+def _with_neighbors(x: Tensor, count: int, context: Context) -> Tensor:
+    """(B, T, D) -> (B, T, (2 * count + 1) D): the vectors from ``count`` tokens after each to as many before it.
+
+    Zeros stand for tokens of another document, and for padding.
+    """
+    documents, mask = context.documents, context.attention_mask
+    own = x if mask is None else x * mask[..., None]
     parts: list[Tensor] = []
     for shift in range(count, -count - 1, -1):
-        part = _shifted(x, shift)
+        part = _shifted(own, shift) if shift else x
         if documents is not None:
             part = part * (_shifted(documents, shift, -1) == documents)[..., None]
         parts.append(part)

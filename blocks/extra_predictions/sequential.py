@@ -1,9 +1,11 @@
 """An extra prediction that continues from the one before it."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from blocks.base import Context, ExtraPrediction, Factory, Layer, Linear, Norm, Site
+from blocks.base import Axis, Context, ExtraPrediction, Factory, Layer, Linear, Norm, Site
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.rms import RMSNorm
 from registry import register
@@ -28,6 +30,9 @@ class SequentialPrediction(ExtraPrediction):
         self.previous_norm, self.ahead_norm = norm(site), norm(site)
         self.project = Linear(site, 2 * site.dim, site.dim, bias=False)
         self.layer, self.norm = layer(site), norm(site)
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"project.weight": (None, None)}
 
     def forward(self, x: Tensor, previous: Tensor, ahead: Tensor, context: Context) -> Tensor:
         both = torch.cat([self.previous_norm(previous), self.ahead_norm(ahead)], dim=-1)  # (B, T, 2D)

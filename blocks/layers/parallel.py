@@ -38,10 +38,12 @@ class ParallelLayer(Layer):
     ) -> None:
         super().__init__(site)
         mixing = mixer(site)
-        self.mixer, self.norm = None if mixing.is_noop else mixing, norm(site)
+        self.mixer = None if mixing.is_noop else mixing
         built = feedforward(site)
         self.feedforward = None if built.is_noop else built
         self.feedforward_norm = feedforward_norm(site) if feedforward_norm and not built.is_noop else None
+        shared = self.feedforward is not None and self.feedforward_norm is None
+        self.norm = norm(site) if self.mixer is not None or shared else None
         self.dropout = nn.Dropout(dropout)
 
     @property
@@ -55,7 +57,7 @@ class ParallelLayer(Layer):
             self.feedforward.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        y = self.norm(x)
+        y = x if self.norm is None else self.norm(x)
         mixed = x if self.mixer is None else x + self.dropout(self.mixer(y, context))
         if self.feedforward is None:
             return mixed

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from blocks.base import (
 )
 from blocks.norms.layer import LayerNorm
 from blocks.positions.rotary import RotaryPositions
-from registry import Capabilities, NonNegativeFloat, Positive, register
+from registry import Capabilities, NonNegativeFloat, Positive, Runtime, register
 
 INDEX: Mapping[str, Intermediate] = {
     "index_q": Intermediate(
@@ -96,7 +96,6 @@ class Indexer(KeySelector):
     )
     intermediates = INDEX
     expected_failures: ClassVar[Mapping[str, str]] = {
-        "every_stored_setting_has_an_effect": "with eight heads no keys have equal scores, so that ties has none",
         **dict.fromkeys(
             (
                 "key_selector/indexer/bidirectional[heads=1]: token_order_matters_only_if_declared",
@@ -119,7 +118,7 @@ class Indexer(KeySelector):
         rotary_at: Literal["first", "last"] = "first",
         positions: Factory[AttentionPositions] = RotaryPositions,
         norm: Factory[Norm] = LayerNorm,
-        ties: Literal["last", "any"] = "last",
+        ties: Annotated[Literal["last", "any"], Runtime()] = "last",
         index_loss: NonNegativeFloat = 1.0,
         loss_over: Literal["visible", "chosen"] = "visible",
     ) -> None:

@@ -1,12 +1,15 @@
 """Every block passes every check that applies to it."""
 
 import pytest
+import torch
+from torch import nn
 
 from blockformer.conformance import BlockCase, Check, checks_for, parametrize_checks, registered
 from blockformer.conformance.block_case import SMALL
 from blockformer.conformance.checks.compilation import check_compiles_without_graph_breaks
 from blockformer.conformance.checks.effects import check_every_stored_setting_has_an_effect
 from blockformer.conformance.table import LONG, WITHOUT_FORWARD, check_name, registered_checks
+from blocks.init.width import declared_axes
 from registry import entries, slots
 
 SLOW = LONG | {check_compiles_without_graph_breaks, check_every_stored_setting_has_an_effect}
@@ -40,6 +43,31 @@ def test_model_that_gives_one_row_for_each_text(case: BlockCase, check: Check) -
 @parametrize_checks(POOLED, only=SLOW)
 def test_model_that_gives_one_row_for_each_text_at_length(case: BlockCase, check: Check) -> None:
     check(case)
+
+
+TOGETHER = [  # options that are right alone and were wrong together
+    BlockCase("mixer", "attention", {"window": 2, "chunk": 3}),
+    BlockCase("mixer", "latent", {"positions": "alibi", "sinks": True}),
+    BlockCase("mixer", "latent", {"positions": "t5", "sinks": True}, "bidirectional"),
+    BlockCase("layer", "parallel", {"mixer": "none", "feedforward_norm": "rms"}),
+    BlockCase("embedding", "token", {"neighbors": 2, "width": 8}, "bidirectional"),
+]
+
+
+@parametrize_checks(TOGETHER, without=SLOW)
+def test_options_together(case: BlockCase, check: Check) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("case", registered("blocks"), ids=lambda case: case.id)
+def test_a_block_declares_the_axes_of_its_parameters(case: BlockCase) -> None:
+    """Without them a model with it cannot start from values that depend on the width."""
+    if case.is_component or case.slot in ("adapter", "init"):  # an adapter's are those of its projection
+        return
+    with torch.device("meta"):
+        block = case.construct()
+    if isinstance(block, nn.Module):
+        assert {name for name, _ in block.named_parameters()} <= set(declared_axes(block))
 
 
 POINTWISE = {"tokens_are_independent", "each_output_depends_on_its_own_token", "flops_match_torch"}

@@ -9,7 +9,7 @@ import pytest
 from blockformer.conformance.block_case import SMALL, BlockCase, registered
 from blockformer.conformance.coverage import CoveragePlan
 from blockformer.conformance.generate import OFTEN, RecipeGenerator, Search, UnreachableError
-from blockformer.conformance.grammar import Grammar
+from blockformer.conformance.grammar import Grammar, holds_blocks
 from blockformer.conformance.recipe_checks import (
     ALWAYS,
     LEFT_OUT,
@@ -17,8 +17,8 @@ from blockformer.conformance.recipe_checks import (
     USUAL_SIZES,
     checks_of_recipe,
     run_recipe_checks,
-    shrink,
 )
+from blockformer.conformance.shrink import shrink
 from blockformer.conformance.table import check_name, checks_for, registered_checks
 from blockformer.conformance.validate import ValidRecipe, as_yaml, repair, validate
 from registry import RecipeError
@@ -73,6 +73,13 @@ def test_a_block_that_is_left_out_because_it_does_nothing_is_a_choice_too() -> N
 def test_an_init_inside_another_is_a_choice_too() -> None:
     chosen = {"type": "decoder_only", **SIZES, "init": {"type": "mup", "inner": "xavier"}}
     assert {"init/xavier", "init/mup.inner: xavier"} <= validate(chosen).choices
+
+
+def test_choices_of_blocks_that_hold_others_are_told_from_the_rest() -> None:
+    """A plan looks for these first: where no recipe has the block, its options are not looked for."""
+    outer = {choice for choice in grammar().choices if holds_blocks(choice)}
+    assert outer >= {"mixer/attention", "layer/sequential.cross: cross_attention", "residual/layerscale.inner: pre"}
+    assert not outer & {"norm/rms", "mixer/attention.qk_norm: rms", "mixer/cross_attention.softcap: 0.5"}
 
 
 @pytest.mark.slow

@@ -57,6 +57,11 @@ def test_options_are_read_off_the_signature() -> None:
     assert "mixer/attention/causal[heads=3]" not in found, "32 channels do not make 3 heads"
 
 
+def test_an_option_that_one_place_refuses_is_tried_at_another() -> None:
+    (found,) = (one for one in variants(BlockCase("embedding", "token")) if one.params.get("neighbors") == 2)
+    assert found.place == "bidirectional"
+
+
 @pytest.mark.slow
 def test_different_variants_have_different_ids() -> None:
     found: dict[str, BlockCase] = {}

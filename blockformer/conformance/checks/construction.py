@@ -137,8 +137,9 @@ LENGTH = 6
 def check_flops_match_torch(case: BlockCase) -> None:
     """``flops_per_token`` equals the FLOPs that torch counts on the meta device.
 
-    The text is no longer than the narrowest window, outside which torch counts products too, and the backend is eager,
-    because a fused kernel takes a sink as one more key. It is one text, as some work is done once for a whole batch.
+    The text is no longer than the narrowest window or chunk, outside which torch counts products too, and the backend
+    is eager, because a fused kernel takes a sink as one more key. It is one text, as some work is done once for a whole
+    batch.
     """
     # imported here, because it is slow to import
     from torch.utils.flop_counter import FlopCounterMode
@@ -147,8 +148,8 @@ def check_flops_match_torch(case: BlockCase) -> None:
         case = case.put(path, "eager")
     with torch.device("meta"):
         block = case.construct()
-    windows = [module.window for module in block.modules() if isinstance(module, Mixer) and module.window is not None]
-    length = min([LENGTH, *windows])
+    spans = [span for module in block.modules() if isinstance(module, Mixer) for span in (module.window, module.chunk)]
+    length = min([LENGTH, *(span for span in spans if span is not None)])
     given = _meta(example(case, batch=1, length=length, memory_length=length, dtype=torch.float32))
     with FlopCounterMode(display=False) as counter:
         run(block, given)
