@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from blocks.base import Context, ExtraPrediction, Factory, Layer, Linear, Norm, Site
+from blocks.base import Context, ExtraPrediction, Factory, Layer, Linear, Norm, Site, check_one_stream
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.rms import RMSNorm
 from registry import register
@@ -28,6 +28,7 @@ class SequentialPrediction(ExtraPrediction):
         self.previous_norm, self.ahead_norm = norm(site), norm(site)
         self.project = Linear(site, 2 * site.dim, site.dim, bias=False)
         self.layer, self.norm = layer(site), norm(site)
+        check_one_stream(self.layer.streams, "the layer of extra prediction sequential")
 
     def forward(self, x: Tensor, previous: Tensor, ahead: Tensor, context: Context) -> Tensor:
         both = torch.cat([self.previous_norm(previous), self.ahead_norm(ahead)], dim=-1)  # (B, T, 2D)
