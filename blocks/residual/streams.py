@@ -27,7 +27,7 @@ class StreamWeights(NamedTuple):
     Attributes:
         read: (B, T, N), how much each stream counts in the vector that the sublayer reads.
         write: (B, T, N), how much of the update is added to each stream.
-        mix: (B, T, N, N), how much of the first stream goes into the second; None: streams are not mixed.
+        mix: (B, T, N, N), in row j and column i how much of stream j goes into stream i; None: streams are not mixed.
     """
 
     read: Tensor
