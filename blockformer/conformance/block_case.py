@@ -7,7 +7,7 @@ from unittest import SkipTest
 
 import torch
 
-from blocks.base import Component, Site
+from blocks.base import Component, Residual, Site
 from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import Xavier
 from blocks.models.base import Model
@@ -15,7 +15,7 @@ from registry import Block, Place, Spec, entries, entry_of, option_slots, parse,
 
 Path = tuple[str | int, ...]
 
-DIM, MEMORY_DIM, HEADS, EXPERTS, VOCABULARY, MAX_LENGTH = 32, 24, 4, 8, 41, 16
+DIM, MEMORY_DIM, HEADS, EXPERTS, STREAMS, VOCABULARY, MAX_LENGTH = 32, 24, 4, 8, 3, 41, 16
 SITES: Mapping[Place, Site] = {
     "causal": Site(dim=DIM, max_length=MAX_LENGTH, depth=2, layer=1),
     "bidirectional": Site(dim=DIM, max_length=MAX_LENGTH, depth=2, layer=1, causal=False),
@@ -124,7 +124,7 @@ class BlockCase:
             ValueError: the parameters do not fit each other or the site.
         """
         given = {"site": self.site, "vocab_size": VOCABULARY, "tokens": None, "width": DIM, "theta": 10000.0}
-        given |= {"in_features": DIM, "out_features": DIM, "experts": None, "query_dim": DIM}
+        given |= {"in_features": DIM, "out_features": DIM, "experts": None, "query_dim": DIM, "streams": STREAMS}
         block = entries(self.slot)[self.name].block
         return cast("Component", self.spec(*(given[name] for name in block.slot.parent_arguments)))
 
@@ -195,7 +195,20 @@ def block_cases(slot: str, name: str) -> list[BlockCase]:
         return [BlockCase(slot, name), host, replace(host, place="bidirectional")]
     if getattr(block, "reuses", False):
         return [BlockCase(slot, name), _after_a_choice(name)]
-    return [case for place in PLACES.get(slot, ("causal",)) if _fits_its_place(case := small(slot, name, place))]
+    found = [case for place in PLACES.get(slot, ("causal",)) if _fits_its_place(case := small(slot, name, place))]
+    return [*found, *_stacks_of_streams(slot, name)]
+
+
+def _stacks_of_streams(slot: str, name: str) -> list[BlockCase]:
+    """Stacks in which a block with several residual streams stands, whose layers give what it expects."""
+    if slot == "readout":
+        readout, wiring = name, "hyper"
+    elif slot == "residual" and cast("Residual", small(slot, name).construct()).streams > 1:
+        readout, wiring = "weighted", name
+    else:
+        return []
+    params = {"depth": 2, "layer": {"residual": wiring}, "readout": readout}
+    return [BlockCase("stack", "layers", params, place) for place in ("causal", "cross")]
 
 
 def _after_a_choice(name: str) -> BlockCase:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blockformer.conformance.bare_attention import attention_to_chosen_keys, attention_with_positions
-from blockformer.conformance.block_case import DIM, EXPERTS, MEMORY_DIM, VOCABULARY, BlockCase
+from blockformer.conformance.block_case import DIM, EXPERTS, MEMORY_DIM, STREAMS, VOCABULARY, BlockCase
 from blocks.attention.key_selector import KeySelector
 from blocks.base import (
     Activation,
@@ -27,6 +27,7 @@ from blocks.base import (
     Mixer,
     Norm,
     Pooling,
+    Readout,
     Residual,
     Router,
     Stack,
@@ -147,7 +148,9 @@ def run(block: Component, example: Example, cache: Cache | None = None) -> Tenso
             block.prepare(_context(example, cache))
             return block(example.x)
         case Residual():
-            return block(example.x, lambda y: 1.5 * torch.tanh(y))
+            return _with_streams(block.streams, example.x, lambda x: block(x, lambda y: 1.5 * torch.tanh(y)))
+        case Readout():
+            return block(streams_of(example.x, STREAMS))
         case Head():
             return block(block.pool(example.x, _context(example, cache)), _table(example.x))
         case Router():
@@ -160,6 +163,19 @@ def run(block: Component, example: Example, cache: Cache | None = None) -> Tenso
             return y
 
 
+def streams_of(x: Tensor, count: int) -> Tensor:
+    """Different residual streams (B, T, N, D) that are made of vectors (B, T, D)."""
+    return torch.stack([x.roll(index, -1) for index in range(count)], dim=-2)
+
+
+def _with_streams(count: int | None, x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+    """The output of a block with ``count`` residual streams, of which several are summed with different weights."""
+    if count is None or count == 1:
+        return call(x)
+    weights = torch.linspace(0.5, 1.5, count, dtype=x.dtype, device=x.device)
+    return (call(streams_of(x, count)) * weights[:, None]).sum(dim=-2)
+
+
 def new_cache(block: Component) -> Cache:
     """An empty cache for decoding with a block alone or with a model."""
     if isinstance(block, Model):
@@ -169,9 +185,12 @@ def new_cache(block: Component) -> Cache:
 
 def _run_with_context(block: Component, x: Tensor, context: Context) -> Tensor:
     match block:
-        case Mixer() | Layer():
+        case Mixer():
             block.prepare(context)
             return block(x, context)
+        case Layer():
+            block.prepare(context)
+            return _with_streams(block.streams, x, lambda y: block(y, context))
         case Stack() | InputPositions() | Embedding() | Pooling():
             return block(x, context)
         case ExtraPrediction():

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, cast
 
 from blockformer.conformance.block_case import SMALL
+from blockformer.conformance.equal_streams import with_equal_streams
 from blockformer.conformance.grammar import PATTERNS, Choice, Grammar, blocks_of, has_named_variant, label, values
 from blockformer.conformance.validate import UNUSED, ValidRecipe, repair
 from blockformer.conformance.variants import INTEGERS
@@ -194,7 +195,7 @@ class Search:
     ) -> ValidRecipe | None:
         """One attempt: the recipe if it is valid; otherwise its errors are added to ``reasons``."""
         try:
-            tree = RecipeGenerator(self.grammar, self.random, often).recipe(wanted, model)
+            tree = with_equal_streams(RecipeGenerator(self.grammar, self.random, often).recipe(wanted, model))
         except UnreachableError:
             return None
         refusals = list[str]()

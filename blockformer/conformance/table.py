@@ -17,6 +17,7 @@ from blockformer.conformance.checks import (
     initialisation,
     recording,
     shapes,
+    streams,
     training,
     visibility,
 )
@@ -140,7 +141,8 @@ BY_SLOT: Mapping[str, Checks] = {
     "transform": POINTWISE,
     "head": POINTWISE,
     "pooling": POOLING,
-    "residual": POINTWISE,
+    "residual": (*POINTWISE, streams.check_uses_every_stream),
+    "readout": (*POINTWISE, streams.check_uses_every_stream),
     "input_positions": (*VECTORS, *TOKENWISE, *PADDING, *DECODING, *DOCUMENTS, *POSITIONS),
     "attention_positions": (*MODULE, *PADDING, *POSITIONS, visibility.check_rows_of_padding_give_finite_values),
     "embedding": (*MODULE, *TOKENWISE, *PADDING, *DECODING, *DOCUMENTS, *POSITIONS),

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from blocks.base import Component, FeedForward, Head, Pooling
+from blocks.base import Component, FeedForward, Head, Layer, Pooling, Readout, Residual
 from blocks.models.base import Model
 
 
@@ -39,6 +39,8 @@ def output_axes(block: Component, value: Tensor, model: Model, length: int) -> t
     if isinstance(block, Pooling):
         return ("width",)
     last = "width" if value.shape[-1] == model.dim else "unit"
+    if value.ndim == 4 and isinstance(block, Layer | Readout | Residual):
+        return ("token", "stream", "width")
     if value.ndim == 4:
         return ("token", "head", "channel")
     if value.ndim == 2:  # rows of tokens, which a mixture of experts has flattened

@@ -184,6 +184,8 @@ def _compare_layers(
             outputs = outputs[1:]
         runs: dict[str, int] = {}  # a layer with shared weights runs several times
         for index, (name, ours) in enumerate(outputs):
+            if ours.ndim == 3 and states[index].ndim == 4:  # several residual streams start as copies of the embedding
+                ours = ours.unsqueeze(-2).repeat(1, 1, states[index].shape[-2], 1)
             runs[name] = runs.get(name, 0) + 1
             difference = relative_difference(ours, states[index], mask)
             if index == len(outputs) - 1:  # most originals return the last state after the norm of the stack

@@ -75,7 +75,8 @@ def _column(model: Model, stack: Stack, embedding: tuple[str, Component] | None,
         parts.append(_box(model, *embedding, width))
     parts += _layers(path, stack, width)
     after = [(name, child) for name, child in stack.named_children() if isinstance(child, Component)]
-    parts += [_box(model, f"{path}.{name}", child, width) for name, child in after if child.slot.name == "norm"]
+    after = [(name, child) for name, child in after if child.slot.name in ("readout", "norm")]
+    parts += [_box(model, f"{path}.{name}", child, width) for name, child in after]
     if last:
         heads = [(name, child) for name, child in model.named_children() if isinstance(child, Head)]
         parts += [*(_box(model, *head, width) for head in heads), label("logits")]

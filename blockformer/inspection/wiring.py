@@ -1,13 +1,15 @@
 """How a layer connects its blocks, found by tracing its forward pass."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
 from torch.fx.proxy import TraceError
 
 from blocks.base import Component, Layer, Residual
+from blocks.residual.streams import StreamsResidual
 from registry import entry_of
 
 OPERATIONS = {"add": "+", "iadd": "+", "mul": "×", "sub": "-"}
@@ -56,6 +58,18 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return not isinstance(m, Residual | Layer)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if isinstance(m, StreamsResidual):
+            forward = partial(_sum_of_streams, m)
+        return super().call_module(m, forward, args, kwargs)
+
+
+def _sum_of_streams(residual: StreamsResidual, x: Any, sublayer: Callable[[Any], Any]) -> Any:
+    """How several streams are drawn: as one, without the weights that they are read and written with."""
+    return x + residual.inner.update(x, sublayer)
 
 
 class _Graph:

@@ -16,6 +16,8 @@ MODELS: Mapping[str, dict[str, Any]] = {
     "encoder_only": {"encoder": {"depth": 2}},
     "encoder_decoder": {"encoder": {"depth": 2}, "decoder": {"depth": 2}},
 }
+BESIDE: Mapping[str, dict[str, Any]] = {"readout": {"layer": {"residual": "hyper"}}}
+"""Keys beside that of a slot without which it would have no effect."""
 SIZES = {"dim": 64, "vocab_size": 256, "max_length": 128}
 DEPTH, UNUSUAL, TRIES = 6, 2, 12
 """Longest path of keys; most blocks on it that are not defaults; paths to try in each kind of model."""
@@ -90,6 +92,8 @@ def _tree(kind: str, steps: tuple[tuple[str, str, str], ...], name: str) -> dict
     for index, (owner, key, arity) in enumerate(steps):
         parameter = entries(slot)[owner].parameters[key]
         slot = cast("str", parameter.slot)
+        if index == last:
+            here |= BESIDE.get(slot, {})
         following = name if index == last else steps[index + 1][0]
         value: Any = following if index == last else {"type": following}
         if index < last and following == _default(parameter):

@@ -43,14 +43,24 @@ from blocks.base.linear import Linear
 from blocks.base.local_heads import LocalHeads
 from blocks.base.positions import AttentionPositions, InputPositions, RotaryScaling, ScalingFactory
 from blocks.base.recorded import Recorded
+from blocks.base.residual import (
+    AdditiveResidual,
+    Readout,
+    ReadoutFactory,
+    Residual,
+    Streams,
+    check_one_stream,
+    common_streams,
+)
 from blocks.base.site import Site
-from blocks.base.slots import Activation, Factory, Layer, Mixer, Norm, Residual, SitelessFactory, Stack
+from blocks.base.slots import Activation, Factory, Layer, Mixer, Norm, SitelessFactory, Stack
 from blocks.base.width import WidthMultipliers
 
 __all__ = [
     "Activation",
     "Adapter",
     "AdapterFactory",
+    "AdditiveResidual",
     "AttentionPositions",
     "Axis",
     "Cache",
@@ -86,6 +96,8 @@ __all__ = [
     "Norm",
     "Pooling",
     "PositionAxis",
+    "Readout",
+    "ReadoutFactory",
     "Recorded",
     "Residual",
     "ResizeContext",
@@ -96,11 +108,14 @@ __all__ = [
     "Site",
     "SitelessFactory",
     "Stack",
+    "Streams",
     "Transform",
     "TransformFactory",
     "Vocabulary",
     "WidthMultipliers",
     "check_features",
+    "check_one_stream",
+    "common_streams",
     "described",
     "growth",
     "listening",

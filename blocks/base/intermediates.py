@@ -12,7 +12,7 @@ INPUT, OUTPUT = "input", "output"
 AXES = frozenset(
     {
         *("token", "key", "head", "kv_head", "channel", "width", "feature", "unit", "expert", "choice", "state", "row"),
-        *("vocabulary", "value", "..."),
+        *("vocabulary", "value", "stream", "into", "..."),
     }
 )
 """Meanings of axes. ``...``: the leading axes of the block's input. Others are shown by their name."""

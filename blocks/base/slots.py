@@ -95,31 +95,17 @@ class Mixer(Component, ABC):
         def __call__(self, x: Tensor, context: Context) -> Tensor: ...
 
 
-class Residual(Component, ABC):
-    """Wires one sublayer into the residual stream."""
-
-    slot = Slot("residual", "Wires one sublayer into the residual stream.")
-
-    @property
-    def identity_at_zero(self) -> bool:
-        """Whether it is the identity if the sublayer outputs 0."""
-        return False
-
-    @abstractmethod
-    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """(B, T, D) -> (B, T, D)"""
-
-    if TYPE_CHECKING:
-
-        def __call__(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor: ...
-
-
 class Layer(Component, ABC):
-    """A mixer and a feed-forward, wired into the residual stream."""
+    """A mixer and a feed-forward, wired into the residual stream, or into several of them.
+
+    Attributes:
+        streams: number N of residual streams, each of the width D; None: any number, as the layer has no sublayers.
+    """
 
     slot = Slot(
         "layer", "Wires a mixer and a feed-forward into one step of the residual stream.", default_block="sequential"
     )
+    streams: int | None = 1
 
     @property
     def identity_at_zero(self) -> bool:
@@ -128,7 +114,7 @@ class Layer(Component, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """(B, T, D) -> (B, T, D)"""
+        """(B, T, D) -> (B, T, D), or with several streams (B, T, N, D) -> (B, T, N, D)"""
 
     @abstractmethod
     def prepare(self, context: Context) -> None:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from blocks.base import Context, ExtraPrediction, Factory, Layer, Norm, Site
+from blocks.base import Context, ExtraPrediction, Factory, Layer, Norm, Site, check_one_stream
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.rms import RMSNorm
 from registry import register
@@ -25,6 +25,7 @@ class ParallelPrediction(ExtraPrediction):
     def __init__(self, site: Site, *, layer: Factory[Layer] = SequentialLayer, norm: Factory[Norm] = RMSNorm) -> None:
         super().__init__(site)
         self.layer, self.norm = layer(site), norm(site)
+        check_one_stream(self.layer.streams, "the layer of extra prediction parallel")
 
     def forward(self, x: Tensor, previous: Tensor, ahead: Tensor, context: Context) -> Tensor:
         self.layer.prepare(context)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from blocks.base import Axis, Context, ExtraPrediction, Factory, Layer, Linear, Norm, Site
+from blocks.base import Axis, Context, ExtraPrediction, Factory, Layer, Linear, Norm, Site, check_one_stream
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.rms import RMSNorm
 from registry import register
@@ -30,6 +30,7 @@ class SequentialPrediction(ExtraPrediction):
         self.previous_norm, self.ahead_norm = norm(site), norm(site)
         self.project = Linear(site, 2 * site.dim, site.dim, bias=False)
         self.layer, self.norm = layer(site), norm(site)
+        check_one_stream(self.layer.streams, "the layer of extra prediction sequential")
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         return {"project.weight": (None, None)}

@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from blocks.attention.softmax import MultiHeadAttention
-from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Residual, Site
+from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Residual, Site, common_streams
 from blocks.feedforward.mlp import MLP
 from blocks.recurrent.gated_convolution import GatedConvolution
 from blocks.residual.pre import PreNorm
@@ -46,6 +46,11 @@ class ConsecutiveLayer(Layer):
             self.mixers[name], self.mixer_residuals[name] = make(site), residual(site)
         built = feedforward(site)
         self.feedforward, self.feedforward_residual = (None, None) if built.is_noop else (built, residual(site))
+        self.streams = common_streams((wiring.streams for wiring in self._wirings()), "the sublayers of a layer")
+
+    def _wirings(self) -> list[Residual]:
+        last = self.feedforward_residual
+        return [*(wiring for _, _, wiring in self._steps()), *([] if last is None else [last])]
 
     def _steps(self) -> list[tuple[str, Mixer, Residual]]:
         residuals = cast("dict[str, Residual]", self.mixer_residuals)
@@ -53,9 +58,7 @@ class ConsecutiveLayer(Layer):
 
     @property
     def identity_at_zero(self) -> bool:
-        wirings = [wiring for _, _, wiring in self._steps()]
-        last = self.feedforward_residual
-        return all(wiring.identity_at_zero for wiring in wirings) and (last is None or last.identity_at_zero)
+        return all(wiring.identity_at_zero for wiring in self._wirings())
 
     def prepare(self, context: Context) -> None:
         for _, mixer, _ in self._steps():

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from blocks.attention.cross import CrossAttention
 from blocks.attention.softmax import MultiHeadAttention
-from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Residual, Site
+from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Residual, Site, common_streams
 from blocks.feedforward.mlp import MLP
 from blocks.residual.pre import PreNorm
 from registry import register
@@ -52,11 +52,15 @@ class SequentialLayer(Layer):
         built = feedforward(own)
         wiring = feedforward_residual or residual
         self.feedforward, self.feedforward_residual = (None, None) if built.is_noop else (built, wiring(own))
+        self.streams = common_streams((wiring.streams for wiring in self._wirings()), "the sublayers of a layer")
+
+    def _wirings(self) -> list[Residual]:
+        wirings = (self.mixer_residual, self.cross_residual, self.feedforward_residual)
+        return [wiring for wiring in wirings if wiring is not None]
 
     @property
     def identity_at_zero(self) -> bool:
-        wirings = (self.mixer_residual, self.cross_residual, self.feedforward_residual)
-        return all(wiring.identity_at_zero for wiring in wirings if wiring is not None)
+        return all(wiring.identity_at_zero for wiring in self._wirings())
 
     def prepare(self, context: Context) -> None:
         if self.mixer is not None:

@@ -7,7 +7,7 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 
 from blocks.attention.softmax import MultiHeadAttention
-from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Residual, Site
+from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Residual, Site, check_one_stream
 from blocks.feedforward.glu import GLU
 from blocks.feedforward.moe import MixtureOfExperts
 from blocks.residual.pre import PreNorm
@@ -63,11 +63,15 @@ class ShortcutLayer(Layer):
         self.shortcut = shortcut(site)
         if any(one.is_noop for one in (self.shortcut, *feedforwards)):
             raise ValueError("a shortcut goes across feed-forwards, none of which can be none; choose layer sequential")
+        for wiring in self._wirings():
+            check_one_stream(wiring.streams, "layer shortcut")
+
+    def _wirings(self) -> list[Residual]:
+        return cast("list[Residual]", [*self.mixer_residuals, *self.feedforward_residuals])
 
     @property
     def identity_at_zero(self) -> bool:
-        wirings = cast("list[Residual]", [*self.mixer_residuals, *self.feedforward_residuals])
-        return all(one.identity_at_zero for one in wirings)
+        return all(one.identity_at_zero for one in self._wirings())
 
     def prepare(self, context: Context) -> None:
         for part in cast("list[Mixer | FeedForward]", [*self.mixers, *self.feedforwards, self.shortcut]):

@@ -26,6 +26,7 @@ class Scaled(Residual):
     def __init__(self, site: Site, *, by: float = 1.0, inner: Factory[Residual] = PreNorm) -> None:
         super().__init__(site)
         self.by, self.inner = by, inner(site)
+        self.streams = self.inner.streams
 
     @property
     def identity_at_zero(self) -> bool:
@@ -50,6 +51,7 @@ class LayerScale(Residual):
     def __init__(self, site: Site, *, initial: float = 1e-4, inner: Factory[Residual] = PreNorm) -> None:
         super().__init__(site)
         self.initial, self.inner = initial, inner(site)
+        self.streams = self.inner.streams
         self.gain = nn.Parameter(torch.full((site.dim,), initial))
 
     def constants(self) -> Mapping[str, float]:
@@ -84,6 +86,7 @@ class StochasticDepth(Residual):
     def __init__(self, site: Site, *, rate: Probability = 0.1, inner: Factory[Residual] = PreNorm) -> None:
         super().__init__(site)
         self.inner = inner(site)
+        self.streams = self.inner.streams
         self.keep = 1.0 - rate * (site.layer + 1) / site.depth
 
     @property

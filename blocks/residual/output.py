@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from blocks.base import Factory, Norm, Residual, Site
+from blocks.base import AdditiveResidual, Factory, Norm, Site
 from blocks.norms.layer import LayerNorm
 from blocks.residual.update import sum_of
 from registry import Probability, register
 
 
 @register("output")
-class OutputNorm(Residual):
+class OutputNorm(AdditiveResidual):
     """x + dropout(norm(f(x))): the norm is inside the branch, after the sublayer.
 
     Args:
@@ -29,7 +29,5 @@ class OutputNorm(Residual):
         self.norm = norm(site)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        update = self.dropout(self.norm(sublayer(x)))
-        self.record(update=update)
-        return x + update
+    def update(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.dropout(self.norm(sublayer(x)))

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from blocks.base import Factory, Norm, Residual, Site
+from blocks.base import AdditiveResidual, Factory, Norm, Site
 from blocks.norms.layer import LayerNorm
 from blocks.residual.update import sum_of
 from registry import Probability, register
 
 
 @register("pre")
-class PreNorm(Residual):
+class PreNorm(AdditiveResidual):
     """x + dropout(f(norm(x))): the stream itself is never normalised, so deep stacks train without warm-up.
 
     Args:
@@ -33,7 +33,5 @@ class PreNorm(Residual):
     def identity_at_zero(self) -> bool:
         return True
 
-    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        update = self.dropout(sublayer(self.norm(x)))
-        self.record(update=update)
-        return x + update
+    def update(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.dropout(sublayer(self.norm(x)))

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from blocks.base import Factory, Norm, Residual, Site
+from blocks.base import AdditiveResidual, Factory, Norm, Site
 from blocks.norms.layer import LayerNorm
 from blocks.residual.update import sum_of
 from registry import Probability, register
 
 
 @register("sandwich")
-class SandwichNorm(Residual):
+class SandwichNorm(AdditiveResidual):
     """x + dropout(after(f(before(x)))): normalised outputs are added to the stream.
 
     Args:
@@ -38,7 +38,5 @@ class SandwichNorm(Residual):
         self.after = (after or norm)(site)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        update = self.dropout(self.after(sublayer(self.norm(x))))
-        self.record(update=update)
-        return x + update
+    def update(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.dropout(self.after(sublayer(self.norm(x))))

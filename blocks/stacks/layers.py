@@ -7,9 +7,22 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from blocks.attention.key_selector import check_choices
-from blocks.base import AttentionPositions, Context, Factory, Layer, Mixer, Norm, Site, Stack
+from blocks.base import (
+    AttentionPositions,
+    Context,
+    Factory,
+    Layer,
+    Mixer,
+    Norm,
+    ReadoutFactory,
+    Residual,
+    Site,
+    Stack,
+    common_streams,
+)
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.layer import LayerNorm
+from blocks.readouts.mean import MeanReadout
 from registry import Capabilities, Depth, Positive, register
 
 LAYOUT = frozenset({"layer", "layers", "first", "pattern", "rest"})
@@ -19,6 +32,9 @@ LAYOUT = frozenset({"layer", "layers", "first", "pattern", "rest"})
 @register("layers")
 class LayerStack(Stack):
     """``depth`` layers in order, followed by a norm.
+
+    If the residuals of its layers have several streams, each begins as a copy of the input, and ``readout`` makes them
+    one vector again.
 
     Args:
         depth: number of layers.
@@ -31,6 +47,7 @@ class LayerStack(Stack):
             (cut).
         distinct: number of layers with their own weights, each run depth / distinct times in a row; null: all.
         positions: position bias shared by the scores of all self-attention mixers of the stack; null: disabled.
+        readout: reduces several residual streams to one vector for each token, before the norm; null: their mean.
         norm: norm after the last layer; null: disabled, as with post-norm layers.
     """
 
@@ -50,6 +67,7 @@ class LayerStack(Stack):
         rest: Literal["error", "cut"] = "error",
         distinct: Positive | None = None,
         positions: Factory[AttentionPositions] | None = None,
+        readout: ReadoutFactory | None = None,
         norm: Factory[Norm] | None = LayerNorm,
     ) -> None:
         super().__init__(site)
@@ -64,6 +82,8 @@ class LayerStack(Stack):
         self.positions = positions(site) if positions else None
         if self.positions is not None:
             self._check_positions(self.positions)
+        self.streams = _streams(cast("list[Layer]", self.layers))
+        self.readout = (readout or MeanReadout)(site, self.streams) if self.streams > 1 else None
         self.norm = norm(site) if norm else None
 
     def _check_positions(self, positions: AttentionPositions) -> None:
@@ -108,14 +128,31 @@ class LayerStack(Stack):
             context.bias = self.positions.bias(context)
         for layer in layers:
             layer.prepare(context)
+        if self.readout is not None:
+            x = x.unsqueeze(-2).expand(*x.shape[:-1], self.streams, -1)  # (B, T, N, D)
         for index in range(self.depth):
             if context.cache is not None:
                 context.layer = index
             x = layers[index // self.repeats](x, context)
+        if self.readout is not None:
+            x = self.readout(x)  # (B, T, D)
         return x if self.norm is None else self.norm(x)
 
     def flops_per_token(self, length: int) -> float:
-        return super().flops_per_token(length) * self.repeats
+        after = 0 if self.readout is None else self.readout.flops_per_token(length)
+        return (super().flops_per_token(length) - after) * self.repeats + after
+
+
+def _streams(layers: list[Layer]) -> int:
+    """Number of residual streams of the layers, which have to have the same number."""
+    for index, layer in enumerate(layers):
+        inside = [part.streams for part in layer.modules() if isinstance(part, Residual)]
+        if max(inside, default=1) > (layer.streams or 1):
+            raise ValueError(
+                f"layer {index} has one residual stream, but a residual in it has {max(inside)}; choose a layer whose "
+                "sublayers are wired by residuals alone, such as sequential"
+            )
+    return common_streams((layer.streams for layer in layers), "the layers of a stack") or 1
 
 
 def _repeats(depth: int, distinct: int | None) -> int:

@@ -149,3 +149,20 @@ def test_rows_of_experts_are_named_by_token_and_expert() -> None:
     chosen, hidden = explanation.value(f"{path}.router", "chosen"), explanation.find(f"{path}.experts", "activated")
     assert hidden.value.axes == ("row", "unit")
     assert sorted(hidden.rows) == sorted((t, int(e)) for t, row in enumerate(chosen.tolist()) for e in row)
+
+
+def test_residual_streams_have_an_axis_of_their_own() -> None:
+    model = bf.build("tiny_decoder", {"decoder.layer.residual": "hyper", "decoder.readout": "weighted"}, seed=1).eval()
+    explanation = explained(model)
+    inputs, outputs, _ = ran(model)
+    where = "decoder.layers.1.mixer_residual"
+    for path, name, axes in (
+        (where, "output", ("token", "stream", "width")),
+        (where, "read", ("token", "stream")),
+        (where, "mix", ("token", "stream", "into")),
+        ("decoder.readout", "read", ("token", "stream")),
+    ):
+        assert explanation.find(path, name).value.axes == axes
+    assert torch.equal(explanation.value(where), outputs[where][0])
+    read, x = explanation.value("decoder.readout", "read"), inputs["decoder.readout"][0]
+    torch.testing.assert_close((read[..., None] * x).sum(-2), outputs["decoder.readout"][0])

@@ -91,7 +91,8 @@ class Recorder:
             self._running = False
             with torch.no_grad():
                 wide = torch.promote_types(output.dtype, torch.float32)
-                squares = torch.linalg.vector_norm(output, dim=-1, dtype=wide).square()  # (B, T)
+                squares = torch.linalg.vector_norm(output, dim=-1, dtype=wide).square()  # (B, T), or (B, T, N)
+                squares = squares.flatten(2).mean(-1) if squares.ndim > 2 else squares  # of several streams
                 kept = squares.new_ones(squares.shape) if self._mask is None else self._mask.to(squares.dtype)
                 squares = torch.where(kept > 0, squares, 0.0)  # padding may be anything, NaN too
                 sums = torch.stack([squares.sum(), kept.sum() * output.shape[-1]]).to(exact_type(output.device))

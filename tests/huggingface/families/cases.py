@@ -531,6 +531,19 @@ case("deepseek_v32 not stretched", "DeepseekV32ForCausalLM", "deepseek_v32", DEE
 SHARING = {**INDEXED, "indexer_types": ["full", "shared", "full", "shared"], "n_group": 1, "topk_group": 1}
 case("glm_moe_dsa", "GlmMoeDsaForCausalLM", "glm_moe_dsa", DEEPSEEK, SHARING, FOUR, first_k_dense_replace=1)
 case("glm_moe_dsa by frequency", "GlmMoeDsaForCausalLM", "glm_moe_dsa", DEEPSEEK, INDEXED, FOUR, index_topk_freq=3)
+case(
+    "hy_v4",
+    "HYV4ForCausalLM",
+    "hy_v4",
+    DEEPSEEK,
+    SHARING,
+    FOUR,
+    mlp_layer_types=["dense", "sparse", "sparse", "dense"],
+    hc_mult=3,
+    hc_magnitude=1.5,
+    hc_eps=2e-2,
+    swiglu_limit=0.6,
+)
 NOTE = {
     "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
     "mlp_layer_types": ["dense", "sparse", "sparse"],

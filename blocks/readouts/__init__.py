@@ -1,0 +1,1 @@
+"""What becomes of several residual streams after the last layer."""
