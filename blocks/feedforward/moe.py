@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocks.base import (
     Axis,
@@ -39,6 +39,7 @@ class MixtureOfExperts(FeedForward):
         latent_bias: add learned biases to these two projections.
         identities: number of further experts without weights, which return their input and are chosen like the others.
         scale_inputs: multiply the experts' inputs by the weights w_e(x) instead of their outputs.
+        bias: add a learned bias to the experts' sum.
         shared_gate: multiply the shared feed-forward's output by sigmoid(w x), with a learned w.
     """
 
@@ -77,6 +78,7 @@ class MixtureOfExperts(FeedForward):
         latent_bias: bool = False,
         identities: NonNegative = 0,
         scale_inputs: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__(site)
         if latent_bias and latent is None:
@@ -92,6 +94,10 @@ class MixtureOfExperts(FeedForward):
         if shared_gate and self.shared is None:
             raise ValueError("shared_gate needs a shared feed-forward, but shared is null; give one or leave it out")
         self.shared_gate = Linear(site, site.dim, 1, bias=False) if shared_gate else None
+        self.bias = nn.Parameter(torch.zeros(site.dim)) if bias else None
+
+    def constants(self) -> Mapping[str, float]:
+        return {"bias": 0.0}
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         width = None if self.latent_down is None else Fixed(self.latent_down.out_features)
@@ -99,6 +105,7 @@ class MixtureOfExperts(FeedForward):
             "shared_gate.weight": (Fixed(1), None),
             "latent_down.weight": (width, None),
             "latent_up.weight": (None, width),
+            "bias": (None,),
         }
 
     def fallback_names(self) -> Mapping[str, str]:
@@ -115,6 +122,7 @@ class MixtureOfExperts(FeedForward):
         weights, chosen = self.router(rows)
         y = self._routed(rows if self.latent_down is None else self.latent_down(rows), weights, chosen)
         y = (y if self.latent_up is None else self.latent_up(y)).view(x.shape)
+        y = y if self.bias is None else y + self.bias.to(y.dtype)
         if self.shared is None:
             return y
         shared = self.shared(x)
