@@ -125,8 +125,8 @@ class DynamicMaskAttention(Mixer):
         q, k = self.positions.rotate(q, context), self.positions.rotate(k, context)
         if (state := context.state("mixer", KeyValues)) is not None:
             k, v = state.append(k, v)  # (B, G, S, K), with those of earlier tokens
-        steps = F.softplus(self.importance(torch.cat(v.unbind(1), dim=-1)))  # (B, S, G)
-        important = (self.rate * steps).exp().transpose(1, 2)[:, :, None].to(k.dtype)  # (B, G, 1, S)
+        steps = self.importance(torch.cat(v.unbind(1), dim=-1)).transpose(1, 2).contiguous()  # (B, G, S)
+        important = (self.rate[:, None] * F.softplus(steps)).exp()[:, :, None].to(k.dtype)  # (B, G, 1, S)
         scores = attention_scores(q, k, Scoring(self.scale, bias=score_bias(self.positions, context)))
         mask = visibility(context, causal=self.causal).mask()
         if k.shape[2] > self.keep:

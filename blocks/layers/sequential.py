@@ -29,7 +29,7 @@ class SequentialLayer(Layer):
         output_scale: multiply the layer's output by a learned number, 1 at the start.
     """
 
-    paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1; output scale: Gemma Team, 2026 (Gemma 4)"
+    paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1; output scale: Google, 2026 (Gemma 4)"
     formula = "x' = residual(x, mixer); x'' = residual(x', cross); y = residual(x'', feedforward)"
 
     def __init__(

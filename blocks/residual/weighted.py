@@ -23,7 +23,7 @@ class Weighted(Residual):
         dropout: probability of zeroing an element of the sublayer's output during training.
     """
 
-    paper = "Shi et al., 2025, https://github.com/SmallDoges/small-doge; shifts: Zyphra, 2026 (Zaya)"
+    paper = "Shi et al., 2025, https://github.com/SmallDoges/small-doge; shifts: Zyphra, 2025 (ZAYA1)"
     formula = "y = a ⊙ (x + b) + c ⊙ (f(norm(x)) + d)"
 
     intermediates = sum_of("a (x + b) + c (f(norm(x)) + d)")

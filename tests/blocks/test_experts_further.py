@@ -78,3 +78,11 @@ def test_experts_across_a_layer_are_added_at_its_end() -> None:
         across = layer.shortcut(inner) if half == 0 else across  # noqa: F821
         y = y + layer.feedforwards[half](inner)
     torch.testing.assert_close(layer(x, context), y + across)
+
+
+def test_experts_and_their_sum_have_norms_that_the_router_does_not_see() -> None:
+    block = made(norm="layer", out_norm="rms", shared=EXPERT)
+    x = torch.randn(2, 9, 16)
+    weights, chosen = block.router(x.flatten(0, 1))
+    y = block.out_norm(block._routed(block.norm(x.flatten(0, 1)), weights, chosen))
+    torch.testing.assert_close(block(x).flatten(0, 1), y + block.shared(x).flatten(0, 1), rtol=1e-4, atol=1e-5)

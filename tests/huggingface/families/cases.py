@@ -588,7 +588,9 @@ GEMMA4 = {
 }
 case("gemma4_text", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, global_head_dim=28, attention_bias=True)
 EQUAL = {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
+BESIDE = {"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 36}
 case("gemma4_text with keys as values", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, EQUAL, global_head_dim=28)
+case("gemma4_text with experts", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, EQUAL, BESIDE, global_head_dim=28)
 LONGCAT = {
     **LLAMA,
     **MLA,
