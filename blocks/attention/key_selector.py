@@ -157,3 +157,14 @@ def mean_weights(q: Tensor, k: Tensor, visible: Visibility, scoring: Scoring) ->
         weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
         found.append(weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny))
     return torch.cat(found, dim=1)
+
+
+def highest(scores: Tensor, count: int, *, last: bool) -> Tensor:
+    """(..., S) -> bool, True for the ``count`` highest scores of each row; of equal scores the last, or any."""
+    best = scores.topk(count)
+    if not last:
+        return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best.indices, True)
+    least = best.values[..., -1:]
+    above, equal = scores > least, scores == least
+    left = count - above.sum(-1, keepdim=True)
+    return above | (equal & (equal.flip(-1).cumsum(-1, dtype=torch.int32).flip(-1) <= left))

@@ -51,6 +51,14 @@ class ExpertOrder:
         """(N, k) -> (N * k,), one value of each token and chosen expert, sorted by expert."""
         return _taken(values.reshape(-1, 1), self.order, self.places)[:, 0]
 
+    def sorted_rows(self, x: Tensor) -> Tensor:
+        """(N * k, D) -> (N * k, D), from the order of tokens to that of experts."""
+        return _taken(x, self.order, self.places)
+
+    def restored(self, y: Tensor) -> Tensor:
+        """(N * k, D) -> (N * k, D), from the order of experts to that of tokens, those of a token side by side."""
+        return _taken(y, self.places, self.order)
+
     def gather(self, y: Tensor, weights: Tensor) -> Tensor:
         """(N * k, D) -> (N, D), the sum over a token's experts of their outputs times ``weights`` (N, k)."""
         of_tokens = _taken(y, self.places, self.order).view(*weights.shape, y.shape[1])

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocks.base import (
     Axis,
@@ -15,6 +15,7 @@ from blocks.base import (
     Fixed,
     Intermediate,
     Linear,
+    Norm,
     Router,
     Site,
     described,
@@ -39,6 +40,9 @@ class MixtureOfExperts(FeedForward):
         latent_bias: add learned biases to these two projections.
         identities: number of further experts without weights, which return their input and are chosen like the others.
         scale_inputs: multiply the experts' inputs by the weights w_e(x) instead of their outputs.
+        bias: add a learned bias to the experts' sum.
+        norm: norm of the experts' inputs, not of those of the router and the shared feed-forward; null: disabled.
+        out_norm: norm of the experts' sum, before the shared feed-forward's output is added; null: disabled.
         shared_gate: multiply the shared feed-forward's output by sigmoid(w x), with a learned w.
     """
 
@@ -77,6 +81,9 @@ class MixtureOfExperts(FeedForward):
         latent_bias: bool = False,
         identities: NonNegative = 0,
         scale_inputs: bool = False,
+        bias: bool = False,
+        norm: Factory[Norm] | None = None,
+        out_norm: Factory[Norm] | None = None,
     ) -> None:
         super().__init__(site)
         if latent_bias and latent is None:
@@ -92,6 +99,11 @@ class MixtureOfExperts(FeedForward):
         if shared_gate and self.shared is None:
             raise ValueError("shared_gate needs a shared feed-forward, but shared is null; give one or leave it out")
         self.shared_gate = Linear(site, site.dim, 1, bias=False) if shared_gate else None
+        self.bias = nn.Parameter(torch.zeros(site.dim)) if bias else None
+        self.norm, self.out_norm = norm(site) if norm else None, out_norm(site) if out_norm else None
+
+    def constants(self) -> Mapping[str, float]:
+        return {"bias": 0.0}
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         width = None if self.latent_down is None else Fixed(self.latent_down.out_features)
@@ -99,6 +111,7 @@ class MixtureOfExperts(FeedForward):
             "shared_gate.weight": (Fixed(1), None),
             "latent_down.weight": (width, None),
             "latent_up.weight": (None, width),
+            "bias": (None,),
         }
 
     def fallback_names(self) -> Mapping[str, str]:
@@ -113,8 +126,11 @@ class MixtureOfExperts(FeedForward):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)  # (N, D)
         weights, chosen = self.router(rows)
+        rows = rows if self.norm is None else self.norm(rows)
         y = self._routed(rows if self.latent_down is None else self.latent_down(rows), weights, chosen)
         y = (y if self.latent_up is None else self.latent_up(y)).view(x.shape)
+        y = y if self.bias is None else y + self.bias.to(y.dtype)
+        y = y if self.out_norm is None else self.out_norm(y)
         if self.shared is None:
             return y
         shared = self.shared(x)

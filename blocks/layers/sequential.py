@@ -1,12 +1,14 @@
 """A layer with sequential sublayers."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from blocks.attention.cross import CrossAttention
 from blocks.attention.softmax import MultiHeadAttention
-from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Residual, Site, common_streams
+from blocks.base import Axis, Context, Factory, FeedForward, Fixed, Layer, Mixer, Residual, Site, common_streams
 from blocks.feedforward.mlp import MLP
 from blocks.residual.pre import PreNorm
 from registry import register
@@ -24,9 +26,10 @@ class SequentialLayer(Layer):
         mixer_residual: residual of the mixer; null: ``residual``.
         cross_residual: residual of the cross mixer; null: ``residual``.
         feedforward_residual: residual of the feed-forward; null: ``residual``.
+        output_scale: multiply the layer's output by a learned number, 1 at the start.
     """
 
-    paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1"
+    paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1; output scale: Google, 2026 (Gemma 4)"
     formula = "x' = residual(x, mixer); x'' = residual(x', cross); y = residual(x'', feedforward)"
 
     def __init__(
@@ -40,6 +43,7 @@ class SequentialLayer(Layer):
         mixer_residual: Factory[Residual] | None = None,
         cross_residual: Factory[Residual] | None = None,
         feedforward_residual: Factory[Residual] | None = None,
+        output_scale: bool = False,
     ) -> None:
         super().__init__(site)
         own = replace(site, memory_dim=None)
@@ -52,11 +56,18 @@ class SequentialLayer(Layer):
         built = feedforward(own)
         wiring = feedforward_residual or residual
         self.feedforward, self.feedforward_residual = (None, None) if built.is_noop else (built, wiring(own))
+        self.output_scale = nn.Parameter(torch.ones(1)) if output_scale else None
         self.streams = common_streams((wiring.streams for wiring in self._wirings()), "the sublayers of a layer")
 
     def _wirings(self) -> list[Residual]:
         wirings = (self.mixer_residual, self.cross_residual, self.feedforward_residual)
         return [wiring for wiring in wirings if wiring is not None]
+
+    def constants(self) -> Mapping[str, float]:
+        return {"output_scale": 1.0}
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {"output_scale": (Fixed(1),)}
 
     @property
     def identity_at_zero(self) -> bool:
@@ -77,4 +88,4 @@ class SequentialLayer(Layer):
             x = self.cross_residual(x, lambda y: cross(y, context))
         if self.feedforward is not None and self.feedforward_residual is not None:
             x = self.feedforward_residual(x, self.feedforward)
-        return x
+        return x if self.output_scale is None else x * self.output_scale.to(x.dtype)

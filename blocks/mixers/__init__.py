@@ -1,1 +1,1 @@
-"""Mixers made of other mixers."""
+"""Mixers made of other mixers, or of experts."""

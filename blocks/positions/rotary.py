@@ -1,5 +1,7 @@
 """Rotary position embeddings."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ class RotaryPositions(AttentionPositions):
     Args:
         theta: longest wavelength in tokens, divided by 2 pi.
         fraction: fraction of each head's channels to rotate.
+        fraction_of: rotate the first channels, as a head that is narrower (channels), or those pairs of the whole head
+            that turn the fastest (pairs).
         interleaved: pair neighbouring channels (the paper, GPT-J) instead of channels of the two halves (GPT-NeoX,
             Llama).
         reverse: rotate by the negative angles.
@@ -35,20 +39,23 @@ class RotaryPositions(AttentionPositions):
         *,
         theta: PositiveFloat = 10000.0,
         fraction: Share = 1.0,
+        fraction_of: Literal["channels", "pairs"] = "channels",
         interleaved: bool = False,
         reverse: bool = False,
         scaling: ScalingFactory | None = None,
     ) -> None:
         super().__init__(site)
-        self.width = int(site.dim * fraction)
-        if self.width % 2 or not self.width:
+        rotated = int(site.dim * fraction)
+        self.width, self.turning = site.dim if fraction_of == "pairs" else rotated, rotated // 2  # channels, pairs
+        if self.width % 2 or not self.turning:
             raise ValueError(
-                f"rotary positions pair channels, but fraction={fraction} of head_dim={site.dim} is {self.width}; "
+                f"rotary positions pair channels, but fraction={fraction} of head_dim={site.dim} is {rotated}; "
                 "choose values that give an even number"
             )
         self.theta, self.interleaved, self.reverse = theta, interleaved, reverse
         self.scaling = scaling(self.width, theta) if scaling else None
-        self._key = ("rotary", theta, self.width, reverse, None if self.scaling is None else self.scaling.key)
+        scaled = None if self.scaling is None else self.scaling.key
+        self._key = ("rotary", theta, self.width, self.turning, reverse, scaled)
 
     def prepare(self, context: Context) -> None:
         self.tables(context)
@@ -65,6 +72,8 @@ class RotaryPositions(AttentionPositions):
             _check_cached_keys(self.scaling, context)
             frequencies, magnitude = self.scaling.scaled_frequencies(frequencies, context), self.scaling.magnitude()
             frequencies = frequencies[:, None] if frequencies.ndim == 3 else frequencies
+        if 2 * self.turning < self.width:
+            frequencies = frequencies * (torch.arange(self.width // 2, device=positions.device) < self.turning)
         angles = positions[:, None, :, None] * (-frequencies if self.reverse else frequencies)
         return angles.cos() * magnitude, angles.sin() * magnitude
 

@@ -1,12 +1,13 @@
 """Top-k routing."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from blocks.base import Axis, Context, Fixed, Router, Site
+from blocks.base import Axis, Context, Factory, Fixed, Norm, Router, Site
 from blocks.routing.balance import Balance, counted_tokens
 from blocks.routing.choice import CHOICE
 from blocks.routing.logits import router_logits
@@ -52,6 +53,9 @@ class TopKRouter(Router):
             learn.
         scale: factor on the weights.
         bias: add a learned bias to W x.
+        norm: norm of x; null: disabled.
+        logit_scale: factor on W x.
+        expert_scale: multiply the weight of each expert by a learned number of its own, 1 at the start.
         softcap: bound c on W x, as c * tanh(W x / c); null: disabled.
         choose_by: choose by the scores, or by W x before the function (logits); they differ in what is chosen with the
             bias of ``balance_rate`` and with ``group_score`` top2.
@@ -82,6 +86,9 @@ class TopKRouter(Router):
         weights: Literal["scores", "normalised", "softmax"] = "normalised",
         scale: PositiveFloat = 1.0,
         bias: bool = False,
+        norm: Factory[Norm] | None = None,
+        logit_scale: PositiveFloat = 1.0,
+        expert_scale: bool = False,
         softcap: PositiveFloat | None = None,
         choose_by: Literal["scores", "logits"] = "scores",
         groups: Positive = 1,
@@ -104,25 +111,28 @@ class TopKRouter(Router):
         self.groups, self.top_groups, self.group_score = groups, top_groups, group_score
         in_order = balance_rate is None and group_score == "max"  # then scores are in the order of the logits
         self.choose_by = "scores" if scores == "logits" or in_order else choose_by
+        self.norm, self.logit_scale = norm(replace(site, experts=None)) if norm else None, logit_scale
         self.linear = nn.Linear(site.dim, experts, bias=bias)
+        self.expert_scale = nn.Parameter(torch.ones(experts)) if expert_scale else None
         self.rate, self.selection_bias = balance_rate, None
         if balance_rate is not None:
             self.selection_bias = nn.Parameter(torch.zeros(experts), requires_grad=False)
         self.balance = Balance(experts, balance_loss) if balance_loss or balance_rate else None
 
     def constants(self) -> Mapping[str, float]:
-        return {"selection_bias": 0.0}
+        return {"selection_bias": 0.0, "expert_scale": 1.0}
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         experts = Fixed(self.linear.out_features)
-        return {"linear.weight": (experts, None), "selection_bias": (experts,)}
+        return {"linear.weight": (experts, None), "selection_bias": (experts,), "expert_scale": (experts,)}
 
     def prepare(self, context: Context) -> None:
         if self.balance is not None and self.training:
             self.balance.begin(counted_tokens(context))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = router_logits(self.linear, x)
+        logits = router_logits(self.linear, x if self.norm is None else self.norm(x))
+        logits = logits if self.logit_scale == 1.0 else logits * self.logit_scale
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         scores = _SCORES[self.scores](logits)
@@ -130,6 +140,8 @@ class TopKRouter(Router):
         if self.balance is not None and self.training:
             self.balance.record(logits, chosen)
         weights = _WEIGHTS[self.weights](scores.gather(1, chosen)) * self.scale
+        if self.expert_scale is not None:
+            weights = weights * self.expert_scale.to(weights.dtype)[chosen]
         self.record(logits=logits, scores=scores, chosen=chosen, weights=weights)
         return weights, chosen
 

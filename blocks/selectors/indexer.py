@@ -11,6 +11,7 @@ from blocks.attention.key_selector import (
     Choice,
     KeySelector,
     choice_of,
+    highest,
     mean_weights,
     parts_of_queries,
 )
@@ -234,14 +235,3 @@ def index_scores(q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
     with nullcontext() if q.is_meta else torch.autocast(q.device.type, enabled=False):
         products = q.to(dtype) @ k.to(dtype).transpose(-2, -1)
         return (products.relu() * weights.to(dtype)).sum(1)
-
-
-def highest(scores: Tensor, count: int, *, last: bool) -> Tensor:
-    """(..., S) -> bool, True for the ``count`` highest scores of each row; of equal scores the last, or any."""
-    best = scores.topk(count)
-    if not last:
-        return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best.indices, True)
-    least = best.values[..., -1:]
-    above, equal = scores > least, scores == least
-    left = count - above.sum(-1, keepdim=True)
-    return above | (equal & (equal.flip(-1).cumsum(-1, dtype=torch.int32).flip(-1) <= left))

@@ -34,6 +34,7 @@ def alone(block: MixtureOfExperts, width: int, expert: int) -> Component:
         {"scale_inputs": True},
         {"latent": 12, "latent_bias": True},
         {"identities": 2, "scale_inputs": True},
+        {"bias": True},
     ],
     ids=str,
 )
@@ -54,6 +55,7 @@ def test_gives_what_a_loop_over_tokens_gives(params: dict[str, Any]) -> None:
             total = total + (y if block.scale_inputs else weight * y)
         expected.append(total)
     found = torch.stack(expected) if block.latent_up is None else block.latent_up(torch.stack(expected))
+    found = found if block.bias is None else found + block.bias
     y = block(x)
     torch.testing.assert_close(y.flatten(0, 1), found, rtol=1e-4, atol=1e-5)
     (ours,) = torch.autograd.grad(y.square().sum(), x, retain_graph=True)
@@ -76,3 +78,11 @@ def test_experts_across_a_layer_are_added_at_its_end() -> None:
         across = layer.shortcut(inner) if half == 0 else across  # noqa: F821
         y = y + layer.feedforwards[half](inner)
     torch.testing.assert_close(layer(x, context), y + across)
+
+
+def test_experts_and_their_sum_have_norms_that_the_router_does_not_see() -> None:
+    block = made(norm="layer", out_norm="rms", shared=EXPERT)
+    x = torch.randn(2, 9, 16)
+    weights, chosen = block.router(x.flatten(0, 1))
+    y = block.out_norm(block._routed(block.norm(x.flatten(0, 1)), weights, chosen))
+    torch.testing.assert_close(block(x).flatten(0, 1), y + block.shared(x).flatten(0, 1), rtol=1e-4, atol=1e-5)

@@ -35,6 +35,19 @@ def test_softmax_then_top_k() -> None:
     torch.testing.assert_close(normalised, 3 * best.values / best.values.sum(-1, keepdim=True))
 
 
+def test_a_router_has_a_norm_of_its_input_a_scale_of_its_logits_and_one_of_each_expert() -> None:
+    of = router(norm={"type": "rms", "eps": 0.1}, logit_scale=0.4, expert_scale=True)
+    assert of.norm is not None
+    assert of.expert_scale is not None
+    with torch.no_grad():
+        of.expert_scale += torch.rand(of.expert_scale.shape, generator=torch.Generator().manual_seed(2))
+    best = (0.4 * of.linear(of.norm(tokens()))).softmax(-1).topk(2)
+    weights, chosen = of(tokens())
+    assert torch.equal(chosen, best.indices)
+    expected = best.values / best.values.sum(-1, keepdim=True) * of.expert_scale[best.indices]
+    torch.testing.assert_close(weights, expected)
+
+
 @pytest.mark.parametrize("settings", [{"weights": "normalised"}, {"weights": "softmax", "scores": "logits"}])
 def test_one_expert_a_token_has_weight_1_unless_it_is_its_score(settings: dict[str, str]) -> None:
     weights, _ = router(top_k=1, **settings)(tokens())

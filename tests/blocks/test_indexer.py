@@ -12,12 +12,13 @@ from blockformer.conformance.checks.compilation import check_backends_agree
 from blockformer.conformance.checks.construction import check_flops_match_torch
 from blockformer.conformance.checks.recording import check_records_what_it_declares
 from blocks.attention import key_selector
+from blocks.attention.key_selector import highest
 from blocks.attention.latent import LatentAttention
 from blocks.attention.visibility import Visibility
 from blocks.base import Cache, Context, Site
 from blocks.init.keyed import initialise
 from blocks.init.schemes import Xavier
-from blocks.selectors.indexer import Indexer, highest
+from blocks.selectors.indexer import Indexer
 from registry import parse
 
 SITE = Site(dim=32, max_length=32)

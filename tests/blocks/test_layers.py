@@ -85,3 +85,21 @@ def test_what_only_reads_needs_no_cache() -> None:
     reading = build("tiny_encoder_decoder", {"encoder.layer.mixer": "fourier"})
     assert reading.allows("cache")
     assert not reading.allows("padding")
+
+
+def test_stream_and_branch_have_learned_weights_and_shifts() -> None:
+    block = BlockCase("residual", "weighted", {"branch": True, "shift": True, "norm": "layer"}).build_perturbed()
+    x = torch.randn(2, 5, block.site.dim, dtype=torch.float64)
+    update = torch.tanh(block.norm(x))
+    expected = block.stream * (x + block.stream_shift) + block.branch * (update + block.branch_shift)
+    torch.testing.assert_close(block(x, torch.tanh), expected)
+
+
+def test_the_output_of_a_layer_has_a_learned_scale() -> None:
+    case = BlockCase("layer", "sequential", {"mixer": {"type": "attention", "heads": 4}, "output_scale": True})
+    block = case.build_perturbed()
+    x = torch.randn(2, 5, block.site.dim, dtype=torch.float64)
+    scaled, scale = block(x, Context.of(x)), block.output_scale
+    block.output_scale = None
+    assert scale.item() != 1.0
+    torch.testing.assert_close(scaled, block(x, Context.of(x)) * scale)

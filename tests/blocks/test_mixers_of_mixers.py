@@ -1,4 +1,4 @@
-"""Mixers made of other mixers compute what these compute."""
+"""Mixers made of other mixers, or of experts, compute what these compute."""
 
 from typing import Any
 
@@ -50,3 +50,22 @@ def test_a_mixer_inside_another_that_does_not_fit_is_named() -> None:
     layer = {"mixer": {"type": "parallel", "mixers": {"state": "ssd"}}}
     with pytest.raises(RecipeError, match="mixer 'ssd' does not support bidirectional mixing"):
         bf.build({"type": "encoder_only", "dim": 32, "vocab_size": 8, "encoder": {"depth": 1, "layer": layer}})
+
+
+@torch.no_grad()
+def test_heads_of_the_chosen_experts_attend_to_keys_of_all_tokens() -> None:
+    params = {"experts": 3, "heads": 4, "kv_heads": 2, "head_dim": 6, "router": {"type": "top_k", "top_k": 2}}
+    block, x = mixer({"type": "routed_attention", **params, "bias": True, "window": 4}), normal(2, 7, 32)
+    k, v = block.k(x), block.v(x)
+    expected = torch.zeros_like(x)
+    for b in range(2):
+        for t in range(7):
+            weights, chosen = block.router(x[b, t : t + 1])
+            first = max(0, t - 3)
+            for weight, expert in zip(weights[0].tolist(), chosen[0].tolist(), strict=True):
+                heads = []
+                for h, q in enumerate((block.q.weight[expert] @ x[b, t]).view(4, 6)):
+                    scores = k[b, h // 2, first : t + 1] @ q * 6**-0.5
+                    heads.append(scores.softmax(0) @ v[b, h // 2, first : t + 1])
+                expected[b, t] += weight * (block.out.weight[expert] @ torch.cat(heads))
+    torch.testing.assert_close(run(block, x), expected + block.out_bias)

@@ -66,6 +66,14 @@ def test_rotary_leaves_the_rest_of_the_channels_alone() -> None:
     assert torch.equal(rotated(RotaryPositions(Site(dim=K), fraction=1.0), x, 0), x), "position 0 does not turn"
 
 
+def test_rotary_turns_the_fastest_pairs_of_the_whole_head() -> None:
+    x = torch.randn(K)
+    half = rotated(RotaryPositions(Site(dim=K), fraction=0.5, fraction_of="pairs"), x, 3)
+    whole, turning = rotated(RotaryPositions(Site(dim=K)), x, 3), torch.tensor([0, 1, 4, 5])
+    torch.testing.assert_close(half[turning], whole[turning])
+    assert torch.equal(half[turning + 2], x[turning + 2])
+
+
 @pytest.mark.parametrize(("dim", "fraction"), [(5, 1.0), (8, 0.1), (6, 0.5)])
 def test_rotary_refuses_what_makes_no_pairs(dim: int, fraction: float) -> None:
     with pytest.raises(ValueError, match=f"fraction={fraction} of head_dim={dim}"):

@@ -221,3 +221,8 @@ def test_blocks_without_a_paper_are_those_that_are_nobody_s_idea() -> None:
         if not entry.block.paper and entry.block.__module__.startswith("blocks.")
     }
     assert silent == {"activation/identity", "activation/tanh", "feedforward/none", "mixer/none", "norm/none"}
+
+
+def test_a_feedforward_has_norms_of_its_own() -> None:
+    block = perturbed("feedforward", "normed", after={"type": "rms", "eps": 0.1}, inner={"type": "mlp", "hidden": 24})
+    torch.testing.assert_close(block(wide()), block.after(block.inner(block.before(wide()))))

@@ -1,4 +1,4 @@
-"""Attention between blocks of tokens and to summaries of them, against second implementations."""
+"""Attention between blocks of tokens, to summaries of them and to important keys, against second implementations."""
 
 import math
 
@@ -55,3 +55,29 @@ def test_tokens_attend_to_summaries_of_all_full_blocks() -> None:
     scores[..., TIME:] += block.side.table(block.side.bucket(distances)).permute(2, 0, 1)
     y = block.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
     torch.testing.assert_close(block(x, Context.of(x)), y)
+
+
+def test_the_most_important_keys_are_attended_to() -> None:
+    block = BlockCase("mixer", "dynamic_mask", {"heads": 4, "kv_heads": 2, "keep": 5}).build_perturbed()
+    x = vectors()
+    v = block.v(x)
+    important = torch.exp(block.rate * torch.nn.functional.softplus(block.importance(v.transpose(1, 2).flatten(2))))
+    weights = torch.zeros(2, 4, TIME, TIME, dtype=torch.float64)
+    for b in range(2):
+        for h in range(4):
+            for t in range(TIME):
+                own = important[b, : t + 1, h // 2]
+                seen = own.sort(descending=True).indices[:5]
+                scores = block.k(x)[b, h // 2, seen] @ block.q(x)[b, h, t] * 8**-0.5 + own[seen]
+                weights[b, h, t, seen] = scores.softmax(-1)
+    y = (weights @ v.repeat_interleave(2, dim=1)).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(block(x, Context.of(x)), block.out(y))
+
+
+def test_of_equally_important_keys_the_last_are_attended_to() -> None:
+    block = BlockCase("mixer", "dynamic_mask", {"heads": 2, "keep": 3}).build_perturbed()
+    with torch.no_grad():
+        block.rate.zero_()
+    near = BlockCase("mixer", "attention", {"heads": 2, "window": 3}).build_perturbed()
+    near.load_state_dict(block.state_dict(), strict=False)
+    torch.testing.assert_close(block(vectors(), Context.of(vectors())), near(vectors(), Context.of(vectors())))

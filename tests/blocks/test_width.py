@@ -37,6 +37,20 @@ LAYERS: Mapping[str, Mapping[str, Any]] = {
     },
     "latents for queries": {"mixer": {"type": "latent", "q_rank": 24, "bias": True}},
     "experts": {"feedforward": MOE},
+    "experts between norms": {
+        "feedforward": {
+            "type": "moe",
+            "bias": True,
+            "norm": "layer",
+            "out_norm": "rms",
+            "shared": "normed",
+            "router": {"norm": "rms", "expert_scale": True},
+        }
+    },
+    "important keys": {"mixer": {"type": "dynamic_mask", "kv_heads": 2, "bias": True, "qk_norm": "rms"}},
+    "experts of heads": {"mixer": {"type": "routed_attention", "kv_heads": 2, "bias": True}},
+    "weights of stream and branch": {"residual": {"type": "weighted", "branch": True, "shift": True}},
+    "a scaled layer": {"output_scale": True},
     "macaron": {"type": "parallel"},
 }
 
@@ -104,7 +118,8 @@ def test_axes_grow_as_the_shapes_of_a_model_of_twice_the_width(parts: Mapping[st
         shape = wide.get_parameter(name).shape
         ratios = [new / old for new, old in zip(shape, shapes[name], strict=True)]
         assert len(width.axes) == len(shape), name
-        if name.endswith(("sinks", "content_bias", "position_bias", ".a1", ".b1", ".a2", ".b2")):
+        of_heads = ("sinks", "content_bias", "position_bias", ".a1", ".b1", ".a2", ".b2", ".rate")
+        if name.endswith(of_heads) or ".importance." in name:
             continue  # of each head: whether more heads or wider heads make a model wider is not declared
         per_head = "norm" in name
         assert ratios[-1:] == list(width.axes[-1:]) if per_head else ratios == list(width.axes), name

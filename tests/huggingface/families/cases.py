@@ -524,6 +524,11 @@ case(
 case("apertus", "ApertusForCausalLM", "apertus", LLAMA, hidden_act="xielu")
 case("diffllama", "DiffLlamaForCausalLM", "diffllama", LLAMA, WIDE, num_attention_heads=8, num_key_value_heads=4)
 case("diffllama with biases", "DiffLlamaForCausalLM", "diffllama", LLAMA, attention_bias=True)
+case("doge", "DogeForCausalLM", "doge", LLAMA, keep_window_size=7)
+case("doge with biases", "DogeForCausalLM", "doge", LLAMA, attention_bias=True, mlp_bias=True)
+JETMOE = {key: value for key, value in LLAMA.items() if key != "num_attention_heads"}
+JETMOE |= {"kv_channels": 12, "num_key_value_heads": 3, "num_local_experts": 5, "num_experts_per_tok": 2}
+case("jetmoe", "JetMoeForCausalLM", "jetmoe", JETMOE)
 case("axk1", "AXK1ForCausalLM", "axk1", DEEPSEEK, q_lora_rank=22, mlp_layer_types=["dense", "sparse", "sparse"])
 INDEXED = {"index_n_heads": 3, "index_head_dim": 12, "index_topk": 6, "q_lora_rank": 22, "n_shared_experts": 1}
 case("deepseek_v32", "DeepseekV32ForCausalLM", "deepseek_v32", DEEPSEEK, YARN, INDEXED, first_k_dense_replace=1)
@@ -582,6 +587,23 @@ case(
     NOTE,
     **{f"swa_{key}": value for key, value in SMALLER.items()},
 )
+GEMMA4 = {
+    **LLAMA,
+    **LAYERED,
+    **WIDE,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "hidden_size_per_layer_input": 0,
+    "final_logit_softcapping": 4.0,
+    "rope_parameters": {
+        "sliding_attention": rope(90.0),
+        "full_attention": rope(700.0, "proportional", partial_rotary_factor=0.5),
+    },
+}
+case("gemma4_text", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, global_head_dim=28, attention_bias=True)
+EQUAL = {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
+BESIDE = {"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 36}
+case("gemma4_text with keys as values", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, EQUAL, global_head_dim=28)
+case("gemma4_text with experts", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, EQUAL, BESIDE, global_head_dim=28)
 LONGCAT = {
     **LLAMA,
     **MLA,
@@ -765,6 +787,7 @@ case("plbart", "PLBartForConditionalGeneration", "plbart", BART)
 case("blenderbot_small", "BlenderbotSmallForConditionalGeneration", "blenderbot-small", BART, scale_embedding=True)
 LED = {"attention_window": 8, "max_encoder_position_embeddings": 48, "max_decoder_position_embeddings": POSITIONS}
 case("led", "LEDForConditionalGeneration", "led", BART, LED)
+case("mvp", "MvpForConditionalGeneration", "mvp", BART)
 case("mbart", "MBartForConditionalGeneration", "mbart", BART, scale_embedding=True)
 case("m2m_100", "M2M100ForConditionalGeneration", "m2m_100", BART, scale_embedding=True, pad_token_id=3)
 case("marian", "MarianMTModel", "marian", BART, scale_embedding=True, activation_function="swish")

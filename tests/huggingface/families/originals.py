@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.huggingface.families.cases import CASES, Case
 
-LEARNED_BUFFERS = r"e_score_correction_bias|final_logits_bias"
+LEARNED_BUFFERS = r"e_score_correction_bias|final_logits_bias|layer_scalar"
 
 
 def original(case: Case) -> Any:
