@@ -12,7 +12,6 @@ from torch import Tensor
 
 from blocks.base import AdditiveResidual, Factory, Intermediate, Residual, Site, described
 from blocks.norms.rms import RMSNorm
-from registry import entry_of
 
 FIRST_SCALE = 0.01
 """Initial factor on the part of a weight that depends on the token."""
@@ -51,8 +50,7 @@ class StreamsResidual(Residual, ABC):
         built = inner(site)
         if not isinstance(built, AdditiveResidual):
             raise ValueError(
-                f"inner is {entry_of(type(built)).name}, but the update has to be separate from the stream to be "
-                "written to several streams; choose pre, output or sandwich"
+                "inner does not add an update to the stream, which several streams need; choose pre, output or sandwich"
             )
         self.streams, self.dim, self.inner = streams, site.dim, built
 

@@ -150,7 +150,7 @@ def test_the_update_is_that_of_the_inner_residual() -> None:
             {"layers": {"a": {"residual": "hyper"}, "b": {"residual": {"type": "hyper", "streams": 2}}}},
             "layers of a stack have 2 and 4 residual streams",
         ),
-        ({"layer": {"residual": {"type": "hyper", "inner": "post"}}}, "inner is post"),
+        ({"layer": {"residual": {"type": "hyper", "inner": "post"}}}, "choose pre, output or sandwich"),
         ({"layer": {"type": "shortcut", "residual": "hyper"}}, "layer shortcut has one residual stream"),
         ({"layer": {"residual": "pre"}, "readout": "weighted"}, "readout: has no effect"),
     ],
