@@ -25,6 +25,8 @@ PATTERNS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+NEVER: Mapping[str, str] = {"ties": "any"}
+"""A value per key that no recipe has. Which of equal keys ``any`` chooses depends on padding and on the cache."""
 AT_MOST: Mapping[str, int] = {"block": MAX_LENGTH // 2}
 """Greatest value per key. A block longer than the text has no summary that anything attends to."""
 AT_LEAST: Mapping[str, int] = {"trained_length": MAX_LENGTH}
@@ -44,6 +46,7 @@ def values(slot: str, name: str, key: str) -> tuple[Any, ...]:
         found += [other.default for other in _namesakes(key) if type(other.default) is int]
     found = list(dict.fromkeys(_plain(value) for value in [*found, parameter.default])) if found else []
     found = [value for value in found if parameter.slot or _valid(slot, name, key, value)]
+    found = [value for value in found if NEVER.get(key) != value]
     found = [value for value in found if key not in AT_MOST or value <= AT_MOST[key]]
     return tuple(value for value in found if key not in AT_LEAST or value >= AT_LEAST[key])
 

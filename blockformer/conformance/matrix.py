@@ -13,7 +13,16 @@ import torch
 from blockformer.conformance.full_run import Row
 from blockformer.conformance.generate import Refused, Search
 from blockformer.conformance.grammar import Choice, Grammar, blocks_of, generated_slots
-from blockformer.conformance.recipe_checks import ALWAYS, LEFT_OUT, OFTEN, SELDOM, USUAL_SIZES, every
+from blockformer.conformance.recipe_checks import (
+    ALWAYS,
+    LEFT_OUT,
+    OFTEN,
+    SELDOM,
+    USUAL_SIZES,
+    WITHOUT_CHOICES,
+    WITHOUT_NESTING,
+    every,
+)
 from blockformer.conformance.validate import ValidRecipe
 from blockformer.files import as_json, write_text
 from registry import entries, slots
@@ -196,6 +205,11 @@ def _checks(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
         yield f"On one recipe in {number}, because they are slow: {names}.\n"
     yield "Only on recipes in which no number is set to 1, 2 or 3:\n\n| check | because |\n| --- | --- |"
     yield from (f"| `{name}` | {why} |" for name, why in USUAL_SIZES.items())
+    yield "\nNot where there are routers or key selectors, as rounding changes what they choose:"
+    yield f"{_names(WITHOUT_CHOICES)}."
+    yield "Not where a residual is nested in two others, as such branches are lost in rounding:"
+    yield f"{_names(WITHOUT_NESTING)}."
+    yield "None apply to a recipe without a norm whose values grow beyond what float64 holds."
     yield "\nOnly on the models and recipes of the project:\n\n| check | because |\n| --- | --- |"
     yield from (f"| `{name}` | {why} |" for name, why in LEFT_OUT.items())
     yield ""

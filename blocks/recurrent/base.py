@@ -1,6 +1,5 @@
 """Base of recurrent mixers: cached state, the arrangement of padding and documents, and precision."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -88,13 +87,3 @@ def _rows(context: Context) -> Rows:
 
 def _taken(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.view(*index.shape, *[1] * (x.ndim - 2)).expand_as(x))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Convert to float32, unless the dtype is wider: sums over long sequences need it."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Disable autocast on the device of ``x``."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

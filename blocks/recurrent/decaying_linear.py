@@ -8,9 +8,10 @@ from torch import Tensor
 
 from blocks.activations.pointwise import Sigmoid, SiLU
 from blocks.base import Activation, Axis, Context, Factory, Linear, Mixer, Norm, Site, SitelessFactory, described
+from blocks.base.precision import at_least_float32, without_autocast
 from blocks.norms.rms import RMSNorm
 from blocks.recurrent.additive import additive_rule, additive_rule_flops
-from blocks.recurrent.base import RecurrentState, at_least_float32, rows_of, without_autocast
+from blocks.recurrent.base import RecurrentState, rows_of
 from blocks.recurrent.state_steps import RECURRENT, state_by
 from registry import Capabilities, Positive, register
 

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blocks.base import Axis, Context, Heads, KeyHeads, Linear, Mixer, Site, described
+from blocks.base.precision import at_least_float32, without_autocast
 from blocks.recurrent.additive import additive_rule, additive_rule_flops
-from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
+from blocks.recurrent.base import RecurrentState, Rows, rows_of
 from blocks.recurrent.state_steps import RECURRENT, state_by
 from registry import Capabilities, Positive, PositiveFloat, register
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from blocks.activations.pointwise import Sigmoid
 from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory
+from blocks.base.precision import at_least_float32, without_autocast
 from blocks.norms.layer import LayerNorm
 from blocks.recurrent.additive import additive_rule, additive_rule_flops
-from blocks.recurrent.base import Rows, at_least_float32, rows_of, without_autocast
+from blocks.recurrent.base import Rows, rows_of
 from blocks.recurrent.maximum import StabilisedState, last_token, running_maximum
 from registry import Capabilities, Positive, PositiveFloat, register
 

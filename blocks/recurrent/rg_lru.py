@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from blocks.activations.pointwise import GELUTanh, softplus
 from blocks.base import Activation, Axis, Context, Fixed, Linear, Mixer, Site, SitelessFactory
-from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
+from blocks.base.precision import at_least_float32, without_autocast
+from blocks.recurrent.base import RecurrentState, Rows, rows_of
 from blocks.recurrent.convolution import short_convolution
 from blocks.recurrent.scan import linear_scan
 from blocks.recurrent.state_steps import CHANNELS

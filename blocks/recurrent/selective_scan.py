@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU, softplus
 from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory, described
-from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
+from blocks.base.precision import at_least_float32, without_autocast
+from blocks.recurrent.base import RecurrentState, Rows, rows_of
 from blocks.recurrent.convolution import short_convolution
 from blocks.recurrent.selective import selective_flops, selective_recurrence
 from blocks.recurrent.state_steps import CHANNEL_STATES, CHANNELS

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU, softplus
 from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory, described
+from blocks.base.precision import at_least_float32, without_autocast
 from blocks.norms.rms import RMSNorm
-from blocks.recurrent.base import RecurrentState, Rows, at_least_float32, rows_of, without_autocast
+from blocks.recurrent.base import RecurrentState, Rows, rows_of
 from blocks.recurrent.convolution import short_convolution
 from blocks.recurrent.state_space_dual import state_space_dual, state_space_dual_flops
 from blocks.recurrent.state_steps import RECURRENT, state_by

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from blocks.base import Axis, Context, Linear, Site
-from blocks.recurrent.base import Rows, at_least_float32, rows_of, without_autocast
+from blocks.base.precision import at_least_float32, without_autocast
+from blocks.recurrent.base import Rows, rows_of
 from blocks.recurrent.maximum import StabilisedState, first_tokens, last_token, running_maximum
 from blocks.recurrent.scan import linear_scan
 from blocks.recurrent.token_shift import MOST_CHANNELS, TokenShift

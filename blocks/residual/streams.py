@@ -1,16 +1,18 @@
-"""Residuals of several streams: a sublayer reads a weighted sum of them, and its update is written to all of them."""
+"""Residuals of several streams: a sublayer reads a weighted sum of them, and its update is written to all of them.
+
+Streams are read and mixed without autocast: rounded in each layer, they would lose small updates.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from blocks.base import AdditiveResidual, Factory, Intermediate, Residual, Site, described
+from blocks.base.precision import at_least_float32, without_autocast
 from blocks.norms.rms import RMSNorm
 
 FIRST_SCALE = 0.01
@@ -110,9 +112,9 @@ def side_by_side(x: Tensor, dim: int) -> Tensor:
 
 def projected(x: Tensor, weight: Tensor) -> Tensor:
     """W x in float32 or wider: (..., M) -> (..., outputs)"""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    with full_precision(x):
-        return F.linear(x.to(wide), weight.to(wide))
+    wide = at_least_float32(x)
+    with without_autocast(x):
+        return F.linear(wide, weight.to(wide.dtype))
 
 
 def affine_parts(y: Tensor, scale: Tensor, bias: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
@@ -135,16 +137,11 @@ def parts(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
     """sum_j w_j x_j of streams (B, T, N, D) with weights (B, T, N): (B, T, D)"""
-    with full_precision(x):
+    with without_autocast(x):
         return (weights.to(x.dtype)[..., None, :] @ x).squeeze(-2)
 
 
 def mixed(x: Tensor, weights: Tensor) -> Tensor:
     """sum_j w_(j i) x_j for each stream i, of streams (B, T, N, D) with weights (B, T, N, N): (B, T, N, D)"""
-    with full_precision(x):
+    with without_autocast(x):
         return weights.to(x.dtype).mT @ x
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """No autocast: streams that were rounded in each layer would lose small updates."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

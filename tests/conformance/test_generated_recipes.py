@@ -1,10 +1,14 @@
 """Generated recipes: how they are generated, validated, checked and shrunk; a small sample of `make conformance`."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from random import Random
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from blockformer.conformance.block_case import SMALL, BlockCase, registered
 from blockformer.conformance.coverage import CoveragePlan
@@ -15,12 +19,14 @@ from blockformer.conformance.recipe_checks import (
     LEFT_OUT,
     SELDOM,
     USUAL_SIZES,
+    RecipeResult,
     checks_of_recipe,
     run_recipe_checks,
 )
 from blockformer.conformance.shrink import shrink
 from blockformer.conformance.table import check_name, checks_for, registered_checks
 from blockformer.conformance.validate import ValidRecipe, as_yaml, repair, validate
+from blocks.base import Activation
 from registry import RecipeError
 
 SIZES = {key: SMALL[key] for key in ("dim", "vocab_size", "max_length")}
@@ -80,6 +86,33 @@ def test_choices_of_blocks_that_hold_others_are_told_from_the_rest() -> None:
     outer = {choice for choice in grammar().choices if holds_blocks(choice)}
     assert outer >= {"mixer/attention", "layer/sequential.cross: cross_attention", "residual/layerscale.inner: pre"}
     assert not outer & {"norm/rms", "mixer/attention.qk_norm: rms", "mixer/cross_attention.softcap: 0.5"}
+
+
+def test_values_that_grow_without_a_norm_are_told_from_others_that_are_not_finite(
+    registry_of_a_test: Callable[..., Any],
+) -> None:
+    @registry_of_a_test("not_a_number")
+    class NotANumber(Activation):
+        def __init__(self) -> None:
+            super().__init__()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.nan
+
+    def result(activation: str) -> RecipeResult:
+        layer = {
+            "mixer": {"type": "scaled", "inner": {"type": "selective_scan", "activation": activation}},
+            "feedforward": {"type": "glu", "activation": activation},
+            "residual": {"type": "pre", "norm": "none"},
+        }
+        tree = {"type": "decoder_only", **SIZES, "decoder": {"depth": 4, "layer": layer}, "init": "xavier"}
+        return run_recipe_checks(validate(tree), number=1)
+
+    grows, wrong = result("xielu"), result("not_a_number")
+    assert not grows.passed
+    assert grows.not_applicable
+    assert grows.failure is None
+    assert wrong.failure is not None
 
 
 @pytest.mark.slow

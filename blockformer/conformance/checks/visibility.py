@@ -14,12 +14,10 @@ from blockformer.conformance.example import (
     assert_same,
     example,
     has_memory,
-    influence,
     memory_of,
-    pairs_in,
     run,
-    sensitivity,
 )
+from blockformer.conformance.influence import influence, pairs_in, sensitivity
 from blockformer.conformance.variants import allowed
 from blocks.attention.key_selector import KeySelector
 from blocks.base import AttentionPositions, Component, InputPositions, Mixer, Stack
