@@ -33,12 +33,11 @@ class StabilisedState(RecurrentState):
         super().restore(inner, kept)
 
 
-@torch.no_grad()
 def running_maximum(x: Tensor, drop: Tensor, rows: Rows, before: Tensor, start: float) -> tuple[Tensor, Tensor]:
-    """All m_t = max(m_(t-1) - drop_t, x_t) and m_(t-1), without a gradient.
+    """All m_t = max(m_(t-1) - drop_t, x_t) and m_(t-1).
 
     With D_t the sum of ``drop`` up to t, m_t + D_t is the largest x_s + D_s so far. m is exact up to the spacing of
-    floats at the size of D; who uses the same m in all places cancels it.
+    floats at the size of D; who uses the same m in all places cancels it, and needs no gradient of it.
 
     Args:
         x: (B, T, C), in the order of ``rows``.

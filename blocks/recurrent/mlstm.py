@@ -129,7 +129,8 @@ class MLSTM(Mixer):
         """(B, H, T, V): numerators and divisors times exp(-m), so that nothing overflows, and their quotient."""
         maximum = None if state is None else state.maximum
         before = opened.new_zeros(opened.shape[0], self.heads) if maximum is None else maximum
-        m, m_before = running_maximum(opened, -kept.detach(), rows, before, 0.0)
+        exact, m_before = running_maximum(opened, -kept, rows, before, 0.0)
+        m, m_before = exact.detach(), m_before.detach()  # which cancels, but for eps
         logs, write = kept + m_before - m, (opened - m).exp()
         tokens = rows.tokens(opened.shape[1])
         if tokens is not None:  # padding neither decays nor writes
@@ -140,7 +141,8 @@ class MLSTM(Mixer):
         if state is not None:
             state.memory, state.maximum = memory, last_token(m, rows, before)
         least = (-m).exp().transpose(1, 2)[..., None]
-        return y[..., :-1] / (torch.maximum(y[..., -1:].abs(), least) + self.eps)
+        eps = self.eps * (exact - m).exp().transpose(1, 2)[..., None]  # eps itself, with the gradient of m
+        return y[..., :-1] / (torch.maximum(y[..., -1:].abs(), least) + eps)
 
     def flops_per_token(self, length: int) -> float:
         read = additive_rule_flops(length, self.head_dim, self.value_dim + 1)

@@ -82,7 +82,7 @@ class WKV(TokenShift):
         sums = k.new_zeros(batch, 2 * self.channels) if known is None else known
         maximum = None if state is None else state.maximum
         maximum = k.new_full((batch, self.channels), NOTHING) if maximum is None else maximum
-        m, m_before = running_maximum(k, drop, rows, maximum, NOTHING)
+        m, m_before = running_maximum(k.detach(), drop.detach(), rows, maximum, NOTHING)
         decay, write = (m_before - drop - m).exp(), (k - m).exp()
         pair = torch.cat([write * v, write], dim=-1)  # numerators and divisors
         h = linear_scan(torch.cat([decay, decay], dim=-1), pair, sums)
