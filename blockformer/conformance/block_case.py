@@ -283,4 +283,7 @@ def frozen(tree: Any) -> Any:
 
 
 def _brief(value: Any) -> str:
-    return str(cast("dict[str, Any]", value).get("type", "...")) if isinstance(value, dict) else str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    found = cast("dict[str, Any]", value)
+    return str(found["type"]) if "type" in found else ",".join(f"{key}={_brief(part)}" for key, part in found.items())

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from blocks.attention.blocked import LIBRARY
 from blocks.base import Context, Layer
+from blocks.base.operators import LIBRARY
 
 Checkpointing = Literal["none", "layer", "selective"]
 
@@ -22,7 +22,7 @@ KEPT: frozenset[Any] = frozenset(
     {
         *(getattr(torch.ops.aten, name).default for name in _TORCH),
         torch.ops.higher_order.flex_attention,
-        torch.ops.blockformer.grouped_linear.default,
+        getattr(torch.ops, LIBRARY).grouped_linear.default,
         getattr(torch.ops, LIBRARY).attention.default,
     }
 )

@@ -3,7 +3,6 @@
 It is an operator of its own, so that ``torch.compile`` and ``torch.export`` take it as it is, for any length.
 """
 
-import re
 from typing import Any, cast
 
 import torch
@@ -12,8 +11,7 @@ from torch import Tensor
 from blocks.attention.block_attention import BlockOptions, attend, gradients
 from blocks.attention.scoring import Scoring, in_autocast
 from blocks.attention.visibility import Visibility
-
-LIBRARY = re.sub(r"\W", "_", __name__)  # an exported model has its own copy of this file, with operators of its own
+from blocks.base.operators import LIBRARY
 
 
 def blocked(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scoring: Scoring) -> Tensor:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import flop_counter
 
+from blocks.base.operators import LIBRARY
+
 ALIGNED = 16  # bytes: torch's grouped kernel needs rows aligned to it
 DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 CAPABILITY = (8, 0)  # lowest compute capability of GPUs with torch's grouped kernel
@@ -125,11 +127,11 @@ def _outer_flops(g: Any, x: Any, *_: Any, **__: Any) -> int:
     return 2 * g[0] * g[1] * x[1]
 
 
-_product: Any = torch.library.custom_op("blockformer::grouped_linear", _compute_product, mutates_args=())
+_product: Any = torch.library.custom_op(f"{LIBRARY}::grouped_linear", _compute_product, mutates_args=())
 _product.register_fake(_empty_product)
 _product.register_autograd(_backward, setup_context=_keep)
-_outer: Any = torch.library.custom_op("blockformer::grouped_outer", _compute_outer, mutates_args=())
+_outer: Any = torch.library.custom_op(f"{LIBRARY}::grouped_outer", _compute_outer, mutates_args=())
 _outer.register_fake(_empty_outer)
-_counter = cast("Any", flop_counter)  # whose formulas are untyped
-_counter.register_flop_formula(torch.ops.blockformer.grouped_linear)(_product_flops)
-_counter.register_flop_formula(torch.ops.blockformer.grouped_outer)(_outer_flops)
+_counter, _operators = cast("Any", flop_counter), getattr(torch.ops, LIBRARY)  # whose formulas are untyped
+_counter.register_flop_formula(_operators.grouped_linear)(_product_flops)
+_counter.register_flop_formula(_operators.grouped_outer)(_outer_flops)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils import flop_counter
 
-from blocks.recurrent.scan import LIBRARY, scanned
+from blocks.base.operators import LIBRARY
+from blocks.recurrent.scan import scanned
 
 BLOCK = {"cuda": 64}  # tokens whose states are in memory at once, by the kind of device
 ELSEWHERE = 16

@@ -14,6 +14,7 @@ from blocks.base.grouped import (
     looped_outer,
     looped_product,
 )
+from blocks.base.operators import LIBRARY
 
 ENDS = [[5, 5, 12, 20], [0, 0, 0, 20], [20, 20, 20, 20], [0, 7, 20, 20]]
 
@@ -80,7 +81,7 @@ def test_without_rows_there_are_none() -> None:
 def test_holds_to_what_torch_asks_of_an_operation() -> None:
     x, weight = (tensor.requires_grad_() for tensor in factors(32, 48))
     arguments = (x, weight, torch.tensor(ENDS[0], dtype=torch.int32))
-    torch.library.opcheck(torch.ops.blockformer.grouped_linear.default, arguments)
+    torch.library.opcheck(getattr(torch.ops, LIBRARY).grouped_linear.default, arguments)
 
 
 def test_knows_the_group_of_each_row() -> None:

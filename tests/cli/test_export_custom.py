@@ -122,6 +122,35 @@ def test_a_decoder_generates_with_and_without_the_cache(tmp_path: Path) -> None:
     assert said["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels).item())
 
 
+BESIDE = """
+import json, sys, torch, transformers as hf
+import blockformer as bf
+ours = bf.load(sys.argv[2])
+ids = torch.randint(256, (2, 9), generator=torch.Generator().manual_seed(0))
+before = ours(ids)
+theirs = hf.AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+for logits in (theirs(ids).logits, ours(ids)):
+    logits.square().mean().backward()
+slopes = [[p.grad for p in model.parameters() if p.grad is not None] for model in (ours, theirs)]
+same = all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*slopes, strict=True))
+libraries = {name.split("::")[0] for name in torch._C._dispatch_get_all_op_names() if "grouped_linear" in name}
+print(json.dumps({"same": same, "equal": torch.equal(before, ours(ids)), "libraries": len(libraries)}))
+"""
+
+
+@pytest.mark.slow
+def test_an_exported_copy_leaves_the_operators_of_the_blocks_alone(tmp_path: Path) -> None:
+    path, out = checkpoint("tiny_experts", tmp_path / "model.ckpt"), tmp_path / "out"
+    assert export(path, out, "--no-verify") == 0
+    answer = subprocess.run(
+        [sys.executable, "-c", BESIDE, str(out), str(path)],
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout.splitlines()[-1]) == {"same": True, "equal": True, "libraries": 2}
+
+
 TRANSLATOR = """
 model = hf.AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True)
 tokenizer = hf.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)

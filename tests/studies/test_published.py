@@ -100,7 +100,7 @@ def test_the_quick_tier_of_a_study_comes_to_verdicts(
     study = read_study(path)
     first = [f"--task={part.name.rpartition('/')[2]}" for part in study.tasks[:1]]
     data = (study.tasks or (study,))[0].file.fit["data"]  # preparing all of it takes longer than the runs
-    first += [f"--data.{key}={less}" for key, less in (("max_bytes", 200_000), ("pairs", 1000)) if key in data]
+    first += [f"--data.{key}={less}" for key, less in (("max_bytes", 200_000), ("pairs", 2000)) if key in data]
     options = ["--tier", "quick", "--out", str(tmp_path / "out"), "--no-speed", "--run.wandb", "disabled"]
     seeds = 2 if path.stem in TWICE else 1
     options += ["--seeds", str(seeds), "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
