@@ -240,7 +240,7 @@ def command_line(draw: Random, places: dict[str, str], number: int) -> list[str]
     if "" in known and draw.random() < 0.95:
         words.append(known[""][0] if draw.random() < 0.4 else draw.choice(known[""]))
     for option in draw.sample(sorted(set(known) - {""}), min(draw.randrange(4), len(known) - 1)):
-        values = known[option] if draw.random() < 0.8 else (*NUMBERS, *TEXTS)
+        values = known[option] if draw.random() < 0.8 or option == "--count" else (*NUMBERS, *TEXTS)  # no real counts
         words += [option] if not known[option] else [option, draw.choice(values)]
     if verb == "export" and draw.random() < 0.8:
         words += ["--to", "hf"]

@@ -20,6 +20,7 @@ ONE_EACH = list({case.model_type: case for case in reversed(CASES)}.values())
 BARE = set(transformers.PretrainedConfig().to_dict()) | {
     *("vocab_size", "is_encoder_decoder"),
     "rescale_prenorm_residual",  # transformers 5 scales weights that it loads once more, so its own copy differs
+    "rescale_every",  # transformers halves the stream every few layers in inference: eps of norms counts for more
 }
 ACTIVATIONS = ("gelu", "relu", "silu", "gelu_new", "gelu_pytorch_tanh")
 FOREIGN: dict[str, Any] = {  # keys that some families read and others do not
