@@ -9,8 +9,7 @@ from pydantic_core import ErrorDetails
 
 from registry.capabilities import UnfitError
 from registry.errors import MOST_PROBLEMS, Problem, RecipeError, nearest, quoted
-from registry.key_paths import dotted
-from registry.merge import Path, blocks_in, with_types
+from registry.merge import Path, blocks_in, dotted, with_types
 from registry.registration import Block, Entry, entries
 from registry.spec import Spec
 from registry.strict_yaml import Map, Seq, mark_of

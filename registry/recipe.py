@@ -16,8 +16,7 @@ from pydantic_core import PydanticCustomError
 from registry.capabilities import UnfitError
 from registry.diagnosis import capability_error, error_in, unsupported_positions
 from registry.errors import Mark, ParameterError, Problem, RecipeError, nearest
-from registry.key_paths import dotted, split_override
-from registry.merge import merge, resolve_like, with_override, with_types
+from registry.merge import dotted, merge, resolve_like, split_override, with_override, with_types
 from registry.registration import slots
 from registry.spec import Record, Spec, build_hook, parse
 from registry.strict_yaml import Map, as_plain, mark_of, parse_text, read_yaml, with_mark

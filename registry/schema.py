@@ -1,4 +1,4 @@
-"""JSON Schema of recipes, made from the registry, so that an editor completes, explains and checks them.
+"""JSON Schema of recipes, made from the registry, so that an editor completes, explains and checks them, and its pages.
 
 Draft 7, which editors' YAML servers support. Every block has two definitions: one for a mapping that stands on its
 own, and a *changed* one for a mapping that is laid over something the schema cannot see, below ``extends`` or ``like``:
@@ -7,13 +7,14 @@ definitions too, which no recipe refers to: a schema of configuration files can.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 
 from registry.recipe import ROOT
 from registry.registration import Entry, Parameter, entries, option_slots, slot_named, slots
-from registry.text import prose, recipe_for, summary
+from registry.text import details, prose, recipe_for, summary, type_in_words
 from registry.types import FactoryMarker, factory_of, slot_of
 
 Schema = dict[str, Any]
@@ -142,3 +143,61 @@ def _mapping_name(slot: str, implied: str | None = None, changed: bool = False) 
 
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/definitions/{name}"}
+
+
+@dataclass(frozen=True)
+class DescribedParameter:
+    """One parameter as a recipe's author reads it; ``slot`` is the slot that it opens, if any."""
+
+    name: str
+    type: str
+    slot: str | None
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True)
+class DescribedBlock:
+    """One block as the author of a recipe reads it."""
+
+    slot: str
+    name: str
+    summary: str
+    details: str
+    paper: str
+    formula: str
+    abilities: tuple[str, ...]
+    parameters: tuple[DescribedParameter, ...]
+
+
+def catalogue() -> dict[str, list[DescribedBlock]]:
+    """Every block of every slot, both in alphabetical order."""
+    known = sorted([*slots(), *option_slots()])
+    return {slot: [describe(entry) for _, entry in sorted(entries(slot).items())] for slot in known}
+
+
+def describe(entry: Entry) -> DescribedBlock:
+    """A registered block in words."""
+    parameters = (
+        DescribedParameter(p.name, type_in_words(parameter_type(p.annotation)), p.slot, p.default, prose(p.description))
+        for p in entry.parameters.values()
+    )
+    block = entry.block
+    return DescribedBlock(
+        entry.slot,
+        entry.name,
+        summary(block),
+        details(block),
+        block.paper,
+        block.formula,
+        tuple(block.capabilities.describe()),
+        tuple(parameters),
+    )
+
+
+def keys_of(slot: str) -> list[str]:
+    """The recipe keys that open a slot, the most frequent first."""
+    found = [
+        p.name for other in slots() for e in entries(other).values() for p in e.parameters.values() if p.slot == slot
+    ]
+    return sorted(dict.fromkeys(found), key=lambda key: (-found.count(key), found.index(key)))

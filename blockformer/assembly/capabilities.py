@@ -6,7 +6,7 @@ from typing import Any
 from blocks.base import Component, Mixer, Stack
 from registry import Ability, Place, Spec, spec_of
 from registry.diagnosis import alternatives
-from registry.key_paths import dotted
+from registry.merge import dotted
 
 
 def blocks_by_key(model: Component) -> Iterator[tuple[str, Component, Spec[Any]]]:

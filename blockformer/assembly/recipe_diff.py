@@ -9,7 +9,7 @@ from blocks.base import Component
 from blocks.models.base import Model
 from blocks.stacks.layers import LAYOUT
 from registry import Spec, spec_of
-from registry.key_paths import dotted, split_path
+from registry.merge import dotted, split_path
 from registry.text import as_yaml, ranges
 
 Path = tuple[str | int, ...]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from blockformer.cli.parser import Parser, add_format
 
 if TYPE_CHECKING:
-    from registry.reference import DescribedBlock
+    from registry.schema import DescribedBlock
 
 WIDTH = 110
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     import blockformer.cli.components  # noqa: F401
     import blocks  # noqa: F401  (importing registers; imported late: --help then needs no torch)
-    from registry.reference import catalogue
+    from registry.schema import catalogue
 
     known = catalogue()
     slot, _, name = (options.place or "").partition("/")
@@ -67,7 +67,7 @@ def _slots(known: "dict[str, list[DescribedBlock]]") -> Iterator[str]:
 
 def _blocks(slot: str, found: "list[DescribedBlock]") -> Iterator[str]:
     from registry import slot_named
-    from registry.reference import keys_of
+    from registry.schema import keys_of
 
     yield f"{slot}: {slot_named(slot).description}"
     if option := slot_named(slot).option:

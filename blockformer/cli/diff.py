@@ -156,7 +156,7 @@ def verdict(a: "Recipe", b: "Recipe", changes: "list[Change]") -> str:
 
 
 def _different_keys(a: "Recipe", b: "Recipe") -> list[str]:
-    from registry.key_paths import flat
+    from registry.merge import flat
 
     there, here = flat(a.dump()), flat(b.dump())
     return [key for key in {**there, **here} if there.get(key) != here.get(key)]

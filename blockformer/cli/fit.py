@@ -105,7 +105,7 @@ def _options_of_components(arguments: Sequence[str]) -> str:
     if not found:
         return ""
     from blockformer.training.components import GROUPS
-    from registry.reference import describe
+    from registry.schema import describe
     from registry.text import as_yaml
 
     parts: list[str] = []

@@ -48,7 +48,7 @@ def _chosen(runs: "list[ListedRun]", condition: str) -> "list[ListedRun]":
         UserError: the condition is no KEY=VALUE, or no run has the key.
     """
     from blockformer.errors import UserError
-    from registry.key_paths import split_override
+    from registry.merge import split_override
     from registry.strict_yaml import as_plain, parse_text
     from registry.text import shortened
 

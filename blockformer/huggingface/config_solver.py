@@ -11,12 +11,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
+from blockformer.huggingface.config import values_at
 from blockformer.huggingface.expression import is_expression, names, parse
-from blockformer.huggingface.family_check import expressions_in
+from blockformer.huggingface.family_file import expressions_in
 from blockformer.huggingface.inverse_evaluation import Environment, ExpressionSolver
-from blockformer.huggingface.layer_pattern import expand_layers
-from blockformer.huggingface.nested_keys import values_at
 from blockformer.huggingface.partial_config import ConflictError, matches
+from blockformer.huggingface.template import expand_layers
 from registry.strict_yaml import Map
 
 TRAINING_ONLY = frozenset({"dropout", "init", "balance_loss", "index_loss", "loss_over"})

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from blockformer.assembly.builder import check
-from blockformer.huggingface.config import Config
+from blockformer.huggingface.config import EACH, Config, merged, set_at, values_at
 from blockformer.huggingface.config_solver import ConfigSolver
 from blockformer.huggingface.errors import ExportError, HuggingFaceError
 from blockformer.huggingface.export_errors import Mismatch, NearestConfigSolver, compare_recipes, unsolved_keys
@@ -13,10 +13,8 @@ from blockformer.huggingface.expression import is_expression
 from blockformer.huggingface.family import Family, as_list, families
 from blockformer.huggingface.family_file import ANY
 from blockformer.huggingface.importer import recipe_from_config
-from blockformer.huggingface.layer_pattern import expand_layers
-from blockformer.huggingface.nested_keys import EACH, merged, set_at, values_at
 from blockformer.huggingface.partial_config import ConflictError, NoInverseError, PartialConfig
-from blockformer.huggingface.template import TemplateContext
+from blockformer.huggingface.template import TemplateContext, expand_layers
 from registry import Mark, Problem, Recipe, RecipeError, Spec, load_recipe, spec_of
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # always written: transformers would assume its own defaults

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from blockformer.huggingface.config_solver import TRAINING_ONLY, ConfigSolver
 from blockformer.huggingface.family import Family
-from blockformer.huggingface.layer_pattern import expand_layers
 from blockformer.huggingface.partial_config import ConflictError, PartialConfig
+from blockformer.huggingface.template import expand_layers
 from blocks.stacks.layers import LAYOUT
 from registry import Mark, Problem, Recipe
 from registry.errors import quoted

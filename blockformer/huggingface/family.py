@@ -9,8 +9,14 @@ from typing import Any, cast
 
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.expression import items, names, parse
-from blockformer.huggingface.family_check import Template, checked_expressions, templates
-from blockformer.huggingface.family_file import ANY, builtin_families, read_family
+from blockformer.huggingface.family_file import (
+    ANY,
+    Template,
+    builtin_families,
+    checked_expressions,
+    read_family,
+    templates,
+)
 from registry import Mark
 from registry.errors import nearest, quoted
 from registry.strict_yaml import Map

@@ -11,7 +11,7 @@ from torch import Tensor
 from blockformer.assembly.builder import check
 from blockformer.assembly.imported_folder import RECIPE, write_imported
 from blockformer.files import write_text
-from blockformer.huggingface.config import Config
+from blockformer.huggingface.config import Config, config_of_its_own, values_at
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.family import Family, as_list, family_of, load_family
 from blockformer.huggingface.family_file import ANY
@@ -24,14 +24,13 @@ from blockformer.huggingface.folder import (
     read_config,
     write_tensors,
 )
-from blockformer.huggingface.nested_keys import config_of_its_own, values_at
 from blockformer.huggingface.template import TemplateContext
 from blockformer.huggingface.tensor_conversion import parameters_from_tensors
 from blockformer.huggingface.tensor_names import tensor_names
 from blockformer.huggingface.tensor_rules import tensor_rules
 from registry import Mark, Problem, Recipe, RecipeError, load_recipe
 from registry.errors import quoted
-from registry.key_paths import split_path
+from registry.merge import split_path
 from registry.strict_yaml import Map, mark_of
 from registry.text import as_yaml, shortened
 

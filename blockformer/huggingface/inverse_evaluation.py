@@ -7,14 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
-from blockformer.huggingface.arithmetic_inverse import unknown_operand
-from blockformer.huggingface.config import Config
+from blockformer.huggingface.config import EACH, Config
 from blockformer.huggingface.expression import ExpressionError, evaluate, is_expression, parse
 from blockformer.huggingface.family import Family, as_list
-from blockformer.huggingface.family_check import Template
-from blockformer.huggingface.nested_keys import EACH
+from blockformer.huggingface.family_file import Template
+from blockformer.huggingface.operand_solver import PlaceSolver, unknown_operand
 from blockformer.huggingface.partial_config import ConflictError, KnownItems, KnownKeys, PartialConfig, matches
-from blockformer.huggingface.place_solver import PlaceSolver
 from blockformer.huggingface.template import TemplateContext
 from registry import RecipeError
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.family import as_list
 from blockformer.huggingface.name_pattern import NamePattern, substituted
-from blockformer.huggingface.rearrangement import Rearrangement
 from blockformer.huggingface.template import OMITTED, TemplateContext
-from blockformer.huggingface.tensor_layout import Layout
+from blockformer.huggingface.tensor_layout import Layout, Rearrangement
 from registry import Mark
 from registry.errors import nearest, quoted
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from blockformer.huggingface.family_file import builtin_families, read_family
 from registry import builtin_recipes, entries, load_recipe, slots
 from registry.recipe import recipes_folder
-from registry.reference import keys_of
+from registry.schema import keys_of
 
 Used = Mapping[tuple[str, str], tuple[str, ...]]
 """By slot and name of a block: what uses it, in alphabetical order."""

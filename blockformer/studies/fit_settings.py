@@ -12,7 +12,7 @@ from blockformer.training.nested_options import MAPPINGS
 from blockformer.training.number_types import prefer_integers
 from registry import Problem
 from registry.errors import nearest
-from registry.key_paths import dotted
+from registry.merge import dotted
 from registry.strict_yaml import Map, as_plain, mark_of
 
 DEFAULT_LENGTH, DEFAULT_BATCH = 128, 32  # of the data, where a study does not say

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from registry import Problem, RecipeError
 from registry.errors import nearest, quoted
-from registry.key_paths import dotted
+from registry.merge import dotted
 from registry.strict_yaml import Map, as_plain, mark_of
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from blockformer.assembly.checkpoint import FORMAT, LoadError
 from blockformer.errors import UserError
 from registry import Recipe, RecipeError, load_recipe
-from registry.key_paths import flat
+from registry.merge import flat
 from registry.text import shortened
 
 

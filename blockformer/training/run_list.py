@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from blockformer.errors import UserError
 from blockformer.files import is_deeper
 from blockformer.training.json_lines import Row, read_rows
-from registry.key_paths import flat, split_path
+from registry.merge import flat, split_path
 from registry.strict_yaml import read_yaml
 
 FACTS, METRICS, DIVERGED, LOCK = "facts.json", "metrics.jsonl", "diverged.json", "run.lock"

@@ -1,6 +1,6 @@
 import random
 
-from blockformer.huggingface.layer_pattern import compress_layers, expand_layers
+from blockformer.huggingface.template import compress_layers, expand_layers
 
 
 def described(names: str) -> dict[str, object]:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from blockformer.huggingface.rearrangement import Rearrangement
+from blockformer.huggingface.tensor_layout import Rearrangement
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from blockformer.huggingface.rearrangement import Rearrangement
-from blockformer.huggingface.tensor_layout import Layout
+from blockformer.huggingface.tensor_layout import Layout, Rearrangement
 
 D, HEAD = 6, 4
 

@@ -7,8 +7,7 @@ import pytest
 import blocks  # noqa: F401  (registers)
 from blocks.base import Factory, Layer, Norm
 from registry import NonNegative, Positive, PositiveFloat, Probability, Runtime, entries, slot_named, slots
-from registry.reference import catalogue, describe, keys_of
-from registry.schema import parameter_type
+from registry.schema import catalogue, describe, keys_of, parameter_type
 from registry.text import as_yaml, details, summary, type_in_words
 
 TYPES = {

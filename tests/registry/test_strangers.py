@@ -9,7 +9,7 @@ import pytest
 import blocks  # noqa: F401  (registers what recipes name)
 from registry import RecipeError, load_recipe
 from registry.errors import MOST_PROBLEMS
-from registry.key_paths import dotted, split_override, split_path
+from registry.merge import dotted, split_override, split_path
 from registry.text import printable, shortened, terminal_text
 
 BASE = "type: decoder_only\ndim: 32\nvocab_size: 64\nmax_length: 32\n"
