@@ -10,7 +10,7 @@ TORCH  := 2.13.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-translation demo-masked explain compare test test-slow test-all test-gpu faults null-studies large-corpus conformance check docs schema lock clean
+.PHONY: help setup demo demo-translation demo-masked explain explain-picture compare test test-slow test-all test-gpu faults null-studies large-corpus conformance check docs schema lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +37,11 @@ demo-translation: $(STAMP) ## train the original encoder-decoder to translate En
 demo-masked: $(STAMP) ## train an encoder to fill in blanked characters
 	$(BIN)/python -m blockformer.demo masked
 
-explain: $(STAMP) ## train three small models in three minutes, and write a page for each that shows what it computes
+explain: $(STAMP) ## train three small models in about a minute, and write a page for each that shows what it computes
 	$(BIN)/python -m blockformer.demo explain
+
+explain-picture: $(STAMP) ## draw docs/explain.png from the decoder that `make explain` has trained; needs chromium
+	$(BIN)/python -m tests.explanation.picture
 
 compare: $(STAMP) ## a quick study, from nothing to its report: a model with and without its feed-forward
 	$(BIN)/blockformer compare studies/feedforward.yaml --tier quick

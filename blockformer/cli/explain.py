@@ -1,5 +1,6 @@
 """`blockformer explain`: what a model computes for one text, step by step, as a page."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,9 +44,13 @@ def main(arguments: Sequence[str]) -> int:
         from blockformer.explanation.figures import draw_figures
 
         try:
-            count = draw_figures(options.figures, explanation)
+            count, missing = draw_figures(options.figures, explanation)
         except OSError as error:
             raise UserError(f"--figures {_printable(options.figures)}: {error.strerror}") from None
+        if missing:
+            few = "".join(sorted(missing)[:10]) + ("..." if len(missing) > 10 else "")
+            note = f"no installed font has {few}: figures show code points; install one, such as Noto Sans CJK"
+            print(f"note: {note}", file=sys.stderr)
         print(f"{count} figures: {_printable(options.figures)}")
     return 0
 

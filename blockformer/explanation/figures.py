@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from blockformer.explanation.explanation import Explanation
+from blockformer.explanation.fonts import Fonts, fonts_for
 from blockformer.explanation.steps import Step
 from blockformer.files import replacing
 
@@ -16,7 +17,7 @@ SHARES = ("weights", "probabilities")
 UNSAFE = re.compile(r"[^\w.-]+")
 
 
-def draw_figures(folder: Path, explanation: Explanation) -> int:
+def draw_figures(folder: Path, explanation: Explanation) -> tuple[int, frozenset[str]]:
     """Draw each step into a file ``003-decoder.layers.0.mixer.weights.png``, with a panel for each of the first heads.
 
     Args:
@@ -24,18 +25,23 @@ def draw_figures(folder: Path, explanation: Explanation) -> int:
         explanation: whose steps are drawn.
 
     Returns:
-        The number of figures.
+        The number of figures; and the characters of tokens that no installed font has: their code points are drawn.
 
     Raises:
         OSError: they cannot be written.
     """
-    for number, step in enumerate(explanation.steps):
-        _draw(folder / f"{number:03}-{UNSAFE.sub('-', step.label)}.png", explanation, step)
-    return len(explanation.steps)
+    from matplotlib import rc_context  # takes half a second, and only needed here
+
+    tokens = {token.text for text in explanation.texts for token in text} | set(explanation.vocabulary.values())
+    fonts = fonts_for(sorted(map(_short, tokens)))
+    with rc_context({"font.family": fonts.families}):
+        for number, step in enumerate(explanation.steps):
+            _draw(folder / f"{number:03}-{UNSAFE.sub('-', step.label)}.png", explanation, step, fonts)
+    return len(explanation.steps), fonts.missing
 
 
-def _draw(path: Path, explanation: Explanation, step: Step) -> None:
-    from matplotlib.figure import Figure  # takes half a second, and only needed here
+def _draw(path: Path, explanation: Explanation, step: Step, fonts: Fonts) -> None:
+    from matplotlib.figure import Figure
 
     panels, titles = _panels(step)
     across = min(len(panels), ACROSS)
@@ -44,7 +50,7 @@ def _draw(path: Path, explanation: Explanation, step: Step) -> None:
     wide, high = (2.6, 2.6) if several else (6.5, 1.2 + 0.22 * min(20, panels.shape[1]))
     figure = Figure(figsize=(0.9 + wide * across, 0.9 + high * down))
     grid = figure.subplots(down, across, squeeze=False)
-    names = _names(explanation, step, -1), _names(explanation, step, -2)
+    names = _names(explanation, step, -1, fonts), _names(explanation, step, -2, fonts)
     most = max(float(panels.nan_to_num().abs().max()), 1e-30)
     image = None
     for place in range(down * across):
@@ -90,18 +96,22 @@ def _panel(panel: Any, values: Tensor, names: tuple[list[str], list[str]], most:
     return image
 
 
-def _names(explanation: Explanation, step: Step, axis: int) -> list[str]:
+def _names(explanation: Explanation, step: Step, axis: int, fonts: Fonts) -> list[str]:
     """What stands at the kept places of an axis; empty: their numbers say nothing."""
     if len(step.value.axes) < -axis:
         return []
     name, index = step.value.axes[axis], step.value.index[axis]
     if name in ("token", "key"):
         text = explanation.texts[step.keys if name == "key" else step.sequence]
-        return [_shown(text[at].text) for at in index]
+        return [_drawn(text[at].text, fonts) for at in index]
     if name == "vocabulary":
-        return [_shown(explanation.vocabulary.get(at, str(at))) for at in index]
+        return [_drawn(explanation.vocabulary.get(at, str(at)), fonts) for at in index]
     return [str(at) for at in index] if name in ("expert", "choice") else []
 
 
-def _shown(text: str) -> str:
-    return text.replace(" ", "␣").replace("\n", "⏎").replace("$", r"\$")[:12]
+def _short(text: str) -> str:
+    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")[:12]
+
+
+def _drawn(text: str, fonts: Fonts) -> str:
+    return fonts.written(_short(text)).replace("$", r"\$")

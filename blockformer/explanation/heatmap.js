@@ -1,6 +1,6 @@
 "use strict";
 // Numbers of a step, their colours, and drawing them as a grid of cells.
-const NARROW = 4, WIDE = 26, LOW = 13, HIGH = 22, LONGEST = 13;
+const NARROW = 4, WIDE = 26, LOW = 13, HIGH = 22, ROOM = 104, SLANTED = 62;
 // A token as people read it; one that the tokenizer does not know is called "id N".
 const shown = text => text.replace(/^id (\d+)$/, "#$1").replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "␣")
   .replace(/[\u0000-\u001f\u007f-\u009f]/g, one => `\\x${one.charCodeAt(0).toString(16).padStart(2, "0")}`) || "∅";
@@ -74,11 +74,22 @@ const colour = (value, scale, colours) => {
   return `rgb(${colours.zero.map((zero, part) => Math.round(zero + (end[part] - zero) * strength)).join(" ")})`;
 };
 
+// A name in at most this many pixels, cut at its end: Chinese characters are twice as wide as Latin letters.
+const ruler = document.createElement("canvas").getContext("2d");
+ruler.font = "bold 12px system-ui, sans-serif";
+const widthOf = text => ruler.measureText(text).width;
+const fitting = (text, most) => {
+  if (widthOf(text) <= most) return text;
+  const letters = [...text];
+  while (letters.length > 1 && widthOf(`${letters.join("")}…`) > most) letters.pop();
+  return `${letters.join("")}…`;
+};
+
 const layoutOf = (explanation, step, width) => {
   const g = grid(step), words = ["token", "key", "vocabulary"].includes(step.axes[g.column]);
-  let letters = 0;
-  for (let row = 0; row < g.rows; row++) letters = Math.max(letters, nameOf(explanation, step, step.axes[g.row], row).length);
-  const label = 14 + 8 * Math.min(LONGEST, Math.max(letters, g.row < 0 ? 0 : 2)), room = Math.max(60, width - label - 4);
+  let longest = g.row < 0 ? 0 : 16;
+  for (let row = 0; row < g.rows; row++) longest = Math.max(longest, widthOf(nameOf(explanation, step, step.axes[g.row], row)));
+  const label = 14 + Math.ceil(Math.min(ROOM, longest)), room = Math.max(60, width - label - 4);
   const cell = Math.max(NARROW, Math.min(WIDE, Math.floor(room / g.columns)));
   const line = Math.max(LOW, Math.min(HIGH, Math.floor(420 / g.rows)));
   return {...g, label, cell, line, top: words ? 58 : 14, words, width: label + g.columns * cell + (words ? 34 : 4), height: (words ? 58 : 14) + g.rows * line + 2};
@@ -117,7 +128,7 @@ const draw = (canvas, explanation, step, chosen, followed, cursor) => {
     pen.fillStyle = mine ? colours.mark : colours.text;
     pen.font = `${mine ? "bold " : ""}12px system-ui, sans-serif`;
     const name = nameOf(explanation, step, rowAxis, row);
-    if (at.line >= 12 || row % 2 === 0) pen.fillText(name.length > LONGEST ? `${name.slice(0, LONGEST - 1)}…` : name, at.label - 6, at.top + row * at.line + at.line / 2);
+    if (at.line >= 12 || row % 2 === 0) pen.fillText(fitting(name, ROOM), at.label - 6, at.top + row * at.line + at.line / 2);
     if (mine) { pen.strokeStyle = colours.mark; pen.lineWidth = 2; pen.strokeRect(at.label - 1, at.top + row * at.line - 1, at.columns * at.cell + 1, at.line + 1); }
   }
   pen.textAlign = "left";
@@ -128,7 +139,7 @@ const draw = (canvas, explanation, step, chosen, followed, cursor) => {
     if (at.words && (at.cell >= 9 || column % 2 === 0)) {
       pen.save(); pen.translate(at.label + column * at.cell + at.cell / 2, at.top - 5); pen.rotate(-Math.PI / 3.2);
       const name = nameOf(explanation, step, axis, column);
-      pen.fillText(name.length > 9 ? `${name.slice(0, 8)}…` : name, 0, 0); pen.restore();
+      pen.fillText(fitting(name, SLANTED), 0, 0); pen.restore();
     } else if (!at.words && at.cell >= 20) {
       pen.textAlign = "center";
       pen.fillText(String(step.index[at.column][column]), at.label + (column + 0.5) * at.cell, 6);

@@ -24,7 +24,8 @@ const chooser = step => axis => axis === "kv_head" || axis === "head" ? headOf(s
 for (const step of first.steps) if (step.stack && !(step.stack in state.layers) && step.layer !== null) state.layers[step.stack] = step.layer;
 const axisOf = axis => word[`axis ${axis}`] ?? axis;
 const titleOf = step => {
-  const block = data.names[`slot ${step.block.split("/")[0]}`] ?? step.block;
+  const slot = step.block.split("/")[0], block = data.names[`slot ${slot}`] ?? step.block;
+  if (step.name === "output" && data.names[`output ${slot}`]) return data.names[`output ${slot}`];
   if (step.name === "output" || step.name === "input") return say(`${step.name} of`, {block});
   return data.names[step.name] ?? step.name.replaceAll("_", " ");
 };
@@ -97,10 +98,10 @@ const leftOut = step => step.axes.filter((_, at) => step.index[at].length < step
 
 const card = step => {
   const other = pairOf(step), section = make("section", {class: "step", id: `step-${step.number}`, "aria-labelledby": `title-${step.number}`, tabindex: "-1"});
-  const title = make("h3", {id: `title-${step.number}`}, titleOf(step), make("span", {class: "where", text: `${step.path.split(".").slice(-2).join(".")} · ${step.block}`}));
+  const title = make("h3", {id: `title-${step.number}`}, titleOf(step), make("span", {class: "where", text: `${step.path} · ${step.block}`}));
   section.append(title, make("p", {text: step.caption}));
   if (step.formula) { const formula = make("div", {class: "formula"}); formula.innerHTML = step.formula; section.append(formula); }
-  const facts = [shapeOf(step), ...leftOut(step)];
+  const g = grid(step), facts = [shapeOf(step), ...(g.row < 0 ? [] : [say("rows and columns", {rows: axisOf(step.axes[g.row]), columns: axisOf(step.axes[g.column])})]), ...leftOut(step)];
   section.append(make("p", {class: "facts", text: facts.join(" · ")}));
   if (step.axes.indexOf("token") >= 0 && step.axes.indexOf("token") < step.axes.length - 2) section.append(make("p", {class: "variant time"}));
   if (step.of.length) {

@@ -50,6 +50,7 @@ def as_html(explanation: Explanation, other: Explanation | None = None, *, langu
         "heading": escape(heading),
         "facts": escape(words("facts", kind=kind, parameters=f"{first.parameters:,}", steps=len(first.steps))),
         "notes": _notes(first, second, words),
+        "legend": escape(words("legend")),
         "controls": escape(words("controls")),
         "inspector": escape(words("inspector")),
         "alone": "" if first.drawing else ' class="alone"',

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blockformer.explanation.sampling import Limits, chosen, sampled
 from blockformer.explanation.steps import Step
 from blockformer.explanation.value_axes import named_axes, output_axes
-from blocks.base import Component, Embedding, Layer, Stack, listening
+from blocks.base import Component, Embedding, Intermediate, Layer, Stack, listening
 from blocks.base.intermediates import INPUT, OUTPUT
 from blocks.models.base import Model
 from registry import entry_of
@@ -130,7 +130,7 @@ class Recorder:
                 of = [] if known is None else [known]
         else:
             axes, caption = named_axes(declared.axes, block, value, self.model, self._length), declared.caption
-            formula, of = declared.formula_of(block), self._sources(run, declared.of)
+            formula, of = _formula(run, declared), self._sources(run, declared.of)
         whole = value[0] if value.ndim == len(axes) + 1 else value
         cross = block.site is not None and block.site.memory_dim is not None
         step = Step(
@@ -183,6 +183,23 @@ class Recorder:
             if one is not None and one.data_ptr() == value.data_ptr() and one.numel() == value.numel():
                 return step if one.is_contiguous() else None
         return None
+
+
+def _formula(run: _Run, declared: Intermediate) -> str:
+    """A formula with the numbers of the block, in the symbols of the values that it has recorded."""
+    text, values = declared.formula_of(run.block), run.block.intermediates
+    for name in declared.of:
+        given, known = values.get(name), run.values.get(name)
+        if given is not None and (known is None or known.name != name):
+            own, other = _symbol(given), _symbol(values.get(next(iter(given.of), "")))
+            text = text.replace(own, other) if own and other else text
+    return text
+
+
+def _symbol(value: Intermediate | None) -> str:
+    """The left side of a value's formula; empty: it has none."""
+    left, equals, _ = (value.formula if value else "").partition(" = ")
+    return left if equals else ""
 
 
 def _given(value: Tensor, axes: tuple[str, ...], limits: Limits) -> dict[str, list[int]]:

@@ -53,7 +53,7 @@ let before = null;
 for (const step of second ? second.steps : []) {
   const partner = data.pairs.indexOf(step.number);
   if (partner >= 0) { before = document.getElementById(`step-${partner}`); continue; }
-  const [map, own] = mapOf(second, step, second.name), section = make("section", {class: "step"}, make("h3", {}, titleOf(step), make("span", {class: "where", text: `${step.path.split(".").slice(-2).join(".")} · ${step.block}`}), make("span", {class: "badge differs", text: say("only in", {name: second.name})})), make("p", {text: step.caption}), map);
+  const [map, own] = mapOf(second, step, second.name), section = make("section", {class: "step"}, make("h3", {}, titleOf(step), make("span", {class: "where", text: `${step.path} · ${step.block}`}), make("span", {class: "badge differs", text: say("only in", {name: second.name})})), make("p", {text: step.caption}), map);
   before ? before.after(section) : steps.append(section);
   before = section;
   cards.push({step, section, owns: [own], foreign: true});

@@ -52,10 +52,10 @@ LATENT: Mapping[str, Intermediate] = {
     "placed_k": Intermediate(
         "The keys: a part from the latent, and the part with positions.",
         KEYS,
-        "K' = (C W_K, K_R)",
+        "K' = (C W_K{k:+ b_K}, K_R)",
         ("latent", "rotary_key"),
     ),
-    "v": Intermediate("The values, from the latent.", KEYS, "V = C W_V", ("latent",)),
+    "v": Intermediate("The values, from the latent.", KEYS, "V = C W_V{v:+ b_V}", ("latent",)),
 }
 
 

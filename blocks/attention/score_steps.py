@@ -14,14 +14,31 @@ from blocks.base import Component, Intermediate
 HEADS, KEYS, SCORES = ("head", "token", "channel"), ("kv_head", "key", "channel"), ("head", "token", "key")
 
 PROJECTED: Mapping[str, Intermediate] = {
-    "q": Intermediate("The query of each token: what it looks for in other tokens.", HEADS, "Q = X W_Q", ("input",)),
-    "k": Intermediate("The key of each token: what it is found by.", KEYS, "K = X W_K", ("input",)),
-    "v": Intermediate(
-        "The value of each token: what it gives to those that attend to it.", KEYS, "V = X W_V", ("input",)
+    "q": Intermediate(
+        "The query of each token: what it looks for in other tokens.", HEADS, "Q = X W_Q{q:+ b_Q}", ("input",)
     ),
-    "placed_q": Intermediate("The queries after norm, clipping and positions.", HEADS, "Q' = place(Q)", ("q",)),
-    "placed_k": Intermediate("The keys after norm, clipping and positions.", KEYS, "K' = place(K)", ("k",)),
-    "placed_v": Intermediate("The values after norm, clipping and scaling.", KEYS, "V' = place(V)", ("v",)),
+    "k": Intermediate("The key of each token: what it is found by.", KEYS, "K = X W_K{k:+ b_K}", ("input",)),
+    "v": Intermediate(
+        "The value of each token: what it gives to those that attend to it.", KEYS, "V = X W_V{v:+ b_V}", ("input",)
+    ),
+    "placed_q": Intermediate(
+        "The queries as the scores use them, with the norm, clipping and positions that this model has.",
+        HEADS,
+        "Q' = place(Q)",
+        ("q",),
+    ),
+    "placed_k": Intermediate(
+        "The keys as the scores use them, with the norm, clipping and positions that this model has.",
+        KEYS,
+        "K' = place(K)",
+        ("k",),
+    ),
+    "placed_v": Intermediate(
+        "The values as they are averaged, with the norm, clipping and scaling that this model has.",
+        KEYS,
+        "V' = place(V)",
+        ("v",),
+    ),
 }
 """Queries, keys and values of a softmax attention."""
 
@@ -29,7 +46,7 @@ SCORED: Mapping[str, Intermediate] = {
     "scores": Intermediate(
         "The product of each query with each key: large where the two point the same way.",
         SCORES,
-        "S = Q K^T",
+        "S = Q' K'^T",
         ("placed_q", "placed_k"),
     ),
     "scaled": Intermediate(
@@ -42,7 +59,7 @@ SCORED: Mapping[str, Intermediate] = {
         "The scores plus a bias that depends on the distance between the two tokens.", SCORES, "S' + B", ("scaled",)
     ),
     "masked": Intermediate(
-        "The scores of keys that a query may not see are minus infinity.",
+        "The scores of keys s that a query t may not see are minus infinity, so that their weights become 0.",
         SCORES,
         "S'_(t s) = -inf",
         ("biased",),
@@ -56,7 +73,7 @@ SCORED: Mapping[str, Intermediate] = {
     "weighted": Intermediate(
         "The mean of the values, weighted by the attention weights of each query.",
         HEADS,
-        "Y = A V",
+        "Y = A V'",
         ("weights", "placed_v"),
     ),
     "gated": Intermediate("The outputs of the heads times their gates.", HEADS, "Y * gate(X)", ("weighted",)),
@@ -72,7 +89,7 @@ SCORED: Mapping[str, Intermediate] = {
 PROJECTED_BACK = Intermediate(
     "The output projection mixes the heads into a vector that can be added to the stream.",
     ("token", "width"),
-    "(Y_1, ..., Y_{heads}) W_O",
+    "(Y_1, ..., Y_{heads}) W_O{out:+ b_O}",
     ("joined",),
 )
 
@@ -88,8 +105,13 @@ CAPPED_ATTENTION: Mapping[str, Intermediate] = {
 CROSS_ATTENTION: Mapping[str, Intermediate] = {
     **CAPPED_ATTENTION,
     "memory": Intermediate("The encoder's output, a vector for each token of the source.", ("key", "width"), "M"),
-    "k": Intermediate("The key of each token of the source: what it is found by.", KEYS, "K = M W_K", ("memory",)),
-    "v": Intermediate("The value of each token of the source: what it gives.", KEYS, "V = M W_V", ("memory",)),
+    "q": Intermediate(
+        "The query of each token: what it looks for in the source.", HEADS, "Q = X W_Q{q:+ b_Q}", ("input",)
+    ),
+    "k": Intermediate(
+        "The key of each token of the source: what it is found by.", KEYS, "K = M W_K{k:+ b_K}", ("memory",)
+    ),
+    "v": Intermediate("The value of each token of the source: what it gives.", KEYS, "V = M W_V{v:+ b_V}", ("memory",)),
 }
 """Of a decoder's attention to the encoder's output."""
 

@@ -30,7 +30,9 @@ class Intermediate:
         axes: meaning of the axes after that of the batch, such as ("head", "token", "channel"), see ``AXES``. Values
             that begin with ``row`` or belong to rows of tokens, as a router's do, have no axis of the batch.
         formula: how it is computed, such as ``Q K^T``; ``{name}`` is an attribute of the block, and ``{name:root}`` is
-            written as a square root if it is one: ``1/sqrt(64)`` instead of 0.125.
+            written as a square root if it is one: ``1/sqrt(64)`` instead of 0.125. ``{name:+ b}`` is `` + b`` if the
+            projection of this name has a bias, or the parameter exists, else nothing. Of values in ``of`` that are not
+            recorded, the symbol is replaced by that of the value it is computed from: Q' by Q.
         of: names of the values of this block that it is computed from; ``input`` is the block's own input.
     """
 
@@ -64,6 +66,9 @@ class _Attributes(dict[str, Any]):
 
 class _Numbers(Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
+        if format_spec.startswith("+"):
+            given = value.bias if isinstance(value, nn.Linear) else value
+            return "" if given is None else f" {format_spec}"
         if not isinstance(value, int | float):
             return str(cast("object", value))
         return as_root(value) if format_spec == "root" else _as_decimal(value)

@@ -58,7 +58,7 @@ class TokenEmbedding(Embedding):
     formula = "x_t = norm(scale * table[token_t] + positions_t + segments_t)"
     intermediates = described(
         vectors=Intermediate(
-            "Each token id is looked up in a table of learned vectors.", ("token", "width"), "E_(id) * {scale:root}"
+            "Each token id is looked up in a table of learned vectors.", ("token", "width"), "x = E_(id) * {scale:root}"
         ),
         output=Intermediate("The vectors with which the first layer begins.", ("token", "width")),
     )

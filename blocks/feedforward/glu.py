@@ -36,10 +36,16 @@ class GLU(Expert):
     outputs = ("down",)
     intermediates = described(
         gate_input=Intermediate(
-            "The gate of each hidden unit, before the activation.", ("token", "unit"), "G = X W_gate", ("input",)
+            "The gate of each hidden unit, before the activation.",
+            ("token", "unit"),
+            "G = X W_gate{gate:+ b_gate}",
+            ("input",),
         ),
         hidden=Intermediate(
-            "What each hidden unit passes on where its gate is open.", ("token", "unit"), "H = X W_up", ("input",)
+            "What each hidden unit passes on where its gate is open.",
+            ("token", "unit"),
+            "H = X W_up{up:+ b_up}",
+            ("input",),
         ),
         activated=Intermediate(
             "The gate decides which hidden units fire for which token.",
@@ -50,7 +56,7 @@ class GLU(Expert):
         output=Intermediate(
             "The units that fire write their vectors, weighted, into the update of the stream.",
             ("token", "width"),
-            "A W_down",
+            "A W_down{down:+ b_down}",
             ("activated",),
         ),
     )

@@ -32,7 +32,7 @@ class MLP(Expert):
         hidden=Intermediate(
             "Each hidden unit is a weighted sum of the channels of a token's vector.",
             ("token", "unit"),
-            "H = X W_up",
+            "H = X W_up{up:+ b_up}",
             ("input",),
         ),
         activated=Intermediate(
@@ -44,7 +44,7 @@ class MLP(Expert):
         output=Intermediate(
             "The units that fire write their vectors, weighted, into the update of the stream.",
             ("token", "width"),
-            "A W_down",
+            "A W_down{down:+ b_down}",
             ("activated",),
         ),
     )

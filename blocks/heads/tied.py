@@ -27,7 +27,10 @@ class TiedHead(Head):
     formula = "logits = scale * table * transform(x)"
     intermediates = described(
         output=Intermediate(
-            "The logits: a score of each token of the vocabulary.", ("token", "vocabulary"), "L = x E^T", ("input",)
+            "The logits: a score of each token of the vocabulary.",
+            ("token", "vocabulary"),
+            "L = x E^T{bias:+ b}",
+            ("input",),
         )
     )
 

@@ -24,7 +24,7 @@ class LearnedPositions(InputPositions):
         output=Intermediate(
             "Vectors of tokens and of their positions are added.",
             ("token", "width"),
-            "E_(id) + P_(pos)",
+            "x + P_(pos)",
             ("input", "encoding"),
         ),
     )

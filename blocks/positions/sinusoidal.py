@@ -27,12 +27,12 @@ class SinusoidalPositions(InputPositions):
         encoding=Intermediate(
             "A vector for each position: sines and cosines of many wavelengths.",
             ("token", "width"),
-            "P_(pos, 2i) = sin(pos / {theta}^(2i / D))",
+            "P_(pos, 2i) = sin(pos / {theta}^(2i / D)); P_(pos, 2i+1) = cos(pos / {theta}^(2i / D))",
         ),
         output=Intermediate(
             "Vectors of tokens and of their positions are added.",
             ("token", "width"),
-            "E_(id) + P_(pos)",
+            "x + P_(pos)",
             ("input", "encoding"),
         ),
     )

@@ -14,9 +14,14 @@ RECURRENT: Mapping[str, Intermediate] = {
     "k": Intermediate("The key of each token: where it writes to the state.", HEAD, "k_t", ("input",)),
     "v": Intermediate("The value of each token: what it writes to the state.", HEAD, "v_t", ("input",)),
     "strength": Intermediate("How strongly each token writes to the state.", ("head", "token"), "b_t", ("input",)),
-    "decay": Intermediate("The share of the state that each token leaves.", ("head", "token"), "a_t", ("input",)),
+    "decay": Intermediate(
+        "The share of the state that is kept at each token; the rest is forgotten.",
+        ("head", "token"),
+        "a_t",
+        ("input",),
+    ),
     "channel_decay": Intermediate(
-        "The share of each row of the state that each token leaves.", HEAD, "a_t", ("input",)
+        "The share of each row of the state that is kept at each token; the rest is forgotten.", HEAD, "a_t", ("input",)
     ),
     "read": Intermediate("What each token reads from the state.", HEAD, "y_t = M_t^T q_t", ("q", "k", "v")),
 }
@@ -40,7 +45,11 @@ CHANNELS: Mapping[str, Intermediate] = {
     "steps": Intermediate("How far each token moves the state of each channel.", ("token", "channel"), "d_t"),
     "write": Intermediate("How each token's input is spread over the states of a channel.", ("token", "state"), "k_t"),
     "read_by": Intermediate("How each token reads the states of a channel.", ("token", "state"), "q_t"),
-    "decays": Intermediate("The share of each channel's state that each token leaves.", ("token", "channel"), "a_t"),
+    "decays": Intermediate(
+        "The share of each channel's state that is kept at each token; the rest is forgotten.",
+        ("token", "channel"),
+        "a_t",
+    ),
     "states": Intermediate(
         "The state of each channel after each token.",
         ("token", "channel"),

@@ -23,7 +23,7 @@ class DeepNorm(Residual):
     paper = "Wang et al., 2022, arXiv:2203.00555"
     formula = "y = norm(alpha x + dropout(f(x)))"
 
-    intermediates = sum_of("norm({alpha} x + f(x))")
+    intermediates = sum_of("norm({alpha} x + f(x))", "{alpha} x + f(x)")
 
     def __init__(
         self,

@@ -5,20 +5,20 @@ from collections.abc import Mapping
 from blocks.base import Intermediate
 
 
-def sum_of(formula: str) -> Mapping[str, Intermediate]:
-    """The intermediates of a residual that adds an update to the stream by ``formula``."""
+def sum_of(formula: str, total: str = "x + f(x)") -> Mapping[str, Intermediate]:
+    """The intermediates of a residual that adds an update to the stream by ``formula``; ``total`` is before a norm."""
     return {
         "update": Intermediate(
             "What the sublayer adds to the stream, a vector for each token.", ("token", "width"), "Delta"
         ),
         "total": Intermediate(
-            "The vectors that came in, plus the sublayer's update, before the norm.",
+            "The vectors x that came in, plus the update that the sublayer f computed, before the norm.",
             ("token", "width"),
-            "x + Delta",
+            total,
             ("input", "update"),
         ),
         "output": Intermediate(
-            "The stream after the sublayer: the vectors that came in, plus the sublayer's update.",
+            "The stream after the sublayer f: the vectors x that came in, plus the update that f computed.",
             ("token", "width"),
             formula,
             ("input", "update"),

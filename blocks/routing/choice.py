@@ -6,7 +6,12 @@ from blocks.base import Intermediate
 
 CHOICE: Mapping[str, Intermediate] = {
     "logits": Intermediate("How well each expert fits each token.", ("token", "expert"), "L = x W", ("input",)),
-    "scores": Intermediate("The scores of the experts.", ("token", "expert"), "P = score(L)", ("logits",)),
+    "scores": Intermediate(
+        "The logits turned into scores: the experts with the highest scores are chosen.",
+        ("token", "expert"),
+        "P = score(L)",
+        ("logits",),
+    ),
     "chosen": Intermediate(
         "The experts that are chosen for each token, the best first.",
         ("token", "choice"),

@@ -10,9 +10,12 @@ import yaml
 from rich.console import Console
 
 import blockformer as bf
+from blockformer.demo import explain as demo_explain
 from blockformer.demo import lm, masked, runs, translation
 from blockformer.demo.__main__ import DEMOS, main
 from blockformer.demo.runs import CONFIGS, Run
+from blockformer.demo.sentences import ANIMALS
+from blockformer.explanation import Explanation, explain
 from registry import load_recipe
 
 FACTS = {
@@ -143,3 +146,50 @@ def test_a_demo_runs_from_its_first_word_to_its_last(demo, shown, times, tmp_pat
         for text in [*shown, "wandb leet", "wandb sync"]:
             assert text in out
         assert len(list((tmp_path / "runs").glob("*/metrics.jsonl"))) == number * {"lm": 2, "explain": 3}.get(demo, 1)
+
+
+@pytest.mark.slow  # trains three models, about 40 s of processor time
+def test_the_models_of_make_explain_have_learned_what_each_animal_eats(tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("BLOCKFORMER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(CONFIGS.parents[1]))
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain"]) == 0
+    said = capfd.readouterr().out
+    folders = {path.name.rpartition("-")[0].rpartition("-")[0]: path for path in Path("runs").glob("tiny_*")}
+    for recipe in ("tiny_decoder", "tiny_encoder", "tiny_encoder_decoder"):
+        assert f"{recipe}: done: runs/{recipe}-" in said
+    for one, other in zip(ANIMALS, ANIMALS[1:] + ANIMALS[:1], strict=True):
+        sentence = f"{one.name} sees {other.name} and eats"
+        decoder = explain(folders["tiny_decoder"], f"{sentence} {one.food}")
+        assert best_at(decoder, -2) == (f" {one.food}", pytest.approx(1, abs=0.2))
+        assert best_at(explain(folders["tiny_encoder"], f"{sentence}_"), -1)[0] == f" {one.food}"
+        written = explain(folders["tiny_encoder_decoder"], f"{sentence} {one.food}").texts[1]
+        german = f"{one.german} sieht {other.german} und frisst {one.german_food}"
+        assert "".join(token.text for token in written[1:]) == german
+    decoder, encoder = (
+        explain(folders["tiny_decoder"], demo_explain.TEXT),
+        explain(folders["tiny_encoder"], demo_explain.BLANK),
+    )
+    assert most_attention(decoder, "decoder", " eats", "cat") > 0.7
+    assert most_attention(encoder, "encoder", "<mask>", "cat") > 0.4
+    both = explain(folders["tiny_encoder_decoder"], demo_explain.TEXT)
+    assert most_attention(both, "decoder", " sieht", " dog", "cross") > 0.7  # the next word is "Hund"
+
+
+def best_at(explanation: Explanation, place: int) -> tuple[str, float]:
+    """The most probable token at a place of the text, and its probability."""
+    token, share = explanation.predictions[place].best[0]
+    return token.text, share
+
+
+def most_attention(explanation: Explanation, stack: str, query: str, key: str, mixer: str = "mixer") -> float:
+    """The largest weight of any head and layer from one token to another."""
+    steps = [
+        step
+        for step in explanation.steps
+        if step.name == "weights" and step.path.startswith(f"{stack}.") and step.path.endswith(f".{mixer}")
+    ]
+    assert steps
+    texts = explanation.texts
+    queries, keys = ([token.text for token in texts[place]] for place in (steps[0].sequence, steps[0].keys))
+    return max(float(step.value.data[:, queries.index(query), keys.index(key)].max()) for step in steps)

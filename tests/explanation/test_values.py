@@ -166,3 +166,25 @@ def test_residual_streams_have_an_axis_of_their_own() -> None:
     assert torch.equal(explanation.value(where), outputs[where][0])
     read, x = explanation.value("decoder.readout", "read"), inputs["decoder.readout"][0]
     torch.testing.assert_close((read[..., None] * x).sum(-2), outputs["decoder.readout"][0])
+
+
+def test_formulas_have_the_biases_and_symbols_of_this_model() -> None:
+    mixer, feedforward = "decoder.layers.0.mixer", "decoder.layers.0.feedforward"
+    changes = {
+        "decoder.layer.mixer.bias": ["q", "out"],
+        "decoder.layer.mixer.positions": "none",
+        "decoder.layer.feedforward": {"type": "mlp", "hidden": 64, "bias": ["up"]},
+        "head": {"type": "tied", "bias": True},
+    }
+    plain, biased = (
+        {(step.path, step.name): step.formula for step in explain(model, "cat").steps}
+        for model in (bf.build("tiny_decoder"), bf.build("tiny_decoder", changes))
+    )
+    assert (plain[mixer, "q"], biased[mixer, "q"]) == ("Q = X W_Q", "Q = X W_Q + b_Q")
+    assert plain[mixer, "k"] == biased[mixer, "k"] == "K = X W_K"
+    assert (plain[mixer, "output"], biased[mixer, "output"]) == ("(Y_1, ..., Y_4) W_O", "(Y_1, ..., Y_4) W_O + b_O")
+    assert (plain["head", "output"], biased["head", "output"]) == ("L = x E^T", "L = x E^T + b")
+    assert (biased[feedforward, "hidden"], biased[feedforward, "output"]) == ("H = X W_up + b_up", "A W_down")
+    # Rotary positions turn queries and keys, and leave the values as they are.
+    assert (plain[mixer, "scores"], biased[mixer, "scores"]) == ("S = Q' K'^T", "S = Q K^T")
+    assert plain[mixer, "weighted"] == "Y = A V"
