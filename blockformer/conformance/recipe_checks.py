@@ -36,6 +36,7 @@ ALWAYS = frozenset(
         "decodes_after_reordering_the_cache",
         "cache_size_is_as_declared",
         "parameters_by_slot_add_up",
+        "hidden_states_give_the_logits",
         "rows_are_independent",
         "restores_its_state_dict",
         "canonical_form_builds_the_same_model",
