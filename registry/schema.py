@@ -1,4 +1,4 @@
-"""JSON Schema of recipes, made from the registry, so that an editor completes, explains and checks them, and its pages.
+"""JSON Schema of recipes, made from the registry, for editors, and descriptions of blocks for pages and messages.
 
 Draft 7, which editors' YAML servers support. Every block has two definitions: one for a mapping that stands on its
 own, and a *changed* one for a mapping that is laid over something the schema cannot see, below ``extends`` or ``like``:

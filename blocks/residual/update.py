@@ -6,7 +6,7 @@ from blocks.base import Intermediate
 
 
 def sum_of(formula: str, total: str = "x + f(x)") -> Mapping[str, Intermediate]:
-    """The intermediates of a residual that adds an update to the stream by ``formula``; ``total`` is before a norm."""
+    """The intermediates of a residual that adds an update to the stream by ``formula``; ``total``: the sum alone."""
     return {
         "update": Intermediate(
             "What the sublayer adds to the stream, a vector for each token.", ("token", "width"), "Delta"

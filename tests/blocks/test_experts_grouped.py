@@ -1,10 +1,13 @@
 """Grouped matrix products: by torch's kernel and by a loop over groups."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from blocks.base import Linear, Site
+from blocks.base import Linear, Site, grouped
 from blocks.base.grouped import (
     fits_kernel,
     group_of_rows,
@@ -105,3 +108,10 @@ def test_autocast_reaches_it() -> None:
     together, offsets = Linear(Site(dim=8, experts=4), 8, 8), torch.tensor(ENDS[0], dtype=torch.int32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert together(torch.randn(20, 8), offsets).dtype == torch.bfloat16
+
+
+def test_no_operator_has_a_name_that_an_exported_copy_would_take_over() -> None:
+    files = Path(grouped.__file__).parents[1].rglob("*.py")
+    names = [name for file in files for name in re.findall(r"custom_op\(\s*(f?\"[^\"]*\")", file.read_text("utf-8"))]
+    assert len(names) >= 7
+    assert [name for name in names if not name.startswith('f"{LIBRARY}::')] == []
