@@ -19,14 +19,15 @@ def main(arguments: Sequence[str]) -> int:
     )
     from blockformer.conformance.matrix import write_matrix
 
-    plan, results = run(Settings(options.folder, options.count, options.seed, options.processes))
+    settings = Settings(options.folder, options.count, options.seed, options.processes)
+    plan, results = run(settings)
     failures = [row for row in results if row["failure"]]
     report_failures(failures, options.folder)
     passed, not_applicable = (sum(len(row[key]) for row in results) for key in ("passed", "not_applicable"))
     checks = f"{passed:,} checks passed, {not_applicable:,} not applicable"
     print(f"{len(results):,} recipes, {checks}, {len(failures):,} failures")
     if options.out:
-        write_matrix(options.out, plan[0], results)
+        write_matrix(options.out, settings, plan[0], results)
     return 1 if failures else 0
 
 

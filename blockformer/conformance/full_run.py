@@ -1,14 +1,17 @@
 """The full run: generate thousands of recipes and check each; an interrupted run resumes from its folder."""
 
+import hashlib
+import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -22,10 +25,6 @@ from blockformer.files import as_json, write_text
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
     from concurrent.futures._base import DoneAndNotDoneFutures
-import hashlib
-import json
-from collections.abc import Iterable
-from typing import Any
 
 Row = dict[str, Any]
 TRIPLES = 4  # one recipe in this many has three random choices
@@ -60,35 +59,43 @@ def run(settings: Settings) -> tuple[list[Row], list[Row]]:
     Returns:
         The plan (its figures, then its recipes), and the results.
     """
-    from concurrent.futures import ProcessPoolExecutor, wait  # here, as every import of the blocks would pay for it
-    from multiprocessing import get_context
+    from concurrent.futures import wait  # here, as every import of the blocks would pay for it
 
     path, key = settings.folder / "results.jsonl", settings.key
     known = {row["number"]: row for row in read_rows(path) if all(row[name] == value for name, value in key.items())}
     write_rows(path, known.values())
     rows, progress = list[Row](), Progress(settings.count, len(known))
-    context = get_context("spawn")
-    with ProcessPoolExecutor(settings.processes, context, _begin, (os.getpid(),)) as pool:
+    with worker_pool(settings.processes) as pool:
         running: set[Future[Row]] = set()
-        try:
-            for row in _plan(settings, key, pool):
-                rows.append(row)
-                if "number" in row and row["number"] not in known:
-                    with signals.held():  # a worker that this starts leaves signals to this process
-                        running.add(pool.submit(check_row, row))
-                running = _collected(wait(running, 0), path, key, known)
-                progress.show(len(rows), len(known))
-            while running:
-                running = _collected(wait(running, 1, "FIRST_COMPLETED"), path, key, known)
-                progress.show(len(rows), len(known))
-        except BaseException:
-            for process in list((pool._processes or {}).values()):  # what they check would hold up the end
-                process.kill()
-            pool.shutdown(cancel_futures=True)
-            raise
+        for row in _plan(settings, key, pool):
+            rows.append(row)
+            if "number" in row and row["number"] not in known:
+                with signals.held():  # a worker that this starts leaves signals to this process
+                    running.add(pool.submit(check_row, row))
+            running = _collected(wait(running, 0), path, key, known)
+            progress.show(len(rows), len(known))
+        while running:
+            running = _collected(wait(running, 1, "FIRST_COMPLETED"), path, key, known)
+            progress.show(len(rows), len(known))
     figures, recipes = rows[-1], rows[:-1]
     write_rows(settings.folder / "plan.jsonl", [figures, *recipes])
     return [figures, *recipes], [known[number] for number in sorted(known)]
+
+
+@contextmanager
+def worker_pool(processes: int) -> "Iterator[Executor]":
+    """Worker processes of one thread each, which end at once when the block is left by an exception."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (os.getpid(),)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in list((pool._processes or {}).values()):  # what they do would hold up the end
+                process.kill()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _plan(settings: Settings, key: Row, pool: "Executor") -> Iterator[Row]:

@@ -2,15 +2,26 @@
 
 import os
 import platform
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from blockformer.conformance.full_run import Row
+from blockformer import signals
+from blockformer.conformance.full_run import (
+    Row,
+    Settings,
+    append_row,
+    fingerprint,
+    read_rows,
+    worker_pool,
+    write_rows,
+)
 from blockformer.conformance.generate import Refused, Search
 from blockformer.conformance.grammar import Choice, Grammar, blocks_of, generated_slots
 from blockformer.conformance.recipe_checks import (
@@ -74,16 +85,32 @@ def tables() -> Iterator[Table]:
         yield Table(f"{one} x {other}", _named(one), _named(other), nested=False)
 
 
-def probe(seed: int = 0) -> dict[str, Any]:
-    """Try every cell in every kind of model: ``{table: {row: {column: {kind: None or the reason of refusal}}}}``."""
-    search = Search(Grammar.read(), seed)
-    return {
-        table.title: {
-            row: {column: _probed_cell(search, table.wanted(row, column)) for column in table.columns}
-            for row in table.rows
-        }
-        for table in tables()
-    }
+def probe(settings: Settings) -> dict[str, Any]:
+    """Try every cell in every kind of model, in several processes; an interrupted run resumes from its folder.
+
+    Returns:
+        ``{table: {row: {column: {kind: None or the reason of refusal}}}}``.
+    """
+    path, key = settings.folder / "cells.jsonl", {"code": fingerprint()}
+    known = {(row["table"], row["row"]): row["cells"] for row in read_rows(path) if row["code"] == key["code"]}
+    write_rows(path, ({"table": table, "row": row, "cells": cells} | key for (table, row), cells in known.items()))
+    wanted = [(table.title, row) for table in tables() for row in table.rows]
+    with worker_pool(settings.processes) as pool:
+        with signals.held():  # the workers that this starts leave signals to this process
+            running = {pool.submit(_probed_row, *names): names for names in wanted if names not in known}
+        for number, done in enumerate(as_completed(running), 1):
+            known[running[done]] = done.result()
+            append_row(path, dict(zip(("table", "row"), running[done], strict=True)) | {"cells": done.result()} | key)
+            if number % 50 == 0:
+                print(f"{number} of {len(running)} rows of the tables tried", file=sys.stderr)
+    return {table.title: {row: known[table.title, row] for row in table.rows} for table in tables()}
+
+
+def _probed_row(title: str, row: str) -> dict[str, dict[str, str | None]]:
+    """The cells of one row, in a worker process."""
+    search = Search(Grammar.read(), f"{title}, {row}")
+    table = next(table for table in tables() if table.title == title)
+    return {column: _probed_cell(search, table.wanted(row, column)) for column in table.columns}
 
 
 def _openings(slot: str) -> Iterator[tuple[str, Choice]]:
@@ -129,7 +156,7 @@ where both are parts of a layer.
 """
 
 
-def write_matrix(path: Path, figures: Row, outcomes: Sequence[Row]) -> None:
+def write_matrix(path: Path, settings: Settings, figures: Row, outcomes: Sequence[Row]) -> None:
     """Write the figures of a full run and the cells to ``path``, a ``.json``, and the page next to it."""
     passed = Counter(name for row in outcomes for name in row["passed"])
     others = Counter(name for row in outcomes for name in row["not_applicable"])
@@ -141,7 +168,7 @@ def write_matrix(path: Path, figures: Row, outcomes: Sequence[Row]) -> None:
         "cpu_seconds": round(sum(row["seconds"] for row in outcomes)),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
     }
-    found = {"run": run, "cells": probe()}
+    found = {"run": run, "cells": probe(settings)}
     write_text(path, as_json(found, indent=1) + "\n")
     write_text(path.with_suffix(".md"), page(found))
 

@@ -10,7 +10,16 @@ import pytest
 from blockformer.cli.main import main
 from blockformer.conformance import recipe_checks
 from blockformer.conformance.block_case import BlockCase
-from blockformer.conformance.full_run import append_row, check_row, read_rows, report_failures, write_rows
+from blockformer.conformance.full_run import (
+    Settings,
+    append_row,
+    check_row,
+    fingerprint,
+    read_rows,
+    report_failures,
+    write_rows,
+)
+from blockformer.conformance.matrix import KINDS, probe, tables
 from blockformer.conformance.validate import as_yaml
 
 TREE = {
@@ -113,3 +122,23 @@ def test_a_recipe_can_be_checked_alone(tmp_path: Path, capsys: pytest.CaptureFix
     assert "has_no_post_norm fails: AssertionError: there is a post-norm" in capsys.readouterr().out
     assert main(["conformance", "--recipe", str(path), "--set", "decoder.layer.residual.type=pre"]) == 0
     assert "fails" not in capsys.readouterr().out
+
+
+def test_tables_continue_with_the_rows_that_were_not_tried(tmp_path: Path) -> None:
+    code = fingerprint()
+    wanted = ("init x residual", "normal")
+    stored = [
+        {"code": code, "table": table.title, "row": row, "cells": {column: {"decoder_only": None} for column in table.columns}}
+        for table in tables()
+        for row in table.rows
+        if (table.title, row) != wanted
+    ]
+    old = {"code": "of other code", "table": wanted[0], "row": wanted[1], "cells": {}}
+    write_rows(tmp_path / "cells.jsonl", [*stored, old])
+    found = probe(Settings(tmp_path))
+    table, row = wanted
+    assert set(found[table][row]["pre"]) == set(KINDS)
+    assert all(found[each["table"]][each["row"]] == each["cells"] for each in stored)
+    rows = list(read_rows(tmp_path / "cells.jsonl"))
+    assert len(rows) == len(stored) + 1
+    assert rows[-1]["cells"] == found[table][row]
