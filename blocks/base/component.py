@@ -62,6 +62,10 @@ class Component(nn.Module, Block):
         """
         return {}
 
+    def deviations(self) -> Mapping[str, float]:
+        """Standard deviations of parameters that are drawn from a normal distribution whatever the init is, by name."""
+        return {}
+
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         """Meaning of parameter axes, by the parameter's dotted name in this block.
 

@@ -72,6 +72,9 @@ def _assert_starts(
         wanted = torch.tensor(constants.get(leaf, 0.0), dtype=values.dtype).expand_as(values)
         assert torch.equal(values, wanted), f"{path} does not start at the value of constants()"
         return
+    if isinstance(owner, Component) and (own := owner.deviations().get(leaf)) is not None:
+        _assert_deviation(values, own, path)
+        return
     above, _, child = where.rpartition(".")
     outputs = getattr(parts[above], "outputs", ())
     role: Role = "embedding" if isinstance(owner, nn.Embedding) else "output" if child in outputs else "matrix"
