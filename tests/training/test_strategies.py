@@ -17,7 +17,7 @@ from blockformer.training.run import train
 
 ROOT = Path(__file__).parents[2]
 CLASS = "blockformer.training.parallel.strategy.ShardedStrategy"
-TOKENS: dict[str, Any] = {"tensor_parallel": 2, "sequence_parallel": True}
+TOKENS: dict[str, Any] = {"tensor_parallel": 2, "sequence_parallel": True, "loss_parallel": True}
 STRATEGIES: dict[str, tuple[int, dict[str, Any]]] = {
     "ddp": (2, {"trainer.strategy": "ddp"}),
     "fsdp2": (2, {"trainer.strategy": "fsdp2"}),
