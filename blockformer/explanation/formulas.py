@@ -9,6 +9,7 @@ CALL = re.compile(r"""(?<![\w"'′])([^\W\d]\w*)\(""")
 UNCHANGED = frozenset({"y = x", "y_t = x_t"})
 BEFORE = ("(", "[", "= ", "; ", ", ", " + ")
 AFTER = (")", "]", ";", ",", " + ", " - ")
+NUMBER = re.compile(r"(?<!\w)[a-z]{2,}(?:_[a-z]+)*(?![\w('′])( \* )?")
 MISSING = object()
 
 
@@ -17,12 +18,13 @@ def formula_of(block: Component, value: Intermediate | None = None) -> str:
 
     A word before round brackets that is an attribute of the block is replaced: in ``activation(H)`` by the activation's
     own name, ``gelu(H)``. A text is put there as it is, and a number as an index: ``clip_8(H)``. None, and a block that
-    returns what it is given, are left out: ``norm(x)`` without a norm is ``x``.
+    returns what it is given, are left out: ``norm(x)`` without a norm is ``x``. In the formula of a class,
+    words for numbers of the block are replaced by these.
 
     Raises:
         AttributeError: the block has no attribute that the value's formula names in curly brackets.
     """
-    return _named(block.formula if value is None else value.formula_of(block), block)
+    return _named(_numbered(block) if value is None else value.formula_of(block), block)
 
 
 def definition_of(block: Component) -> str:
@@ -35,6 +37,23 @@ def name_of(block: Component) -> str:
     if isinstance(block, AttentionPositions) and "rotation" not in block.capabilities.needs:
         return ""
     return "" if block.formula in UNCHANGED else block.symbol or entry_of(type(block)).name
+
+
+def _numbered(block: Component) -> str:
+    """The formula of a block's class with the numbers of the block; texts in quotation marks stay."""
+
+    def number(found: re.Match[str]) -> str:
+        name, times = found[0].removesuffix(" * "), found[1] or ""
+        value = getattr(block, name, None)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return found[0]
+        if times and value == 1:
+            return ""
+        root = "" if f"{value:.4g}" == f"{value:.10g}" else ":root"  # 0.5 is not written as 1/sqrt(4)
+        return Intermediate("", (), f"{{{name}{root}}}").formula_of(block) + times
+
+    parts = block.formula.split('"')
+    return '"'.join(part if at % 2 else NUMBER.sub(number, part) for at, part in enumerate(parts))
 
 
 def _named(text: str, block: Component) -> str:

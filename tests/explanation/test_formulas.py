@@ -154,6 +154,17 @@ def test_the_function_of_a_router_is_that_of_its_scores() -> None:
         assert found.get("feedforward.router.scores", "P = L") == formula
 
 
+def test_the_formula_of_a_class_has_the_numbers_of_the_block() -> None:
+    swish = formulas({"decoder.layer.feedforward": {"type": "mlp", "activation": {"type": "swish", "beta": 1.5}}})
+    assert swish["feedforward.activated"] == "A = swish(H); swish(x) = x / (1 + exp(-1.5 x))"
+    scaled = {"type": "scaled", "by": 0.5, "inner": "attention"}
+    assert formulas({"decoder.layer.mixer": scaled})["mixer.output"] == "y = 0.5 * attention(x)"
+    relative = formulas({"decoder.layer.mixer": {"type": "relative", "heads": 4}})["mixer.output"]
+    assert relative.startswith("A_h = softmax(1/sqrt(8) * ((q_h + u_h) k_h^T + ")
+    sparse = BlockCase("mixer", "block_sparse", {}, "bidirectional").construct()
+    assert '"over the blocks in sight"' in formula_of(sparse)
+
+
 class Nested(MLP):
     def __init__(self, norm: nn.Module | None) -> None:
         super().__init__(Site(dim=4))
