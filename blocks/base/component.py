@@ -35,11 +35,20 @@ class Component(nn.Module, Block):
         if site is not None and (place := site.place) not in self.capabilities.places:
             raise UnfitError(f"does not {PLACES[place]}", lambda block: place in block.capabilities.places)
 
+    @property
+    def has_base(self) -> bool:
+        return "_modules" in vars(self)
+
     @classmethod
     def placeholder(cls) -> Self:
         block = cls.__new__(cls)
         nn.Module.__init__(block)
         return block
+
+    @property
+    def zero_at_zero(self) -> bool:
+        """Whether a mixer or feed-forward starts by giving 0 if the weights of all ``outputs`` in it are set to 0."""
+        return not self.is_noop
 
     @property
     def recording(self) -> bool:
@@ -62,6 +71,10 @@ class Component(nn.Module, Block):
 
         A sequence gives one value per index of the last axis.
         """
+        return {}
+
+    def deviations(self) -> Mapping[str, float]:
+        """Standard deviations of parameters that are drawn from a normal distribution whatever the init is, by name."""
         return {}
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:

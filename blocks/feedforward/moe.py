@@ -124,6 +124,10 @@ class MixtureOfExperts(FeedForward):
         """From a plain feed-forward, each expert starts as a copy of it."""
         return {f"experts.{name}": name for name, _ in self.experts.named_parameters()}
 
+    @property
+    def zero_at_zero(self) -> bool:
+        return self.identities == 0 and self.experts.zero_at_zero and (self.shared is None or self.shared.zero_at_zero)
+
     def prepare(self, context: Context) -> None:
         self.router.prepare(context)
         if self.shared is not None:

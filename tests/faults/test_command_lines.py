@@ -176,6 +176,8 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--memory": (*NUMBERS, "80GB", "1KB", "x"),
         "--batch": NUMBERS,
         "--length": NUMBERS,
+        "--checkpointing": ("layer", "selective", "x"),
+        "--sequence-parallel": (),
         "--format": ("text", "json", "x"),
     },
     "consolidate": {"": ("RUN", *PLACES, *TEXTS), "--out": ("OUT", *PLACES)},

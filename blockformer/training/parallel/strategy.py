@@ -48,6 +48,8 @@ class ShardedStrategy(ModelParallelStrategy):
         reshard_after_forward: free a layer's gathered parameters after its forward pass, and gather them again for the
             backward pass; false: keep them; a number: shard them over only so many groups until then.
         prefetch: number of layers whose parameters are gathered while one runs; 0: FSDP2 decides.
+        sequence_parallel: keep only a part of the tokens in each process of a tensor-parallel group, between the
+            sublayers that the group splits.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class ShardedStrategy(ModelParallelStrategy):
         replicas: int = 1,
         reshard_after_forward: bool | int = True,
         prefetch: int = 0,
+        sequence_parallel: bool = False,
     ) -> None:
         super().__init__(save_distributed_checkpoint=False)
         self._wanted = tensor_parallel
         self._replicas, self._reshard, self._prefetch = replicas, reshard_after_forward, prefetch
+        self._tokens = sequence_parallel
         self.shards: Shards | None = None
         self._in_parts = False
 
@@ -106,6 +110,8 @@ class ShardedStrategy(ModelParallelStrategy):
                 f"reshard_after_forward {kept}: parameters are sharded {parts} ways; give true, false or a number "
                 f"above 1 and below {parts} that divides it, if there is one"
             )
+        if self._tokens and self.sharing == 1:
+            raise UserError("sequence_parallel has no effect without tensor_parallel: leave it out, or set both")
         if self._prefetch < 0:
             raise UserError(f"prefetch {self._prefetch}: must be at least 0")
 
@@ -115,7 +121,7 @@ class ShardedStrategy(ModelParallelStrategy):
         Raises:
             UserError: it cannot be split.
         """
-        return make_plan(model, self.sharing) if self.sharing > 1 else Plan(1)
+        return make_plan(model, self.sharing, tokens=self._tokens) if self.sharing > 1 else Plan(1)
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
