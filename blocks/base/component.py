@@ -18,12 +18,14 @@ class Component(nn.Module, Block):
     Attributes:
         outputs: names of child modules whose output is added to the residual stream, which some inits scale by depth.
         is_noop: True for a block that does nothing, so that its parent leaves the sublayer out.
+        symbol: its name as a function in the formulas of a block around it; empty: the name it is registered under.
         intermediates: what the values mean that its forward pass gives to :meth:`record`, by name, and its ``output``.
         listener: takes the recorded values; None: they are not recorded.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ()
     is_noop: ClassVar[bool] = False
+    symbol: ClassVar[str] = ""
     intermediates: ClassVar[Mapping[str, Intermediate]] = {}
     listener: Listener | None = None
 

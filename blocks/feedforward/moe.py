@@ -63,7 +63,7 @@ class MixtureOfExperts(FeedForward):
         output=Intermediate(
             "The outputs of a token's experts, summed with the router's weights.",
             ("token", "width"),
-            "sum_e w_e expert_e(x)",
+            "out_norm(sum_e w_e expert_e(norm(x)){bias:+ b}){shared_term}",
             ("expert_outputs",),
         ),
     )
@@ -101,6 +101,12 @@ class MixtureOfExperts(FeedForward):
         self.shared_gate = Linear(site, site.dim, 1, bias=False) if shared_gate else None
         self.bias = nn.Parameter(torch.zeros(site.dim)) if bias else None
         self.norm, self.out_norm = norm(site) if norm else None, out_norm(site) if out_norm else None
+
+    @property
+    def shared_term(self) -> str:
+        """The part of the output's formula that the shared feed-forward adds."""
+        gate = "" if self.shared_gate is None else "sigmoid(x W_s) * "
+        return "" if self.shared is None else f" + {gate}shared(x)"
 
     def constants(self) -> Mapping[str, float]:
         return {"bias": 0.0}

@@ -8,7 +8,20 @@ from torch import Tensor, nn
 
 from blocks.attention.cross import CrossAttention
 from blocks.attention.softmax import MultiHeadAttention
-from blocks.base import Axis, Context, Factory, FeedForward, Fixed, Layer, Mixer, Residual, Site, common_streams
+from blocks.base import (
+    Axis,
+    Context,
+    Factory,
+    FeedForward,
+    Fixed,
+    Intermediate,
+    Layer,
+    Mixer,
+    Residual,
+    Site,
+    common_streams,
+    described,
+)
 from blocks.feedforward.mlp import MLP
 from blocks.residual.pre import PreNorm
 from registry import register
@@ -31,6 +44,9 @@ class SequentialLayer(Layer):
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1; output scale: Google, 2026 (Gemma 4)"
     formula = "x' = residual(x, mixer); x'' = residual(x', cross); y = residual(x'', feedforward)"
+    intermediates = described(
+        output=Intermediate("The stream after the layer, times a learned number.", ("token", "width"), "s x")
+    )
 
     def __init__(
         self,
