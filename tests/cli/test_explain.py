@@ -40,7 +40,7 @@ def test_each_step_is_drawn_as_a_figure(tmp_path: Path, capsys: pytest.CaptureFi
         (["no_such_recipe", "--text", "x"], "no_such_recipe"),
         (["tiny_decoder", "--text", "\udcff"], "--text is not valid UTF-8"),
         (["tiny_decoder", "--text", "x", "--compare", "nowhere"], "nowhere"),
-        (["tiny_decoder", "--text", "x", "--out", "/dev/null"], "--out /dev/null: is a folder, a device"),
+        (["tiny_decoder", "--text", "x", "--out", "/proc/x.html"], "--out /proc/x.html: No such file"),
     ],
 )
 def test_what_cannot_be_explained_ends_in_one_line_and_status_2(
