@@ -1,7 +1,7 @@
 "use strict";
 // The page: controls, one card for each step, the inspector of a cell, following a token, and playing forward.
 const data = JSON.parse(document.getElementById("data").textContent), word = data.words, [first, second] = data.explanations;
-const say = (key, values = {}) => Object.entries(values).reduce((text, [name, value]) => text.replaceAll(`{${name}}`, value), word[key] ?? key);
+const say = (key, values = {}) => Object.entries(values).reduce((text, [name, value]) => text.replaceAll(`{${name}}`, () => value), word[key] ?? key);
 const make = (tag, attributes = {}, ...children) => {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) name === "text" ? element.textContent = value : element.setAttribute(name, value);
