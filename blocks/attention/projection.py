@@ -113,19 +113,19 @@ def projection_axes(names: tuple[str, ...], heads: Axis) -> Axes:
 
 
 def grouped_axes(
-    q: HeadProjection, k: HeadProjection, value_dim: int, gate: HeadProjection | None, **norms: NormedHeads
+    q: HeadProjection, kv_heads: int, value_dim: int, gate: HeadProjection | None, **norms: NormedHeads
 ) -> Axes:
     """Axes of the parameters of an attention in which each key and value head serves a group of query heads.
 
     Args:
         q: projection to the query heads.
-        k: projection to the key heads.
+        kv_heads: number of key heads, as wide as those of the queries.
         value_dim: width of each head's values.
         gate: projection to the gates of the outputs; None: no gate.
         norms: ``q_norm``, ``k_norm`` and ``out_norm``, each with what it normalises.
     """
-    queries = Heads(q.heads, q.head_dim, keys=k.heads)
-    outputs, keys = replace(queries, each=value_dim), KeyHeads(k.heads, k.head_dim, queries=q.heads)
+    queries = Heads(q.heads, q.head_dim, keys=kv_heads)
+    outputs, keys = replace(queries, each=value_dim), KeyHeads(kv_heads, q.head_dim, queries=q.heads)
     axes: dict[str, tuple[Axis | None, ...]] = {
         **projection_axes(("q",), queries),
         **projection_axes(("k",), keys),
