@@ -1,17 +1,20 @@
 """Multi-head self-attention."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from blocks.attention.backends import BACKENDS, Backend, choose
+from blocks.attention.key_reuse import keep, reused
 from blocks.attention.projection import (
     GROUPED_SHARDS,
     GateOver,
     HeadProjection,
     NormOver,
+    check_reused_kv,
+    check_shared_kv,
     grouped,
     grouped_axes,
     groups_of,
@@ -55,6 +58,8 @@ class MultiHeadAttention(Mixer):
         head_dim: width of each head's queries and keys; null: dim / heads.
         value_dim: width of each head's values; null: ``head_dim``.
         shared_kv: use the projected keys, before their norm and positions, as values, too.
+        reuse_kv: attend to the keys and values of the nearest earlier layer that has its own, of the same number and
+            widths, window, chunk and rotation; it has no projection of either, and caches none.
         bias: biases in all projections, or a list of the projections that have one, out of q, k, v, out.
         groups: number of blocks of each projection that is block-diagonal, by its name out of q, k, v, out.
         scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim).
@@ -85,8 +90,8 @@ class MultiHeadAttention(Mixer):
         "Vaswani et al., 2017, arXiv:1706.03762; multi-query: Shazeer, 2019, arXiv:1911.02150; grouped-query: Ainslie "
         "et al., 2023, arXiv:2305.13245; qk-norm: Henry et al., 2020, arXiv:2010.04245; softcap: Gemma Team, 2024, "
         "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708; "
-        "out_norm: Wang et al., 2022, arXiv:2210.06423; chunk: Meta, 2025 (Llama 4); temperature: Nakanishi, 2025, "
-        "arXiv:2501.19399"
+        "reuse_kv: Brandon et al., 2024, arXiv:2405.12981; out_norm: Wang et al., 2022, arXiv:2210.06423; "
+        "chunk: Meta, 2025 (Llama 4); temperature: Nakanishi, 2025, arXiv:2501.19399"
     )
     formula = "A_h = softmax(scale * q_h k_h^T + bias) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
@@ -107,6 +112,7 @@ class MultiHeadAttention(Mixer):
         head_dim: Positive | None = None,
         value_dim: Positive | None = None,
         shared_kv: bool = False,
+        reuse_kv: bool = False,
         bias: bool | tuple[Projection, ...] = False,
         groups: Mapping[str, Positive] | None = None,
         scale: NonNegativeFloat | None = None,
@@ -133,7 +139,8 @@ class MultiHeadAttention(Mixer):
         super().__init__(site)
         self.heads, self.kv_heads = heads, groups_of(heads, kv_heads)
         self.head_dim = head_dim or site.head_dim(heads)
-        self.value_dim, self.value_scale = value_dim or self.head_dim, value_scale
+        self.value_dim, self.value_scale = value_dim or self.head_dim, None if reuse_kv else value_scale
+        self.reuse_kv, self.layer = reuse_kv, site.layer
         if qk_norm_after and qk_norm_over == "projection":
             raise ValueError("qk_norm_after does not work with qk_norm_over=projection; choose head or heads")
         self.causal, self.window, self.chunk, self.clip = site.causal, window, chunk, clip
@@ -142,22 +149,27 @@ class MultiHeadAttention(Mixer):
         self.scale = score_scale(site, scale, self.head_dim, grows=head_dim is None)
         self.softcap, self.dropout = softcap, dropout
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)
-        biased = ("q", "k", "v", "out") if bias is True else bias or ()
-        if shared_kv:
-            _check_shared(bias, self.value_dim, self.head_dim)
+        named = () if isinstance(bias, bool) else bias
+        biased = ("q", "k", "v", "out") if bias is True else named
         self.groups = blocks = grouped(groups, ("q", "k", "v", "out"))
-        self.q = HeadProjection(site, site.dim, heads, self.head_dim, bias="q" in biased, groups=blocks.get("q", 1))
-        kv, width = self.kv_heads, site.dim
-        self.k = HeadProjection(site, width, kv, self.head_dim, bias="k" in biased, groups=blocks.get("k", 1))
-        self.v: HeadProjection | None = None
-        if not shared_kv:
-            self.v = HeadProjection(site, width, kv, self.value_dim, bias="v" in biased, groups=blocks.get("v", 1))
+        if shared_kv:
+            check_shared_kv(named, self.value_dim, self.head_dim)
+        if reuse_kv:
+            check_reused_kv((*blocks, *named))
+
+        def project(name: Projection, heads: int, head_dim: int) -> HeadProjection:
+            bias, groups = name in biased, blocks.get(name, 1)
+            return HeadProjection(site, site.dim, heads, head_dim, bias=bias, groups=groups)
+
+        self.q = project("q", heads, self.head_dim)
+        self.k = None if reuse_kv else project("k", self.kv_heads, self.head_dim)
+        self.v = None if reuse_kv or shared_kv else project("v", self.kv_heads, self.value_dim)
         inner = heads * self.value_dim
         self.out = Linear(site, inner, site.dim, bias="out" in biased, groups=blocks.get("out", 1))
         self.over: NormOver = qk_norm_over if qk_norm else "head"
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
-        self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
-        self.v_norm = head_norm(v_norm, site, self.kv_heads, self.value_dim, "head")
+        self.k_norm = None if reuse_kv else head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
+        self.v_norm = None if reuse_kv else head_norm(v_norm, site, self.kv_heads, self.value_dim, "head")
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
         gate_dim = self.value_dim if gate_over == "channel" else 1
         self.gate = HeadProjection(site, site.dim, heads, gate_dim, bias=False) if gate else None
@@ -181,7 +193,7 @@ class MultiHeadAttention(Mixer):
             return {}  # heads and groups do not grow together
         return grouped_axes(
             self.q,
-            self.k,
+            self.kv_heads,
             self.value_dim,
             self.gate,
             q_norm=(self.q_norm, self.over),
@@ -194,25 +206,14 @@ class MultiHeadAttention(Mixer):
         self.positions.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k = self.q(x), self.k(x)  # (B, H, T, K), (B, G, T, K)
-        v = k if self.v is None else self.v(x)  # (B, G, T, V)
-        self.record(q=q, k=k, v=v)
-        if not self.norm_after:
-            q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
-        v = normalise(v, self.v_norm, "head")
-        if self.clip is not None:
-            q, k, v = (y.clamp(-self.clip, self.clip) for y in (q, k, v))
-        v = v if self.value_scale is None else v * self.value_scale
-        q, k = self.positions.rotate(q, context), self.positions.rotate(k, context)
-        if self.norm_after:
-            q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
+        q = self.q(x)  # (B, H, T, K)
+        self.record(q=q)
+        q = self._placed(q, self.q_norm, context)
         if self.temperature:
             q = q * self._sharpness(context).to(q.dtype)
-        self.record(placed_q=q, placed_k=k, placed_v=v)
+        self.record(placed_q=q)
         cached_window = context.cached_window(self.window)
-        state = context.state("mixer", lambda: KeyValues(cached_window))
-        if state is not None:
-            k, v = state.append(k, v)  # (B, G, S, K), with those of earlier tokens
+        k, v = self._keys_and_values(x, context, cached_window)  # (B, G, S, K) and (B, G, S, V)
         visible = self._visible(context)
         bias = score_bias(self.positions, context, cached_window)
         if bias is not None:
@@ -223,6 +224,39 @@ class MultiHeadAttention(Mixer):
         y = self.attend(q, k, v, visible, scoring)  # (B, H, T, V)
         self.record(weighted=y)
         return self.out(self._joined(y, x))
+
+    def _keys_and_values(self, x: Tensor, context: Context, cached_window: int | None) -> tuple[Tensor, Tensor]:
+        """Those of all tokens so far: the layer's own, or of an earlier layer."""
+        if self.k is None:
+            k, v = reused(context, self.layer, self.form)
+            self.record(placed_k=k, placed_v=v)
+            return k, v
+        k = self.k(x)  # (B, G, T, K)
+        v = k if self.v is None else self.v(x)  # (B, G, T, V)
+        self.record(k=k, v=v)
+        v = normalise(v, self.v_norm, "head")
+        v = v if self.clip is None else v.clamp(-self.clip, self.clip)
+        v = v if self.value_scale is None else v * self.value_scale
+        k = self._placed(k, self.k_norm, context)
+        self.record(placed_k=k, placed_v=v)
+        state = context.state("mixer", lambda: KeyValues(cached_window))
+        if state is not None:
+            k, v = state.append(k, v)
+        keep(context, self.layer, self.form, k, v)
+        return k, v
+
+    def _placed(self, y: Tensor, norm: Norm | None, context: Context) -> Tensor:
+        """Queries or keys after their norm, clipping and positions."""
+        y = y if self.norm_after else normalise(y, norm, self.over)
+        y = y if self.clip is None else y.clamp(-self.clip, self.clip)
+        y = self.positions.rotate(y, context)
+        return normalise(y, norm, self.over) if self.norm_after else y
+
+    @property
+    def form(self) -> Hashable:
+        """What keys and values must have in common with those of a layer that attends to them, too."""
+        widths = self.kv_heads, self.head_dim, self.value_dim
+        return *widths, self.window, self.chunk, self.positions.rotation
 
     def _joined(self, y: Tensor, x: Tensor) -> Tensor:
         """(B, H, T, V) -> (B, T, H * V), after norm and gate."""
@@ -255,11 +289,4 @@ class MultiHeadAttention(Mixer):
 
     @property
     def cached_per_token(self) -> int:
-        return self.kv_heads * (self.head_dim + self.value_dim)
-
-
-def _check_shared(bias: bool | tuple[Projection, ...], value_dim: int, head_dim: int) -> None:
-    if value_dim != head_dim:
-        raise ValueError(f"shared_kv needs keys and values of one width, but value_dim={value_dim} is not {head_dim}")
-    if not isinstance(bias, bool) and "v" in bias:
-        raise ValueError("bias lists v, but with shared_kv there is no such projection; leave v out")
+        return 0 if self.reuse_kv else self.kv_heads * (self.head_dim + self.value_dim)

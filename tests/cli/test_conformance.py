@@ -128,7 +128,12 @@ def test_tables_continue_with_the_rows_that_were_not_tried(tmp_path: Path) -> No
     code = fingerprint()
     wanted = ("init x residual", "normal")
     stored = [
-        {"code": code, "table": table.title, "row": row, "cells": {column: {"decoder_only": None} for column in table.columns}}
+        {
+            "code": code,
+            "table": table.title,
+            "row": row,
+            "cells": {column: {"decoder_only": None} for column in table.columns},
+        }
         for table in tables()
         for row in table.rows
         if (table.title, row) != wanted

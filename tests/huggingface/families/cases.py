@@ -604,6 +604,17 @@ EQUAL = {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
 BESIDE = {"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 36}
 case("gemma4_text with keys as values", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, EQUAL, global_head_dim=28)
 case("gemma4_text with experts", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, EQUAL, BESIDE, global_head_dim=28)
+SHARING = {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 12, "vocab_size_per_layer_input": VOCAB}
+case("gemma4_text with shared keys", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, SHARING, use_double_wide_mlp=True)
+case(
+    "gemma4_text with shared keys as values",
+    "Gemma4ForCausalLM",
+    "gemma4_text",
+    GEMMA4,
+    EQUAL,
+    SHARING,
+    attention_bias=True,
+)
 LONGCAT = {
     **LLAMA,
     **MLA,
