@@ -56,6 +56,9 @@ class MultiHeadAttention(Mixer):
         value_dim: width of each head's values; null: ``head_dim``.
         shared_kv: use the projected keys, before their norm and positions, as values, too.
         bias: biases in all projections, or a list of the projections that have one, out of q, k, v, out.
+        qk_rank: width of one projection of the input, from which queries and keys are projected, with a bias if both
+            have one; null: they are projected from the input.
+        qk_rank_norm: norm of that projection; null: disabled.
         groups: number of blocks of each projection that is block-diagonal, by its name out of q, k, v, out.
         scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim).
         softcap: bound c on the scores, as c * tanh(score / c); null: disabled.
@@ -86,7 +89,7 @@ class MultiHeadAttention(Mixer):
         "et al., 2023, arXiv:2305.13245; qk-norm: Henry et al., 2020, arXiv:2010.04245; softcap: Gemma Team, 2024, "
         "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708; "
         "out_norm: Wang et al., 2022, arXiv:2210.06423; chunk: Meta, 2025 (Llama 4); temperature: Nakanishi, 2025, "
-        "arXiv:2501.19399"
+        "arXiv:2501.19399; qk_rank: Sun et al., 2020, arXiv:2004.02984"
     )
     formula = "A_h = softmax(scale * q_h k_h^T + bias) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
@@ -95,7 +98,14 @@ class MultiHeadAttention(Mixer):
         places=frozenset({"causal", "bidirectional"}),
         backends=BACKENDS,
         positions=frozenset({"rotation", "bias"}),
-        shards={**GROUPED_SHARDS, "v_norm": "between", "local_heads": "columns"},
+        resizes=True,
+        shards={
+            **GROUPED_SHARDS,
+            "v_norm": "between",
+            "local_heads": "columns",
+            "qk_down": "common",
+            "qk_rank_norm": "common",
+        },
     )
 
     def __init__(
@@ -108,6 +118,8 @@ class MultiHeadAttention(Mixer):
         value_dim: Positive | None = None,
         shared_kv: bool = False,
         bias: bool | tuple[Projection, ...] = False,
+        qk_rank: Positive | None = None,
+        qk_rank_norm: Factory[Norm] | None = None,
         groups: Mapping[str, Positive] | None = None,
         scale: NonNegativeFloat | None = None,
         softcap: PositiveFloat | None = None,
@@ -146,14 +158,16 @@ class MultiHeadAttention(Mixer):
         if shared_kv:
             _check_shared(bias, self.value_dim, self.head_dim)
         self.groups = blocks = grouped(groups, ("q", "k", "v", "out"))
-        self.q = HeadProjection(site, site.dim, heads, self.head_dim, bias="q" in biased, groups=blocks.get("q", 1))
-        kv, width = self.kv_heads, site.dim
+        kv, width = self.kv_heads, qk_rank or site.dim
+        self.qk_down = Linear(site, site.dim, width, bias={"q", "k"} <= set(biased)) if qk_rank else None
+        self.qk_rank_norm = qk_rank_norm(site.resized(width)) if qk_rank and qk_rank_norm else None
+        self.q = HeadProjection(site, width, heads, self.head_dim, bias="q" in biased, groups=blocks.get("q", 1))
         self.k = HeadProjection(site, width, kv, self.head_dim, bias="k" in biased, groups=blocks.get("k", 1))
         self.v: HeadProjection | None = None
         if not shared_kv:
-            self.v = HeadProjection(site, width, kv, self.value_dim, bias="v" in biased, groups=blocks.get("v", 1))
+            self.v = HeadProjection(site, site.dim, kv, self.value_dim, bias="v" in biased, groups=blocks.get("v", 1))
         inner = heads * self.value_dim
-        self.out = Linear(site, inner, site.dim, bias="out" in biased, groups=blocks.get("out", 1))
+        self.out = Linear(site, inner, site.written_dim, bias="out" in biased, groups=blocks.get("out", 1))
         self.over: NormOver = qk_norm_over if qk_norm else "head"
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
         self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
@@ -179,7 +193,7 @@ class MultiHeadAttention(Mixer):
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         if self.groups:
             return {}  # heads and groups do not grow together
-        return grouped_axes(
+        heads = grouped_axes(
             self.q,
             self.k,
             self.value_dim,
@@ -188,13 +202,16 @@ class MultiHeadAttention(Mixer):
             k_norm=(self.k_norm, self.over),
             out_norm=(self.out_norm, self.out_over),
         )
+        return heads if self.qk_down is None else {**heads, "qk_down.weight": (None, None)}
 
     def prepare(self, context: Context) -> None:
         self._visible(context)
         self.positions.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k = self.q(x), self.k(x)  # (B, H, T, K), (B, G, T, K)
+        y = x if self.qk_down is None else self.qk_down(x)
+        y = y if self.qk_rank_norm is None else self.qk_rank_norm(y)
+        q, k = self.q(y), self.k(y)  # (B, H, T, K), (B, G, T, K)
         v = k if self.v is None else self.v(x)  # (B, G, T, V)
         self.record(q=q, k=k, v=v)
         if not self.norm_after:
