@@ -1,13 +1,12 @@
 """Multi-head self-attention."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from blocks.attention.backends import BACKENDS, Backend, choose
-from blocks.attention.key_reuse import keep, reused
 from blocks.attention.projection import (
     GROUPED_SHARDS,
     GateOver,
@@ -22,7 +21,8 @@ from blocks.attention.projection import (
     normalise,
     score_scale,
 )
-from blocks.attention.score_steps import CAPPED_ATTENTION, record_scores
+from blocks.attention.queries_keys_values import QueriesKeysValues
+from blocks.attention.score_steps import SELF_ATTENTION, record_scores
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility, score_bias, visibility
 from blocks.base import (
@@ -32,10 +32,8 @@ from blocks.base import (
     Context,
     DistanceBias,
     Factory,
-    KeyValues,
     Linear,
     LocalHeads,
-    Mixer,
     Norm,
     Site,
     SitelessFactory,
@@ -47,7 +45,7 @@ Projection = Literal["q", "k", "v", "out"]
 
 
 @register("attention")
-class MultiHeadAttention(Mixer):
+class MultiHeadAttention(QueriesKeysValues):
     """Self-attention: softmax(cap(q k^T * scale) + bias) v in each head, concatenated and projected back.
 
     Multi-head, grouped-query or multi-query attention, depending on ``kv_heads``.
@@ -61,6 +59,9 @@ class MultiHeadAttention(Mixer):
         reuse_kv: attend to the keys and values of the nearest earlier layer that has its own, of the same number and
             widths, window, chunk and rotation; it has no projection of either, and caches none.
         bias: biases in all projections, or a list of the projections that have one, out of q, k, v, out.
+        qk_rank: width of one projection of the input, from which queries and keys are projected, with a bias if both
+            have one; null: they are projected from the input.
+        qk_rank_norm: norm of that projection; null: disabled.
         groups: number of blocks of each projection that is block-diagonal, by its name out of q, k, v, out.
         scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim).
         softcap: bound c on the scores, as c * tanh(score / c); null: disabled.
@@ -90,16 +91,17 @@ class MultiHeadAttention(Mixer):
         "Vaswani et al., 2017, arXiv:1706.03762; multi-query: Shazeer, 2019, arXiv:1911.02150; grouped-query: Ainslie "
         "et al., 2023, arXiv:2305.13245; qk-norm: Henry et al., 2020, arXiv:2010.04245; softcap: Gemma Team, 2024, "
         "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708; "
-        "reuse_kv: Brandon et al., 2024, arXiv:2405.12981; out_norm: Wang et al., 2022, arXiv:2210.06423; "
-        "chunk: Meta, 2025 (Llama 4); temperature: Nakanishi, 2025, arXiv:2501.19399"
+        "qk_rank: Sun et al., 2020, arXiv:2004.02984; reuse_kv: Brandon et al., 2024, arXiv:2405.12981; out_norm: Wang "
+        "et al., 2022, arXiv:2210.06423; chunk: Meta, 2025 (Llama 4); temperature: Nakanishi, 2025, arXiv:2501.19399"
     )
     formula = "A_h = softmax(scale * q_h k_h^T + bias) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
-    intermediates = CAPPED_ATTENTION
+    intermediates = SELF_ATTENTION
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         backends=BACKENDS,
         positions=frozenset({"rotation", "bias"}),
+        resizes=True,
         shards={**GROUPED_SHARDS, "v_norm": "between", "local_heads": "columns"},
     )
 
@@ -114,6 +116,8 @@ class MultiHeadAttention(Mixer):
         shared_kv: bool = False,
         reuse_kv: bool = False,
         bias: bool | tuple[Projection, ...] = False,
+        qk_rank: Positive | None = None,
+        qk_rank_norm: Factory[Norm] | None = None,
         groups: Mapping[str, Positive] | None = None,
         scale: NonNegativeFloat | None = None,
         softcap: PositiveFloat | None = None,
@@ -140,7 +144,7 @@ class MultiHeadAttention(Mixer):
         self.heads, self.kv_heads = heads, groups_of(heads, kv_heads)
         self.head_dim = head_dim or site.head_dim(heads)
         self.value_dim, self.value_scale = value_dim or self.head_dim, None if reuse_kv else value_scale
-        self.reuse_kv, self.layer = reuse_kv, site.layer
+        self.layer = site.layer
         if qk_norm_after and qk_norm_over == "projection":
             raise ValueError("qk_norm_after does not work with qk_norm_over=projection; choose head or heads")
         self.causal, self.window, self.chunk, self.clip = site.causal, window, chunk, clip
@@ -157,15 +161,17 @@ class MultiHeadAttention(Mixer):
         if reuse_kv:
             check_reused_kv((*blocks, *named))
 
-        def project(name: Projection, heads: int, head_dim: int) -> HeadProjection:
-            bias, groups = name in biased, blocks.get(name, 1)
-            return HeadProjection(site, site.dim, heads, head_dim, bias=bias, groups=groups)
+        def project(name: Projection, width: int, heads: int, head_dim: int) -> HeadProjection:
+            return HeadProjection(site, width, heads, head_dim, bias=name in biased, groups=blocks.get(name, 1))
 
-        self.q = project("q", heads, self.head_dim)
-        self.k = None if reuse_kv else project("k", self.kv_heads, self.head_dim)
-        self.v = None if reuse_kv or shared_kv else project("v", self.kv_heads, self.value_dim)
+        width = qk_rank or site.dim
+        self.qk_down = Linear(site, site.dim, width, bias={"q", "k"} <= set(biased)) if qk_rank else None
+        self.qk_rank_norm = qk_rank_norm(site.resized(width)) if qk_rank and qk_rank_norm else None
+        self.q = project("q", width, heads, self.head_dim)
+        self.k = None if reuse_kv else project("k", width, self.kv_heads, self.head_dim)
+        self.v = None if reuse_kv or shared_kv else project("v", site.dim, self.kv_heads, self.value_dim)
         inner = heads * self.value_dim
-        self.out = Linear(site, inner, site.dim, bias="out" in biased, groups=blocks.get("out", 1))
+        self.out = Linear(site, inner, site.written_dim, bias="out" in biased, groups=blocks.get("out", 1))
         self.over: NormOver = qk_norm_over if qk_norm else "head"
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
         self.k_norm = None if reuse_kv else head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
@@ -191,7 +197,7 @@ class MultiHeadAttention(Mixer):
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         if self.groups:
             return {}  # heads and groups do not grow together
-        return grouped_axes(
+        heads = grouped_axes(
             self.q,
             self.kv_heads,
             self.value_dim,
@@ -200,22 +206,16 @@ class MultiHeadAttention(Mixer):
             k_norm=(self.k_norm, self.over),
             out_norm=(self.out_norm, self.out_over),
         )
+        return heads if self.qk_down is None else {**heads, "qk_down.weight": (None, None)}
 
     def prepare(self, context: Context) -> None:
         self._visible(context)
         self.positions.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q = self.q(x)  # (B, H, T, K)
-        self.record(q=q)
-        q = self._placed(q, self.q_norm, context)
-        if self.temperature:
-            q = q * self._sharpness(context).to(q.dtype)
-        self.record(placed_q=q)
-        cached_window = context.cached_window(self.window)
-        k, v = self._keys_and_values(x, context, cached_window)  # (B, G, S, K) and (B, G, S, V)
+        q, k, v = self.queries_keys_values(x, context)  # (B, H, T, K), (B, G, S, K) and (B, G, S, V)
         visible = self._visible(context)
-        bias = score_bias(self.positions, context, cached_window)
+        bias = score_bias(self.positions, context, context.cached_window(self.window))
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
         dropout = self.dropout if self.training else 0.0
@@ -224,39 +224,6 @@ class MultiHeadAttention(Mixer):
         y = self.attend(q, k, v, visible, scoring)  # (B, H, T, V)
         self.record(weighted=y)
         return self.out(self._joined(y, x))
-
-    def _keys_and_values(self, x: Tensor, context: Context, cached_window: int | None) -> tuple[Tensor, Tensor]:
-        """Those of all tokens so far: the layer's own, or of an earlier layer."""
-        if self.k is None:
-            k, v = reused(context, self.layer, self.form)
-            self.record(placed_k=k, placed_v=v)
-            return k, v
-        k = self.k(x)  # (B, G, T, K)
-        v = k if self.v is None else self.v(x)  # (B, G, T, V)
-        self.record(k=k, v=v)
-        v = normalise(v, self.v_norm, "head")
-        v = v if self.clip is None else v.clamp(-self.clip, self.clip)
-        v = v if self.value_scale is None else v * self.value_scale
-        k = self._placed(k, self.k_norm, context)
-        self.record(placed_k=k, placed_v=v)
-        state = context.state("mixer", lambda: KeyValues(cached_window))
-        if state is not None:
-            k, v = state.append(k, v)
-        keep(context, self.layer, self.form, k, v)
-        return k, v
-
-    def _placed(self, y: Tensor, norm: Norm | None, context: Context) -> Tensor:
-        """Queries or keys after their norm, clipping and positions."""
-        y = y if self.norm_after else normalise(y, norm, self.over)
-        y = y if self.clip is None else y.clamp(-self.clip, self.clip)
-        y = self.positions.rotate(y, context)
-        return normalise(y, norm, self.over) if self.norm_after else y
-
-    @property
-    def form(self) -> Hashable:
-        """What keys and values must have in common with those of a layer that attends to them, too."""
-        widths = self.kv_heads, self.head_dim, self.value_dim
-        return *widths, self.window, self.chunk, self.positions.rotation
 
     def _joined(self, y: Tensor, x: Tensor) -> Tensor:
         """(B, H, T, V) -> (B, T, H * V), after norm and gate."""
@@ -273,11 +240,6 @@ class MultiHeadAttention(Mixer):
         return visibility(
             context, causal=self.causal, window=self.window, cached_window=cached_window, chunk=self.chunk
         )
-
-    def _sharpness(self, context: Context) -> Tensor:
-        """(B or 1, 1, T, 1), the factor of ``temperature``."""
-        steps = (context.positions + 1) // self.temperature_step
-        return (1 + self.temperature * steps.float().log1p())[:, None, :, None]
 
     def flops_per_token(self, length: int) -> float:
         span = min(length, self.window or length, self.chunk or length)

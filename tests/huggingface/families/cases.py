@@ -729,6 +729,9 @@ case("ernie without tasks", "ErnieForMaskedLM", "ernie", BERT)
 case("luke", "LukeForMaskedLM", "luke", BERT, pad_token_id=1, entity_vocab_size=11, entity_emb_size=20)
 SPARSE = {"q_groups": 4, "k_groups": 2, "v_groups": 3, "intermediate_groups": 4, "output_groups": 2}
 case("squeezebert", "SqueezeBertForMaskedLM", "squeezebert", BERT, SPARSE, embedding_size=48)
+THIN = {"embedding_size": 20, "intra_bottleneck_size": 32, "num_feedforward_networks": 3, "hidden_act": "relu"}
+case("mobilebert", "MobileBertForMaskedLM", "mobilebert", BERT, THIN)
+case("mobilebert of single tokens", "MobileBertForMaskedLM", "mobilebert", BERT, THIN, trigram_input=False)
 CONV = {"conv_kernel_size": 5, "hidden_act": "relu"}
 case("convbert", "ConvBertForMaskedLM", "convbert", BERT, CONV, embedding_size=48)
 case("convbert of narrow embeddings", "ConvBertForMaskedLM", "convbert", BERT, embedding_size=20)
