@@ -33,6 +33,7 @@ class Capabilities:
         needs: for attention positions, the kinds that the surrounding mixer or stack has to apply.
         any_length: sequences longer than the model's ``max_length`` work.
         ordered: a mixer whose output depends on token order without positions.
+        resizes: a mixer whose output can have another width than its input.
         bfloat16: it can be trained with parameters or activations in bfloat16.
         shards: how tensor parallelism cuts it, by the names of its own children and parameters. columns: each process
             computes some of the outputs, or holds some of a parameter. rows: each process takes some of the inputs, and
@@ -50,6 +51,7 @@ class Capabilities:
     needs: frozenset[PositionKind] = frozenset()
     any_length: bool = True
     ordered: bool = False
+    resizes: bool = False
     bfloat16: bool = True
     shards: Mapping[str, Cut] = field(default_factory=dict[str, Cut])
 
@@ -58,18 +60,18 @@ class Capabilities:
         for place in PLACES:
             if place not in self.places:
                 yield f"does not {PLACES[place]}"
-        for can, phrase in (
-            (self.padding, "does not support padding"),
-            (self.documents, "does not support packed documents"),
-            (self.prefix, "does not support a bidirectional prefix"),
-            (self.cache, "does not support decoding with a cache"),
-            (self.any_length, "does not support sequences longer than max_length"),
-            (self.bfloat16, "does not support training in bfloat16"),
+        for said, phrase in (
+            (not self.padding, "does not support padding"),
+            (not self.documents, "does not support packed documents"),
+            (not self.prefix, "does not support a bidirectional prefix"),
+            (not self.cache, "does not support decoding with a cache"),
+            (not self.any_length, "does not support sequences longer than max_length"),
+            (not self.bfloat16, "does not support training in bfloat16"),
+            (self.ordered, "depends on token order without positions"),
+            (self.resizes, "can write another width than it reads"),
         ):
-            if not can:
+            if said:
                 yield phrase
-        if self.ordered:
-            yield "depends on token order without positions"
         if self.positions:
             yield f"supports attention positions by {' or '.join(sorted(self.positions, reverse=True))}"
         if self.needs:

@@ -189,7 +189,8 @@ def block_cases(slot: str, name: str) -> list[BlockCase]:
             kind = cast("Model", small(slot, name).construct()).kind
         return [small(slot, name, MODEL_PLACES[kind])]
     if slot in ("mixer", "pooling"):
-        return [small(slot, name, place) for place in PLACES[slot] if place in block.capabilities.places]
+        found = [small(slot, name, place) for place in PLACES[slot] if place in block.capabilities.places]
+        return [*found, *_reusing_keys(slot, name)]
     if slot == "rotary_scaling":
         host = BlockCase("attention_positions", "rotary", {"scaling": name})
         return [BlockCase(slot, name), host, replace(host, place="bidirectional")]
@@ -197,6 +198,14 @@ def block_cases(slot: str, name: str) -> list[BlockCase]:
         return [BlockCase(slot, name), _after_a_choice(name)]
     found = [case for place in PLACES.get(slot, ("causal",)) if _fits_its_place(case := small(slot, name, place))]
     return [*found, *_stacks_of_streams(slot, name)]
+
+
+def _reusing_keys(slot: str, name: str) -> list[BlockCase]:
+    """A stack whose second layer attends to the keys and values of the first, if the mixer can."""
+    if "reuse_kv" not in entries(slot)[name].parameters:
+        return []
+    layers = {which: {"mixer": {"type": name, "reuse_kv": which == "b", "window": 3}} for which in "ab"}
+    return [BlockCase("stack", "layers", {"depth": 3, "layers": layers, "pattern": ("a", "b"), "rest": "cut"})]
 
 
 def _stacks_of_streams(slot: str, name: str) -> list[BlockCase]:

@@ -219,6 +219,8 @@ def _context(example: Example, cache: Cache | None) -> Context:
     said = {"attention_mask": example.mask, "documents": example.documents, "prefix": example.prefix}
     context = Context.of(example.x, **said, positions=example.positions, cache=cache)
     context.memory, context.memory_mask = example.memory, example.memory_mask
+    if example.x.ndim == 3:  # of a block alone, each vector stands for a token
+        context.tokens, context.inputs = example.x.argmax(-1), example.x
     return context
 
 

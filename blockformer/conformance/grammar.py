@@ -25,8 +25,9 @@ PATTERNS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-NEVER: Mapping[str, str] = {"ties": "any"}
-"""A value per key that no recipe has. Which of equal keys ``any`` chooses depends on padding and on the cache."""
+NEVER: Mapping[str, str] = {"ties": "any", "neighbor_padding": "read"}
+"""A value per key that no recipe has. Which of equal keys ``any`` chooses depends on padding and on the cache, and
+neighbors that are ``read`` depend on padding."""
 AT_MOST: Mapping[str, int] = {"block": MAX_LENGTH // 2}
 """Greatest value per key. A block longer than the text has no summary that anything attends to."""
 AT_LEAST: Mapping[str, int] = {"trained_length": MAX_LENGTH}

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 import torch
 
 from blockformer.conformance.block_case import PLACES, SMALL, BlockCase
+from blocks.attention.key_reuse import sources_of
 from blocks.attention.key_selector import check_choices
 from blocks.base import Layer, Mixer
 from registry import Parameter, entries, slot_named
@@ -66,6 +67,7 @@ def allowed(case: BlockCase) -> bool:
             block = case.construct()
         if isinstance(block, Mixer | Layer):
             check_choices([block])
+            sources_of([block])
     except ValueError:
         return False
     return True

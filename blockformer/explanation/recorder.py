@@ -194,8 +194,9 @@ def _formula(run: _Run, declared: Intermediate) -> str:
     text, values = formula_of(run.block, declared), run.block.intermediates
     for name in declared.of:
         given, known = values.get(name), run.values.get(name)
-        if given is not None and (known is None or known.name != name):
-            own, other = _symbol(given), _symbol(values.get(next(iter(given.of), "")))
+        source = "" if given is None else next(iter(given.of), "")
+        if given is not None and (known is None or known is run.values.get(source)):
+            own, other = _symbol(given), "X" if source == INPUT else _symbol(values.get(source))
             text = text.replace(own, other) if own and other else text
     return text
 

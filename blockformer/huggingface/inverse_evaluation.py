@@ -141,7 +141,7 @@ class ExpressionSolver(ABC):
                 for operand in node.values:
                     self.require(operand, truth, environment)
             case ast.BoolOp():
-                self.first(*(partial(self.require, operand, truth, environment) for operand in node.values))
+                self._require_one(node.values, truth, environment)
             case ast.Name():
                 self._require_name(node.id, truth, environment)
             case ast.IfExp():
@@ -150,6 +150,12 @@ class ExpressionSolver(ABC):
                 self._require_comparison(node.left, operation, other, truth, environment)
             case _:
                 pass
+
+    def _require_one(self, operands: list[ast.expr], truth: bool, environment: Environment) -> None:
+        """Find keys for which one of several conditions is true, or false; none if one is so already."""
+        found = (self.evaluate(operand, environment) for operand in operands)
+        if not any(known and bool(value) is truth for known, value in found):
+            self.first(*(partial(self.require, operand, truth, environment) for operand in operands))
 
     def _require_comparison(
         self, left: ast.expr, operation: ast.cmpop, other: ast.expr, truth: bool, environment: Environment

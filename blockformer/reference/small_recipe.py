@@ -1,7 +1,7 @@
 """For any block, a small model with it: a recipe with few keys that puts the block in its usual place."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from typing import Any, cast
@@ -18,6 +18,13 @@ MODELS: Mapping[str, dict[str, Any]] = {
 }
 BESIDE: Mapping[str, dict[str, Any]] = {"readout": {"layer": {"residual": "hyper"}}}
 """Keys beside that of a slot without which it would have no effect."""
+CHOOSING, TAKING = ({"mixer": {"type": "latent", "selector": name}} for name in ("indexer", "earlier"))
+WHOLE: Mapping[tuple[str, str], dict[str, Any]] = {
+    ("key_selector", "earlier"): {
+        "decoder": {"depth": 2, "layers": {"choosing": CHOOSING, "same": TAKING}, "pattern": ["choosing", "same"]}
+    }
+}
+"""Keys of a decoder with a block that is valid only after another one, by slot and name."""
 SIZES = {"dim": 64, "vocab_size": 256, "max_length": 128}
 DEPTH, UNUSUAL, TRIES = 6, 2, 12
 """Longest path of keys; most blocks on it that are not defaults; paths to try in each kind of model."""
@@ -30,11 +37,16 @@ class _Place:
     steps: tuple[tuple[str, str, str], ...]
     unusual: tuple[int, ...]
     inside_layer: bool
+    optional: int
 
     @property
-    def cost(self) -> tuple[int, bool, int, tuple[int, ...]]:
-        """Smaller for a place of fewer blocks that are no defaults, within a layer, with fewer keys, and as inner."""
-        return len(self.unusual), not self.inside_layer, len(self.steps), tuple(-at for at in self.unusual)
+    def cost(self) -> tuple[int, bool, int, tuple[int, ...], int]:
+        """Smaller for a place of fewer blocks that are no defaults, within a layer, with fewer keys, and as inner.
+
+        Of equal ones, for the place with fewer keys that are null by default.
+        """
+        inner = tuple(-at for at in self.unusual)
+        return len(self.unusual), not self.inside_layer, len(self.steps), inner, self.optional
 
 
 @cache
@@ -45,6 +57,8 @@ def small_recipe(slot: str, name: str) -> str:
     """
     if slot == "model":
         return _written(_tree(name, (), name)) if name in MODELS and _valid(_tree(name, (), name)) else ""
+    if (slot, name) in WHOLE:
+        return _written({"type": "decoder_only", **SIZES, **WHOLE[slot, name]})
     for kind in [*MODELS, *(other for other in entries("model") if other not in MODELS)]:
         for place in islice(sorted(_places(slot, kind), key=lambda found: found.cost), TRIES):
             tree = _tree(kind, place.steps, name)
@@ -63,7 +77,9 @@ def _valid(tree: dict[str, Any]) -> bool:
 
 def _places(slot: str, kind: str) -> Iterator[_Place]:
     """Every short path of keys to a slot. No slot occurs twice on it."""
-    todo: list[tuple[str, str, _Place, frozenset[str]]] = [("model", kind, _Place((), (), False), frozenset({"model"}))]
+    todo: list[tuple[str, str, _Place, frozenset[str]]] = [
+        ("model", kind, _Place((), (), False, 0), frozenset({"model"}))
+    ]
     while todo:
         owner, name, place, seen = todo.pop()
         for parameter in entries(owner)[name].parameters.values():
@@ -71,13 +87,14 @@ def _places(slot: str, kind: str) -> Iterator[_Place]:
             if inner is None or len(place.steps) == DEPTH or slot_named(inner).option:
                 continue
             steps = (*place.steps, (name, parameter.name, parameter.arity))
-            found = _Place(steps, place.unusual, place.inside_layer or owner == "layer")
+            optional = place.optional + (parameter.default is None)
+            found = _Place(steps, place.unusual, place.inside_layer or owner == "layer", optional)
             if inner == slot:
                 yield found
             elif inner not in seen and len(found.unusual) <= UNUSUAL:
                 for child in entries(inner):
                     unusual = found.unusual + ((len(steps),) if child != _default(parameter) else ())
-                    todo.append((inner, child, _Place(steps, unusual, found.inside_layer), seen | {inner}))
+                    todo.append((inner, child, replace(found, unusual=unusual), seen | {inner}))
 
 
 def _default(parameter: Parameter) -> str | None:

@@ -113,7 +113,7 @@ class CrossAttention(Mixer):
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         return grouped_axes(
             self.q,
-            self.k,
+            self.kv_heads,
             self.head_dim,
             self.gate,
             q_norm=(self.q_norm, self.over),

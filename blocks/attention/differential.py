@@ -122,7 +122,7 @@ class DifferentialAttention(Mixer):
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         vectors = dict.fromkeys(("a1", "b1", "a2", "b2"), (Fixed(self.head_dim),))
-        return {**grouped_axes(self.q, self.k, self.value_dim, None), **vectors}
+        return {**grouped_axes(self.q, self.kv_heads, self.value_dim, None), **vectors}
 
     def prepare(self, context: Context) -> None:
         cached_window = context.cached_window(self.window)

@@ -109,7 +109,12 @@ class DynamicMaskAttention(Mixer):
         own = replace(keys, each=1)
         return {
             **grouped_axes(
-                self.q, self.k, self.head_dim, None, q_norm=(self.q_norm, self.over), k_norm=(self.k_norm, self.over)
+                self.q,
+                self.kv_heads,
+                self.head_dim,
+                None,
+                q_norm=(self.q_norm, self.over),
+                k_norm=(self.k_norm, self.over),
             ),
             "importance.weight": (own, keys),
             "importance.bias": (own,),

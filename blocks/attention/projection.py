@@ -65,6 +65,36 @@ def groups_of(heads: int, kv_heads: int | None) -> int:
     return kv_heads
 
 
+def check_shared_kv(biased: tuple[str, ...], value_dim: int, head_dim: int) -> None:
+    """Refuse options that keys which serve as values, too, cannot have.
+
+    Args:
+        biased: projections that are named as having a bias.
+        value_dim: width of the values of a head.
+        head_dim: width of its keys.
+
+    Raises:
+        ValueError: the widths differ, or values have a bias of their own.
+    """
+    if value_dim != head_dim:
+        raise ValueError(f"shared_kv needs keys and values of one width, but value_dim={value_dim} is not {head_dim}")
+    if "v" in biased:
+        raise ValueError("bias lists v, but with shared_kv there is no such projection; leave v out")
+
+
+def check_reused_kv(named: tuple[str, ...]) -> None:
+    """Refuse options of projections that attention to the keys and values of another layer does not have.
+
+    Args:
+        named: projections that are named by ``bias`` or ``groups``.
+
+    Raises:
+        ValueError: one of them is that of keys or values.
+    """
+    if found := [name for name in named if name in ("k", "v")]:
+        raise ValueError(f"bias or groups name {found[0]}, but with reuse_kv there is no such projection; leave it out")
+
+
 def head_norm(norm: Factory[Norm] | None, site: Site, heads: int, head_dim: int, over: NormOver) -> Norm | None:
     """Build the norm for :func:`normalise`.
 
@@ -113,19 +143,19 @@ def projection_axes(names: tuple[str, ...], heads: Axis) -> Axes:
 
 
 def grouped_axes(
-    q: HeadProjection, k: HeadProjection, value_dim: int, gate: HeadProjection | None, **norms: NormedHeads
+    q: HeadProjection, kv_heads: int, value_dim: int, gate: HeadProjection | None, **norms: NormedHeads
 ) -> Axes:
     """Axes of the parameters of an attention in which each key and value head serves a group of query heads.
 
     Args:
         q: projection to the query heads.
-        k: projection to the key heads.
+        kv_heads: number of key heads, as wide as those of the queries.
         value_dim: width of each head's values.
         gate: projection to the gates of the outputs; None: no gate.
         norms: ``q_norm``, ``k_norm`` and ``out_norm``, each with what it normalises.
     """
-    queries = Heads(q.heads, q.head_dim, keys=k.heads)
-    outputs, keys = replace(queries, each=value_dim), KeyHeads(k.heads, k.head_dim, queries=q.heads)
+    queries = Heads(q.heads, q.head_dim, keys=kv_heads)
+    outputs, keys = replace(queries, each=value_dim), KeyHeads(kv_heads, q.head_dim, queries=q.heads)
     axes: dict[str, tuple[Axis | None, ...]] = {
         **projection_axes(("q",), queries),
         **projection_axes(("k",), keys),

@@ -105,6 +105,18 @@ CAPPED_ATTENTION: Mapping[str, Intermediate] = {
     "biased": replace(SCORED["biased"], of=("capped",)),
 }
 """Of an attention that can bound its scores; its ``placed_q`` and ``placed_k`` are formulas."""
+SELF_ATTENTION: Mapping[str, Intermediate] = {
+    **CAPPED_ATTENTION,
+    "latent": Intermediate(
+        "One narrow vector for each token, with the norm that this model has, from which its query and key are made.",
+        ("token", "state"),
+        "C = qk_rank_norm(X W_C{qk_down:+ b_C})",
+        ("input",),
+    ),
+    "q": replace(PROJECTED["q"], formula="Q = C W_Q{q:+ b_Q}", of=("latent",)),
+    "k": replace(PROJECTED["k"], formula="K = C W_K{k:+ b_K}", of=("latent",)),
+}
+"""Of one whose queries and keys can come from a narrow projection of the input."""
 CROSS_ATTENTION: Mapping[str, Intermediate] = {
     **CAPPED_ATTENTION,
     "memory": Intermediate("The encoder's output, a vector for each token of the source.", ("key", "width"), "M"),

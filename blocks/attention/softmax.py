@@ -12,6 +12,8 @@ from blocks.attention.projection import (
     GateOver,
     HeadProjection,
     NormOver,
+    check_reused_kv,
+    check_shared_kv,
     grouped,
     grouped_axes,
     groups_of,
@@ -19,7 +21,8 @@ from blocks.attention.projection import (
     normalise,
     score_scale,
 )
-from blocks.attention.score_steps import CAPPED_ATTENTION, record_scores
+from blocks.attention.queries_keys_values import QueriesKeysValues
+from blocks.attention.score_steps import SELF_ATTENTION, record_scores
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility, score_bias, visibility
 from blocks.base import (
@@ -29,10 +32,8 @@ from blocks.base import (
     Context,
     DistanceBias,
     Factory,
-    KeyValues,
     Linear,
     LocalHeads,
-    Mixer,
     Norm,
     Site,
     SitelessFactory,
@@ -44,7 +45,7 @@ Projection = Literal["q", "k", "v", "out"]
 
 
 @register("attention")
-class MultiHeadAttention(Mixer):
+class MultiHeadAttention(QueriesKeysValues):
     """Self-attention: softmax(cap(q k^T * scale) + bias) v in each head, concatenated and projected back.
 
     Multi-head, grouped-query or multi-query attention, depending on ``kv_heads``.
@@ -55,7 +56,12 @@ class MultiHeadAttention(Mixer):
         head_dim: width of each head's queries and keys; null: dim / heads.
         value_dim: width of each head's values; null: ``head_dim``.
         shared_kv: use the projected keys, before their norm and positions, as values, too.
+        reuse_kv: attend to the keys and values of the nearest earlier layer that has its own, of the same number and
+            widths, window, chunk and rotation; it has no projection of either, and caches none.
         bias: biases in all projections, or a list of the projections that have one, out of q, k, v, out.
+        qk_rank: width of one projection of the input, from which queries and keys are projected, with a bias if both
+            have one; null: they are projected from the input.
+        qk_rank_norm: norm of that projection; null: disabled.
         groups: number of blocks of each projection that is block-diagonal, by its name out of q, k, v, out.
         scale: factor on the scores before the softmax; null: 1 / sqrt(head_dim).
         softcap: bound c on the scores, as c * tanh(score / c); null: disabled.
@@ -85,16 +91,17 @@ class MultiHeadAttention(Mixer):
         "Vaswani et al., 2017, arXiv:1706.03762; multi-query: Shazeer, 2019, arXiv:1911.02150; grouped-query: Ainslie "
         "et al., 2023, arXiv:2305.13245; qk-norm: Henry et al., 2020, arXiv:2010.04245; softcap: Gemma Team, 2024, "
         "arXiv:2408.00118; sinks: OpenAI, 2025, arXiv:2508.10925; gate: Qiu et al., 2025, arXiv:2505.06708; "
-        "out_norm: Wang et al., 2022, arXiv:2210.06423; chunk: Meta, 2025 (Llama 4); temperature: Nakanishi, 2025, "
-        "arXiv:2501.19399"
+        "qk_rank: Sun et al., 2020, arXiv:2004.02984; reuse_kv: Brandon et al., 2024, arXiv:2405.12981; out_norm: Wang "
+        "et al., 2022, arXiv:2210.06423; chunk: Meta, 2025 (Llama 4); temperature: Nakanishi, 2025, arXiv:2501.19399"
     )
     formula = "A_h = softmax(scale * q_h k_h^T + bias) v_h; y = out([A_1, ..., A_H])"
     outputs = ("out",)
-    intermediates = CAPPED_ATTENTION
+    intermediates = SELF_ATTENTION
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         backends=BACKENDS,
         positions=frozenset({"rotation", "bias"}),
+        resizes=True,
         shards={**GROUPED_SHARDS, "v_norm": "between", "local_heads": "columns"},
     )
 
@@ -107,7 +114,10 @@ class MultiHeadAttention(Mixer):
         head_dim: Positive | None = None,
         value_dim: Positive | None = None,
         shared_kv: bool = False,
+        reuse_kv: bool = False,
         bias: bool | tuple[Projection, ...] = False,
+        qk_rank: Positive | None = None,
+        qk_rank_norm: Factory[Norm] | None = None,
         groups: Mapping[str, Positive] | None = None,
         scale: NonNegativeFloat | None = None,
         softcap: PositiveFloat | None = None,
@@ -133,7 +143,8 @@ class MultiHeadAttention(Mixer):
         super().__init__(site)
         self.heads, self.kv_heads = heads, groups_of(heads, kv_heads)
         self.head_dim = head_dim or site.head_dim(heads)
-        self.value_dim, self.value_scale = value_dim or self.head_dim, value_scale
+        self.value_dim, self.value_scale = value_dim or self.head_dim, None if reuse_kv else value_scale
+        self.layer = site.layer
         if qk_norm_after and qk_norm_over == "projection":
             raise ValueError("qk_norm_after does not work with qk_norm_over=projection; choose head or heads")
         self.causal, self.window, self.chunk, self.clip = site.causal, window, chunk, clip
@@ -142,22 +153,29 @@ class MultiHeadAttention(Mixer):
         self.scale = score_scale(site, scale, self.head_dim, grows=head_dim is None)
         self.softcap, self.dropout = softcap, dropout
         self.attend = choose(backend, softcap=softcap is not None, dropout=dropout > 0)
-        biased = ("q", "k", "v", "out") if bias is True else bias or ()
-        if shared_kv:
-            _check_shared(bias, self.value_dim, self.head_dim)
+        named = () if isinstance(bias, bool) else bias
+        biased = ("q", "k", "v", "out") if bias is True else named
         self.groups = blocks = grouped(groups, ("q", "k", "v", "out"))
-        self.q = HeadProjection(site, site.dim, heads, self.head_dim, bias="q" in biased, groups=blocks.get("q", 1))
-        kv, width = self.kv_heads, site.dim
-        self.k = HeadProjection(site, width, kv, self.head_dim, bias="k" in biased, groups=blocks.get("k", 1))
-        self.v: HeadProjection | None = None
-        if not shared_kv:
-            self.v = HeadProjection(site, width, kv, self.value_dim, bias="v" in biased, groups=blocks.get("v", 1))
+        if shared_kv:
+            check_shared_kv(named, self.value_dim, self.head_dim)
+        if reuse_kv:
+            check_reused_kv((*blocks, *named))
+
+        def project(name: Projection, width: int, heads: int, head_dim: int) -> HeadProjection:
+            return HeadProjection(site, width, heads, head_dim, bias=name in biased, groups=blocks.get(name, 1))
+
+        width = qk_rank or site.dim
+        self.qk_down = Linear(site, site.dim, width, bias={"q", "k"} <= set(biased)) if qk_rank else None
+        self.qk_rank_norm = qk_rank_norm(site.resized(width)) if qk_rank and qk_rank_norm else None
+        self.q = project("q", width, heads, self.head_dim)
+        self.k = None if reuse_kv else project("k", width, self.kv_heads, self.head_dim)
+        self.v = None if reuse_kv or shared_kv else project("v", site.dim, self.kv_heads, self.value_dim)
         inner = heads * self.value_dim
-        self.out = Linear(site, inner, site.dim, bias="out" in biased, groups=blocks.get("out", 1))
+        self.out = Linear(site, inner, site.written_dim, bias="out" in biased, groups=blocks.get("out", 1))
         self.over: NormOver = qk_norm_over if qk_norm else "head"
         self.q_norm = head_norm(qk_norm, site, heads, self.head_dim, qk_norm_over)
-        self.k_norm = head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
-        self.v_norm = head_norm(v_norm, site, self.kv_heads, self.value_dim, "head")
+        self.k_norm = None if reuse_kv else head_norm(qk_norm, site, self.kv_heads, self.head_dim, qk_norm_over)
+        self.v_norm = None if reuse_kv else head_norm(v_norm, site, self.kv_heads, self.value_dim, "head")
         self.sinks = nn.Parameter(torch.zeros(heads)) if sinks else None
         gate_dim = self.value_dim if gate_over == "channel" else 1
         self.gate = HeadProjection(site, site.dim, heads, gate_dim, bias=False) if gate else None
@@ -179,42 +197,25 @@ class MultiHeadAttention(Mixer):
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         if self.groups:
             return {}  # heads and groups do not grow together
-        return grouped_axes(
+        heads = grouped_axes(
             self.q,
-            self.k,
+            self.kv_heads,
             self.value_dim,
             self.gate,
             q_norm=(self.q_norm, self.over),
             k_norm=(self.k_norm, self.over),
             out_norm=(self.out_norm, self.out_over),
         )
+        return heads if self.qk_down is None else {**heads, "qk_down.weight": (None, None)}
 
     def prepare(self, context: Context) -> None:
         self._visible(context)
         self.positions.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k = self.q(x), self.k(x)  # (B, H, T, K), (B, G, T, K)
-        v = k if self.v is None else self.v(x)  # (B, G, T, V)
-        self.record(q=q, k=k, v=v)
-        if not self.norm_after:
-            q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
-        v = normalise(v, self.v_norm, "head")
-        if self.clip is not None:
-            q, k, v = (y.clamp(-self.clip, self.clip) for y in (q, k, v))
-        v = v if self.value_scale is None else v * self.value_scale
-        q, k = self.positions.rotate(q, context), self.positions.rotate(k, context)
-        if self.norm_after:
-            q, k = normalise(q, self.q_norm, self.over), normalise(k, self.k_norm, self.over)
-        if self.temperature:
-            q = q * self._sharpness(context).to(q.dtype)
-        self.record(placed_q=q, placed_k=k, placed_v=v)
-        cached_window = context.cached_window(self.window)
-        state = context.state("mixer", lambda: KeyValues(cached_window))
-        if state is not None:
-            k, v = state.append(k, v)  # (B, G, S, K), with those of earlier tokens
+        q, k, v = self.queries_keys_values(x, context)  # (B, H, T, K), (B, G, S, K) and (B, G, S, V)
         visible = self._visible(context)
-        bias = score_bias(self.positions, context, cached_window)
+        bias = score_bias(self.positions, context, context.cached_window(self.window))
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
         dropout = self.dropout if self.training else 0.0
@@ -254,11 +255,6 @@ class MultiHeadAttention(Mixer):
             context, causal=self.causal, window=self.window, cached_window=cached_window, chunk=self.chunk
         )
 
-    def _sharpness(self, context: Context) -> Tensor:
-        """(B or 1, 1, T, 1), the factor of ``temperature``."""
-        steps = (context.positions + 1) // self.temperature_step
-        return (1 + self.temperature * steps.float().log1p())[:, None, :, None]
-
     def flops_per_token(self, length: int) -> float:
         span = min(length, self.window or length, self.chunk or length)
         return super().flops_per_token(length) + 2 * self.heads * (self.head_dim + self.value_dim) * span
@@ -269,11 +265,4 @@ class MultiHeadAttention(Mixer):
 
     @property
     def cached_per_token(self) -> int:
-        return self.kv_heads * (self.head_dim + self.value_dim)
-
-
-def _check_shared(bias: bool | tuple[Projection, ...], value_dim: int, head_dim: int) -> None:
-    if value_dim != head_dim:
-        raise ValueError(f"shared_kv needs keys and values of one width, but value_dim={value_dim} is not {head_dim}")
-    if not isinstance(bias, bool) and "v" in bias:
-        raise ValueError("bias lists v, but with shared_kv there is no such projection; leave v out")
+        return 0 if self.reuse_kv else self.kv_heads * (self.head_dim + self.value_dim)

@@ -32,6 +32,9 @@ class Context:
         bias: the stack's bias, added to the scores of its self-attention mixers.
         scope: prefix of the names of cached states, for mixers inside another.
         features: ids besides those of the tokens, by name; see :class:`~blocks.base.Feature`.
+        tokens: (B, T) int, the ids of the tokens; None: a block is called with vectors alone.
+        inputs: (B, T, D), the vectors that the stack begins with.
+        sources: indices of the layers whose keys and values later layers attend to, too.
     """
 
     positions: Tensor
@@ -46,6 +49,9 @@ class Context:
     bias: DistanceBias | None = None
     scope: str = ""
     features: Mapping[str, Tensor] = field(default_factory=lambda: {})  # noqa: PIE807 (dict[...] stops torch.compile)
+    tokens: Tensor | None = None
+    inputs: Tensor | None = None
+    sources: frozenset[int] = frozenset()
     shared: dict[Hashable, Any] = field(default_factory=lambda: {})  # noqa: PIE807 (dict[...] stops torch.compile)
 
     @property
@@ -127,6 +133,7 @@ class Context:
             cache, or a prefix comes after cached tokens.
         """
         batch, length = tokens.shape[:2]
+        ids = tokens if tokens.ndim == 2 else None
         for name, value in (("attention_mask", attention_mask), ("documents", documents), ("prefix", prefix)):
             if value is not None and value.shape != (batch, length):
                 raise ValueError(
@@ -137,7 +144,7 @@ class Context:
         if documents is not None and cache is not None:
             raise ValueError("documents are not supported with a cache: decode one document per row")
         if cache is not None and cache.fixed is not None:
-            return cls._fixed(cache, length, padded=attention_mask is not None or prefix is not None)
+            return cls._fixed(cache, length, ids, padded=attention_mask is not None or prefix is not None)
         offset = 0 if cache is None else cache.length
         if prefix is not None and offset:
             raise ValueError("cached tokens cannot depend on a prefix after them: give the prefix to the first call")
@@ -148,15 +155,16 @@ class Context:
             positions = _positions(length, offset, mask, documents, tokens.device)
         elif positions.ndim == 1:
             positions = positions[None]
-        return cls(positions, offset, mask, documents, None if prefix is None else prefix.bool(), cache=cache)
+        seen = None if prefix is None else prefix.bool()
+        return cls(positions, offset, mask, documents, seen, cache=cache, tokens=ids)
 
     @classmethod
-    def _fixed(cls, cache: Cache, length: int, *, padded: bool) -> "Context":
+    def _fixed(cls, cache: Cache, length: int, ids: Tensor | None, *, padded: bool) -> "Context":
         """The context of one token of each row, whose place a cache of fixed size knows."""
         assert cache.fixed is not None
         if length != 1 or padded:
             raise ValueError("a cache of fixed size takes one token of each row at a time, without padding")
-        return cls(cache.fixed.positions, cache.fixed.capacity - 1, cache=cache)
+        return cls(cache.fixed.positions, cache.fixed.capacity - 1, cache=cache, tokens=ids)
 
 
 def _positions(length: int, offset: int, mask: Tensor | None, documents: Tensor | None, device: torch.device) -> Tensor:

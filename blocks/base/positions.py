@@ -88,6 +88,11 @@ class AttentionPositions(Component, ABC):
         """Queries or keys (B, H, T, K) -> the same shape, rotated by ``context.positions``."""
         return x
 
+    @property
+    def rotation(self) -> Hashable:
+        """Equal for positions that rotate keys alike, so that layers can share these; None: keys are not rotated."""
+        return id(self) if "rotation" in self.capabilities.needs else None
+
     def bias(self, context: Context) -> DistanceBias | None:
         """The bias of the scores for each of ``context.every_distance()``; None: no bias."""
         return None

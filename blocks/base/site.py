@@ -18,6 +18,7 @@ class Site:
         memory_dim: width of the encoder's output, for cross mixers and blocks that contain one; None: no encoder.
         heads: number of heads, for blocks applied to each head of a mixer, where ``dim`` is the width of a head.
         experts: number of experts, for a feed-forward that computes all of them or a router; None: no experts.
+        output_dim: width of the output vectors of a mixer that reads another width than it writes; None: ``dim``.
         width_multiplier: width of the model divided by the base width of its init; 1: the init has none.
     """
 
@@ -29,12 +30,18 @@ class Site:
     memory_dim: int | None = None
     heads: int | None = None
     experts: int | None = None
+    output_dim: int | None = None
     width_multiplier: float = 1.0
 
     @property
     def place(self) -> Place:
         """causal, bidirectional or cross."""
         return "cross" if self.memory_dim is not None else "causal" if self.causal else "bidirectional"
+
+    @property
+    def written_dim(self) -> int:
+        """Width of the output vectors."""
+        return self.output_dim or self.dim
 
     def head_dim(self, heads: int) -> int:
         """Width of each of ``heads`` heads that divide ``dim`` among them.
@@ -48,4 +55,4 @@ class Site:
 
     def resized(self, dim: int, heads: int | None = None) -> "Site":
         """This site with another width and number of heads."""
-        return replace(self, dim=dim, heads=heads)
+        return replace(self, dim=dim, heads=heads, output_dim=None)

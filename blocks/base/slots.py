@@ -10,7 +10,7 @@ from blocks.base.component import Component
 from blocks.base.context import Context
 from blocks.base.input_checks import check_inputs
 from blocks.base.site import Site
-from registry import AsRecipe, Slot
+from registry import AsRecipe, Slot, UnfitError
 
 T = TypeVar("T")
 Factory = Annotated[Callable[[Site], T], AsRecipe()]
@@ -60,6 +60,11 @@ class Mixer(Component, ABC):
     window: int | None = None
     chunk: int | None = None
     absolute: bool = False
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        if site.written_dim != site.dim and not self.capabilities.resizes:
+            raise UnfitError("cannot write another width than it reads", lambda block: block.capabilities.resizes)
 
     @abstractmethod
     def forward(self, x: Tensor, context: Context) -> Tensor:

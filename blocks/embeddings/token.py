@@ -42,6 +42,8 @@ class TokenEmbedding(Embedding):
             projected to dim; the vectors of others are added.
         neighbors: number of tokens on each side whose vectors are joined to those of a token, from the last to the
             first, and projected to dim; those of other documents are 0.
+        neighbor_padding: vector of a neighbor that is padding: zero, or that of its id (read), with which texts
+            depend on their padding.
         norm: norm of the sum; null: disabled.
         norm_first: apply the norm to the token vectors, before anything is added.
         dropout: probability of zeroing an element during training.
@@ -75,6 +77,7 @@ class TokenEmbedding(Embedding):
         features: Mapping[str, Positive] | None = None,
         feature_widths: Mapping[str, Positive] | None = None,
         neighbors: NonNegative = 0,
+        neighbor_padding: Literal["zero", "read"] = "zero",
         norm: Factory[Norm] | None = None,
         norm_first: bool = False,
         dropout: Probability = 0.0,
@@ -85,7 +88,7 @@ class TokenEmbedding(Embedding):
         self.width = width or site.dim
         if neighbors and site.causal:
             raise ValueError("neighbors reads later tokens, which a causal model cannot; set it to 0")
-        self.neighbors = neighbors
+        self.neighbors, self.reads_padding = neighbors, neighbors > 0 and neighbor_padding == "read"
         self.features, self.joined, joined = _features(features or {}, feature_widths or {}, site)
         joined += self.width * (1 + 2 * neighbors)
         needed = "first" if joined != self.width else "last" if self.width != site.dim else None
@@ -148,7 +151,8 @@ class TokenEmbedding(Embedding):
         if self.scale != 1.0:
             x = x * self.scale
         if self.neighbors:
-            x = _with_neighbors(x, self.neighbors, context)
+            mask = None if self.reads_padding else context.attention_mask
+            x = _with_neighbors(x, self.neighbors, mask, context.documents)
         features = {name: _vectors(table, context.features.get(name), x) for name, table in self._features.items()}
         if self.joined:
             x = torch.cat([x, *(features.pop(name) for name in self.joined)], dim=-1)
@@ -191,12 +195,11 @@ def _vectors(table: nn.Embedding, ids: Tensor | None, x: Tensor) -> Tensor:
     return table.weight[0].expand(*x.shape[:2], -1) if ids is None else table(ids)
 
 
-def _with_neighbors(x: Tensor, count: int, context: Context) -> Tensor:
+def _with_neighbors(x: Tensor, count: int, mask: Tensor | None, documents: Tensor | None) -> Tensor:
     """(B, T, D) -> (B, T, (2 * count + 1) D): the vectors from ``count`` tokens after each to as many before it.
 
-    Zeros stand for tokens of another document, and for padding.
+    Zeros stand for tokens of another document, and for tokens that are False in ``mask``.
     """
-    documents, mask = context.documents, context.attention_mask
     own = x if mask is None else x * mask[..., None]
     parts: list[Tensor] = []
     for shift in range(count, -count - 1, -1):

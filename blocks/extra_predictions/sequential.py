@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from blocks.attention.key_reuse import sources_of
+from blocks.attention.key_selector import check_choices
 from blocks.base import Axis, Context, ExtraPrediction, Factory, Layer, Linear, Norm, Site, check_one_stream
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.rms import RMSNorm
@@ -30,6 +32,8 @@ class SequentialPrediction(ExtraPrediction):
         self.previous_norm, self.ahead_norm = norm(site), norm(site)
         self.project = Linear(site, 2 * site.dim, site.dim, bias=False)
         self.layer, self.norm = layer(site), norm(site)
+        check_choices([self.layer])  # it has no layer before it
+        sources_of([self.layer])
         check_one_stream(self.layer.streams, "the layer of extra prediction sequential")
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:

@@ -18,12 +18,14 @@ class TiedHead(Head):
 
     Args:
         bias: add a learned bias per token to the logits.
+        extend: where the token table is narrower than dim, join learned columns to it, which are not those of the
+            embedding, so that its width is dim.
         transform: applied to the vectors before the projection; null: disabled.
         scale: factor on the logits; inverse_sqrt_dim: 1 / sqrt(dim).
         softcap: bound c on the logits, as c * tanh(logit / c); null: disabled.
     """
 
-    paper = "Press & Wolf, 2016, arXiv:1608.05859"
+    paper = "Press & Wolf, 2016, arXiv:1608.05859; extend: Sun et al., 2020, arXiv:2004.02984"
     formula = "logits = scale * table * transform(x)"
     intermediates = described(
         output=Intermediate(
@@ -41,16 +43,24 @@ class TiedHead(Head):
         width: int,
         *,
         bias: bool = False,
+        extend: bool = False,
         transform: TransformFactory | None = None,
         scale: Literal["inverse_sqrt_dim"] | PositiveFloat = 1.0,
         softcap: PositiveFloat | None = None,
     ) -> None:
         super().__init__(site)
-        if transform is None and width != site.dim:
+        if extend and width >= site.dim:
             raise ValueError(
-                f"the token table has width={width}, but the model has dim={site.dim}; give the head a transform"
+                f"extend needs a token table that is narrower than dim={site.dim}, but its width={width}; leave it out"
             )
-        self.transform = transform(site, width) if transform else None
+        read = site.dim if extend else width
+        if transform is None and read != site.dim:
+            raise ValueError(
+                f"the token table has width={width}, but the model has dim={site.dim}; give the head a transform, or "
+                "extend=true"
+            )
+        self.transform = transform(site, read) if transform else None
+        self.columns = nn.Linear(site.dim - width, vocab_size, bias=False) if extend else None
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
         self.tokens, self.size = Vocabulary(vocab_size), vocab_size * width
         # the table is drawn and trained as an embedding, whose entries stay as large in a wider model, so that logits
@@ -67,10 +77,13 @@ class TiedHead(Head):
         return {"bias": 0.0}
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        return {"bias": (self.tokens,)}
+        return {"bias": (self.tokens,), "columns.weight": (self.tokens, None)}
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        return self.logit_scaling(F.linear(x if self.transform is None else self.transform(x), table), self.bias)
+        x = x if self.transform is None else self.transform(x)
+        if self.columns is not None:
+            table = torch.cat([table, self.columns.weight.to(table.dtype)], dim=1)  # (V, D)
+        return self.logit_scaling(F.linear(x, table), self.bias)
 
     def flops_per_token(self, length: int) -> float:
         return super().flops_per_token(length) + 2 * self.size

@@ -29,16 +29,18 @@ from registry import register
 
 @register("sequential")
 class SequentialLayer(Layer):
-    """Mixer, cross mixer (in the decoder of an encoder-decoder) and feed-forward, each in its own residual.
+    """Mixer, cross mixer (in the decoder of an encoder-decoder), feed-forward, last mixer, each in its own residual.
 
     Args:
         mixer: mixes information across tokens.
         cross: attends to the encoder's output; built in the decoder of an encoder-decoder only.
         feedforward: transforms each token independently.
+        last_mixer: another mixer, after the feed-forward; null: none.
         residual: wires a sublayer into the residual stream; built once per sublayer.
         mixer_residual: residual of the mixer; null: ``residual``.
         cross_residual: residual of the cross mixer; null: ``residual``.
         feedforward_residual: residual of the feed-forward; null: ``residual``.
+        last_residual: residual of the last mixer; null: ``residual``.
         output_scale: multiply the layer's output by a learned number, 1 at the start.
     """
 
@@ -55,10 +57,12 @@ class SequentialLayer(Layer):
         mixer: Factory[Mixer] = MultiHeadAttention,
         cross: Factory[Mixer] = CrossAttention,
         feedforward: Factory[FeedForward] = MLP,
+        last_mixer: Factory[Mixer] | None = None,
         residual: Factory[Residual] = PreNorm,
         mixer_residual: Factory[Residual] | None = None,
         cross_residual: Factory[Residual] | None = None,
         feedforward_residual: Factory[Residual] | None = None,
+        last_residual: Factory[Residual] | None = None,
         output_scale: bool = False,
     ) -> None:
         super().__init__(site)
@@ -72,11 +76,15 @@ class SequentialLayer(Layer):
         built = feedforward(own)
         wiring = feedforward_residual or residual
         self.feedforward, self.feedforward_residual = (None, None) if built.is_noop else (built, wiring(own))
+        last = None if last_mixer is None else last_mixer(own)
+        self.last_mixer, self.last_residual = (
+            (None, None) if last is None or last.is_noop else (last, (last_residual or residual)(own))
+        )
         self.output_scale = nn.Parameter(torch.ones(1)) if output_scale else None
         self.streams = common_streams((wiring.streams for wiring in self._wirings()), "the sublayers of a layer")
 
     def _wirings(self) -> list[Residual]:
-        wirings = (self.mixer_residual, self.cross_residual, self.feedforward_residual)
+        wirings = (self.mixer_residual, self.cross_residual, self.feedforward_residual, self.last_residual)
         return [wiring for wiring in wirings if wiring is not None]
 
     def constants(self) -> Mapping[str, float]:
@@ -94,6 +102,8 @@ class SequentialLayer(Layer):
             self.mixer.prepare(context)
         if self.feedforward is not None:
             self.feedforward.prepare(context)
+        if self.last_mixer is not None:
+            self.last_mixer.prepare(context)
         if self.cross is not None:
             self.cross.prepare(context)
 
@@ -104,4 +114,7 @@ class SequentialLayer(Layer):
             x = self.cross_residual(x, lambda y: cross(y, context))
         if self.feedforward is not None and self.feedforward_residual is not None:
             x = self.feedforward_residual(x, self.feedforward)
+        if (last := self.last_mixer) is not None and self.last_residual is not None:
+            own = replace(context, scope=f"{context.scope}last.")  # cached apart from the first mixer
+            x = self.last_residual(x, lambda y: last(y, own))
         return x if self.output_scale is None else x * self.output_scale.to(x.dtype)

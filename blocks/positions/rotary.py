@@ -1,5 +1,6 @@
 """Rotary position embeddings."""
 
+from collections.abc import Hashable
 from typing import Literal
 
 import torch
@@ -56,6 +57,10 @@ class RotaryPositions(AttentionPositions):
         self.scaling = scaling(self.width, theta) if scaling else None
         scaled = None if self.scaling is None else self.scaling.key
         self._key = ("rotary", theta, self.width, self.turning, reverse, scaled)
+
+    @property
+    def rotation(self) -> Hashable:
+        return *self._key, self.interleaved
 
     def prepare(self, context: Context) -> None:
         self.tables(context)

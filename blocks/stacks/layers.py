@@ -6,6 +6,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
+from blocks.attention.key_reuse import sources_of
 from blocks.attention.key_selector import check_choices
 from blocks.base import (
     AttentionPositions,
@@ -79,6 +80,7 @@ class LayerStack(Stack):
         makers = [layer if name is None or layers is None else layers[name] for name in plan]
         self.layers = nn.ModuleList(make(replace(site, layer=index)) for index, make in enumerate(makers))
         check_choices(self.layers)
+        self._sources = sources_of(self.layers)
         self.positions = positions(site) if positions else None
         if self.positions is not None:
             self._check_positions(self.positions)
@@ -124,6 +126,7 @@ class LayerStack(Stack):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         layers = cast("list[Layer]", self.layers)
+        context.inputs, context.sources = x, self._sources
         if self.positions is not None:
             context.bias = self.positions.bias(context)
         for layer in layers:
@@ -134,6 +137,7 @@ class LayerStack(Stack):
             if context.cache is not None:
                 context.layer = index
             x = layers[index // self.repeats](x, context)
+        context.sources = frozenset()
         if self.readout is not None:
             x = self.readout(x)  # (B, T, D)
         return x if self.norm is None else self.norm(x)

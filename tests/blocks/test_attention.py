@@ -17,6 +17,8 @@ from blocks.init.schemes import Xavier
 from blocks.norms.rms import RMSNorm
 from blocks.positions.alibi import ALiBi
 from blocks.positions.rotary import RotaryPositions
+from blocks.recurrent.linear import LinearAttention
+from registry import UnfitError
 
 DIM, HEADS, TIME = 32, 4, 6
 close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
@@ -232,6 +234,24 @@ def test_shared_keys_and_values_are_two_equal_projections() -> None:
     state = shared.state_dict()
     apart.load_state_dict(state | {"v.weight": state["k.weight"]})
     close(run(shared, vectors()), run(apart, vectors()))
+
+
+def test_queries_and_keys_of_one_narrow_projection_are_projections_of_low_rank() -> None:
+    narrow, plain = attention(qk_rank=6, qk_rank_norm=RMSNorm), attention()
+    assert narrow.qk_down is not None
+    assert narrow.qk_rank_norm is not None
+    x, y = vectors(), narrow.qk_rank_norm(narrow.qk_down(vectors()))
+    q, k, v = narrow.q(y), narrow.k(y), narrow.v(x)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    close(run(narrow, x), narrow.out(expected.transpose(1, 2).flatten(2)))
+    assert narrow.axes().keys() == {*plain.axes(), "qk_down.weight"}
+
+
+def test_attention_can_write_another_width() -> None:
+    block = MultiHeadAttention(Site(dim=32, output_dim=20), heads=4)
+    assert block(torch.randn(1, 3, 32), Context.of(torch.randn(1, 3, 32))).shape == (1, 3, 20)
+    with pytest.raises(UnfitError, match="another width"):
+        LinearAttention(Site(dim=32, output_dim=20))
 
 
 def test_shared_keys_and_values_cannot_differ() -> None:

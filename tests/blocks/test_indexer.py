@@ -16,6 +16,7 @@ from blocks.attention.key_selector import highest
 from blocks.attention.latent import LatentAttention
 from blocks.attention.visibility import Visibility
 from blocks.base import Cache, Context, Site
+from blocks.extra_predictions.sequential import SequentialPrediction
 from blocks.init.keyed import initialise
 from blocks.init.schemes import Xavier
 from blocks.selectors.indexer import Indexer
@@ -260,6 +261,9 @@ def test_a_choice_is_shared_between_windows(windows: tuple[int | None, int | Non
 def test_without_an_earlier_choice_a_stack_is_refused() -> None:
     with pytest.raises(ValueError, match="layer 0 attends to the keys that an earlier layer has chosen, but none has"):
         stack("ba", b={"selector": "earlier"})
+    taking = parse("layer", {"type": "sequential", "mixer": {"type": "latent", "heads": 4, "selector": "earlier"}})
+    with pytest.raises(ValueError, match="layer 0 attends to the keys"):
+        SequentialPrediction(SITE, layer=taking)
 
 
 def test_the_rotated_part_fits_in_a_head() -> None:

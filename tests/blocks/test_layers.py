@@ -103,3 +103,15 @@ def test_the_output_of_a_layer_has_a_learned_scale() -> None:
     block.output_scale = None
     assert scale.item() != 1.0
     torch.testing.assert_close(scaled, block(x, Context.of(x)) * scale)
+
+
+def test_a_bottleneck_transforms_a_narrow_stream() -> None:
+    params = {"narrow_width": 12, "feedforwards": 2, "mixer": {"type": "attention", "heads": HEADS}}
+    block = BlockCase("layer", "bottleneck", params).build_perturbed()
+    x = torch.randn(2, 5, DIM, dtype=torch.float64)
+    y = block.norm(block.down(x))
+    y = block.mixer_norm(y + block.mixer(x, Context.of(x)))
+    for wiring, feedforward in zip(block.residuals, block.feedforwards, strict=True):
+        y = wiring.norm(y + feedforward(y))
+    assert y.shape == (2, 5, 12)
+    torch.testing.assert_close(block(x, Context.of(x)), block.outer.norm(x + block.up(y)))

@@ -12,6 +12,7 @@ import blockformer as bf
 from blockformer.conformance import BlockCase
 from blocks.base import Activation, Component, Context, Embedding, Site
 from blocks.embeddings.token import TokenEmbedding
+from blocks.heads.tied import TiedHead
 from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import DepthScaled, Normal, Xavier
 from blocks.positions.none import NoInputPositions
@@ -51,6 +52,12 @@ def test_a_scale_norm_without_a_weight_gives_unit_length() -> None:
     block, x = perturbed("norm", "scale", weight=False), wide()
     assert not list(block.parameters())
     torch.testing.assert_close(block(x), torch.nn.functional.normalize(x, dim=-1))
+
+
+def test_an_affine_norm_does_not_normalise() -> None:
+    block = perturbed("norm", "affine")
+    torch.testing.assert_close(block(wide()), wide() * block.weight + block.bias)
+    assert not BlockCase("norm", "affine", {"bias": False}).construct().state_dict().keys() - {"weight"}
 
 
 @pytest.mark.parametrize("name", ["layer", "rms"])
@@ -141,6 +148,27 @@ def test_neighbors_are_joined_from_the_last_to_the_first() -> None:
     apart = replace(Context.of(tokens), documents=torch.tensor([[0, 0, 1, 1]]))
     pairs = torch.cat([embedded(block, tokens[:, :2]), embedded(block, tokens[:, 2:])], dim=1)
     torch.testing.assert_close(block(tokens, apart), pairs)
+
+
+def test_neighbors_that_are_padding_are_zero_or_read() -> None:
+    site, tokens = Site(dim=32, causal=False), torch.tensor([[5, 2, 7, 0]])
+    options = {"neighbors": 1, "positions": NoInputPositions, "width": 8}
+    block = TokenEmbedding(site, 11, None, **options)
+    reading = TokenEmbedding(site, 11, None, **options, neighbor_padding="read")
+    reading.load_state_dict(block.state_dict())
+    padded = replace(Context.of(tokens), attention_mask=tokens != 0)
+    torch.testing.assert_close(block(tokens, padded)[:, :3], embedded(block, tokens[:, :3]))
+    torch.testing.assert_close(reading(tokens, padded), embedded(block, tokens))
+    assert not torch.allclose(reading(tokens, padded)[:, 2], block(tokens, padded)[:, 2])
+
+
+def test_a_tied_head_joins_columns_to_a_narrow_table() -> None:
+    head, table = TiedHead(Site(dim=DIM), 11, 8, extend=True).double(), torch.randn(11, 8, dtype=torch.float64)
+    assert head.columns is not None
+    expected = x(3)[:, :8] @ table.T + x(3)[:, 8:] @ head.columns.weight.T
+    torch.testing.assert_close(head(x(3), table), expected)
+    with pytest.raises(ValueError, match="narrower than dim=12, but its width=12"):
+        TiedHead(Site(dim=DIM), 11, DIM, extend=True)
 
 
 def test_a_norm_first_leaves_the_positions_as_they_are() -> None:

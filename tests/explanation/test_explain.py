@@ -49,6 +49,18 @@ def test_deep_stacks_are_recorded_at_some_layers_only() -> None:
     assert {step.layer for step in explanation.steps if step.stack} == {0, 5}
 
 
+def test_the_scores_of_a_layer_that_reuses_keys_come_from_those_of_the_earlier_layer() -> None:
+    own = {"mixer": {"type": "attention", "heads": 4, "positions": "rotary"}}
+    layers = {"own": own, "reusing": {"mixer": own["mixer"] | {"reuse_kv": True}, "last_mixer": "per_layer_embedding"}}
+    sizes = {"type": "decoder_only", "dim": 32, "vocab_size": 300, "max_length": 32}
+    stack = {"depth": 2, "layers": layers, "pattern": ["own", "reusing"]}
+    explanation = explain(bf.build({**sizes, "decoder": stack}), "cat")
+    scores = explanation.find("decoder.layers.1.mixer", "scores")
+    assert scores.formula == "S = Q' K'^T"
+    assert scores.of[1] is explanation.find("decoder.layers.0.mixer", "placed_k")
+    assert explanation.find("decoder.layers.1.last_mixer").formula == "Y W_out"
+
+
 def test_a_blank_in_the_text_of_an_encoder_is_a_masked_token() -> None:
     explanation = explain("tiny_encoder", "c_t")
     assert [token.text for token in explanation.texts[0]] == ["c", "<mask>", "t"]

@@ -95,6 +95,12 @@ def test_rotary_settings_of_each_kind_of_layer_are_found(tmp_path: Path) -> None
     assert config["rope_parameters"]["sliding_attention"]["rope_theta"] == 90.0
 
 
+def test_a_condition_that_one_part_settles_says_nothing_of_the_others(tmp_path: Path) -> None:
+    text = KINDS + "  mixer: {bias: {if: not local and layer > 0, then: true, else: false}}\n"
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    assert round_trip(tmp_path, text, layer_types=kinds)["layer_types"] == kinds
+
+
 def test_joined_text_is_taken_apart(tmp_path: Path) -> None:
     text = """
 let: {feedforward: {activation: '="gelu" + variant'}}

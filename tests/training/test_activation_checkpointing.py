@@ -33,6 +33,12 @@ SHARED = {
     "decoder.layers": {"a": {"mixer": INDEXED}, "b": REUSING},
     "decoder.pattern": ["a", "b"],
 }
+ATTENTION = {"type": "attention", "heads": 4, "positions": "rotary"}
+OWN_AND_REUSED = {
+    "decoder.depth": 4,
+    "decoder.layers": {"a": {"mixer": ATTENTION}, "b": {"mixer": {**ATTENTION, "reuse_kv": True}}},
+    "decoder.pattern": ["a", "b"],
+}
 T5 = {"decoder.positions": {"type": "t5", "heads": 4}, "extra_predictions": ["parallel"]}
 DROPOUT = {"embedding.dropout": 0.1, "decoder.layer.residual.dropout": 0.2, "decoder.layer.mixer.dropout": 0.2}
 MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -47,6 +53,7 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "hybrid": ("tiny_hybrid", {}),
     "index of keys": ("tiny_decoder", {"decoder.layer.mixer": INDEXED}),
     "an index for several layers": ("tiny_decoder", SHARED),
+    "keys of an earlier layer": ("tiny_decoder", OWN_AND_REUSED),
 }
 
 

@@ -604,6 +604,17 @@ EQUAL = {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
 BESIDE = {"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 36}
 case("gemma4_text with keys as values", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, EQUAL, global_head_dim=28)
 case("gemma4_text with experts", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, EQUAL, BESIDE, global_head_dim=28)
+SHARING = {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 12, "vocab_size_per_layer_input": VOCAB}
+case("gemma4_text with shared keys", "Gemma4ForCausalLM", "gemma4_text", GEMMA4, SHARING, use_double_wide_mlp=True)
+case(
+    "gemma4_text with shared keys as values",
+    "Gemma4ForCausalLM",
+    "gemma4_text",
+    GEMMA4,
+    EQUAL,
+    SHARING,
+    attention_bias=True,
+)
 LONGCAT = {
     **LLAMA,
     **MLA,
@@ -718,6 +729,9 @@ case("ernie without tasks", "ErnieForMaskedLM", "ernie", BERT)
 case("luke", "LukeForMaskedLM", "luke", BERT, pad_token_id=1, entity_vocab_size=11, entity_emb_size=20)
 SPARSE = {"q_groups": 4, "k_groups": 2, "v_groups": 3, "intermediate_groups": 4, "output_groups": 2}
 case("squeezebert", "SqueezeBertForMaskedLM", "squeezebert", BERT, SPARSE, embedding_size=48)
+THIN = {"embedding_size": 20, "intra_bottleneck_size": 32, "num_feedforward_networks": 3, "hidden_act": "relu"}
+case("mobilebert", "MobileBertForMaskedLM", "mobilebert", BERT, THIN)
+case("mobilebert of single tokens", "MobileBertForMaskedLM", "mobilebert", BERT, THIN, trigram_input=False)
 CONV = {"conv_kernel_size": 5, "hidden_act": "relu"}
 case("convbert", "ConvBertForMaskedLM", "convbert", BERT, CONV, embedding_size=48)
 case("convbert of narrow embeddings", "ConvBertForMaskedLM", "convbert", BERT, embedding_size=20)

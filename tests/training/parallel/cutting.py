@@ -28,6 +28,7 @@ TOGETHER = (
     {"qk_norm": "dynamic_tanh", "qk_norm_over": "heads", "positions": "t5", "backend": "eager"},
     {"qk_norm": {"type": "layer", "bias": True}, "positions": "t5", "clip": 0.5},
     {"heads": 4, "kv_heads": 2, "value_dim": 6, "v_norm": "rms", "gate": "softplus", "gate_over": "head"},
+    {"heads": 4, "qk_rank": 12, "qk_rank_norm": "rms"},
     {
         "shared_kv": True,
         "out_norm": "layer",
