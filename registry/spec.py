@@ -41,7 +41,8 @@ class Spec(Generic[T]):
         try:
             built.__init__(*given, **dict(self.params))
         except Exception as error:
-            self._check_base(built, error)
+            if isinstance(error, AttributeError) and error.name is None:  # an attribute could not be set
+                self._check_base(built, error)
             error.add_note(f"  while building {self.entry.slot} {self.entry.name!r}")
             raise
         self._check_base(built)

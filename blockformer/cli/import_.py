@@ -38,7 +38,25 @@ def main(arguments: Sequence[str]) -> int:
             return DIFFERS
     written = write_folder(imported, out)
     print(f"{shortened(written)}: {', '.join(sorted(path.name for path in written.iterdir()))}")
+    if (problem := _tokenizer_problem(written)) is not None:
+        print(f"note: `blockformer generate` refuses this tokenizer: {problem}")
     return 0
+
+
+def _tokenizer_problem(folder: Path) -> str | None:
+    """Why the tokenizer of an imported folder is refused where it is used; None: it is not, or there is none."""
+    from blockformer.data.tokenizers.file import has_tokenizer
+    from blockformer.errors import UserError
+    from blockformer.generation.trained_folder import imported_tokenizer
+    from registry.text import printable
+
+    if not has_tokenizer(folder):
+        return None
+    try:
+        imported_tokenizer(folder)
+    except UserError as error:
+        return printable(error)
+    return None
 
 
 def comparison_lines(result: "Verification") -> list[str]:

@@ -77,8 +77,10 @@ def settings_of_fork(source: str, cooldown: Any) -> dict[str, Any]:
 
 
 def _check_trunk(metadata: Mapping[str, Any], step: int, path: Path) -> None:
-    stored = safe_settings(metadata.get("config") or {}).get("optimizer") or {}
-    settings = OptimizerSettings(**stored)
+    try:
+        settings = OptimizerSettings(**(safe_settings(metadata.get("config") or {}).get("optimizer") or {}))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     share = settings.factor(step, metadata.get("total_steps") or 0) if step else 0.0
     if share != 1.0:
         raise UserError(

@@ -1,6 +1,7 @@
 """The runs in a folder, read from their files alone: nothing of them is imported, locked or changed."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,12 +33,12 @@ class ListedRun:
         name: the folder's.
         state: whether it trains now (it gives a sign of life), has made all its steps, or ended before; or that its
             files are damaged, or that it is a study or no run at all.
-        note: what is wrong with it, or where a study has its runs.
+        note: what is wrong with it or what it has not come to, or where a study has its runs.
         facts: its configuration, as in `facts.json`; empty if it has none.
         step: optimizer steps made.
         steps: steps that it was to make; None: that is not known.
         figures: of the last validation.
-        when: seconds since 1970 of its last metrics.
+        when: seconds since 1970 of its last metrics, or of its configuration.
     """
 
     name: str
@@ -149,6 +150,9 @@ def _listed(folder: Path) -> ListedRun:
             if all((folder / part).exists() for part in STUDY):
                 return ListedRun(name, "study", f"its runs are in {folder / STUDY[1]}")
             return ListedRun(name, "no run", "it has no configuration and no metrics")
+        if not any(os.path.lexists(folder / file) for file in (FACTS, METRICS, "checkpoints")):
+            begun = (folder / OF_A_RUN[-1]).stat().st_mtime
+            return ListedRun(name, _state(folder, 0, None), "before its first step; see its log.txt", when=begun)
         facts, rows = facts_in(folder), _rows(folder / METRICS)
         validations = [row for row in rows if any(key.startswith("val/") for key in row)]
         newest = validations[-1] if validations else {}

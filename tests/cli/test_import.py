@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,17 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.Captu
     assert main(["import", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{tmp_path}/config.json: no family supports model_type 'lama'; nearest: ")
+
+
+def test_a_tokenizer_that_is_refused_where_it_is_used_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    model = {"type": "WordLevel", "vocab": {"<unk>": 0, "a": 1}, "unk_token": "<unk>"}
+    content = {"version": "1.0", "added_tokens": [], "model": model}
+    (folder / "tokenizer.json").write_text(json.dumps({**content, "pre_tokenizer": split}))
+    assert main(["import", str(folder), "--out", str(tmp_path / "new")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert 'has the pattern "(a+)+$", which repeats a repetition' in line
+    assert main(["generate", str(tmp_path / "new"), "--prompt", "a"]) == 2
+    assert capsys.readouterr().err.strip() in line

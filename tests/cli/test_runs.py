@@ -85,6 +85,8 @@ def test_foreign_and_damaged_folders_are_listed_as_such(tmp_path: Path, capsys: 
         "lost": {"metrics.jsonl": '{"step": 1}\n'},
         "es\x1bcape": {"facts.json": "\x00"},
         "study": {"plan.json": "{}", "runs/x": ""},
+        "unbegun": {"config.yaml": "seed_everything: 0\n", "log.txt": "", "run.lock": ""},
+        "beginning": {"config.yaml": "seed_everything: 0\n", "run.lock": "{}"},
     }
     for name, files in contents.items():
         for file, text in files.items():
@@ -105,6 +107,8 @@ def test_foreign_and_damaged_folders_are_listed_as_such(tmp_path: Path, capsys: 
     assert said["other"].endswith("is not the configuration of a run")
     assert "lost/facts.json: cannot be read" in said["lost"]
     assert said["es\\x1bcape"].startswith("damaged")
+    assert said["unbegun"].split("  ")[0] == "stopped: before its first step; see its log.txt"
+    assert said["beginning"].split("  ")[0] == "running: before its first step; see its log.txt"
     assert said["study"] == f"study: its runs are in {tmp_path}/study/runs"
     assert "not a regular file" in said["odd"]
     assert "\x1b" not in "".join(lines)

@@ -7,6 +7,8 @@ import pytest
 from blockformer.data import plain_text
 from blockformer.data.corpora.corpus import Corpus
 from blockformer.data.corpora.files import Files, read_pairs, read_text, source
+from blockformer.data.options import DATA
+from blockformer.data.prepared import prepare
 from blockformer.errors import DataError
 
 SHARES = {"validation": 0.1, "test": 0.1}
@@ -142,6 +144,21 @@ def test_a_file_that_is_named_twice_is_said_and_read_once(tmp_path: Path) -> Non
         assert corpus == read_text(_files(path))
         assert f"data.files names {again} more than once; each file is read once" in _notes(corpus)
     assert _notes(read_text(_files(path))) == ""
+
+
+def test_what_is_said_of_names_is_not_that_of_another_command(tmp_path: Path) -> None:
+    """The same files by other names have their own notes, and not those that the cache has of the first names."""
+    path = _write(tmp_path, a="text\n" * 40) / "a.txt"
+    (tmp_path / "link.txt").symlink_to(path)
+    tokenizer = DATA.make({"tokenizer": "bytes"}, {})["tokenizer"]
+    for names, notes in (
+        ([path], []),
+        ([path, path], [path]),
+        ([path, tmp_path / "link.txt"], [tmp_path / "link.txt"]),
+        ([path], []),
+    ):
+        found = prepare(source("text", _files(*names)), tokenizer, None).file_notes["train"]
+        assert found == [f"data.files names {again} more than once; each file is read once" for again in notes]
 
 
 def test_files_of_the_same_content_are_said(tmp_path: Path) -> None:

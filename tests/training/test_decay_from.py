@@ -113,3 +113,14 @@ def test_a_run_whose_rate_falls_already_is_no_trunk(fit: Fit, capsys: pytest.Cap
     assert main(["fit", "--decay-from", "nowhere"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "nowhere" in line
+
+
+def test_a_trunk_with_a_setting_that_none_has_is_named(
+    trunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = read_checkpoint(last(trunk))
+    content["blockformer"]["config"]["data"]["cache"] = "/tmp"
+    torch.save(content, tmp_path / "strange.ckpt")
+    assert main(["fit", "--decay-from", str(tmp_path / "strange.ckpt")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{tmp_path / 'strange.ckpt'}: config.data.cache is not a setting that a checkpoint stores"

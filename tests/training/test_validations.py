@@ -11,6 +11,7 @@ import torch
 import blockformer as bf
 from blockformer.assembly.checkpoint import read_metadata
 from blockformer.errors import UserError
+from blockformer.phases import phases
 from blockformer.training.callbacks import Checkpoints, MetricsLogger
 from blockformer.training.fit_arguments import RunSettings
 from blockformer.training.module import TrainingModule
@@ -64,6 +65,33 @@ def test_a_stop_in_a_validation_loses_neither_its_row_nor_the_best_checkpoint(
     assert figures(folder) == figures(whole)
     assert same(state(folder), state(whole))
     assert same(state(folder, "best"), state(whole, "best"))
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_a_validation_that_was_interrupted_is_not_shown_as_a_step(
+    fit: Fit, step: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, shown = f"shown-{step}", ["--trainer.enable_progress_bar", "true"]
+    with monkeypatch.context() as patch:
+        crash_in(*PLACES["in the middle of it"], step, patch)
+        with pytest.raises(MemoryError):
+            fit(*STEPS, name=name)
+    capsys.readouterr()
+    began: list[bool] = []
+    during = TrainingModule.validation_step
+
+    def watched(self: TrainingModule, *arguments: Any) -> Any:
+        began.append(phases.shown)
+        return during(self, *arguments)
+
+    monkeypatch.setattr(TrainingModule, "validation_step", watched)
+    fit("--ckpt_path", "last", *shown, name=name, given=[])
+    assert began
+    assert not any(began)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    validated = next(n for n, line in enumerate(lines) if line.startswith(f"step {step}  validation: "))
+    assert [line for line in lines[validated:] if line.endswith(" ...")] == (["step 5 ..."] if step == 4 else [])
+    assert not any(line.startswith("step 9") for line in lines)
 
 
 def test_a_run_of_epochs_ends_with_a_validation(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,7 @@ def source(files: Files, columns: Columns, template: tuple[str, str] | None = No
     for path in (path for paths in files.own().values() for path in paths):
         _check_format(path)
     key = {"dataset": "chat", "columns": columns, "files": stamps, "shares": dict(files.shares), "format": 2}
+    key["again"] = [*map(str, files.named_again())]
 
     def read() -> Corpus:
         own = files.own()

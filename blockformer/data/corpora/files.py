@@ -43,7 +43,10 @@ class Files:
         return {split: list(_identities(getattr(self, split)).values()) for split in SPLITS}
 
     def named_again(self) -> list[Path]:
-        """The names of training files that were named before, perhaps otherwise."""
+        """The names of training files that were named before, perhaps otherwise.
+
+        Notes name them, so they are in the key of a source.
+        """
         names = _expand(self.train)
         for path in self.own()["train"]:
             names.remove(path)
@@ -70,7 +73,8 @@ def source(dataset: str, files: Files) -> Source:
     """
     stamps = stamps_of(files)
     _check_memory(sum(one[1] for found in stamps.values() for one in found))
-    key = {"dataset": dataset, "files": stamps, "shares": dict(files.shares), "format": 3}
+    key = {"dataset": dataset, "files": stamps, "again": [*map(str, files.named_again())], "shares": dict(files.shares)}
+    key["format"] = 3
 
     def read() -> Corpus:
         corpus = READERS[dataset](files)

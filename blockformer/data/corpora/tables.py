@@ -45,6 +45,7 @@ def source(
     for path in (path for paths in files.own().values() for path in paths):
         reader_of(path)
     key = {"dataset": dataset, "columns": list(columns), "files": stamps, "shares": dict(files.shares), "format": 1}
+    key["again"] = [*map(str, files.named_again())]
     key |= {} if labels is None else labels.key
 
     def read() -> Corpus:

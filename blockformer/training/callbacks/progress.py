@@ -51,7 +51,13 @@ class RunProgress(RichProgressBar):
         super().on_train_start(trainer, pl_module)
         assert isinstance(pl_module, TrainingModule)
         self._first, self._begun = trainer.global_step, time.monotonic()
-        phases.begin(("compiling, then " if pl_module.compiled else "") + f"step {trainer.global_step + 1}")
+        self._begin_first(pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Say again what comes after the validation that a stop interrupted."""
+        assert isinstance(pl_module, TrainingModule)
+        if trainer.global_step == self._first and not phases.shown:
+            self._begin_first(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the bar with the first epoch; later ones continue it."""
@@ -82,6 +88,7 @@ class RunProgress(RichProgressBar):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_start(trainer, pl_module)
         self._printed = time.monotonic()
+        phases.end()
 
     def on_validation_batch_end(
         self,
@@ -103,6 +110,11 @@ class RunProgress(RichProgressBar):
         if self._rows.validation and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._printed = time.monotonic()
             self._line(f"step {trainer.global_step}  validation: {summary(self._rows.validation, 'val')}")
+
+    def _begin_first(self, pl_module: TrainingModule) -> None:
+        """The phase of the first step, which may be long, if there is a step to make."""
+        if not pl_module.total_steps or self._first < pl_module.total_steps:
+            phases.begin(("compiling, then " if pl_module.compiled else "") + f"step {self._first + 1}")
 
     def _due(self, last: bool) -> bool:
         due = last or time.monotonic() - self._printed >= self._seconds
