@@ -101,7 +101,7 @@ def cases_of(block: str, params: list[str]) -> "list[BlockCase]":
     from registry.plugins import PluginError
 
     if "/" in block and not block.endswith(".py"):
-        found = _registered(*block.split("/", 1))
+        found, name = _registered(*block.split("/", 1)), block
     else:
         module, _, name = block.partition(":")
         try:
@@ -110,7 +110,11 @@ def cases_of(block: str, params: list[str]) -> "list[BlockCase]":
             if homes := [] if name else [f"{slot}/{module}" for slot in slots() if module in entries(slot)]:
                 raise UserError(f"no module is called {module!r}; did you mean {' or '.join(homes)}?") from None
             raise
-    return _with_params(found, params) if params else found
+    if not params:
+        return found
+    if name:  # without the blocks that hold it for its options in several layers
+        found = [case for case in found if (case.slot, case.name) == (found[0].slot, found[0].name)]
+    return _with_params(found, params)
 
 
 def _registered(slot: str, name: str) -> "list[BlockCase]":

@@ -113,7 +113,8 @@ def test_out_writes_the_same_svg_to_a_file(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out == ""
     assert main(["show", "tiny_decoder", "--format", "svg"]) == 0
     assert (tmp_path / "tiny.svg").read_text() == capsys.readouterr().out
-    assert main(["show", "tiny_decoder", "--format", "svg", "--out", str(tmp_path)]) == 2
+    (tmp_path / "folder.svg").mkdir()
+    assert main(["show", "tiny_decoder", "--format", "svg", "--out", str(tmp_path / "folder.svg")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert main(["show", "tiny_decoder", "--out", "x.svg"]) == 2
     assert "--out requires --format svg" in capsys.readouterr().err
