@@ -32,6 +32,7 @@ class Context:
         bias: the stack's bias, added to the scores of its self-attention mixers.
         scope: prefix of the names of cached states, for mixers inside another.
         features: ids besides those of the tokens, by name; see :class:`~blocks.base.Feature`.
+        tokens: (B, T) int, ids of the tokens; None where only their vectors are known.
     """
 
     positions: Tensor
@@ -46,6 +47,7 @@ class Context:
     bias: DistanceBias | None = None
     scope: str = ""
     features: Mapping[str, Tensor] = field(default_factory=lambda: {})  # noqa: PIE807 (dict[...] stops torch.compile)
+    tokens: Tensor | None = None
     shared: dict[Hashable, Any] = field(default_factory=lambda: {})  # noqa: PIE807 (dict[...] stops torch.compile)
 
     @property
@@ -136,8 +138,9 @@ class Context:
                 raise ValueError(f"{name} has dtype {value.dtype}; give bool or int, and in a mask True for a token")
         if documents is not None and cache is not None:
             raise ValueError("documents are not supported with a cache: decode one document per row")
+        ids = tokens if tokens.ndim == 2 else None
         if cache is not None and cache.fixed is not None:
-            return cls._fixed(cache, length, padded=attention_mask is not None or prefix is not None)
+            return cls._fixed(cache, length, ids, padded=attention_mask is not None or prefix is not None)
         offset = 0 if cache is None else cache.length
         if prefix is not None and offset:
             raise ValueError("cached tokens cannot depend on a prefix after them: give the prefix to the first call")
@@ -148,15 +151,26 @@ class Context:
             positions = _positions(length, offset, mask, documents, tokens.device)
         elif positions.ndim == 1:
             positions = positions[None]
-        return cls(positions, offset, mask, documents, None if prefix is None else prefix.bool(), cache=cache)
+        seen = None if prefix is None else prefix.bool()
+        return cls(positions, offset, mask, documents, seen, cache=cache, tokens=ids)
 
     @classmethod
-    def _fixed(cls, cache: Cache, length: int, *, padded: bool) -> "Context":
+    def _fixed(cls, cache: Cache, length: int, ids: Tensor | None, *, padded: bool) -> "Context":
         """The context of one token of each row, whose place a cache of fixed size knows."""
         assert cache.fixed is not None
         if length != 1 or padded:
             raise ValueError("a cache of fixed size takes one token of each row at a time, without padding")
-        return cls(cache.fixed.positions, cache.fixed.capacity - 1, cache=cache)
+        return cls(cache.fixed.positions, cache.fixed.capacity - 1, cache=cache, tokens=ids)
+
+    def token_ids(self, block: str) -> Tensor:
+        """(B, T) int, ids of the tokens, for a block that reads them.
+
+        Raises:
+            ValueError: only vectors are known.
+        """
+        if self.tokens is None:
+            raise ValueError(f"{block} reads token ids, but the model was given vectors; give it ids")
+        return self.tokens
 
 
 def _positions(length: int, offset: int, mask: Tensor | None, documents: Tensor | None, device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ from blockformer.conformance.example import (
 from blockformer.conformance.influence import influence, pairs_in, sensitivity
 from blockformer.conformance.variants import allowed
 from blocks.attention.key_selector import KeySelector
-from blocks.base import AttentionPositions, Component, InputPositions, Mixer, Stack
+from blocks.base import AttentionPositions, Component, InputPositions, Lookup, Mixer, Stack
 
 
 def check_is_causal(case: BlockCase) -> None:
@@ -81,7 +81,10 @@ def check_attends_exactly_its_window(case: BlockCase) -> None:
         block = seen.build_perturbed()
         table = influence(seen, block, example(seen, length=LENGTH))
         declared = _declared(seen, block)
-        more, less = pairs_in(table & ~declared), [] if _chooses(block) else pairs_in(declared & ~table)
+        more, less = (
+            pairs_in(table & ~declared),
+            [] if _chooses(block) or _lookups(block) else pairs_in(declared & ~table),
+        )
         where = f"{seen.params.get('window', '')} over {LENGTH} tokens".lstrip()
         assert not more, f"{where}: output {more[0][0]} depends on input {more[0][1]}, outside the window"
         assert not less, f"{where}: output {less[0][0]} does not depend on input {less[0][1]}, inside the window"
@@ -90,6 +93,10 @@ def check_attends_exactly_its_window(case: BlockCase) -> None:
 def _chooses(block: Component) -> bool:
     """Whether attention leaves out keys because of their content."""
     return any(isinstance(module, KeySelector) for module in block.modules())
+
+
+def _lookups(block: Component) -> list[Lookup]:
+    return [module for module in block.modules() if isinstance(module, Lookup)]
 
 
 def _windowed(case: BlockCase) -> Iterator[BlockCase]:
@@ -110,7 +117,7 @@ def _declared(case: BlockCase, block: Component) -> Tensor:
     reach = _reach(block, causal)
     near = distance.abs() <= (LENGTH if reach is None else reach)
     chunks = {mixer.chunk for mixer in _self_attentions(block, causal)}
-    if len(chunks) == 1 and (chunk := chunks.pop()) is not None:
+    if not _lookups(block) and len(chunks) == 1 and (chunk := chunks.pop()) is not None:
         near = near & (index[:, None] // chunk == index // chunk)
     return near & (distance >= 0) if causal else near
 
@@ -127,7 +134,8 @@ def _reach(block: Component, causal: bool) -> int | None:
     repeats = [module.repeats for module in block.modules() if isinstance(module, Stack)]
     windows = [mixer.window for mixer in _self_attentions(block, causal)]
     found = [window for window in windows if window is not None]
-    return None if len(found) < len(windows) else sum(window - 1 for window in found) * max(repeats, default=1)
+    reach = sum(window - 1 for window in found) + sum(lookup.reach for lookup in _lookups(block))
+    return None if len(found) < len(windows) else reach * max(repeats, default=1)
 
 
 def _is_self_attention(mixer: Mixer, causal: bool) -> bool:
