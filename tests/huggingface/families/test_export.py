@@ -19,7 +19,11 @@ COMPUTED = (
 )  # which an original stores although it computes them from its config
 
 
-UNLIKE = ("luke",)  # the sizes of the tables of entities, which our model does not have, are in no recipe
+UNLIKE = (
+    "luke",  # the sizes of the tables of entities, which our model does not have, are in no recipe
+    "qwen4_exp_text",  # the export refuses itself: with its config, attention of the original differs
+    "qwen4_exp_text with n-grams",
+)
 
 
 @pytest.mark.parametrize("case", by_cost([case for case in CASES if case.name not in UNLIKE]))
