@@ -153,6 +153,7 @@ BY_SLOT: Mapping[str, Checks] = {
         effects.check_auxiliary_loss_reaches_every_parameter,
     ),
     "mixer": (*VECTORS, *CONTEXT, compilation.check_backends_agree),
+    "lookup": (*VECTORS, *PADDING, *DOCUMENTS, construction.check_flops_match_torch),
     "layer": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),
     "generator": (*VECTORS, *CONTEXT, *DOCUMENTS),
     "extra_prediction": (*VECTORS, *CONTEXT, visibility.check_is_causal),

@@ -8,7 +8,19 @@ from torch import Tensor, nn
 
 from blocks.attention.cross import CrossAttention
 from blocks.attention.softmax import MultiHeadAttention
-from blocks.base import Axis, Context, Factory, FeedForward, Fixed, Layer, Mixer, Residual, Site, common_streams
+from blocks.base import (
+    Axis,
+    Context,
+    Factory,
+    FeedForward,
+    Fixed,
+    Layer,
+    LookupFactory,
+    Mixer,
+    Residual,
+    Site,
+    common_streams,
+)
 from blocks.feedforward.mlp import MLP
 from blocks.residual.pre import PreNorm
 from registry import register
@@ -28,6 +40,7 @@ class SequentialLayer(Layer):
         cross_residual: residual of the cross mixer; null: ``residual``.
         feedforward_residual: residual of the feed-forward; null: ``residual``.
         last_residual: residual of the last mixer; null: ``residual``.
+        lookup: adds what it looks up by token ids to the stream, before the mixer; null: disabled.
         output_scale: multiply the layer's output by a learned number, 1 at the start.
     """
 
@@ -47,6 +60,7 @@ class SequentialLayer(Layer):
         cross_residual: Factory[Residual] | None = None,
         feedforward_residual: Factory[Residual] | None = None,
         last_residual: Factory[Residual] | None = None,
+        lookup: LookupFactory | None = None,
         output_scale: bool = False,
     ) -> None:
         super().__init__(site)
@@ -66,6 +80,7 @@ class SequentialLayer(Layer):
         )
         self.output_scale = nn.Parameter(torch.ones(1)) if output_scale else None
         self.streams = common_streams((wiring.streams for wiring in self._wirings()), "the sublayers of a layer")
+        self.lookup = lookup(own, self.streams or 1) if lookup else None
 
     def _wirings(self) -> list[Residual]:
         wirings = (self.mixer_residual, self.cross_residual, self.feedforward_residual, self.last_residual)
@@ -82,6 +97,8 @@ class SequentialLayer(Layer):
         return all(wiring.identity_at_zero for wiring in self._wirings())
 
     def prepare(self, context: Context) -> None:
+        if self.lookup is not None:
+            self.lookup.prepare(context)
         if self.mixer is not None:
             self.mixer.prepare(context)
         if self.feedforward is not None:
@@ -92,6 +109,8 @@ class SequentialLayer(Layer):
             self.cross.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        if self.lookup is not None:
+            x = x + self.lookup(x, context)
         if (mixer := self.mixer) is not None and self.mixer_residual is not None:
             x = self.mixer_residual(x, lambda y: mixer(y, context))
         if (cross := self.cross) is not None and self.cross_residual is not None:
