@@ -24,6 +24,7 @@ from blocks.base import (
     Head,
     InputPositions,
     Layer,
+    Lookup,
     Mixer,
     Norm,
     Pooling,
@@ -191,6 +192,9 @@ def _run_with_context(block: Component, x: Tensor, context: Context) -> Tensor:
         case Layer():
             block.prepare(context)
             return _with_streams(block.streams, x, lambda y: block(y, context))
+        case Lookup():
+            block.prepare(context)
+            return _with_streams(STREAMS, x, lambda y: block(y, context))
         case Stack() | InputPositions() | Embedding() | Pooling():
             return block(x, context)
         case ExtraPrediction():
@@ -219,9 +223,15 @@ def _context(example: Example, cache: Cache | None) -> Context:
     said = {"attention_mask": example.mask, "documents": example.documents, "prefix": example.prefix}
     context = Context.of(example.x, **said, positions=example.positions, cache=cache)
     context.memory, context.memory_mask = example.memory, example.memory_mask
-    if example.x.ndim == 3:  # of a block alone, each vector stands for a token
-        context.tokens, context.inputs = example.x.argmax(-1), example.x
+    if context.tokens is None:  # of a block alone, each vector stands for a token
+        context.tokens, context.inputs = ids_of(example.x), example.x
     return context
+
+
+def ids_of(x: Tensor) -> Tensor:
+    """(B, T) token ids below 32 for vectors (B, T, D), which depend on the signs of their first channels."""
+    signs = x[..., :5].detach() > 0
+    return (signs * 2 ** torch.arange(5, device=x.device)).sum(-1)
 
 
 def hidden(model: Any, example: Example) -> Tensor:

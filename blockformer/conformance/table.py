@@ -154,6 +154,7 @@ BY_SLOT: Mapping[str, Checks] = {
         effects.check_auxiliary_loss_reaches_every_parameter,
     ),
     "mixer": (*VECTORS, *CONTEXT, *SUBLAYER, *ATTENDING),
+    "lookup": (*VECTORS, *PADDING, *DOCUMENTS, *SUBLAYER, construction.check_flops_match_torch),
     "layer": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),
     "generator": (*VECTORS, *CONTEXT, *DOCUMENTS),
     "extra_prediction": (*VECTORS, *CONTEXT, visibility.check_is_causal),
@@ -178,11 +179,7 @@ BY_SLOT: Mapping[str, Checks] = {
 WITHOUT_FORWARD = ("rotary_scaling", "init")
 
 LONG: frozenset[Check] = frozenset(
-    {
-        compilation.check_compiles_once_for_all_lengths,
-        compilation.check_exports,
-        training.check_learns_one_batch,
-    }
+    {compilation.check_compiles_once_for_all_lengths, compilation.check_exports, training.check_learns_one_batch}
 )
 """Checks that take a second or more each."""
 ONCE: frozenset[Check] = LONG | {

@@ -29,6 +29,7 @@ _RULE_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "otherwise": ((int, float), "a number"),
     "where": (str, "a condition"),
     "parts": (Mapping, "a mapping of names to lengths"),
+    "chunks": (int, "a whole number"),
     "constant": ((int, float), "a number"),
     "shape": (list, "a list of sizes"),
     "for": (str, "a parameter"),
@@ -50,6 +51,8 @@ class TensorRule:
         where: whether the rule applies at some indices; None: at all.
         lengths: of the parts of a parameter, along its first axis, that the export writes as tensors of their own; the
             import takes any. None: each value of an index that the parameter lacks is one item of its first axis.
+        chunks: number of such parts, all of which but the last have the same length; fewer where that leaves none for
+            some. None: no such parts.
     """
 
     source: NamePattern
@@ -60,6 +63,7 @@ class TensorRule:
     generation: int = 0
     where: Callable[[Mapping[str, int]], bool] | None = None
     lengths: tuple[int, ...] | None = None
+    chunks: int | None = None
 
     def applies(self, indices: Mapping[str, int]) -> bool:
         """Whether the rule is for a tensor or parameter with these indices."""
@@ -81,13 +85,14 @@ class TensorRule:
         """
         if self.stacked_index is None:
             return self.layout.split(tensors[0], shapes)
-        count = len(self.lengths or ()) or shapes[0][0]
+        known = self._lengths(shapes[0][0])
+        count = len(known or ()) or shapes[0][0]
         if sorted(tensors) != list(range(count)):
             found, last = [self.source.value(self.stacked_index, index) for index in sorted(tensors)], count - 1
             expected = [self.source.value(self.stacked_index, index) for index in (0, last)]
             reason = f"{expected[0]} to {expected[1]}" if last else expected[0]
             raise ValueError(f"the values of {{{self.stacked_index}}} are {', '.join(found)}; expected {reason}")
-        if self.lengths is None:
+        if known is None:
             columns = [self.layout.split(tensors[index], [shape[1:] for shape in shapes]) for index in range(count)]
             return [torch.stack(column) for column in zip(*columns, strict=True)]
         rest, lengths = shapes[0][1:], [tensors[index].numel() // prod(shapes[0][1:]) for index in range(count)]
@@ -101,9 +106,17 @@ class TensorRule:
         if self.stacked_index is None:
             yield 0, self.layout.join(parameters)
             return
-        rows = [one.split(self.lengths) if self.lengths else one.unbind() for one in parameters]
+        lengths = self._lengths(parameters[0].shape[0])
+        rows = [one.split(lengths) if lengths else one.unbind() for one in parameters]
         for index, pieces in enumerate(zip(*rows, strict=True)):
             yield index, self.layout.join(pieces)
+
+    def _lengths(self, rows: int) -> tuple[int, ...] | None:
+        """The lengths of the parts of ``rows`` rows; None: there are no parts."""
+        if self.chunks is None:
+            return self.lengths
+        each = -(-rows // self.chunks)
+        return tuple(min(each, rows - first) for first in range(0, rows, each))
 
     def places(self, indices: Mapping[str, int], suffix: str, names: Iterable[str]) -> list[Mapping[str, int]]:
         """The indices of the parameters that one stored tensor is for: of several layers if only ``to`` has an index.
@@ -207,7 +220,8 @@ def _rule(context: TemplateContext, source: NamePattern, entry: Mapping[str, Any
         source = NamePattern(source.text, {joined.pop(): list(parts)})
     where = partial(_holds, context, entry["where"], f"{path}.where", mark) if "where" in entry else None
     lengths = tuple(parts.values()) or None
-    return TensorRule(source, tuple(targets), layout, entry.get("otherwise"), mark, generation, where, lengths)
+    other = entry.get("otherwise"), mark, generation, where, lengths, entry.get("chunks")
+    return TensorRule(source, tuple(targets), layout, *other)
 
 
 def _holds(context: TemplateContext, condition: str, path: str, mark: Mark, indices: Mapping[str, int]) -> bool:
@@ -264,8 +278,9 @@ def _check_rule(entry: Mapping[str, Any], path: str, mark: Mark) -> None:
         )
     for key in ("reshape", "shape", "sizes", "parts"):
         _check_sizes(key, entry.get(key, []), path, mark)
-    if entry.get("groups", 1) < 1:
-        raise HuggingFaceError.at(mark, f"groups must be at least 1, not {entry['groups']}", path)
+    for key in ("groups", "chunks"):
+        if entry.get(key, 1) < 1:
+            raise HuggingFaceError.at(mark, f"{key} must be at least 1, not {entry[key]}", path)
     if entry.get("times", 1) == 0 or not isfinite(entry.get("times", 1)):
         raise HuggingFaceError.at(mark, f"times must be a number other than 0, not {entry['times']}", path)
 

@@ -184,13 +184,22 @@ def _compare_layers(
             outputs = outputs[1:]
         runs: dict[str, int] = {}  # a layer with shared weights runs several times
         for index, (name, ours) in enumerate(outputs):
-            if ours.ndim == 3 and states[index].ndim == 4:  # several residual streams start as copies of the embedding
-                ours = ours.unsqueeze(-2).repeat(1, 1, states[index].shape[-2], 1)
+            ours = _with_streams(ours, states[index])
             runs[name] = runs.get(name, 0) + 1
             difference = relative_difference(ours, states[index], mask)
             if index == len(outputs) - 1:  # most originals return the last state after the norm of the stack
                 difference = min(difference, relative_difference(recorder.stack_output[side], states[-1], mask))
             yield name if runs[name] == 1 else f"{name} (run {runs[name]})", difference
+
+
+def _with_streams(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Our vectors with several residual streams as theirs, on an axis or side by side, which begin as copies."""
+    if theirs.ndim == 4 and ours.ndim == 3:
+        return ours.unsqueeze(-2).repeat(1, 1, theirs.shape[-2], 1)
+    if theirs.ndim == 3 and ours.ndim == 4:
+        return ours.flatten(-2)
+    times, rest = divmod(theirs.shape[-1], ours.shape[-1])
+    return ours.repeat(1, 1, times) if times > 1 and not rest and ours.ndim == theirs.ndim == 3 else ours
 
 
 def _leaves_out_the_embedding(outputs: list[tuple[str, Tensor]], states: tuple[Tensor, ...], mask: Tensor) -> bool:

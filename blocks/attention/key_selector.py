@@ -89,6 +89,11 @@ class KeySelector(Component, ABC):
         """Cached elements per token of the sequence, at most the mixer's ``window``."""
         return 0
 
+    @property
+    def cached_per_sequence(self) -> int:
+        """Cached elements per sequence, independent of its length."""
+        return 0
+
     if TYPE_CHECKING:
 
         def __call__(

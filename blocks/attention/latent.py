@@ -298,3 +298,7 @@ class LatentAttention(Mixer):
     @property
     def cached_per_token(self) -> int:
         return self.kv_rank + self.rotary_dim + (self.selector.cached_per_token if self.selector else 0)
+
+    @property
+    def cached_per_sequence(self) -> int:
+        return 0 if self.selector is None else self.selector.cached_per_sequence

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from blocks.attention.backends import BACKENDS, Backend, choose
+from blocks.attention.key_selector import Choice, SelectorFactory
 from blocks.attention.projection import (
     GROUPED_SHARDS,
     GateOver,
@@ -83,6 +84,7 @@ class MultiHeadAttention(QueriesKeysValues):
         temperature: a in the factor 1 + a ln(1 + floor((p + 1) / temperature_step)) on the queries at position p, from
             0, which keeps attention as sharp in long texts; 0: disabled.
         temperature_step: number of tokens over which this factor stays the same; null: 1.
+        selector: chooses the keys that each query attends to; null: all that it sees.
         dropout: probability of dropping an attention weight during training.
         backend: implementation; auto: the fastest one that supports the other options. All give equal results.
     """
@@ -137,6 +139,7 @@ class MultiHeadAttention(QueriesKeysValues):
         positions: Factory[AttentionPositions] = NoAttentionPositions,
         temperature: NonNegativeFloat = 0.0,
         temperature_step: Positive | None = None,
+        selector: SelectorFactory | None = None,
         dropout: Probability = 0.0,
         backend: Annotated[Backend, Runtime()] = "auto",
     ) -> None:
@@ -186,13 +189,15 @@ class MultiHeadAttention(QueriesKeysValues):
         rotates = "rotation" in self.positions.capabilities.needs  # without rotation, before and after are the same
         self.norm_after = qk_norm_after and qk_norm is not None and rotates
         self.local_heads = LocalHeads()
+        self.selector = selector(site, site.dim) if selector else None
 
     def constants(self) -> Mapping[str, float]:
         return {"sinks": 0.0}
 
     def shards(self) -> Mapping[str, Cut]:
-        """Nothing where one norm covers all heads: each process would normalise over its own heads only."""
-        return {} if self.groups or "projection" in (self.over, self.out_over) else super().shards()
+        """Nothing where all heads are needed: by one norm of them, or by a selector that learns from their weights."""
+        learns = self.selector is not None and self.selector.learns
+        return {} if self.groups or learns or "projection" in (self.over, self.out_over) else super().shards()
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         if self.groups:
@@ -211,15 +216,22 @@ class MultiHeadAttention(QueriesKeysValues):
     def prepare(self, context: Context) -> None:
         self._visible(context)
         self.positions.prepare(context)
+        if self.selector is not None:
+            self.selector.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         q, k, v = self.queries_keys_values(x, context)  # (B, H, T, K), (B, G, S, K) and (B, G, S, V)
-        visible = self._visible(context)
+        visible, choice = self._visible(context), Choice()
+        if self.selector is not None:
+            choice = self.selector(x, x, visible, context, self.window)
         bias = score_bias(self.positions, context, context.cached_window(self.window))
         if bias is not None:
             bias = DistanceBias(self.local_heads(bias.values), bias.reach)
         dropout = self.dropout if self.training else 0.0
         scoring = Scoring(self.scale, dropout, self.softcap, bias, self.sinks)
+        if self.selector is not None:
+            self.selector.learn(choice, q, k, visible, scoring)
+            visible = visible.among(choice.keys)
         record_scores(self, q, k, visible, scoring)
         y = self.attend(q, k, v, visible, scoring)  # (B, H, T, V)
         self.record(weighted=y)
@@ -257,7 +269,10 @@ class MultiHeadAttention(QueriesKeysValues):
 
     def flops_per_token(self, length: int) -> float:
         span = min(length, self.window or length, self.chunk or length)
-        return super().flops_per_token(length) + 2 * self.heads * (self.head_dim + self.value_dim) * span
+        widths = self.head_dim + self.value_dim
+        if self.selector is not None and self.selector.learns and self.training:
+            widths += self.head_dim  # the weights that its loss compares
+        return super().flops_per_token(length) + 2 * self.heads * widths * span
 
     @property
     def scored_heads(self) -> int:
@@ -265,4 +280,9 @@ class MultiHeadAttention(QueriesKeysValues):
 
     @property
     def cached_per_token(self) -> int:
-        return 0 if self.reuse_kv else self.kv_heads * (self.head_dim + self.value_dim)
+        own = 0 if self.reuse_kv else self.kv_heads * (self.head_dim + self.value_dim)
+        return own + (0 if self.selector is None else self.selector.cached_per_token)
+
+    @property
+    def cached_per_sequence(self) -> int:
+        return 0 if self.selector is None else self.selector.cached_per_sequence

@@ -41,6 +41,7 @@ from blocks.base.intermediates import Intermediate, described, listening
 from blocks.base.key_values import KeyValues
 from blocks.base.linear import Linear
 from blocks.base.local_heads import LocalHeads
+from blocks.base.lookup import Lookup, LookupFactory
 from blocks.base.positions import AttentionPositions, InputPositions, RotaryScaling, ScalingFactory
 from blocks.base.recorded import Recorded
 from blocks.base.residual import (
@@ -92,6 +93,8 @@ __all__ = [
     "Layer",
     "Linear",
     "LocalHeads",
+    "Lookup",
+    "LookupFactory",
     "Mixer",
     "Norm",
     "Pooling",

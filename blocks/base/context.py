@@ -32,7 +32,7 @@ class Context:
         bias: the stack's bias, added to the scores of its self-attention mixers.
         scope: prefix of the names of cached states, for mixers inside another.
         features: ids besides those of the tokens, by name; see :class:`~blocks.base.Feature`.
-        tokens: (B, T) int, the ids of the tokens; None: a block is called with vectors alone.
+        tokens: (B, T) int, ids of the tokens; None where only their vectors are known.
         inputs: (B, T, D), the vectors that the stack begins with.
         sources: indices of the layers whose keys and values later layers attend to, too.
     """
@@ -133,7 +133,6 @@ class Context:
             cache, or a prefix comes after cached tokens.
         """
         batch, length = tokens.shape[:2]
-        ids = tokens if tokens.ndim == 2 else None
         for name, value in (("attention_mask", attention_mask), ("documents", documents), ("prefix", prefix)):
             if value is not None and value.shape != (batch, length):
                 raise ValueError(
@@ -143,6 +142,7 @@ class Context:
                 raise ValueError(f"{name} has dtype {value.dtype}; give bool or int, and in a mask True for a token")
         if documents is not None and cache is not None:
             raise ValueError("documents are not supported with a cache: decode one document per row")
+        ids = tokens if tokens.ndim == 2 else None
         if cache is not None and cache.fixed is not None:
             return cls._fixed(cache, length, ids, padded=attention_mask is not None or prefix is not None)
         offset = 0 if cache is None else cache.length
@@ -165,6 +165,16 @@ class Context:
         if length != 1 or padded:
             raise ValueError("a cache of fixed size takes one token of each row at a time, without padding")
         return cls(cache.fixed.positions, cache.fixed.capacity - 1, cache=cache, tokens=ids)
+
+    def token_ids(self, block: str) -> Tensor:
+        """(B, T) int, ids of the tokens, for a block that reads them.
+
+        Raises:
+            ValueError: only vectors are known.
+        """
+        if self.tokens is None:
+            raise ValueError(f"{block} reads token ids, but the model was given vectors; give it ids")
+        return self.tokens
 
 
 def _positions(length: int, offset: int, mask: Tensor | None, documents: Tensor | None, device: torch.device) -> Tensor:

@@ -16,6 +16,7 @@ from blocks.base import (
     Fixed,
     Intermediate,
     Layer,
+    LookupFactory,
     Mixer,
     Residual,
     Site,
@@ -41,6 +42,7 @@ class SequentialLayer(Layer):
         cross_residual: residual of the cross mixer; null: ``residual``.
         feedforward_residual: residual of the feed-forward; null: ``residual``.
         last_residual: residual of the last mixer; null: ``residual``.
+        lookup: adds what it looks up by token ids to the stream, before the mixer; null: disabled.
         output_scale: multiply the layer's output by a learned number, 1 at the start.
     """
 
@@ -63,6 +65,7 @@ class SequentialLayer(Layer):
         cross_residual: Factory[Residual] | None = None,
         feedforward_residual: Factory[Residual] | None = None,
         last_residual: Factory[Residual] | None = None,
+        lookup: LookupFactory | None = None,
         output_scale: bool = False,
     ) -> None:
         super().__init__(site)
@@ -82,6 +85,7 @@ class SequentialLayer(Layer):
         )
         self.output_scale = nn.Parameter(torch.ones(1)) if output_scale else None
         self.streams = common_streams((wiring.streams for wiring in self._wirings()), "the sublayers of a layer")
+        self.lookup = lookup(own, self.streams or 1) if lookup else None
 
     def _wirings(self) -> list[Residual]:
         wirings = (self.mixer_residual, self.cross_residual, self.feedforward_residual, self.last_residual)
@@ -98,6 +102,8 @@ class SequentialLayer(Layer):
         return all(wiring.identity_at_zero for wiring in self._wirings())
 
     def prepare(self, context: Context) -> None:
+        if self.lookup is not None:
+            self.lookup.prepare(context)
         if self.mixer is not None:
             self.mixer.prepare(context)
         if self.feedforward is not None:
@@ -108,6 +114,8 @@ class SequentialLayer(Layer):
             self.cross.prepare(context)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        if self.lookup is not None:
+            x = x + self.lookup(x, context)
         if (mixer := self.mixer) is not None and self.mixer_residual is not None:
             x = self.mixer_residual(x, lambda y: mixer(y, context))
         if (cross := self.cross) is not None and self.cross_residual is not None:

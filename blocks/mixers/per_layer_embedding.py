@@ -92,9 +92,12 @@ class PerLayerEmbedding(Mixer):
         return {"table.weight": (Fixed(self.vocab_size), own), "out.weight": (None, own), **into, **norm}
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        if context.tokens is None or context.inputs is None:
-            raise ValueError("per_layer_embedding reads the ids of the tokens, which were not given")
-        ids = torch.where(context.tokens < self.vocab_size, context.tokens, 0)
+        ids = context.token_ids("mixer per_layer_embedding")
+        if context.inputs is None:
+            raise ValueError(
+                "mixer per_layer_embedding reads the vectors that its stack begins with: put it in a stack"
+            )
+        ids = torch.where(ids < self.vocab_size, ids, 0)
         own = self.norm(self.project(context.inputs)) + self.table(ids) * self.width**0.5
         own = own * 0.5**0.5  # (B, T, P)
         self.record(token_vectors=own)

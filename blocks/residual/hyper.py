@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from blocks.base import Axis, Factory, Fixed, Norm, Residual, Site, Streams
 from blocks.norms.layer import LayerNorm
 from blocks.residual.pre import PreNorm
-from blocks.residual.streams import FIRST_SCALE, StreamsResidual, StreamWeights, parts, projected, recorded
+from blocks.residual.streams import FIRST_SCALE, StreamWeights, WeightedStreamsResidual, parts, projected, recorded
 from registry import register
 
 
 @register("hyper")
-class HyperConnection(StreamsResidual):
+class HyperConnection(WeightedStreamsResidual):
     """Several streams, each of which a sublayer reads, mixes and writes with weights of any sign.
 
     At the start a sublayer of layer l reads stream l mod N and writes to all with weight 1, so that all streams are

@@ -11,8 +11,8 @@ from blocks.residual.pre import PreNorm
 from blocks.residual.streams import (
     FIRST_SCALE,
     WEIGHTLESS,
-    StreamsResidual,
     StreamWeights,
+    WeightedStreamsResidual,
     affine_parts,
     projected,
     recorded,
@@ -25,7 +25,7 @@ FIRST_DIAGONAL = 4.0
 
 
 @register("hyper_sinkhorn")
-class SinkhornHyperConnection(StreamsResidual):
+class SinkhornHyperConnection(WeightedStreamsResidual):
     """Several streams that are mixed by a doubly stochastic matrix, and read and written with positive weights.
 
     Rows and columns of the matrix sum to 1, so that mixing keeps the mean of the streams and makes none larger, however

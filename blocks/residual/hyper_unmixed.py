@@ -11,8 +11,8 @@ from blocks.residual.pre import PreNorm
 from blocks.residual.streams import (
     FIRST_SCALE,
     WEIGHTLESS,
-    StreamsResidual,
     StreamWeights,
+    WeightedStreamsResidual,
     affine_parts,
     projected,
     recorded,
@@ -22,7 +22,7 @@ from registry import NonNegativeFloat, PositiveFloat, register
 
 
 @register("hyper_unmixed")
-class UnmixedHyperConnection(StreamsResidual):
+class UnmixedHyperConnection(WeightedStreamsResidual):
     """Several streams that are read and written with positive weights, and change by what is written only.
 
     At the start a sublayer reads about the mean of the streams and writes to each with a weight of about half of

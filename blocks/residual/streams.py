@@ -37,15 +37,13 @@ class StreamWeights(NamedTuple):
 
 
 class StreamsResidual(Residual, ABC):
-    """y_i = sum_j mix_(j i) x_j + write_i u(sum_j read_j x_j), where u is the update of an inner residual.
+    """Reads and writes several streams around the update of an inner residual.
 
     Args:
         site: where it sits.
         streams: number N of residual streams.
         inner: the residual whose update is written, which places the norms around the sublayer.
     """
-
-    mixes: bool = True
 
     def __init__(self, site: Site, streams: int, inner: Factory[Residual]) -> None:
         super().__init__(site)
@@ -56,13 +54,19 @@ class StreamsResidual(Residual, ABC):
             )
         self.streams, self.dim, self.inner = streams, site.dim, built
 
-    @abstractmethod
-    def weights(self, x: Tensor) -> StreamWeights:
-        """The weights of each token, given its streams (B, T, N, D)."""
-
     def fallback_names(self) -> Mapping[str, str]:
         """The norms of the inner residual start from those of a residual with one stream."""
         return {f"inner.{name}": name for name, _ in self.inner.named_parameters()}
+
+
+class WeightedStreamsResidual(StreamsResidual, ABC):
+    """y_i = sum_j mix_(j i) x_j + write_i u(sum_j read_j x_j), where u is the update of an inner residual."""
+
+    mixes: bool = True
+
+    @abstractmethod
+    def weights(self, x: Tensor) -> StreamWeights:
+        """The weights of each token, given its streams (B, T, N, D)."""
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         read, write, mix = self.weights(x)

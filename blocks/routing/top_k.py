@@ -32,9 +32,28 @@ def _share_of_sigmoids(logits: Tensor) -> Tensor:
     return _normalised(logits.sigmoid())
 
 
-_SCORES: Mapping[str, Function] = {"softmax": _softmax, "sigmoid": torch.sigmoid, "logits": _identity}
+def _sqrt_softplus(logits: Tensor) -> Tensor:
+    scores = torch.logaddexp(logits, torch.zeros_like(logits))
+    return scores.clamp(min=torch.finfo(scores.dtype).tiny).sqrt()  # at 0 it has no gradient
+
+
+def _share_of_sqrt_softplus(logits: Tensor) -> Tensor:
+    return _normalised(_sqrt_softplus(logits))
+
+
+_SCORES: Mapping[str, Function] = {
+    "softmax": _softmax,
+    "sigmoid": torch.sigmoid,
+    "sqrt_softplus": _sqrt_softplus,
+    "logits": _identity,
+}
 _WEIGHTS: Mapping[str, Function] = {"scores": _identity, "normalised": _normalised, "softmax": _softmax}
-_PROBABILITIES: Mapping[str, Function] = {"softmax": _softmax, "sigmoid": _share_of_sigmoids, "logits": _softmax}
+_PROBABILITIES: Mapping[str, Function] = {
+    "softmax": _softmax,
+    "sigmoid": _share_of_sigmoids,
+    "sqrt_softplus": _share_of_sqrt_softplus,
+    "logits": _softmax,
+}
 _BEST = {"max": 1, "top2": 2}  # number of best experts in a group's score
 
 
@@ -47,7 +66,8 @@ class TopKRouter(Router):
 
     Args:
         top_k: number of experts for each token.
-        scores: scores of the experts: W x (logits), its softmax over all experts (softmax), or its sigmoid (sigmoid).
+        scores: scores of the experts: W x (logits), its softmax over all experts (softmax), its sigmoid (sigmoid),
+            or the square root of log(1 + exp(W x)) (sqrt_softplus).
         weights: weights of the chosen experts: their scores (scores), their scores divided by the sum (normalised), or
             the softmax over their scores (softmax). With ``top_k`` 1 the other two are always 1: the router does not
             learn.
@@ -72,7 +92,8 @@ class TopKRouter(Router):
 
     paper = (
         "Shazeer et al., 2017, arXiv:1701.06538; loss: Fedus et al., 2021, arXiv:2101.03961; loss-free: Wang et al., "
-        "2024, arXiv:2408.15664; sigmoid and groups: DeepSeek-AI, 2024, arXiv:2412.19437"
+        "2024, arXiv:2408.15664; sigmoid and groups: DeepSeek-AI, 2024, arXiv:2412.19437; "
+        "sqrt_softplus: DeepSeek-AI, 2026 (DeepSeek-V4)"
     )
     formula = "chosen(x) = top_k(scores(W x)); w_e = scores(W x)_e / sum_(j ∈ chosen(x)) scores(W x)_j"
     intermediates: ClassVar[Mapping[str, Intermediate]] = {
@@ -85,7 +106,7 @@ class TopKRouter(Router):
         site: Site,
         *,
         top_k: Positive = 2,
-        scores: Literal["softmax", "sigmoid", "logits"] = "softmax",
+        scores: Literal["softmax", "sigmoid", "sqrt_softplus", "logits"] = "softmax",
         weights: Literal["scores", "normalised", "softmax"] = "normalised",
         scale: PositiveFloat = 1.0,
         bias: bool = False,

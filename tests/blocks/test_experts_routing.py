@@ -64,6 +64,16 @@ def test_top_k_then_softmax_weighs_as_normalised_softmax_does() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_scores_are_square_roots_of_softplus() -> None:
+    x, of = tokens(), router(scores="sqrt_softplus", weights="scores")
+    weights, chosen = of(x)
+    scores = torch.nn.functional.softplus(of.linear(x)).sqrt()
+    torch.testing.assert_close(weights, scores.gather(1, chosen))
+    torch.testing.assert_close(weights, scores.topk(weights.shape[1]).values)
+    (slope,) = torch.autograd.grad(of(-1e4 * x)[0].sum(), of.linear.weight)
+    assert bool(slope.isfinite().all())
+
+
 def test_a_selection_bias_changes_the_choice_and_no_weight() -> None:
     x, of = tokens(), router(scores="sigmoid", weights="scores", balance_rate=0.0)
     with torch.no_grad():

@@ -55,7 +55,9 @@ def test_ids_beyond_the_table_have_the_vector_of_id_0() -> None:
     torch.testing.assert_close(ours(x, context), ours(x, zeros), rtol=0, atol=0)
 
 
-def test_it_needs_the_ids_of_the_tokens() -> None:
+def test_it_needs_the_ids_of_the_tokens_and_their_first_vectors() -> None:
     x = torch.randn(1, 3, DIM)
-    with pytest.raises(ValueError, match="reads the ids of the tokens"):
+    with pytest.raises(ValueError, match="reads token ids, but the model was given vectors"):
         block()(x, Context.of(x))
+    with pytest.raises(ValueError, match="reads the vectors that its stack begins with"):
+        block()(x, Context.of(torch.zeros(1, 3, dtype=torch.long)))

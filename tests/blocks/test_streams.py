@@ -13,7 +13,7 @@ from blockformer.training.watch.recorder import Recorder
 from blocks.base import Context, Site
 from registry import RecipeError, parse
 
-KINDS = ["hyper", "hyper_unmixed", "hyper_sinkhorn"]
+KINDS = ["hyper", "hyper_unmixed", "hyper_sinkhorn"]  # those that begin like one stream
 PLAIN: dict[str, Any] = {
     "type": "decoder_only",
     "dim": 24,
@@ -242,3 +242,28 @@ def test_hyper_connections_without_mixing_equal_those_of_hy_v4() -> None:
 def test_the_weighted_readout_equals_that_of_deepseek_v4() -> None:
     theirs = _theirs("deepseek_v4", "DeepseekV4Config", "DeepseekV4HyperHead", hc_eps=1e-2, rms_norm_eps=1e-3)
     torch.testing.assert_close(_ours("readout", "weighted", theirs, "hc_", eps=1e-2)(X), theirs(X))
+
+
+@torch.no_grad()
+def test_gated_streams_equal_those_of_qwen4_exp() -> None:
+    pytest.importorskip("transformers")
+    where = "transformers.models.qwen4_exp"
+    config: Any = import_module(f"{where}.configuration_qwen4_exp")
+    module: Any = import_module(f"{where}.modeling_qwen4_exp")
+    made = config.Qwen4ExpTextConfig(hidden_size=16, hc_count=3, hc_lowrank=5, rms_norm_eps=1e-2)
+    site, norm = Site(dim=16), {"type": "rms", "eps": 1e-2, "offset": 1.0}
+    residual: Any = parse("residual", {"type": "hyper_gated", "streams": 3, "rank": 5, "norm": norm})(site)
+    readout: Any = parse("readout", {"type": "gated", "rank": 5, "norm": norm})(site, 3)
+    for ours, writes in ((residual, True), (readout, False)):
+        theirs = module.Qwen4ExpTextGatedResidual(made, use_combine=writes)
+        for index, parameter in enumerate(theirs.parameters()):
+            parameter.data = 0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
+        ours.reading.norm.weight.data = theirs.hc_norm.weight.view(3, 16)
+        ours.reading.down.weight.data = theirs.input_mix_weight_down.weight
+        ours.reading.up.weight.data = theirs.input_mix_weight_up.weight
+        if not writes:
+            torch.testing.assert_close(ours(X), theirs(X.flatten(-2)))
+            continue
+        ours.write.weight.data = theirs.block_inject_weight.weight
+        read, _, write = theirs(X.flatten(-2))
+        torch.testing.assert_close(ours(X, sublayer), X + write[..., None] * sublayer(read)[..., None, :])

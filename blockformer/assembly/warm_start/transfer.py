@@ -13,7 +13,7 @@ from blockformer.assembly.merging import merge
 from blockformer.assembly.warm_start.name_map import Match, joined, matches, new_layers
 from blockformer.assembly.warm_start.report import ParameterReport, WarmStartReport
 from blockformer.assembly.warm_start.resize import Resizer
-from blocks.base import Adapter, Component, FeedForward, Layer, Mixer
+from blocks.base import Adapter, Component, FeedForward, Layer, Lookup, Mixer
 from blocks.models.base import Model
 from registry import entry_of, spec_of
 
@@ -130,7 +130,7 @@ def _owner(name: str, model: Model) -> Component:
 
 def _silent_at_zero(named: tuple[str, Component]) -> bool:
     _, block = named
-    return block.is_noop or block.zero_at_zero or not isinstance(block, Mixer | FeedForward)
+    return block.is_noop or block.zero_at_zero or not isinstance(block, Mixer | FeedForward | Lookup)
 
 
 def _zeroed(model: Model, old: Model) -> set[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from blockformer.conformance.block_case import MAX_LENGTH, BlockCase, NotApplicable
 from blockformer.conformance.checks.capabilities import assert_refused, output_or_error
 from blockformer.conformance.example import EXACT, Example, assert_same, example, new_cache, run
-from blocks.base import Cache, Component, Mixer, RotaryScaling
+from blocks.base import Cache, Component, Lookup, Mixer, RotaryScaling
 from blocks.models.base import Model
 
 LENGTH = 8
@@ -175,7 +175,8 @@ def _declared_size(block: Component, length: int, memory: int) -> int:
         assert cast("Any", block).cached_per_token == repeats * per_token, "the model's cached_per_token is not the sum"
     of_tokens = sum(mixer.cached_per_token * min(length, mixer.window or length) for mixer in own)
     of_memory = memory * sum(mixer.cached_per_token for mixer in mixers if mixer not in own)
-    return repeats * (of_tokens + of_memory + sum(mixer.cached_per_sequence for mixer in mixers))
+    parts = [module for module in part.modules() if isinstance(module, Mixer | Lookup)]
+    return repeats * (of_tokens + of_memory + sum(one.cached_per_sequence for one in parts))
 
 
 def _tensors(cache: Cache) -> list[tuple[str, Tensor]]:

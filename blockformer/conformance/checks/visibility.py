@@ -20,7 +20,7 @@ from blockformer.conformance.example import (
 from blockformer.conformance.influence import influence, pairs_in, sensitivity
 from blockformer.conformance.variants import allowed
 from blocks.attention.key_selector import KeySelector
-from blocks.base import AttentionPositions, Component, InputPositions, Mixer, Stack
+from blocks.base import AttentionPositions, Component, InputPositions, Lookup, Mixer, Stack
 
 
 def check_is_causal(case: BlockCase) -> None:
@@ -82,7 +82,7 @@ def check_attends_exactly_its_window(case: BlockCase) -> None:
         block = seen.build_perturbed()
         table = influence(seen, block, example(seen, length=LENGTH))
         declared = _declared(seen, block)
-        exact = not _chooses(block) and not _reuses(block)
+        exact = not (_chooses(block) or _reuses(block) or _lookups(block))
         more, less = pairs_in(table & ~declared), pairs_in(declared & ~table) if exact else []
         where = f"{seen.params.get('window', '')} over {LENGTH} tokens".lstrip()
         assert not more, f"{where}: output {more[0][0]} depends on input {more[0][1]}, outside the window"
@@ -97,6 +97,10 @@ def _chooses(block: Component) -> bool:
 def _reuses(block: Component) -> bool:
     """Whether a layer attends to keys of an earlier one, so that the windows of both do not add up."""
     return any(getattr(module, "reuse_kv", False) for module in block.modules())
+
+
+def _lookups(block: Component) -> list[Lookup]:
+    return [module for module in block.modules() if isinstance(module, Lookup)]
 
 
 def _windowed(case: BlockCase) -> Iterator[BlockCase]:
@@ -117,7 +121,7 @@ def _declared(case: BlockCase, block: Component) -> Tensor:
     reach = _reach(block, causal)
     near = distance.abs() <= (LENGTH if reach is None else reach)
     chunks = {mixer.chunk for mixer in _self_attentions(block, causal)}
-    if len(chunks) == 1 and (chunk := chunks.pop()) is not None:
+    if not _lookups(block) and len(chunks) == 1 and (chunk := chunks.pop()) is not None:
         near = near & (index[:, None] // chunk == index // chunk)
     return near & (distance >= 0) if causal else near
 
@@ -134,7 +138,8 @@ def _reach(block: Component, causal: bool) -> int | None:
     repeats = [module.repeats for module in block.modules() if isinstance(module, Stack)]
     windows = [mixer.window for mixer in _self_attentions(block, causal)]
     found = [window for window in windows if window is not None]
-    return None if len(found) < len(windows) else sum(window - 1 for window in found) * max(repeats, default=1)
+    reach = sum(window - 1 for window in found) + sum(lookup.reach for lookup in _lookups(block))
+    return None if len(found) < len(windows) else reach * max(repeats, default=1)
 
 
 def _is_self_attention(mixer: Mixer, causal: bool) -> bool:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from blocks.base import Component, FeedForward, Mixer, Stack
+from blocks.base import Component, FeedForward, Lookup, Mixer, Stack
 
 Group = dist.ProcessGroup
 
@@ -35,11 +35,11 @@ def stacks(model: Component) -> Iterator[tuple[str, Stack]]:
             yield path, component
 
 
-def sublayers(stack: Stack) -> Iterator[tuple[str, Mixer | FeedForward]]:
-    """The mixers and feed-forwards of a stack that are in no other, with their module paths in it."""
+def sublayers(stack: Stack) -> Iterator[tuple[str, Mixer | FeedForward | Lookup]]:
+    """The mixers, feed-forwards and lookups of a stack that are in no other, with their module paths in it."""
     inside: tuple[str, ...] = ()
     for path, component in stack.components():
-        if isinstance(component, Mixer | FeedForward) and not path.startswith(inside or ("\0",)):
+        if isinstance(component, Mixer | FeedForward | Lookup) and not path.startswith(inside or ("\0",)):
             inside += (f"{path}.",)
             yield path, component
 

@@ -473,6 +473,41 @@ case(
 )
 NEXT = {"shared_expert_intermediate_size": 44, "mlp_only_layers": [1], "num_experts": 5, "linear_value_head_dim": 6}
 case("qwen3_next", "Qwen3NextForCausalLM", "qwen3_next", LLAMA, DELTA, HYBRID, EXPERTS, NEXT, head_dim=24)
+QWEN4 = {
+    "num_experts": 5,
+    "shared_expert_intermediate_size": 44,
+    "hc_count": 3,
+    "hc_lowrank": 7,
+    "indexer_n_heads": 3,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 14,
+    "indexer_budget": 6,
+    "indexer_compress_ratio": 3,
+    "rope_parameters": {**rope(), "partial_rotary_factor": 0.5},
+}
+case("qwen4_exp_text", "Qwen4ExpForCausalLM", "qwen4_exp_text", LLAMA, DELTA, HYBRID, EXPERTS, QWEN4, head_dim=24)
+case(
+    "qwen4_exp_text with n-grams",
+    "Qwen4ExpForCausalLM",
+    "qwen4_exp_text",
+    LLAMA,
+    DELTA,
+    FOUR,
+    EXPERTS,
+    QWEN4,
+    head_dim=24,
+    ple_layer_ids=[1, 3],
+    ple_embed_dim=24,
+    ple_conv_kernel_size=3,
+    heads_per_ngram=3,
+    ngram_vocab_size_base=40,
+    make_ngram_vocab_size_divisible_by=8,
+    split_ngram_parts=5,
+    seed=11,
+    output_gate_type="sigmoid",
+    norm_topk_prob=False,
+    tie_word_embeddings=True,
+)
 case(
     "minimax",
     "MiniMaxForCausalLM",

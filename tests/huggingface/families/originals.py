@@ -2,8 +2,10 @@
 
 import re
 import zlib
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,21 @@ from torch import Tensor, nn
 from tests.huggingface.families.cases import CASES, Case
 
 LEARNED_BUFFERS = r"e_score_correction_bias|final_logits_bias|layer_scalar"
+
+
+def without_parts(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of which some are stored in several parts, one below the other, as wholes.
+
+    Into how many parts is in no recipe, so that an export can have another number of them.
+    """
+    whole: dict[str, list[tuple[int, Tensor]]] = {}
+    for name, tensor in tensors.items():
+        number = re.search(r"\.shard_(\d+)\.", name)
+        whole.setdefault(re.sub(r"\.shard_\d+\.", ".", name), []).append((int(number[1]) if number else 0, tensor))
+    return {
+        name: parts[0][1] if len(parts) == 1 else torch.cat([part for _, part in sorted(parts, key=itemgetter(0))])
+        for name, parts in whole.items()
+    }
 
 
 def original(case: Case) -> Any:

@@ -45,6 +45,7 @@ WIRINGS: tuple[dict[str, Any], ...] = (
     {"type": "parallel"},
     {"type": "shortcut"},
     {"residual": {"type": "hyper"}},
+    {"residual": {"type": "hyper"}, "lookup": "ngram"},
     {"residual": {"type": "layerscale"}, "feedforward": {"type": "moe", "experts": 2}, "output_scale": True},
 )
 CROSS = ({"kv_heads": 2, "heads": 4, "sinks": True, "bias": True, "gate": "silu", "qk_norm": "rms", "clip": 0.5},)
