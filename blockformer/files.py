@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,14 +65,19 @@ def open_to_append(path: Path) -> BinaryIO:
     """Open a file to read it and append to it; it is created if necessary.
 
     Raises:
-        OSError: it cannot be opened, or is a link, which may lead out of the folder that was named.
+        OSError: it cannot be opened, is no regular file, or is a link, which may lead out of the folder that was named.
     """
     try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NOFOLLOW, 0o666), "ab+")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | NOFOLLOW | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(error.errno, "is a link; remove it", str(path)) from None
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is a device or a pipe, not a regular file", str(path))
+    return os.fdopen(descriptor, "ab+")
 
 
 def as_json(value: Any, **options: Any) -> str:

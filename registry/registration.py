@@ -42,6 +42,11 @@ class Block:
     expected_failures: ClassVar[Mapping[str, str]] = {}
     _spec: Any = None
 
+    @property
+    def has_base(self) -> bool:
+        """Whether the constructor of the base class has run."""
+        return True
+
     @classmethod
     def placeholder(cls) -> Self:
         """An empty instance in place of a block that could not be built, so that further errors are found."""

@@ -36,13 +36,25 @@ class Spec(Generic[T]):
 
     def build(self, *given: Any) -> T:
         """Build the block without the hook of :func:`build_hook`; its child blocks still go through it."""
+        block = cast("Any", self.entry.block)
+        built = block.__new__(block)
         try:
-            built = cast("Any", self.entry.block)(*given, **dict(self.params))
+            built.__init__(*given, **dict(self.params))
         except Exception as error:
+            self._check_base(built, error)
             error.add_note(f"  while building {self.entry.slot} {self.entry.name!r}")
             raise
+        self._check_base(built)
         built._spec = self
         return built
+
+    def _check_base(self, built: Any, cause: Exception | None = None) -> None:
+        """Refuse a block whose constructor left out that of its base class, which shows in errors elsewhere."""
+        if not built.has_base:
+            name = f"{self.entry.block.__module__}.{self.entry.block.__qualname__}"
+            raise ValueError(
+                f"{name}.__init__ has to begin with super().__init__(...), as its base class says"
+            ) from cause
 
     def but(self, **changes: Any) -> "Spec[T]":
         """The same with some parameters at other values.

@@ -29,19 +29,21 @@ def free_memory(device: torch.device | str = "cpu") -> int:
     return min(limits)
 
 
-def require_free(needed: int, what: str, device: torch.device | str = "cpu") -> None:
+def require_free(needed: int, what: str, device: torch.device | str = "cpu", remedy: str = "") -> None:
     """Check that something fits into the free memory.
 
     Args:
         needed: its bytes.
         what: its name, for the message.
         device: where it will be.
+        remedy: what to do if it does not fit; empty: nothing is said.
 
     Raises:
         TooLargeError: it does not.
     """
     if needed > (free := free_memory(device)):
-        raise TooLargeError(f"{what} takes {needed / 2**30:,.1f} GiB, but {free / 2**30:,.1f} GiB are free on {device}")
+        said = f"{what} takes {needed / 2**30:,.1f} GiB, but {free / 2**30:,.1f} GiB are free on {device}"
+        raise TooLargeError(said + (f"; {remedy}" if remedy else ""))
 
 
 def _held(group: Path) -> int:

@@ -1,6 +1,7 @@
 """`blockformer compare`: run a study, or compare recipes directly, and give a verdict on each variant."""
 
 import json
+import os.path
 import shlex
 import sys
 from argparse import Namespace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockformer.cli.compare_arguments import split_arguments
 from blockformer.cli.compare_plan import plans
-from blockformer.cli.parser import CommandFailedError, KeyValues, Parser, add_format, positive
+from blockformer.cli.parser import CommandFailedError, KeyValues, Parser, add_format, file_ending, positive
 
 if TYPE_CHECKING:
     from blockformer.studies.run_result import Result
@@ -133,6 +134,8 @@ def _check_together(options: Namespace, parser: Parser) -> None:
         parser.error("--only executes one run: leave --plan, --add-seeds, --report and --sweep out")
     if options.sweep is not None and (options.plan or options.add_seeds or options.engine):
         parser.error("--sweep writes a file: leave --plan, --add-seeds and --engine out")
+    if options.sweep is not None and os.path.realpath(options.sweep) in map(os.path.realpath, options.what):
+        parser.error(f"--sweep {options.sweep}: is what is compared; name another file")
     if options.engine is None and options.engine_option:
         parser.error("--engine-option is for --engine slurm or ray")
     if options.engine is not None and (options.only is not None or options.workers is None):
@@ -243,7 +246,10 @@ def _parser() -> Parser:
         "--report", action="store_true", help="create a workspace and a report in W&B, if this machine is logged in"
     )
     parser.add_argument(
-        "--sweep", type=Path, metavar="FILE", help="write a W&B sweep file, whose agents execute the runs, and exit"
+        "--sweep",
+        type=file_ending(".yaml", ".yml", ".json"),
+        metavar="FILE.yaml",
+        help="write a W&B sweep file, whose agents execute the runs, and exit",
     )
     parser.add_argument("--plan", action="store_true", help="print the runs, with sizes and time, and exit")
     add_format(parser, "text", "json")

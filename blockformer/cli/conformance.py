@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from blockformer.cli.parser import Parser, add_overrides, positive
+from blockformer.cli.parser import Parser, add_overrides, file_ending, positive
 from blockformer.errors import UserError
 
 
@@ -67,7 +67,10 @@ def _parser() -> Parser:
         help="folder for recipes and results; default: %(default)s",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE.json", help="write the results to this file, and a Markdown page next to it"
+        "--out",
+        type=file_ending(".json"),
+        metavar="FILE.json",
+        help="write the results to this file, and a Markdown page next to it",
     )
     parser.add_argument(
         "--recipe", help="check only this recipe, a file or a name; its sizes must be those of generated recipes"

@@ -6,7 +6,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from blockformer.cli.parser import Parser
+from blockformer.cli.parser import Parser, file_ending
 
 DESCRIPTION = """\
 Score a trained model on tasks of lm-evaluation-harness (EleutherAI), without an export. It needs an extra:
@@ -76,6 +76,7 @@ def _parser() -> Parser:
     parser.add_argument("--limit", type=int, metavar="N", help="questions of each task; default: all")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="requests in a batch; default: 16")
     parser.add_argument("--device", help="cpu, cuda, ...; default: a GPU if there is one")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures to this file, too")
+    file = file_ending(".json")
+    parser.add_argument("--out", type=file, metavar="FILE.json", help="write the figures to this file, too")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser

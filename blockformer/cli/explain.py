@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockformer.cli.parser import Parser
+from blockformer.cli.parser import Parser, file_ending
 from blockformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def _parser() -> Parser:
     add("model", metavar="MODEL", help="a run, a checkpoint, an import, a recipe's file, or the name of a built-in one")
     add("--text", required=True, metavar="TEXT", help="what the model reads")
     add("--source", metavar="TEXT", help="what an encoder-decoder's encoder reads; then --text is the target so far")
-    add("--out", type=Path, metavar="FILE", help="file of the page; default: the model's name with .html")
+    page = file_ending(".html", ".htm")
+    add("--out", type=page, metavar="FILE.html", help="file of the page; default: the model's name with .html")
     add("--language", choices=("en", "zh"), default="en", help="language of the page's words; default: en")
     add("--compare", metavar="MODEL", help="another model, shown beside the first one with the differences marked")
     add("--figures", type=Path, metavar="DIR", help="also draw each step as a PNG in this folder")

@@ -4,8 +4,9 @@ import argparse
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 MOST_DIGITS = 18  # of a number on the command line
@@ -94,6 +95,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive whole number, not {text!r}")
     return int(text)
+
+
+def file_ending(*endings: str) -> Callable[[str], Path]:
+    """A file to write whose name ends like this, for ``type=``: files of other kinds are never replaced."""
+
+    def file(text: str) -> Path:
+        if Path(text).suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"must be a file whose name ends in {' or '.join(endings)}, not {text!r}")
+        return Path(text)
+
+    return file
 
 
 def last_value(options: Sequence[str], option: str) -> str | None:

@@ -39,7 +39,14 @@ def main(arguments: Sequence[str]) -> int:
     from blockformer.inspection.device_plan import SPARE, DevicePlan
 
     recipe = recipe_of(options.recipe, options.overrides)
-    plan = DevicePlan(recipe, options.precision, options.length, fused=options.device != "cpu")
+    plan = DevicePlan(
+        recipe,
+        options.precision,
+        options.length,
+        fused=options.device != "cpu",
+        checkpointing=options.checkpointing,
+        tokens=options.sequence_parallel,
+    )
     if plan.length > plan.model.max_length:
         raise UserError(f"--length {plan.length} is above the model's max_length of {plan.model.max_length} tokens")
     batch = options.batch or 8 * options.devices
@@ -82,7 +89,11 @@ def _table(needs: "Sequence[Need]", available: int) -> Iterator[str]:
 
 
 def _remedy(plan: "DevicePlan", need: "Need", batch: int, available: int) -> str:
-    """The part of the batch with which a layout fits."""
+    """The options with which a layout fits, or else the part of the batch with which it does."""
+    for words, other in _changes(plan, split=need.layout.tensor > 1):
+        total = other.need(need.layout, batch).total
+        if total <= available:
+            return f"does not fit; fits with {words} ({size(total)})"
     found = plan.smaller_batch(need.layout, batch, available)
     if found is None:
         return "does not fit with any batch"
@@ -93,12 +104,24 @@ def _remedy(plan: "DevicePlan", need: "Need", batch: int, available: int) -> str
     )
 
 
+def _changes(plan: "DevicePlan", *, split: bool) -> "Iterator[tuple[str, DevicePlan]]":
+    """Options of `fit` that take less memory, each with the plan; ``split``: devices split layers."""
+    tokens = "sequence_parallel: true"
+    if split and not plan.tokens:
+        yield tokens, plan.but(plan.checkpointing, tokens=True)
+    if plan.checkpointing == "none":
+        yield "--model.checkpointing selective", plan.but("selective", tokens=plan.tokens)
+        yield "--model.checkpointing layer", plan.but("layer", tokens=plan.tokens)
+        if split and not plan.tokens:
+            yield f"--model.checkpointing layer and {tokens}", plan.but("layer", tokens=True)
+
+
 def _more(plan: "DevicePlan", devices: int, on: str, batch: int, available: int) -> str:
     found = plan.more_devices(devices, batch, available)
     if found is None:
         return "nothing fits with this batch, nor on more devices that divide it: take a smaller batch or length"
     count, need = found
-    return f"nothing fits with this batch on {on}; on {count} {need.layout} does ({size(need.total)} each)"
+    return f"nothing fits with these options on {on}; on {count} {need.layout} does ({size(need.total)} each)"
 
 
 def _peak(device: str, precision: str) -> float:
@@ -179,6 +202,17 @@ def _parser() -> Parser:
         choices=("fp32", "bf16-mixed", "bf16-true"),
         default="bf16-mixed",
         help="of the training; default: bf16-mixed",
+    )
+    add(
+        "--checkpointing",
+        choices=("none", "layer", "selective"),
+        default="none",
+        help="what layers compute again, as --model.checkpointing of fit; default: none",
+    )
+    add(
+        "--sequence-parallel",
+        action="store_true",
+        help="devices that split layers keep only their part of the tokens between sublayers",
     )
     add_format(parser, "text", "json")
     return parser

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from blockformer.cli.parser import Parser
+from blockformer.cli.parser import Parser, file_ending
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,10 +48,13 @@ def _parser() -> Parser:
         epilog="First line of a recipe or a study, for editors: `# yaml-language-server: $schema=FILE`.\n"
         "With --plugin, schema and reference include the blocks of the plug-in.",
     )
+    file = file_ending(".json")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the schema to this file; default: standard output"
+        "--out", type=file, metavar="FILE.json", help="write the schema to this file; default: standard output"
     )
-    parser.add_argument("--studies", type=Path, metavar="FILE", help="write the schema of study files to this file")
+    parser.add_argument(
+        "--studies", type=file, metavar="FILE.json", help="write the schema of study files to this file"
+    )
     parser.add_argument(
         "--reference",
         type=Path,

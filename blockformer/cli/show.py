@@ -3,10 +3,9 @@
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockformer.cli.parser import Parser, add_format, add_overrides, positive
+from blockformer.cli.parser import Parser, add_format, add_overrides, file_ending, positive
 from blockformer.errors import UserError
 from blockformer.files import as_json
 
@@ -295,5 +294,5 @@ def _parser() -> Parser:
     )
     add("--seed", type=int, metavar="N", help="seed of the initial values for --activations; default: 0")
     add_format(parser, "tree", "json", "yaml", "diagram", "svg")
-    add("--out", type=Path, metavar="FILE", help="file for the SVG; default: standard output")
+    add("--out", type=file_ending(".svg"), metavar="FILE.svg", help="file for the SVG; default: standard output")
     return parser

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.report is not None and options.report.suffix not in (".json", ".md"):
         parser.error(f"--report {options.report}: the file must end in .json or .md")
     cases = cases_of(options.block, options.params)
+    _check_they_build(cases)
     if options.list_checks:
         print("\n".join(sorted(_checks_of(cases))))
         return 0
@@ -45,6 +46,18 @@ def main(arguments: Sequence[str]) -> int:
         print("".join(f"  {reason}\n" for reason in dict.fromkeys(lacking)), end="")
     print(report.summary())
     return 0 if report.good else 1
+
+
+def _check_they_build(cases: "list[BlockCase]") -> None:
+    """Refuse a module that cannot be built: all checks would fail for this one reason."""
+    for case in cases:
+        if not case.is_component:  # some of these need parameters
+            try:
+                case.construct()
+            except Exception as error:
+                reason = next(iter(str(error).splitlines()), "")
+                what = reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"
+                raise UserError(f"{case.id} cannot be built: {what}; --debug shows where") from error
 
 
 def _run(cases: "list[BlockCase]", options: Namespace) -> "ConformanceReport":
@@ -69,7 +82,7 @@ def _run(cases: "list[BlockCase]", options: Namespace) -> "ConformanceReport":
         print(f"stopped after {progress.done} checks, {progress.failed} of them with an unexpected outcome")
         raise
     finally:
-        progress.clear()
+        progress.end()
 
 
 def cases_of(block: str, params: list[str]) -> "list[BlockCase]":

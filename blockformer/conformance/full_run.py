@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 TRIPLES = 4  # one recipe in this many has three random choices
+RESULT = ("code", "count", "seed", "number", "recipe", "passed", "not_applicable", "failure", "seconds")
 SHOWN = 5  # failures per check that are shrunk and printed
 
 
@@ -62,8 +63,9 @@ def run(settings: Settings) -> tuple[list[Row], list[Row]]:
     from concurrent.futures import wait  # here, as every import of the blocks would pay for it
 
     path, key = settings.folder / "results.jsonl", settings.key
-    known = {row["number"]: row for row in read_rows(path) if all(row[name] == value for name, value in key.items())}
-    write_rows(path, known.values())
+    of_this_code = [row for row in read_rows(path, RESULT) if row.get("code") == key["code"]]  # others are of no use
+    known = {row["number"]: row for row in of_this_code if all(row[name] == value for name, value in key.items())}
+    write_rows(path, of_this_code)
     rows, progress = list[Row](), Progress(settings.count, len(known))
     with worker_pool(settings.processes) as pool:
         running: set[Future[Row]] = set()
@@ -101,7 +103,8 @@ def worker_pool(processes: int) -> "Iterator[Executor]":
 def _plan(settings: Settings, key: Row, pool: "Executor") -> Iterator[Row]:
     """The recipes, then the figures; stored ones if code and settings are the same."""
     before = list(read_rows(settings.folder / "plan.jsonl"))
-    if before and all(before[0].get(name) == value for name, value in key.items()):
+    whole = [row.get("number") for row in before[1:]] == list(range(settings.count))
+    if whole and all(before[0].get(name) == value for name, value in key.items()):
         yield from (*before[1:], before[0])
         return
     plan = CoveragePlan(settings.seed, pool)
@@ -216,13 +219,17 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     write_text(path, "".join(f"{as_json(row)}\n" for row in rows))
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, none if it is missing; an incomplete last line is ignored."""
+def read_rows(path: Path, keys: Iterable[str] = ()) -> Iterator[Row]:
+    """The rows of a file, none if it is missing; those that are damaged, or lack one of the keys, are ignored."""
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield cast("Row", json.loads(line))
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and row.keys() >= {*keys}:
+            yield cast("Row", row)
 
 
 def append_row(path: Path, row: Row) -> None:

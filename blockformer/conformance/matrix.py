@@ -56,6 +56,7 @@ BESIDE = (
     ("init", "model"),
     ("stack", "model"),
 )
+CELLS = ("code", "table", "row", "cells")
 TRIES = 120  # attempts for a cell before it counts as refused
 
 
@@ -92,7 +93,7 @@ def probe(settings: Settings) -> dict[str, Any]:
         ``{table: {row: {column: {kind: None or the reason of refusal}}}}``.
     """
     path, key = settings.folder / "cells.jsonl", {"code": fingerprint()}
-    known = {(row["table"], row["row"]): row["cells"] for row in read_rows(path) if row["code"] == key["code"]}
+    known = {(row["table"], row["row"]): row["cells"] for row in read_rows(path, CELLS) if row["code"] == key["code"]}
     write_rows(path, ({"table": table, "row": row, "cells": cells} | key for (table, row), cells in known.items()))
     wanted = [(table.title, row) for table in tables() for row in table.rows]
     with worker_pool(settings.processes) as pool:

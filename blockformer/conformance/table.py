@@ -122,7 +122,8 @@ OF_TOKENS: frozenset[Check] = frozenset(
 """Checks of what single tokens give, which are left out where a text gives one row."""
 VECTORS: Checks = (*MODULE, capabilities.check_refuses_another_width)
 POINTWISE: Checks = (*VECTORS, *TOKENWISE, construction.check_flops_match_torch)
-
+SUBLAYER: Checks = (initialisation.check_gives_zero_if_its_outputs_are_zero,)
+ATTENDING: Checks = (compilation.check_backends_agree, capabilities.check_declares_the_positions_that_it_applies)
 POOLING: Checks = (
     *MODULE,
     *PADDING,
@@ -136,7 +137,7 @@ BY_SLOT: Mapping[str, Checks] = {
     "activation": (*MODULE, *TOKENWISE, construction.check_flops_match_torch),
     "adapter": (*POINTWISE, adapters.check_adapter_starts_at_zero, adapters.check_adapter_equals_its_delta),
     "norm": (*POINTWISE, shapes.check_normalises_each_head_with_its_own_weights),
-    "feedforward": (*POINTWISE, compilation.check_stacked_experts_match_single_blocks),
+    "feedforward": (*POINTWISE, *SUBLAYER, compilation.check_stacked_experts_match_single_blocks),
     "router": POINTWISE,
     "transform": POINTWISE,
     "head": POINTWISE,
@@ -152,7 +153,7 @@ BY_SLOT: Mapping[str, Checks] = {
         visibility.check_rows_of_padding_give_finite_values,
         effects.check_auxiliary_loss_reaches_every_parameter,
     ),
-    "mixer": (*VECTORS, *CONTEXT, compilation.check_backends_agree),
+    "mixer": (*VECTORS, *CONTEXT, *SUBLAYER, *ATTENDING),
     "lookup": (*VECTORS, *PADDING, *DOCUMENTS, construction.check_flops_match_torch),
     "layer": (*VECTORS, *CONTEXT, visibility.check_each_output_depends_on_its_own_token),
     "generator": (*VECTORS, *CONTEXT, *DOCUMENTS),

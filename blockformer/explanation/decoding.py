@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from blockformer.explanation.explanation import CacheEntry
+from blockformer.explanation.formulas import formula_of
 from blockformer.explanation.sampling import Limits, chosen, sampled
 from blockformer.explanation.steps import Step
 from blockformer.explanation.subject import Subject
@@ -106,7 +107,7 @@ def _state_step(subject: Subject, place: Place, tensors: list[Tensor], places: l
         part,
         value,
         "What the block keeps of the text up to this token." if declared is None else declared.caption,
-        declared.formula_of(mixer) if declared is not None and mixer is not None else "",
+        formula_of(mixer, declared) if declared is not None and mixer is not None else "",
         "" if mixer is None else mixer.paper,
         texts,
         texts,

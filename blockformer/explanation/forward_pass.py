@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from blockformer.assembly.free_memory import require_free
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.errors import UserError
 from blockformer.explanation.decoding import kept_for_the_next_token
@@ -25,6 +26,8 @@ from blocks.models.base import Model
 BLANK = "_"
 """Stands for a masked token in the text of an encoder."""
 BEST, WRITTEN = 8, 16
+STORED_SCORES, STORED_LOGITS = 6, 4
+"""How often a step stores numbers of that size at a time: scaled, masked, ...; as they are, in float32, sorted."""
 
 
 def explain(
@@ -48,7 +51,7 @@ def explain(
         seed: of the initial values of a recipe.
 
     Raises:
-        UserError: the model cannot be loaded, or the text is empty or too long.
+        UserError: the model cannot be loaded, or the text is empty or too long, also for the free memory.
         RecipeError: the recipe is wrong.
     """
     return explain_subject(subject_of(model, tokenizer, seed=seed), text, source=source, limits=limits)
@@ -71,6 +74,7 @@ def explain_subject(
 def _explained(subject: Subject, text: str, source: str | None, limits: Limits) -> Explanation:
     model = subject.model
     rows = _ids(subject, text, source)
+    _check_memory(model, max(map(len, rows)))
     recorder = Recorder(model, limits)
     with recorder.recording():
         logits = _run(subject, recorder, rows)
@@ -143,6 +147,18 @@ def _check_length(subject: Subject, row: Sequence[int]) -> None:
             f"{subject.name}: the text has {len(row)} tokens, but the model's max_length is "
             f"{subject.model.max_length}; shorten it"
         )
+
+
+def _check_memory(model: Model, tokens: int) -> None:
+    """Check that the values of each step fit into the free memory: scores of all keys are stored, several times.
+
+    Raises:
+        TooLargeError: they do not.
+    """
+    heads = max((one for part in model.modules() if isinstance(one := getattr(part, "heads", 0), int)), default=0)
+    numbers = tokens * (STORED_SCORES * heads * tokens + STORED_LOGITS * model.vocab_size)
+    device = next(model.parameters()).device
+    require_free(4 * numbers, f"explaining {tokens:,} tokens", device, "shorten the text")
 
 
 def _with_masks(subject: Subject, text: str) -> list[int]:

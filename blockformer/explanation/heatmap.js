@@ -1,6 +1,6 @@
 "use strict";
 // Numbers of a step, their colours, and drawing them as a grid of cells.
-const NARROW = 4, WIDE = 26, LOW = 13, HIGH = 22, ROOM = 104, SLANTED = 62;
+const NARROW = 4, WIDE = 26, LOW = 13, HIGH = 22, ROOM = 104, SLANTED = 62, LEANS = 34, APART = 12;
 // A token as people read it; one that the tokenizer does not know is called "id N".
 const shown = text => text.replace(/^id (\d+)$/, "#$1").replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "␣")
   .replace(/[\u0000-\u001f\u007f-\u009f]/g, one => `\\x${one.charCodeAt(0).toString(16).padStart(2, "0")}`) || "∅";
@@ -89,10 +89,10 @@ const layoutOf = (explanation, step, width) => {
   const g = grid(step), words = ["token", "key", "vocabulary"].includes(step.axes[g.column]);
   let longest = g.row < 0 ? 0 : 16;
   for (let row = 0; row < g.rows; row++) longest = Math.max(longest, widthOf(nameOf(explanation, step, step.axes[g.row], row)));
-  const label = 14 + Math.ceil(Math.min(ROOM, longest)), room = Math.max(60, width - label - 4);
+  const label = 14 + Math.ceil(Math.min(ROOM, longest)), right = words ? LEANS : 4, room = Math.max(60, width - label - right);
   const cell = Math.max(NARROW, Math.min(WIDE, Math.floor(room / g.columns)));
   const line = Math.max(LOW, Math.min(HIGH, Math.floor(420 / g.rows)));
-  return {...g, label, cell, line, top: words ? 58 : 14, words, width: label + g.columns * cell + (words ? 34 : 4), height: (words ? 58 : 14) + g.rows * line + 2};
+  return {...g, label, cell, line, top: words ? 58 : 14, words, width: label + g.columns * cell + right, height: (words ? 58 : 14) + g.rows * line + 2};
 };
 
 const smallCell = g => Math.max(1, Math.min(8, Math.floor(96 / Math.max(g.rows, g.columns))));
@@ -136,7 +136,7 @@ const draw = (canvas, explanation, step, chosen, followed, cursor) => {
     const axis = step.axes[at.column], mine = isFollowed(axis, column);
     pen.fillStyle = mine ? colours.mark : colours.quiet;
     pen.font = `${mine ? "bold " : ""}${at.words ? 12 : 10}px system-ui, sans-serif`;
-    if (at.words && (at.cell >= 9 || column % 2 === 0)) {
+    if (at.words && column % Math.ceil(APART / at.cell) === 0) {
       pen.save(); pen.translate(at.label + column * at.cell + at.cell / 2, at.top - 5); pen.rotate(-Math.PI / 3.2);
       const name = nameOf(explanation, step, axis, column);
       pen.fillText(fitting(name, SLANTED), 0, 0); pen.restore();

@@ -1,7 +1,7 @@
 "use strict";
 // The page: controls, one card for each step, the inspector of a cell, following a token, and playing forward.
 const data = JSON.parse(document.getElementById("data").textContent), word = data.words, [first, second] = data.explanations;
-const say = (key, values = {}) => Object.entries(values).reduce((text, [name, value]) => text.replaceAll(`{${name}}`, value), word[key] ?? key);
+const say = (key, values = {}) => Object.entries(values).reduce((text, [name, value]) => text.replaceAll(`{${name}}`, () => value), word[key] ?? key);
 const make = (tag, attributes = {}, ...children) => {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) name === "text" ? element.textContent = value : element.setAttribute(name, value);
@@ -117,7 +117,7 @@ const card = step => {
   const [one, own] = mapOf(first, step, second ? first.name : "");
   maps.append(one); owns.push(own);
   if (second) {
-    const difference = data.differences[step.number], badge = difference === null || difference === undefined ? say("only", {name: first.name}) : difference === 0 ? say("same") : say("differs", {share: difference >= 10 ? "> 1,000 %" : `${(100 * difference).toPrecision(2)} %`});
+    const difference = data.differences[step.number], badge = difference === null || difference === undefined ? say("only", {name: first.name}) : difference === 0 ? say("same") : say("differs", {share: difference >= 10 ? "> 1,000 %" : `${Number((100 * difference).toPrecision(2))} %`});
     title.append(make("span", {class: `badge ${difference === 0 ? "same" : "differs"}`, text: badge}));
     if (other) { const [two, its] = mapOf(second, other, second.name); maps.append(two); owns.push(its); }
   }
@@ -139,6 +139,13 @@ const reserve = owns => owns.map(({canvas, explanation, step, small}) => {
   const at = layoutOf(explanation, step, canvas.parentElement.clientWidth);
   return [canvas, at.width, at.height];
 }).forEach(([canvas, width, height]) => { canvas.style.width = `${width}px`; canvas.style.height = `${height}px`; });
+// A formula that is wider than its card is drawn smaller, and can be scrolled only where it would become too small to read.
+const fitFormulas = shown => {
+  const formulas = shown.map(({section}) => section.querySelector(".formula")).filter(Boolean);
+  for (const one of formulas) one.style.fontSize = "";
+  const shares = formulas.map(one => one.clientWidth / one.scrollWidth);
+  formulas.forEach((one, at) => { if (shares[at] < 1) one.style.fontSize = `${Math.max(0.75, 1.1 * shares[at] - 0.01)}rem`; });
+};
 const refresh = () => {
   measureBar();
   for (const {step, section, owns} of cards) {
@@ -154,7 +161,9 @@ const refresh = () => {
     watcher.unobserve(section);
     if (visible) watcher.observe(section);
   }
-  reserve(cards.filter(({step}) => isVisible(step)).flatMap(({owns}) => owns));
+  const shown = cards.filter(({step}) => isVisible(step));
+  fitFormulas(shown);
+  reserve(shown.flatMap(({owns}) => owns));
   document.querySelectorAll("h2[data-stack]").forEach(heading => { heading.textContent = say("layer of", {stack: data.names[heading.dataset.stack] ?? heading.dataset.stack, layer: state.layers[heading.dataset.stack]}); });
 };
 
@@ -164,7 +173,7 @@ const strip = (vector, scale) => {
   vector.slice(0, 48).forEach(value => { const cell = make("i"); cell.style.background = colour(value, scale, colours); row.append(cell); });
   return row;
 };
-const inspector = document.getElementById("inspector");
+const inspector = document.getElementById("inspector"), phone = matchMedia("(max-width: 34rem)");
 const inspect = ({explanation, step, cursor}) => {
   const places = placesOf(step, chooser(step), cursor.row, cursor.column), value = valueAt(step, places);
   const where = step.axes.map((axis, at) => `${axisOf(axis)} ${nameOf(explanation, step, axis, places[at])}`).join(", ");
@@ -173,7 +182,7 @@ const inspect = ({explanation, step, cursor}) => {
   for (const one of found) {
     const label = make("span", {class: "source", text: `${titleOf(one.source)} `});
     if (one.vector.length === 1) lines.push(make("p", {}, label, number(one.vector[0])));
-    else lines.push(make("p", {}, label, strip(one.vector, scaleOf(one.source)), make("span", {class: "few", text: ` ${one.vector.slice(0, 4).map(number).join("  ")} …`})));
+    else lines.push(make("p", {}, label, strip(one.vector, scaleOf(one.source)), make("span", {class: "few", text: ` ${one.vector.slice(0, phone.matches ? 2 : 4).map(number).join("  ")} …`})));
   }
   const [a, b] = found;
   if (found.length === 2 && a.vector.length > 1 && a.vector.length === b.vector.length && a.free === b.free && a.whole && b.whole) {

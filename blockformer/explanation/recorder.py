@@ -2,12 +2,13 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from weakref import ReferenceType, ref
 
 from docstring_parser import parse as parse_docstring
 from torch import Tensor, nn
 
+from blockformer.explanation.formulas import definition_of, formula_of, name_of
 from blockformer.explanation.sampling import Limits, chosen, sampled
 from blockformer.explanation.steps import Step
 from blockformer.explanation.value_axes import named_axes, output_axes
@@ -112,6 +113,9 @@ class Recorder:
         step = self._step(run, name, value)
         if known is not None:  # of an activation, which this block describes
             self.steps.remove(known)
+            function = cast("Component", self.model.get_submodule(known.path))
+            if (called := name_of(function)) and f"{called}(" in step.formula:
+                step.formula += f"; {definition_of(function)}"
             known.__dict__.update(step.__dict__)
             step = known
         self.steps.append(step)
@@ -125,7 +129,7 @@ class Recorder:
             axes, of = output_axes(block, value, self.model, self._length), list[Step]()
             caption, formula = "What the block reads.", ""
             if name == OUTPUT:
-                caption, formula = summary_of(block), block.formula
+                caption, formula = summary_of(block), formula_of(block)
                 known = None if run.given is None else self._find(run.given)
                 of = [] if known is None else [known]
         else:
@@ -187,7 +191,7 @@ class Recorder:
 
 def _formula(run: _Run, declared: Intermediate) -> str:
     """A formula with the numbers of the block, in the symbols of the values that it has recorded."""
-    text, values = declared.formula_of(run.block), run.block.intermediates
+    text, values = formula_of(run.block, declared), run.block.intermediates
     for name in declared.of:
         given, known = values.get(name), run.values.get(name)
         source = "" if given is None else next(iter(given.of), "")

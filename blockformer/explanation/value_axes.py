@@ -11,16 +11,24 @@ def named_axes(
 ) -> tuple[str, ...]:
     """The declared axes, with the leading axes of a norm's input and the rows of experts named."""
     if declared and declared[0] == "...":
-        guessed = output_axes(block, value, model, length) if len(declared) > 1 else leading_axes(value)
+        guessed = output_axes(block, value, model, length) if len(declared) > 1 else _leading_axes(block, value, model)
         return (*guessed[: len(guessed) - len(declared) + 1], *declared[1:])
     if isinstance(block, FeedForward) and block.site is not None and block.site.experts is not None:
         return ("row", *declared[1:])
     return declared
 
 
-def leading_axes(value: Tensor) -> tuple[str, ...]:
-    """Of a number for each vector: (B, T) or (B, T, H)."""
-    return ("token", "head")[: max(1, value.ndim - 1)]
+def _leading_axes(block: Component, value: Tensor, model: Model) -> tuple[str, ...]:
+    """Of a number for each vector: (B, T), (B, T, H) or (B, T, N)."""
+    return ("token",) if value.ndim < 3 else ("token", "stream" if _has_streams(block, model) else "head")
+
+
+def _has_streams(block: Component, model: Model) -> bool:
+    """Whether a block with four axes has vectors of residual streams, and not of heads."""
+    wiring = (Layer, Readout, Residual)
+    return isinstance(block, wiring) or any(
+        isinstance(part, wiring) and any(child is block for child in part.children()) for part in model.modules()
+    )
 
 
 def output_axes(block: Component, value: Tensor, model: Model, length: int) -> tuple[str, ...]:
@@ -39,10 +47,8 @@ def output_axes(block: Component, value: Tensor, model: Model, length: int) -> t
     if isinstance(block, Pooling):
         return ("width",)
     last = "width" if value.shape[-1] == model.dim else "unit"
-    if value.ndim == 4 and isinstance(block, Layer | Readout | Residual):
-        return ("token", "stream", "width")
     if value.ndim == 4:
-        return ("token", "head", "channel")
+        return ("token", "stream", "width") if _has_streams(block, model) else ("token", "head", "channel")
     if value.ndim == 2:  # rows of tokens, which a mixture of experts has flattened
         return ("token" if value.shape[0] == length else "row", last)
     return ("token", last) if value.ndim == 3 else tuple(f"axis {number}" for number in range(1, value.ndim))

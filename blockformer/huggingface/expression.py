@@ -145,7 +145,10 @@ class _Evaluator:
             raise ExpressionError(f"{ast.unparse(node)!r} exceeds {limits}, the limits of a power")
         if isinstance(node.op, ast.Mult | ast.Add) and _items(left, right, isinstance(node.op, ast.Mult)) > MAX_ITEMS:
             raise ExpressionError(f"{ast.unparse(node)!r} would have more than {MAX_ITEMS} items")
-        return _OPERATORS[type(node.op)](left, right)
+        result = _OPERATORS[type(node.op)](left, right)
+        if isinstance(result, complex):  # of a root of a negative number
+            raise ExpressionError(f"{ast.unparse(node)!r} has no real value")
+        return result
 
     def comparison(self, node: ast.Compare) -> bool:
         left = self.visit(node.left)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -12,11 +13,14 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from blockformer.assembly import check
 from blockformer.errors import UserError
 from blockformer.inspection.memory import PRECISIONS, Memory, memory
+from blockformer.training.activation_checkpointing import Checkpointing
 from blockformer.training.callbacks.metrics import BACKWARD
 from blockformer.training.optimizers import OptimizerSettings
 from blockformer.training.parallel.plan import Plan, apply_plan, make_plan
+from blockformer.training.parallel.sequence import stacks, sublayers
 from blockformer.training.parallel.shards import DATA, TENSOR
-from blocks.base import Layer
+from blocks.base import Layer, Stack
+from blocks.models.base import Model
 from registry import Recipe
 
 SPARE = 0.08  # of a device's memory, for its context, kernels' temporary memory and fragments of the allocator
@@ -85,14 +89,33 @@ class DevicePlan:
         precision: one of :data:`~blockformer.inspection.memory.PRECISIONS`.
         length: tokens in a sequence; None: the model's `max_length`.
         fused: whether attention with dropout has a kernel that saves no scores, as on a GPU.
+        checkpointing: what layers compute again in the backward pass instead of keeping it.
+        tokens: whether devices that split layers keep only their part of the tokens between sublayers.
     """
 
-    def __init__(self, recipe: Recipe, precision: str, length: int | None, *, fused: bool = True) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        precision: str,
+        length: int | None,
+        *,
+        fused: bool = True,
+        checkpointing: Checkpointing = "none",
+        tokens: bool = False,
+    ) -> None:
         self.recipe, self.precision, self.fused = recipe, precision, fused
+        self.checkpointing: Checkpointing = checkpointing
+        self.tokens = tokens
         self.model = check(recipe)
         self.length = self.model.max_length if length is None else length
         OptimizerSettings().choose_trained(self.model)
-        self._memory: Callable[[int, int], Memory] = cache(self._measured)
+        self._memory: Callable[[int, int, Checkpointing, bool], Memory] = cache(self._measured)
+
+    def but(self, checkpointing: Checkpointing, *, tokens: bool) -> "DevicePlan":
+        """The same with other checkpointing, and tokens that are split between sublayers or not."""
+        other = copy(self)  # what was measured is shared
+        other.checkpointing, other.tokens = checkpointing, tokens
+        return other
 
     def layouts(self, devices: int) -> Iterator[Layout]:
         """All ways to use some devices."""
@@ -111,28 +134,39 @@ class DevicePlan:
         if batch % layout.data:
             return Need(layout, refused=f"a batch of {batch} is not a multiple of {layout.data}")
         try:
-            plan = make_plan(self.model, layout.tensor) if layout.tensor > 1 else Plan(1)
+            plan = make_plan(self.model, layout.tensor, tokens=self.tokens) if layout.tensor > 1 else Plan(1)
         except UserError as error:
             return Need(layout, refused=str(error).removeprefix("--trainer.strategy tensor_parallel: "))
         rows = batch // layout.data
-        found = self._memory(rows, layout.tensor)
+        found = self._memory(rows, layout.tensor, self.checkpointing, self.tokens)
         need = Need(
             layout,
             rows,
             found.parameters,
             found.gradients,
             found.optimizer,
-            sum(found.activations.values()) - found.dropout * self.fused,
+            self._kept(found) + self._computed_again(found, rows, layout.tensor),
             found.logits + found.loss,
         )
         reduced = 2 * (layout.tensor - 1) / layout.tensor  # times its size that an all-reduce sends
         vectors = rows * self.length * self.model.dim * (4 if self.precision == "fp32" else 2)
-        sent = int(2 * len(plan.boundaries) / 2 * vectors * reduced)
+        gathers = 2 * sum(len(list(sublayers(stack))) for _, stack in stacks(self.model)) if plan.tokens else 0
+        sent = int((len(plan.boundaries) + gathers / 2) * vectors * reduced)
         if not layout.sharded:
             others = layout.data > 1
             averaged = int(2 * need.gradients * (layout.data - 1) / layout.data)
             return replace(need, exchange=need.gradients * others, sent=sent + averaged)
         return self._sharded(need, plan, sent)
+
+    def _kept(self, found: Memory) -> int:
+        return sum(found.activations.values()) - found.dropout * self.fused
+
+    def _computed_again(self, found: Memory, rows: int, tensor: int) -> int:
+        """What one layer has besides while the backward pass computes it again: the mean over all layers."""
+        if self.checkpointing == "none":
+            return 0
+        runs = sum(stack.depth for stack in self.model.modules() if isinstance(stack, Stack))
+        return (self._kept(self._memory(rows, tensor, "none", self.tokens)) - self._kept(found)) // max(1, runs)
 
     def _sharded(self, need: Need, plan: Plan, sent: int) -> Need:
         """With parameters, gradients and state of the optimizer in equal parts over the groups.
@@ -188,17 +222,16 @@ class DevicePlan:
         """Operations of a forward and a backward pass for one token."""
         return (1 + BACKWARD) * self.model.flops_per_token(self.length)
 
-    def _measured(self, rows: int, tensor: int) -> Memory:
+    def _measured(self, rows: int, tensor: int, checkpointing: Checkpointing, tokens: bool) -> Memory:
+        given = (self.recipe, self.precision, rows, self.length)
         if tensor == 1:
-            return memory(self.recipe, self.precision, rows, self.length)
+            return memory(*given, checkpointing=checkpointing)
         with _processes(tensor) as mesh:
-            return memory(
-                self.recipe,
-                self.precision,
-                rows,
-                self.length,
-                lambda model: apply_plan(make_plan(model, tensor), model, mesh),
-            )
+
+            def split(model: Model) -> None:
+                apply_plan(make_plan(model, tensor, tokens=tokens), model, mesh)
+
+            return memory(*given, split, checkpointing)
 
 
 @contextmanager

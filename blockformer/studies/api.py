@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from blockformer.errors import UserError
 from blockformer.files import write_text
 from blockformer.studies.commands import RUNS
@@ -18,11 +20,14 @@ from blockformer.studies.plan import make_plan
 from blockformer.studies.results import RESULTS_FILE, Results, looks_at, run_one, run_study, unfinished_look
 from blockformer.studies.run_result import Result
 from blockformer.studies.speed import When
+from blockformer.studies.stored_files import check_links, read_stored
 from blockformer.studies.study import Study, read_study
 from blockformer.studies.tables import as_csv, as_markdown
 from blockformer.studies.task_table import combined, table_as_csv, table_as_html, table_as_markdown
 
 ROOT = Path("comparisons")
+PAGES = {"results.csv": table_as_csv, "results.md": table_as_markdown, "report.html": table_as_html}
+_RESULTS = TypeAdapter(Results)
 
 
 def compare(
@@ -99,7 +104,7 @@ def execute(
 
     Each task of a study with several has such a folder of its own inside.
     """
-    places = parts_of(study, folder)
+    places = _places(study, folder)
     if len(places) > 1 and unfinished_seeds(study, folder):
         add_seeds = 0
     for part, place in places:
@@ -111,9 +116,8 @@ def execute(
     if not study.tasks:
         return found[folder.name]
     results = combined(study, {**_other_tasks(study, folder), **found})
-    pages = {"results.csv": table_as_csv, "results.md": table_as_markdown, "report.html": table_as_html}
     write_text(folder / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False))
-    for name, text in pages.items():
+    for name, text in PAGES.items():
         write_text(folder / name, text(results))
     return results
 
@@ -123,9 +127,13 @@ def _other_tasks(study: Study, folder: Path) -> dict[str, Results]:
     results: dict[str, Results] = {}
     for task in study.file.tasks:
         try:
-            results[task] = json.loads((folder / task / RESULTS_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue  # none yet, or damaged: running the task writes it anew
+            part = read_stored(folder / task, RESULTS_FILE, _RESULTS, "")
+            json.dumps(part, allow_nan=False)
+            for table in PAGES.values():
+                table({"study": study.name, "question": "", "tasks": {task: part}})
+        except Exception:  # of any class: none yet, or damaged in any way; running the task writes it anew
+            continue
+        results[task] = part
     return results
 
 
@@ -149,6 +157,18 @@ def parts_of(study: Study, folder: Path) -> list[tuple[Study, Path]]:
     return [(part, folder / part.name.rpartition("/")[2]) for part in study.tasks] or [(study, folder)]
 
 
+def _places(study: Study, folder: Path) -> list[tuple[Study, Path]]:
+    """:func:`parts_of`, after checking that nothing leads out of the folder.
+
+    Raises:
+        UserError: a link does.
+    """
+    places = parts_of(study, folder)
+    for place in dict.fromkeys([folder, *(place for _, place in places)]):
+        check_links(place)
+    return places
+
+
 def unfinished_seeds(study: Study, folder: Path) -> list[int]:
     """Seeds that were begun and have no results yet."""
     for part, place in parts_of(study, folder):
@@ -166,7 +186,7 @@ def execute_one(
     watch: Watch | None = None,
 ) -> Result:
     """Execute one run of a checked study in the study's folder, as an agent of a sweep does, without verdicts."""
-    for part, place in (places := parts_of(study, folder)):
+    for part, place in (places := _places(study, folder)):
         try:
             with _executor(part, folder, 1, options, watch) as executor:
                 return run_one(make_plan(part), executor, place, run_id)

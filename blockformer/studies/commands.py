@@ -10,15 +10,17 @@ from pathlib import Path
 
 import torch
 
-from blockformer.files import write_text
+from blockformer.files import open_to_append, write_text
 from blockformer.studies import processes
 from blockformer.studies.run import Run
 from blockformer.studies.run_labels import run_settings
 from blockformer.studies.run_result import RequestedFigures
 from blockformer.training.run_lock import RunLock
+from registry.text import printable
 
 RUNS = "runs"
 STOPPED = (130, 143, 129)  # exit status of a run that a signal has stopped
+TAIL = 2**16  # bytes of a log in which its last line is looked for
 STOP_WAIT = 60.0  # seconds for a run to save after it was asked to stop
 
 
@@ -80,7 +82,7 @@ class Commands:
         if self.stopping.is_set():
             return STOPPED[0], ""
         forked = place is None and _is_on_cpu(run)
-        with log.open("ab") as stream:
+        with open_to_append(log) as stream:
             try:
                 process = processes.begin(arguments, environment, stream, lock.inheritable, forked=forked)
             except OSError as error:
@@ -94,8 +96,7 @@ class Commands:
                 status = process.wait()
             finally:
                 self._running.discard(process)
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return STOPPED[0] if stopping else status, next((line for line in reversed(lines) if line.strip()), "")
+        return STOPPED[0] if stopping else status, _last_line(log)
 
     def log(self, run: Run) -> Path:
         """What a run prints."""
@@ -131,6 +132,14 @@ class Commands:
     def run_folder(self, run: Run) -> Path:
         """Where a run trains."""
         return self.folder / RUNS / run.id
+
+
+def _last_line(log: Path) -> str:
+    """The last line of output that is not empty."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - TAIL))
+        lines = stream.read().decode(errors="replace").split("\n")
+    return next((printable(line) for line in reversed(lines) if line.strip()), "")
 
 
 def _is_on_cpu(run: Run) -> bool:

@@ -7,8 +7,8 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,14 +16,20 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from blockformer.assembly import load
 from blockformer.data.mixed_samples import ORIGIN
 from blockformer.data.module import TextData
+from blockformer.data.options import files_read
 from blockformer.errors import UserError
 from blockformer.files import write_text
-from blockformer.training.objectives import ObjectiveSettings
+from blockformer.studies.stored_files import LARGEST, read_stored
+from blockformer.training.objectives import ObjectiveSettings, paths_read
+from blockformer.training.run_folder import signature_in
 from blockformer.training.score import IGNORED
+from blockformer.training.signature import is_signed
+from registry.files import read_bytes
 from registry.text import printable
 
 FIELDS = ("nll", "correct", "targets", "bytes")
@@ -31,6 +37,7 @@ SAMPLES = 1000
 SPAN = (2.5, 97.5)  # percentiles of the interval
 _APART = 2**40  # between the numbers of the documents of two sources
 Losses = dict[str, list[float]]  # by field, a number for each document
+_LOSSES = TypeAdapter(Losses)
 Split = Literal["validation", "test"]
 
 
@@ -51,7 +58,7 @@ def stored_losses(run: Path, store: Path, split: Split, limit: float | None = No
     try:
         losses = document_losses(run / "checkpoints" / "last.ckpt", run / "config.yaml", split, limit)
         text = json.dumps(losses, allow_nan=False)
-    except (UserError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of any class: a damaged file of the run; the verdicts do not depend on it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         print(f"note: {printable(run)} is left out of the resampled documents: {printable(reason)}", file=sys.stderr)
         return None
@@ -62,11 +69,11 @@ def stored_losses(run: Path, store: Path, split: Split, limit: float | None = No
 def _kept(store: Path) -> Losses | None:
     """What the file keeps; None: there is none, or it is damaged and made anew."""
     try:
-        found = json.loads(store.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_stored(store.parent, store.name, _LOSSES, "")
+    except (FileNotFoundError, UserError):
         return None
-    whole = isinstance(found, dict) and all(isinstance(found.get(field), list) for field in FIELDS)
-    return found if whole and len({len(found[field]) for field in FIELDS}) == 1 else None
+    whole = {*FIELDS} <= found.keys() and len({len(found[field]) for field in FIELDS}) == 1
+    return found if whole and all(map(math.isfinite, chain.from_iterable(found.values()))) else None
 
 
 def document_losses(checkpoint: Path, config: Path, split: Split, limit: float | None = None) -> Losses:
@@ -74,9 +81,10 @@ def document_losses(checkpoint: Path, config: Path, split: Split, limit: float |
 
     A document is what attention is limited to in packed rows, and a sample elsewhere.
     """
+    settings = yaml.safe_load(read_bytes(config, LARGEST))
+    _check_files(settings["data"], settings["objective"], config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load(checkpoint, device=device)
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     data = TextData(**settings["data"])
     objective = ObjectiveSettings(**settings["objective"]).objective
     if objective.pooled or objective.per_token:
@@ -104,6 +112,17 @@ def document_losses(checkpoint: Path, config: Path, split: Split, limit: float |
     return {field: np.bincount(position, row).tolist() for field, row in zip(FIELDS, summed, strict=True)}
 
 
+def _check_files(data: Mapping[str, Any], objective: Mapping[str, Any], config: Path) -> None:
+    """Check that this user has named the files that the settings of a run name, which may come from a stranger.
+
+    Raises:
+        UserError: another one has.
+    """
+    named = [data.get(key) for key in files_read(data)] + [objective.get(key) for key in paths_read(objective)]
+    if any(named) and not is_signed(data, objective, signature_in(config)):
+        raise UserError("its data files were named by another user or on another machine, and such paths are not read")
+
+
 def resampled(variant: Sequence[Losses], base: Sequence[Losses], figure: str) -> dict[str, float] | None:
     """The middle 95 % of the difference of two variants over resampled sets of documents (Efron 1979).
 
@@ -126,8 +145,9 @@ def resampled(variant: Sequence[Losses], base: Sequence[Losses], figure: str) ->
         return np.mean([(draws @ np.array(run[above])) / (draws @ np.array(run[below])) for run in runs], axis=0)
 
     unit = math.log(2) if figure == "bits_per_byte" else 1.0
-    low, high = np.percentile((means(variant) - means(base)) / unit, SPAN)
-    return {"low": float(low), "high": float(high), "documents": number}
+    with np.errstate(divide="ignore", invalid="ignore"):  # of texts whose sizes are not known
+        low, high = np.percentile((means(variant) - means(base)) / unit, SPAN)
+    return {"low": float(low), "high": float(high), "documents": number} if math.isfinite(low + high) else None
 
 
 def _units(batch: dict[str, torch.Tensor], begun: Counter[int]) -> torch.Tensor:

@@ -1,9 +1,11 @@
 """Engines that call functions in jobs of SLURM or tasks of Ray."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Protocol
 
 from blockformer.errors import UserError
@@ -61,7 +63,7 @@ class Slurm:
     """Jobs of SLURM, submitted as an array by submitit.
 
     Args:
-        folder: for scripts, logs and pickled results; all machines must see it.
+        folder: in a new folder of which scripts, logs and pickled results lie; all machines must see it.
         options: `time` in minutes, `partition`, `cpus`, `gpus` and `memory` in GB of a job; `cluster=local` runs the
             jobs on this machine. Others are options of sbatch, such as `account`.
     """
@@ -74,7 +76,8 @@ class Slurm:
             raise UserError("--engine slurm: needs --engine-option time=MINUTES: how long a job may take")
         settings: dict[str, Any] = {to: number(key, rest.pop(key)) for key, to in NUMBERS.items() if key in rest}
         try:
-            self._executor = submitit.AutoExecutor(folder=folder, cluster=rest.pop("cluster", "slurm"))
+            place = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{token_hex(4)}"  # new: results are read with pickle
+            self._executor = submitit.AutoExecutor(folder=place, cluster=rest.pop("cluster", "slurm"))
             if "partition" in rest:
                 settings["slurm_partition"] = rest.pop("partition")
             self._executor.update_parameters(**settings, name="blockformer-compare", slurm_additional_parameters=rest)

@@ -1,7 +1,7 @@
 """Make the variants of a study as large as its base, by changing the keys that the study names."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from registry import Problem, Recipe, RecipeError, load_recipe
 
 EMBEDDING_SLOTS = ("embedding", "input_positions", "head")
 MOST = 1 << 20  # largest value that a key is tried with
-FEW = 64  # values that are tried one by one where they have no common distance
+FEW, MANY = 64, 512  # values that are tried one by one where they have no common distance; of more, only divisors
 UNITS: Mapping[Quantity, str] = {
     "parameters": "parameters",
     "non_embedding": "parameters outside embeddings",
@@ -146,15 +146,20 @@ def _step(size: Callable[[int], float | None], start: int, multiple: int) -> int
     return None
 
 
-def _divisors(number: int) -> Iterator[int]:
-    yield from (divisor for divisor in range(1, number + 1) if number % divisor == 0)
+def _divisors(number: int) -> list[int]:
+    """All divisors up to :data:`MOST`, ascending."""
+    small = [divisor for divisor in range(1, min(math.isqrt(number), MOST) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small if number // divisor <= MOST)})
 
 
 def _closest(size: Callable[[int], float | None], start: int, target: float, multiple: int) -> int:
     """The valid value with the size closest to ``target``."""
     step = _step(size, start, multiple)
     if step is None:
-        valid = [value for value in range(multiple, max(FEW, 2 * start) + 1, multiple) if size(value) is not None]
+        tried = range(multiple, max(FEW, 2 * start) + 1, multiple)
+        if len(tried) > MANY:
+            tried = [divisor for divisor in _divisors(2 * start) if divisor % multiple == 0]
+        valid = [value for value in tried if size(value) is not None]
         return min(valid or [start], key=lambda value: _off(size(value) or math.inf, target))
     return _bisected(size, start, target, step)
 

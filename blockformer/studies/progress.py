@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -13,10 +14,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from blockformer.errors import UserError
 from blockformer.studies.commands import RUNS
 from blockformer.studies.execution import Watch
 from blockformer.studies.run import Run
-from blockformer.studies.run_result import RESULTS
+from blockformer.studies.run_result import is_number, stored
+from registry.files import open_file
 
 TAIL = 8192  # bytes of metrics that are read at a time
 SHOWN = 8  # finished runs in the table; those before are counted
@@ -120,13 +123,10 @@ class Progress(Watch):
         return sum(shown.word in (*DONE, "failed") for shown in self._runs.values())
 
     def _read_result(self, shown: _Shown) -> None:
-        path = self.folder / RESULTS / f"{shown.run.id}.json"
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            shown.word, shown.figure = result["status"], result["figure"]
-            shown.took = shown.took or result["seconds"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return  # none yet, or damaged: the executor says so
+        with suppress(UserError):  # damaged: the executor says so
+            if (result := stored(self.folder, shown.run)) is not None:
+                shown.word, shown.figure = result.status, result.figure
+                shown.took = shown.took or result.seconds
 
     def _state(self, run: Run) -> tuple[int, int, float | None, float | None]:
         """Step, number of steps, loss, and seconds left of a run, from its metrics."""
@@ -147,7 +147,7 @@ class Progress(Watch):
 def _last_rows(path: Path) -> list[dict[str, float]]:
     """The last rows of a file of metrics that another process writes."""
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             stream.seek(max(0, path.stat().st_size - TAIL))
             lines = stream.read().split(b"\n")
     except OSError:
@@ -158,7 +158,7 @@ def _last_rows(path: Path) -> list[dict[str, float]]:
             rows.append(json.loads(line))
         except ValueError:
             continue  # the first one is cut
-    return [row for row in rows if isinstance(row, dict)]
+    return [{key: value for key, value in row.items() if is_number(value)} for row in rows if isinstance(row, dict)]
 
 
 def _number(value: float | None) -> str:

@@ -4,10 +4,13 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
@@ -22,10 +25,31 @@ from blockformer.studies.plan import Plan
 from blockformer.studies.run_result import Result
 from blockformer.studies.speed import When, speed_of
 from blockformer.studies.statistics import Verdict, judge
+from blockformer.studies.stored_files import read_stored
 from blockformer.studies.study import BASE, Study
+from blockformer.studies.study_file import SEEDS
 
 PLAN, LOOKS, RESULTS_FILE, DOCUMENTS = "plan.json", "looks.json", "results.json", "documents"
 Results = dict[str, Any]
+MOST_SEEDS = 1000  # that are added at once
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """The plan as it was when the first run began."""
+
+    hash: str
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """The part of earlier results that a continued study needs."""
+
+    looks: list[list[int]] = field(default_factory=list[list[int]])
+
+
+_REGISTERED, _LOOKED, _LOOKS = TypeAdapter(_Registered), TypeAdapter(_Looked), TypeAdapter(list[list[int]])
 
 
 def run_study(
@@ -60,8 +84,8 @@ def run_study(
     results["documents"] = _over_documents(plan, executor, answers)
     results |= {
         "plan": plan.as_data(),
-        "exploratory": registered["hash"] != plan.hash,
-        "changed": _changed(registered["content"], plan.content()),
+        "exploratory": registered.hash != plan.hash,
+        "changed": _changed(registered.content, plan.content()),
         "learning_rates": rates.best,
         "rates_at_edge": rates.at_edge,
         "tuning": [asdict(result) for result in rates.runs],
@@ -151,13 +175,19 @@ def _mean(scores: Mapping[int, float]) -> float | None:
     return mean(finite) if finite else None
 
 
-def _registered(plan: Plan, folder: Path) -> dict[str, Any]:
+def _registered(plan: Plan, folder: Path) -> _Registered:
     """The plan as it was when the first run began; written once."""
-    path = folder / PLAN
-    if not path.is_file():
+    try:
+        return _plan_in(folder)
+    except FileNotFoundError:
         data = {"hash": plan.hash, "content": plan.content(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_text(path, json.dumps(data, indent=1, sort_keys=True))
-    return _read(path)
+        write_text(folder / PLAN, json.dumps(data, indent=1, sort_keys=True))
+        return _plan_in(folder)
+
+
+def _plan_in(folder: Path) -> _Registered:
+    remedy = "restore it, or remove it, and the study is taken as it is now for what was planned"
+    return read_stored(folder, PLAN, _REGISTERED, remedy)
 
 
 def looks_at(study: Study, folder: Path, add_seeds: int = 0) -> list[list[int]]:
@@ -170,29 +200,30 @@ def looks_at(study: Study, folder: Path, add_seeds: int = 0) -> list[list[int]]:
         study: the study.
         folder: its folder.
         add_seeds: how many to add.
+
+    Raises:
+        UserError: what the folder holds is damaged, or there are too many seeds.
     """
-    path, first = folder / LOOKS, list(study.seeds)
-    added: list[list[int]] = _read(path) if path.is_file() else []
+    first, added = list(study.seeds), list[list[int]]()
+    with suppress(FileNotFoundError):
+        added = read_stored(folder, LOOKS, _LOOKS, "restore it, or remove it and add the seeds again")
     looks = [first, *filter(None, ([seed for seed in look if seed not in first] for look in added))]
     if add_seeds and not unfinished_look(folder, looks):
         last = max(seed for look in looks for seed in look)
+        if add_seeds > MOST_SEEDS or last + add_seeds >= SEEDS:
+            most = min(MOST_SEEDS, SEEDS - 1 - last)
+            raise UserError(f"--add-seeds {add_seeds}: at most {most} can be added")
         looks.append(list(range(last + 1, last + 1 + add_seeds)))
-        write_text(path, json.dumps(looks[1:]))
+        write_text(folder / LOOKS, json.dumps(looks[1:]))
     return looks
 
 
 def unfinished_look(folder: Path, looks: Sequence[list[int]]) -> list[int]:
     """The seeds of the first look that the results in the folder do not rest on; empty: there is none."""
-    path = folder / RESULTS_FILE
-    looked = _read(path).get("looks", []) if path.is_file() else []
+    looked: list[list[int]] = []
+    with suppress(FileNotFoundError):
+        looked = read_stored(folder, RESULTS_FILE, _LOOKED, "remove it, and repeat the command").looks
     return next((look for index, look in enumerate(looks) if looked[index : index + 1] != [look]), [])
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: is damaged: {error}") from error
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

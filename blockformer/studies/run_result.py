@@ -5,13 +5,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
 from blockformer.studies.figures import of_validations
 from blockformer.studies.fit_settings import DEFAULT_BATCH, DEFAULT_LENGTH
 from blockformer.studies.run import Purpose, Run
+from blockformer.studies.stored_files import read_stored
 from blockformer.training.loggers.file_logger import read_rows
 
 RESULTS = "results"
@@ -43,6 +46,11 @@ class Result:
     figures: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+_RESULT = TypeAdapter(Result)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class RequestedFigures:
     def evaluated(self, folder: Path, stage: str, suffix: str) -> dict[str, float]:
         """The figures of the last evaluation of the run in this folder."""
         row = read_rows(folder / "evaluations.jsonl")[-1]
-        return {f"{key}{suffix}": value for key, value in row.items() if key.startswith(stage) and _finite(value)}
+        return {f"{key}{suffix}": value for key, value in row.items() if key.startswith(stage) and is_number(value)}
 
     def result(self, folder: Path, run: Run) -> Result | None:
         """The stored result of a run; None: it has none yet, or not all figures that are wanted.
@@ -100,13 +108,14 @@ def stored(folder: Path, run: Run) -> Result | None:
     Raises:
         UserError: the file is damaged.
     """
-    path = folder / RESULTS / f"{run.id}.json"
+    remedy = "remove it, and the run is repeated"
     try:
-        return Result(**json.loads(path.read_text(encoding="utf-8")))
+        found = read_stored(folder, f"{RESULTS}/{run.id}.json", _RESULT, remedy)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: is damaged; remove it, and the run is repeated") from error
+    if (found.id, found.variant, found.seed) != (run.id, run.variant, run.seed):
+        raise UserError(f"{folder / RESULTS / run.id}.json: is the result of another run; {remedy}")
+    return found
 
 
 def store(folder: Path, result: Result) -> None:
@@ -147,11 +156,12 @@ def _validations(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, float]
     """Step, tokens, seconds and figures of each validation, with the training losses of sources that came before it."""
     sources: dict[str, float] = {}
     for row in rows:
-        sources |= {key: value for key, value in row.items() if key.startswith("train/loss/") and _finite(value)}
+        sources |= {key: value for key, value in row.items() if key.startswith("train/loss/") and is_number(value)}
         if "val/loss" in row:
             kept = {key: value for key, value in row.items() if key in _PLACE or key.startswith(("val/", "eval/"))}
-            yield {key: value for key, value in kept.items() if _finite(value)} | sources
+            yield {key: value for key, value in kept.items() if is_number(value)} | sources
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

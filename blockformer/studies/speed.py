@@ -1,14 +1,15 @@
 """Tokens per second and peak memory of each variant, measured in turns while no run of the study is executed."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter
 
 from blockformer.errors import UserError
 from blockformer.files import as_json, write_text
@@ -17,6 +18,7 @@ from blockformer.studies.context import environment
 from blockformer.studies.execution import WAIT, Executor
 from blockformer.studies.plan import Plan, length_of_data
 from blockformer.studies.run import digest
+from blockformer.studies.stored_files import read_stored
 from blockformer.studies.study import BASE
 from blockformer.studies.training_step import TrainingStep, peak_memory
 from blockformer.training.run_lock import RunLock
@@ -27,6 +29,7 @@ ROUNDS = 5
 SHORTEST = 0.3  # seconds of a turn of the base
 STEPS = (3, 100)  # fewest and most steps in a turn
 When = Literal["once", "again", "never"]
+_HOW = ("rounds", "steps of a turn")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,20 @@ class Speed:
     peak_memory: int
     rounds: list[float]
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What was measured, and for which variants and settings."""
+
+    key: str
+    speed: dict[str, Speed]
+    speed_environment: dict[str, str | int]
+
+
+_STORED = TypeAdapter(_Stored)
+
 
 def speed_of(plan: Plan, executor: Executor, place: Path, when: When) -> dict[str, Any]:
     """The entries `speed`, by variant, and `speed_environment` of a study's results; measured once in a study's folder.
@@ -60,22 +77,22 @@ def speed_of(plan: Plan, executor: Executor, place: Path, when: When) -> dict[st
     """
     if when == "never":
         return {}
-    path, length = place / SPEED, length_of_data(plan.study)
+    length = length_of_data(plan.study)
     recipes = {name: plan.variants[name].recipe for name in plan.trained}
     key = digest([{name: recipe.hash for name, recipe in recipes.items()}, plan.study.file.fit, length])
-    before = _read(path, key)
+    before = _read(place, key)
     while when == "again" or before is None:
         try:
             lock = RunLock(executor.folder / CLAIMS / "speed", quiet=True)
         except UserError:
             time.sleep(WAIT)  # another process measures
-            when, before = "once", _read(path, key)
+            when, before = "once", _read(place, key)
             continue
         try:
-            before = None if when == "again" else _read(path, key)
+            before = None if when == "again" else _read(place, key)
             if before is None:
                 before = executor.call(partial(measured, recipes, plan.study.file.fit, length))
-                write_text(path, as_json({"key": key, **before}, indent=1))
+                write_text(place / SPEED, as_json({"key": key, **before}, indent=1))
         except Exception as error:  # of any kind, such as too little memory: the verdicts do not depend on it
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             print(f"note: the speed could not be measured: {reason}", file=sys.stderr)
@@ -83,7 +100,7 @@ def speed_of(plan: Plan, executor: Executor, place: Path, when: When) -> dict[st
         finally:
             lock.release()
         break
-    return {name: value for name, value in before.items() if name != "key"}
+    return before
 
 
 def measured(recipes: Mapping[str, Recipe], fit: Mapping[str, Mapping[str, Any]], length: int) -> dict[str, Any]:
@@ -121,7 +138,7 @@ def measured(recipes: Mapping[str, Recipe], fit: Mapping[str, Mapping[str, Any]]
             )
             for name in recipes
         },
-        "speed_environment": {**environment(), "rounds": ROUNDS, "steps of a turn": steps},
+        "speed_environment": environment() | dict(zip(_HOW, (ROUNDS, steps), strict=True)),
     }
 
 
@@ -132,10 +149,12 @@ def _seconds(step: Callable[[], None], times: int) -> float:
     return time.perf_counter() - begun
 
 
-def _read(path: Path, key: str) -> dict[str, Any] | None:
-    """What was measured for these variants and settings; None: nothing."""
+def _read(place: Path, key: str) -> dict[str, Any] | None:
+    """What was measured for these variants and settings; None: nothing, or it is damaged and measured anew."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_stored(place, SPEED, _STORED, "")
+    except (FileNotFoundError, UserError):
         return None
-    return found if isinstance(found, dict) and found.get("key") == key else None
+    if found.key != key or not {*environment(), *_HOW} <= found.speed_environment.keys():
+        return None
+    return {key: value for key, value in asdict(found).items() if key != "key"}

@@ -16,7 +16,8 @@ FOLDERS = ("claims", "configs", "documents", "logs", "results", "runs", "slurm",
 FIGURE = r"^(val/[a-z_]+(@\d+x)?|test/[a-z_]+|(val|test)/(loss|bits_per_byte)/[\w-]+|train/loss/[\w-]+|eval/[\w-]+/.+)$"
 Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Keys = tuple[str, ...]
-Seed = Annotated[int, Field(ge=0, lt=1_000_000)]
+SEEDS = 1_000_000  # that there are
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Source = Literal["initial", "dropout", "order"]  # of differences between the runs of a variant
 Quantity = Literal["none", "parameters", "non_embedding", "active", "flops", "cache"]
 

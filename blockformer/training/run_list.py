@@ -18,6 +18,7 @@ OF_A_RUN = (FACTS, METRICS, "config.yaml")
 STUDY = ("plan.json", "runs")
 FRESH = 30.0  # seconds without a sign of life, which a run gives every 5, after which it has stopped
 LARGEST = 1 << 24  # bytes of a file that a run writes once
+LARGEST_METRICS = 1 << 30  # bytes
 DEEPEST = 100  # levels of lists and mappings in it
 SETTINGS = ("data", "optimizer", "trainer", "model", "seed_everything", "init_from", "plugin")
 State = Literal["running", "finished", "stopped", "diverged", "damaged", "study", "no run"]
@@ -177,7 +178,13 @@ def _steps(facts: Mapping[str, Any]) -> int | None:
 
 
 def _rows(path: Path) -> list[Row]:
-    """The rows of metrics; none if nothing was reported yet."""
+    """The rows of metrics; none if nothing was reported yet.
+
+    Raises:
+        UserError: the file is larger than what fits into the memory beside those of other runs.
+    """
+    if path.is_file() and (size := path.stat().st_size) > LARGEST_METRICS:
+        raise UserError(f"{path}: has {size:,} bytes, and at most {LARGEST_METRICS:,} are listed")
     return read_rows(path, lambda row: type(row.get("step")) is int) if path.exists() else []
 
 

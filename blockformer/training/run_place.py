@@ -69,7 +69,7 @@ def place_of_fit(
         dry: whether nothing is to be written.
 
     Raises:
-        UserError: another run has the folder, or is training in it.
+        UserError: another run has the folder, or is training in it, or a folder inside it is a link.
     """
     home = folder_of(checkpoint) if checkpoint is not None else None
     folder = Path(run.root) / run.name if run.name else home or named
@@ -84,6 +84,7 @@ def place_of_fit(
     lock = lock_new(Path(run.root), default_name(variant)) if folder is None else RunLock(folder)
     os.environ[_SHARED] = str(lock.folder)
     try:
+        _check_links(lock.folder)
         remove_drafts(lock.folder, but=RESULTS)
         remove_drafts(lock.folder / CHECKPOINTS)  # also of a run that has ended, which nothing else visits again
         if continues:
@@ -93,6 +94,17 @@ def place_of_fit(
     except BaseException:
         lock.release()
         raise
+
+
+def _check_links(folder: Path) -> None:
+    """Check that no folder of a run is a link, through which a run from elsewhere would replace files of others.
+
+    Raises:
+        UserError: one is.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and path.is_dir():
+            raise UserError(f"{path}: is a link to a folder, and a run writes into its own: put a folder in its place")
 
 
 def _new_run(lock: RunLock, checkpoint: Path | None, settings: str, *, asked: bool, forks: bool) -> Place:

@@ -28,8 +28,9 @@ Settings = dict[str, Any]
 LONGEST = 1000  # characters of a text
 _TAKEN = {
     "trainer": (
-        *("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "precision", "log_every_n_steps"),
-        *("val_check_interval", "check_val_every_n_epoch", "limit_train_batches", "limit_val_batches"),
+        *("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+        *("precision", "log_every_n_steps", "val_check_interval", "check_val_every_n_epoch"),
+        *("limit_train_batches", "limit_val_batches", "overfit_batches"),
     ),
     "run": (
         *("variant", "save_every", "checkpoint", "keep_last", "keep_best"),

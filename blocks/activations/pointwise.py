@@ -134,7 +134,7 @@ class Softplus(Activation):
 class Tanh(Activation):
     """tanh(x)."""
 
-    formula = "y = tanh(x) = (exp(x) - exp(-x)) / (exp(x) + exp(-x))"
+    formula = "y = (exp(x) - exp(-x)) / (exp(x) + exp(-x))"
 
     def __init__(self) -> None:
         super().__init__()

@@ -139,7 +139,9 @@ class CrossAttention(Mixer):
         record_scores(self, q, k, visible, scoring)
         y = self.attend(q, k, v, visible, scoring)  # (B, H, T, K)
         self.record(weighted=y)
-        y = normalise(y, self.out_norm, self.out_over)
+        if self.out_norm is not None:
+            y = normalise(y, self.out_norm, self.out_over)
+            self.record(normed=y)
         if self.gate is not None and self.gate_activation is not None:
             y = y * self.gate_activation(self.gate(x))  # (B, H, T, K) or (B, H, T, 1)
             self.record(gated=y)

@@ -117,7 +117,7 @@ class DifferentialAttention(Mixer):
         self.positions = positions(site.resized(self.head_dim, heads))
         self.local_heads = LocalHeads()
 
-    def constants(self) -> Mapping[str, float]:
+    def deviations(self) -> Mapping[str, float]:
         return dict.fromkeys(("a1", "b1", "a2", "b2"), 0.1)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:

@@ -28,6 +28,10 @@ class FourierMixing(Mixer):
         self.norm = "ortho" if orthonormal else "backward"
         self.factor = 1.0 if orthonormal else site.width_multiplier**-0.5  # the sum over D is as large at all widths
 
+    @property
+    def zero_at_zero(self) -> bool:
+        return False
+
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if not x.numel():
             return x

@@ -24,19 +24,19 @@ PROJECTED: Mapping[str, Intermediate] = {
     "placed_q": Intermediate(
         "The queries as the scores use them, with the norm, clipping and positions that this model has.",
         HEADS,
-        "Q' = place(Q)",
+        "Q' = {placed_q}",
         ("q",),
     ),
     "placed_k": Intermediate(
         "The keys as the scores use them, with the norm, clipping and positions that this model has.",
         KEYS,
-        "K' = place(K)",
+        "K' = {placed_k}",
         ("k",),
     ),
     "placed_v": Intermediate(
         "The values as they are averaged, with the norm, clipping and scaling that this model has.",
         KEYS,
-        "V' = place(V)",
+        "V' = {value_scale:*}clip(v_norm(V))",
         ("v",),
     ),
 }
@@ -76,7 +76,10 @@ SCORED: Mapping[str, Intermediate] = {
         "Y = A V'",
         ("weights", "placed_v"),
     ),
-    "gated": Intermediate("The outputs of the heads times their gates.", HEADS, "Y * gate(X)", ("weighted",)),
+    "normed": Intermediate("The outputs of the heads after their norm.", HEADS, "Y' = out_norm(Y)", ("weighted",)),
+    "gated": Intermediate(
+        "The outputs of the heads times their gates.", HEADS, "Y' * gate_activation(X W_gate)", ("normed",)
+    ),
     "joined": Intermediate(
         "The outputs of the heads side by side, in one vector for each token.",
         ("token", "feature"),
@@ -101,13 +104,13 @@ CAPPED_ATTENTION: Mapping[str, Intermediate] = {
     "capped": CAPPED,
     "biased": replace(SCORED["biased"], of=("capped",)),
 }
-"""Of an attention that can bound its scores."""
+"""Of an attention that can bound its scores; its ``placed_q`` and ``placed_k`` are formulas."""
 SELF_ATTENTION: Mapping[str, Intermediate] = {
     **CAPPED_ATTENTION,
     "latent": Intermediate(
         "One narrow vector for each token, with the norm that this model has, from which its query and key are made.",
         ("token", "state"),
-        "C = norm(X W_C{qk_down:+ b_C})",
+        "C = qk_rank_norm(X W_C{qk_down:+ b_C})",
         ("input",),
     ),
     "q": replace(PROJECTED["q"], formula="Q = C W_Q{q:+ b_Q}", of=("latent",)),
@@ -118,12 +121,23 @@ CROSS_ATTENTION: Mapping[str, Intermediate] = {
     **CAPPED_ATTENTION,
     "memory": Intermediate("The encoder's output, a vector for each token of the source.", ("key", "width"), "M"),
     "q": Intermediate(
-        "The query of each token: what it looks for in the source.", HEADS, "Q = X W_Q{q:+ b_Q}", ("input",)
+        "The query of each token: what it looks for in the source.",
+        HEADS,
+        "Q = clip(q_norm(X W_Q{q:+ b_Q}))",
+        ("input",),
     ),
     "k": Intermediate(
-        "The key of each token of the source: what it is found by.", KEYS, "K = M W_K{k:+ b_K}", ("memory",)
+        "The key of each token of the source: what it is found by.",
+        KEYS,
+        "K = clip(k_norm(M W_K{k:+ b_K}))",
+        ("memory",),
     ),
-    "v": Intermediate("The value of each token of the source: what it gives.", KEYS, "V = M W_V{v:+ b_V}", ("memory",)),
+    "v": Intermediate(
+        "The value of each token of the source: what it gives.", KEYS, "V = clip(M W_V{v:+ b_V})", ("memory",)
+    ),
+    "placed_q": replace(PROJECTED["placed_q"], formula="Q' = Q"),
+    "placed_k": replace(PROJECTED["placed_k"], formula="K' = K"),
+    "placed_v": replace(PROJECTED["placed_v"], formula="V' = V"),
 }
 """Of a decoder's attention to the encoder's output."""
 

@@ -239,7 +239,9 @@ class MultiHeadAttention(QueriesKeysValues):
 
     def _joined(self, y: Tensor, x: Tensor) -> Tensor:
         """(B, H, T, V) -> (B, T, H * V), after norm and gate."""
-        y = normalise(y, self.out_norm, self.out_over)
+        if self.out_norm is not None:
+            y = normalise(y, self.out_norm, self.out_over)
+            self.record(normed=y)
         if self.gate is not None and self.gate_activation is not None:
             y = y * self.gate_activation(self.gate(x))  # (B, H, T, V) or (B, H, T, 1)
             self.record(gated=y)

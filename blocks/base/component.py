@@ -18,12 +18,14 @@ class Component(nn.Module, Block):
     Attributes:
         outputs: names of child modules whose output is added to the residual stream, which some inits scale by depth.
         is_noop: True for a block that does nothing, so that its parent leaves the sublayer out.
+        symbol: its name as a function in the formulas of a block around it; empty: the name it is registered under.
         intermediates: what the values mean that its forward pass gives to :meth:`record`, by name, and its ``output``.
         listener: takes the recorded values; None: they are not recorded.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ()
     is_noop: ClassVar[bool] = False
+    symbol: ClassVar[str] = ""
     intermediates: ClassVar[Mapping[str, Intermediate]] = {}
     listener: Listener | None = None
 
@@ -33,11 +35,20 @@ class Component(nn.Module, Block):
         if site is not None and (place := site.place) not in self.capabilities.places:
             raise UnfitError(f"does not {PLACES[place]}", lambda block: place in block.capabilities.places)
 
+    @property
+    def has_base(self) -> bool:
+        return "_modules" in vars(self)
+
     @classmethod
     def placeholder(cls) -> Self:
         block = cls.__new__(cls)
         nn.Module.__init__(block)
         return block
+
+    @property
+    def zero_at_zero(self) -> bool:
+        """Whether a mixer or feed-forward starts by giving 0 if the weights of all ``outputs`` in it are set to 0."""
+        return not self.is_noop
 
     @property
     def recording(self) -> bool:
@@ -60,6 +71,10 @@ class Component(nn.Module, Block):
 
         A sequence gives one value per index of the last axis.
         """
+        return {}
+
+    def deviations(self) -> Mapping[str, float]:
+        """Standard deviations of parameters that are drawn from a normal distribution whatever the init is, by name."""
         return {}
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:

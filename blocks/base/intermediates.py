@@ -31,8 +31,11 @@ class Intermediate:
             that begin with ``row`` or belong to rows of tokens, as a router's do, have no axis of the batch.
         formula: how it is computed, such as ``Q K^T``; ``{name}`` is an attribute of the block, and ``{name:root}`` is
             written as a square root if it is one: ``1/sqrt(64)`` instead of 0.125. ``{name:+ b}`` is `` + b`` if the
-            projection of this name has a bias, or the parameter exists, else nothing. Of values in ``of`` that are not
-            recorded, the symbol is replaced by that of the value it is computed from: Q' by Q.
+            projection of this name has a bias, or the parameter exists, else nothing; ``{name:* w}`` likewise, and
+            ``{name:*}`` is ``3 * `` for the number 3, ``{name:+}`` is `` + 3``, and nothing where that changes nothing.
+            The name of a block in this block, before a bracket, is shown as that block's own name: ``norm(x)`` as
+            ``RMSNorm(x)``; None is left out. Of values in ``of`` that are not recorded, the symbol is replaced by that
+            of the value it is computed from: Q' by Q.
         of: names of the values of this block that it is computed from; ``input`` is the block's own input.
     """
 
@@ -66,7 +69,11 @@ class _Attributes(dict[str, Any]):
 
 class _Numbers(Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
-        if format_spec.startswith("+"):
+        if format_spec == "*":
+            return "" if value in (None, 1) else f"{_as_decimal(value)} * "
+        if format_spec == "+":
+            return "" if value in (None, 0) else f" + {_as_decimal(value)}"
+        if format_spec.startswith(("+", "*")):
             given = value.bias if isinstance(value, nn.Linear) else value
             return "" if given is None else f" {format_spec}"
         if not isinstance(value, int | float):

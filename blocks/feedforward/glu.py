@@ -38,13 +38,13 @@ class GLU(Expert):
         gate_input=Intermediate(
             "The gate of each hidden unit, before the activation.",
             ("token", "unit"),
-            "G = X W_gate{gate:+ b_gate}",
+            "G = limit({gate_scale:*}X W_gate{gate:+ b_gate})",
             ("input",),
         ),
         hidden=Intermediate(
             "What each hidden unit passes on where its gate is open.",
             ("token", "unit"),
-            "H = X W_up{up:+ b_up}",
+            "H = limit(X W_up{up:+ b_up}){up_offset:+}",
             ("input",),
         ),
         activated=Intermediate(
@@ -56,7 +56,7 @@ class GLU(Expert):
         output=Intermediate(
             "The units that fire write their vectors, weighted, into the update of the stream.",
             ("token", "width"),
-            "A W_down{down:+ b_down}",
+            "inner_norm(A) W_down{down:+ b_down}",
             ("activated",),
         ),
     )

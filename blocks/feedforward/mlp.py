@@ -44,7 +44,7 @@ class MLP(Expert):
         output=Intermediate(
             "The units that fire write their vectors, weighted, into the update of the stream.",
             ("token", "width"),
-            "A W_down{down:+ b_down}",
+            "inner_norm(A) W_down{down:+ b_down}",
             ("activated",),
         ),
     )

@@ -63,7 +63,7 @@ class MixtureOfExperts(FeedForward):
         output=Intermediate(
             "The outputs of a token's experts, summed with the router's weights.",
             ("token", "width"),
-            "sum_e w_e expert_e(x)",
+            "out_norm(sum_e w_e expert_e(norm(x)){bias:+ b}){shared_term}",
             ("expert_outputs",),
         ),
     )
@@ -102,6 +102,12 @@ class MixtureOfExperts(FeedForward):
         self.bias = nn.Parameter(torch.zeros(site.dim)) if bias else None
         self.norm, self.out_norm = norm(site) if norm else None, out_norm(site) if out_norm else None
 
+    @property
+    def shared_term(self) -> str:
+        """The part of the output's formula that the shared feed-forward adds."""
+        gate = "" if self.shared_gate is None else "sigmoid(x W_s) * "
+        return "" if self.shared is None else f" + {gate}shared(x)"
+
     def constants(self) -> Mapping[str, float]:
         return {"bias": 0.0}
 
@@ -117,6 +123,10 @@ class MixtureOfExperts(FeedForward):
     def fallback_names(self) -> Mapping[str, str]:
         """From a plain feed-forward, each expert starts as a copy of it."""
         return {f"experts.{name}": name for name, _ in self.experts.named_parameters()}
+
+    @property
+    def zero_at_zero(self) -> bool:
+        return self.identities == 0 and self.experts.zero_at_zero and (self.shared is None or self.shared.zero_at_zero)
 
     def prepare(self, context: Context) -> None:
         self.router.prepare(context)

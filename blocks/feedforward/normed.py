@@ -37,6 +37,10 @@ class NormedFeedForward(FeedForward):
         if self.inner.is_noop:
             raise ValueError("inner is none, which has nothing to normalise; choose another feed-forward")
 
+    @property
+    def zero_at_zero(self) -> bool:
+        return self.inner.zero_at_zero
+
     def prepare(self, context: Context) -> None:
         self.inner.prepare(context)
 

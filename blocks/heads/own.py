@@ -25,7 +25,10 @@ class OwnHead(Head):
     formula = "logits = W transform(x) + b"
     intermediates = described(
         output=Intermediate(
-            "The logits: a score of each token of the vocabulary.", ("token", "vocabulary"), "L = x W", ("input",)
+            "The logits: a score of each token of the vocabulary.",
+            ("token", "vocabulary"),
+            "L = softcap({logit_scaling.scale:*}transform(x) W{project:+ b})",
+            ("input",),
         )
     )
 
@@ -44,6 +47,11 @@ class OwnHead(Head):
         self.transform = transform(site, width) if transform else None
         self.project = Linear(site, width if transform else site.dim, vocab_size, bias=bias)
         self.logit_scaling = LogitScaling(site, scale, softcap)
+
+    @property
+    def softcap(self) -> float | None:
+        """Bound on the logits."""
+        return self.logit_scaling.softcap
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         tokens, width = Vocabulary(self.project.out_features), self.project.in_features

@@ -31,7 +31,7 @@ class TiedHead(Head):
         output=Intermediate(
             "The logits: a score of each token of the vocabulary.",
             ("token", "vocabulary"),
-            "L = x E^T{bias:+ b}",
+            "L = softcap({logit_scaling.scale:*}transform(x) E^T{bias:+ b})",
             ("input",),
         )
     )
@@ -67,6 +67,11 @@ class TiedHead(Head):
         # would grow with the width (Yang et al., 2022, arXiv:2203.03466, appendix B.1: the output multiplier)
         wider = site.width_multiplier if width == site.dim else 1.0
         self.logit_scaling = LogitScaling(site, scale, softcap, wider)
+
+    @property
+    def softcap(self) -> float | None:
+        """Bound on the logits."""
+        return self.logit_scaling.softcap
 
     def constants(self) -> Mapping[str, float]:
         return {"bias": 0.0}

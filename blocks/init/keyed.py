@@ -17,7 +17,7 @@ from blocks.init.width import width_multipliers
 
 @torch.no_grad()
 def initialise(model: nn.Module, init: Init, seed: int) -> None:
-    """Fill every parameter of ``model``: with its block's constant, with 0 for a bias, else by ``init``."""
+    """Fill every parameter of ``model``: as its block declares, with 0 for a bias, else by ``init``."""
     parameters = dict(model.named_parameters())
     for name, value in initial_values(model, init, seed):
         parameters[name].copy_(value)
@@ -36,13 +36,15 @@ def initial_values(model: nn.Module, init: Init, seed: int) -> Iterator[tuple[st
         value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
         if constant is not None:
             value.copy_(torch.tensor(constant, device="cpu"))
+        elif (deviation := _own_deviation(owners, name)) is not None:
+            value.normal_(0.0, deviation, generator=generator(seed, name))
         else:
             _draw(init, value, name, _role(owners, path), _depth(owners, path), seed, widths.get(name))
         yield name, value
 
 
 def deviations(model: nn.Module, init: Init) -> dict[str, float]:
-    """The standard deviations of the initial values that ``init`` draws, by parameter.
+    """The standard deviations of the initial values that are drawn, by parameter.
 
     Raises:
         UndeclaredAxesError: as for :func:`initial_values`.
@@ -51,7 +53,9 @@ def deviations(model: nn.Module, init: Init) -> dict[str, float]:
     owners = dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules()))
     found: dict[str, float] = {}
     for name, parameter in model.named_parameters():
-        if _constant(owners, name) is None:
+        if (own := _own_deviation(owners, name)) is not None:
+            found[name] = own
+        elif _constant(owners, name) is None:
             path = name.rpartition(".")[0]
             drawn = (parameter.shape, _role(owners, path), _depth(owners, path))
             width = widths.get(name)
@@ -64,6 +68,13 @@ def _constant(owners: dict[str, nn.Module], name: str) -> float | Sequence[float
     path, _, leaf = name.rpartition(".")
     owner = owners[path]
     return owner.constants().get(leaf) if isinstance(owner, Component) else 0.0 if leaf == "bias" else None
+
+
+def _own_deviation(owners: dict[str, nn.Module], name: str) -> float | None:
+    """The standard deviation that a parameter's block gives; None: the init draws it."""
+    path, _, leaf = name.rpartition(".")
+    owner = owners[path]
+    return owner.deviations().get(leaf) if isinstance(owner, Component) else None
 
 
 def _draw(

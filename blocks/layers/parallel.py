@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from blocks.attention.softmax import MultiHeadAttention
-from blocks.base import Context, Factory, FeedForward, Layer, Mixer, Norm, Site
+from blocks.base import Context, Factory, FeedForward, Intermediate, Layer, Mixer, Norm, Site, described
 from blocks.feedforward.mlp import MLP
 from blocks.norms.layer import LayerNorm
 from registry import Capabilities, Probability, register
@@ -23,7 +23,14 @@ class ParallelLayer(Layer):
 
     paper = "Wang & Komatsuzaki, 2021 (GPT-J); two norms: Black et al., 2022, arXiv:2204.06745"
     formula = "y = x + mixer(norm(x)) + feedforward(norm(x))"
-
+    intermediates = described(
+        output=Intermediate(
+            "The stream after both sublayers, which read the same vectors.",
+            ("token", "width"),
+            "y = x{mixer:+ mixer(norm(x))}{feedforward:+ feedforward(second_norm(x))}",
+            ("input",),
+        )
+    )
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}))
 
     def __init__(
@@ -45,6 +52,11 @@ class ParallelLayer(Layer):
         shared = self.feedforward is not None and self.feedforward_norm is None
         self.norm = norm(site) if self.mixer is not None or shared else None
         self.dropout = nn.Dropout(dropout)
+
+    @property
+    def second_norm(self) -> Norm | None:
+        """The norm of what the feed-forward reads."""
+        return self.feedforward_norm or self.norm
 
     @property
     def identity_at_zero(self) -> bool:

@@ -14,12 +14,14 @@ from blocks.base import (
     Factory,
     FeedForward,
     Fixed,
+    Intermediate,
     Layer,
     LookupFactory,
     Mixer,
     Residual,
     Site,
     common_streams,
+    described,
 )
 from blocks.feedforward.mlp import MLP
 from blocks.residual.pre import PreNorm
@@ -46,6 +48,9 @@ class SequentialLayer(Layer):
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1; output scale: Google, 2026 (Gemma 4)"
     formula = "x' = residual(x, mixer); x'' = residual(x', cross); y = residual(x'', feedforward)"
+    intermediates = described(
+        output=Intermediate("The stream after the layer, times a learned number.", ("token", "width"), "s x")
+    )
 
     def __init__(
         self,

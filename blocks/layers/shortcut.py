@@ -70,6 +70,11 @@ class ShortcutLayer(Layer):
         return cast("list[Residual]", [*self.mixer_residuals, *self.feedforward_residuals])
 
     @property
+    def residual(self) -> Residual:
+        """One of the residuals, which have the same parameters."""
+        return self._wirings()[0]
+
+    @property
     def identity_at_zero(self) -> bool:
         return all(one.identity_at_zero for one in self._wirings())
 

@@ -43,6 +43,10 @@ class ParallelMixers(Mixer):
     def _named(self) -> dict[str, Mixer]:
         return dict(self.mixers.items())  # pyright: ignore[reportReturnType]
 
+    @property
+    def zero_at_zero(self) -> bool:
+        return all(mixer.zero_at_zero for mixer in self._named().values())
+
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         for mixer in self._named().values():

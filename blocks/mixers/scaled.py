@@ -28,6 +28,10 @@ class ScaledMixer(Mixer):
         self.by, self.input_by, self.inner = by, input_by, inner(site)
         self.window = self.inner.window
 
+    @property
+    def zero_at_zero(self) -> bool:
+        return self.inner.zero_at_zero
+
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         self.inner.prepare(context)

@@ -24,6 +24,7 @@ class LayerNorm(Norm):
 
     paper = "Ba et al., 2016, arXiv:1607.06450"
     formula = "y = (x - mean(x)) / sqrt(var(x) + eps) ⊙ (offset + weight) + bias"
+    symbol = "LayerNorm"
     intermediates = described(
         mean=Intermediate("The mean over the channels of each vector.", ("...",), "mu = mean(x)", ("input",)),
         deviation=Intermediate(
@@ -36,7 +37,7 @@ class LayerNorm(Norm):
             "Each vector is centred and scaled to mean 0 and deviation 1; then each channel has a learned scale and "
             "shift.",
             ("...", "width"),
-            "(x - mu) / sigma * w + b",
+            "(x - mu) / sigma{weight:* w}{bias:+ b}",
             ("input", "mean", "deviation"),
         ),
     )

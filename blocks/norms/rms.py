@@ -24,6 +24,7 @@ class RMSNorm(Norm):
 
     paper = "Zhang & Sennrich, 2019, arXiv:1910.07467"
     formula = "y = x / sqrt(mean(x^2) + eps) ⊙ (offset + weight) + bias"
+    symbol = "RMSNorm"
     intermediates = described(
         rms=Intermediate(
             "The root mean square over the channels of each vector.",
@@ -34,7 +35,7 @@ class RMSNorm(Norm):
         output=Intermediate(
             "Each vector is scaled to a root mean square of 1; then each channel has a learned scale.",
             ("...", "width"),
-            "x / r * w",
+            "x / r{weight:* w}{bias:+ b}",
             ("input", "rms"),
         ),
     )

@@ -22,6 +22,7 @@ class ScaleNorm(Norm):
 
     paper = "Nguyen & Salazar, 2019, arXiv:1910.05895"
     formula = "y = g x / max(|x|, eps)"
+    symbol = "ScaleNorm"
     intermediates = described(length=Intermediate("The length of each vector.", ("...",), "|x|", ("input",)))
 
     def __init__(self, site: Site, *, eps: PositiveFloat = 1e-5, weight: bool = True) -> None:

@@ -22,12 +22,16 @@ class SinusoidalPositions(InputPositions):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.5"
-    formula = "y_t = x_t + PE(t); PE(t, 2i) = sin(t / theta^(2i/D)); PE(t, 2i+1) = cos(t / theta^(2i/D))"
+    formula = (
+        "y_t = x_t + PE(t); PE(t, 2i) = sin(t / theta^(2i/D)); PE(t, 2i+1) = cos(t / theta^(2i/D)); "
+        '"halves:" PE(t, i) = sin(t / theta^(2i/D)); "halves:" PE(t, D/2+i) = cos(t / theta^(2i/D))'
+    )
     intermediates = described(
         encoding=Intermediate(
             "A vector for each position: sines and cosines of many wavelengths.",
             ("token", "width"),
-            "P_(pos, 2i) = sin(pos / {theta}^(2i / D)); P_(pos, 2i+1) = cos(pos / {theta}^(2i / D))",
+            "P_(pos, {sine}) = sin({place} / {theta}^(i / {steps})); "
+            "P_(pos, {cosine}) = cos({place} / {theta}^(i / {steps})); i = 0, ..., {last}",
         ),
         output=Intermediate(
             "Vectors of tokens and of their positions are added.",
@@ -51,6 +55,26 @@ class SinusoidalPositions(InputPositions):
             raise ValueError(f"sinusoidal positions pair channels, but dim={site.dim} is odd; choose an even dim")
         self.pairs, self.theta, self.layout, self.offset = site.dim // 2, theta, layout, offset
         self.steps = self.pairs if spacing == "paper" else max(self.pairs - 1, 1)
+
+    @property
+    def sine(self) -> str:
+        """The channel of the sine of pair i, in the formula."""
+        return "2i" if self.layout == "interleaved" else "i"
+
+    @property
+    def cosine(self) -> str:
+        """The channel of the cosine of pair i, in the formula."""
+        return "2i+1" if self.layout == "interleaved" else f"{self.pairs}+i"
+
+    @property
+    def place(self) -> str:
+        """The number of a position, in the formula."""
+        return f"(pos + {self.offset})" if self.offset else "pos"
+
+    @property
+    def last(self) -> int:
+        """Index of the last pair."""
+        return self.pairs - 1
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         encoding = self.encode(context.positions).to(x.dtype).expand_as(x)

@@ -26,7 +26,7 @@ class WeightedReadout(Readout):
         read=Intermediate(
             "How much each stream counts in the vector of a token after the last layer.",
             ("token", "stream"),
-            "a = σ(s W norm(x) + c) + {eps}",
+            "a = σ(s W streams_norm(x) + c) + {eps}",
             ("input",),
         ),
         output=Intermediate(

@@ -36,7 +36,7 @@ class DecayingLinear(Mixer):
     """
 
     paper = "Qin et al., 2024, arXiv:2401.04658; fixed decays: Sun et al., 2023, arXiv:2307.08621"
-    formula = "M_t = e^(-r) M_(t-1) + k_t v_t^T; y_t = out(norm(M_t^T q_t) ⊙ gate(x_t))"
+    formula = "M_t = e^(-r) M_(t-1) + k_t v_t^T; y_t = out(norm(M_t^T q_t) ⊙ gate_activation(gate(x_t)))"
     outputs = ("out",)
     intermediates = described(**RECURRENT, memory=state_by("M_t = a M_(t-1) + k_t v_t^T"))
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)

@@ -50,7 +50,10 @@ class GatedDelta(Mixer):
     """
 
     paper = "Yang et al., 2024, arXiv:2412.06464; decay of each channel: Kimi Team, 2025, arXiv:2510.26692"
-    formula = "M_t = a_t M_(t-1) + k_t (b_t (v_t - a_t M_(t-1)^T k_t))^T; y_t = out(norm(M_t^T q_t) ⊙ silu(gate(x_t)))"
+    formula = (
+        "M_t = a_t M_(t-1) + k_t (b_t (v_t - a_t M_(t-1)^T k_t))^T; "
+        "y_t = out(norm(M_t^T q_t) ⊙ gate_activation(gate(x_t)))"
+    )
     outputs = ("out",)
     intermediates = described(**RECURRENT, memory=state_by("M_t = a_t M_(t-1) + k_t (b_t (v_t - a_t M_(t-1)^T k_t))^T"))
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)

@@ -33,7 +33,7 @@ class LinearAttention(Mixer):
     paper = "Katharopoulos et al., 2020, arXiv:2006.16236"
     formula = "y_t = out((f(q_t)^T sum_(s<=t) f(k_s) v_s^T) / (f(q_t)^T sum_(s<=t) f(k_s)))"
     outputs = ("out",)
-    intermediates = described(**RECURRENT, memory=state_by("M_t = M_(t-1) + f(k_t) (v_t, 1)^T"))
+    intermediates = described(**RECURRENT, memory=state_by("M_t = M_(t-1) + f(k_t) (v_t, 1)^T; f(x) = {feature_map}"))
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         prefix=False,
@@ -58,6 +58,11 @@ class LinearAttention(Mixer):
         self.k = Linear(site, site.dim, inner, bias=bias)
         self.v = Linear(site, site.dim, inner, bias=bias)
         self.out = Linear(site, inner, site.dim, bias=bias)
+
+    @property
+    def feature_map(self) -> str:
+        """The formula of the feature map."""
+        return "max(x, 0)" if self.feature == "relu" else "max(x, 0) + exp(min(x, 0))"
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         heads = Heads(self.heads, self.head_dim, keys=self.heads)

@@ -43,7 +43,7 @@ class MLSTM(Mixer):
     paper = "Beck et al., 2024, arXiv:2405.04517; Beck et al., 2025, arXiv:2503.13427"
     formula = (
         "C_t = f_t C_(t-1) + i_t k_t v_t^T; n_t = f_t n_(t-1) + i_t k_t; "
-        "y_t = out(norm(C_t^T q_t / max(|n_t q_t|, 1)) ⊙ sigmoid(gate(x_t)))"
+        "y_t = out(norm(C_t^T q_t / max(|n_t q_t|, 1)) ⊙ gate_activation(gate(x_t)))"
     )
     outputs = ("out",)
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)

@@ -33,9 +33,9 @@ class HyperConnection(WeightedStreamsResidual):
         "(a_j, b_j, A_(j 1), ..., A_(j N)) = c_j + s ⊙ tanh(W norm(x_j))"
     )
     intermediates = recorded(
-        "a_j = c_j + s tanh(w_a^T norm(x_j))",
-        "b_j = c_j + s tanh(w_b^T norm(x_j))",
-        "A_(j i) = c_(j i) + s tanh(w_i^T norm(x_j))",
+        "a_j = c_j{scale:+ s tanh(w_a^T streams_norm(x_j))}",
+        "b_j = c_j{scale:+ s tanh(w_b^T streams_norm(x_j))}",
+        "A_(j i) = c_(j i){scale:+ s tanh(w_i^T streams_norm(x_j))}",
     )
 
     def __init__(

@@ -47,9 +47,9 @@ class SinkhornHyperConnection(WeightedStreamsResidual):
         'b = magnitude * σ(s_b W_b norm(x) + c_b); A = "sinkhorn"(exp(s_A W_A norm(x) + c_A))'
     )
     intermediates = recorded(
-        "a = σ(s_a W_a norm(x) + c_a) + {eps}",
-        "b = {magnitude} * σ(s_b W_b norm(x) + c_b)",
-        'A = "sinkhorn"(exp(s_A W_A norm(x) + c_A))',
+        "a = σ(s_a W_a streams_norm(x) + c_a) + {eps}",
+        "b = {magnitude} * σ(s_b W_b streams_norm(x) + c_b)",
+        'A = "sinkhorn"(exp(s_A W_A streams_norm(x) + c_A))',
     )
 
     def __init__(

@@ -42,7 +42,7 @@ class UnmixedHyperConnection(WeightedStreamsResidual):
         "b = magnitude * σ(s_b W_b norm(x) + c_b) + eps"
     )
     intermediates = recorded(
-        "a = σ(s_a W_a norm(x) + c_a) + {eps}", "b = {magnitude} * σ(s_b W_b norm(x) + c_b) + {eps}"
+        "a = σ(s_a W_a streams_norm(x) + c_a) + {eps}", "b = {magnitude} * σ(s_b W_b streams_norm(x) + c_b) + {eps}"
     )
     mixes = False
 

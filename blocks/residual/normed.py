@@ -24,7 +24,7 @@ class NormedStream(Residual):
     paper = "MiniMax, 2025, arXiv:2501.08313"
     formula = "y = stream * norm(x) + branch * dropout(f(norm(x)))"
 
-    intermediates = sum_of("{stream} norm(x) + {branch} f(norm(x))")
+    intermediates = sum_of("{stream:*}norm(x) + {branch:*}f(norm(x))")
 
     def __init__(
         self,

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from blocks.base import Axis, Context, Factory, Fixed, Norm, Router, Site
+from blocks.base import Axis, Context, Factory, Fixed, Intermediate, Norm, Router, Site
 from blocks.routing.balance import Balance, counted_tokens
 from blocks.routing.choice import CHOICE
 from blocks.routing.logits import router_logits
@@ -96,7 +96,10 @@ class TopKRouter(Router):
         "sqrt_softplus: DeepSeek-AI, 2026 (DeepSeek-V4)"
     )
     formula = "chosen(x) = top_k(scores(W x)); w_e = scores(W x)_e / sum_(j ∈ chosen(x)) scores(W x)_j"
-    intermediates = CHOICE
+    intermediates: ClassVar[Mapping[str, Intermediate]] = {
+        **CHOICE,
+        "logits": replace(CHOICE["logits"], formula="L = softcap({logit_scale:*}norm(x) W{linear:+ b})"),
+    }
 
     def __init__(
         self,
@@ -139,6 +142,11 @@ class TopKRouter(Router):
         if balance_rate is not None:
             self.selection_bias = nn.Parameter(torch.zeros(experts), requires_grad=False)
         self.balance = Balance(experts, balance_loss) if balance_loss or balance_rate else None
+
+    @property
+    def score(self) -> str:
+        """Name of the function that makes scores of logits; empty: they are the scores."""
+        return "" if self.scores == "logits" else self.scores
 
     def constants(self) -> Mapping[str, float]:
         return {"selection_bias": 0.0, "expert_scale": 1.0}

@@ -216,6 +216,27 @@ def test_layers_after_a_post_norm_are_fresh_as_they_cannot_be_the_identity() -> 
     }
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mixer": "fourier", "residual": "pre"},
+        {"feedforward": {"type": "moe", "experts": 2, "identities": 2}, "residual": "pre"},
+    ],
+)
+def test_layers_that_give_something_without_weights_are_fresh(change: dict[str, Any]) -> None:
+    recipe = {
+        "type": "encoder_only",
+        "dim": 16,
+        "vocab_size": 40,
+        "max_length": 8,
+        "encoder": {"depth": 1, "layer": {"mixer": {"heads": 2}, **change}},
+    }
+    old = bf.build(recipe)
+    new = bf.build({**recipe, "encoder": {**recipe["encoder"], "depth": 2}})
+    report = warm_start(new, old)
+    assert {one.kind for one in report.parameters if one.name.startswith("encoder.layers.1.")} == {"fresh"}
+
+
 def test_tokens_keep_what_was_learned_of_them_under_other_ids() -> None:
     old, new = made("tiny_decoder", seed=1), bf.build("tiny_decoder", ("vocab_size=263",), seed=2)
     tokens = [*reversed(range(260)), -1, -1, -1]

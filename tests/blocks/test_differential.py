@@ -2,6 +2,7 @@
 
 import torch
 
+import blockformer as bf
 from blockformer.conformance import BlockCase
 from blocks.attention.differential import DifferentialAttention
 from blocks.base import Cache, Context
@@ -44,3 +45,27 @@ def test_decodes_from_the_cache_with_a_window_and_rotation() -> None:
         parts.append(block(part, Context.of(part, cache=cache)))
         cache.advance(part.shape[1])
     torch.testing.assert_close(torch.cat(parts, dim=1), block(x, Context.of(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_its_vectors_start_as_published_whatever_the_init_is() -> None:
+    mixer = {"type": "differential", "heads": 2, "head_dim": 256}
+    models = [
+        bf.build(
+            {
+                "type": "decoder_only",
+                "dim": 32,
+                "vocab_size": 40,
+                "max_length": 8,
+                "init": init,
+                "decoder": {"depth": 2, "layer": {"mixer": mixer}},
+            },
+            seed=seed,
+        )
+        for init, seed in (("normal", 0), ("xavier", 0), ("normal", 1))
+    ]
+    drawn, xavier, other_seed = ({n: p for n, p in model.named_parameters() if ".a1" in n} for model in models)
+    assert len(drawn) == 2
+    for name, values in drawn.items():
+        assert 0.08 < float(values.detach().std()) < 0.12
+        assert torch.equal(values, xavier[name])
+        assert not torch.equal(values, other_seed[name])

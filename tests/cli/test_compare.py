@@ -32,7 +32,7 @@ def study(tmp_path: Path) -> Path:
         (["--run.name", "x"], "--run.name cannot be set: the study sets it for each run"),
         (["--run.wandbb", "offline"], "--run.wandbb: there is no such option; did you mean 'wandb'?"),
         (["--only", "x", "--report"], "leave --plan, --add-seeds, --report and --sweep out"),
-        (["--sweep", "x", "--plan"], "--sweep writes a file"),
+        (["--sweep", "x.yaml", "--plan"], "--sweep writes a file"),
         (["--lr", "3"], "there is no option --lr; did you mean --optimizer.lr?"),
         (["--max_steps", "3"], "there is no option --max_steps; did you mean --trainer.max_steps?"),
         (["--tierr", "quick"], "there is no option --tierr; did you mean --tier?"),

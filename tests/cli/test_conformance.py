@@ -65,13 +65,15 @@ def test_a_crash_of_the_validation_is_a_failure() -> None:
     assert row["failure"]["check"] == "validate"
 
 
-def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
+def test_damaged_lines_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write_rows(path, [{"number": 0}])
     append_row(path, {"number": 1})
     with path.open("a") as file:
         file.write('{"number": 2, "fail')
     assert [row["number"] for row in read_rows(path)] == [0, 1]
+    path.write_bytes(b'{"number": 0}\n\0\0\n[1]\n' + b"[" * 5000 + b'\n"\xff"\n{"other": 2}\n{"number": 3}\n')
+    assert [row["number"] for row in read_rows(path, ["number"])] == [0, 3]
     assert list(read_rows(tmp_path / "absent.jsonl")) == []
 
 
@@ -83,12 +85,16 @@ def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     assert first.stdout.startswith("3 recipes, ")
     results = tmp_path / "results.jsonl"
     kept = results.read_text().splitlines()
-    results.write_text("\n".join(kept[:2]) + "\n" + kept[2][:20])
+    other = json.dumps(json.loads(kept[0]) | {"seed": 7})  # of a run with other settings, which is kept
+    results.write_text("\n".join([other, *kept[:2]]) + "\n" + kept[2][:20])
+    plan = tmp_path / "plan.jsonl"
+    plan.write_text(plan.read_text().replace('{"number": 1', "{", 1))
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.stdout == first.stdout
     rows = [json.loads(line) for line in results.read_text().splitlines()]
-    assert [row["number"] for row in rows[:2]] == [json.loads(line)["number"] for line in kept[:2]]
-    assert len(rows) == 3
+    assert json.dumps(rows[0]) == other
+    assert [row["number"] for row in rows[1:3]] == [json.loads(line)["number"] for line in kept[:2]]
+    assert len(rows) == 4
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_tables_continue_with_the_rows_that_were_not_tried(tmp_path: Path) -> No
             "code": code,
             "table": table.title,
             "row": row,
-            "cells": {column: {"decoder_only": None} for column in table.columns},
+            "cells": {key: {"decoder_only": None} for key in table.columns},
         }
         for table in tables()
         for row in table.rows

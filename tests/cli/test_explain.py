@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from blockformer.assembly import free_memory
 from blockformer.cli.main import main
 
 
@@ -40,7 +41,7 @@ def test_each_step_is_drawn_as_a_figure(tmp_path: Path, capsys: pytest.CaptureFi
         (["no_such_recipe", "--text", "x"], "no_such_recipe"),
         (["tiny_decoder", "--text", "\udcff"], "--text is not valid UTF-8"),
         (["tiny_decoder", "--text", "x", "--compare", "nowhere"], "nowhere"),
-        (["tiny_decoder", "--text", "x", "--out", "/dev/null"], "--out /dev/null: is a folder, a device"),
+        (["tiny_decoder", "--text", "x", "--out", "/proc/x.html"], "--out /proc/x.html: No such file"),
     ],
 )
 def test_what_cannot_be_explained_ends_in_one_line_and_status_2(
@@ -52,3 +53,17 @@ def test_what_cannot_be_explained_ends_in_one_line_and_status_2(
     assert said in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_whose_scores_exceed_the_free_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("long.yaml").write_text("extends: tiny_decoder\nmax_length: 1000000\nembedding: {positions: none}\n")
+    monkeypatch.setattr(free_memory, "free_memory", lambda device: 2**28)
+    assert main(["explain", "long.yaml", "--text", "x" * 100]) == 0
+    capsys.readouterr()
+    assert main(["explain", "long.yaml", "--text", "x" * 10_000]) == 2
+    assert capsys.readouterr().err == (
+        "explaining 10,001 tokens takes 9.0 GiB, but 0.2 GiB are free on cpu; shorten the text\n"
+    )

@@ -237,7 +237,8 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (package / "helper.py").write_text(HELPER)
     monkeypatch.syspath_prepend(tmp_path)
     yield package
-    sys.modules.pop("their_blocks", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "their_blocks"]:
+        del sys.modules[name]
 
 
 @pytest.mark.slow
@@ -276,6 +277,60 @@ def test_imports_that_cannot_be_rewritten_are_reported_with_their_line(line: str
         CopiedModules(["their_blocks.mixers"])
     assert str(caught.value).startswith(f"{theirs}/mixers.py:2: ")
     assert message in str(caught.value)
+
+
+OPERATOR = """
+import torch
+from blocks.base.operators import LIBRARY
+from their_blocks.helper import OWN, SAME, qualified
+{}
+"""
+NAMES = """
+from blocks.base.operators import LIBRARY as PREFIX
+OWN = PREFIX + "::"
+SAME = "mine::"
+def qualified(name):
+    return f"{PREFIX}::{name}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        (
+            '@torch.library.custom_op("mine::op", mutates_args=())\ndef op() -> None: ...',
+            'custom_op(f"{LIBRARY}::op", ',
+        ),
+        ('import torch.library as lib; lib.define("mine::op", "() -> ()")', 'define(f"{LIBRARY}::op", '),
+        ('from torch.library import custom_op as made; made(name=SAME + "op")', 'custom_op(f"{LIBRARY}::...", '),
+        ('from torch import library; library.Library("mine", "FRAGMENT")', "Library(LIBRARY, "),
+        ('space = "mine"; torch.library.Library(ns=space, kind="DEF")', "Library(LIBRARY, "),
+    ],
+)
+def test_operators_that_a_copy_would_replace_are_reported_with_their_line(line: str, remedy: str, theirs: Path) -> None:
+    (theirs / "helper.py").write_text(NAMES)
+    (theirs / "mixers.py").write_text(OPERATOR.format(line))
+    with pytest.raises(UserError) as caught:
+        CopiedModules(["their_blocks.mixers"])
+    assert str(caught.value).startswith(f"{theirs}/mixers.py:5: ")
+    assert str(caught.value).endswith(f"make the name from LIBRARY of blocks.base.operators: {remedy}...)")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '@torch.library.custom_op(f"{LIBRARY}::op", mutates_args=())\ndef op() -> None: ...',
+        'torch.library.define(OWN + "op", "() -> ()")',
+        'torch.library.define(qualname=qualified("op"), schema="() -> ()")',
+        'space = __name__.replace(".", "_"); torch.library.Library(space, "DEF")',
+        'torch.library.Library("aten", "IMPL")',
+    ],
+)
+def test_operators_with_another_name_in_the_copy_are_copied(line: str, theirs: Path) -> None:
+    (theirs / "helper.py").write_text(NAMES)
+    (theirs / "mixers.py").write_text(OPERATOR.format(line))
+    assert line in CopiedModules(["their_blocks.mixers"]).texts["their_blocks_mixers"]
 
 
 def test_a_relative_import_is_resolved_against_its_package(theirs: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line as its user meets it: fast, and one clear line for every mistake."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -426,3 +427,28 @@ def test_a_path_that_cannot_be_read_is_the_users_to_correct(
     monkeypatch.setattr("blockformer.cli.check.main", broken)
     assert main(["check", "gpt2"]) == 2
     assert capsys.readouterr().err == f"blockformer check failed: a: {error.strerror}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["explain", "MINE", "--text", "cat", "--out", "MINE"],
+        ["show", "MINE", "--format", "svg", "--out", "MINE"],
+        ["schema", "--out", "MINE"],
+        ["schema", "--studies", "MINE"],
+        ["recipes", "--page", "MINE"],
+        ["evaluate", "runs/none", "--tasks", "x", "--out", "MINE"],
+        ["conformance", "--count", "1", "--out", "MINE"],
+        ["compare", "MINE", "tiny_wide", "--sweep", "MINE"],
+        ["find-lr", "--recipe", "MINE", "--out", "MINE"],
+        ["test-block", "norm/rms", "--report", "MINE"],
+        ["average", "runs/a", "runs/b", "--out", "MINE"],
+    ],
+    ids=lambda words: f"{words[0]} {words[-2]}",
+)
+def test_no_command_replaces_a_file_of_another_kind(words: list[str], tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: tiny_decoder\n")
+    with contextlib.suppress(SystemExit):
+        assert main([str(mine) if word == "MINE" else word for word in words]) == 2
+    assert mine.read_text() == "extends: tiny_decoder\n"

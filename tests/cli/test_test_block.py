@@ -18,6 +18,7 @@ from registry import register
 class {cls}(FeedForward):
     """A projection, applied twice and counted once."""
 
+    outputs = ("out",)
     {attribute}
 
     def __init__(self, site: Site) -> None:
@@ -36,6 +37,7 @@ class Plain(nn.Module):
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module in the working directory with one block that declares half of its FLOPs."""
+    import blockformer.cli.components  # noqa: F401  (what is first imported while the registry is another is lost)
     from registry import registration
 
     monkeypatch.setattr(registration, "_ENTRIES", {slot: dict(named) for slot, named in registration._ENTRIES.items()})
@@ -200,3 +202,24 @@ def test_components_that_are_no_modules_are_tested_too(capsys: pytest.CaptureFix
     status, out, _ = run(capsys, "objective/masked_lm", "--list-checks")
     assert status == 0
     assert {"loss_in_parts_is_the_whole_loss", "documents_every_parameter"} <= {*out.splitlines()}
+
+
+def test_checks_that_fail_for_one_reason_are_counted(capsys: pytest.CaptureFixture[str], module: str) -> None:
+    source = Path(f"{module}.py").read_text().replace("self.out(self.out(x))", "self.oot(x)")
+    Path(f"{module}.py").write_text(source)
+    status, out, _ = run(capsys, module, "--quick")
+    assert status == 1
+    failed = [line for line in out.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 3
+    assert "more checks with the same reason: AttributeError: 'Costly' object has no attribute 'oot'" in out
+
+
+def test_a_block_that_does_not_call_its_base_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], module: str
+) -> None:
+    source = Path(f"{module}.py").read_text().replace("        super().__init__(site)\n", "")
+    Path(f"{module}.py").write_text(source)
+    status, out, told = run(capsys, module, "--quick")
+    assert (status, out) == (2, "")
+    assert told.count("\n") == 1
+    assert f"{module}.Costly.__init__ has to begin with super().__init__(...)" in told

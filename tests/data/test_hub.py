@@ -192,6 +192,22 @@ def test_no_link_leads_out_of_a_folder(linked: str, saved: Path, tmp_path: Path)
         _data(saved).prepare_data()
 
 
+@pytest.mark.parametrize("way", ["above", "absolute", "pattern", "link"])
+def test_a_folder_of_data_files_reads_no_file_outside_it(way: str, by_name: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "private" / "secret.jsonl"
+    outside.parent.mkdir()
+    outside.write_text((by_name / "train.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    if way == "link":
+        (by_name / "train.jsonl").unlink()
+        (by_name / "train.jsonl").symlink_to(outside)
+    else:
+        files = {"above": "../private/secret.jsonl", "absolute": outside, "pattern": "../private/*.jsonl"}[way]
+        card = f"---\nconfigs:\n- config_name: default\n  data_files: '{files}'\n---\n"
+        (by_name / "README.md").write_text(card)
+    with pytest.raises(DataError, match="points outside the folder; only files inside it are read"):
+        _data(by_name).prepare_data()
+
+
 def test_rows_chosen_by_an_index_are_refused(saved: Path) -> None:
     state = json.loads((saved / "train" / "state.json").read_text())
     (saved / "train" / "state.json").write_text(json.dumps(state | {"_indices_files": [{"filename": "i.arrow"}]}))

@@ -15,10 +15,10 @@ import pytest
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from blockformer.data.corpora import table_readers, table_rows, tables
+from blockformer.data.corpora import table_readers, table_rows, tables, unpacked_size
 from blockformer.data.corpora.corpus import Corpus
 from blockformer.data.corpora.files import Files
-from blockformer.data.corpora.unpacked_size import LONGEST, unpacked_size
+from blockformer.data.corpora.unpacked_size import LONGEST
 from blockformer.data.module import TextData
 from blockformer.errors import DataError
 from blockformer.training.objectives import CausalLM, SequenceToSequence
@@ -290,6 +290,38 @@ def test_a_value_that_a_small_file_repeats_fills_no_memory(ending: str, column: 
     assert pyarrow.total_allocated_bytes() - before < LONGEST
 
 
+def test_bytes_of_a_fixed_length_that_a_small_file_repeats_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacked_size, "LONGEST", 2**22)
+    path = tmp_path / "t.parquet"
+    rows = table_readers.reader_of(path)
+    for length, refused in ((100, False), (10_000, True)):
+        column = pyarrow.array([b"x" * length] * 1000, pyarrow.binary(length))
+        parquet.write_table(pyarrow.table({"text": column, "other": ["y"] * 1000}), path, compression="zstd")
+        assert len(list(rows(path, ["other"], [], int))) == 1000
+        if refused:
+            with pytest.raises(DataError, match=r"t\.parquet: text has values of 10,000 bytes each, which are no text"):
+                list(rows(path, ["text"], [], int))
+        else:
+            assert len(list(rows(path, ["text"], [], int))) == 1000
+
+
+def test_lists_that_a_small_file_repeats_are_refused_by_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.parquet"
+    write_columns(path, {"text": pyarrow.array([["a", "b"] * 100, ["c"]]), "other": pyarrow.array(["x", "y"])})
+    rows = table_readers.reader_of(path)
+    assert [row for _, row in rows(path, ["text", "other"], [], int)] == [(["a", "b"] * 100, "x"), (["c"], "y")]
+    monkeypatch.setattr(unpacked_size, "MOST_VALUES", 200)
+    with pytest.raises(
+        DataError, match="group 1 of its rows has lists of 201 values, at most 200 are read; write it in"
+    ):
+        list(rows(path, ["text", "other"], [], int))
+    assert [row for _, row in rows(path, ["other"], [], int)] == [("x",), ("y",)]
+
+
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])
 def test_a_row_that_would_fill_the_memory_is_refused(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"t.{ending}"
@@ -316,7 +348,7 @@ def test_a_row_that_would_fill_the_memory_is_refused(ending: str, tmp_path: Path
 def test_the_unpacked_size_counts_every_character(column: pyarrow.Array) -> None:
     for array in (column, column.slice(0, len(column) - 1)):
         exact = characters(array.to_pylist())
-        assert exact <= unpacked_size(array) <= exact + 4 * (len(array) + 4)
+        assert exact <= unpacked_size.unpacked_size(array) <= exact + 4 * (len(array) + 4)
 
 
 def characters(value: Any) -> int:

@@ -162,7 +162,8 @@ def test_a_vocabulary_that_is_too_small_is_refused_with_both_numbers(component: 
 
 @learned
 def test_a_tokenizer_has_at_most_the_ids_that_were_asked_for(component: type) -> None:
-    texts = ["".join(chr(0x4E00 + number) for number in range(n, n + 40)) + " words with cases" for n in range(600)]
+    rare = ["".join(chr(0x4E00 + number) for number in range(n, n + 40)) for n in range(0, 600, 40)]
+    texts = [*rare, "words with cases " * 2500]
     assert component(vocab_size=300).learn(lambda: texts).vocab_size <= 300
 
 
@@ -218,11 +219,34 @@ def test_wordpiece_has_no_bytes_and_its_special_tokens_are_in_no_text() -> None:
 
 
 def test_the_rarest_characters_are_unknown_to_wordpiece() -> None:
-    counts = Counter("".join(TEXTS).replace(" ", ""))
-    small = WordPiece(vocab_size=64).learn(lambda: TEXTS)
+    texts = [*TEXTS, "the cat sat on the mat " * 30]
+    counts = Counter("".join(texts).replace(" ", ""))
+    small = WordPiece(vocab_size=64).learn(lambda: texts)
     known = [name for name in small.names if len(name) == 1]
     assert len(known) == 16
     assert min(counts[one] for one in known) >= max(counts[one] for one in counts if one not in known)
+
+
+ENGLISH = ["Sphinx of black quartz, judge my vow; pack my box with 27 dozen liquor jugs (in Oz)."] * 9
+
+
+@pytest.mark.parametrize("size", [64, 110])
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_a_vocabulary_that_leaves_many_words_unknown_to_wordpiece_is_refused(size: int, lowercase: bool) -> None:
+    with pytest.raises(DataError) as caught:
+        WordPiece(vocab_size=size, lowercase=lowercase).learn(lambda: ENGLISH)
+    said = str(caught.value)
+    assert said.startswith(f"data.vocab_size {size} is too small for wordpiece: ")
+    assert "\n" not in said
+    enough = int(said.partition(" keeps all")[0].rpartition(" ")[2])
+    made = WordPiece(vocab_size=enough, lowercase=lowercase).learn(lambda: ENGLISH)
+    assert made.vocab_size <= enough
+    assert all(NAMES.index("<unk>") not in made.encode(text) for text in ENGLISH)
+
+
+def test_a_word_of_more_characters_than_wordpiece_reads_does_not_ask_for_a_larger_vocabulary() -> None:
+    made = WordPiece(vocab_size=64).learn(lambda: ["a" * 300, "a b"])
+    assert made.encode("a" * 300) == [NAMES.index("<unk>")]
 
 
 def test_text_is_streamed_as_it_is_decoded_with_the_spaces_between_words() -> None:

@@ -10,7 +10,13 @@ TOUR = [path for folder in ("tour", "zh") for path in sorted((ROOT / "docs" / fo
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *TOUR]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 
-LONG = {"docs/add-a-block.md", "docs/inspect.md", "docs/explain.md", "docs/add-a-family.md"}  # also without training
+LONG = {
+    "docs/add-a-block.md",
+    "docs/add-a-mixer.md",
+    "docs/inspect.md",
+    "docs/explain.md",
+    "docs/add-a-family.md",
+}  # also without training
 LONG |= {f"docs/tour/{name}.md" for name in ("index", "models", "attention")}
 
 

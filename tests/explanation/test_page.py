@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,33 @@ def test_pages_open_without_errors_at_any_width(
     assert tab.run("document.documentElement.scrollWidth") <= width
     assert tab.problems() == []
     assert tab.requests() == []
+
+
+@in_a_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hybrid", "experts", "encoder", "translation", "compared"])
+def test_a_phone_shows_grids_formulas_and_tables_without_scrolling_to_the_side(
+    pages: dict[str, Path], tab: Tab, name: str
+) -> None:
+    tab.open(pages[name], width=390)
+    wider = "one => one.clientWidth && one.scrollWidth > one.clientWidth"
+    parts = f"[...document.querySelectorAll('.scroll, .formula')].filter({wider})"
+    assert tab.run(f"{parts}.map(one => one.closest('.step').innerText.slice(0, 80))") == []
+    assert tab.run("document.querySelectorAll('.formula').length") > 20
+
+
+@in_a_browser
+@pytest.mark.slow
+def test_labels_of_narrow_columns_do_not_overlap(pages: dict[str, Path], tab: Tab) -> None:
+    tab.open(pages["hybrid"], width=300)
+    places = tab.run(
+        "(() => { const drawing = CanvasRenderingContext2D.prototype, usual = drawing.translate, places = [];"
+        "drawing.translate = function (x, y) { places.push(x); return usual.call(this, x, y); };"
+        "redraw(cards.find(({step}) => step.name === 'weights').owns.find(own => own.small === undefined));"
+        "drawing.translate = usual; return places; })()"
+    )
+    assert len(places) > 5
+    assert min(after - before for before, after in pairwise(places)) >= 12
 
 
 @in_a_browser

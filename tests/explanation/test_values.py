@@ -160,6 +160,9 @@ def test_residual_streams_have_an_axis_of_their_own() -> None:
         (where, "output", ("token", "stream", "width")),
         (where, "read", ("token", "stream")),
         (where, "mix", ("token", "stream", "into")),
+        (f"{where}.streams_norm", "mean", ("token", "stream")),
+        (f"{where}.streams_norm", "output", ("token", "stream", "width")),
+        (f"{where}.inner.norm", "mean", ("token",)),
         ("decoder.readout", "read", ("token", "stream")),
     ):
         assert explanation.find(path, name).value.axes == axes

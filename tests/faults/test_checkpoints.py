@@ -213,6 +213,24 @@ def test_links_in_a_strange_run_lead_no_command_out_of_its_folder(
     assert "sings" not in found.out + found.err
 
 
+@pytest.mark.parametrize("given", ["the checkpoint", "the name"])
+def test_a_strange_run_replaces_no_checkpoint_of_another(
+    given: str, run: Path, tmp_path: Path, arguments: list[str], answer: Callable[..., Any]
+) -> None:
+    shutil.copytree(run, tmp_path / "mine")
+    shutil.copytree(run, tmp_path / "strange")
+    shutil.rmtree(tmp_path / "strange" / "checkpoints")
+    (tmp_path / "strange" / "checkpoints").symlink_to(tmp_path / "mine" / "checkpoints")
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "mine" / "checkpoints").iterdir())}
+    words = ["--ckpt_path", tmp_path / "strange" / "checkpoints" / "last.ckpt"]
+    if given == "the name":
+        words = [*arguments, "--ckpt_path", "last", "--run.root", tmp_path, "--run.name", "strange"]
+    found = answer("fit", *words, "--trainer.max_steps", "3")
+    assert (found.status, found.problem) == (2, None), found
+    assert "strange/checkpoints: is a link to a folder" in found.err
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "mine" / "checkpoints").iterdir())} == before
+
+
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "unigram", "wordpiece"])
 def test_a_damaged_tokenizer_is_refused_in_one_line_or_is_what_is_stored(kind: str, faults: int, tally: Tally) -> None:
     texts = ["the cat sat on the mat, the cat ate the rat"] * 3

@@ -101,7 +101,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--batch": NUMBERS,
         "--length": NUMBERS,
         "--seed": NUMBERS,
-        "--out": ("OUT", *PLACES),
+        "--out": ("OUT.svg", *PLACES),
     },
     "diff": {
         "": RECIPES + PLACES + OVERRIDES,
@@ -118,8 +118,8 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--reverse": (),
         "--format": ("text", "json", "markdown", "x"),
     },
-    "recipes": {"": ("gpt", *TEXTS), "--page": ("OUT", *PLACES), "--format": ("text", "json", "x")},
-    "schema": {"--out": ("OUT", *PLACES), "--studies": ("OUT", *PLACES), "--reference": ("OUT", *PLACES)},
+    "recipes": {"": ("gpt", *TEXTS), "--page": ("OUT.md", *PLACES), "--format": ("text", "json", "x")},
+    "schema": {"--out": ("OUT.json", *PLACES), "--studies": ("OUT.json", *PLACES), "--reference": ("OUT", *PLACES)},
     "import": {"": PLACES + TEXTS, "--out": ("OUT", *PLACES), "--family": ("llama", *PLACES, *TEXTS), "--verify": ()},
     "export": {
         "": ("RUN", *PLACES, *TEXTS),
@@ -164,7 +164,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "": ("RUN", "tiny_decoder", "tiny_encoder", "tiny_encoder_decoder", *PLACES, *TEXTS),
         "--text": TEXTS,
         "--source": TEXTS,
-        "--out": ("OUT", *PLACES),
+        "--out": ("OUT.html", *PLACES),
         "--language": ("en", "zh", "x"),
         "--compare": ("tiny_decoder", *PLACES, *TEXTS),
     },
@@ -176,6 +176,8 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--memory": (*NUMBERS, "80GB", "1KB", "x"),
         "--batch": NUMBERS,
         "--length": NUMBERS,
+        "--checkpointing": ("layer", "selective", "x"),
+        "--sequence-parallel": (),
         "--format": ("text", "json", "x"),
     },
     "consolidate": {"": ("RUN", *PLACES, *TEXTS), "--out": ("OUT", *PLACES)},
@@ -186,7 +188,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "--param": OVERRIDES,
         "--check": TEXTS,
         "--expect-failure": TEXTS,
-        "--report": ("OUT", *PLACES),
+        "--report": ("OUT.json", *PLACES),
         "--quick": (),
     },
     "conformance": {
@@ -250,7 +252,7 @@ def command_line(draw: Random, places: dict[str, str], number: int) -> list[str]
         words.insert(
             draw.randrange(1, len(words) + 1), draw.choice((*TEXTS, *NUMBERS, "--x", "-h", "--plugin", "--version"))
         )
-    return [places.get(word, f"out{number}" if word == "OUT" else word) for word in words]
+    return [places.get(word, f"out{number}{word[3:]}" if word.startswith("OUT") else word) for word in words]
 
 
 def test_every_command_is_tried() -> None:

@@ -122,3 +122,15 @@ def test_no_whole_row_of_damaged_metrics_is_lost(
         noted = capsys.readouterr().err
         assert (tmp_path / "metrics.damaged.jsonl").exists() == bool(noted), (number, kind, noted)
         tally("metrics", "set aside" if noted else "read as it is")
+
+
+def test_metrics_of_any_size_fill_no_memory(run: Path, answer: Callable[..., Answer], tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "runs" / "whole")
+    large = Path(shutil.copytree(run, tmp_path / "runs" / "large"))
+    with (large / "metrics.jsonl").open("ab") as stream:
+        stream.truncate(20 * 2**30)
+    found = answer("runs", "--root", large.parent)
+    assert (found.status, found.problem) == (0, None)
+    assert "21,474,836,480 bytes, and at most 1,073,741,824 are listed" in found.out
+    assert "whole" in found.out
+    assert answer("diff", large, large.parent / "whole").problem is None

@@ -113,6 +113,11 @@ def test_an_expression_that_fails_raises_an_error(text: str) -> None:
         value(text)
 
 
+def test_a_root_of_a_negative_number_has_no_value() -> None:
+    with pytest.raises(ExpressionError, match="has no real value"):
+        value("(0 - heads) ** 0.5")
+
+
 def test_names_are_those_that_the_scope_must_have() -> None:
     assert names(parse("max(a, [b for b in c if d])")) == {"a", "c", "d"}
     assert names(parse("activation(activation)")) == {"activation"}

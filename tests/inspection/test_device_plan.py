@@ -10,6 +10,7 @@ import blockformer as bf
 import registry
 from blockformer.cli.main import main
 from blockformer.inspection.device_plan import DevicePlan, Layout
+from blockformer.training.activation_checkpointing import checkpoint_layers
 from blockformer.training.optimizers import OptimizerSettings
 from tests.inspection.test_memory import really_saved
 
@@ -51,6 +52,32 @@ def test_tensor_parallelism_keeps_a_part_of_what_it_splits() -> None:
 
 
 @pytest.mark.slow
+def test_devices_that_split_layers_can_keep_a_part_of_the_tokens() -> None:
+    recipe, layout = registry.load_recipe("tiny_decoder", ["dim=64"]), Layout("tensor_parallel", 1, 2, sharded=False)
+    whole = DevicePlan(recipe, "fp32", 32).need(layout, 4)
+    split = DevicePlan(recipe, "fp32", 32, tokens=True).need(layout, 4)
+    assert split.parameters == whole.parameters
+    assert split.activations < 0.8 * whole.activations
+    assert split.sent > whole.sent
+
+
+def test_checkpointed_layers_keep_what_is_planned_and_one_is_computed_again() -> None:
+    recipe = registry.load_recipe("tiny_decoder", ["decoder.depth=4"])
+    model = bf.build(recipe).train()
+    whole = really_saved(model, 4, 24, "fp32")
+    checkpoint_layers(model, "layer")
+    kept = really_saved(model, 4, 24, "fp32")
+    need = DevicePlan(recipe, "fp32", 24, fused=False, checkpointing="layer").need(ALONE, 4)
+    without = DevicePlan(recipe, "fp32", 24, fused=False).need(ALONE, 4)
+    assert without.total - need.total == pytest.approx((whole - kept) * 3 / 4, rel=0.1)
+
+
+def test_what_fits_with_checkpointing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "tiny_decoder", "--memory", "6MB", "--batch", "16", "--precision", "fp32"]
+    assert main([*words, "--set", "max_length=64"]) == 0
+    assert "one device: does not fit; fits with --model.checkpointing" in capsys.readouterr().out
+
+
 def test_what_does_not_fit_has_a_batch_that_does() -> None:
     plan = DevicePlan(registry.load_recipe("tiny_decoder"), "fp32", 32)
     layout = Layout("ddp", 2, 1, sharded=False)

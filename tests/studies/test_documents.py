@@ -12,6 +12,8 @@ from blockformer.cli.main import main
 from blockformer.data.module import TextData
 from blockformer.studies.documents import Losses, document_losses, resampled, stored_losses
 from blockformer.training.objectives import ObjectiveSettings
+from blockformer.training.run_folder import settings_text
+from blockformer.training.signature import sign
 
 OPTIONS = ["--data.length", "32", "--data.max_bytes", "60000", "--data.tokenizer", "bytes", "--trainer.max_steps", "2"]
 
@@ -40,6 +42,30 @@ def test_nothing_is_said_of_a_figure_that_is_no_ratio_or_of_different_documents(
     assert resampled([losses(1)], [losses(2)], "perplexity") is None
     assert resampled([losses(1)], [losses(2, number=399)], "loss") is None
     assert resampled([], [], "loss") is None
+
+
+def test_a_run_from_elsewhere_names_no_file_to_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"data": {"dataset": "text", "files": "/etc/passwd"}, "objective": {"type": "causal_lm"}}
+    (tmp_path / "config.yaml").write_text(settings_text(settings))
+    assert stored_losses(tmp_path, tmp_path / "store.json", "validation") is None
+    assert "its data files were named by another user or on another machine" in capsys.readouterr().err
+    signature = sign(settings["data"], settings["objective"])
+    (tmp_path / "config.yaml").write_text(settings_text(settings, signature))
+    assert stored_losses(tmp_path, tmp_path / "store.json", "validation") is None
+    assert "last.ckpt: " in capsys.readouterr().err  # there is no checkpoint, but the files may be read
+
+
+@pytest.mark.parametrize(
+    "config", ["x", "[]", "data: 5", "data: {}\nobjective: []", "a: &a [*a]", "data: {x: 1}\nobjective: {}"]
+)
+def test_a_damaged_configuration_of_a_run_is_named(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(config)
+    assert stored_losses(tmp_path, tmp_path / "store.json", "validation") is None
+    said = capsys.readouterr().err
+    assert said.startswith(f"note: {tmp_path} is left out of the resampled documents: ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.slow

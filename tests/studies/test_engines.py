@@ -133,7 +133,7 @@ def test_a_study_is_run_by_jobs_of_submitit(tmp_path: Path) -> None:
     assert main([*arguments, *engine]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [run["status"] for run in results["runs"]] == ["finished"] * 2
-    assert len(list((tmp_path / "out" / "slurm").glob("*_result.pkl"))) >= 2  # one more if a worker ended early
+    assert len(list((tmp_path / "out" / "slurm").glob("*/*_result.pkl"))) >= 2  # one more if a worker ended early
 
 
 @pytest.mark.slow

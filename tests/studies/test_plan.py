@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from blockformer.studies.matching import _closest
 from blockformer.studies.plan import TUNING_SEED, Plan, make_plan
 from blockformer.studies.study import read_study
 from registry import RecipeError
@@ -53,6 +54,19 @@ def test_what_cannot_be_matched_is_refused_with_the_closest() -> None:
     assert "none of match.by (decoder.layer.feedforward.hidden) is a number in this variant" in str(wrong.value)
     with pytest.raises(RecipeError, match=r"the closest is with dim \d+; name another key in match.by, or allow"):
         plan(match={"what": "parameters", "by": {"none": ["dim"], "relu2": [HIDDEN]}, "within": 0.001})
+
+
+@pytest.mark.parametrize("start", [12, 65_536, 2**40])
+def test_a_key_of_any_size_is_matched_in_few_tries(start: int) -> None:
+    """Such as key/value heads, whose number divides that of the heads."""
+    tried: list[int] = []
+
+    def size(value: int) -> float | None:
+        tried.append(value)
+        return 10.0 * value if start % value == 0 else None
+
+    assert _closest(size, start, 41.0, 1) == 4
+    assert len(tried) < 1000
 
 
 def test_experts_that_are_not_chosen_are_not_active() -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from blockformer.studies.progress import Progress
 from blockformer.studies.run import Run
+from blockformer.studies.run_result import Result, store
 
 RUNS = [Run(name, seed, None, "answer", {"trainer": {"max_steps": 100}}) for seed in (0, 1) for name in ("a", "b")]
 
@@ -19,9 +20,7 @@ class Terminal(io.StringIO):
 
 
 def finish(folder: Path, run: Run, figure: float) -> None:
-    (folder / "results").mkdir(exist_ok=True)
-    result = {"status": "finished", "figure": figure, "seconds": 30.0}
-    (folder / "results" / f"{run.id}.json").write_text(json.dumps(result))
+    store(folder, Result(run.id, run.variant, run.seed, None, "answer", "finished", figure, seconds=30.0))
 
 
 def train(folder: Path, run: Run, step: int) -> None:

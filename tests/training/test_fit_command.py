@@ -112,6 +112,15 @@ def test_a_checkpoints_settings_cannot_name_code(short: Path) -> None:
     assert safe_settings(settings | {"plugin": ["os"]}) == {"trainer": {"max_steps": 3}, "run": {}}
 
 
+def test_a_run_goes_on_with_its_way_of_clipping_and_its_batches(fit: Fit) -> None:
+    options = ["--trainer.gradient_clip_algorithm", "value", "--trainer.overfit_batches", "2"]
+    folder = fit("--trainer.max_steps", "1", *options, name="clipped-by-value")
+    checkpoint = str(folder / "checkpoints" / "last.ckpt")
+    assert main(["fit", "--ckpt_path", checkpoint, "--trainer.max_steps", "2", *QUIET]) == 0
+    trainer = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]
+    assert (trainer["gradient_clip_algorithm"], trainer["overfit_batches"], trainer["max_steps"]) == ("value", 2, 2)
+
+
 def test_the_page_of_help_names_only_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["fit", "--help", "all"])

@@ -17,10 +17,16 @@ from blockformer.training.run import train
 
 ROOT = Path(__file__).parents[2]
 CLASS = "blockformer.training.parallel.strategy.ShardedStrategy"
+TOKENS: dict[str, Any] = {"tensor_parallel": 2, "sequence_parallel": True, "loss_parallel": True}
 STRATEGIES: dict[str, tuple[int, dict[str, Any]]] = {
     "ddp": (2, {"trainer.strategy": "ddp"}),
     "fsdp2": (2, {"trainer.strategy": "fsdp2"}),
     "tensor parallel": (2, {"trainer.strategy": "tensor_parallel"}),
+    "sequence parallel": (
+        2,
+        {"trainer.strategy": {"class_path": CLASS, "init_args": TOKENS}},
+    ),
+    "all three": (4, {"trainer.strategy": {"class_path": CLASS, "init_args": TOKENS}}),
     "both": (4, {"trainer.strategy": {"class_path": CLASS, "init_args": {"tensor_parallel": 2}}}),
     "hybrid": (4, {"trainer.strategy": {"class_path": CLASS, "init_args": {"replicas": 2}}}),
 }
@@ -37,6 +43,12 @@ CHOICES: list[tuple[Any, ...]] = [
     ("tensor parallel", "none", False, 2, "32-true"),
     ("tensor parallel", "layer", "layer", 1, "bf16-mixed"),
     ("tensor parallel", "selective", True, 1, "32-true"),
+    ("sequence parallel", "none", True, 1, "bf16-mixed"),
+    ("sequence parallel", "layer", False, 2, "32-true"),
+    ("sequence parallel", "selective", "layer", 1, "32-true"),
+    ("all three", "none", False, 1, "32-true"),
+    ("all three", "layer", True, 2, "bf16-mixed"),
+    ("all three", "selective", "layer", 1, "32-true"),
     ("both", "none", "layer", 2, "32-true"),
     ("both", "layer", False, 1, "bf16-mixed"),
     ("both", "selective", True, 1, "32-true"),

@@ -34,8 +34,11 @@ def certainly_equal(one: Any, other: Any, seen: Seen = frozenset()) -> bool:
 
 
 def _modules(one: nn.Module, other: nn.Module, seen: Seen) -> bool:
-    if isinstance(one, Component) and not certainly_equal(one.constants(), cast("Component", other).constants(), seen):
-        return False
+    if isinstance(one, Component):
+        beside = cast("Component", other)
+        starts = ((one.constants(), beside.constants()), (one.deviations(), beside.deviations()))
+        if not all(certainly_equal(*pair, seen) for pair in starts):
+            return False
     return certainly_equal(_attributes(one), _attributes(other), seen)
 
 

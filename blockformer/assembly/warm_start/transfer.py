@@ -13,7 +13,7 @@ from blockformer.assembly.merging import merge
 from blockformer.assembly.warm_start.name_map import Match, joined, matches, new_layers
 from blockformer.assembly.warm_start.report import ParameterReport, WarmStartReport
 from blockformer.assembly.warm_start.resize import Resizer
-from blocks.base import Adapter, Component, Layer
+from blocks.base import Adapter, Component, FeedForward, Layer, Mixer
 from blocks.models.base import Model
 from registry import entry_of, spec_of
 
@@ -128,13 +128,18 @@ def _owner(name: str, model: Model) -> Component:
     return components[name]
 
 
+def _silent_at_zero(named: tuple[str, Component]) -> bool:
+    _, block = named
+    return block.is_noop or block.zero_at_zero or not isinstance(block, Mixer | FeedForward)
+
+
 def _zeroed(model: Model, old: Model) -> set[str]:
     """Parameters of new layers that are set to 0 so that these layers start as the identity."""
     components = dict(model.components())
     names: set[str] = set()
     for prefix in new_layers(model, old):
         layer = components.get(prefix)
-        if isinstance(layer, Layer) and layer.identity_at_zero:
+        if isinstance(layer, Layer) and layer.identity_at_zero and all(map(_silent_at_zero, layer.components())):
             names |= {
                 joined(prefix, joined(inner, joined(output, leaf)))
                 for inner, block in layer.components()

@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from blockformer.conformance.block_case import DIM, MAX_LENGTH, BlockCase
+from blockformer.conformance.block_case import DIM, MAX_LENGTH, BlockCase, NotApplicable
 from blockformer.conformance.example import example, memory_of, new_cache, run
+from registry import entries
 
 
 def check_refuses_masks_of_another_shape(case: BlockCase) -> None:
@@ -23,6 +24,18 @@ def check_refuses_float_masks(case: BlockCase) -> None:
     """An additive mask of 0 and -inf is refused: taken as booleans it would have the opposite meaning."""
     block, given = case.build_perturbed(), example(case)
     assert_refused(lambda: run(block, replace(given, mask=torch.zeros(given.x.shape[:2]))), "attention_mask", "float32")
+
+
+def check_declares_the_positions_that_it_applies(case: BlockCase) -> None:
+    """A block that takes positions says which kinds of them it applies: a recipe with others is refused."""
+    entry = entries(case.slot)[case.name]
+    taken = [name for name, parameter in entry.parameters.items() if parameter.slot == "attention_positions"]
+    if not taken:
+        raise NotApplicable("the block takes no positions")
+    assert entry.block.capabilities.positions, (
+        f"it takes {taken[0]}, and its capabilities name no kind of them; add those of "
+        "positions=frozenset({'rotation', 'bias'}) that it applies"
+    )
 
 
 def check_refuses_another_width(case: BlockCase) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from blockformer.conformance.block_case import BlockCase, NotApplicable
-from blockformer.conformance.example import reset_rng
+from blockformer.conformance.example import example, reset_rng, run
 from blocks.base import Component, Init, Role, Stack, WidthMultipliers
 from blocks.init.keyed import generator, initialise
 from blocks.init.schemes import Normal
@@ -72,6 +72,9 @@ def _assert_starts(
         wanted = torch.tensor(constants.get(leaf, 0.0), dtype=values.dtype).expand_as(values)
         assert torch.equal(values, wanted), f"{path} does not start at the value of constants()"
         return
+    if isinstance(owner, Component) and (own := owner.deviations().get(leaf)) is not None:
+        _assert_deviation(values, own, path)
+        return
     above, _, child = where.rpartition(".")
     outputs = getattr(parts[above], "outputs", ())
     role: Role = "embedding" if isinstance(owner, nn.Embedding) else "output" if child in outputs else "matrix"
@@ -106,6 +109,26 @@ def _drawn(init: Init, role: Role, seed: int, shape: tuple[int, ...] = (8, 6)) -
     values = torch.full(shape, torch.nan)
     init.draw(values, role, 2, generator(seed, "weight"))
     return values
+
+
+def check_gives_zero_if_its_outputs_are_zero(case: BlockCase) -> None:
+    """If the weights of all ``outputs`` are 0, the block starts by giving 0, or says that it does not."""
+    block: Component = case.construct()
+    if not block.zero_at_zero:
+        raise NotApplicable("the block says that it does not")
+    initialise(block, Normal(), 0)
+    named = list[str]()
+    with torch.no_grad():
+        for path, inner in block.components():
+            for output in inner.outputs:
+                named.append(f"{path}.{output}".lstrip("."))
+                for parameter in cast("nn.Module", inner.get_submodule(output)).parameters():
+                    parameter.zero_()
+    largest = float(run(block.double().eval(), example(case)).detach().abs().max())
+    assert largest == 0, (
+        f"with the weights of its outputs ({', '.join(named) or 'none are named'}) at 0 it gives {largest:.3g}; "
+        "name in `outputs` all modules whose result is added to the residual stream, or let zero_at_zero be False"
+    )
 
 
 def check_initial_values_depend_on_seed_and_name_only(case: BlockCase) -> None:

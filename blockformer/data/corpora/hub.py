@@ -1,5 +1,6 @@
 """Datasets of Hugging Face: folders that `save_to_disk` has written, and others by name, which are copied once."""
 
+import os.path
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -110,7 +111,7 @@ def _stamps(folder: Path) -> list[Any]:
 def _rows(path: str, subset: str | None, split: str, revision: str | None, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of a split as they come; the dataset is not kept as a whole."""
     try:
-        from datasets import load_dataset  # an extra, which takes seconds to load
+        from datasets import load_dataset, load_dataset_builder  # an extra, which takes seconds to load
     except ImportError:
         raise DataError(
             f"data.path {path}: reading a dataset by its name needs the package datasets: "
@@ -118,6 +119,8 @@ def _rows(path: str, subset: str | None, split: str, revision: str | None, colum
         ) from None
     where = f"{path}, {split}"
     try:
+        if Path(path).is_dir():
+            _check_inside(Path(path), load_dataset_builder(path, subset).config.data_files)
         for number, row in enumerate(load_dataset(path, subset, split=split, revision=revision, streaming=True), 1):
             place = f"{where}, row {number}"
             check_names(place, columns, row)
@@ -127,6 +130,19 @@ def _rows(path: str, subset: str | None, split: str, revision: str | None, colum
     except Exception as error:  # datasets raises errors of any class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(f"data.path {where}: datasets cannot read it: {shortened(reason)}") from None
+
+
+def _check_inside(folder: Path, files: Mapping[str, Sequence[str]] | None) -> None:
+    """Check that a folder, which may come from a stranger, names no files elsewhere: in its `README.md`, or by links.
+
+    Raises:
+        DataError: it does.
+    """
+    for file in (file for of_split in (files or {}).values() for file in of_split):
+        try:
+            file_in(folder, os.path.relpath(file.rpartition("::")[2], folder))  # what is before :: is in an archive
+        except OSError as error:
+            raise DataError(f"data.path {folder}: {shortened(file)}: {error.strerror}") from None
 
 
 def _write(folder: Path, rows: Iterator[Row], columns: Sequence[str], where: str) -> None:

@@ -174,7 +174,7 @@ def _parquet_rows(path: Path, columns: Sequence[str], optional: Collection[str],
             text = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
             each = path.stat().st_size / max(1, file.metadata.num_rows)
             with parquet.ParquetFile(path, pre_buffer=False, read_dictionary=text) as repeats:
-                batches = parquet_batches(file, repeats, there, _AT_ONCE)
+                batches = parquet_batches(path, file, repeats, there, _AT_ONCE)
                 sized = ((batch, round(each * batch.num_rows)) for batch in batches)
                 yield from _batches(path, columns, sized, count)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:

@@ -8,18 +8,41 @@ from blockformer.errors import DataError
 
 LONGEST = 2**28
 """Bytes of a line or a row at most."""
+MOST_VALUES = 2**26
+"""Values of a column of lists in a group of rows of Parquet, which can all belong to one row."""
+_ROWS_OF_PYARROW = 1024
+"""For which it allocates memory at least, where values have a fixed length."""
 
 
-def parquet_batches(file: Any, repeats: Any, columns: Sequence[str], at_once: int) -> Iterator[Any]:
+def parquet_batches(path: Path, file: Any, repeats: Any, columns: Sequence[str], at_once: int) -> Iterator[Any]:
     """The record batches of a file, with fewer rows where it stores a large value once for many rows.
 
+    Lists stay dictionaries: a single row may repeat a value as often as it likes.
+
     Args:
+        path: of the file.
         file: the file.
         repeats: the same file, with text read as dictionaries, whose values are not repeated.
         columns: names of the columns.
         at_once: number of rows of other batches.
+
+    Raises:
+        DataError: the lists of a group of rows have more values than can be read at once, or bytes are too long.
     """
+    leaves = [(place, file.schema.column(place)) for place in range(len(file.schema))]
+    leaves = [(place, leaf) for place, leaf in leaves if any(f"{leaf.path}.".startswith(f"{one}.") for one in columns)]
+    for leaf in (leaf for _, leaf in leaves if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY"):
+        if leaf.length > LONGEST // _ROWS_OF_PYARROW:
+            raise DataError(f"{path}: {leaf.path} has values of {leaf.length:,} bytes each, which are no text")
+    lists = [place for place, leaf in leaves if leaf.max_repetition_level]
     for group in range(file.num_row_groups):
+        chunks = file.metadata.row_group(group)
+        if (most := max((chunks.column(place).num_values for place in lists), default=0)) > MOST_VALUES:
+            said = f"lists of {most:,} values, at most {MOST_VALUES:,} are read"
+            raise DataError(f"{path}: group {group + 1} of its rows has {said}; write it in smaller groups of rows")
+        if lists:
+            yield from repeats.iter_batches(at_once, row_groups=[group], columns=columns)
+            continue
         first = next(repeats.iter_batches(at_once, row_groups=[group], columns=columns), None)
         longest = max(map(_longest_repeated, first.columns), default=0) if first is not None else 0
         rows = max(1, min(at_once, LONGEST // max(1, longest)))

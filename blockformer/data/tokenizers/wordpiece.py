@@ -16,6 +16,10 @@ from registry import Positive, register
 UNKNOWN = "<unk>"
 NAMES = (*SPECIAL, UNKNOWN)
 CONTINUES = "##"
+MOST_UNKNOWN = 0.1
+"""Share of the words of a text; with more, a model would learn to predict that a word is unknown."""
+_COUNTED = 2**20
+"""Characters at the beginning of the text in which unknown words are counted."""
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -55,7 +59,8 @@ class WordPiece(LearnedTokenizer):
 
     Wu et al. 2016, arXiv:1609.08144, with the words of BERT (Devlin et al. 2019, arXiv:1810.04805): white space and
     punctuation divide them, and white space is lost. The rarest characters, beyond a quarter of the vocabulary, are
-    unknown. As texts are not given back exactly, there are no bits per byte.
+    unknown, and so are words that have one; a vocabulary that leaves more than a tenth of the words unknown is refused.
+    As texts are not given back exactly, there are no bits per byte.
 
     Args:
         vocab_size: Number of token ids, special ones included; a short text may yield fewer. Null: the recipe's, or
@@ -72,7 +77,8 @@ class WordPiece(LearnedTokenizer):
     def learn(self, texts: Texts) -> WordPieceTokenizer:
         library = _library(models.WordPiece(unk_token=UNKNOWN), self.lowercase)
         # The library would number the characters by chance: they are named first, in order, as if they were special.
-        characters = _characters(library, texts, self.vocab_size // 4)
+        usual = _characters(library, texts)
+        characters = sorted(usual[: self.vocab_size // 4])
         inside = [f"{CONTINUES}{one}" for one in characters if len(_words(library, f"a{one}")) == 1]
         trainer = trainers.WordPieceTrainer(
             vocab_size=self.vocab_size,
@@ -82,7 +88,14 @@ class WordPiece(LearnedTokenizer):
             show_progress=False,
         )
         library.train_from_iterator(_pieces(texts), trainer)
-        return WordPieceTokenizer(library.get_vocab(), lowercase=self.lowercase)
+        made = WordPieceTokenizer(library.get_vocab(), lowercase=self.lowercase)
+        if len(characters) < len(usual) and (share := _unknown_words(made, texts)) > MOST_UNKNOWN:
+            raise DataError(
+                f"data.vocab_size {self.vocab_size} is too small for wordpiece: {share:.0%} of the words of the "
+                f"training text would be unknown, as it keeps {len(characters)} characters; {4 * len(usual)} keeps all "
+                f"{len(usual)}: raise it, and the recipe's vocab_size, or choose another tokenizer"
+            )
+        return made
 
 
 def _library(model: models.Model, lowercase: bool) -> Library:
@@ -101,10 +114,22 @@ def _words(library: Library, text: str) -> list[str]:
     return [word for word, _ in library.pre_tokenizer.pre_tokenize_str(library.normalizer.normalize_str(text))]
 
 
-def _characters(library: Library, texts: Texts, most: int) -> list[str]:
-    """The most frequent characters of the normalised texts, in order."""
+def _characters(library: Library, texts: Texts) -> list[str]:
+    """The characters of the normalised texts, the most frequent first."""
     counts: Counter[str] = Counter()
     for piece in _pieces(texts):
         counts.update(library.normalizer.normalize_str(piece))
-    usual = sorted((one for one in counts if _words(library, one)), key=lambda one: (-counts[one], one))
-    return sorted(usual[:most])
+    return sorted((one for one in counts if _words(library, one)), key=lambda one: (-counts[one], one))
+
+
+def _unknown_words(tokenizer: Tokenizer, texts: Texts) -> float:
+    """The share of words that are unknown, at the beginning of the texts."""
+    counts: Counter[str] = Counter()
+    seen = 0
+    for piece in _pieces(texts):
+        counts.update(tokenizer.names[token] for token in tokenizer.encode(piece))
+        seen += len(piece)
+        if seen > _COUNTED:
+            break
+    words = sum(count for name, count in counts.items() if not name.startswith(CONTINUES))
+    return counts[UNKNOWN] / max(words, 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from blockformer.errors import UserError
 from blockformer.files import write_text
+from blockformer.huggingface.custom.operator_names import SourceFile, check_operator_names
 from blockformer.training.metadata import installed_version
 
 _REGISTRY, _STUB = "registry", "blockformer.huggingface.custom.registry_stub"
@@ -47,18 +48,21 @@ class CopiedModules:
         texts: the text of each copy, by its name.
 
     Raises:
-        UserError: a module has no source, or an import cannot be rewritten; the message has the file and line.
+        UserError: a module has no source, an import cannot be rewritten, or a custom operator of torch would have the
+            same name in the copy; the message has the file and line.
     """
 
     def __init__(self, roots: Iterable[str]) -> None:
         pending = list(roots)
         self.packages = ({name.partition(".")[0] for name in pending} | {"blocks", _REGISTRY}) - {"blockformer"}
         self.texts: dict[str, str] = {}
+        self._files: dict[str, SourceFile] = {}
         self._stub_names = _defined_names(ast.parse(_find_module(_STUB).path.read_text(encoding="utf-8")))
         while pending:
             name = pending.pop()
             if copied_name(name) not in self.texts:
                 pending += self._copy(_find_module(name))
+        check_operator_names(self._files)
 
     def write(self, folder: Path) -> None:
         """Write every copy as a file."""
@@ -69,11 +73,13 @@ class CopiedModules:
         """Store the text of a module with rewritten imports; return the modules that it imports."""
         source = module.path.read_text(encoding="utf-8")
         lines = source.splitlines(keepends=True)
+        file = self._files[module.name] = SourceFile(module.path, ast.parse(source))
         imported: list[str] = []
-        for node in _imports(ast.parse(source)):
+        for node in _imports(file.tree):
             new: list[str] = []
-            for text, name in self._rewrite(module, node):
-                new.append(text)
+            for alias, name in self._rewrite(module, node):
+                file.copied[alias.asname or alias.name] = name, alias.name
+                new.append(f"from .{copied_name(name)} import {ast.unparse(alias)}")
                 imported.append(name)
             if new:
                 indent = " " * node.col_offset
@@ -82,8 +88,8 @@ class CopiedModules:
         self.texts[copied_name(module.name)] = _header(module.name) + "".join(lines)
         return imported
 
-    def _rewrite(self, module: Module, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
-        """The lines that replace an import, each with the module that it imports; none if it remains as it is."""
+    def _rewrite(self, module: Module, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[ast.alias, str]]:
+        """The names that an import imports, each with its module in the copy; none if the import remains as it is."""
         place = f"{module.path}:{node.lineno}"
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -100,9 +106,7 @@ class CopiedModules:
                 )
             return
         for alias in node.names:
-            source = self._source_module(base, alias.name, place)
-            name = alias.name if alias.asname is None else f"{alias.name} as {alias.asname}"
-            yield f"from .{copied_name(source)} import {name}", source
+            yield alias, self._source_module(base, alias.name, place)
 
     def _source_module(self, base: str, name: str, place: str) -> str:
         """The module from which a name is imported in the copy.

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
+from weakref import WeakKeyDictionary
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -89,15 +91,41 @@ def loss_of_hidden(
         the loss and the number of targets of each.
     """
     rows, wanted = hidden.flatten(0, -2), targets.flatten()
-    size = rows_at_once(model.vocab_size, len(rows), chunk)
-    if len(rows) == size:
+    group = _GROUPS.get(cast("nn.Module", model))
+    own = slice(0, len(rows)) if group is None else part_of(len(rows), group)
+    size = max(1, rows_at_once(model.vocab_size, own.stop - own.start, chunk))
+    if group is None and len(rows) == size:
         return loss(model.logits(rows), wanted, slice(0, size))
     trained = _trained(model)
     if not torch.is_grad_enabled() or not (trained or rows.requires_grad):
-        parts = [slice(begin, begin + size) for begin in range(0, len(rows), size)]
-        sums = sum(loss(model.logits(rows[part]), wanted[part], part)[1] for part in parts)
+        sums = sum(loss(model.logits(rows[part]), wanted[part], part)[1] for part in _parts(own, size))
+        if group is not None:
+            dist.all_reduce(sums, group=group)
         return cast("Tensor", sums)[0].to(torch.float32), cast("Tensor", sums)
-    return cast("tuple[Tensor, Tensor]", _Chunked.apply(model, loss, size, wanted, rows, *trained))
+    return cast("tuple[Tensor, Tensor]", _Chunked.apply(model, loss, size, wanted, own, group, rows, *trained))
+
+
+_GROUPS: "WeakKeyDictionary[nn.Module, dist.ProcessGroup]" = WeakKeyDictionary()
+
+
+def divide_rows(model: nn.Module, group: dist.ProcessGroup) -> None:
+    """Let each process of a group that has the same vectors compute the loss of its part of the rows only.
+
+    :func:`loss_of_hidden` of this model then is a collective. Its results and gradients are those of all rows.
+    """
+    _GROUPS[model] = group
+
+
+def part_of(rows: int, group: dist.ProcessGroup) -> slice:
+    """The rows of this process; the parts differ by one row at most."""
+    index, count = dist.get_rank(group), dist.get_world_size(group)
+    return slice(rows * index // count, rows * (index + 1) // count)
+
+
+def _parts(rows: slice, size: int) -> list[slice]:
+    """Parts of at most ``size`` rows; an empty one where there are no rows."""
+    starts = range(rows.start, rows.stop, size) or [rows.start]
+    return [slice(begin, min(begin + size, rows.stop)) for begin in starts]
 
 
 def rows_at_once(vocab_size: int, rows: int, chunk: int | None = None) -> int:
@@ -142,12 +170,20 @@ class _Chunked(torch.autograd.Function):
     """The summed loss; its forward pass computes the gradients, its backward pass scales them."""
 
     @staticmethod
-    def forward(ctx: Any, model: MakesLogits, loss: RowLoss, size: int, wanted: Tensor, *inputs: Tensor) -> Any:
+    def forward(
+        ctx: Any,
+        model: MakesLogits,
+        loss: RowLoss,
+        size: int,
+        wanted: Tensor,
+        own: slice,
+        group: dist.ProcessGroup | None,
+        *inputs: Tensor,
+    ) -> Any:
         rows, parameters = inputs[0], inputs[1:]
-        of_rows = torch.empty_like(rows) if ctx.needs_input_grad[4] else None
+        of_rows = torch.zeros_like(rows) if ctx.needs_input_grad[6] else None
         sums, totals = cast("Any", 0.0), dict[int, Tensor]()
-        for begin in range(0, len(rows), size):
-            place = slice(begin, begin + size)
+        for place in _parts(own, size):
             part = rows[place].detach().requires_grad_(of_rows is not None)
             with torch.enable_grad(), _AddingInPlace(parameters, totals):
                 summed, found = loss(model.logits(part), wanted[place], place)
@@ -159,6 +195,9 @@ class _Chunked(torch.autograd.Function):
                 if gradient is not None:
                     _total(totals, parameter).add_(gradient)
             sums = sums + found
+        if group is not None:
+            for one in (sums, *([] if of_rows is None else [of_rows]), *totals.values()):
+                dist.all_reduce(one, group=group)
         kept = [totals.get(id(parameter)) for parameter in parameters]
         types = [parameter.dtype for parameter in parameters]
         ctx.gradients = [of_rows, *(one if one is None else one.to(of) for one, of in zip(kept, types, strict=True))]
@@ -170,7 +209,7 @@ class _Chunked(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the gradients of this loss were computed in its forward pass and can be taken once")
-        return (None, None, None, None, *(one if one is None else one.mul_(outer[0]) for one in gradients))
+        return (*(None,) * 6, *(one if one is None else one.mul_(outer[0]) for one in gradients))
 
 
 def _total(totals: dict[int, Tensor], parameter: Tensor) -> Tensor:

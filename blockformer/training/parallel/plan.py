@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from blockformer.errors import UserError
 from blockformer.training.parallel.collectives import reduce, spread
+from blockformer.training.parallel.sequence import between_sublayers, divide_tokens
 from blockformer.training.parallel.shards import TENSOR
 from blocks.base import Component, Linear, LocalHeads
 from registry import Cut, entry_of
@@ -27,6 +28,7 @@ class Plan:
         boundaries: by module path: the modules around which processes communicate, and how they are split.
         cut: slots and names of blocks that are split.
         whole: slots and names of blocks whose parameters every process holds completely.
+        tokens: whether each process keeps only its part of the tokens between sublayers.
     """
 
     parts: int
@@ -35,24 +37,29 @@ class Plan:
     boundaries: dict[str, Cut] = field(default_factory=dict[str, Cut])
     cut: list[str] = field(default_factory=list[str])
     whole: list[str] = field(default_factory=list[str])
+    tokens: bool = False
 
     def __str__(self) -> str:
         cut, whole = (", ".join(dict.fromkeys(names)) for names in (self.cut, self.whole))
-        return f"tensor parallelism over {self.parts} processes: split: {cut}; replicated: {whole or 'nothing'}"
+        return f"tensor parallelism over {self.parts} processes: split: {cut}; replicated: {whole or 'nothing'}" + (
+            "; tokens split between sublayers" if self.tokens else ""
+        )
 
 
-def make_plan(model: Component, parts: int) -> Plan:
-    """Plan how to split a model into ``parts``, from its shapes alone.
+def make_plan(model: Component, parts: int, *, tokens: bool = False) -> Plan:
+    """Plan how to split a model into ``parts``, and with ``tokens`` its sequences, too, from its shapes alone.
 
     Raises:
         UserError: a size that must be split is not a multiple of ``parts``, or no block can be split.
     """
-    made = Plan(parts)
+    made = Plan(parts, tokens=tokens)
+    if tokens:
+        made.partial.update(between_sublayers(model))
     for path, component in model.components():
         for name, cut in component.shards().items():
             _add(made, _Place(component, path), name, cut)
     for path, component in model.components():
-        own = [name for name in _own_parameters(component, path) if name not in made.partial]
+        own = [name for name in _own_parameters(component, path) if tokens or name not in made.partial]
         if own:
             (made.cut if any(name in made.cuts for name in own) else made.whole).append(_called(component))
     if not made.cuts:
@@ -130,7 +137,7 @@ def _called(component: Component) -> str:
     return f"{component.slot} {entry_of(type(component)).name}"
 
 
-def apply_plan(made: Plan, model: nn.Module, mesh: DeviceMesh) -> None:
+def apply_plan(made: Plan, model: Component, mesh: DeviceMesh) -> None:
     """Replace parameters by uninitialised parts, and add the communication between processes."""
     group, index = mesh[TENSOR].get_group(), mesh[TENSOR].get_local_rank()
     for name, axis in made.cuts.items():
@@ -140,6 +147,8 @@ def apply_plan(made: Plan, model: nn.Module, mesh: DeviceMesh) -> None:
         owner.register_parameter(leaf, nn.Parameter(part, requires_grad=whole.requires_grad))
     for path, cut in made.boundaries.items():
         _meet(model.get_submodule(path), cut, made.parts, group, index)
+    if made.tokens:
+        divide_tokens(model, group)
 
 
 def _meet(module: nn.Module, cut: Cut, parts: int, group: ProcessGroup, index: int) -> None:

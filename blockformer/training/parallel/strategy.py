@@ -24,6 +24,7 @@ from blockformer.assembly.checkpoint import PARTS, LoadError, read_training_stat
 from blockformer.assembly.checkpoint_parts import Parts
 from blockformer.assembly.checkpoint_schema import is_finite, short_name
 from blockformer.errors import UserError
+from blockformer.training.objectives.vocabulary_loss import divide_rows
 from blockformer.training.parallel.fsdp import FSDP
 from blockformer.training.parallel.plan import Plan, apply_plan, make_plan
 from blockformer.training.parallel.shards import DATA, TENSOR, Shards, local
@@ -48,6 +49,8 @@ class ShardedStrategy(ModelParallelStrategy):
         reshard_after_forward: free a layer's gathered parameters after its forward pass, and gather them again for the
             backward pass; false: keep them; a number: shard them over only so many groups until then.
         prefetch: number of layers whose parameters are gathered while one runs; 0: FSDP2 decides.
+        sequence_parallel: a process of a tensor-parallel group keeps its part of the tokens only, between sublayers.
+        loss_parallel: a process of such a group computes logits and loss of its part of the tokens only.
     """
 
     def __init__(
@@ -56,10 +59,13 @@ class ShardedStrategy(ModelParallelStrategy):
         replicas: int = 1,
         reshard_after_forward: bool | int = True,
         prefetch: int = 0,
+        sequence_parallel: bool = False,
+        loss_parallel: bool = False,
     ) -> None:
         super().__init__(save_distributed_checkpoint=False)
         self._wanted = tensor_parallel
         self._replicas, self._reshard, self._prefetch = replicas, reshard_after_forward, prefetch
+        self._tokens, self._rows = sequence_parallel, loss_parallel
         self.shards: Shards | None = None
         self._in_parts = False
 
@@ -106,6 +112,8 @@ class ShardedStrategy(ModelParallelStrategy):
                 f"reshard_after_forward {kept}: parameters are sharded {parts} ways; give true, false or a number "
                 f"above 1 and below {parts} that divides it, if there is one"
             )
+        if (self._tokens or self._rows) and self.sharing == 1:
+            raise UserError("sequence_parallel and loss_parallel have no effect without tensor_parallel")
         if self._prefetch < 0:
             raise UserError(f"prefetch {self._prefetch}: must be at least 0")
 
@@ -115,7 +123,7 @@ class ShardedStrategy(ModelParallelStrategy):
         Raises:
             UserError: it cannot be split.
         """
-        return make_plan(model, self.sharing) if self.sharing > 1 else Plan(1)
+        return make_plan(model, self.sharing, tokens=self._tokens) if self.sharing > 1 else Plan(1)
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -134,6 +142,8 @@ class ShardedStrategy(ModelParallelStrategy):
         """
         cut = self.plan(model)
         apply_plan(cut, model, self.device_mesh)
+        if self._rows:
+            divide_rows(model, self.device_mesh[TENSOR].get_group())
         axes = {PREFIX + name: axis for name, axis in cut.cuts.items()}
         self.shards = shards = Shards(self.device_mesh, axes, frozenset(PREFIX + name for name in cut.partial))
         fresh = build_unchecked(recipe)

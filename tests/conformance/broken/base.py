@@ -45,6 +45,7 @@ class Mean(Mixer):
     """The mean of what a token may see, projected: right but for what a test takes away."""
 
     padding = cache = True
+    outputs = ("out",)
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
@@ -109,6 +110,8 @@ class BidirectionalMean(Mean):
 
 class Projection(FeedForward):
     """A projection: right but for what a test does to it."""
+
+    outputs = ("out",)
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

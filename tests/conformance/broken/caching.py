@@ -3,8 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from blocks.base import Context, InputPositions, Site
+from blocks.attention.projection import HeadProjection
+from blocks.attention.visibility import visibility
+from blocks.base import AttentionPositions, Context, Factory, InputPositions, KeyValues, Linear, Mixer, Site
+from blocks.positions.rotary import RotaryPositions
 from blocks.positions.scaling import DynamicScaling
+from registry import Capabilities
 from tests.conformance.broken.base import CachedVectors, CausalMean, caught_by
 
 
@@ -114,3 +118,57 @@ class KeepsOldAngles(DynamicScaling):
 
     depends_on_length = False
     __init__ = DynamicScaling.__init__
+
+
+class RotatedScores(Mixer):
+    """One head of causal attention with positions: right but for what a test takes away."""
+
+    outputs = ("out",)
+    capabilities = Capabilities(places=frozenset({"causal"}), positions=frozenset({"rotation"}))
+
+    def __init__(self, site: Site, *, positions: Factory[AttentionPositions] = RotaryPositions) -> None:
+        super().__init__(site)
+        self.q, self.k, self.v = (HeadProjection(site, site.dim, 1, site.dim, bias=False) for _ in "qkv")
+        self.out, self.positions = Linear(site, site.dim, site.dim, bias=False), positions(site)
+
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        visibility(context, causal=True)
+        self.positions.prepare(context)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = self.positions.rotate(self.q(x), context), self.k(x), self.v(x)
+        k, v = self.kept(k, v, context)
+        seen = visibility(context, causal=True).mask()
+        scores = q @ k.transpose(-2, -1) * x.shape[-1] ** -0.5
+        if seen is not None:
+            scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+    def kept(self, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        state, k = context.state("mixer", KeyValues), self.positions.rotate(k, context)
+        return (k, v) if state is None else state.append(k, v)
+
+    @property
+    def cached_per_token(self) -> int:
+        return 2 * self.out.in_features
+
+
+@caught_by("decodes_token_by_token")
+class RotatesCachedKeys(RotatedScores):
+    """Rotates all cached keys by the positions of the new tokens."""
+
+    __init__ = RotatedScores.__init__
+
+    def kept(self, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        if (state := context.state("mixer", KeyValues)) is not None:
+            k, v = state.append(k, v)
+        return self.positions.rotate(k, context), v
+
+
+@caught_by("declares_the_positions_that_it_applies")
+class DeclaresNoPositions(RotatedScores):
+    """Applies positions and does not say which."""
+
+    __init__ = RotatedScores.__init__
+    capabilities = Capabilities(places=frozenset({"causal"}))

@@ -197,3 +197,10 @@ class ReturnsOtherHiddenStates(AlteredModel):
     def forward(self, *given: Tensor, hidden: bool = False, **more: Any) -> Tensor:
         found = super().forward(*given, hidden=hidden, **more)
         return found * 2 if hidden else found
+
+
+@caught_by("gives_zero_if_its_outputs_are_zero")
+class NamesNoOutputs(Projection):
+    """Leaves out which of its modules add to the residual stream."""
+
+    outputs = ()

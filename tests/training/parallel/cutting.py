@@ -41,6 +41,12 @@ ADAPTED_STACKS: dict[str, dict[str, Any]] = {
     "latent, experts": {"mixer": {"type": "latent", "heads": 4, "q_rank": 12}, "feedforward": "moe"},
     "linear, mlp experts": {"mixer": "linear", "feedforward": {"type": "moe", "expert": "mlp"}},
 }
+WIRINGS: tuple[dict[str, Any], ...] = (
+    {"type": "parallel"},
+    {"type": "shortcut"},
+    {"residual": {"type": "hyper"}},
+    {"residual": {"type": "layerscale"}, "feedforward": {"type": "moe", "experts": 2}, "output_scale": True},
+)
 CROSS = ({"kv_heads": 2, "heads": 4, "sinks": True, "bias": True, "gate": "silu", "qk_norm": "rms", "clip": 0.5},)
 
 
@@ -60,6 +66,7 @@ def cuttable() -> list[BlockCase]:
         BlockCase("feedforward", "mlp", {"activation": "xielu"}),
         BlockCase("stack", "layers", {"depth": 2, "positions": {"type": "t5", "heads": 8}}),
         *(_adapted(name, layer) for name, layer in ADAPTED_STACKS.items()),
+        *(BlockCase("stack", "layers", {"depth": 2, "layer": layer}) for layer in WIRINGS),
     ]
     return [one for one in found if allowed(one) and _plan(one) is not None]
 
@@ -81,10 +88,20 @@ def _plan(case: BlockCase) -> Plan | None:
         return None
 
 
-def check_gives_the_same_when_cut(case: BlockCase, mesh: DeviceMesh) -> None:
+def key(case: BlockCase, tokens: bool) -> str:
+    """The name of a case, cut with its tokens split between sublayers or not."""
+    return f"{case.id}, tokens split" if tokens else case.id
+
+
+def has_stack(case: BlockCase) -> bool:
+    """Whether the tokens of the case can be split between sublayers."""
+    return case.slot in ("stack", "model")
+
+
+def check_gives_the_same_when_cut(case: BlockCase, mesh: DeviceMesh, *, tokens: bool = False) -> None:
     """Values, what decoding gives, and gradients by inputs and parameters are those of the uncut block in float64."""
     whole, given = case.build_perturbed(), example(case)
-    cut, made = copy.deepcopy(whole), make_plan(whole, PARTS)
+    cut, made = copy.deepcopy(whole), make_plan(whole, PARTS, tokens=tokens)
     apply_plan(made, cut, mesh)
     shards = Shards(mesh, made.cuts, frozenset(made.partial))
     with torch.no_grad():
@@ -134,15 +151,16 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", world_size=PARTS, rank=rank)
     mesh = init_device_mesh("cpu", (1, PARTS), mesh_dim_names=(DATA, TENSOR))
     found: dict[str, str] = {}
-    for case in cuttable():
+    pairs = [(case, tokens) for case in cuttable() for tokens in ((False, True) if has_stack(case) else (False,))]
+    for case, tokens in pairs:
         try:
-            check_gives_the_same_when_cut(case, mesh)
-            found[case.id] = ""
+            check_gives_the_same_when_cut(case, mesh, tokens=tokens)
+            found[key(case, tokens)] = ""
         except Exception:
-            found[case.id] = traceback.format_exc()
+            found[key(case, tokens)] = traceback.format_exc()
     wrong: list[dict[str, str]] = [{} for _ in range(PARTS)]
     dist.all_gather_object(wrong, found)
     if rank == 0:
-        both = {key: "".join(one[key] for one in wrong) for key in found}
+        both = {name: "".join(one[name] for one in wrong) for name in found}
         Path(folder, "found.json").write_text(json.dumps(both))
     dist.destroy_process_group()

@@ -5,7 +5,7 @@ import torch
 from filelock import FileLock
 
 from blockformer.conformance.block_case import BlockCase
-from tests.training.parallel.cutting import PARTS, cuttable, work
+from tests.training.parallel.cutting import PARTS, cuttable, has_stack, key, work
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -32,7 +32,14 @@ def found(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str,
 
 @pytest.mark.slow
 def test_gives_the_same_when_cut(case: BlockCase, found: dict[str, str]) -> None:
-    assert not found[case.id], found[case.id]
+    assert not found[key(case, tokens=False)], found[case.id]
+
+
+@pytest.mark.slow
+def test_gives_the_same_when_tokens_are_split_between_sublayers(case: BlockCase, found: dict[str, str]) -> None:
+    if not has_stack(case):
+        pytest.skip("the block has no sublayers")
+    assert not found[key(case, tokens=True)], found[key(case, tokens=True)]
 
 
 @pytest.mark.slow

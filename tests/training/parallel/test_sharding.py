@@ -35,6 +35,8 @@ def test_a_sharded_model_trains_like_a_whole_one(name: str, found: dict[str, str
         ({"replicas": 2, "reshard_after_forward": 2}, "parameters are sharded 2 ways"),
         ({"prefetch": -1}, "prefetch -1: must be at least 0"),
         ({"replicas": 4}, "no parameter is sharded"),
+        ({"loss_parallel": True}, "have no effect without tensor_parallel"),
+        ({"sequence_parallel": True}, "have no effect without tensor_parallel"),
         ({"tensor_parallel": None, "prefetch": 1}, "no parameter is sharded"),
     ],
 )
@@ -46,7 +48,14 @@ def test_options_that_do_not_fit_the_processes_are_refused(given: dict[str, int]
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"tensor_parallel": None}, {"replicas": 2, "prefetch": 2}, {"reshard_after_forward": 2}]
+    "given",
+    [
+        {},
+        {"tensor_parallel": None},
+        {"replicas": 2, "prefetch": 2},
+        {"reshard_after_forward": 2},
+        {"tensor_parallel": 2, "sequence_parallel": True, "loss_parallel": True},
+    ],
 )
 def test_options_that_fit_the_processes_are_taken(given: dict[str, int]) -> None:
     strategy = ShardedStrategy(**given)
