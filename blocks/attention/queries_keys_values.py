@@ -64,6 +64,18 @@ class QueriesKeysValues(Mixer, ABC):
         widths = self.kv_heads, self.head_dim, self.value_dim
         return *widths, self.window, self.chunk, self.positions.rotation
 
+    @property
+    def placed_q(self) -> str:
+        """The formula of the queries as the scores use them."""
+        placed = "q_norm(positions(clip(Q)))" if self.norm_after else "positions(clip(q_norm(Q)))"
+        steps = f"floor((t + 1) / {self.temperature_step})"
+        return f"(1 + {self.temperature:g} ln(1 + {steps})) {placed}" if self.temperature else placed
+
+    @property
+    def placed_k(self) -> str:
+        """The formula of the keys as the scores use them."""
+        return "k_norm(positions(clip(K)))" if self.norm_after else "positions(clip(k_norm(K)))"
+
     def queries_keys_values(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> queries (B, H, T, K); keys (B, G, S, K) and values (B, G, S, V) of all tokens so far."""
         latent = x

@@ -237,18 +237,6 @@ class MultiHeadAttention(QueriesKeysValues):
         self.record(weighted=y)
         return self.out(self._joined(y, x))
 
-    @property
-    def placed_q(self) -> str:
-        """The formula of the queries as the scores use them."""
-        placed = "q_norm(positions(clip(Q)))" if self.norm_after else "positions(clip(q_norm(Q)))"
-        steps = f"floor((t + 1) / {self.temperature_step})"
-        return f"(1 + {self.temperature:g} ln(1 + {steps})) {placed}" if self.temperature else placed
-
-    @property
-    def placed_k(self) -> str:
-        """The formula of the keys as the scores use them."""
-        return "k_norm(positions(clip(K)))" if self.norm_after else "positions(clip(k_norm(K)))"
-
     def _joined(self, y: Tensor, x: Tensor) -> Tensor:
         """(B, H, T, V) -> (B, T, H * V), after norm and gate."""
         if self.out_norm is not None:

@@ -126,7 +126,9 @@ class LayerStack(Stack):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         layers = cast("list[Layer]", self.layers)
-        context.inputs, context.sources = x, self._sources
+        context.sources = self._sources
+        if context.inputs is None:  # sequence parallelism gives the vectors of all tokens
+            context.inputs = x
         if self.positions is not None:
             context.bias = self.positions.bias(context)
         for layer in layers:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from blocks.base import Component, FeedForward, Lookup, Mixer, Stack
+from blocks.base import Component, Context, FeedForward, Lookup, Mixer, Stack
 
 Group = dist.ProcessGroup
 
@@ -67,6 +67,7 @@ class _Tokens:
 
     def own_given(self, _: nn.Module, given: Any) -> Any:
         self.length = given[0].shape[1]
+        cast("Context", given[1]).inputs = given[0]  # which mixers read, as they get all tokens
         return (self._own(given[0]), *given[1:])
 
     def all_result(self, _: nn.Module, given: Any, result: Tensor) -> Tensor:
