@@ -87,7 +87,9 @@ class MixedRows:
         source = self.mixture.source(self._first.shares)
 
         def build(folder: Path) -> None:
-            made = component.learn(partial(source.read().texts, "train", "training the tokenizer"))
+            made = component.learn(
+                partial(source.read().sample, "train", component.learn_bytes, "training the tokenizer")
+            )
             (folder / "tokenizer.json").write_text(json.dumps(made.dump()), encoding="utf-8")
 
         key = {**source.key, **component.key, "format": 1}

@@ -19,7 +19,7 @@ from blockformer.data.encoding import encode
 from blockformer.data.sequences import Sequences, Shards, read_labels
 from blockformer.data.tokenizer import Tokenizer
 from blockformer.data.tokenizers import stored
-from blockformer.data.tokenizers.base import GivenTokenizer, LearnedTokenizer, Texts, TokenizerComponent
+from blockformer.data.tokenizers.base import GivenTokenizer, LearnedTokenizer, TokenizerComponent
 from blockformer.errors import DataError
 
 
@@ -104,8 +104,9 @@ def prepare(
         about = {"tokens": tokens.name, "paired": corpus.paired, "facts": facts, "notes": dict(corpus.notes)}
         (folder / "index.json").write_text(json.dumps(about), encoding="utf-8")
 
-    def learn(texts: Texts) -> Tokenizer:
-        learned = cast("LearnedTokenizer", component).learn(texts)
+    def learn(corpus: Corpus) -> Tokenizer:
+        one = cast("LearnedTokenizer", component)
+        learned = one.learn(partial(corpus.sample, "train", one.learn_bytes, "training the tokenizer"))
         if template is not None:
             learned.use_template(template.text, template.origin)
         return learned
@@ -165,12 +166,12 @@ def _digest(given: Tokenizer) -> str:
 
 
 def _tokens(
-    corpus: Corpus, sha256: str, settings: Mapping[str, Any], made: Tokenizer | Callable[[Texts], Tokenizer]
+    corpus: Corpus, sha256: str, settings: Mapping[str, Any], made: Tokenizer | Callable[[Corpus], Tokenizer]
 ) -> Path:
     """The cache entry with a corpus's tokenizer, or the function that learns it, and token arrays."""
 
     def build(folder: Path) -> None:
-        used = made if isinstance(made, Tokenizer) else made(partial(corpus.texts, "train", "training the tokenizer"))
+        used = made if isinstance(made, Tokenizer) else made(corpus)
         encoded = encode(corpus, used, folder, settings["longest"])
         facts: dict[str, Any] = {split: one.counts for split, one in encoded.items()}
         facts |= {"vocab_size": used.vocab_size, **encoded["validation"].compression.facts()}

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blockformer.data.corpora.corpus import Corpus
 from blockformer.data.tokenizer import cut
 from blockformer.data.tokenizers.bpe import BPE
 from blockformer.data.tokenizers.byte_level import CUTS, SPECIAL, ByteLevelTokenizer
@@ -260,3 +261,18 @@ def test_text_is_streamed_as_it_is_decoded_with_the_spaces_between_words() -> No
 def test_what_is_no_tokenizer_is_refused(content: object) -> None:
     with pytest.raises(DataError, match="not a tokenizer"):
         from_dump(content)  # type: ignore[arg-type]
+
+
+def test_a_long_text_is_learned_from_in_part() -> None:
+    documents = [f"document {number} " + "word " * 40 for number in range(2000)]
+    corpus = Corpus({"train": documents, "validation": ["held back"], "test": []}, paired=False, facts={})
+    chosen = list(corpus.sample("train", corpus.size() // 10))
+    assert chosen == list(corpus.sample("train", corpus.size() // 10))
+    assert len(chosen) == pytest.approx(200, abs=60)
+    assert set(chosen) < set(documents)
+    assert list(corpus.sample("train", corpus.size())) == documents
+    assert list(corpus.sample("train", 1)) == documents[:1]
+
+
+def test_what_is_learned_from_a_part_is_another_entry_of_the_cache() -> None:
+    assert BPE(vocab_size=300).key != BPE(vocab_size=300, learn_bytes=1000).key

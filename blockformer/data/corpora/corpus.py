@@ -103,6 +103,21 @@ class Corpus:
             if of == split:
                 yield from texts_of(document)
 
+    def sample(self, split: str, size: int, what: str = "reading") -> Iterable[str]:
+        """The texts of whole documents of a split that are chosen at random; each process chooses the same.
+
+        Args:
+            split: "train", "validation" or "test".
+            size: About so many bytes of a corpus in UTF-8; all of the split if the corpus is not larger.
+            what: What is done with the texts.
+        """
+        share, number = size / max(1, self.size()), 0
+        for of, document in self.watched(what):
+            if of == split:
+                number += 1
+                if share >= 1 or number == 1 or uniform(number) < share:  # the first one, so that there is one
+                    yield from texts_of(document)
+
     def sha256(self) -> str:
         """The hash of all texts, their order and their splits."""
         digests = {str(split): hashlib.sha256() for split in SPLITS}
@@ -151,6 +166,11 @@ class Source:
     read: Callable[[], Corpus]
     chats: bool = False
     template: tuple[str, str] | None = None
+
+
+def uniform(number: int) -> float:
+    """A number from 0 to 1 that depends on ``number`` only, and looks random."""
+    return int.from_bytes(hashlib.blake2b(number.to_bytes(8), digest_size=6).digest()) / 2**48
 
 
 def texts_of(document: str | Sequence[str] | Labelled | Chat) -> Sequence[str]:

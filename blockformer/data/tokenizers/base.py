@@ -12,6 +12,8 @@ from registry import Block, Slot, entry_of
 Texts = Callable[[], Iterable[str]]
 """Reads the training texts, and no others; it may be called again."""
 USUAL_SIZE = 1024
+LEARN_BYTES = 200_000_000
+"""Of text: more changes little in a vocabulary, and each 100 MB takes some 20 s of one core."""
 
 
 class TokenizerComponent(Block, ABC):
@@ -48,6 +50,8 @@ class LearnedTokenizer(TokenizerComponent):
 
     Args:
         vocab_size: number of token ids; None: 1024.
+        learn_bytes: it is learned from about so many bytes of the training text, in whole documents chosen at random,
+            and from all of a smaller text.
 
     Raises:
         DataError: it is too small.
@@ -60,7 +64,8 @@ class LearnedTokenizer(TokenizerComponent):
     least: ClassVar[int]
     why: ClassVar[str]
 
-    def __init__(self, vocab_size: int | None) -> None:
+    def __init__(self, vocab_size: int | None, learn_bytes: int = LEARN_BYTES) -> None:
+        self.learn_bytes = learn_bytes
         self.vocab_size = USUAL_SIZE if vocab_size is None else vocab_size
         if self.vocab_size < self.least:
             name = entry_of(type(self)).name

@@ -6,7 +6,7 @@ from typing import Any
 from tokenizers import models, pre_tokenizers, trainers
 
 from blockformer.data.tokenizer import cut
-from blockformer.data.tokenizers.base import LearnedTokenizer, Texts
+from blockformer.data.tokenizers.base import LEARN_BYTES, LearnedTokenizer, Texts
 from blockformer.data.tokenizers.byte_level import (
     CUTS,
     LEAST,
@@ -44,14 +44,16 @@ class BPE(LearnedTokenizer):
     Args:
         vocab_size: Number of token ids, special ones and the 256 bytes included; a short text may yield fewer. Null:
             the recipe's, or 1024 without a recipe.
+        learn_bytes: Learn from about so many bytes of the training text, in whole documents chosen at random, and from
+            all of a shorter text.
     """
 
     formula = '"next merge:" argmax_(a,b) "count of" a "before" b'
 
     least, why = LEAST, WHY
 
-    def __init__(self, *, vocab_size: Positive | None = None) -> None:
-        super().__init__(vocab_size)
+    def __init__(self, *, vocab_size: Positive | None = None, learn_bytes: Positive = LEARN_BYTES) -> None:
+        super().__init__(vocab_size, learn_bytes)
 
     def learn(self, texts: Texts) -> BPETokenizer:
         library = byte_level(models.BPE())

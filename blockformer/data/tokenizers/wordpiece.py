@@ -8,7 +8,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from blockformer.data.tokenizer import SpecialTokens, Tokenizer, cut
-from blockformer.data.tokenizers.base import LearnedTokenizer, Texts
+from blockformer.data.tokenizers.base import LEARN_BYTES, LearnedTokenizer, Texts
 from blockformer.data.tokenizers.byte_level import CUTS, SPECIAL, check_ids
 from blockformer.errors import DataError
 from registry import Positive, register
@@ -66,12 +66,16 @@ class WordPiece(LearnedTokenizer):
         vocab_size: Number of token ids, special ones included; a short text may yield fewer. Null: the recipe's, or
             1024 without a recipe.
         lowercase: Remove case and accents, as uncased BERT does.
+        learn_bytes: Learn from about so many bytes of the training text, in whole documents chosen at random, and from
+            all of a shorter text.
     """
 
     least, why = 64, "special tokens, and characters at the beginning and inside of words,"
 
-    def __init__(self, *, vocab_size: Positive | None = None, lowercase: bool = False) -> None:
-        super().__init__(vocab_size)
+    def __init__(
+        self, *, vocab_size: Positive | None = None, lowercase: bool = False, learn_bytes: Positive = LEARN_BYTES
+    ) -> None:
+        super().__init__(vocab_size, learn_bytes)
         self.lowercase = lowercase
 
     def learn(self, texts: Texts) -> WordPieceTokenizer:
