@@ -77,9 +77,6 @@ class DifferentialAttention(Mixer):
             ),
             "a single key has the weight 1 whatever its score",
         ),
-        "mixer/differential/causal[value_dim=1]: bfloat16_gradients_match_float64": (
-            "the norm of one channel is a sign, whose gradient is a rounding error"
-        ),
     }
 
     def __init__(

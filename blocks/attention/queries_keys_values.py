@@ -106,7 +106,8 @@ class QueriesKeysValues(Mixer, ABC):
         state = context.state("mixer", lambda: KeyValues(context.cached_window(self.window)))
         if state is not None:
             k, v = state.append(k, v)
-        keep(context, self.layer, self.form, k, v)
+        if context.sources:  # else the index is not read, so that equal layers are compiled once
+            keep(context, self.layer, self.form, k, v)
         return k, v
 
     def _placed(self, y: Tensor, norm: Norm | None, context: Context) -> Tensor:

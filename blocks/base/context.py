@@ -33,7 +33,7 @@ class Context:
         scope: prefix of the names of cached states, for mixers inside another.
         features: ids besides those of the tokens, by name; see :class:`~blocks.base.Feature`.
         tokens: (B, T) int, ids of the tokens; None where only their vectors are known.
-        inputs: (B, T, D), the vectors that the stack begins with.
+        inputs: (B, T, D), the vectors that the stack begins with; None if no mixer reads them.
         sources: indices of the layers whose keys and values later layers attend to, too.
     """
 

@@ -54,12 +54,14 @@ class Mixer(Component, ABC):
         window: outputs depend only on tokens less than this many tokens away; None: no limit.
         chunk: outputs depend only on tokens of the same chunk, of this many tokens; None: no limit.
         absolute: False if shifting all positions by the same amount changes nothing but what its positions do.
+        reads_inputs: whether it reads ``context.inputs``, which is given only to stacks with such a mixer.
     """
 
     slot = Slot("mixer", "Mixes information across tokens.")
     window: int | None = None
     chunk: int | None = None
     absolute: bool = False
+    reads_inputs: bool = False
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)

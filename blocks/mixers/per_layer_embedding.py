@@ -62,6 +62,7 @@ class PerLayerEmbedding(Mixer):
             ("gated",),
         ),
     )
+    reads_inputs = True
     capabilities = Capabilities(places=frozenset({"causal", "bidirectional"}))
     window = 1
 

@@ -81,6 +81,7 @@ class LayerStack(Stack):
         self.layers = nn.ModuleList(make(replace(site, layer=index)) for index, make in enumerate(makers))
         check_choices(self.layers)
         self._sources = sources_of(self.layers)
+        self._reads_inputs = any(isinstance(part, Mixer) and part.reads_inputs for part in self.layers.modules())
         self.positions = positions(site) if positions else None
         if self.positions is not None:
             self._check_positions(self.positions)
@@ -127,7 +128,7 @@ class LayerStack(Stack):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         layers = cast("list[Layer]", self.layers)
         context.sources = self._sources
-        if context.inputs is None:  # sequence parallelism gives the vectors of all tokens
+        if self._reads_inputs and context.inputs is None:  # sequence parallelism gives the vectors of all tokens
             context.inputs = x
         if self.positions is not None:
             context.bias = self.positions.bias(context)

@@ -65,9 +65,10 @@ class _Tokens:
     def __init__(self, group: Group) -> None:
         self.group, self.index, self.count, self.length = group, dist.get_rank(group), dist.get_world_size(group), 0
 
-    def own_given(self, _: nn.Module, given: Any) -> Any:
+    def own_given(self, stack: nn.Module, given: Any) -> Any:
         self.length = given[0].shape[1]
-        cast("Context", given[1]).inputs = given[0]  # which mixers read, as they get all tokens
+        if any(isinstance(part, Mixer) and part.reads_inputs for part in stack.modules()):
+            cast("Context", given[1]).inputs = given[0]  # of all tokens
         return (self._own(given[0]), *given[1:])
 
     def all_result(self, _: nn.Module, given: Any, result: Tensor) -> Tensor:
