@@ -19,6 +19,8 @@ from blocks.positions.sinusoidal import SinusoidalPositions
 from registry import Entry, entries, entry_of, load_recipe, slots
 
 FUNCTIONS = {
+    "silu",
+    "sgn",
     "exp",
     "log",
     "ln",
