@@ -44,8 +44,8 @@ class NgramLookup(Lookup):
 
     paper = "Cheng et al., 2026, arXiv:2601.07372; in each stream: Qwen Team, 2026 (Qwen4-Exp)"
     formula = (
-        "v_i = g_i W_v e; g_i = σ(sqrt(|s_i|) * sgn(s_i)); s_i = norm(x_i)^T norm(W_(k i) e) / sqrt(D); "
-        'y_i = v_i + silu("conv"(norm(v_i)))'
+        "v_i = g_i W_v e; g_i = σ(sqrt(|s_i|) * sgn(s_i)); s_i = stream_norm(x_i)^T k_norm(W_(k i) e) / sqrt(D); "
+        'y_i = v_i + silu("conv"(convolution_norm(v_i)))'
     )
     outputs = ("v",)
     intermediates = described(

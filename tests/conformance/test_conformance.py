@@ -94,7 +94,7 @@ OWN_CHECKS: dict[str, set[str]] = {
     "attention_positions": {*POSITIONS, "rows_of_padding_give_finite_values"},
     "embedding": {*POSITIONS, "decodes_token_by_token", "packed_documents_are_independent"},
     "key_selector": {*POSITIONS, "rows_of_padding_give_finite_values", "auxiliary_loss_reaches_every_parameter"},
-    "lookup": {*VECTORS, "ignores_padding", "packed_documents_are_independent", "gives_zero_if_its_outputs_are_zero"},
+    "lookup": {"ignores_padding", "packed_documents_are_independent", "gives_zero_if_its_outputs_are_zero"},
     "mixer": {*CONTEXT, "backends_agree", "gives_zero_if_its_outputs_are_zero"},
     "layer": {*CONTEXT, "each_output_depends_on_its_own_token"},
     "extra_prediction": {*CONTEXT, "is_causal"},
