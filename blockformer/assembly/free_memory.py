@@ -36,7 +36,7 @@ def require_free(needed: int, what: str, device: torch.device | str = "cpu", rem
         needed: its bytes.
         what: its name, for the message.
         device: where it will be.
-        remedy: what to do if it does not fit; empty: nothing is said.
+        remedy: what the user can do if it does not fit, the end of the message; empty: the message ends without it.
 
     Raises:
         TooLargeError: it does not.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from blockformer.studies.stored_files import check_links, read_stored
 from blockformer.studies.study import Study, read_study
 from blockformer.studies.tables import as_csv, as_markdown
 from blockformer.studies.task_table import combined, table_as_csv, table_as_html, table_as_markdown
+from registry.text import printable
 
 ROOT = Path("comparisons")
 PAGES = {"results.csv": table_as_csv, "results.md": table_as_markdown, "report.html": table_as_html}
@@ -131,7 +133,11 @@ def _other_tasks(study: Study, folder: Path) -> dict[str, Results]:
             json.dumps(part, allow_nan=False)
             for table in PAGES.values():
                 table({"study": study.name, "question": "", "tasks": {task: part}})
-        except Exception:  # of any class: none yet, or damaged in any way; running the task writes it anew
+        except FileNotFoundError:
+            continue
+        except Exception:  # of any class: it may be damaged in any way
+            path = printable(folder / task / RESULTS_FILE)
+            print(f"note: {path}: is damaged and left out of the table; run task {task} again", file=sys.stderr)
             continue
         results[task] = part
     return results

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blocks.attention.backends import BACKENDS, Backend, choose
 from blocks.attention.key_selector import Choice, SelectorFactory
 from blocks.attention.projection import GateOver, HeadProjection, projection_axes, score_scale
-from blocks.attention.score_steps import HEADS, KEYS, SOFTMAX_ATTENTION, record_scores
+from blocks.attention.score_steps import LATENT_ATTENTION, record_scores
 from blocks.attention.scoring import Scoring
 from blocks.attention.visibility import Visibility, score_bias, visibility
 from blocks.base import (
@@ -22,7 +22,6 @@ from blocks.base import (
     DistanceBias,
     Factory,
     Heads,
-    Intermediate,
     KeyValues,
     Linear,
     LocalHeads,
@@ -37,35 +36,6 @@ from registry import Capabilities, Cut, Positive, PositiveFloat, Probability, Ru
 
 Projection = Literal["q_down", "q", "kv_down", "k", "k_rotary", "v", "out"]
 PAIRWISE = partial(RotaryPositions, interleaved=True)
-
-LATENT: Mapping[str, Intermediate] = {
-    **SOFTMAX_ATTENTION,
-    "latent": Intermediate(
-        "One narrow vector for each token, from which all heads make their keys and values; it is what is cached.",
-        ("token", "state"),
-        "C = {kv_scale:*}kv_norm(X W_C{kv_down:+ b_C})",
-        ("input",),
-    ),
-    "rotary_key": Intermediate(
-        "The part of the keys that has positions, shared by all heads.",
-        ("token", "channel"),
-        "K_R = positions(rotary_norm(X W_R{k_rotary:+ b_R}))",
-    ),
-    "placed_q": Intermediate(
-        "The queries as the scores use them, with the norm, clipping and positions that this model has.",
-        HEADS,
-        "Q' = (Q, positions(Q_R)); (Q, Q_R) = {q_scale:*}q_norm(q_down(X)) W_Q{q:+ b_Q}",
-        ("input",),
-    ),
-    "placed_k": Intermediate(
-        "The keys: a part from the latent, and the part with positions.",
-        KEYS,
-        "K' = (C W_K{k:+ b_K}, K_R)",
-        ("latent", "rotary_key"),
-    ),
-    "v": Intermediate("The values, from the latent.", KEYS, "V = C W_V{v:+ b_V}", ("latent",)),
-    "placed_v": replace(SOFTMAX_ATTENTION["placed_v"], formula="V' = V"),
-}
 
 
 @register("latent")
@@ -107,7 +77,7 @@ class LatentAttention(Mixer):
         "y = out([A_1, ..., A_H])"
     )
     outputs = ("out",)
-    intermediates = LATENT
+    intermediates = LATENT_ATTENTION
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         backends=BACKENDS,

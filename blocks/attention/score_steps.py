@@ -117,6 +117,35 @@ SELF_ATTENTION: Mapping[str, Intermediate] = {
     "k": replace(PROJECTED["k"], formula="K = C W_K{k:+ b_K}", of=("latent",)),
 }
 """Of one whose queries and keys can come from a narrow projection of the input."""
+LATENT_ATTENTION: Mapping[str, Intermediate] = {
+    **SOFTMAX_ATTENTION,
+    "latent": Intermediate(
+        "One narrow vector for each token, from which all heads make their keys and values; it is what is cached.",
+        ("token", "state"),
+        "C = {kv_scale:*}kv_norm(X W_C{kv_down:+ b_C})",
+        ("input",),
+    ),
+    "rotary_key": Intermediate(
+        "The part of the keys that has positions, shared by all heads.",
+        ("token", "channel"),
+        "K_R = positions(rotary_norm(X W_R{k_rotary:+ b_R}))",
+    ),
+    "placed_q": Intermediate(
+        "The queries as the scores use them, with the norm, clipping and positions that this model has.",
+        HEADS,
+        "Q' = (Q, positions(Q_R)); (Q, Q_R) = {q_scale:*}q_norm(q_down(X)) W_Q{q:+ b_Q}",
+        ("input",),
+    ),
+    "placed_k": Intermediate(
+        "The keys: a part from the latent, and the part with positions.",
+        KEYS,
+        "K' = (C W_K{k:+ b_K}, K_R)",
+        ("latent", "rotary_key"),
+    ),
+    "v": Intermediate("The values, from the latent.", KEYS, "V = C W_V{v:+ b_V}", ("latent",)),
+    "placed_v": replace(SOFTMAX_ATTENTION["placed_v"], formula="V' = V"),
+}
+"""Of one whose keys and values come from a narrow vector that is cached."""
 CROSS_ATTENTION: Mapping[str, Intermediate] = {
     **CAPPED_ATTENTION,
     "memory": Intermediate("The encoder's output, a vector for each token of the source.", ("key", "width"), "M"),

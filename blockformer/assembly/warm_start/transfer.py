@@ -129,6 +129,7 @@ def _owner(name: str, model: Model) -> Component:
 
 
 def _silent_at_zero(named: tuple[str, Component]) -> bool:
+    """Whether a named block adds nothing to the stream when its ``outputs`` are 0."""
     _, block = named
     return block.is_noop or block.zero_at_zero or not isinstance(block, Mixer | FeedForward | Lookup)
 
