@@ -23,18 +23,21 @@ from blockformer.training.nested_options import MAPPINGS, component_of, fold_nes
 from blockformer.training.objectives import chosen_objective, default_objective
 from blockformer.training.recipe_argument import RecipeArgument
 from blockformer.training.run_folder import (
+    BEST,
     CHECKPOINTS,
     CONFIG,
     LAST,
     FoundCheckpoint,
     RunSettings,
     find_checkpoint,
+    folder_of,
     signature_in,
 )
 from blockformer.training.stored_settings import Settings, safe_settings, settings_of, stored_evaluations
 from blocks.models.base import Model
 from registry import RecipeError, load_recipe
 from registry.strict_yaml import read_yaml
+from registry.text import shortened
 
 BUILT_IN = ("blocks.", "blockformer.")
 
@@ -115,6 +118,7 @@ def fit_arguments(verb: str, given: Given) -> FitArguments:
     """
     decay_from = take_trunk(given, verb)
     found = _checkpoint(given)
+    _check_run_is_of_use(given, verb, found.checkpoint)
     checkpoint, named = found.checkpoint, found.folder if found.checkpoint is None else None
     init_from = _init_from(given, verb, checkpoint)
     begins = named is not None and verb == "fit" and given.value("ckpt_path") == LAST
@@ -170,6 +174,27 @@ def _checkpoint(given: Given) -> FoundCheckpoint:
     if found.checkpoint is not None:
         verify(found.checkpoint)
     return found
+
+
+def _check_run_is_of_use(given: Given, verb: str, checkpoint: Path | None) -> None:
+    """Check that who scores a checkpoint by its path does not also name another run, which would have no effect.
+
+    Raises:
+        UserError: one is named.
+    """
+    if verb == "fit" or checkpoint is None or given.value("ckpt_path") in (LAST, BEST):
+        return
+    home = folder_of(checkpoint)
+    own = {} if home is None else {"name": home.resolve(), "root": home.resolve().parent}
+    asked = given.settings.get("run") or {}
+    root = Path(asked.get("root") or (home.parent if home is not None else "runs"))
+    for key, value in asked.items():
+        place = root / str(value) if key == "name" else root
+        if key in ("name", "root") and value is not None and place.resolve() != own.get(key):
+            raise UserError(
+                f"run.{key} {shortened(str(value))} has no effect on {verb} with the path of a checkpoint: remove it, "
+                "or give --ckpt_path last or best of that run; --out names the folder of the results"
+            )
 
 
 def _add_saved(given: Given, folder: Path) -> bool:

@@ -293,7 +293,7 @@ def test_commands_answer_malformed_checkpoints_in_one_line(
         torch.save(content, path)
         commands = [
             ("fit", "--ckpt_path", path, "--run.name", f"m{number}", "--trainer.max_steps", "3", *quiet),
-            ("validate", "--ckpt_path", path, "--run.root", tmp_path),
+            ("validate", "--ckpt_path", path),
             ("generate", path, "--max-new-tokens", "2"),
             ("show", path),
             ("average", good, path, "--out", tmp_path / f"mean{number}.ckpt"),

@@ -31,8 +31,8 @@ def commands(victim: Path, arguments: list[str], folder: Path) -> dict[str, list
     place = ["--run.root", str(folder / "runs"), "--run.name", "struck", "--trainer.enable_progress_bar", "true"]
     return {
         "fit": ["fit", *last_of_each([*arguments, *long, *place])],
-        "validate": ["validate", "--ckpt_path", str(victim), "--run.root", str(folder)],
-        "predict": ["predict", "--ckpt_path", str(victim), "--run.root", str(folder)],
+        "validate": ["validate", "--ckpt_path", str(victim)],
+        "predict": ["predict", "--ckpt_path", str(victim)],
         "generate": ["generate", str(victim), "--prompt", "the quick", "--max-new-tokens", "60"],
         "export": ["export", str(victim), "--to", "hf", "--custom", "--out", str(folder / "exported")],
         "show": ["show", "tiny_decoder", "--activations"],

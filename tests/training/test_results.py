@@ -37,7 +37,7 @@ def test_a_checkpoint_outside_a_run_has_a_place_of_its_own(
     outside: Path, runs: Path, trained: Path, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = content(runs)
-    assert main([verb, "--ckpt_path", str(outside), "--run.root", str(runs), *PLAIN]) == 0
+    assert main([verb, "--ckpt_path", str(outside), *PLAIN]) == 0
     name = "predictions.jsonl" if verb == "predict" else "evaluations.jsonl"
     assert [path.name for path in outside.with_name("mine.results").iterdir()] == [name]
     assert content(runs) == before
@@ -45,6 +45,16 @@ def test_a_checkpoint_outside_a_run_has_a_place_of_its_own(
     assert main([verb, "--ckpt_path", str(trained / "checkpoints" / "last.ckpt"), "--out", str(out), *PLAIN]) == 0
     assert [path.name for path in out.iterdir()] == [name]
     assert content(runs) == before
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+@pytest.mark.parametrize("key", ["name", "root"])
+def test_a_run_that_has_no_effect_is_refused(
+    outside: Path, trained: Path, verb: str, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for checkpoint in (outside, trained / "checkpoints" / "last.ckpt"):
+        assert main([verb, "--ckpt_path", str(checkpoint), f"--run.{key}", "other", *PLAIN]) == 2
+        assert f"run.{key} other has no effect on {verb}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
