@@ -12,6 +12,7 @@ from blockformer.assembly.builder import check
 from blockformer.assembly.imported_folder import RECIPE, write_imported
 from blockformer.files import write_text
 from blockformer.huggingface.config import Config, config_of_its_own, values_at
+from blockformer.huggingface.config_source import named_in_config
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.family import Family, as_list, family_of, load_family
 from blockformer.huggingface.family_file import ANY
@@ -76,7 +77,7 @@ def read_folder(folder: str | Path, family: str | Path | None = None) -> Importe
     problems = list(_unsupported_values(context, file))
     if problems:
         raise HuggingFaceError(problems)
-    recipe = recipe_from_config(context)
+    recipe = recipe_from_config(context, file)
     problems += unread_keys(context, file)
     shapes = {name: tuple(tensor.shape) for name, tensor in check(recipe).state_dict().items()}
     conversion = parameters_from_tensors(tensor_rules(context), tensor_names(context), stored, shapes)
@@ -125,21 +126,29 @@ def _tokens(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     return found
 
 
-def recipe_from_config(context: TemplateContext) -> Recipe:
+def recipe_from_config(context: TemplateContext, file: Path | None = None) -> Recipe:
     """The recipe that a family makes of a config.
+
+    Args:
+        context: the family and the config.
+        file: the config's file, whose keys are named where they have a wrong value; None: they are not searched.
 
     Raises:
         HuggingFaceError: the recipe is not valid; each problem has the line of the family file.
     """
     section = context.family.section("recipe")
     rendered = context.render(section, "recipe", section.mark or Mark(str(context.family.path)))
+    values = cast("dict[str, Any]", _plain(rendered))
     try:
-        recipe = load_recipe(cast("dict[str, Any]", _plain(rendered)))
+        recipe = load_recipe(values)
         # The family file as the source makes unused keys acceptable: only some models of a family need all of its keys.
         recipe = replace(recipe, name=context.family.name, source=str(context.family.path))
         check(recipe)
     except RecipeError as error:
-        raise HuggingFaceError(_family_problem(section, problem) for problem in error.problems) from None
+        problems = [_family_problem(section, problem) for problem in error.problems]
+        if file is not None:
+            problems = [named_in_config(problem, values, context.config.plain, file) for problem in problems]
+        raise HuggingFaceError(problems) from None
     return recipe
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from blockformer.assembly.descriptions import shortest_periods
 from blockformer.huggingface.config import Config, below, set_at, values_at
+from blockformer.huggingface.config_source import keys_with
 from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.expression import ExpressionError, evaluate, is_expression, parse
 from blockformer.huggingface.family import Family
@@ -226,7 +227,9 @@ class TemplateContext:
     def _render_switch(self, node: Map, path: str) -> Any:
         value, cases = self.render(node["switch"], f"{path}.switch", node.marks["switch"]), cast("Map", node["cases"])
         if not isinstance(value, str) or value not in cases:
-            message = f"no case for {quoted(value)}; known cases: {', '.join(cases)}"
+            keys = " or ".join(keys_with(self.config.plain, value))
+            of_config = f", the value of {keys} in the config" if keys else ""
+            message = f"no case for {quoted(value)}{of_config}; known cases: {', '.join(cases)}"
             raise HuggingFaceError.at(node.marks["switch"], message, path)
         return self.render(cases[value], f"{path}.cases.{value}", cases.marks[value])
 

@@ -112,7 +112,10 @@ let:
             "require: {num_hidden_layers > 2: too shallow}",
             "config.json: too shallow (num_hidden_layers > 2 does not hold)",
         ),
-        ("let: {norm: {switch: =rms_norm_eps, cases: {a: b}}}", "no case for 1e-06; known cases: a"),
+        (
+            "let: {norm: {switch: =rms_norm_eps, cases: {a: b}}}",
+            "no case for 1e-06, the value of rms_norm_eps in the config; known cases: a",
+        ),
     ],
 )
 def test_a_mistake_that_depends_on_the_config_is_reported_with_its_line(

@@ -61,10 +61,29 @@ def test_a_missing_key_is_reported_with_the_line_that_reads_it(llama: Folder) ->
     assert f"recipe.dim: {message}" in text
 
 
-def test_an_invalid_recipe_is_reported_with_the_line_of_the_family(llama: Folder) -> None:
-    text = problems(llama.configure(num_key_value_heads=3))
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("intermediate_size", "many", 'must be an integer, not "many" (recipe.decoder.layer.feedforward.hidden, '),
+        ("max_position_embeddings", {"__float__": "Infinity"}, "must be an integer, not Infinity (recipe.max_length, "),
+        ("rms_norm_eps", -1.0, "must be greater than 0, not -1.0 (recipe.decoder.layer.residual.norm.eps, "),
+    ],
+)
+def test_a_wrong_value_is_told_by_the_key_of_the_config(llama: Folder, key: str, value: object, message: str) -> None:
+    text = problems(llama.configure(**{key: value}))
+    assert f"{llama.path}/config.json: {key}: {message}" in text
     assert "families/llama.yaml:" in text
-    assert "recipe.decoder.layer.mixer: heads=4 is not a multiple of kv_heads=3" in text
+
+
+def test_values_that_do_not_fit_each_other_are_told_with_their_keys(llama: Folder) -> None:
+    text = problems(llama.configure(num_attention_heads=5, num_key_value_heads=3))
+    assert "families/llama.yaml:" in text
+    assert "recipe.decoder.layer.mixer: heads=5 is not a multiple of kv_heads=3" in text
+    assert text.endswith("in config.json, num_attention_heads is 5 and num_key_value_heads is 3")
+
+
+def test_a_value_without_a_case_is_told_with_its_key(llama: Folder) -> None:
+    assert 'no case for "bend", the value of hidden_act in the config' in problems(llama.configure(hidden_act="bend"))
 
 
 def test_unread_and_missing_tensors_are_errors(llama: Folder) -> None:
