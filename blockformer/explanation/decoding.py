@@ -51,7 +51,7 @@ def kept_for_the_next_token(
         for place, tensor in _fixed_states(session.cache):
             over_time.setdefault(place, []).append(tensor[0].float().cpu())
     before = _sizes(session.cache)
-    if len(ids) < model.max_length:
+    if len(ids) < model.target_max_length:
         session.advance(logits[-1].argmax()[None])
     cache = list(_entries(before, session.cache))
     return [_state_step(subject, place, tensors, places, limits) for place, tensors in over_time.items()], cache

@@ -133,19 +133,17 @@ def _ids(subject: Subject, text: str, source: str | None) -> list[list[int]]:
         if not (source or text):
             raise UserError("the text is empty; give at least one character")
         read = [*before, *tokenizer.encode(text if source is None else source), *after]
-        _check_length(subject, read)
+        _check_length(subject, read, subject.model.max_length)
         begin = [tokenizer.bos, *tokenizer.encode("" if source is None else text)]
         rows = [read, begin if source is not None else [*begin, *_translation(subject, read, begin)]]
-    for row in rows:
-        _check_length(subject, row)
+    _check_length(subject, rows[-1], subject.model.target_max_length)
     return rows
 
 
-def _check_length(subject: Subject, row: Sequence[int]) -> None:
-    if len(row) > subject.model.max_length:
+def _check_length(subject: Subject, row: Sequence[int], longest: int) -> None:
+    if len(row) > longest:
         raise UserError(
-            f"{subject.name}: the text has {len(row)} tokens, but the model's max_length is "
-            f"{subject.model.max_length}; shorten it"
+            f"{subject.name}: the text has {len(row)} tokens, but the model's max_length is {longest}; shorten it"
         )
 
 
@@ -174,7 +172,7 @@ def _with_masks(subject: Subject, text: str) -> list[int]:
 
 def _translation(subject: Subject, read: list[int], begin: list[int]) -> list[int]:
     """What an encoder-decoder writes greedily, without the token that ends it; a few tokens at most."""
-    most = min(WRITTEN, subject.model.max_length - len(begin))
+    most = min(WRITTEN, subject.model.target_max_length - len(begin))
     if most < 1 or not subject.trained:
         return []
     (row,) = generate(subject.model, [begin], sources=[read], max_new_tokens=most, eos=subject.tokenizer.eos)

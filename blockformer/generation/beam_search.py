@@ -83,7 +83,7 @@ def beam_search(
     rows = len(prompts) * beams
     cached = getattr(model, "cached_per_token", None) or 0
     numbers = rows * (
-        3 * model.vocab_size + 2 * cached * model.max_length
+        3 * model.vocab_size + 2 * cached * model.target_max_length
     )  # logits and their copies, cache and its copy
     require_free(4 * numbers, f"a search with {rows:,} beams", next(model.parameters()).device)
     session = DecodingSession(model, prompts, sources, use_cache=use_cache, bidirectional_prompt=bidirectional_prompt)

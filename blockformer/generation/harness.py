@@ -108,6 +108,7 @@ class HarnessModel(TemplateLM):
         padded = self.backend == "causal" or model.model.allows("padding")
         self._text, self.model, self.batch_size = model, model.model, batch_size if padded else 1
         self.max_length = model.model.max_length
+        self.target_max_length = model.model.target_max_length
         self._device = next(model.model.parameters()).device
 
     @property
@@ -131,7 +132,7 @@ class HarnessModel(TemplateLM):
         windows: list[tuple[int, Request]] = []
         for number, request in enumerate(requests):
             ids = self._text.tokenizer.encode(request.args[0])
-            rolled = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1)
+            rolled = get_rolling_token_windows(ids, self.prefix_token_id, self.target_max_length, 1)
             windows += [(number, (None, *make_disjoint_window(window))) for window in rolled]
         totals = [0.0] * len(requests)
         scores = self._loglikelihood_tokens([window for _, window in windows])
@@ -143,8 +144,8 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         """For each context and continuation the latter's log-likelihood, and whether greedy decoding would give it."""
         longest = max((len(continuation) for *_, continuation in requests), default=0)
-        if longest > self.max_length:
-            raise UserError(f"an answer has {longest} tokens, and the model reads at most {self.max_length}")
+        if longest > self.target_max_length:
+            raise UserError(f"an answer has {longest} tokens, and the model writes at most {self.target_max_length}")
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         order = sorted(range(len(requests)), key=lambda place: -len(requests[place][1]) - len(requests[place][2]))
         for begin in range(0, len(order), self.batch_size):
@@ -199,7 +200,7 @@ class HarnessModel(TemplateLM):
         until = options.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
         most = int(options.get("max_gen_toks", options.get("max_new_tokens", NEW_TOKENS)))
-        most = min(most, self.max_length - 1)
+        most = min(most, self.target_max_length - 1)
         choose = greedy
         if options.get("do_sample") and (temperature := float(options.get("temperature", 1.0))) > 0:
             choose = sampler(temperature=temperature, top_k=options.get("top_k"), top_p=options.get("top_p"))

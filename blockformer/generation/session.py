@@ -97,7 +97,7 @@ class DecodingSession:
             hidden = self._hidden(tokens[:, part], None if mask is None else mask[:, part])[:, -1]
         assert hidden is not None
         if self._capacity is not None and self.cache is not None:
-            last = self.model.max_length - 1
+            last = self.model.target_max_length - 1
             self.cache.fix(capacity=self._capacity, last=last, batch=len(tokens), device=self.device)
             self._step = compiled_step()
         return checked(self.model.logits(hidden))
@@ -218,14 +218,14 @@ class DecodingSession:
 
 
 def token_budget(model: Model, prompt: Sequence[int], max_new_tokens: int) -> int:
-    """How many tokens can follow a prompt: ``max_new_tokens``, or fewer so that the input stays within ``max_length``.
+    """How many tokens can follow a prompt: ``max_new_tokens``, or fewer to stay within the model's longest sequence.
 
     Raises:
         ValueError: ``max_new_tokens`` is below 1.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    return min(max_new_tokens, model.max_length - len(prompt) + 1)
+    return min(max_new_tokens, model.target_max_length - len(prompt) + 1)
 
 
 def ending(eos: Ends) -> frozenset[int]:
@@ -272,10 +272,13 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], sources: Sequence[Seq
         raise ValueError(f"a model of kind {model.kind} {'needs' if sources is None else 'takes no'} sources")
     if sources is not None and len(sources) != len(prompts):
         raise ValueError(f"there are {len(sources)} sources, but {len(prompts)} prompts")
-    for name, rows in (("prompt", prompts), ("source", sources or ())):
+    for name, rows, most in (
+        ("prompt", prompts, model.target_max_length),
+        ("source", sources or (), model.max_length),
+    ):
         longest = max(map(len, rows), default=0)
-        if longest > model.max_length:
-            raise ValueError(f"a {name} has {longest} tokens, but the model's max_length is {model.max_length}")
+        if longest > most:
+            raise ValueError(f"a {name} has {longest} tokens, but the model's max_length is {most}")
 
 
 def _appended(seen: Tokens | None, tokens: Tensor, mask: Tensor | None) -> Tokens:

@@ -137,7 +137,7 @@ class _Drafter:
 
     def draft(self, count: int) -> tuple[list[int], list[Tensor]]:
         """At most ``count`` tokens, fewer at the end of what the model can read, and with a sampler each one's (V,)."""
-        count = min(count, self.model.max_length - self.length + 1)
+        count = min(count, self.model.target_max_length - self.length + 1)
         self.drafts, self.marks, unread = [], [], self.pending
         probabilities: list[Tensor] = []
         while len(self.drafts) < count:
@@ -182,5 +182,5 @@ def _check(model: Model, draft: Model, choose: TokenChooser, length: int) -> Non
         )
     if choose is not greedy and not isinstance(choose, Sampler):
         raise ValueError("drafts need greedy decoding or a Sampler, whose probabilities are known")
-    if length > draft.max_length:
-        raise ValueError(f"a prompt has {length} tokens, but the draft's max_length is {draft.max_length}")
+    if length > (longest := draft.target_max_length):
+        raise ValueError(f"a prompt has {length} tokens, but the draft's max_length is {longest}")

@@ -116,7 +116,7 @@ class TextModel:
         return len(self._encode_prompt(prompt))
 
     def token_budget(self, prompt: Prompt, max_new_tokens: int) -> int:
-        """How many tokens can follow a prompt: ``max_new_tokens``, or fewer to stay within ``max_length``."""
+        """How many tokens can follow a prompt: ``max_new_tokens``, or fewer to stay within its longest sequence."""
         return token_budget(self.model, self._encode_prompt(prompt), max_new_tokens)
 
     def drafting(self, other: "TextModel", tokens: int = 4) -> Drafting:

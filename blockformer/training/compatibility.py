@@ -69,11 +69,12 @@ def check_data(data: Any, model: Model, objective: Objective) -> None:
             f"set --recipe.vocab_size {data.vocab_size}, or change {_sizes_of(data)}"
         )
     for option, length in (("length", data.length), ("evaluation_length", getattr(data, "longest", data.length))):
-        if length > model.max_length:
-            raise MismatchError(
-                f"data.{option} {length} is more than the recipe's max_length {model.max_length}: "
-                f"lower data.{option} or raise --recipe.max_length"
-            )
+        for name in ("max_length", "target_max_length"):
+            if length > (longest := getattr(model, name)):
+                raise MismatchError(
+                    f"data.{option} {length} is more than the recipe's {name} {longest}: "
+                    f"lower data.{option} or raise --recipe.{name}"
+                )
     for ability, why in objective.abilities(data.form).items():
         if blocks := blocks_without(model, ability):
             raise MismatchError(f"{why}, which is not supported by {blocks}")
@@ -162,10 +163,12 @@ def check_batch(batch: Any, model: Model, objective: Objective) -> None:
         if scored.numel() and (least := int(scored.min())) < 0:
             pad = f"places without a target have {IGNORED}" if key == "targets" else "pad with an id and a mask"
             raise MismatchError(f"data: {key} of the first batch holds id {least}; ids start at 0, {pad}")
-        if ids.shape[-1] > model.max_length:
+        name = "max_length" if key == "source" else "target_max_length"
+        if ids.shape[-1] > (longest := getattr(model, name)):
+            name = "max_length" if longest == model.max_length else name
             raise MismatchError(
-                f"data: {key} of the first batch is {ids.shape[-1]} long, and the recipe's max_length is "
-                f"{model.max_length}: shorten the rows or raise --recipe.max_length"
+                f"data: {key} of the first batch is {ids.shape[-1]} long, and the recipe's {name} is {longest}: "
+                f"shorten the rows or raise --recipe.{name}"
             )
     for key, ability in _ASKED.items():
         if batch.get(key) is None or (ability == "padding" and bool(batch[key].all())):

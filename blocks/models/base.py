@@ -24,6 +24,7 @@ class Model(Component, ABC):
     Attributes:
         head: makes logits of the final vectors, each row by itself.
         kind: decoder_only, encoder_only or encoder_decoder.
+        target_max_length: longest sequence of the tokens that it predicts; ``max_length``, unless a source has its own.
         width_multiplier: dim / the init's base width, for the site of all blocks; 1 if it has none.
     """
 
@@ -34,6 +35,7 @@ class Model(Component, ABC):
     def __init__(self, *, dim: int, vocab_size: int, max_length: int, init: Init) -> None:
         super().__init__()
         self.dim, self.vocab_size, self.max_length, self.init = dim, vocab_size, max_length, init
+        self.target_max_length = max_length
         self.width_multiplier = 1.0 if init.base_width is None else dim / init.base_width
 
     def fallback_names(self) -> Mapping[str, str]:

@@ -33,7 +33,7 @@ class EncoderDecoder(Model):
         dim: width of the residual stream, in both stacks.
         vocab_size: number of target token ids.
         source_vocab_size: number of source token ids; null: ``vocab_size``.
-        max_length: longest source and target, in tokens.
+        max_length: longest source, in tokens.
         target_max_length: longest target, in tokens; null: ``max_length``.
         embedding: maps source ids to vectors.
         target_embedding: maps target ids to vectors; null: same as ``embedding``.
@@ -75,7 +75,8 @@ class EncoderDecoder(Model):
                 f"vocab_size={vocab_size}; make them equal or set share_tokens=false"
             )
         reading = Site(dim=dim, max_length=max_length, causal=False, width_multiplier=self.width_multiplier)
-        writing = replace(reading, causal=True, max_length=target_max_length or max_length)
+        self.target_max_length = target_max_length or max_length
+        writing = replace(reading, causal=True, max_length=self.target_max_length)
         self.embedding = embedding(reading, source_size, None)
         shared = self.embedding.tokens if share_tokens else None
         self.target_embedding = (target_embedding or embedding)(writing, vocab_size, shared)

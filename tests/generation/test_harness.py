@@ -212,7 +212,7 @@ def test_an_answer_that_is_too_long_is_refused_and_not_cut(run: Path) -> None:
     from blockformer.generation.text_model import TextModel
 
     model = HarnessModel(TextModel.load(run), batch_size=4)
-    with pytest.raises(UserError, match=rf"an answer has {model.max_length + 1} tokens, and the model reads at most"):
+    with pytest.raises(UserError, match=rf"an answer has {model.max_length + 1} tokens, and the model writes at most"):
         model._loglikelihood_tokens([(None, [1], [5] * (model.max_length + 1))])
 
 

@@ -65,6 +65,13 @@ def test_sizes_that_do_not_fit(data: Data, words: list[str]) -> None:
     assert all(word in str(caught.value) for word in words)
 
 
+def test_rows_longer_than_the_longest_target() -> None:
+    with pytest.raises(
+        MismatchError, match=r"data.length 16 is more than .* target_max_length 8: .* --recipe.target_max"
+    ):
+        fitted(Data(form="pairs"), "tiny_encoder_decoder", "target_max_length=8")
+
+
 def test_bfloat16_for_blocks_that_can_and_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     from blocks.attention.softmax import MultiHeadAttention
     from registry import Capabilities
@@ -118,6 +125,12 @@ def ids(*sizes: int, largest: int = 10) -> Tensor:
             "targets .* id 9999",
         ),
         ("tiny_decoder", [], {"tokens": ids(2, 4096), "targets": ids(2, 4096)}, "is 4096 long, .* max_length"),
+        (
+            "tiny_encoder_decoder",
+            ["target_max_length=4"],
+            {"source": ids(2, 8), "target": ids(2, 8), "targets": ids(2, 8)},
+            "target .* is 8 long, .* target_max_length is 4: .* --recipe.target_max_length",
+        ),
         ("tiny_decoder", [], {"tokens": ids(2, 8), "targets": ids(2, 8) * 0 - 2}, "targets .* id -2; .* have -100"),
         ("tiny_decoder", [], {"tokens": ids(2, 8), "targets": ids(2, 7)}, r"targets .* shape \(2, 7\), and \(2, 8\)"),
         (

@@ -57,11 +57,10 @@ class TextSamples(Evaluation):
                 check_prompts(subject)
             except UserError as error:
                 raise UserError(f"{error}, or give prompts") from None
-        longest = max((len(one.source or one.given) for one in self._given(subject)), default=0)
-        if longest > model.max_length:
-            raise UserError(
-                f"a prompt has {longest} tokens, and the model reads at most {model.max_length}: shorten it"
-            )
+        for one in self._given(subject):
+            for ids, most in ((one.source or (), model.max_length), (one.given, model.target_max_length)):
+                if len(ids) > most:
+                    raise UserError(f"a prompt has {len(ids)} tokens, and the model reads at most {most}: shorten it")
 
     def __call__(self, subject: Subject) -> Outcome:
         if subject.rank:  # the first process writes the texts

@@ -93,10 +93,8 @@ class Teacher:
                 f"set --recipe.vocab_size {own.vocab_size}, with the teacher's tokenizer"
             )
         length = max(getattr(data, "length", 0), getattr(data, "longest", 0))
-        if length > own.max_length:
-            raise UserError(
-                f"{where}: reads at most {own.max_length} tokens, and rows have {length}: lower --data.length"
-            )
+        if length > (longest := min(own.max_length, own.target_max_length)):
+            raise UserError(f"{where}: reads at most {longest} tokens, and rows have {length}: lower --data.length")
         for ability, why in objective.abilities(getattr(data, "form", "documents")).items():
             if blocks := blocks_without(own, ability):
                 raise UserError(f"{where}: {why}, which is not supported by its {blocks}")
