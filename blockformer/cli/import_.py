@@ -64,6 +64,8 @@ def comparison_lines(result: "Verification") -> list[str]:
     from blockformer.huggingface.verification import TOLERANCE
 
     lines = [f"largest relative difference of the logits: {result.logits:.1e} (tolerance {TOLERANCE:.0e})"]
+    if result.rounding is not None:
+        lines[0] += f", in float64; {result.rounding:.1e} in float32, whose rounding this model magnifies"
     if result.untried:
         lines.append(f"not tried: {'; '.join(result.untried)}")
     if result.agrees:

@@ -2,9 +2,9 @@
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
-from math import isnan
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from blockformer.huggingface.errors import HuggingFaceError
 from blockformer.huggingface.family import as_list
 from blockformer.huggingface.folder import file_in, read_config
 from blockformer.huggingface.importer import ImportedModel
-from blockformer.huggingface.verification_inputs import MOST_TOKENS, output_mask, trials
+from blockformer.huggingface.verification_inputs import MOST_TOKENS, Trials, output_mask, trials
 from blocks.models.base import Model
 from registry.text import shortened
 
@@ -33,11 +33,14 @@ class Verification:
         layers: difference of the output of each layer, by its name here, from the embedding on; empty if the original
             does not return hidden states.
         untried: what the texts did not contain, such as padding that the model does not support.
+        rounding: difference of the logits in float32 where that is above the tolerance and only rounding, which the
+            model magnifies: then `logits` and `layers` are those of float64.
     """
 
     logits: float
     layers: Mapping[str, float]
     untried: Sequence[str] = ()
+    rounding: float | None = None
 
     @property
     def agrees(self) -> bool:
@@ -51,7 +54,9 @@ class Verification:
 
 
 def verify(imported: ImportedModel, length: int = 32, longest: int = MOST_TOKENS) -> Verification:
-    """Compare an imported model with the original in transformers, in float32 on the CPU.
+    """Compare an imported model with the original in transformers, on the CPU.
+
+    They are compared in float32; if they differ there, in float64 too, which tells rounding from another computation.
 
     Args:
         imported: the result of :func:`blockformer.huggingface.read_folder`.
@@ -68,7 +73,35 @@ def verify(imported: ImportedModel, length: int = 32, longest: int = MOST_TOKENS
     model.eval()
     config = read_config(imported.folder / "config.json")
     tried = trials(model, imported.recipe, config, imported.folder, length, longest)
-    results = [_compare(imported.folder, model, original, inputs) for inputs in tried.batches]
+    found = _compare_all(imported.folder, model, original, tried)
+    if found.agrees or not isfinite(found.logits):
+        return found
+    exact = _compare_in_float64(imported.folder, model, original, tried)
+    return replace(exact, rounding=found.logits) if exact is not None and exact.agrees else found
+
+
+def _compare_in_float64(folder: Path, model: Model, original: Any, tried: Trials) -> Verification | None:
+    """The comparison in double precision; None: the original does not run in it.
+
+    Where the original computes some steps in float32 nevertheless, their rounding is part of the difference.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of masks and constants that the original makes
+    try:
+        with _refusals(folder, "run"):
+            original = original.double()
+            if getattr(original, "_can_set_experts_implementation", bool)():
+                original.set_experts_implementation("eager")  # products of groups exist in single precision only
+        return _compare_all(folder, model.double(), original, tried)
+    except HuggingFaceError:
+        return None
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _compare_all(folder: Path, model: Model, original: Any, tried: Trials) -> Verification:
+    """The largest differences over all batches."""
+    results = [_compare(folder, model, original, inputs) for inputs in tried.batches]
     layers: dict[str, float] = {}
     for _, differences in results:
         for name, difference in differences.items():

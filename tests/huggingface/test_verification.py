@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.utils.generic import ModelOutput
 
 from blockformer import build
 from blockformer.cli.import_ import comparison_lines
@@ -85,3 +86,37 @@ def test_a_model_that_differs_at_one_special_token_is_noticed(
     result = verify(read_folder(folder))
     assert result.agrees is not wrong
     assert comparison_lines(result)[1] == "not tried: padding before a text"
+
+
+@pytest.mark.parametrize("kind", ["rounding", "another computation", "float32 only"])
+def test_rounding_is_told_from_another_computation(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(LLAMA, {"vocab_size": VOCABULARY})
+    model = build(recipe, seed=1)
+    folder = export_folder(recipe, model.state_dict(), tmp_path / "out")
+    wrong = 0.0 if kind == "rounding" else 1e-3
+
+    class Original(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names = HuggingFaceNames(build(recipe, seed=1).eval())
+
+        def forward(self, use_cache: bool, output_hidden_states: bool, **inputs: torch.Tensor) -> Any:
+            logits = self.names(**inputs)
+            if kind == "float32 only" and logits.dtype == torch.float64:
+                raise RuntimeError("products of groups are float32")
+            noise = 1e-3 if logits.dtype == torch.float32 else wrong
+            return ModelOutput(logits=logits + noise * logits.abs().max())
+
+    monkeypatch.setattr(verification, "_load_original", lambda imported: Original())
+    result = verify(read_folder(folder))
+    assert torch.get_default_dtype() == torch.float32
+    assert result.agrees is (kind == "rounding")
+    if kind == "rounding":
+        assert result.logits < 1e-12
+        assert result.rounding == pytest.approx(1e-3, rel=1e-2)
+        assert "in float64; 1.0e-03 in float32" in comparison_lines(result)[0]
+    else:
+        assert result.logits == pytest.approx(1e-3, rel=1e-2)
+        assert result.rounding is None
