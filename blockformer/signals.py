@@ -3,6 +3,7 @@
 Only the standard library is imported, because the handlers are in place before anything else is loaded.
 """
 
+import atexit
 import contextlib
 import os
 import select
@@ -64,13 +65,20 @@ class _Handlers:
         for signum in SIGNALS:
             if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a shell's background
                 self._previous[signum] = signal.signal(signum, self._handle)
+        atexit.register(self._end)
         if os.name != "posix":  # elsewhere a pipe cannot be waited for
             return
         self._fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         threading.Thread(target=self._watch, daemon=True, name="signals").start()
 
+    def _end(self) -> None:
+        """Ignore what comes while the interpreter is taken down, which gives up its handlers: the command has ended."""
+        for signum in self._previous:
+            signal.signal(signum, signal.SIG_IGN)
+
     def uninstall(self) -> None:
+        atexit.unregister(self._end)
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         if os.name == "posix":

@@ -89,9 +89,7 @@ def test_a_model_that_differs_at_one_special_token_is_noticed(
 
 
 @pytest.mark.parametrize("kind", ["rounding", "another computation", "float32 only"])
-def test_rounding_is_told_from_another_computation(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rounding_is_told_from_another_computation(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(LLAMA, {"vocab_size": VOCABULARY})
     model = build(recipe, seed=1)
     folder = export_folder(recipe, model.state_dict(), tmp_path / "out")
