@@ -68,10 +68,11 @@ def curves(results: Mapping[str, Any], axis: str) -> go.Figure | None:
     late: list[float] = []
     for index, (name, sizes) in enumerate(results["plan"]["variants"].items()):
         runs = [run for run in results["runs"] if run["variant"] == name and run["status"] == "finished"]
-        points = list(zip(*[[row for row in run["curve"] if metric in row] for run in runs], strict=False))
+        scale, key = (BACKWARD * sizes["flops"], "tokens") if axis == "flops" else (1, axis)
+        drawn = [[row for row in run["curve"] if metric in row and key in row] for run in runs]
+        points = list(zip(*drawn, strict=False))
         if not points:
             continue
-        scale, key = (BACKWARD * sizes["flops"], "tokens") if axis == "flops" else (1, axis)
         x = [scale * mean(row[key] for row in rows) for rows in points]
         low, high = ([pick(row[metric] for row in rows) for rows in points] for pick in (min, max))
         late += [*low[len(low) // EARLY :], *high[len(high) // EARLY :]]
@@ -124,7 +125,7 @@ def cost_of(results: Mapping[str, Any], name: str, cost: str) -> float | None:
     if "speed" in results:
         return results["speed"].get(name, {}).get("tokens_per_second")
     ends = [run["curve"][-1] for run in results["runs"] if run["variant"] == name and run["curve"]]
-    speeds = [end["tokens"] / end["seconds"] for end in ends if end.get("seconds")]
+    speeds = [end["tokens"] / end["seconds"] for end in ends if end.get("seconds") and "tokens" in end]
     return mean(speeds) if speeds else None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blockformer.studies.charts import charts_of
+from blockformer.studies.charts import charts_of, metric_of
 from blockformer.studies.context import environment
 from blockformer.studies.report import as_html
 from tests.studies.browser import CHROMIUM, Tab, browser
@@ -162,3 +162,15 @@ def test_a_study_without_finished_runs_has_a_page_too() -> None:
     page = as_html(results | {"runs": runs, "verdicts": verdicts, "noise": None})
     assert "Nothing can be compared yet." in page
     assert "No run has figures to show." in page
+
+
+@pytest.mark.parametrize(("key", "axis"), [("tokens", "tokens"), ("seconds", "seconds"), ("figure", "flops")])
+def test_a_point_of_a_curve_that_lacks_a_number_is_not_drawn(key: str, axis: str) -> None:
+    results = made_up(planned())
+    whole = charts_of(results)
+    for run in results["runs"]:
+        del run["curve"][0][metric_of(results) if key == "figure" else key]
+    shorter = charts_of(results)
+    assert shorter.keys() == whole.keys()
+    length = [len(json.loads(found[f"over_{axis}"].to_json())["data"][-1]["x"]) for found in (whole, shorter)]
+    assert length[1] == length[0] - 1
