@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import Any
 
@@ -94,6 +95,8 @@ class _Handlers:
         if self.note is not None:
             self.noted = True
             self.note(signum)
+        elif self.inside and os.name == "posix" and _in_compiled_module(frame):
+            self._swallowed = True  # the thread raises it again, until the module is loaded
         elif self.inside:
             raise Stopped(signum)
         else:
@@ -150,6 +153,15 @@ class _Handlers:
             with contextlib.suppress(Exception):
                 call(line)
         os._exit(stopped.status)
+
+
+def _in_compiled_module(frame: FrameType | None) -> bool:
+    """Whether a module in machine code is being loaded, whose initialisation may abort on an exception from Python."""
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return False
 
 
 _handlers: _Handlers | None = None

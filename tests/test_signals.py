@@ -1,4 +1,4 @@
-"""Signals that come while a command's process ends."""
+"""Signals that come while a compiled module is loaded, and while a command's process ends."""
 
 import signal
 import subprocess
@@ -35,3 +35,36 @@ def test_a_signal_after_the_interpreter_does_not_change_the_status(signum: int) 
         time.sleep(1)
         running.send_signal(signum)
         assert running.wait(30) == 3
+
+
+LOADING = """
+import _imp, importlib.util, os, signal, sys, time
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from blockformer import signals
+
+def create(spec, file=None):
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(5):
+        time.sleep(0.1)
+    print("loaded", flush=True)
+    return type(sys)(spec.name)
+
+_imp.create_dynamic = create
+_imp.exec_dynamic = lambda module: 0
+spec = ModuleSpec("compiled", ExtensionFileLoader("compiled", "compiled.so"), origin="compiled.so")
+signals.install()
+try:
+    with signals.stopping("here"):
+        importlib.util.module_from_spec(spec)
+        for _ in range(100):
+            time.sleep(0.1)
+        print("went on", flush=True)
+except signals.Stopped as stopped:
+    print(stopped, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are delayed on POSIX only")
+def test_a_signal_waits_until_a_compiled_module_is_loaded() -> None:
+    ended = subprocess.run([sys.executable, "-c", LOADING], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines() == ["loaded", "stopped by SIGTERM"], ended.stderr
