@@ -15,12 +15,12 @@ class ProjectedReadout(Readout):
     """The mean of the first stream and a projection of each other, scaled to the root mean square of the first."""
 
     paper = "Google, 2025 (Gemma 3n); streams: Baykal et al., 2023, arXiv:2301.13310"
-    formula = "y = 1 / N * (x_1 + sum_(i > 1) rms(x_1) / rms(W_i x_i) * W_i x_i)"
+    formula = "y = 1 / N * (x_1 + sum_(i > 1) s_i W_i x_i); s_i = sqrt(mean(x_1^2) / mean((W_i x_i)^2))"
     intermediates = described(
         projected=Intermediate(
             "The first stream, and a projection of each other with the magnitude of the first.",
             ("token", "stream", "width"),
-            "p_1 = x_1; p_i = rms(x_1) / rms(W_i x_i) * W_i x_i",
+            "p_1 = x_1; p_i = s_i W_i x_i; s_i = sqrt(mean(x_1^2) / mean((W_i x_i)^2))",
             ("input",),
         ),
         output=Intermediate(
