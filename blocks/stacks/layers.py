@@ -147,7 +147,8 @@ class LayerStack(Stack):
             layer.prepare(context)
         if self.readout is not None:
             x = x.unsqueeze(-2).expand(*x.shape[:-1], self.streams, -1)  # (B, T, N, D)
-            x = x if self.expansion is None else self.expansion(x)
+            # copied, as the first layer would be compiled apart from equal ones for other strides than theirs
+            x = x.contiguous() if self.expansion is None else self.expansion(x)
         for index in range(self.depth):
             if context.cache is not None:
                 context.layer = index
