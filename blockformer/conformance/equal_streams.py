@@ -17,13 +17,18 @@ WIRED = (None, "sequential", "consecutive")
 def with_equal_streams(tree: Tree) -> Tree:
     """The recipe in which each stack with a residual of several streams has that residual around all sublayers.
 
-    Residuals with the same number of streams stay, and recipes in which all residuals have one stream too.
+    Residuals with the same number of streams stay, and recipes in which all residuals have one stream too. A stack with
+    a layer ``altup`` has it around all layers.
     """
     tree = deepcopy(tree)
     for stack in _stacks(tree):
         named = cast("Tree | None", stack.get("layers"))
         places = [(named, name) for name in named] if named else [(stack, "layer")]
         layers = [_mapping(holder.get(key)) for holder, key in places]
+        if updated := [layer for layer in layers if layer.get("type") == "altup"]:
+            for (holder, key), layer in zip(places, layers, strict=True):
+                holder[key] = _inside(layer, updated[0])
+            continue
         several = [found for layer in layers for key in _wirings(layer) if (found := _usable(layer[key])) is not None]
         if not several:
             continue
@@ -31,6 +36,14 @@ def with_equal_streams(tree: Tree) -> Tree:
             if layer.get("type") in WIRED:
                 holder[key] = _agreeing(layer, *several[0])
     return tree
+
+
+def _inside(layer: Tree, altup: Tree) -> Tree:
+    """The layer with as many streams as ``altup``, inside another one if it has one stream."""
+    number = {"streams": altup["streams"]} if "streams" in altup else {}
+    if layer.get("type") == "altup":
+        return {key: value for key, value in layer.items() if key != "streams"} | number
+    return {"type": "altup", **number, "inner": layer or "sequential"}
 
 
 def _agreeing(layer: Tree, residual: Any, streams: int) -> Tree:

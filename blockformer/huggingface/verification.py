@@ -183,8 +183,8 @@ class _Recorder:
         for side in self.outputs:
             if hasattr(model, side):
                 embedding = "target_embedding" if side == "decoder" and hasattr(model, "encoder") else "embedding"
-                self._record(side, embedding, getattr(model, embedding))
                 stack = getattr(model, side)
+                self._record(side, embedding, getattr(stack, "expansion", None) or getattr(model, embedding))
                 for index, layer in enumerate(stack.layers):
                     self._record(side, f"{side}.layers.{index}", layer)
                 self._record(side, side, stack)
@@ -213,6 +213,7 @@ def _compare_layers(
         if not outputs or states is None or len(states) < len(outputs):
             continue
         mask = source_mask if side == "encoder" else target_mask
+        states = tuple(_tokens_first(state, mask) for state in states)
         if len(outputs) > 1 and _leaves_out_the_embedding(outputs, states, mask):
             outputs = outputs[1:]
         runs: dict[str, int] = {}  # a layer with shared weights runs several times
@@ -223,6 +224,12 @@ def _compare_layers(
             if index == len(outputs) - 1:  # most originals return the last state after the norm of the stack
                 difference = min(difference, relative_difference(recorder.stack_output[side], states[-1], mask))
             yield name if runs[name] == 1 else f"{name} (run {runs[name]})", difference
+
+
+def _tokens_first(theirs: Tensor, mask: Tensor) -> Tensor:
+    """The original's residual streams after the axes of tokens, (B, T, N, D), if it has them before: (N, B, T, D)."""
+    first = theirs.ndim == 4 and theirs.shape[:2] != mask.shape and theirs.shape[1:3] == mask.shape
+    return theirs.movedim(0, -2) if first else theirs
 
 
 def _with_streams(ours: Tensor, theirs: Tensor) -> Tensor:

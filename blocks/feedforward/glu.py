@@ -1,12 +1,15 @@
 """The gated feed-forward."""
 
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU
 from blocks.base import Activation, Axis, Expert, Factory, Intermediate, Linear, Norm, Site, SitelessFactory, described
+from blocks.base.precision import at_least_float32
 from registry import Capabilities, Cut, Positive, PositiveFloat, Probability, register
 
 Projection = Literal["gate", "up", "down"]
@@ -25,12 +28,14 @@ class GLU(Expert):
         up_offset: added to up(x), after clamping.
         inner_norm: norm of the hidden channels before down, without weights in experts; null: disabled.
         gate_scale: constant factor on gate(x), before clamping; null: disabled.
+        gate_sparsity: share of the gates of each token to cut off: the quantile of a normal distribution with their
+            mean and deviation is subtracted, before clamping, and what is negative becomes 0; 0: disabled.
         dropout: probability of zeroing a hidden channel during training.
     """
 
     paper = (
         "Shazeer, 2020, arXiv:2002.05202; limit and offset: OpenAI, 2025, arXiv:2508.10925; "
-        "inner norm: Wang et al., 2022, arXiv:2210.06423"
+        "inner norm: Wang et al., 2022, arXiv:2210.06423; sparsity: You et al., 2025, arXiv:2506.06644"
     )
     formula = "y = down(activation(gate(x)) ⊙ up(x))"
     outputs = ("down",)
@@ -38,7 +43,7 @@ class GLU(Expert):
         gate_input=Intermediate(
             "The gate of each hidden unit, before the activation.",
             ("token", "unit"),
-            "G = limit({gate_scale:*}X W_gate{gate:+ b_gate})",
+            "G = limit(gate_sparsity({gate_scale:*}X W_gate{gate:+ b_gate}))",
             ("input",),
         ),
         hidden=Intermediate(
@@ -73,6 +78,7 @@ class GLU(Expert):
         up_offset: float = 0.0,
         inner_norm: Factory[Norm] | None = None,
         gate_scale: PositiveFloat | None = None,
+        gate_sparsity: Probability = 0.0,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__(site)
@@ -82,7 +88,7 @@ class GLU(Expert):
         self.up = Linear(site, site.dim, hidden, bias="up" in biased)
         self.activation, self.limit, self.up_offset = activation(), limit, up_offset
         self.inner_norm = self.norm_between(inner_norm, hidden)
-        self.gate_scale = gate_scale
+        self.gate_scale, self.gate_sparsity = gate_scale, gate_sparsity or None
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(site, hidden, site.dim, bias="down" in biased)
 
@@ -90,13 +96,15 @@ class GLU(Expert):
         return self.between(self.up.out_features, ("gate", "up"), ("down",), self.inner_norm)
 
     def shards(self) -> Mapping[str, Cut]:
-        """Nothing with a norm: each process would normalise over its own channels only."""
-        return {} if self.inner_norm is not None else super().shards()
+        """Nothing with a norm or sparsity: each process would know the mean of its own channels only."""
+        return {} if self.inner_norm is not None or self.gate_sparsity else super().shards()
 
     def forward(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
         gate, up = self.gate(x, offsets), self.up(x, offsets)
         if self.gate_scale is not None:
             gate = gate * self.gate_scale
+        if self.gate_sparsity is not None:
+            gate = _above_quantile(gate, self.gate_sparsity)
         if self.limit is not None:
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
         if self.up_offset:
@@ -106,3 +114,10 @@ class GLU(Expert):
         self.record(activated=y)
         y = y if self.inner_norm is None else self.inner_norm(y)
         return self.down(self.dropout(y), offsets)
+
+
+def _above_quantile(x: Tensor, share: float) -> Tensor:
+    """max(0, x - q), where q is a quantile of a normal distribution with the mean and deviation of the last axis."""
+    wide = at_least_float32(x)
+    deviation, mean = torch.std_mean(wide, dim=-1, correction=0, keepdim=True)
+    return torch.relu(wide - mean - NormalDist().inv_cdf(share) * deviation).to(x.dtype)

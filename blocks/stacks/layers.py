@@ -10,6 +10,7 @@ from blocks.attention.key_reuse import sources_of
 from blocks.attention.key_selector import check_choices
 from blocks.base import (
     AttentionPositions,
+    Axis,
     Context,
     Factory,
     Layer,
@@ -21,9 +22,11 @@ from blocks.base import (
     Stack,
     common_streams,
 )
+from blocks.base.component import flops_per_token
 from blocks.layers.sequential import SequentialLayer
 from blocks.norms.layer import LayerNorm
 from blocks.readouts.mean import MeanReadout
+from blocks.residual.stream_projections import StreamProjections
 from registry import Capabilities, Depth, Positive, register
 
 LAYOUT = frozenset({"layer", "layers", "first", "pattern", "rest"})
@@ -34,8 +37,8 @@ LAYOUT = frozenset({"layer", "layers", "first", "pattern", "rest"})
 class LayerStack(Stack):
     """``depth`` layers in order, followed by a norm.
 
-    If the residuals of its layers have several streams, each begins as a copy of the input, and ``readout`` makes them
-    one vector again.
+    If its layers have several residual streams, ``expansion`` makes them of the input, and ``readout`` makes them one
+    vector again.
 
     Args:
         depth: number of layers.
@@ -48,6 +51,8 @@ class LayerStack(Stack):
             (cut).
         distinct: number of layers with their own weights, each run depth / distinct times in a row; null: all.
         positions: position bias shared by the scores of all self-attention mixers of the stack; null: disabled.
+        expansion: how several residual streams begin: as copies of the input, or the first as the input and each other
+            as a projection of it, scaled to its root mean square (projected).
         readout: reduces several residual streams to one vector for each token, before the norm; null: their mean.
         norm: norm after the last layer; null: disabled, as with post-norm layers.
     """
@@ -68,6 +73,7 @@ class LayerStack(Stack):
         rest: Literal["error", "cut"] = "error",
         distinct: Positive | None = None,
         positions: Factory[AttentionPositions] | None = None,
+        expansion: Literal["copies", "projected"] = "copies",
         readout: ReadoutFactory | None = None,
         norm: Factory[Norm] | None = LayerNorm,
     ) -> None:
@@ -86,6 +92,8 @@ class LayerStack(Stack):
         if self.positions is not None:
             self._check_positions(self.positions)
         self.streams = _streams(cast("list[Layer]", self.layers))
+        projected = expansion == "projected" and self.streams > 1
+        self.expansion = StreamProjections(site, self.streams) if projected else None
         self.readout = (readout or MeanReadout)(site, self.streams) if self.streams > 1 else None
         self.norm = norm(site) if norm else None
 
@@ -105,6 +113,9 @@ class LayerStack(Stack):
     @property
     def repeats(self) -> int:
         return self._repeats
+
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        return {} if self.expansion is None else self.expansion.axes("expansion")
 
     def weight_sources(self, old: Stack) -> Mapping[str, str | None]:
         """Map layers to the trained layers that they start from.
@@ -136,6 +147,8 @@ class LayerStack(Stack):
             layer.prepare(context)
         if self.readout is not None:
             x = x.unsqueeze(-2).expand(*x.shape[:-1], self.streams, -1)  # (B, T, N, D)
+            # copied, as the first layer would be compiled apart from equal ones for other strides than theirs
+            x = x.contiguous() if self.expansion is None else self.expansion(x)
         for index in range(self.depth):
             if context.cache is not None:
                 context.layer = index
@@ -146,8 +159,9 @@ class LayerStack(Stack):
         return x if self.norm is None else self.norm(x)
 
     def flops_per_token(self, length: int) -> float:
-        after = 0 if self.readout is None else self.readout.flops_per_token(length)
-        return (super().flops_per_token(length) - after) * self.repeats + after
+        once = 0 if self.readout is None else self.readout.flops_per_token(length)
+        once += 0 if self.expansion is None else flops_per_token(self.expansion, length)
+        return (super().flops_per_token(length) - once) * self.repeats + once
 
 
 def _streams(layers: list[Layer]) -> int:

@@ -99,6 +99,19 @@ def test_a_gated_feedforward_multiplies_its_gate() -> None:
     torch.testing.assert_close(block(wide()), expected)
 
 
+def test_a_gated_feedforward_cuts_off_a_share_of_its_gates() -> None:
+    block = perturbed("feedforward", "glu", hidden=2048, activation="relu", gate_sparsity=0.9)
+    seen: list[Tensor] = []
+    handle = block.down.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    block(wide())
+    handle.remove()
+    gate = block.gate(wide())
+    quantile = 2**0.5 * torch.erfinv(torch.tensor(0.8, dtype=torch.float64))
+    cut = gate - gate.mean(-1, keepdim=True) - quantile * gate.var(-1, correction=0, keepdim=True).sqrt()
+    torch.testing.assert_close(seen[0], cut.clamp(min=0) * block.up(wide()))
+    assert float((seen[0] == 0).double().mean()) == pytest.approx(0.9, abs=0.02)
+
+
 def test_hidden_channels_are_normed_before_the_last_projection() -> None:
     norm = {"type": "rms", "eps": 0.1}
     gated, plain = (perturbed("feedforward", name, inner_norm=norm) for name in ("glu", "mlp"))

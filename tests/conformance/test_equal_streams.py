@@ -40,3 +40,15 @@ def test_an_inner_residual_that_cannot_be_one_is_left_out() -> None:
         assert "residual/hyper" in " ".join(
             validate({**SIZES, "decoder": {"depth": 2, "layer": {"residual": expected}}}).choices
         )
+
+
+def test_a_stack_with_alternating_updates_has_them_around_all_layers() -> None:
+    layers: dict[str, Any] = {"a": {"residual": "post"}, "b": {"type": "altup", "streams": 2}, "c": {"type": "altup"}}
+    tree = {**SIZES, "decoder": {"depth": 3, "layers": layers, "pattern": ["a", "b", "c"]}}
+    found = with_equal_streams(tree)["decoder"]["layers"]
+    assert found == {
+        "a": {"type": "altup", "streams": 2, "inner": {"residual": "post"}},
+        "b": layers["b"],
+        "c": layers["b"],
+    }
+    validate({**tree, "decoder": {**tree["decoder"], "layers": found}})

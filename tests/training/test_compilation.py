@@ -10,8 +10,11 @@ from blockformer.training.compilation import compile_model
 from blocks.base import Layer
 from tests.training.test_activation_checkpointing import EXPERTS, step
 
-KINDS = {"experts": {"decoder.layer.feedforward": EXPERTS}, "stochastic depth": {}}
-KINDS["stochastic depth"] = {"decoder.layer.residual": {"type": "stochastic_depth", "rate": 0.5}}
+KINDS = {
+    "experts": {"decoder.layer.feedforward": EXPERTS},
+    "stochastic depth": {"decoder.layer.residual": {"type": "stochastic_depth", "rate": 0.5}},
+    "streams": {"decoder.layer": "altup"},
+}
 
 
 def test_only_the_forward_of_layers_is_compiled_and_names_stay() -> None:
@@ -26,7 +29,9 @@ def test_only_the_forward_of_layers_is_compiled_and_names_stay() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "how"), [("experts", "layer"), ("experts", "none"), ("stochastic depth", "none")])
+@pytest.mark.parametrize(
+    ("kind", "how"), [("experts", "layer"), ("experts", "none"), ("stochastic depth", "none"), ("streams", "none")]
+)
 def test_equal_layers_share_a_graph_for_each_length(kind: str, how: Checkpointing) -> None:
     depth = 10
     model = bf.build("tiny_decoder", {"decoder.depth": depth, **KINDS[kind]}).train()

@@ -650,6 +650,21 @@ case(
     SHARING,
     attention_bias=True,
 )
+GEMMA3N = {
+    **{key: value for key, value in GEMMA4.items() if key != "rope_parameters"},
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "rope_parameters": {"sliding_attention": rope(90.0), "full_attention": rope(700.0)},
+    "hidden_size_per_layer_input": 12,
+    "vocab_size_per_layer_input": VOCAB - 3,
+    "intermediate_size": [56, 60, 56, 56],
+    "activation_sparsity_pattern": [0.9, 0.7, 0.0, 0.0],
+    "altup_num_inputs": 3,
+    "laurel_rank": 10,
+    "num_kv_shared_layers": 2,
+}
+case("gemma3n", "Gemma3nForCausalLM", "gemma3n_text", GEMMA3N)
+PLAINER = {"altup_correct_scale": False, "num_kv_shared_layers": 0, "attention_bias": True}
+case("gemma3n without shared keys", "Gemma3nForCausalLM", "gemma3n_text", GEMMA3N, PLAINER, altup_num_inputs=2)
 LONGCAT = {
     **LLAMA,
     **MLA,
