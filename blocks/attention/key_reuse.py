@@ -47,10 +47,11 @@ def sources_of(layers: Iterable[nn.Module]) -> frozenset[int]:
     """The indices of the layers whose keys and values later ones attend to.
 
     Raises:
-        ValueError: a layer attends to those of an earlier one, but none has any of the same form.
+        ValueError: a layer attends to those of an earlier one, but none has any of the same form, or
+            the nearest that has some has them twice.
     """
     owners: dict[Hashable, int] = {}
-    found = set[int]()
+    found, several = set[int](), list[set[Hashable]]()
     for index, layer in enumerate(layers):
         mixers = list(_reusing(layer))
         for mixer in mixers:
@@ -59,9 +60,16 @@ def sources_of(layers: Iterable[nn.Module]) -> frozenset[int]:
                     f"layer {index} has reuse_kv, but no layer before it has keys and values of its own with the same "
                     "kv_heads, head_dim, value_dim, window, chunk and rotary positions; make them equal"
                 )
+            if mixer.reuse_kv and mixer.form in several[owners[mixer.form]]:
+                raise ValueError(
+                    f"layer {index} has reuse_kv, but layer {owners[mixer.form]} has several mixers with such keys and "
+                    "values; give them different heads or windows"
+                )
             if mixer.reuse_kv:
                 found.add(owners[mixer.form])
-        owners |= {mixer.form: index for mixer in mixers if not mixer.reuse_kv}
+        own = [mixer.form for mixer in mixers if not mixer.reuse_kv]
+        owners |= dict.fromkeys(own, index)
+        several.append({form for form in own if own.count(form) > 1})
     return frozenset(found)
 
 

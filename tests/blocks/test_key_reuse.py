@@ -17,7 +17,10 @@ OWN: dict[str, Any] = {"type": "attention", "heads": 4, "kv_heads": 2, "position
 
 
 def stack(pattern: str, **mixers: dict[str, Any]) -> LayerStack:
-    layers = {name: {"mixer": OWN | mixers.get(name, {}), "feedforward": "none"} for name in sorted(set(pattern))}
+    given = {
+        name: OWN | mixers.get(name, {}) if "mixers" not in mixers.get(name, {}) else mixers[name] for name in pattern
+    }
+    layers = {name: {"mixer": given[name], "feedforward": "none"} for name in sorted(set(pattern))}
     params = {"depth": len(pattern), "layers": layers, "pattern": tuple(pattern), "norm": None}
     torch.manual_seed(0)
     made = BlockCase("stack", "layers", params).spec(Site(dim=DIM))
@@ -99,6 +102,9 @@ def test_keys_of_another_form_are_refused(other: dict[str, Any]) -> None:
 def test_there_must_be_an_earlier_layer() -> None:
     with pytest.raises(ValueError, match="layer 0 has reuse_kv"):
         stack("ba", b={"reuse_kv": True})
+    twice = {"type": "parallel", "mixers": {"one": OWN, "other": OWN}}
+    with pytest.raises(ValueError, match="layer 1 has reuse_kv, but layer 0 has several mixers with such keys"):
+        stack("ab", a=twice, b={"reuse_kv": True})
     reusing = parse("layer", {"type": "sequential", "mixer": OWN | {"reuse_kv": True}})
     with pytest.raises(ValueError, match="layer 0 has reuse_kv"):
         SequentialPrediction(Site(dim=DIM), layer=reusing)
