@@ -27,7 +27,7 @@ const titleOf = step => {
   const slot = step.block.split("/")[0], block = data.names[`slot ${slot}`] ?? step.block;
   if (step.name === "output" && data.names[`output ${slot}`]) return data.names[`output ${slot}`];
   if (step.name === "output" || step.name === "input") return say(`${step.name} of`, {block});
-  return data.names[step.name] ?? step.name.replaceAll("_", " ");
+  return data.names[`${slot} ${step.name}`] ?? data.names[step.name] ?? step.name.replaceAll("_", " ");
 };
 const isVisible = step => step.layer === null || step.layer === state.layers[step.stack];
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from blockformer.explanation import explain
+from blockformer.explanation import explain, words
 from blockformer.explanation.page import FOLDER, SCRIPTS, as_html, write_page
 from blockformer.explanation.words import LANGUAGES, captions, tables
-from registry import entries, slots
+from registry import RecipeError, entries, slots
 from tests.studies.browser import CHROMIUM, Tab, browser
 
 RECIPES = ("tiny_decoder", "tiny_encoder", "tiny_encoder_decoder", "tiny_experts", "tiny_hybrid")
@@ -38,10 +38,18 @@ def tab() -> Iterator[Tab]:
 
 def test_every_word_of_the_page_is_there_in_every_language() -> None:
     for table in tables().values():
-        for key, words in table.items():
-            assert set(words) == set(LANGUAGES), key
-            assert all(words.values()), key
-            assert len({tuple(sorted(re.findall(r"\{\w+\}", text))) for text in words.values()}) == 1, key
+        for key, said in table.items():
+            assert set(said) == set(LANGUAGES), key
+            assert all(said.values()), key
+            assert len({tuple(sorted(re.findall(r"\{\w+\}", text))) for text in said.values()}) == 1, key
+
+
+def test_a_word_that_is_twice_in_a_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "words.yaml"
+    table.write_text("names:\n  read: {en: a, zh: b}\n  read: {en: c, zh: d}\n")
+    monkeypatch.setattr(words, "TABLE", table)
+    with pytest.raises(RecipeError, match=r"words.yaml:3: .*'read'"):
+        tables.__wrapped__()
 
 
 def test_every_word_that_the_script_says_is_in_the_table() -> None:
