@@ -61,6 +61,20 @@ def test_the_scores_of_a_layer_that_reuses_keys_come_from_those_of_the_earlier_l
     assert explanation.find("decoder.layers.1.last_mixer").formula == "Y W_out"
 
 
+def test_two_models_are_compared_by_the_logits_of_the_same_tokens() -> None:
+    first, other = explain("tiny_decoder", "cat", seed=1), bf.build("tiny_decoder", seed=2)
+    for second in (explain(other, "cat"), explain(other, "cat", beside=first)):
+        found = dict(zip((step.label for step in first.steps), compared(first, second).differences, strict=True))
+        assert found["head.output"]
+        assert found["head.probabilities"]
+    logits = other.eval()(torch.tensor([[token.id for token in first.texts[0]]]))[0]
+    ids = first.find("head").value.index[1]
+    assert second.find("head").value.index[1] == ids
+    torch.testing.assert_close(second.value("head"), logits[:, list(ids)])
+    tighter = second.within(Limits(tokens=2, vocabulary=4))
+    assert dict(zip(found, compared(first, tighter).differences, strict=False))["head.output"]
+
+
 def test_a_blank_in_the_text_of_an_encoder_is_a_masked_token() -> None:
     explanation = explain("tiny_encoder", "c_t")
     assert [token.text for token in explanation.texts[0]] == ["c", "<mask>", "t"]
