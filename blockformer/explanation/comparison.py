@@ -14,8 +14,8 @@ class Comparison:
 
     Attributes:
         partners: for each step the number of the other's step of the same value; None: there is none.
-        differences: for each step |a - b| / |a|, with the root of the sum of squares; None: there is no step of the
-            same shape that keeps some of the same numbers.
+        differences: for each step |a - b| / |a|, with the root of the sum of squares, where scores of hidden
+            keys count as 0; None: there is no step of the same shape that keeps some of the same numbers.
     """
 
     partners: list[int | None]
@@ -45,7 +45,5 @@ def difference(one: Step, other: Step) -> float | None:
                 return None
             a = a.index_select(axis, torch.tensor([ours.index(place) for place in both]))
             b = b.index_select(axis, torch.tensor([theirs.index(place) for place in both]))
-    same = a == b  # -inf at hidden keys
-    gap = torch.where(same, 0.0, a - b).nan_to_num(posinf=0.0, neginf=0.0)
-    size = a.nan_to_num(posinf=0.0, neginf=0.0).norm()
-    return float(gap.norm() / size.clamp(min=1e-30))
+    a, b = (part.where(part.isfinite(), 0.0) for part in (a, b))  # -inf at hidden keys
+    return float((a - b).norm() / a.norm().clamp(min=1e-30))

@@ -117,7 +117,7 @@ const card = step => {
   const [one, own] = mapOf(first, step, second ? first.name : "");
   maps.append(one); owns.push(own);
   if (second) {
-    const difference = data.differences[step.number], badge = difference === null || difference === undefined ? say("only", {name: first.name}) : difference === 0 ? say("same") : say("differs", {share: difference >= 10 ? "> 1,000 %" : `${Number((100 * difference).toPrecision(2))} %`});
+    const difference = data.differences[step.number], badge = difference === null || difference === undefined ? (other ? say("another shape") : say("only in", {name: first.name})) : difference === 0 ? say("same") : say("differs", {share: difference >= 10 ? "> 1,000 %" : `${Number((100 * difference).toPrecision(2))} %`});
     title.append(make("span", {class: `badge ${difference === 0 ? "same" : "differs"}`, text: badge}));
     if (other) { const [two, its] = mapOf(second, other, second.name); maps.append(two); owns.push(its); }
   }

@@ -82,10 +82,11 @@ if (first.cache.length) {
 // --- the diagram ---
 const drawing = document.querySelector("#drawing svg"), labels = drawing ? [...drawing.querySelectorAll("text")] : [];
 const boxOf = step => {
-  const parts = step.path.split("."), names = [parts[parts.length - 1], parts[parts.length - 2], `${parts[0]}`, step.path];
-  const [, type] = step.block.split("/");
-  let found = labels.filter(label => [step.path, ...names].some(name => label.textContent === `${name}: ${type}`));
-  if (!found.length) found = labels.filter(label => label.textContent.startsWith(`${parts.find(part => ["mixer", "cross", "feedforward", "head", "embedding"].includes(part)) ?? parts[0]}:`));
+  // From the block itself to those around it: a residual is shown at its sublayer, a router at its feed-forward.
+  const parts = step.path.split("."), around = [...parts].reverse().map(part => part.replace(/_residual$/, "")), [, type] = step.block.split("/");
+  const names = [step.path, parts.slice(-2).join("."), ...around];
+  let found = labels.filter(label => names.slice(0, 3).some(name => label.textContent === `${name}: ${type}`));
+  for (const name of names) if (!found.length) found = labels.filter(label => label.textContent.startsWith(`${name}:`));
   if (!found.length) return null;
   const columns = first.texts.length > 1 && step.stack ? found.filter(label => (Number(label.getAttribute("x")) > drawing.viewBox.baseVal.width / 2) === (step.sequence > 0)) : found;
   const options = columns.length ? columns : found, frames = labels.filter(label => /^layers? \d/.test(label.textContent));

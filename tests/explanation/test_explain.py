@@ -114,6 +114,10 @@ def test_the_same_model_has_no_differences_and_a_window_changes_what_it_should()
     found = compared(first, explain(model, "cat eats fish"))
     by_name = {(step.layer, step.name): gap for step, gap in zip(first.steps, found.differences, strict=True)}
     assert by_name[0, "scaled"] == 0.0
+    scores = first.value("decoder.layers.0.mixer", "masked")
+    seen = scores[:, torch.ones(14, 14).tril().bool()]
+    hidden = scores[:, torch.ones(14, 14).tril(-3).bool()]
+    assert by_name[0, "masked"] == pytest.approx(float(hidden.norm() / seen.norm()))
     assert by_name[0, "weights"] != 0.0
     other = compared(first, explain("tiny_hybrid", "cat eats fish"))
     assert None in other.differences

@@ -164,7 +164,9 @@ def test_a_reader_moves_through_steps_layers_and_cells_by_keyboard(pages: dict[s
     assert tab.run("document.querySelector('.step.current').id") == "step-1"
     assert tab.run("document.getElementById('progress').textContent").startswith("step 2 of")
     tab.run("setLayer('decoder', 1)")
-    assert "only in tiny_hybrid" in tab.run("document.getElementById('steps').innerText")
+    steps = tab.run("document.getElementById('steps').innerText")
+    assert "only in tiny_hybrid" in steps
+    assert "only in tiny_decoder" in steps
     shown = "[...document.querySelectorAll('.step[id^=step-]')].filter(e => !e.hidden).map(e => e.innerText).join('')"
     assert "1.mixer" in tab.run(shown)
     assert "0.mixer" not in tab.run(shown)
@@ -212,6 +214,36 @@ def test_a_step_that_is_gone_to_stands_below_the_bar_and_above_the_inspector(
     assert tab.run("document.querySelector('#drawing').getBoundingClientRect().bottom") <= tab.run(
         "document.querySelector('#inspector').getBoundingClientRect().top"
     )
+
+
+@in_a_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "path", "label"),
+    [
+        ("hybrid", "decoder.layers.0.mixer_residual.norm", "mixer_residual.norm: rms"),
+        ("hybrid", "decoder.layers.0.mixer_residual", "mixer: gated_delta"),
+        ("hybrid", "decoder.layers.3.mixer", "mixer: latent"),
+        ("hybrid", "decoder.layers.3.feedforward.activation", "feedforward: glu"),
+        ("hybrid", "decoder.norm", "decoder.norm: rms"),
+        ("experts", "decoder.layers.1.feedforward.router", "feedforward: moe"),
+        ("translation", "decoder.layers.0.cross_residual.norm", "cross_residual.norm: layer"),
+        ("translation", "encoder.layers.0.feedforward_residual.norm", "feedforward_residual.norm:"),
+        ("translation", "embedding.positions", "embedding: token"),
+    ],
+)
+def test_the_diagram_marks_the_block_of_a_step(
+    page: str, path: str, label: str, pages: dict[str, Path], tab: Tab
+) -> None:
+    tab.open(pages[page])
+    marked = tab.run(
+        f"(() => {{ highlight(first.steps.find(one => one.path === '{path}' && one.name !== 'input'));"
+        "const box = drawing.querySelector('.here'), of = name => Number(box.getAttribute(name));"
+        "return labels.find(one => { const x = Number(one.getAttribute('x')), y = Number(one.getAttribute('y'));"
+        "return of('x') <= x && x <= of('x') + of('width') && of('y') <= y && y <= of('y') + of('height');"
+        "}).textContent; })()"
+    )
+    assert marked == label
 
 
 @in_a_browser
