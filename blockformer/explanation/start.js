@@ -28,9 +28,11 @@ if (data.heads > 1) {
 const tokens = document.getElementById("tokens");
 first.texts.forEach((text, which) => {
   const row = make("p", {class: "row"}, make("span", {class: "quiet", text: say(first.texts.length > 1 ? (which ? "target" : "source") : "text")}));
+  const kept = new Set(first.steps.flatMap(step => step.axes.flatMap((axis, at) => (axis === "token" && step.sequence === which) || (axis === "key" && step.keys === which) ? step.index[at] : [])));
   text.forEach((token, index) => {
     const chip = make("button", {class: "token", type: "button", "aria-pressed": "false", "data-text": which, "data-index": index, title: say("follow")}, shown(token.text), make("small", {text: token.id}));
     chip.addEventListener("click", () => follow({text: which, index}, true));
+    if (!kept.has(index)) Object.assign(chip, {disabled: true, title: say("left out")});
     row.append(chip);
   });
   tokens.append(row);

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from blockformer.explanation import explain, words
+from blockformer.explanation import Limits, explain, words
 from blockformer.explanation.page import FOLDER, SCRIPTS, as_html, write_page
 from blockformer.explanation.words import LANGUAGES, captions, tables
 from registry import RecipeError, entries, slots
@@ -27,6 +27,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_page(folder / "encoder.html", explain("tiny_encoder", "c_t"), language="zh")
     write_page(folder / "translation.html", explain("tiny_encoder_decoder", "Katze", source="cat"), language="zh")
     write_page(folder / "compared.html", decoder, hybrid)
+    write_page(folder / "long.html", explain("tiny_decoder", "cat eats fish", limits=Limits(tokens=6)))
     return {path.stem: path for path in folder.iterdir()}
 
 
@@ -244,6 +245,22 @@ def test_the_diagram_marks_the_block_of_a_step(
         "}).textContent; })()"
     )
     assert marked == label
+
+
+@in_a_browser
+@pytest.mark.slow
+def test_tokens_that_are_left_out_cannot_be_followed_and_a_line_stands_where_they_are(
+    pages: dict[str, Path], tab: Tab
+) -> None:
+    tab.open(pages["long"])
+    assert tab.run("[...document.querySelectorAll('.token')].map(one => one.disabled)") == [
+        *[False] * 3,
+        *[True] * 8,
+        *[False] * 3,
+    ]
+    scores = "first.steps.find(one => one.name === 'scores')"
+    assert tab.run(f"[0, 1, 2].map(axis => gapsOf({scores}, axis))") == [[], [3], [3]]
+    assert tab.run("gapsOf(first.steps.find(one => one.name === 'vectors'), 1)") == []
 
 
 @in_a_browser
