@@ -151,7 +151,7 @@ class TopKRouter(Router):
     @property
     def logit_sum(self) -> str:
         """The projection to the logits, in their formula: in brackets where the scale multiplies a bias too."""
-        if self.linear.bias is None:
+        if self.linear.bias is None:  # pyright: ignore[reportUnnecessaryComparison]
             return "norm(x) W"
         return "norm(x) W + b" if self.logit_scale == 1.0 else "(norm(x) W + b)"
 
