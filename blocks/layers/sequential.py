@@ -57,6 +57,7 @@ class SequentialLayer(Layer):
             ("...", "width"),
             "x + lookup(x)",
             ("input",),
+            needs="lookup",
         ),
         output=Intermediate("The stream after the layer, times a learned number.", ("...", "width"), "s x"),
     )
