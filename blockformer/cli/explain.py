@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     from blockformer.explanation.page import write_page
 
     explanation = _explained(options.model, text, options.source)
-    other = None if options.compare is None else _explained(options.compare, text, options.source)
+    other = None if options.compare is None else _explained(options.compare, text, options.source, explanation)
     out: Path = options.out or Path(f"{_stem(explanation.name)}.html")
     try:
         write_page(out, explanation, other, language=options.language)
@@ -55,10 +55,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _explained(model: str, text: str, source: str | None) -> "Explanation":
+def _explained(model: str, text: str, source: str | None, beside: "Explanation | None" = None) -> "Explanation":
     from blockformer.explanation import explain
 
-    return explain(model, text, source=source)
+    return explain(model, text, source=source, beside=beside)
 
 
 def _checked(options: Namespace) -> str:

@@ -14,8 +14,8 @@ class Comparison:
 
     Attributes:
         partners: for each step the number of the other's step of the same value; None: there is none.
-        differences: for each step |a - b| / |a|, with the root of the sum of squares; None: there is no step of the
-            same shape.
+        differences: for each step |a - b| / |a|, with the root of the sum of squares, where scores of hidden
+            keys count as 0; None: there is no step of the same shape that keeps some of the same numbers.
     """
 
     partners: list[int | None]
@@ -34,11 +34,16 @@ def compared(first: Explanation, second: Explanation) -> Comparison:
 
 
 def difference(one: Step, other: Step) -> float | None:
-    """The relative difference of the numbers that both keep; None: their shapes or places differ."""
-    if one.value.shape != other.value.shape or one.value.index != other.value.index:
+    """The relative difference of the numbers that both keep; None: their shapes differ, or they keep none in common."""
+    if one.value.shape != other.value.shape:
         return None
     a, b = one.value.data, other.value.data
-    same = a == b  # -inf at hidden keys
-    gap = torch.where(same, 0.0, a - b).nan_to_num(posinf=0.0, neginf=0.0)
-    size = a.nan_to_num(posinf=0.0, neginf=0.0).norm()
-    return float(gap.norm() / size.clamp(min=1e-30))
+    for axis, (ours, theirs) in enumerate(zip(one.value.index, other.value.index, strict=True)):
+        if ours != theirs:
+            both = [place for place in ours if place in theirs]
+            if not both:
+                return None
+            a = a.index_select(axis, torch.tensor([ours.index(place) for place in both]))
+            b = b.index_select(axis, torch.tensor([theirs.index(place) for place in both]))
+    a, b = (part.where(part.isfinite(), 0.0) for part in (a, b))  # -inf at hidden keys
+    return float((a - b).norm() / a.norm().clamp(min=1e-30))

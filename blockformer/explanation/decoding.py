@@ -1,6 +1,7 @@
 """What the cache keeps for the next token, and the states of recurrent mixers after each token."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from blockformer.explanation.sampling import Limits, chosen, sampled
 from blockformer.explanation.steps import Step
 from blockformer.explanation.subject import Subject
 from blockformer.generation.session import DecodingSession
-from blocks.base import Cache, KeyValues, Mixer, Stack
+from blocks.base import Cache, Component, KeyValues, Stack
 from blocks.models.base import Model
 from registry import entry_of
 
@@ -43,7 +44,8 @@ def kept_for_the_next_token(
     sources = rows[:-1] or None
     prompt = [ids[: places[0] + 1]]
     session = DecodingSession(model, prompt, sources, bidirectional_prompt=subject.bidirectional_prompt)
-    session.begin()
+    with _owners(model, session.cache) as owners:
+        session.begin()
     over_time: dict[Place, list[Tensor]] = {}
     for number, at in enumerate(places):
         if number:
@@ -54,7 +56,40 @@ def kept_for_the_next_token(
     if len(ids) < model.target_max_length:
         session.advance(logits[-1].argmax()[None])
     cache = list(_entries(before, session.cache))
-    return [_state_step(subject, place, tensors, places, limits) for place, tensors in over_time.items()], cache
+    return [
+        _state_step(subject, place, tensors, places, limits, owners.get(place[:2]))
+        for place, tensors in over_time.items()
+    ], cache
+
+
+@contextmanager
+def _owners(model: Model, cache: Cache | None) -> Generator[dict[tuple[int, str], Component]]:
+    """Which block makes each state of a cache, by layer and name, while the model reads its first tokens."""
+    found: dict[tuple[int, str], Component] = {}
+    running: list[Component] = []
+
+    def look() -> None:
+        for layer, states in enumerate(cache.layers if cache and running else ()):
+            for name in states:
+                found.setdefault((layer, name), running[-1])
+
+    def begin(block: Any, _: object) -> None:
+        look()
+        running.append(block)
+
+    def end(*_: object) -> None:
+        look()
+        running.pop()
+
+    handles: list[Any] = []
+    for block in model.modules():
+        if isinstance(block, Component):
+            handles += [block.register_forward_pre_hook(begin), block.register_forward_hook(end)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _fixed_states(cache: Cache | None) -> Iterator[tuple[Place, Tensor]]:
@@ -90,10 +125,14 @@ def _entries(before: dict[tuple[int, str], int], cache: Cache | None) -> Iterato
         yield CacheEntry(layer, name, type(state).__name__, before.get((layer, name), 0), size, tokens)
 
 
-def _state_step(subject: Subject, place: Place, tensors: list[Tensor], places: list[int], limits: Limits) -> Step:
+def _state_step(
+    subject: Subject, place: Place, tensors: list[Tensor], places: list[int], limits: Limits, owner: Component | None
+) -> Step:
     layer, name, part = place
-    path, mixer = _mixer(subject.model, layer, name)
-    declared = None if mixer is None else mixer.intermediates.get(part)
+    stack_path, stack = [(path, one) for path, one in subject.model.components() if isinstance(one, Stack)][-1]
+    paths = {block: path for path, block in subject.model.named_modules()}
+    path = f"{stack_path}.layers.{layer // stack.repeats}.{name}" if owner is None else paths[owner]
+    declared = None if owner is None else owner.intermediates.get(part)
     whole = torch.stack(tensors)
     axes = tuple(f"axis {number}" for number in range(1, whole.ndim)) if declared is None else declared.axes
     if len(axes) != whole.ndim - 1:
@@ -103,32 +142,14 @@ def _state_step(subject: Subject, place: Place, tensors: list[Tensor], places: l
     value = type(value)(value.axes, (places[-1] + 1, *value.shape[1:]), (tuple(places), *value.index[1:]), value.data)
     return Step(
         path,
-        "" if mixer is None else f"{mixer.slot.name}/{entry_of(type(mixer)).name}",
+        "" if owner is None else f"{owner.slot.name}/{entry_of(type(owner)).name}",
         part,
         value,
         "What the block keeps of the text up to this token." if declared is None else declared.caption,
-        formula_of(mixer, declared) if declared is not None and mixer is not None else "",
-        "" if mixer is None else mixer.paper,
+        formula_of(owner, declared) if declared is not None and owner is not None else "",
+        "" if owner is None else owner.paper,
         texts,
         texts,
-        path.rpartition(".layers.")[0],
+        stack_path,
         layer,
     )
-
-
-def _mixer(model: Model, layer: int, name: str) -> tuple[str, Mixer | None]:
-    """The mixer of a cached state, and its path: a state inside another mixer has its name before a dot."""
-    stack_path, stack = [(path, one) for path, one in model.components() if isinstance(one, Stack)][-1]
-    layers: Any = getattr(stack, "layers", None)
-    if layers is None:
-        return f"{stack_path}.{layer}", None
-    index = layer // stack.repeats
-    scope, _, last = name.rpartition(".")
-    found: Any = getattr(layers[index], "cross" if last == "cross" else "mixer", None)
-    path = f"{stack_path}.layers.{index}.{'cross' if last == 'cross' else 'mixer'}"
-    inner = {one: part for one, part in found.named_modules() if isinstance(part, Mixer)} if found is not None else {}
-    wanted = [one for one in inner if one.endswith(scope)] if scope else list(inner)
-    if not wanted:
-        return path, None
-    one = max(wanted, key=len)
-    return f"{path}.{one}" if one else path, inner[one]

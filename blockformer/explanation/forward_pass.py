@@ -38,6 +38,7 @@ def explain(
     tokenizer: Tokenizer | None = None,
     limits: Limits | None = None,
     seed: int = 0,
+    beside: Explanation | None = None,
 ) -> Explanation:
     """Each step of a model's forward pass for a text; shown as a page in Jupyter.
 
@@ -49,33 +50,41 @@ def explain(
         tokenizer: of the text; None: the one that is stored with the model, else one token for each byte.
         limits: what is kept of long texts and wide tensors; None: the usual ones.
         seed: of the initial values of a recipe.
+        beside: what this is compared with: of logits the same ids are kept; None: the most probable ones are.
 
     Raises:
         UserError: the model cannot be loaded, or the text is empty or too long, also for the free memory.
         RecipeError: the recipe is wrong.
     """
-    return explain_subject(subject_of(model, tokenizer, seed=seed), text, source=source, limits=limits)
+    return explain_subject(subject_of(model, tokenizer, seed=seed), text, source=source, limits=limits, beside=beside)
 
 
 def explain_subject(
-    subject: Subject, text: str, *, source: str | None = None, limits: Limits | None = None
+    subject: Subject,
+    text: str,
+    *,
+    source: str | None = None,
+    limits: Limits | None = None,
+    beside: Explanation | None = None,
 ) -> Explanation:
     """:func:`explain` of a model that is loaded."""
     training = [part for part in subject.model.modules() if part.training]
     try:
         subject.model.eval()
         with torch.inference_mode():
-            return _explained(subject, text, source, limits or Limits())
+            return _explained(subject, text, source, limits or Limits(), beside)
     finally:
         for part in training:
             part.training = True
 
 
-def _explained(subject: Subject, text: str, source: str | None, limits: Limits) -> Explanation:
+def _explained(
+    subject: Subject, text: str, source: str | None, limits: Limits, beside: Explanation | None
+) -> Explanation:
     model = subject.model
     rows = _ids(subject, text, source)
     _check_memory(model, max(map(len, rows)))
-    recorder = Recorder(model, limits)
+    recorder = Recorder(model, limits, None if beside is None else _ids_of_logits(beside))
     with recorder.recording():
         logits = _run(subject, recorder, rows)
     steps = recorder.steps
@@ -85,7 +94,8 @@ def _explained(subject: Subject, text: str, source: str | None, limits: Limits) 
         steps.append(_probabilities(steps, logits, len(rows) - 1))
         predictions = _predictions(subject, logits, limits)
     states, cache = kept_for_the_next_token(subject, rows, logits, limits)
-    _insert(steps, states)
+    left_out = recorder.left_out
+    _insert(steps, [state for state in states if state.layer in left_out.get(state.stack, (state.layer,))])
     return Explanation(
         name=subject.name,
         text=source or text,
@@ -101,9 +111,15 @@ def _explained(subject: Subject, text: str, source: str | None, limits: Limits) 
         own_tokenizer=subject.own_tokenizer,
         drawing=_drawing(subject),
         limits=limits,
-        left_out=recorder.left_out,
+        left_out=left_out,
         as_html=in_a_notebook,
     )
+
+
+def _ids_of_logits(explanation: Explanation) -> tuple[int, tuple[int, ...]] | None:
+    """The size of the vocabulary, and the ids that are kept of the logits; None: there are no logits."""
+    values = [step.value for step in explanation.steps if step.value.axes == ("token", "vocabulary")]
+    return (values[-1].shape[-1], values[-1].index[-1]) if values else None
 
 
 def _drawing(subject: Subject) -> str:

@@ -97,6 +97,10 @@ const layoutOf = (explanation, step, width) => {
 
 const smallCell = g => Math.max(1, Math.min(8, Math.floor(96 / Math.max(g.rows, g.columns))));
 
+// The places of an axis before which tokens are left out.
+const gapsOf = (step, axis) => !["token", "key"].includes(step.axes[axis]) ? []
+  : step.index[axis].flatMap((one, place, all) => place > 0 && one > all[place - 1] + 1 ? [place] : []);
+
 const draw = (canvas, explanation, step, chosen, followed, cursor) => {
   const at = layoutOf(explanation, step, canvas.parentElement.clientWidth), ratio = window.devicePixelRatio || 1;
   canvas.width = at.width * ratio; canvas.height = at.height * ratio;
@@ -111,6 +115,9 @@ const draw = (canvas, explanation, step, chosen, followed, cursor) => {
       pen.fillRect(at.label + column * at.cell, at.top + row * at.line, at.cell - gap, at.line - 1);
     }
   }
+  pen.fillStyle = colours.text;
+  for (const row of gapsOf(step, at.row)) pen.fillRect(4, at.top + row * at.line - 2, at.label - 4 + at.columns * at.cell, 2);
+  for (const column of gapsOf(step, at.column)) pen.fillRect(at.label + column * at.cell - 2, at.top, 2, at.rows * at.line);
   if (step.name === "chosen" || step.name === "rows") {  // numbers of experts and tokens, not amounts
     pen.textAlign = "center"; pen.textBaseline = "middle";
     for (let row = 0; row < at.rows; row++) for (let column = 0; column < at.columns; column++) {

@@ -27,7 +27,7 @@ const titleOf = step => {
   const slot = step.block.split("/")[0], block = data.names[`slot ${slot}`] ?? step.block;
   if (step.name === "output" && data.names[`output ${slot}`]) return data.names[`output ${slot}`];
   if (step.name === "output" || step.name === "input") return say(`${step.name} of`, {block});
-  return data.names[step.name] ?? step.name.replaceAll("_", " ");
+  return data.names[`${slot} ${step.name}`] ?? data.names[step.name] ?? step.name.replaceAll("_", " ");
 };
 const isVisible = step => step.layer === null || step.layer === state.layers[step.stack];
 
@@ -117,7 +117,7 @@ const card = step => {
   const [one, own] = mapOf(first, step, second ? first.name : "");
   maps.append(one); owns.push(own);
   if (second) {
-    const difference = data.differences[step.number], badge = difference === null || difference === undefined ? say("only", {name: first.name}) : difference === 0 ? say("same") : say("differs", {share: difference >= 10 ? "> 1,000 %" : `${Number((100 * difference).toPrecision(2))} %`});
+    const difference = data.differences[step.number], badge = difference === null || difference === undefined ? (other ? say("another shape") : say("only in", {name: first.name})) : difference === 0 ? say("same") : say("differs", {share: difference >= 10 ? "> 1,000 %" : `${Number((100 * difference).toPrecision(2))} %`});
     title.append(make("span", {class: `badge ${difference === 0 ? "same" : "differs"}`, text: badge}));
     if (other) { const [two, its] = mapOf(second, other, second.name); maps.append(two); owns.push(its); }
   }

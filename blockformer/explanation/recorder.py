@@ -1,6 +1,6 @@
 """Turns what blocks record, and what they return, into steps."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from weakref import ReferenceType, ref
@@ -37,6 +37,7 @@ class Recorder:
     Args:
         model: the model.
         limits: what is kept of large values.
+        ids: size of a vocabulary, and of its logits the ids that are kept; None: the most probable.
 
     Attributes:
         steps: in the order of the forward pass.
@@ -44,8 +45,8 @@ class Recorder:
         left_out: stacks of which layers are left out, with the layers that are kept.
     """
 
-    def __init__(self, model: Model, limits: Limits) -> None:
-        self.model, self.limits = model, limits
+    def __init__(self, model: Model, limits: Limits, ids: tuple[int, Sequence[int]] | None = None) -> None:
+        self.model, self.limits, self.ids = model, limits, ids
         self.steps: list[Step] = []
         self.sequence = 0
         self.left_out: dict[str, tuple[int, ...]] = {}
@@ -141,7 +142,7 @@ class Recorder:
             run.path,
             f"{block.slot.name}/{entry_of(type(block)).name}",
             name,
-            sampled(whole, axes, self.limits, _given(whole, axes, self.limits)),
+            sampled(whole, axes, self.limits, self._given(whole, axes)),
             caption,
             formula,
             block.paper,
@@ -156,6 +157,16 @@ class Recorder:
             rows: list[list[int]] = self._rows.tolist()
             step.rows = tuple((rows[at][0], rows[at][1]) for at in step.value.index[axes.index("row")])
         return step
+
+    def _given(self, value: Tensor, axes: tuple[str, ...]) -> dict[str, Sequence[int]]:
+        """Of logits, the ids that are asked for, or the most probable ones: after the last token, and elsewhere."""
+        if axes != ("token", "vocabulary"):
+            return {}
+        if self.ids is not None and self.ids[0] == value.shape[-1]:
+            return {"vocabulary": self.ids[1]}
+        most = min(self.limits.vocabulary, value.shape[-1])
+        ids = value[-1].topk(-(-most // 2)).indices.tolist() + value.amax(dim=0).topk(most).indices.tolist()
+        return {"vocabulary": list(dict.fromkeys(ids))[:most]}
 
     def _sources(self, run: _Run, names: tuple[str, ...]) -> list[Step]:
         """The steps of some values of a block; of one that it has not recorded, those from which it is computed."""
@@ -205,15 +216,6 @@ def _symbol(value: Intermediate | None) -> str:
     """The left side of a value's formula; empty: it has none."""
     left, equals, _ = (value.formula if value else "").partition(" = ")
     return left if equals else ""
-
-
-def _given(value: Tensor, axes: tuple[str, ...], limits: Limits) -> dict[str, list[int]]:
-    """Of logits, the ids that are most probable after the last token, and elsewhere."""
-    if axes != ("token", "vocabulary"):
-        return {}
-    most = min(limits.vocabulary, value.shape[-1])
-    ids = value[-1].topk(-(-most // 2)).indices.tolist() + value.amax(dim=0).topk(most).indices.tolist()
-    return {"vocabulary": list(dict.fromkeys(ids))[:most]}
 
 
 def summary_of(block: Component) -> str:

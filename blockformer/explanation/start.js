@@ -28,9 +28,11 @@ if (data.heads > 1) {
 const tokens = document.getElementById("tokens");
 first.texts.forEach((text, which) => {
   const row = make("p", {class: "row"}, make("span", {class: "quiet", text: say(first.texts.length > 1 ? (which ? "target" : "source") : "text")}));
+  const kept = new Set(first.steps.flatMap(step => step.axes.flatMap((axis, at) => (axis === "token" && step.sequence === which) || (axis === "key" && step.keys === which) ? step.index[at] : [])));
   text.forEach((token, index) => {
     const chip = make("button", {class: "token", type: "button", "aria-pressed": "false", "data-text": which, "data-index": index, title: say("follow")}, shown(token.text), make("small", {text: token.id}));
     chip.addEventListener("click", () => follow({text: which, index}, true));
+    if (!kept.has(index)) Object.assign(chip, {disabled: true, title: say("left out")});
     row.append(chip);
   });
   tokens.append(row);
@@ -82,10 +84,11 @@ if (first.cache.length) {
 // --- the diagram ---
 const drawing = document.querySelector("#drawing svg"), labels = drawing ? [...drawing.querySelectorAll("text")] : [];
 const boxOf = step => {
-  const parts = step.path.split("."), names = [parts[parts.length - 1], parts[parts.length - 2], `${parts[0]}`, step.path];
-  const [, type] = step.block.split("/");
-  let found = labels.filter(label => [step.path, ...names].some(name => label.textContent === `${name}: ${type}`));
-  if (!found.length) found = labels.filter(label => label.textContent.startsWith(`${parts.find(part => ["mixer", "cross", "feedforward", "head", "embedding"].includes(part)) ?? parts[0]}:`));
+  // From the block itself to those around it: a residual is shown at its sublayer, a router at its feed-forward.
+  const parts = step.path.split("."), around = [...parts].reverse().map(part => part.replace(/_residual$/, "")), [, type] = step.block.split("/");
+  const names = [step.path, parts.slice(-2).join("."), ...around];
+  let found = labels.filter(label => names.slice(0, 3).some(name => label.textContent === `${name}: ${type}`));
+  for (const name of names) if (!found.length) found = labels.filter(label => label.textContent.startsWith(`${name}:`));
   if (!found.length) return null;
   const columns = first.texts.length > 1 && step.stack ? found.filter(label => (Number(label.getAttribute("x")) > drawing.viewBox.baseVal.width / 2) === (step.sequence > 0)) : found;
   const options = columns.length ? columns : found, frames = labels.filter(label => /^layers? \d/.test(label.textContent));

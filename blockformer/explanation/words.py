@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from registry.strict_yaml import read_yaml
 
 LANGUAGES = ("en", "zh")
 TABLE, CAPTIONS = (Path(__file__).with_name(name) for name in ("words.yaml", "captions.yaml"))
@@ -13,14 +13,14 @@ TABLE, CAPTIONS = (Path(__file__).with_name(name) for name in ("words.yaml", "ca
 @cache
 def tables() -> dict[str, dict[str, dict[str, str]]]:
     """The words by table (``page``, ``names``), key and language."""
-    found: dict[str, Any] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_yaml(TABLE)
     return found
 
 
 @cache
 def captions() -> dict[str, str]:
     """The Chinese of the captions of the blocks of this project, by the English."""
-    found: dict[str, str] = yaml.safe_load(CAPTIONS.read_text(encoding="utf-8"))
+    found: dict[str, str] = read_yaml(CAPTIONS)
     return found
 
 

@@ -37,12 +37,14 @@ class Intermediate:
             ``RMSNorm(x)``; None is left out. Of values in ``of`` that are not recorded, the symbol is replaced by that
             of the value it is computed from: Q' by Q.
         of: names of the values of this block that it is computed from; ``input`` is the block's own input.
+        needs: name of a block in this block, or of a parameter, without which it is not recorded; empty: none.
     """
 
     caption: str
     axes: tuple[str, ...]
     formula: str = ""
     of: tuple[str, ...] = ()
+    needs: str = ""
 
     def formula_of(self, block: nn.Module) -> str:
         """The formula with the numbers of a block.

@@ -22,6 +22,7 @@ from blocks.base import (
     Vocabulary,
     described,
 )
+from blocks.base.intermediates import as_root
 from blocks.positions.sinusoidal import SinusoidalPositions
 from registry import NonNegative, Positive, PositiveFloat, Probability, register
 
@@ -60,9 +61,11 @@ class TokenEmbedding(Embedding):
     formula = "x_t = norm(scale * table[token_t] + positions_t + segments_t)"
     intermediates = described(
         vectors=Intermediate(
-            "Each token id is looked up in a table of learned vectors.", ("token", "width"), "x = E_(id) * {scale:root}"
+            "Each token id is looked up in a table of learned vectors.", ("token", "width"), "x = {looked_up}"
         ),
-        output=Intermediate("The vectors with which the first layer begins.", ("token", "width")),
+        output=Intermediate(
+            "The vectors with which the first layer begins.", ("token", "width"), "{result}", ("vectors",)
+        ),
     )
 
     def __init__(
@@ -117,6 +120,30 @@ class TokenEmbedding(Embedding):
         self.dropout = nn.Dropout(dropout)
         self.project = Linear(site, joined, site.dim) if self.projection else None
 
+    @property
+    def looked_up(self) -> str:
+        """The token vectors in their formula: joined and projected as in this model."""
+        at, count = ("_t" if self.neighbors else ""), self.neighbors
+        vectors = f"E_(id{at})" if self.scale == 1 else f"E_(id{at}) * {as_root(self.scale)}"
+        between = "z_t" if count == 1 else "..."
+        joined = [f"z_(t+{count})", between, f"z_(t-{count})"] if count else ["z"]
+        joined += [f"F_({name})" for name in self.joined]
+        found = vectors if len(joined) == 1 else f"[{', '.join(joined)}]"
+        found = f"{found} W + b" if self.projection == "first" else found
+        return found if len(joined) == 1 else f"{found}; z{at} = {vectors}"
+
+    @property
+    def result(self) -> str:
+        """What the embedding returns, in its formula: what is added to the token vectors x, and made of the sum."""
+        first = "positions(norm(x))" if self.norm_first else "positions(x)"
+        terms = [first, *(["S_(segment)"] if self.segments is not None else [])]
+        found = " + ".join(terms + [f"F_({name})" for name in self._features if name not in self.joined])
+        if self.norm is not None and not self.norm_first:
+            found = f"norm({found})"
+        elif self.projection == "last" and " + " in found:
+            found = f"({found})"
+        return f"{found} W + b" if self.projection == "last" else found
+
     def read_features(self) -> Mapping[str, Feature]:
         return {name: Feature(table.num_embeddings) for name, table in self._features.items()}
 
@@ -158,9 +185,9 @@ class TokenEmbedding(Embedding):
             x = torch.cat([x, *(features.pop(name) for name in self.joined)], dim=-1)
         if self.project is not None and self.projection == "first":
             x = self.project(x)
+        self.record(vectors=x)
         if self.norm is not None and self.norm_first:
             x = self.norm(x)
-        self.record(vectors=x)
         x = self.positions(x, context)
         if self.segments is not None:
             x = x + (self.segments(segments) if segments is not None else self.segments.weight[0])

@@ -43,7 +43,7 @@ class GLU(Expert):
         gate_input=Intermediate(
             "The gate of each hidden unit, before the activation.",
             ("token", "unit"),
-            "G = limit(gate_sparsity({gate_scale:*}X W_gate{gate:+ b_gate}))",
+            "G = limit(gate_sparsity({gate_scale:*}{gate_sum}))",
             ("input",),
         ),
         hidden=Intermediate(
@@ -91,6 +91,13 @@ class GLU(Expert):
         self.gate_scale, self.gate_sparsity = gate_scale, gate_sparsity or None
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(site, hidden, site.dim, bias="down" in biased)
+
+    @property
+    def gate_sum(self) -> str:
+        """The projection to the gate, in the formula: in brackets where the scale multiplies a bias too."""
+        if self.gate.bias is None:
+            return "X W_gate"
+        return "X W_gate + b_gate" if self.gate_scale in (None, 1) else "(X W_gate + b_gate)"
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         return self.between(self.up.out_features, ("gate", "up"), ("down",), self.inner_norm)

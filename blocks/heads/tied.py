@@ -31,7 +31,7 @@ class TiedHead(Head):
         output=Intermediate(
             "The logits: a score of each token of the vocabulary.",
             ("token", "vocabulary"),
-            "L = softcap({logit_scaling.scale:*}transform(x) E^T{bias:+ b})",
+            "L = softcap({logit_scaling.scale:*}transform(x) {matrix}^T{bias:+ b})",
             ("input",),
         )
     )
@@ -72,6 +72,11 @@ class TiedHead(Head):
     def softcap(self) -> float | None:
         """Bound on the logits."""
         return self.logit_scaling.softcap
+
+    @property
+    def matrix(self) -> str:
+        """The matrix of the projection, in the formula: the token table, with the columns that are joined to it."""
+        return "E" if self.columns is None else "[E, C]"
 
     def constants(self) -> Mapping[str, float]:
         return {"bias": 0.0}

@@ -47,9 +47,19 @@ class SequentialLayer(Layer):
     """
 
     paper = "Vaswani et al., 2017, arXiv:1706.03762, section 3.1; output scale: Google, 2026 (Gemma 4)"
-    formula = "x' = residual(x, mixer); x'' = residual(x', cross); y = residual(x'', feedforward)"
+    formula = (
+        "x_1 = x + lookup(x); x_2 = residual(x_1, mixer); x_3 = residual(x_2, cross); "
+        "x_4 = residual(x_3, feedforward); y = s * residual(x_4, last_mixer)"
+    )
     intermediates = described(
-        output=Intermediate("The stream after the layer, times a learned number.", ("token", "width"), "s x")
+        looked_up=Intermediate(
+            "The vectors x that came in, plus those that are looked up by token ids.",
+            ("...", "width"),
+            "x + lookup(x)",
+            ("input",),
+            needs="lookup",
+        ),
+        output=Intermediate("The stream after the layer, times a learned number.", ("...", "width"), "s x"),
     )
 
     def __init__(
@@ -116,6 +126,7 @@ class SequentialLayer(Layer):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if self.lookup is not None:
             x = x + self.lookup(x, context)
+            self.record(looked_up=x)
         if (mixer := self.mixer) is not None and self.mixer_residual is not None:
             x = self.mixer_residual(x, lambda y: mixer(y, context))
         if (cross := self.cross) is not None and self.cross_residual is not None:

@@ -33,7 +33,18 @@ class LinearAttention(Mixer):
     paper = "Katharopoulos et al., 2020, arXiv:2006.16236"
     formula = "y_t = out((f(q_t)^T sum_(s<=t) f(k_s) v_s^T) / (f(q_t)^T sum_(s<=t) f(k_s)))"
     outputs = ("out",)
-    intermediates = described(**RECURRENT, memory=state_by("M_t = M_(t-1) + f(k_t) (v_t, 1)^T; f(x) = {feature_map}"))
+    intermediates = described(
+        **{
+            **RECURRENT,
+            "q": replace(RECURRENT["q"], formula="q_t = f(W_q x_t); f(x) = {feature_map}"),
+            "k": replace(RECURRENT["k"], formula="k_t = f(W_k x_t); f(x) = {feature_map}"),
+            "read": replace(
+                RECURRENT["read"],
+                formula="y_t = n_t / (d_t + {eps}); (n_t, d_t) = q_t^T sum_{seen} k_s (v_s, 1)^T",
+            ),
+        },
+        memory=state_by("M_t = M_(t-1) + k_t (v_t, 1)^T"),
+    )
     capabilities = Capabilities(
         places=frozenset({"causal", "bidirectional"}),
         prefix=False,
@@ -63,6 +74,11 @@ class LinearAttention(Mixer):
     def feature_map(self) -> str:
         """The formula of the feature map."""
         return "max(x, 0)" if self.feature == "relu" else "max(x, 0) + exp(min(x, 0))"
+
+    @property
+    def seen(self) -> str:
+        """Over which tokens s sums are taken, in formulas."""
+        return "(s<=t)" if self.causal else "s"
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         heads = Heads(self.heads, self.head_dim, keys=self.heads)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -9,7 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blocks.activations.pointwise import SiLU, softplus
-from blocks.base import Activation, Axis, Context, Factory, Fixed, Linear, Mixer, Norm, Site, SitelessFactory, described
+from blocks.base import (
+    Activation,
+    Axis,
+    Context,
+    Factory,
+    Fixed,
+    Intermediate,
+    Linear,
+    Mixer,
+    Norm,
+    Site,
+    SitelessFactory,
+    described,
+)
 from blocks.base.precision import at_least_float32, without_autocast
 from blocks.norms.rms import RMSNorm
 from blocks.recurrent.base import RecurrentState, Rows, rows_of
@@ -49,9 +63,25 @@ class StateSpaceDual(Mixer):
     """
 
     paper = "Dao & Gu, 2024, arXiv:2405.21060"
-    formula = "M_t = a_t M_(t-1) + d_t k_t v_t^T; y_t = out(norm((M_t^T q_t + skip ⊙ v_t) ⊙ silu(gate(x_t))))"
+    formula = (
+        "M_t = a_t M_(t-1) + d_t k_t v_t^T; y_t = out(norm(r_t ⊙ silu(gate(x_t)))); r_t = M_t^T q_t + skip ⊙ v_t; "
+        '"after_norm:" y_t = out(norm(r_t) ⊙ silu(gate(x_t)))'
+    )
     outputs = ("out",)
-    intermediates = described(**RECURRENT, memory=state_by("M_t = a_t M_(t-1) + d_t k_t v_t^T"))
+    intermediates = described(
+        **{
+            **RECURRENT,
+            "strength": replace(RECURRENT["strength"], formula="d_t"),
+            "read": replace(RECURRENT["read"], formula="r_t = M_t^T q_t + skip ⊙ v_t"),
+        },
+        memory=state_by("M_t = a_t M_(t-1) + d_t k_t v_t^T"),
+        output=Intermediate(
+            "What is read, with norm and gate, as a vector that can be added to the stream.",
+            ("token", "width"),
+            "y_t = out({gated_read})",
+            ("read", "input"),
+        ),
+    )
     capabilities = Capabilities(places=frozenset({"causal"}), prefix=False, ordered=True)
     expected_failures = dict.fromkeys(
         (
@@ -114,6 +144,17 @@ class StateSpaceDual(Mixer):
         self.norm = norm(site.resized(inner // self.norm_groups, self.norm_groups if self.norm_groups > 1 else None))
         self.gating = gating
         self.out = Linear(site, inner, site.dim, bias="out" in biased)
+
+    @property
+    def gated_read(self) -> str:
+        """What the last projection reads, in the formula of the output."""
+        gate = f"silu({Intermediate('', (), '{factor:*}').formula_of(self)}gate(x_t))"
+        return f"norm(r_t ⊙ {gate})" if self.gating == "before_norm" else f"norm(r_t) ⊙ {gate}"
+
+    @property
+    def factor(self) -> float:
+        """Of the gate."""
+        return self.multipliers[0]
 
     def constants(self) -> Mapping[str, float | Sequence[float]]:
         """The convolution starts as the identity, and the heads' time constants range from 1 to 1000 tokens."""

@@ -98,7 +98,7 @@ class TopKRouter(Router):
     formula = "chosen(x) = top_k(scores(W x)); w_e = scores(W x)_e / sum_(j ∈ chosen(x)) scores(W x)_j"
     intermediates: ClassVar[Mapping[str, Intermediate]] = {
         **CHOICE,
-        "logits": replace(CHOICE["logits"], formula="L = softcap({logit_scale:*}norm(x) W{linear:+ b})"),
+        "logits": replace(CHOICE["logits"], formula="L = softcap({logit_scale:*}{logit_sum})"),
     }
 
     def __init__(
@@ -147,6 +147,13 @@ class TopKRouter(Router):
     def score(self) -> str:
         """Name of the function that makes scores of logits; empty: they are the scores."""
         return "" if self.scores == "logits" else self.scores
+
+    @property
+    def logit_sum(self) -> str:
+        """The projection to the logits, in their formula: in brackets where the scale multiplies a bias too."""
+        if self.linear.bias is None:  # pyright: ignore[reportUnnecessaryComparison]
+            return "norm(x) W"
+        return "norm(x) W + b" if self.logit_scale == 1.0 else "(norm(x) W + b)"
 
     def constants(self) -> Mapping[str, float]:
         return {"selection_bias": 0.0, "expert_scale": 1.0}

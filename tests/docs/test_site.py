@@ -143,6 +143,8 @@ def test_the_page_of_the_trained_model_opens_at_every_width(page: str, address: 
         tab.resize(width)
         assert tab.run(WIDER) <= 0, f"wider than {width}"
     assert tab.run("document.querySelector('.bars .name').textContent") == "<end>"
+    tab.run("[...document.querySelectorAll('.token')].find(one => one.textContent.startsWith('eats')).click()")
+    assert tab.run("document.querySelector('.bars .name').textContent") == "fish"
     assert tab.problems() == []
 
 

@@ -61,6 +61,20 @@ def test_the_scores_of_a_layer_that_reuses_keys_come_from_those_of_the_earlier_l
     assert explanation.find("decoder.layers.1.last_mixer").formula == "Y W_out"
 
 
+def test_two_models_are_compared_by_the_logits_of_the_same_tokens() -> None:
+    first, other = explain("tiny_decoder", "cat", seed=1), bf.build("tiny_decoder", seed=2)
+    for second in (explain(other, "cat"), explain(other, "cat", beside=first)):
+        found = dict(zip((step.label for step in first.steps), compared(first, second).differences, strict=True))
+        assert found["head.output"]
+        assert found["head.probabilities"]
+    logits = other.eval()(torch.tensor([[token.id for token in first.texts[0]]]))[0]
+    ids = first.find("head").value.index[1]
+    assert second.find("head").value.index[1] == ids
+    torch.testing.assert_close(second.value("head"), logits[:, list(ids)])
+    tighter = second.within(Limits(tokens=2, vocabulary=4))
+    assert dict(zip(found, compared(first, tighter).differences, strict=False))["head.output"]
+
+
 def test_a_blank_in_the_text_of_an_encoder_is_a_masked_token() -> None:
     explanation = explain("tiny_encoder", "c_t")
     assert [token.text for token in explanation.texts[0]] == ["c", "<mask>", "t"]
@@ -100,6 +114,10 @@ def test_the_same_model_has_no_differences_and_a_window_changes_what_it_should()
     found = compared(first, explain(model, "cat eats fish"))
     by_name = {(step.layer, step.name): gap for step, gap in zip(first.steps, found.differences, strict=True)}
     assert by_name[0, "scaled"] == 0.0
+    scores = first.value("decoder.layers.0.mixer", "masked")
+    seen = scores[:, torch.ones(14, 14).tril().bool()]
+    hidden = scores[:, torch.ones(14, 14).tril(-3).bool()]
+    assert by_name[0, "masked"] == pytest.approx(float(hidden.norm() / seen.norm()))
     assert by_name[0, "weights"] != 0.0
     other = compared(first, explain("tiny_hybrid", "cat eats fish"))
     assert None in other.differences

@@ -167,6 +167,60 @@ def test_the_formula_of_a_class_has_the_numbers_of_the_block() -> None:
     assert '"over the blocks in sight"' in formula_of(sparse)
 
 
+def test_the_formula_of_an_embedding_says_what_is_joined_added_and_projected() -> None:
+    embedding: dict[str, Any] = {"width": 16, "norm": "layer", "positions": "learned", "segments": 2}
+    found = formulas({"embedding": embedding, "head": "own"})
+    assert found["embedding.vectors"] == "x = E_(id)"
+    assert found["embedding.output"] == "LayerNorm(learned(x) + S_(segment)) W + b"
+    found = formulas({"embedding": embedding | {"norm_first": True, "scale": "sqrt_dim"}, "head": "own"})
+    assert found["embedding.vectors"] == "x = E_(id) * 4"
+    assert found["embedding.output"] == "(learned(LayerNorm(x)) + S_(segment)) W + b"
+    joined = {"neighbors": 1, "features": {"shape": 5, "sound": 6}, "feature_widths": {"shape": 8}, "scale": 3.0}
+    found = formulas({"embedding": {"positions": "none"} | joined, "head": "own"}, "tiny_encoder")
+    assert found["embedding.vectors"] == "x = [z_(t+1), z_t, z_(t-1), F_(shape)] W + b; z_t = E_(id_t) * 3"
+    assert found["embedding.output"] == "x + F_(sound)"
+
+
+def test_the_vectors_of_an_embedding_are_those_of_its_formula() -> None:
+    recipe = {"embedding": {"width": 16, "norm": "layer", "norm_first": True, "scale": "sqrt_dim"}, "head": "own"}
+    model = bf.build("tiny_decoder", recipe)
+    explanation, embedding = explain(model, "cat"), model.get_submodule("embedding")
+    ids = torch.tensor([token.id for token in explanation.texts[0]])
+    vectors = embedding.table[ids] * 4  # pyright: ignore[reportIndexIssue]
+    assert torch.equal(explanation.value("embedding", "vectors"), vectors)
+    assert torch.equal(explanation.value("embedding.norm"), embedding.norm(vectors))  # pyright: ignore[reportCallIssue]
+
+
+def test_a_scale_multiplies_the_bias_of_a_projection_too() -> None:
+    glu = {"type": "glu", "gate_scale": 2.0}
+    assert formulas({"decoder.layer.feedforward": glu})["feedforward.gate_input"] == "G = 2 * X W_gate"
+    biased = formulas({"decoder.layer.feedforward": glu | {"bias": True, "limit": 3.0}})
+    assert biased["feedforward.gate_input"] == "G = limit_3(2 * (X W_gate + b_gate))"
+    moe = {"type": "moe", "router": {"type": "top_k", "logit_scale": 2.0, "bias": True}}
+    assert formulas({"decoder.layer.feedforward": moe})["feedforward.router.logits"] == "L = 2 * (x W + b)"
+
+
+def test_columns_that_a_head_joins_to_the_table_are_in_its_formula() -> None:
+    changes: dict[str, Any] = {"embedding": {"width": 16}, "head": {"type": "tied", "extend": True, "bias": True}}
+    assert formulas(changes)["head.output"] == "L = x [E, C]^T + b"
+    assert formulas({"head": "tied"})["head.output"] == "L = x E^T"
+
+
+def test_the_gate_of_a_state_space_stands_where_it_multiplies() -> None:
+    ssd = {"type": "ssd", "heads": 4, "state_dim": 8}
+    before = formulas({"decoder.layer.mixer": ssd})["mixer.output"]
+    assert before == "y_t = out(RMSNorm(r_t ⊙ silu(gate(x_t))))"
+    factors = {"gating": "after_norm", "multipliers": [2.0, 1.0, 1.0, 1.0, 1.0]}
+    after = formulas({"decoder.layer.mixer": ssd | factors})["mixer.output"]
+    assert after == "y_t = out(RMSNorm(r_t) ⊙ silu(2 * gate(x_t)))"
+
+
+def test_what_a_layer_looks_up_is_a_step() -> None:
+    found = formulas({"decoder.layer.lookup": {"type": "ngram", "rows": 16}, "decoder.layer.output_scale": True})
+    assert found["decoder.layers.0.looked_up"] == "x + ngram(x)"
+    assert found["decoder.layers.0.output"] == "s x"
+
+
 class Nested(MLP):
     def __init__(self, norm: nn.Module | None) -> None:
         super().__init__(Site(dim=4))

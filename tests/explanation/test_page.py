@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from blockformer.explanation import explain
+from blockformer.explanation import Limits, explain, words
 from blockformer.explanation.page import FOLDER, SCRIPTS, as_html, write_page
 from blockformer.explanation.words import LANGUAGES, captions, tables
-from registry import entries, slots
+from registry import RecipeError, entries, slots
 from tests.studies.browser import CHROMIUM, Tab, browser
 
 RECIPES = ("tiny_decoder", "tiny_encoder", "tiny_encoder_decoder", "tiny_experts", "tiny_hybrid")
@@ -27,6 +27,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_page(folder / "encoder.html", explain("tiny_encoder", "c_t"), language="zh")
     write_page(folder / "translation.html", explain("tiny_encoder_decoder", "Katze", source="cat"), language="zh")
     write_page(folder / "compared.html", decoder, hybrid)
+    write_page(folder / "long.html", explain("tiny_decoder", "cat eats fish", limits=Limits(tokens=6)))
     return {path.stem: path for path in folder.iterdir()}
 
 
@@ -38,10 +39,18 @@ def tab() -> Iterator[Tab]:
 
 def test_every_word_of_the_page_is_there_in_every_language() -> None:
     for table in tables().values():
-        for key, words in table.items():
-            assert set(words) == set(LANGUAGES), key
-            assert all(words.values()), key
-            assert len({tuple(sorted(re.findall(r"\{\w+\}", text))) for text in words.values()}) == 1, key
+        for key, said in table.items():
+            assert set(said) == set(LANGUAGES), key
+            assert all(said.values()), key
+            assert len({tuple(sorted(re.findall(r"\{\w+\}", text))) for text in said.values()}) == 1, key
+
+
+def test_a_word_that_is_twice_in_a_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "words.yaml"
+    table.write_text("names:\n  read: {en: a, zh: b}\n  read: {en: c, zh: d}\n")
+    monkeypatch.setattr(words, "TABLE", table)
+    with pytest.raises(RecipeError, match=r"words.yaml:3: .*'read'"):
+        tables.__wrapped__()
 
 
 def test_every_word_that_the_script_says_is_in_the_table() -> None:
@@ -156,7 +165,9 @@ def test_a_reader_moves_through_steps_layers_and_cells_by_keyboard(pages: dict[s
     assert tab.run("document.querySelector('.step.current').id") == "step-1"
     assert tab.run("document.getElementById('progress').textContent").startswith("step 2 of")
     tab.run("setLayer('decoder', 1)")
-    assert "only in tiny_hybrid" in tab.run("document.getElementById('steps').innerText")
+    steps = tab.run("document.getElementById('steps').innerText")
+    assert "only in tiny_hybrid" in steps
+    assert "only in tiny_decoder" in steps
     shown = "[...document.querySelectorAll('.step[id^=step-]')].filter(e => !e.hidden).map(e => e.innerText).join('')"
     assert "1.mixer" in tab.run(shown)
     assert "0.mixer" not in tab.run(shown)
@@ -204,6 +215,52 @@ def test_a_step_that_is_gone_to_stands_below_the_bar_and_above_the_inspector(
     assert tab.run("document.querySelector('#drawing').getBoundingClientRect().bottom") <= tab.run(
         "document.querySelector('#inspector').getBoundingClientRect().top"
     )
+
+
+@in_a_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "path", "label"),
+    [
+        ("hybrid", "decoder.layers.0.mixer_residual.norm", "mixer_residual.norm: rms"),
+        ("hybrid", "decoder.layers.0.mixer_residual", "mixer: gated_delta"),
+        ("hybrid", "decoder.layers.3.mixer", "mixer: latent"),
+        ("hybrid", "decoder.layers.3.feedforward.activation", "feedforward: glu"),
+        ("hybrid", "decoder.norm", "decoder.norm: rms"),
+        ("experts", "decoder.layers.1.feedforward.router", "feedforward: moe"),
+        ("translation", "decoder.layers.0.cross_residual.norm", "cross_residual.norm: layer"),
+        ("translation", "encoder.layers.0.feedforward_residual.norm", "feedforward_residual.norm:"),
+        ("translation", "embedding.positions", "embedding: token"),
+    ],
+)
+def test_the_diagram_marks_the_block_of_a_step(
+    page: str, path: str, label: str, pages: dict[str, Path], tab: Tab
+) -> None:
+    tab.open(pages[page])
+    marked = tab.run(
+        f"(() => {{ highlight(first.steps.find(one => one.path === '{path}' && one.name !== 'input'));"
+        "const box = drawing.querySelector('.here'), of = name => Number(box.getAttribute(name));"
+        "return labels.find(one => { const x = Number(one.getAttribute('x')), y = Number(one.getAttribute('y'));"
+        "return of('x') <= x && x <= of('x') + of('width') && of('y') <= y && y <= of('y') + of('height');"
+        "}).textContent; })()"
+    )
+    assert marked == label
+
+
+@in_a_browser
+@pytest.mark.slow
+def test_tokens_that_are_left_out_cannot_be_followed_and_a_line_stands_where_they_are(
+    pages: dict[str, Path], tab: Tab
+) -> None:
+    tab.open(pages["long"])
+    assert tab.run("[...document.querySelectorAll('.token')].map(one => one.disabled)") == [
+        *[False] * 3,
+        *[True] * 8,
+        *[False] * 3,
+    ]
+    scores = "first.steps.find(one => one.name === 'scores')"
+    assert tab.run(f"[0, 1, 2].map(axis => gapsOf({scores}, axis))") == [[], [3], [3]]
+    assert tab.run("gapsOf(first.steps.find(one => one.name === 'vectors'), 1)") == []
 
 
 @in_a_browser

@@ -104,6 +104,25 @@ def test_states_over_time_are_those_of_the_recurrence_that_the_forward_pass_read
     torch.testing.assert_close(read, explanation.value(path, "read"), atol=1e-5, rtol=1e-4)
 
 
+def test_a_state_belongs_to_the_block_that_keeps_it() -> None:
+    lookup = {"type": "ngram", "rows": 16}
+    layer = {"mixer": {"type": "gated_delta", "heads": 2}, "lookup": lookup, "last_mixer": {"type": "ssd", "heads": 4}}
+    sizes = {"type": "decoder_only", "dim": 32, "vocab_size": 300, "max_length": 32}
+    model = bf.build({**sizes, "decoder": {"depth": 3, "layer": layer}})
+    explanation = explain(model, "cat", limits=Limits(channels=64, layers=2))
+    states = [step for step in explanation.steps if step.name == "memory"]
+    assert [(step.layer, step.block) for step in states] == [
+        (layer, block) for layer in (0, 2) for block in ("mixer/gated_delta", "mixer/ssd")
+    ]
+    path = "decoder.layers.2.last_mixer"
+    memory, q = explanation.value(path, "memory"), explanation.value(path, "q")  # (T, H, K, V), (1, T, K)
+    read = torch.einsum("thkv,tk->htv", memory, q[0])
+    skip = explanation.value(path, "v")  # skip is 1 at the start
+    torch.testing.assert_close(read + skip, explanation.value(path, "read"), atol=1e-5, rtol=1e-4)
+    places = [explanation.steps.index(explanation.find(path, name)) for name in ("read", "memory", "output")]
+    assert places == sorted(places)
+
+
 def test_the_cache_keeps_keys_of_each_token_and_states_of_a_fixed_size() -> None:
     explanation = explained(bf.build("tiny_hybrid", seed=1).eval())
     tokens = len(explanation.texts[0])

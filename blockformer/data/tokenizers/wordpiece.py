@@ -58,9 +58,10 @@ class WordPiece(LearnedTokenizer):
     """Whole words where they are known, else their longest known pieces from the left; `##` begins one inside a word.
 
     Wu et al. 2016, arXiv:1609.08144, with the words of BERT (Devlin et al. 2019, arXiv:1810.04805): white space and
-    punctuation divide them, and white space is lost. The rarest characters, beyond a quarter of the vocabulary, are
-    unknown, and so are words that have one; a vocabulary that leaves more than a tenth of the words unknown is refused.
-    As texts are not given back exactly, there are no bits per byte.
+    punctuation divide them, and white space is lost. The rarest characters are unknown, and so are words that have one:
+    those that can stand inside a word are kept up to a quarter of the vocabulary, and Chinese characters, which are
+    words by themselves, up to seven eighths. A vocabulary that leaves more than a tenth of the words unknown is
+    refused. As texts are not given back exactly, there are no bits per byte.
 
     Args:
         vocab_size: Number of token ids, special ones included; a short text may yield fewer. Null: the recipe's, or
@@ -82,8 +83,9 @@ class WordPiece(LearnedTokenizer):
         library = _library(models.WordPiece(unk_token=UNKNOWN), self.lowercase)
         # The library would number the characters by chance: they are named first, in order, as if they were special.
         usual = _characters(library, texts)
-        characters = sorted(usual[: self.vocab_size // 4])
-        inside = [f"{CONTINUES}{one}" for one in characters if len(_words(library, f"a{one}")) == 1]
+        joining = {one for one in usual if len(_words(library, f"a{one}")) == 1}
+        characters = sorted(_kept(usual, joining, self.vocab_size))
+        inside = [f"{CONTINUES}{one}" for one in characters if one in joining]
         trainer = trainers.WordPieceTrainer(
             vocab_size=self.vocab_size,
             special_tokens=[*NAMES, *characters, *inside],
@@ -96,8 +98,9 @@ class WordPiece(LearnedTokenizer):
         if len(characters) < len(usual) and (share := _unknown_words(made, texts)) > MOST_UNKNOWN:
             raise DataError(
                 f"data.vocab_size {self.vocab_size} is too small for wordpiece: {share:.0%} of the words of the "
-                f"training text would be unknown, as it keeps {len(characters)} characters; {4 * len(usual)} keeps all "
-                f"{len(usual)}: raise it, and the recipe's vocab_size, or choose another tokenizer"
+                f"training text would be unknown, as it keeps {len(characters)} characters; "
+                f"{_size_for(len(usual), len(joining))} keeps all {len(usual)}: raise it, and the recipe's vocab_size, "
+                f"or choose another tokenizer"
             )
         return made
 
@@ -124,6 +127,26 @@ def _characters(library: Library, texts: Texts) -> list[str]:
     for piece in _pieces(texts):
         counts.update(library.normalizer.normalize_str(piece))
     return sorted((one for one in counts if _words(library, one)), key=lambda one: (-counts[one], one))
+
+
+def _kept(usual: list[str], joining: set[str], size: int) -> list[str]:
+    """The most frequent characters that a vocabulary has room for.
+
+    Those that can stand inside a word take two ids each and are a quarter of the vocabulary at most, which leaves half
+    of it for longer pieces. Others, such as those of Chinese, are words by themselves and need none.
+    """
+    room, inner, kept = size * 7 // 8 - len(NAMES), size // 4, list[str]()
+    for one in usual:
+        ids = 2 if one in joining else 1
+        if ids <= room and (inner or one not in joining):
+            kept.append(one)
+            room, inner = room - ids, inner - (one in joining)
+    return kept
+
+
+def _size_for(characters: int, joining: int) -> int:
+    """The size of the smallest vocabulary that keeps all characters, of which so many can stand inside a word."""
+    return max(4 * joining, -(-8 * (len(NAMES) + characters + joining) // 7))
 
 
 def _unknown_words(tokenizer: Tokenizer, texts: Texts) -> float:

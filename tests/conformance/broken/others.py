@@ -232,6 +232,25 @@ class RecordsWhatItDoesNotDeclare(Norm):
         return 2 * x
 
 
+@caught_by("records_what_it_declares")
+class RecordsNothingOfAPartThatItHas(Norm):
+    """Declares a value that needs its weight, has a weight, and records nothing."""
+
+    intermediates: ClassVar[Mapping[str, Intermediate]] = {
+        "weighted": Intermediate("Each channel times its weight.", ("...", "width"), needs="weight")
+    }
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.weight = nn.Parameter(torch.ones(site.dim))
+
+    def constants(self) -> Mapping[str, float]:
+        return {"weight": 1.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
 @caught_by("recording_changes_nothing")
 class ChangesWhileSomebodyListens(Norm):
     """Gives another output while its values are recorded."""
