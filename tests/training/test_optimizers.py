@@ -348,13 +348,27 @@ def test_groups_are_checked(message: str) -> None:
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
     model = small()
-    for group in ({"match": "nothing.*", "lr": 1.0}, {"slot": "nothing", "lr": 1.0}):
-        with pytest.raises(UserError, match=r"optimizer\.groups: no trained parameter belongs to"):
+    for group, advice in (
+        ({"match": "nothing.*", "lr": 1.0}, r"'nothing\.\*'; one is called"),
+        ({"slot": "nothing", "lr": 1.0}, "slot nothing; known: embedding, .*norm"),
+    ):
+        with pytest.raises(UserError, match=rf"optimizer\.groups: no parameter belongs to {advice}"):
             OptimizerSettings(groups=[group]).parameter_groups(model)
     with pytest.raises(UserError, match=r"optimizer\.freeze: no parameter has a name like 'nothing'; one is called"):
         OptimizerSettings(freeze=["nothing"]).choose_trained(model)
     with pytest.raises(UserError, match="leaves nothing to train"):
         OptimizerSettings(freeze=["*"]).choose_trained(model)
+
+
+def test_a_group_whose_parameters_are_taken_or_frozen_says_so() -> None:
+    groups = [{"slot": "norm", "lr": 1e-3}, {"match": "decoder.norm.*", "lr": 1e-2}]
+    with pytest.raises(UserError, match=r"all parameters of 'decoder\.norm\.\*' belong to a group before it"):
+        OptimizerSettings(groups=groups).parameter_groups(small())
+    OptimizerSettings(groups=groups[::-1]).parameter_groups(small())
+    settings, model = OptimizerSettings(groups=groups[1:], freeze=["decoder.norm.*"]), small()
+    settings.choose_trained(model)
+    with pytest.raises(UserError, match=r"no parameter of 'decoder\.norm\.\*' is trained; remove the group"):
+        settings.parameter_groups(model)
 
 
 def test_frozen_parameters_are_in_no_group() -> None:
