@@ -101,6 +101,20 @@ def test_phases_follow_each_other_each_as_if_it_were_the_whole_run() -> None:
         OptimizerSettings(schedule="sequential", phases=phases, lengths=[20])
 
 
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ({"type": "wsd", "decay_steps": 2}, r"optimizer\.phases\.1\.decay_steps: there is no such setting; see"),
+        ({"type": "wsd", "shape": "cube"}, r"optimizer\.phases\.1\.shape must be 'linear' or 'sqrt', not \"cube\""),
+        ({"min_ratio": 0.1}, r"optimizer\.phases\.1: schedule needs a 'type'; known: constant"),
+        (5, r"optimizer\.phases\.1: schedule must be a name or a mapping with its 'type', not 5"),
+    ],
+)
+def test_a_wrong_phase_is_named_by_its_number(phase: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        OptimizerSettings(schedule="sequential", phases=["constant", phase], lengths=[1])
+
+
 def test_only_matrices_decay_and_a_tied_parameter_counts_once() -> None:
     model = small()
     groups = OptimizerSettings(weight_decay=0.1).parameter_groups(model)
