@@ -173,16 +173,17 @@ class OptionGroup:
     def _messages(self, error: ValidationError, parameters: Mapping[str, Any]) -> list[str]:
         """One message for each setting; of the members of a union, what each would take.
 
-        Of a component inside a component, each parameter is a setting, such as `objective.of.mask_rate`.
+        Of a component inside a component, each parameter is a setting, such as `objective.of.mask_rate` or
+        `optimizer.phases.1.min_ratio`.
         """
         found: dict[str, list[str]] = {}
         values: dict[str, Any] = {}
         whole: list[str] = []
         for details in error.errors(include_url=False):
             parameter = parameters[str(details["loc"][0])]
-            inside = parameter.slot is not None and parameter.arity == "one"
-            key = ".".join(str(part) for part in details["loc"][: 2 if inside else 1])
-            if inside and details["type"] == "extra_forbidden":
+            inside = {"one": 2, "many": 3}.get(parameter.arity, 1) if parameter.slot is not None else 1
+            key = ".".join(str(part) for part in details["loc"][:inside])
+            if inside > 1 and details["type"] == "extra_forbidden":
                 whole.append(f"{self.name}.{key}: there is no such setting; see `blockformer blocks {parameter.slot}`")
                 continue
             if details["type"] in ("block", "no_type", "unknown_block"):

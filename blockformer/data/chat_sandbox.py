@@ -37,14 +37,15 @@ class Answers(Extension):
     Attributes:
         used: whether a template that was read has the tag.
         written: characters that have been rendered before the present one.
-        spans: the first character of each block, and the one after its last.
+        found: the text of each such block, and its first character; of one inside another nothing.
     """
 
     tags = {"generation"}  # noqa: RUF012  (as Jinja declares it)
 
     def __init__(self, environment: jinja2.Environment) -> None:
         super().__init__(environment)
-        self.used, self.written, self.spans = False, 0, list[tuple[int, int]]()
+        self.used, self.written, self.found = False, 0, list[tuple[int, str]]()
+        self._inside = False
 
     def parse(self, parser: Any) -> Node:
         line, self.used = next(parser.stream).lineno, True
@@ -52,9 +53,29 @@ class Answers(Extension):
         return CallBlock(self.call_method("_noted"), [], [], body).set_lineno(line)
 
     def _noted(self, caller: Any) -> str:
-        text = caller()
-        self.spans.append((self.written, self.written + len(text)))
+        if self._inside:
+            return caller()
+        self._inside = True
+        try:
+            text = caller()
+        finally:
+            self._inside = False
+        self.found.append((self.written, text))
         return text
+
+    def spans(self, whole: str) -> list[tuple[int, int]]:
+        """The first character of each block in a rendered conversation, and the one after its last.
+
+        Raises:
+            ValueError: the text of a block is elsewhere, as that of a macro that writes something before it.
+        """
+        for start, text in self.found:
+            if not whole.startswith(text, start):
+                raise ValueError(
+                    "what is between {% generation %} and {% endgeneration %} is moved or changed; use the tags "
+                    "where the text is written, outside of macros, filters and {% set %}"
+                )
+        return [(start, start + len(text)) for start, text in self.found]
 
 
 class _Dict:
@@ -144,9 +165,9 @@ class Sandbox:
         Raises:
             Exception: of any class, if the template cannot be rendered.
         """
-        self._answers.written, self._answers.spans = 0, []
+        self._answers.written, self._answers.found = 0, []
         text = "".join(self._parts(chat, prompt))
-        return {"text": text, "spans": self._answers.spans}
+        return {"text": text, "spans": self._answers.spans(text)}
 
     def _parts(self, chat: dict[str, Any], prompt: bool) -> Iterator[str]:
         given = {**chat, "documents": None, "add_generation_prompt": prompt}

@@ -66,9 +66,10 @@ def name_format(head: bytes) -> str | None:
         return None
     if (encoding := _wide_encoding(head)) is not None:
         return f"is in {encoding} without a byte-order mark; convert it: iconv -f {encoding} -t UTF-8"
+    line = head.count(b"\n", 0, head.find(0)) + 1
     return (
-        f"is not text: byte 0x00 at offset {head.find(0)}; it is binary, or in UTF-16 or UTF-32 (then convert it: "
-        "iconv -f UTF-16 -t UTF-8)"
+        f"is not text: byte 0x00 at offset {head.find(0)}, on line {line}; it is binary, or in UTF-16 or UTF-32 (then "
+        "convert it: iconv -f UTF-16 -t UTF-8)"
     )
 
 

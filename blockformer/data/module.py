@@ -275,14 +275,13 @@ def _fitting(objective: SampleMaker) -> str:
 
 def _check(settings: Mapping[str, Any], objective: SampleMaker | None, form: Form) -> None:
     """Check the settings before any text is read."""
-    shares = settings["validation"], settings["test"]
+    length, batch_size, shares = settings["length"], settings["batch_size"], (settings["validation"], settings["test"])
     problems = {
         **{f"data.{name} has no effect with {why}; remove it": True for name, why in idle_settings(settings).items()},
-        "length must be at least 2": settings["length"] < 2,
-        "batch_size must be at least 1": settings["batch_size"] < 1,
-        "validation and test must be shares of at least 0 that leave some training data": (
-            not (min(shares) >= 0 and sum(shares) < 1)
-        ),
+        f"data.length must be at least 2, not {length}": length < 2,
+        f"data.batch_size must be at least 1, not {batch_size}": batch_size < 1,
+        f"data.validation {shares[0]} and data.test {shares[1]} must be shares of at least 0 that leave some training "
+        "data": not (min(shares) >= 0 and sum(shares) < 1),
     }
     found = [problem for problem, present in problems.items() if present]
     if objective is not None and form not in objective.forms:

@@ -31,6 +31,8 @@ def task_manager(tasks: Sequence[str], include: Path | None, option: str = "--")
         known = _own_tasks(tasks, include) or TaskManager(include_path=None if include is None else str(include))
     if unknown := [name for name in tasks if not known.match_tasks([name])]:
         missing = f"the harness has no task {', '.join(unknown)}"
+        if joined := next((name for name in unknown if "," in name), None):
+            raise UserError(f"{option}tasks: {missing}; names are given one by one: {' '.join(joined.split(','))}")
         raise UserError(f"{option}tasks: {missing}; {option}include names a folder with others")
     return known
 

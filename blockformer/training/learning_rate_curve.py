@@ -108,7 +108,7 @@ class LearningRateCurve:
         if self.steepest < self.reach:
             found.append(f"the loss falls fastest near the lowest rate, {self.rates[0]:.2g}: lower --from")
         if not self.diverged and self.lowest >= len(self.losses) - self.reach:
-            found.append(f"the loss still falls at the highest rate, {self.rates[-1]:.2g}: raise --to")
+            found.append(f"the loss is lowest near the highest rate, {self.rates[-1]:.2g}: raise --to")
         return found
 
     def rows(self) -> list[dict[str, Any]]:

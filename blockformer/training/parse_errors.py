@@ -49,6 +49,11 @@ def readable(message: str, options: Sequence[str], components: Components) -> st
     for pattern, replacement in PLAINER:
         text = re.sub(pattern, replacement, text)
     if found := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", text, re.IGNORECASE):
+        if found[1] and not found[1].startswith("-"):
+            return (
+                f"{found[1]} belongs to no option: each option takes one value; give that of a list several times, as "
+                "--data.files A --data.files B, or a pattern in quotes"
+            )
         option = found[1].partition("=")[0] if found[1] else f"--{found[2]}"
         if (problem := components.unknown(option.removeprefix("--"))) is not None:
             return problem

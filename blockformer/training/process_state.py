@@ -20,6 +20,7 @@ NOT_FOR_USERS = (
     "Couldn't infer the batch indices",
     r"You passed `Trainer\(accelerator='cpu', precision='16-mixed'\)",  # refused
     r"`precision=(16|bf16)` is supported for historical reasons",
+    "Total length of `list` across ranks is zero",  # nothing is held out, as was asked for
     r"The number of training batches .* is smaller than the logging interval",  # the last step is always reported
 )
 

@@ -82,3 +82,38 @@ def test_a_template_that_marks_nothing_or_is_none_is_refused_with_the_remedy() -
     with pytest.raises(DataError, match=r"^own\.jinja is not a valid Jinja template: line 2: Expected an expression"):
         check_template(ChatTemplate("a\n{% for %}", {}, "own.jinja"))
     check_template(ChatTemplate(CHATML, {}))
+
+
+TURN = "{% for m in messages %}TURN{% endfor %}"
+MOVED = {
+    "a macro that writes something before": "{% macro turn(m) %}A: ANSWER{% endmacro %}{{ turn(m) }}",
+    "a filter": "{% filter upper %}ANSWER{% endfilter %}",
+    "a text that is kept": "{% set said %}ANSWER{% endset %}> {{ said }}",
+}
+KEPT = {
+    "a macro of nothing else": "{% macro turn(m) %}ANSWER!{% endmacro %}> {{ turn(m) }}",
+    "one in another": "> {% generation %}hiANSWER{% endgeneration %}",
+}
+
+
+def of_kind(kind: str) -> ChatTemplate:
+    answer = "{% generation %}{{ m.content }}{% endgeneration %}"
+    return ChatTemplate(TURN.replace("TURN", kind.replace("ANSWER", answer)), {}, "own.jinja")
+
+
+@pytest.mark.parametrize("kind", MOVED)
+def test_answers_that_are_elsewhere_than_their_tags_are_refused(kind: str) -> None:
+    with (
+        pytest.raises(
+            DataError, match=r"chats\.jsonl:7: own\.jinja cannot render .* moved or changed; use the tags where"
+        ),
+        ChatRenderer(of_kind(MOVED[kind]), 10.0) as renderer,
+    ):
+        list(renderer.render([CHAT]))
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_tags_in_macros_and_in_each_other_mark_what_they_enclose(kind: str) -> None:
+    with ChatRenderer(of_kind(KEPT[kind]), 10.0) as renderer:
+        (found,) = renderer.render([CHAT])
+    assert [found.text[start:stop] for start, stop in found.spans] == ["hi" if "macro" in kind else "hihi"]

@@ -151,7 +151,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("by_name", {"column": "txt"}, "train, row 1: there is no column 'txt'; did you mean 'text'?"),
     ("by_name", {"column": "n"}, "train, row 1: n must be text, not int"),
     ("by_name", {"split": "none"}, "none: datasets cannot read it: "),
-    ("by_name", {"path": "/no/such/folder"}, "data.path /no/such/folder, train: datasets cannot read it: "),
+    ("by_name", {"path": "/no/such/folder"}, "data.path /no/such/folder: there is no such folder, and the name of"),
+    ("by_name", {"path": "no/such/folder"}, "data.path no/such/folder: there is no such folder, and the name of"),
+    ("by_name", {"path": __file__}, "test_hub.py: is a file; name its folder, or read it with --data.dataset table"),
 ]
 
 

@@ -304,9 +304,12 @@ def test_without_held_out_text_there_is_no_validation_and_testing_says_why(text:
         ({"max_bites": 9}, r"there is no setting data\.max_bites; did you mean 'max_bytes'\?"),
         ({"batchsize": 9}, r"there is no setting data\.batchsize; did you mean 'batch_size'\?"),
         ({"max_bytes": "9"}, 'data.max_bytes must be an integer, not "9"'),
-        ({"length": 1}, "length must be at least 2"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"validation": 0.5, "test": 0.5}, "leave some training data"),
+        ({"length": 1}, r"data\.length must be at least 2, not 1"),
+        ({"batch_size": 0}, r"data\.batch_size must be at least 1, not 0"),
+        (
+            {"validation": 0.5, "test": 0.5},
+            r"data\.validation 0\.5 and data\.test 0\.5 must be .* leave some training data",
+        ),
         ({"validation": -0.1}, "leave some training data"),
         (
             {"tokenizer": "bytes", "vocab_size": 300},

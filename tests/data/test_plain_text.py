@@ -51,7 +51,8 @@ FORMATS = {
     "UTF-32LE without a byte-order mark": TEXT.encode("utf-32-le"),
     "UTF-32BE without a byte-order mark": TEXT.encode("utf-32-be"),
     "iconv -f UTF-16LE": "Съешь же ещё этих мягких французских булок.\n".encode("utf-16-le"),
-    "byte 0x00 at offset 0": bytes(100),
+    "byte 0x00 at offset 0, on line 1": bytes(100),
+    "byte 0x00 at offset 6, on line 4": b"a\nbc\n\n\0d",
     "byte 0x00": bytes(range(256)),
 }
 

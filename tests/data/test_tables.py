@@ -178,7 +178,7 @@ def bytes_of(content: bytes) -> Make:
             bytes_of(b'{"text": "a \\ud83d b"}'),
             r"t\.jsonl:1: text has an unpaired surrogate \(.ud83d at",
         ),
-        ("t.jsonl", bytes_of(b""), r"data\.files: no row has text in text"),
+        ("t.jsonl", bytes_of(b""), r"t\.jsonl: is empty"),
         ("t.jsonl", bytes_of(b'{"text": " "}\n'), r"data\.files: no row has text in text"),
         ("t.jsonl", bytes_of(b"[" * 4000), r"t\.jsonl:1: is not JSON"),
         ("t.jsonl", bytes_of(b'{"text": "' + b"x" * 5000), r"t\.jsonl:1: the line has more than"),

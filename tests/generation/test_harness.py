@@ -162,6 +162,7 @@ def test_the_length_of_a_text_is_no_limit(run: Path) -> None:
     ("words", "message"),
     [
         (["--tasks", "no_such_task"], "the harness has no task no_such_task"),
+        (["--tasks", "cap,lines"], "has no task cap,lines; names are given one by one: cap lines"),
         (["--tasks", "own_choice", "--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["--tasks", "missing"], "the data of a task is not available"),
         (["--tasks", "own_choice", "--batch-size", "0"], "--batch-size 0: must be at least 1"),

@@ -162,6 +162,7 @@ WRONG = {
     "--recipe.decoder.depth": "--recipe.decoder.depth requires a value",
     "--config nowhere.yaml": "nowhere.yaml: cannot be read",
     "--data.files nowhere.txt": "nowhere.txt: no such file",
+    "--run.tags a b": "b belongs to no option: each option takes one value; give that of a list several times, as",
     "--data.dataset texts": "data.dataset: there is no dataset \"texts\"; did you mean 'text'?",
     "--data.locale fr": "data.locale is a setting of dataset 'cldr', and has no effect with dataset 'text'; remove it",
     "--data.test_file a.txt": "there is no option --data.test_file; did you mean --data.test_files?",

@@ -101,6 +101,20 @@ def test_phases_follow_each_other_each_as_if_it_were_the_whole_run() -> None:
         OptimizerSettings(schedule="sequential", phases=phases, lengths=[20])
 
 
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ({"type": "wsd", "decay_steps": 2}, r"optimizer\.phases\.1\.decay_steps: there is no such setting; see"),
+        ({"type": "wsd", "shape": "cube"}, r"optimizer\.phases\.1\.shape must be 'linear' or 'sqrt', not \"cube\""),
+        ({"min_ratio": 0.1}, r"optimizer\.phases\.1: schedule needs a 'type'; known: constant"),
+        (5, r"optimizer\.phases\.1: schedule must be a name or a mapping with its 'type', not 5"),
+    ],
+)
+def test_a_wrong_phase_is_named_by_its_number(phase: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        OptimizerSettings(schedule="sequential", phases=["constant", phase], lengths=[1])
+
+
 def test_only_matrices_decay_and_a_tied_parameter_counts_once() -> None:
     model = small()
     groups = OptimizerSettings(weight_decay=0.1).parameter_groups(model)
@@ -348,13 +362,27 @@ def test_groups_are_checked(message: str) -> None:
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
     model = small()
-    for group in ({"match": "nothing.*", "lr": 1.0}, {"slot": "nothing", "lr": 1.0}):
-        with pytest.raises(UserError, match=r"optimizer\.groups: no trained parameter belongs to"):
+    for group, advice in (
+        ({"match": "nothing.*", "lr": 1.0}, r"'nothing\.\*'; one is called"),
+        ({"slot": "nothing", "lr": 1.0}, "slot nothing; known: embedding, .*norm"),
+    ):
+        with pytest.raises(UserError, match=rf"optimizer\.groups: no parameter belongs to {advice}"):
             OptimizerSettings(groups=[group]).parameter_groups(model)
     with pytest.raises(UserError, match=r"optimizer\.freeze: no parameter has a name like 'nothing'; one is called"):
         OptimizerSettings(freeze=["nothing"]).choose_trained(model)
     with pytest.raises(UserError, match="leaves nothing to train"):
         OptimizerSettings(freeze=["*"]).choose_trained(model)
+
+
+def test_a_group_whose_parameters_are_taken_or_frozen_says_so() -> None:
+    groups = [{"slot": "norm", "lr": 1e-3}, {"match": "decoder.norm.*", "lr": 1e-2}]
+    with pytest.raises(UserError, match=r"all parameters of 'decoder\.norm\.\*' belong to a group before it"):
+        OptimizerSettings(groups=groups).parameter_groups(small())
+    OptimizerSettings(groups=groups[::-1]).parameter_groups(small())
+    settings, model = OptimizerSettings(groups=groups[1:], freeze=["decoder.norm.*"]), small()
+    settings.choose_trained(model)
+    with pytest.raises(UserError, match=r"no parameter of 'decoder\.norm\.\*' is trained; remove the group"):
+        settings.parameter_groups(model)
 
 
 def test_frozen_parameters_are_in_no_group() -> None:

@@ -77,6 +77,7 @@ def test_a_range_that_is_too_high_or_too_low_is_remarked_upon() -> None:
     (high,) = descent([1.0], rates(0.5, 50, 100)).remarks()
     assert "lower --from" in high
     (low,) = descent([1.0], rates(1e-5, 1e-2, 100)).remarks()
+    assert "the loss is lowest near the highest rate" in low
     assert "raise --to" in low
 
 

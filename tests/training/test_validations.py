@@ -117,6 +117,11 @@ def test_without_validation_an_older_figure_is_shown_with_its_step(
     assert "; validation of step 2: loss" in capsys.readouterr().out
 
 
+def test_a_run_without_held_out_text_warns_of_nothing(fit: Fit, recwarn: pytest.WarningsRecorder) -> None:
+    fit("--data.validation", "0", "--data.test", "0", "--trainer.max_steps", "1", name="nothing-held-out")
+    assert not [str(one.message) for one in recwarn if "ranks" in str(one.message)]
+
+
 def test_a_finished_run_says_that_there_is_nothing_to_do(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     fit("--trainer.max_steps", "2", name="finished")
     folder = fit("--ckpt_path", "last", *QUIET, name="finished", given=[])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blockformer.data.corpora import file_notes
 from blockformer.data.corpora.corpus import SPLITS, Chat, Corpus, Source, StreamedCorpus, size_of
-from blockformer.data.corpora.files import Files, stamps_of, unchanged
+from blockformer.data.corpora.files import Files, refuse_nothing, stamps_of, unchanged
 from blockformer.data.corpora.table_readers import READERS, Counter, Values, reader_of
 from blockformer.data.corpora.table_rows import raw_json_rows, raw_rows, text_of
 from blockformer.data.corpora.tables import key_of, limits_of, overlaps, split_of
@@ -57,11 +57,12 @@ def source(files: Files, columns: Columns, template: tuple[str, str] | None = No
         template: The text of a chat template that takes the place of the tokenizer's, and where it is from.
 
     Raises:
-        DataError: A file is missing, or its ending is not that of JSON lines, Parquet or Arrow.
+        DataError: A file is missing or empty, or its ending is not that of JSON lines, Parquet or Arrow.
     """
     stamps = stamps_of(files)
     for path in (path for paths in files.own().values() for path in paths):
         _check_format(path)
+        refuse_nothing(path)
     key = {"dataset": "chat", "columns": columns, "files": stamps, "shares": dict(files.shares), "format": 2}
     key["again"] = [*map(str, files.named_again())]
 

@@ -96,6 +96,16 @@ def stamps_of(files: Files) -> Stamps:
     return {split: [stamp(path) for path in paths] for split, paths in files.own().items()}
 
 
+def refuse_nothing(path: Path) -> None:
+    """Refuse a file without a byte, which is rather one that was not written than one without rows.
+
+    Raises:
+        DataError: It is one.
+    """
+    if path.is_file() and not path.stat().st_size:
+        raise DataError(f"{path}: is empty")
+
+
 def unchanged(files: Files, stamps: Stamps) -> None:
     """Check that files are what they were.
 

@@ -86,11 +86,17 @@ def copied_files(path: str, subset: str | None, split: str, revision: str | None
         columns: The columns to keep.
 
     Raises:
-        DataError: The package `datasets` is missing, or it cannot read the dataset; or a value is no text.
+        DataError: The package `datasets` is missing, or it cannot read the dataset; the path is neither that of a
+            folder nor a name; or a value is no text.
     """
     key = {"path": path, "subset": subset, "split": split, "revision": revision, "columns": list(columns), "format": 1}
     folder = Path(path).expanduser()
     local = folder.is_dir()
+    if folder.is_file():
+        raise DataError(f"data.path {path}: is a file; name its folder, or read it with --data.dataset table")
+    if not local and (path[0] in "/.~" or path.count("/") > 1):
+        known = "the name of a dataset is one such as roneneldan/TinyStories"
+        raise DataError(f"data.path {path}: there is no such folder, and {known}")
     if local:
         key["files"] = _stamps(folder)
 

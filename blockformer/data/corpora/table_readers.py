@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import IO, Any
 
-from blockformer.data.corpora.unpacked_size import LONGEST, parquet_batches, small_parts
+from blockformer.data.corpora.unpacked_size import LONGEST, dictionaries, parquet_batches, small_parts
 from blockformer.errors import DataError
 from registry.errors import nearest
 from registry.text import shortened
@@ -170,10 +170,8 @@ def _parquet_rows(path: Path, columns: Sequence[str], optional: Collection[str],
     try:
         with parquet.ParquetFile(path, pre_buffer=False) as file:
             there = _columns_in(path, file.schema_arrow.names, columns, optional)
-            leaves = map(file.schema.column, range(len(file.schema)))
-            text = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
             each = path.stat().st_size / max(1, file.metadata.num_rows)
-            with parquet.ParquetFile(path, pre_buffer=False, read_dictionary=text) as repeats:
+            with parquet.ParquetFile(path, pre_buffer=False, read_dictionary=dictionaries(file)) as repeats:
                 batches = parquet_batches(path, file, repeats, there, _AT_ONCE)
                 sized = ((batch, round(each * batch.num_rows)) for batch in batches)
                 yield from _batches(path, columns, sized, count)

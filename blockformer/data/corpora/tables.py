@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blockformer.data.corpora import file_notes
 from blockformer.data.corpora.corpus import SPLITS, Corpus, Labelled, Source, StreamedCorpus, size_of
-from blockformer.data.corpora.files import OTHERS, Files, stamps_of, unchanged
+from blockformer.data.corpora.files import OTHERS, Files, refuse_nothing, stamps_of, unchanged
 from blockformer.data.corpora.labels import Labels
 from blockformer.data.corpora.table_readers import Counter, reader_of
 from blockformer.data.corpora.table_rows import Row, rows
@@ -38,12 +38,13 @@ def source(
         labels: reads the label of each row; None: rows have none.
 
     Raises:
-        DataError: a file is missing, or its ending is not that of a table.
+        DataError: a file is missing or empty, or its ending is not that of a table.
     """
     stamps = stamps_of(files)
     names = names or {split: "data.files" if split == "train" else f"data.{split}_files" for split in SPLITS}
     for path in (path for paths in files.own().values() for path in paths):
         reader_of(path)
+        refuse_nothing(path)
     key = {"dataset": dataset, "columns": list(columns), "files": stamps, "shares": dict(files.shares), "format": 1}
     key["again"] = [*map(str, files.named_again())]
     key |= {} if labels is None else labels.key

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from blockformer.data.corpora.parquet_pages import most_rows, pages_of
 from blockformer.errors import DataError
 
 LONGEST = 2**28
@@ -14,39 +15,64 @@ _ROWS_OF_PYARROW = 1024
 """For which it allocates memory at least, where values have a fixed length."""
 
 
-def parquet_batches(path: Path, file: Any, repeats: Any, columns: Sequence[str], at_once: int) -> Iterator[Any]:
-    """The record batches of a file, with fewer rows where it stores a large value once for many rows.
+def dictionaries(file: Any) -> list[str]:
+    """The columns of text of a Parquet file that pyarrow can read as dictionaries, which name each value once."""
+    groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+    return [
+        leaf.path
+        for place, leaf in enumerate(map(file.schema.column, range(len(file.schema))))
+        if leaf.physical_type == "BYTE_ARRAY"
+        and not any(name.startswith("DELTA") for group in groups for name in group.column(place).encodings)
+    ]
 
-    Lists stay dictionaries: a single row may repeat a value as often as it likes.
+
+def parquet_batches(path: Path, file: Any, repeats: Any, columns: Sequence[str], at_once: int) -> Iterator[Any]:
+    """The record batches of a file, with fewer rows where these may have many bytes.
+
+    A batch has at most ``LONGEST`` bytes or those of two pages, by the headers of the pages and the dictionaries. Lists
+    stay dictionaries, as a single row may repeat a value as often as it likes; how many of their values belong to a
+    row is not known before, and a batch has so many rows as have ``LONGEST`` bytes on the average of their group.
 
     Args:
         path: of the file.
         file: the file.
-        repeats: the same file, with text read as dictionaries, whose values are not repeated.
+        repeats: the same file, with :func:`dictionaries` as such.
         columns: names of the columns.
         at_once: number of rows of other batches.
 
     Raises:
-        DataError: the lists of a group of rows have more values than can be read at once, or bytes are too long.
+        DataError: the lists of a group of rows have more values than can be read at once, bytes are too long, a page is
+            too large, or its header is damaged.
     """
+    named = {*dictionaries(file)}
     leaves = [(place, file.schema.column(place)) for place in range(len(file.schema))]
     leaves = [(place, leaf) for place, leaf in leaves if any(f"{leaf.path}.".startswith(f"{one}.") for one in columns)]
     for leaf in (leaf for _, leaf in leaves if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY"):
         if leaf.length > LONGEST // _ROWS_OF_PYARROW:
             raise DataError(f"{path}: {leaf.path} has values of {leaf.length:,} bytes each, which are no text")
     lists = [place for place, leaf in leaves if leaf.max_repetition_level]
-    for group in range(file.num_row_groups):
-        chunks = file.metadata.row_group(group)
-        if (most := max((chunks.column(place).num_values for place in lists), default=0)) > MOST_VALUES:
-            said = f"lists of {most:,} values, at most {MOST_VALUES:,} are read"
-            raise DataError(f"{path}: group {group + 1} of its rows has {said}; write it in smaller groups of rows")
-        if lists:
-            yield from repeats.iter_batches(at_once, row_groups=[group], columns=columns)
-            continue
-        first = next(repeats.iter_batches(at_once, row_groups=[group], columns=columns), None)
-        longest = max(map(_longest_repeated, first.columns), default=0) if first is not None else 0
-        rows = max(1, min(at_once, LONGEST // max(1, longest)))
-        yield from file.iter_batches(rows, row_groups=[group], columns=columns)
+    with path.open("rb") as stream:
+        for group in range(file.num_row_groups):
+            chunks = file.metadata.row_group(group)
+            if (most := max((chunks.column(place).num_values for place in lists), default=0)) > MOST_VALUES:
+                said = f"lists of {most:,} values, at most {MOST_VALUES:,} are read"
+                raise DataError(f"{path}: group {group + 1} of its rows has {said}; write it in smaller groups of rows")
+            try:
+                pages = {
+                    place: pages_of(stream, chunks.column(place), leaf.path not in named) for place, leaf in leaves
+                }
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from None
+            rows = most_rows([pages[place] for place in pages if place not in lists], at_once, LONGEST)
+            if lists:
+                size = sum(page.bytes_of(page.values) for place in lists for page in pages[place])
+                rows = max(1, min(rows, chunks.num_rows * LONGEST // max(1, size)))
+                yield from repeats.iter_batches(rows, row_groups=[group], columns=columns)
+                continue
+            first = next(repeats.iter_batches(rows, row_groups=[group], columns=columns), None)
+            longest = max(map(_longest_repeated, first.columns), default=0) if first is not None else 0
+            rows = max(1, min(rows, LONGEST // max(1, longest)))
+            yield from file.iter_batches(rows, row_groups=[group], columns=columns)
 
 
 def small_parts(path: Path, batch: Any, names: Sequence[str], before: int) -> Iterator[Any]:

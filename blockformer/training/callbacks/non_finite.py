@@ -22,7 +22,10 @@ from blockformer.training.watch.diagnosis import first_broken
 
 DIVERGED = "diverged.json"
 """Name of the file, in the folder of a run that diverged, that gives the step and the reason."""
-REMEDY = "a lower --optimizer.lr, more --optimizer.warmup_steps or a lower --trainer.gradient_clip_val may help"
+REMEDY = (
+    "a lower --optimizer.lr, more --optimizer.warmup_steps or stronger clipping (--trainer.gradient_clip_val, "
+    "by default 1) may help"
+)
 BROKEN = "the loss or its gradient is not finite"
 NAMING = "to have the layer named, continue from the checkpoint before it with --trainer.log_every_n_steps 1"
 # With a positive loss, not even one step of a working model has a gradient of exactly 0 in the range of float32; the

@@ -185,7 +185,7 @@ class OptimizerSettings:
             made[key]["params"].append(parameter)
         for number, group in enumerate(self.groups):
             if number not in used:
-                raise UserError(f"optimizer.groups: no trained parameter belongs to {group}{similar(slots)}")
+                raise UserError(f"optimizer.groups: {_why_unused(group, model, slots)}")
         return sorted(made.values(), key=lambda group: group["weight_decay"] == 0)
 
     def _rates(self, own: int | None, *, vector: bool) -> tuple[float, float]:
@@ -256,6 +256,20 @@ def _read_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[list[ParameterGro
 
 def _belongs(group: ParameterGroup, name: str, slots: frozenset[str]) -> bool:
     return fnmatchcase(name, group.match) if group.match is not None else group.slot in slots
+
+
+def _why_unused(group: ParameterGroup, model: Component, slots: Mapping[str, frozenset[str]]) -> str:
+    """Why no trained parameter is of a group."""
+    own = [one for name, one in model.named_parameters() if _belongs(group, name, slots[name])]
+    if any(parameter.requires_grad for parameter in own):
+        return (
+            f"all parameters of {group} belong to a group before it, and the first one counts; name it before that one"
+        )
+    if own:
+        return f"no parameter of {group} is trained; remove the group, or train them"
+    if group.slot is not None:
+        return f"no parameter belongs to {group}; known: {', '.join(sorted(set[str]().union(*slots.values())))}"
+    return f"no parameter belongs to {group}{similar(slots)}"
 
 
 def _slots(model: Component) -> dict[str, frozenset[str]]:
