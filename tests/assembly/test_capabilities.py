@@ -77,7 +77,7 @@ def test_what_turns_queries_cannot_be_shared_by_a_stack() -> None:
 def test_a_parallel_layer_has_no_place_for_a_cross_mixer() -> None:
     found = complaint("tiny_encoder_decoder", "decoder.layer=parallel")
     assert "layer 'parallel' does not support cross-attention, which stack 'layers' (decoder) requires" in found
-    assert found.endswith("choose sequential")
+    assert found.endswith("choose altup or sequential")
 
 
 def test_the_blocks_that_lack_an_ability_are_named_once_with_their_key() -> None:

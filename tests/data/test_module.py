@@ -346,7 +346,7 @@ def test_impossible_settings_are_refused_before_any_work(settings: dict[str, Any
 
 
 def test_all_problems_are_named_at_once() -> None:
-    with pytest.raises(DataError, match=r"length .*; batch_size "):
+    with pytest.raises(DataError, match=r"data\.length .*; data\.batch_size "):
         TextData(length=0, batch_size=0)
 
 
