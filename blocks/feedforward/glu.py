@@ -125,6 +125,8 @@ class GLU(Expert):
 
 def _above_quantile(x: Tensor, share: float) -> Tensor:
     """max(0, x - q), where q is a quantile of a normal distribution with the mean and deviation of the last axis."""
+    if x.numel() == 0:
+        return x
     wide = at_least_float32(x)
     deviation, mean = torch.std_mean(wide, dim=-1, correction=0, keepdim=True)
     return torch.relu(wide - mean - NormalDist().inv_cdf(share) * deviation).to(x.dtype)
