@@ -31,7 +31,7 @@ def named_in_config(problem: Problem, recipe: Mapping[str, Any], config: Mapping
     if isinstance(value, Mapping) and not _is_infinite(value):
         wrong = [value.get(name) for name in dict.fromkeys(_PARAMETER.findall(problem.message))]
     else:
-        wrong = [value]
+        wrong = [value] if quoted(value) in problem.message else []  # else it is the family's key that is wrong
     keys = [keys_with(config, one) for one in wrong]
     message = problem.message
     for one in wrong:

@@ -75,6 +75,15 @@ def test_a_wrong_value_is_told_by_the_key_of_the_config(llama: Folder, key: str,
     assert "families/llama.yaml:" in text
 
 
+def test_a_wrong_key_of_a_family_is_no_fault_of_the_config(llama: Folder, tmp_path: Path) -> None:
+    matched = "match: {model_type: llama, architectures: LlamaForCausalLM}"
+    wrong = f"extends: llama\n{matched}\nlet: {{norm: {{type: rms, epss: =rms_norm_eps}}}}\n"
+    (tmp_path / "mine.yaml").write_text(wrong)
+    text = problems(llama.path, tmp_path / "mine.yaml")
+    assert "norm 'rms' has no parameter 'epss'" in text
+    assert "config.json" not in text
+
+
 def test_values_that_do_not_fit_each_other_are_told_with_their_keys(llama: Folder) -> None:
     text = problems(llama.configure(num_attention_heads=5, num_key_value_heads=3))
     assert "families/llama.yaml:" in text
