@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_a_missing_key_is_reported_with_the_line_that_reads_it(llama: Folder) ->
         ("rms_norm_eps", -1.0, "must be greater than 0, not -1.0 (recipe.decoder.layer.residual.norm.eps, "),
     ],
 )
-def test_a_wrong_value_is_told_by_the_key_of_the_config(llama: Folder, key: str, value: object, message: str) -> None:
+def test_a_wrong_value_is_told_by_the_key_of_the_config(llama: Folder, key: str, value: Any, message: str) -> None:
     text = problems(llama.configure(**{key: value}))
     assert f"{llama.path}/config.json: {key}: {message}" in text
     assert "families/llama.yaml:" in text
