@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     from blockformer.inspection.cost import cost
 
     models = assembly.check(a), assembly.check(b)
-    longest = min(model.max_length for model in models)
+    longest = min(model.length_limit[1] for model in models)
     length = options.length or longest
     if length > longest:
         raise UserError(f"--length {length} is above the smaller max_length of the two models: {longest} tokens")

@@ -191,9 +191,8 @@ def _tokens(model: "TextModel", tasks: "list[Task]", options: Namespace) -> int:
     fits = min(model.token_budget(task.begin, options.max_new_tokens) for task in tasks)
     if 0 < fits < options.max_new_tokens:
         after = " after the longest prompt" if len(tasks) > 1 else ""
-        print(
-            f"the model's max_length of {model.model.max_length} leaves room for {fits} tokens{after}", file=sys.stderr
-        )
+        name, longest = model.model.target_limit
+        print(f"the model's {name} of {longest} leaves room for {fits} tokens{after}", file=sys.stderr)
     return options.max_new_tokens
 
 

@@ -47,8 +47,9 @@ def main(arguments: Sequence[str]) -> int:
         checkpointing=options.checkpointing,
         tokens=options.sequence_parallel,
     )
-    if plan.length > plan.model.max_length:
-        raise UserError(f"--length {plan.length} is above the model's max_length of {plan.model.max_length} tokens")
+    name, longest = plan.model.length_limit
+    if plan.length > longest:
+        raise UserError(f"--length {plan.length} is above the model's {name} of {longest} tokens")
     batch = options.batch or 8 * options.devices
     available = int(options.memory * (1 - SPARE))
     needs = [plan.need(layout, batch) for layout in plan.layouts(options.devices)]

@@ -72,8 +72,9 @@ def _check(options: Namespace, recipe: "Recipe", model: "Model") -> None:
         raise UserError("--out requires --format svg")
     if asked and options.format not in ("tree", "json"):
         raise UserError(f"--{asked[0]} cannot be combined with --format {options.format}; use tree or json")
-    if options.length and options.length > model.max_length:
-        raise UserError(f"--length {options.length} is above the model's max_length of {model.max_length}")
+    name, longest = model.length_limit
+    if options.length and options.length > longest:
+        raise UserError(f"--length {options.length} is above the model's {name} of {longest}")
 
 
 def _facts(recipe: "Recipe", model: "Model", options: Namespace) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _facts(recipe: "Recipe", model: "Model", options: Namespace) -> dict[str, An
         "hash": recipe.hash,
         "parameters": model.size,
         "parameters_by_slot": model.parameters_by_slot(),
-        "flops_per_token": model.flops_per_token(model.max_length),
+        "flops_per_token": model.flops_per_token(model.length_limit[1]),
         "cached_per_token": getattr(model, "cached_per_token", None),
         "tensors": {name: list(parameter.shape) for name, parameter in model.named_parameters()},
         "recipe": recipe.dump(),
@@ -109,7 +110,7 @@ def _memory(recipe: "Recipe", model: "Model", options: Namespace) -> "tuple[int,
     """Batch, length, and the memory in each precision."""
     from blockformer.inspection.memory import PRECISIONS, memory
 
-    batch, length = options.batch or 1, options.length or model.max_length
+    batch, length = options.batch or 1, options.length or model.length_limit[1]
     how = options.checkpointing or "none"
     found = {name: memory(recipe, name, batch, length, checkpointing=how) for name in PRECISIONS}
     return batch, length, found
@@ -219,7 +220,7 @@ def _statistics(recipe: "Recipe", model: "Model", options: Namespace) -> "Activa
     from blockformer.inspection.activation_statistics import activation_statistics
     from blockformer.inspection.memory import require_memory
 
-    batch, length = options.batch or 2, options.length or min(64, model.max_length)
+    batch, length = options.batch or 2, options.length or min(64, model.length_limit[1])
     require_memory(recipe, batch, length)
     return activation_statistics(recipe, seed=options.seed or 0, batch=batch, length=length)
 
@@ -249,7 +250,7 @@ def _summary(recipe: "Recipe", model: "Model") -> Iterator[tuple[str, str]]:
         yield f"  {slot}", f"{size:,} ({size / model.size:.1%})"
     yield (
         "FLOPs per token",
-        f"{model.flops_per_token(model.max_length):,.0f} forward, in a sequence of {model.max_length:,}",
+        f"{model.flops_per_token(model.length_limit[1]):,.0f} forward, in a sequence of {model.length_limit[1]:,}",
     )
     if (cached := getattr(model, "cached_per_token", None)) is not None:
         yield "cache per token", f"{cached:,} numbers"

@@ -149,17 +149,17 @@ def _ids(subject: Subject, text: str, source: str | None) -> list[list[int]]:
         if not (source or text):
             raise UserError("the text is empty; give at least one character")
         read = [*before, *tokenizer.encode(text if source is None else source), *after]
-        _check_length(subject, read, subject.model.max_length)
+        _check_length(subject, read, "max_length", subject.model.max_length)
         begin = [tokenizer.bos, *tokenizer.encode("" if source is None else text)]
         rows = [read, begin if source is not None else [*begin, *_translation(subject, read, begin)]]
-    _check_length(subject, rows[-1], subject.model.target_max_length)
+    _check_length(subject, rows[-1], *subject.model.target_limit)
     return rows
 
 
-def _check_length(subject: Subject, row: Sequence[int], longest: int) -> None:
+def _check_length(subject: Subject, row: Sequence[int], key: str, longest: int) -> None:
     if len(row) > longest:
         raise UserError(
-            f"{subject.name}: the text has {len(row)} tokens, but the model's max_length is {longest}; shorten it"
+            f"{subject.name}: the text has {len(row)} tokens, but the model's {key} is {longest}; shorten it"
         )
 
 

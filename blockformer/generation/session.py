@@ -272,13 +272,11 @@ def _check(model: Model, prompts: Sequence[Sequence[int]], sources: Sequence[Seq
         raise ValueError(f"a model of kind {model.kind} {'needs' if sources is None else 'takes no'} sources")
     if sources is not None and len(sources) != len(prompts):
         raise ValueError(f"there are {len(sources)} sources, but {len(prompts)} prompts")
-    for name, rows, most in (
-        ("prompt", prompts, model.target_max_length),
-        ("source", sources or (), model.max_length),
-    ):
+    limits = {"prompt": (prompts, *model.target_limit), "source": (sources or (), "max_length", model.max_length)}
+    for name, (rows, key, most) in limits.items():
         longest = max(map(len, rows), default=0)
         if longest > most:
-            raise ValueError(f"a {name} has {longest} tokens, but the model's max_length is {most}")
+            raise ValueError(f"a {name} has {longest} tokens, but the model's {key} is {most}")
 
 
 def _appended(seen: Tokens | None, tokens: Tensor, mask: Tensor | None) -> Tokens:

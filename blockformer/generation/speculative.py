@@ -182,5 +182,6 @@ def _check(model: Model, draft: Model, choose: TokenChooser, length: int) -> Non
         )
     if choose is not greedy and not isinstance(choose, Sampler):
         raise ValueError("drafts need greedy decoding or a Sampler, whose probabilities are known")
-    if length > (longest := draft.target_max_length):
-        raise ValueError(f"a prompt has {length} tokens, but the draft's max_length is {longest}")
+    name, longest = draft.target_limit
+    if length > longest:
+        raise ValueError(f"a prompt has {length} tokens, but the draft's {name} is {longest}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from blockformer.huggingface.config import Config
 from registry import Mark, Problem
 from registry.errors import quoted
 from registry.merge import split_path
@@ -14,13 +15,13 @@ _PARAMETER = re.compile(r"\b([a-z]\w*)=")  # as in "heads=5 is not a multiple of
 _MOST = 3  # keys that are named
 
 
-def named_in_config(problem: Problem, recipe: Mapping[str, Any], config: Mapping[str, Any], file: Path) -> Problem:
+def named_in_config(problem: Problem, recipe: Mapping[str, Any], config: Config, file: Path) -> Problem:
     """A problem of a recipe, told as one of the config where a single key has the wrong value.
 
     Args:
         problem: with its line of the family file.
         recipe: what the family made of the config.
-        config: the content of config.json.
+        config: the content of config.json, of which the family has read some keys.
         file: its path.
 
     Returns:
@@ -31,7 +32,7 @@ def named_in_config(problem: Problem, recipe: Mapping[str, Any], config: Mapping
     if isinstance(value, Mapping) and not _is_infinite(value):
         wrong = [value.get(name) for name in dict.fromkeys(_PARAMETER.findall(problem.message))]
     else:
-        wrong = [value] if quoted(value) in problem.message else []  # else it is the family's key that is wrong
+        wrong = [value] if f"not {quoted(value)}" in problem.message else []  # else the family's key is wrong
     keys = [keys_with(config, one) for one in wrong]
     message = problem.message
     for one in wrong:
@@ -44,8 +45,8 @@ def named_in_config(problem: Problem, recipe: Mapping[str, Any], config: Mapping
     return Problem(problem.mark, problem.path, message + there)
 
 
-def keys_with(config: Mapping[str, Any], value: Any) -> list[str]:
-    """The dotted paths of the keys of a config that have a value; none if they are too many to help.
+def keys_with(config: Config, value: Any) -> list[str]:
+    """The dotted paths of the keys of a config that have been read and have a value; none if they are too many to help.
 
     Args:
         config: the content of a config.json.
@@ -54,7 +55,7 @@ def keys_with(config: Mapping[str, Any], value: Any) -> list[str]:
     if value is None:
         return []
     written = _written(value)
-    found = [path for path, other in _items(config, "") if _written(other) == written]
+    found = [path for path, other in _items(config.plain, "") if path in config.read and _written(other) == written]
     return found if len(found) <= _MOST else []
 
 
@@ -81,7 +82,7 @@ def _is_infinite(value: Any) -> bool:
 
 
 def _written(value: Any) -> str:
-    """The value as JSON, which tells ``true``, ``1`` and ``1.0`` apart."""
+    """The value as JSON, in which ``true``, ``1`` and ``1.0`` are different; in Python they are equal."""
     return json.dumps(
         value, sort_keys=True, default=lambda other: dict(other) if isinstance(other, Mapping) else str(other)
     )

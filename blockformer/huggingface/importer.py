@@ -147,7 +147,7 @@ def recipe_from_config(context: TemplateContext, file: Path | None = None) -> Re
     except RecipeError as error:
         problems = [_family_problem(section, problem) for problem in error.problems]
         if file is not None:
-            problems = [named_in_config(problem, values, context.config.plain, file) for problem in problems]
+            problems = [named_in_config(problem, values, context.config, file) for problem in problems]
         raise HuggingFaceError(problems) from None
     return recipe
 

@@ -227,7 +227,7 @@ class TemplateContext:
     def _render_switch(self, node: Map, path: str) -> Any:
         value, cases = self.render(node["switch"], f"{path}.switch", node.marks["switch"]), cast("Map", node["cases"])
         if not isinstance(value, str) or value not in cases:
-            keys = " or ".join(keys_with(self.config.plain, value))
+            keys = " or ".join(keys_with(self.config, value))
             of_config = f", the value of {keys} in the config" if keys else ""
             message = f"no case for {quoted(value)}{of_config}; known cases: {', '.join(cases)}"
             raise HuggingFaceError.at(node.marks["switch"], message, path)

@@ -56,7 +56,7 @@ class Verification:
 def verify(imported: ImportedModel, length: int = 32, longest: int = MOST_TOKENS) -> Verification:
     """Compare an imported model with the original in transformers, on the CPU.
 
-    They are compared in float32; if they differ there, in float64 too, which tells rounding from another computation.
+    They are compared in float32 and, if they differ there, again in float64, where what is only rounding vanishes.
 
     Args:
         imported: the result of :func:`blockformer.huggingface.read_folder`.

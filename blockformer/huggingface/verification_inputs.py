@@ -110,7 +110,7 @@ def random_inputs(
         ids[1, -_PADDING:] = padding
     inputs = {"input_ids": ids, "attention_mask": mask}
     if model.kind == "encoder_decoder":
-        shape = (2, max(1, length * 3 // 4))
+        shape = (2, min(model.target_max_length, max(1, length * 3 // 4)))
         inputs["decoder_input_ids"] = _random_ids(model.vocab_size, padding, shape, tokens, generator)
     elif getattr(model.embedding, "segments", None) is not None and config.get("type_vocab_size", 1) > 1:
         inputs["token_type_ids"] = (torch.arange(length) >= length // 2).long().expand(2, -1) * mask

@@ -87,7 +87,7 @@ class DevicePlan:
     Args:
         recipe: what to train.
         precision: one of :data:`~blockformer.inspection.memory.PRECISIONS`.
-        length: tokens in a sequence; None: the model's `max_length`.
+        length: tokens in a sequence; None: the longest of the model.
         fused: whether attention with dropout has a kernel that saves no scores, as on a GPU.
         checkpointing: what layers compute again in the backward pass instead of keeping it.
         tokens: whether devices that split layers keep only their part of the tokens between sublayers.
@@ -107,7 +107,7 @@ class DevicePlan:
         self.checkpointing: Checkpointing = checkpointing
         self.tokens = tokens
         self.model = check(recipe)
-        self.length = self.model.max_length if length is None else length
+        self.length = self.model.length_limit[1] if length is None else length
         OptimizerSettings().choose_trained(self.model)
         self._memory: Callable[[int, int, Checkpointing, bool], Memory] = cache(self._measured)
 

@@ -196,8 +196,11 @@ def make_plan(study: Study, *, measure: bool = False) -> Plan:
     longest = length_of_data(study) * max((1, *study.file.lengths))
     for variant in study.variants:
         said = study.file.lengths or "length" in study.file.fit.get("data", {})
-        if said and variant.name in found and (most := check(found[variant.name].recipe).max_length) < longest:
-            advice = "lower fit.data.length or lengths, or raise the recipe's max_length"
+        if not said or variant.name not in found:
+            continue
+        name, most = check(found[variant.name].recipe).length_limit
+        if most < longest:
+            advice = f"lower fit.data.length or lengths, or raise the recipe's {name}"
             what = f"takes {most} tokens, but sequences have {longest}: {advice}"
             problems.append(Problem(variant.mark, variant.name, what))
     if problems:
@@ -223,7 +226,7 @@ def length_of_data(study: Study) -> int:
 
 def _figures(one: Matched, reference: "Mapping[str, torch.Tensor] | None", length: int, study: Study) -> Figures:
     model = check(one.recipe)
-    length = min(length, model.max_length)
+    length = min(length, model.length_limit[1])
     has_cache = getattr(model, "cached_per_token", None) is not None
     OptimizerSettings(**study.file.fit.get("optimizer", {})).choose_trained(model)
     flops, trained = model.flops_per_token(length), model.trained_size
@@ -253,7 +256,7 @@ def _steps(model: Model, study: Study) -> int:
     length = length_of_data(study)
     tokens = int(fit.get("data", {}).get("batch_size", DEFAULT_BATCH)) * length
     tokens *= int(fit.get("trainer", {}).get("accumulate_grad_batches", 1))
-    step = BACKWARD * model.flops_per_token(min(length, model.max_length)) * tokens
+    step = BACKWARD * model.flops_per_token(min(length, model.length_limit[1])) * tokens
     steps = budget.steps or int(budget.tokens // tokens if budget.tokens else (budget.flops or 0) // step)
     if steps < 1:
         least = f"{tokens:,} tokens" if budget.tokens else f"{step:.3g} FLOPs"

@@ -50,7 +50,7 @@ class TrainingStep:
         optimizer.choose_trained(self.model)
         self._optimizer = optimizer.make(self.model, fused=self._precision != "16-mixed")
         rows = int(fit.get("data", {}).get("batch_size", DEFAULT_BATCH))
-        length = min(length, self.model.max_length)
+        length = min(length, self.model.length_limit[1])
         drawn = random_batch(self.model, rows, length)
         if not set(self._objective.keys) <= drawn.keys():  # one of a plug-in, whose batches have more
             drawn = _first_batch(self._objective, self.model, {**fit.get("data", {}), "length": length})

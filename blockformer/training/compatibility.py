@@ -69,12 +69,12 @@ def check_data(data: Any, model: Model, objective: Objective) -> None:
             f"set --recipe.vocab_size {data.vocab_size}, or change {_sizes_of(data)}"
         )
     for option, length in (("length", data.length), ("evaluation_length", getattr(data, "longest", data.length))):
-        for name in ("max_length", "target_max_length"):
-            if length > (longest := getattr(model, name)):
-                raise MismatchError(
-                    f"data.{option} {length} is more than the recipe's {name} {longest}: "
-                    f"lower data.{option} or raise --recipe.{name}"
-                )
+        name, longest = model.length_limit
+        if length > longest:
+            raise MismatchError(
+                f"data.{option} {length} is more than the recipe's {name} {longest}: "
+                f"lower data.{option} or raise --recipe.{name}"
+            )
     for ability, why in objective.abilities(data.form).items():
         if blocks := blocks_without(model, ability):
             raise MismatchError(f"{why}, which is not supported by {blocks}")
@@ -163,9 +163,8 @@ def check_batch(batch: Any, model: Model, objective: Objective) -> None:
         if scored.numel() and (least := int(scored.min())) < 0:
             pad = f"places without a target have {IGNORED}" if key == "targets" else "pad with an id and a mask"
             raise MismatchError(f"data: {key} of the first batch holds id {least}; ids start at 0, {pad}")
-        name = "max_length" if key == "source" else "target_max_length"
-        if ids.shape[-1] > (longest := getattr(model, name)):
-            name = "max_length" if longest == model.max_length else name
+        name, longest = ("max_length", model.max_length) if key == "source" else model.target_limit
+        if ids.shape[-1] > longest:
             raise MismatchError(
                 f"data: {key} of the first batch is {ids.shape[-1]} long, and the recipe's {name} is {longest}: "
                 f"shorten the rows or raise --recipe.{name}"
@@ -261,10 +260,11 @@ def remarks_on_data(data: Any, model: Model) -> Iterator[str]:
             f"{_ids_of(data)} {data.vocab_size:,}: --recipe.vocab_size {data.vocab_size} saves their rows"
         )
     fixed = [component for _, component in model.components() if not component.capabilities.any_length]
-    if fixed and data.length < model.max_length:
+    name, longest = max((("max_length", model.max_length), model.target_limit), key=lambda limit: limit[1])
+    if fixed and data.length < longest:
         yield (
-            f"positions from {data.length:,} on are not trained, because data.length is {data.length:,} and max_length "
-            f"is {model.max_length:,}"
+            f"positions from {data.length:,} on are not trained, because data.length is {data.length:,} and {name} "
+            f"is {longest:,}"
         )
 
 

@@ -79,7 +79,7 @@ class SettingsCLI(LightningCLI):
         parser.add_class_arguments(RunSettings, "run")
         for group in ("objective", "optimizer"):
             parser.add_class_arguments(self.arguments.components.settings_class(group), group)
-        length = min(USUAL_LENGTH, self.arguments.model.max_length)
+        length = min(USUAL_LENGTH, self.arguments.model.length_limit[1])
         parser.set_defaults({"recipe": self.arguments.recipe, "data.length": length})
         parser.link_arguments("recipe", "model.recipe")
         parser.link_arguments("optimizer", "model.optimizer", apply_on="instantiate")

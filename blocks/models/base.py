@@ -38,6 +38,17 @@ class Model(Component, ABC):
         self.target_max_length = max_length
         self.width_multiplier = 1.0 if init.base_width is None else dim / init.base_width
 
+    @property
+    def length_limit(self) -> tuple[str, int]:
+        """The recipe's key that limits a source and a target of equal length, and that length in tokens."""
+        return self.target_limit if self.target_max_length < self.max_length else ("max_length", self.max_length)
+
+    @property
+    def target_limit(self) -> tuple[str, int]:
+        """The recipe's key that limits the tokens that are predicted, and their largest number in a sequence."""
+        name = "max_length" if self.target_max_length == self.max_length else "target_max_length"
+        return name, self.target_max_length
+
     def fallback_names(self) -> Mapping[str, str]:
         """A separate target embedding or head starts from the embedding's token table."""
         shared = "embedding.tokens.weight"

@@ -43,7 +43,7 @@ def test_a_search_and_drafts_end_with_it_too(translator: Model) -> None:
 
 
 def test_each_length_has_its_own_limit(translator: Model) -> None:
-    with pytest.raises(ValueError, match="a prompt has 6 tokens, but the model's max_length is 5"):
+    with pytest.raises(ValueError, match="a prompt has 6 tokens, but the model's target_max_length is 5"):
         generate(translator, [[1] * 6], sources=SOURCE, max_new_tokens=1)
     with pytest.raises(ValueError, match="a source has 13 tokens, but the model's max_length is 12"):
         generate(translator, [[1]], sources=[[2] * 13], max_new_tokens=1)

@@ -85,6 +85,15 @@ def test_a_wrong_key_of_a_family_is_no_fault_of_the_config(llama: Folder, tmp_pa
     assert "config.json" not in text
 
 
+def test_a_key_that_is_not_read_is_not_blamed(llama: Folder, tmp_path: Path) -> None:
+    matched = "match: {model_type: llama, architectures: LlamaForCausalLM}"
+    (tmp_path / "mine.yaml").write_text(f"extends: llama\n{matched}\nlet: {{norm: {{type: rms, eps: -1}}}}\n")
+    text = problems(llama.configure(pad_token_id=-1), tmp_path / "mine.yaml")
+    assert "mine.yaml:3: " in text or "llama.yaml:" in text
+    assert "must be greater than 0, not -1" in text
+    assert "pad_token_id" not in text
+
+
 def test_values_that_do_not_fit_each_other_are_told_with_their_keys(llama: Folder) -> None:
     text = problems(llama.configure(num_attention_heads=5, num_key_value_heads=3))
     assert "families/llama.yaml:" in text

@@ -58,11 +58,11 @@ def pages_of(stream: IO[bytes], chunk: Any, dictionary: bool = True) -> list[Pag
     while left > 0:
         stream.seek(place)
         header = _struct(stream)
-        kind, size, packed = (_number(header, key) for key in (1, 2, 3))
+        kind, size, compressed = (_number(header, key) for key in (1, 2, 3))
         if size > MOST_BYTES:
             most = f"at most {MOST_BYTES // 2**20} MiB are read"
             raise DataError(f"{chunk.path_in_schema} has a page of {size:,} bytes, {most}; write it with smaller pages")
-        place = stream.tell() + packed
+        place = stream.tell() + compressed  # where the next page begins
         if kind == _DICTIONARY:
             entries = size
         elif kind in (_DATA, _DATA_V2):

@@ -23,7 +23,7 @@ def facts_of(trainer: "Trainer", module: "TrainingModule") -> dict[str, Any]:
         "recipe": module.recipe.dump(),
         "recipe_hash": module.recipe.hash,
         **{key: value for key, value in module.provenance.items() if key in ("variant", "warm_start", "earlier_data")},
-        "model": model_facts(model, getattr(data, "length", module.model.max_length)),
+        "model": model_facts(model, getattr(data, "length", module.model.length_limit[1])),
         "objective": module.objective.as_dict(),
         "objective_facts": dict(module.objective.facts()),
         "optimizer": module.settings.as_dict(),

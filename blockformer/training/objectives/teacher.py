@@ -93,7 +93,7 @@ class Teacher:
                 f"set --recipe.vocab_size {own.vocab_size}, with the teacher's tokenizer"
             )
         length = max(getattr(data, "length", 0), getattr(data, "longest", 0))
-        if length > (longest := min(own.max_length, own.target_max_length)):
+        if length > (longest := own.length_limit[1]):
             raise UserError(f"{where}: reads at most {longest} tokens, and rows have {length}: lower --data.length")
         for ability, why in objective.abilities(getattr(data, "form", "documents")).items():
             if blocks := blocks_without(own, ability):
